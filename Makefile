@@ -1,0 +1,54 @@
+# Langwright: `make demo` shows it, `make test` proves it. Both set themselves up; only Python and make are needed.
+# Plain enough for the make of macOS (3.81).
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench mutants docs format clean
+
+help: ## what can be made
+	@echo "make demo      raw text to a model that writes, with a report (about 10 minutes on two cores)"
+	@echo "make test      style, types, the import contract and every test"
+	@echo "make bench     the benchmarks, one after the other"
+	@echo "make mutants   break the code on purpose, piece by piece, and see the tests notice"
+	@echo "make docs      run the long commands of the documentation too"
+	@echo "make format    mend style and layout"
+	@echo "make clean     remove the virtual environment and caches"
+	@echo
+	@echo "PYTHON=... chooses the interpreter for the virtual environment (3.11 or newer)."
+
+demo: $(READY)
+	$(BIN)/langwright demo
+
+test: $(READY)
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+bench: $(READY)
+	@for file in benchmarks/[a-z]*.py; do \
+	    echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
+	done
+
+mutants: $(READY)
+	$(BIN)/python tools/mutants.py
+
+docs: $(READY)
+	LANGWRIGHT_DOCS=long $(BIN)/python -m pytest -q --timeout=0 tests/test_docs.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# The virtual environment: made once, filled again only when the dependencies change.
+$(READY): pyproject.toml constraints.txt tools/install.sh
+	@sh tools/install.sh $(VENV) "$(PYTHON)"
+	@touch $@

@@ -1,0 +1,235 @@
+"""Files that are either whole or not there: atomic writing, checksums, JSON, locks and the two folders of a user."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from langwright.base.errors import UserError
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a mixture.
+
+    Text is encoded as UTF-8. Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path, "partial")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes the place of `path` when the block ends without an error.
+
+    Everything in it is on disk before the rename, so a folder called `path` is always complete. A folder that is
+    already there is moved aside, replaced, and removed; a crash between those renames is repaired by
+    `recover_folder`. If the block raises, the temporary folder goes and `path` stays as it was. Temporary folders
+    of writers that were killed are swept away by the next writer of the same path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
+    _sweep(path)
+    temporary, owner = _owned_folder(path)
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        _replace_folder(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(owner)
+
+
+def recover_folder(path: Path) -> bool:
+    """Put back the old folder `path` when a crash struck while it was being replaced; true if there was need to.
+
+    Readers of a folder that is written with `atomic_folder` over an existing one call this first.
+    """
+    aside = _aside(path)
+    if not aside.is_dir() or path.exists():
+        return False
+    os.rename(aside, path)
+    _sync(path.parent)
+    return True
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The value in a JSON file; `what` names its role ("the model's config") when it is missing or broken.
+
+    Raises UserError naming the file, and the line where the JSON breaks.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: {what} is missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as JSON, two spaces a level, keys in the order given.
+
+    Raises ValueError for NaN and infinity, which JSON cannot say.
+    """
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cache_folder() -> Path:
+    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright. Made when missing."""
+    folder = Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"the cache folder cannot be made: {error.strerror}"
+        raise UserError(f"{folder}: {reason}; set LANGWRIGHT_CACHE to a folder you can write to") from None
+    return folder
+
+
+def data_folder() -> Path | None:
+    """Where real data sets lie on this machine: $LANGWRIGHT_DATA, or None when it is not set."""
+    name = os.environ.get("LANGWRIGHT_DATA")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: LANGWRIGHT_DATA names a folder that does not exist; mend it or unset it")
+    return folder
+
+
+@contextmanager
+def folder_lock(folder: Path, what: str) -> Iterator[None]:
+    """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
+
+    The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
+    The small file `.lock` that carries it stays. Raises UserError naming the owner's process id when it is taken.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise UserError(f"{folder}: {what} is already at work here (process {owner}); wait for it or stop it") from None
+    except OSError as error:
+        os.close(lock)
+        raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
+    _held_locks.add(lock)
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        if lock in _held_locks:
+            _held_locks.remove(lock)
+            os.ftruncate(lock, 0)
+            os.close(lock)
+
+
+_held_locks: set[int] = set()
+
+
+def _forget_locks() -> None:
+    """In a forked child: close the copies of the parent's locks, so that the child cannot keep them alive."""
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A fresh hidden name on the same file system as `path`, so that a rename to `path` is atomic."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.{kind}"
+
+
+def _aside(path: Path) -> Path:
+    """Where the folder `path` waits while its successor moves in."""
+    return path.parent / f".{path.name}.replaced"
+
+
+def _owned_folder(path: Path) -> tuple[Path, int]:
+    """A new temporary folder beside `path` and a file descriptor whose lock shows that its writer is alive."""
+    while True:
+        folder = _beside(path, "partial")
+        folder.mkdir()
+        owner = os.open(folder, os.O_RDONLY)
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, owner
+        os.close(owner)  # another writer's sweep came between mkdir and flock
+
+
+def _sweep(path: Path) -> None:
+    """Remove what dead writers of `path` left behind."""
+    for folder in path.parent.glob(f".{_glob_escape(path.name)}.*.partial"):
+        if not folder.is_dir():
+            continue
+        owner = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # its writer is alive
+        finally:
+            os.close(owner)
+    if path.exists():
+        shutil.rmtree(_aside(path), ignore_errors=True)
+
+
+def _glob_escape(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    aside = _aside(path)
+    if path.is_dir():
+        os.rename(path, aside)
+    os.rename(new, path)
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

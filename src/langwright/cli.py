@@ -1,0 +1,104 @@
+"""The command line: verb -> function, imported only when it is called."""
+
+import errno
+import importlib
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langwright import __version__
+from langwright.base.errors import UserError
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
+    "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
+    "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
+    "generate": ("langwright.commands.generate:generate", "let a model write"),
+    "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
+    "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "show": ("langwright.commands.show:show", "look inside a model"),
+}
+
+HELP = {"-h", "--help"}
+
+# A full disk or a folder without permission is the user's to mend, wherever it strikes.
+MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line that has been understood: the function and its arguments."""
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def __call__(self) -> int:
+        """Run it. A command returns None, or its exit code."""
+        return int(self.function(**self.arguments) or 0)
+
+
+def parse(argv: Sequence[str]) -> Call:
+    """Understand a command line without running it. Raises UserError when it does not fit."""
+    if not argv or argv[0] in HELP:
+        return Call(_show, {"text": overview()})
+    verb, *rest = argv
+    if verb == "--version":
+        return Call(_show, {"text": f"langwright {__version__}"})
+    from langwright.base.arguments import help_text, read_arguments, read_signature, suggest
+
+    if verb not in VERBS:
+        kind = "option" if verb.startswith("-") else "command"
+        raise UserError(f'unknown {kind} "{verb}"{suggest(verb, VERBS) or "; see langwright --help"}')
+    module, name = VERBS[verb][0].split(":")
+    command = read_signature(getattr(importlib.import_module(module), name))
+    program = f"langwright {verb}"
+    if not HELP.isdisjoint(itertools.takewhile(lambda word: word != "--", rest)):
+        return Call(_show, {"text": help_text(command, program)})
+    return Call(command.function, read_arguments(command, program, rest))
+
+
+def _show(text: str) -> None:
+    print(text)
+
+
+def overview() -> str:
+    """What `langwright --help` prints."""
+    width = max(map(len, VERBS))
+    table = "\n".join(f"  {verb:{width}}  {text}" for verb, (_, text) in VERBS.items())
+    return (
+        "usage: langwright COMMAND ...\n\n"
+        "From raw text to a language model, on the machine you have.\n\n"
+        f"commands:\n{table}\n\n"
+        "langwright COMMAND --help shows what a command takes; langwright --version the version."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 2 for a user's mistake, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
+    try:
+        code = parse(argv)()
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _complain(f"{name}: {error}", 2)
+    except KeyboardInterrupt:
+        return _complain(f"{name}: interrupted", 130)
+    except BrokenPipeError:
+        # The reader has left (`| head`). Python flushes stdout once more at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{name}: {where}{error.strerror}", 2)
+
+
+def _complain(message: str, code: int) -> int:
+    print(" ".join(message.splitlines()), file=sys.stderr)
+    return code

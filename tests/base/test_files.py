@@ -1,0 +1,285 @@
+"""Atomic writing, JSON, folders and locks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from langwright.base import files
+from langwright.base.errors import UserError
+from langwright.base.files import (
+    atomic_folder,
+    cache_folder,
+    data_folder,
+    folder_lock,
+    read_json,
+    recover_folder,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_atomic_makes_parents_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.txt"
+    write_atomic(path, "first")
+    write_atomic(path, "zwölf")
+    write_atomic(tmp_path / "a" / "c.bin", b"\x00\xff")
+    assert path.read_bytes() == "zwölf".encode()
+    assert names(path.parent) == ["b.txt", "c.bin"]
+
+
+def test_write_atomic_honours_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_midway_leaves_the_old_file_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files.os, step, fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_write_atomic_has_the_bytes_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
+    write_atomic(tmp_path / "file", "x")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def write_folder(path: Path, content: str) -> None:
+    with atomic_folder(path) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "file").write_text(content)
+
+
+def test_atomic_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with atomic_folder(path) as folder:
+        (folder / "file").write_text("x")
+        assert not path.exists()
+    assert names(tmp_path) == ["out"]
+    assert names(path) == ["file"]
+
+
+def test_atomic_folder_replaces_the_old_one_entirely(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.mkdir()
+    (path / "stale").write_text("x")
+    write_folder(path, "new")
+    assert names(path) == ["inner"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_atomic_folder_removes_its_work_when_the_block_fails(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    write_folder(path, "old")
+
+    def half() -> None:
+        with atomic_folder(path) as folder:
+            (folder / "file").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert (path / "inner" / "file").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_everything_in_the_folder_is_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync, rename = files._sync, os.rename
+    monkeypatch.setattr(files, "_sync", lambda path: (synced.append(path.name), sync(path))[1])
+    monkeypatch.setattr(files.os, "rename", lambda a, b: (synced.append("rename"), rename(a, b))[1])
+    write_folder(tmp_path / "out", "x")
+    assert {"file", "inner"} < set(synced[: synced.index("rename")])
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from langwright.base import files
+
+moment, path = sys.argv[1], Path(sys.argv[2])
+kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+rename = os.rename
+if moment == "between":  # the old folder is aside, the new one is not there yet
+    files.os.rename = lambda a, b: kill() if Path(b) == path else rename(a, b)
+with files.atomic_folder(path) as folder:
+    (folder / "file").write_text("half")
+    if moment == "writing":
+        kill()
+"""
+
+
+@pytest.mark.parametrize("moment", ["writing", "between"])
+def test_after_sigkill_the_old_folder_is_there_and_the_next_writer_sweeps(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "out"
+    write_folder(path, "old")
+    done = subprocess.run([sys.executable, "-c", KILLED_WRITER, moment, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert recover_folder(path) is (moment == "between")
+    assert (path / "inner" / "file").read_text() == "old"
+    write_folder(path, "new")
+    assert (path / "inner" / "file").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_sweep_spares_a_living_writer(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with atomic_folder(path) as folder:
+        (folder / "file").write_text("slow")
+        write_folder(path, "quick")
+        assert (folder / "file").exists()
+    assert names(path) == ["file"]
+
+
+def test_sha256_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_json_round_trip_keeps_order_and_letters(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    value = {"z": 1, "a": ["é", None, 0.1]}
+    write_json(path, value)
+    assert path.read_text().startswith('{\n  "z": 1')
+    assert "é" in path.read_text()
+    assert list(read_json(path, "the config")) == ["z", "a"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text()) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a.json: the config is missing"),
+        (b'{"a": 1,\n "b": }', "a.json:2: the config is not valid JSON: Expecting value"),
+        (b"\xff", "a.json: the config is not UTF-8 text: bad byte at offset 0"),
+    ],
+)
+def test_read_json_names_file_and_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_json(path, "the config")
+
+
+def test_read_json_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the config cannot be read: Is a directory"):
+        read_json(tmp_path, "the config")
+
+
+def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "c"))
+    assert cache_folder() == tmp_path / "c"
+    assert (tmp_path / "c").is_dir()
+    monkeypatch.delenv("LANGWRIGHT_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "langwright"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set LANGWRIGHT_CACHE to a folder you can write to"):
+        cache_folder()
+
+
+def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANGWRIGHT_DATA", raising=False)
+    assert data_folder() is None
+    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path / "no"))
+    with pytest.raises(UserError, match="LANGWRIGHT_DATA names a folder that does not exist"):
+        data_folder()
+
+
+LOCK_HOLDER = """
+import os, sys, time
+from pathlib import Path
+from langwright.base.files import folder_lock
+
+with folder_lock(Path(sys.argv[1]), "a training run"):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("children", ["none", "fork"])
+def test_the_lock_names_its_owner_and_dies_with_it(tmp_path: Path, children: str) -> None:
+    command = [sys.executable, "-c", LOCK_HOLDER, str(tmp_path), children]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match=rf"a training run is already at work here \(process {holder.pid}\)"),
+            folder_lock(tmp_path, "a training run"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        with folder_lock(tmp_path, "a training run"):
+            assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    finally:
+        holder.stdout and holder.stdout.close()
+        os.killpg(holder.pid, signal.SIGKILL) if children == "fork" else holder.kill()
+        holder.wait()
+
+
+FORKING_OWNER = """
+import os, sys
+from pathlib import Path
+from langwright.base.errors import UserError
+from langwright.base.files import folder_lock
+
+folder, child = Path(sys.argv[1]), None
+with folder_lock(folder, "a run"):
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        try:
+            with folder_lock(folder, "a run"):
+                print("taken twice")
+        except UserError:
+            print("still held")
+if child:
+    with folder_lock(folder, "a run"):
+        print("free again")
+"""
+
+
+def test_a_child_that_leaves_the_block_does_not_free_its_parents_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING_OWNER, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "still held\nfree again\n"

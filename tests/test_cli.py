@@ -1,0 +1,373 @@
+"""The command line, with commands of the tests' own."""
+
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pytest
+
+from langwright import cli
+from langwright.base.arguments import read_signature
+from langwright.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class FakeRecipe:
+    """How to train.
+
+    depth: number of layers,
+        the one dial.
+    save_every: how often.
+    """
+
+    depth: int = 4
+    width: int | None = None
+    rate: float = 0.5
+    family: Literal["gpt2", "llama"] = "gpt2"
+    compile: bool = False
+    save_every: str = "500 steps"
+    parts: tuple[str, ...] = ("a", "b")
+    layers: tuple[int, ...] = ()
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.depth == 13:
+            raise UserError("depth: thirteen is bad luck")
+
+
+seen: dict[str, Any] = {}
+
+
+def train(corpus: Path, out: Path, recipe: FakeRecipe = FakeRecipe(), json: bool = False, fresh: bool = True) -> None:
+    """Train a model.
+
+    More words that help does not show.
+
+    corpus: what to read, 100% of it.
+    json: machine-readable results.
+    """
+    seen.update(corpus=corpus, out=out, recipe=recipe, json=json, fresh=fresh)
+
+
+def write(
+    model: Path, text: str, *, max_new_tokens: int = 3, stop: tuple[str, ...] = (), name: str | None = None
+) -> int:
+    """Write a text."""
+    seen.update(model=model, text=text, max_new_tokens=max_new_tokens, stop=stop, name=name)
+    return 7
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Commands `train`, `write` and `fail`; `fail` does what the test sets."""
+    module = ModuleType("fake_commands")
+    module.__dict__.update(train=train, write=write, fail=lambda: None)
+    monkeypatch.setitem(sys.modules, "fake_commands", module)
+    table = {verb: (f"fake_commands:{verb}", f"to {verb}") for verb in ("train", "write", "fail")}
+    monkeypatch.setattr(cli, "VERBS", table)
+    seen.clear()
+    return module
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What a wrong command line prints: one line on stderr, exit code 2, nothing on stdout."""
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err[:-1]
+
+
+def test_positionals_are_converted_and_defaults_kept() -> None:
+    assert cli.main(["train", "c", "o"]) == 0
+    assert seen == {"corpus": Path("c"), "out": Path("o"), "recipe": FakeRecipe(), "json": False, "fresh": True}
+
+
+def test_recipe_fields_are_options() -> None:
+    line = "train c --depth 6 --width 32 --rate 1e-3 --family llama --compile o --parts x --parts y --layers 1 --json"
+    cli.main([*line.split(), "--layers", "2", "--cache=d/e", "--no-fresh", "--save-every", "2 epochs"])
+    assert seen["recipe"] == FakeRecipe(6, 32, 0.001, "llama", True, "2 epochs", ("x", "y"), (1, 2), Path("d/e"))
+    assert seen["out"] == Path("o")
+    assert seen["json"] is True
+    assert seen["fresh"] is False
+
+
+def test_the_exit_code_is_the_commands_own() -> None:
+    assert cli.main(["write", "m", "hello", "--max-new-tokens", "5"]) == 7
+    assert seen["max_new_tokens"] == 5
+
+
+@pytest.mark.parametrize("text", ["null", "1", "true", "[a]", "{a: 1}", "", "a b", "~", "é\n"])
+def test_text_is_taken_as_written(text: str) -> None:
+    cli.main(["write", "m", text, f"--name={text}", "--stop", text, "--stop", ","])
+    assert (seen["text"], seen["name"], seen["stop"]) == (text, text, (text, ","))
+
+
+def test_text_that_begins_with_a_dash() -> None:
+    cli.main(["write", "--name=-n", "m", "--", "--text"])
+    assert (seen["text"], seen["name"]) == ("--text", "-n")
+
+
+def test_null_is_none() -> None:
+    cli.main(["train", "c", "o", "--width", "null"])
+    assert seen["recipe"].width is None
+
+
+RECIPE = "depth: 8\nsave-every: 1m tokens\nrate: 1e-3\nlayers: [1, 2]\nparts: []\ncompile: true\nwidth: null\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_a_recipe_file_sets_fields(recipe: Path) -> None:
+    cli.main(["train", "c", "o", "--recipe", str(recipe)])
+    assert seen["recipe"] == FakeRecipe(8, None, 0.001, "gpt2", True, "1m tokens", (), (1, 2))
+
+
+FLAGS = [["--depth", "2"], ["--no-compile"], ["--layers", "9"]]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_flags_override_the_file_wherever_they_stand(recipe: Path, order: tuple[int, ...]) -> None:
+    groups = [["--recipe", str(recipe)], *FLAGS]
+    cli.main(["train", "c", *(word for index in order for word in groups[index]), "o"])
+    assert seen["recipe"] == FakeRecipe(2, None, 0.001, "gpt2", False, "1m tokens", (), (9,))
+
+
+def test_a_flag_equal_to_the_default_still_overrides_the_file(recipe: Path) -> None:
+    cli.main(["train", "c", "o", "--recipe", str(recipe), "--depth", "4"])
+    assert seen["recipe"].depth == 4
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("# nothing yet\n")
+    cli.main(["train", "c", "o", "--recipe", str(tmp_path / "r.yaml")])
+    assert seen["recipe"] == FakeRecipe()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lerning_rate: 1", 'r.yaml: unknown key "lerning_rate"'),
+        ("save_evry: 1", 'r.yaml: unknown key "save_evry"; did you mean "save_every"?'),
+        ("save-evry: 1", 'r.yaml: unknown key "save-evry"; did you mean "save_every"?'),
+        ("1: 2", 'r.yaml: unknown key "1"'),
+        ("save-every: 1 step\nsave_every: 2 steps", 'r.yaml: the key "save_every" is given twice'),
+        ("depth: x", 'r.yaml: depth: expected an integer, got "x"'),
+        ("depth: 1.5", "r.yaml: depth: expected an integer, got 1.5"),
+        ("width: [1]", "r.yaml: width: expected an integer or null, got [1]"),
+        ("compile: 3", "r.yaml: compile: expected true or false, got 3"),
+        ("family: bert", 'r.yaml: family: expected "gpt2" or "llama", got "bert"'),
+        ("save-every: 5", "r.yaml: save-every: expected text, got 5"),
+        ("parts: a", 'r.yaml: parts: expected a list of texts, got "a"'),
+        ("cache: 3", "r.yaml: cache: expected a path or null, got 3"),
+        ("rate: {a: 1}", 'r.yaml: rate: expected a number, got {"a": 1}'),
+        ("depth: 3\nrate: [1", "r.yaml:2: not valid YAML: "),
+        ("depth: 3\n- 1", "r.yaml:2: not valid YAML: "),
+        ("- depth", 'r.yaml:1: expected lines of the form "key: value"'),
+        ("depth: !!python/object:os.system 1", "r.yaml:1: not valid YAML: "),
+        ("depth: \x07", "r.yaml: not valid YAML: "),
+        (b"depth: \xff", "r.yaml: not UTF-8 text: bad byte at offset 7"),
+        (None, "r.yaml: there is no such file"),
+        ("depth: 13", "depth: thirteen is bad luck"),
+    ],
+)
+def test_a_bad_recipe_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: str | bytes | None,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("r.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    line = complaint(capsys, "train", "c", "o", "--recipe", "r.yaml")
+    assert line.startswith(f"langwright train: {message}")
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian", 'langwright: unknown command "trian"; did you mean "train"?'),
+        ("zzz", 'langwright: unknown command "zzz"; see langwright --help'),
+        ("--verison", 'langwright: unknown option "--verison"; see langwright --help'),
+        ("train", "langwright train: missing CORPUS, OUT; see langwright train --help"),
+        ("train c", "langwright train: missing OUT; see langwright train --help"),
+        ("train c o p", 'langwright train: unexpected argument "p"; see langwright train --help'),
+        ("train c o --dept 3", 'langwright train: unknown option "--dept"; did you mean "--depth"?'),
+        ("train --dept=3", 'langwright train: unknown option "--dept"; did you mean "--depth"?'),
+        ("train c o --save_every 3", 'langwright train: unknown option "--save_every"; did you mean "--save-every"?'),
+        ("train c o --no-json", 'langwright train: unknown option "--no-json"; did you mean "--json"?'),
+        ("train c o --depth x", 'langwright train: --depth: expected an integer, got "x"'),
+        ("train c o --depth 1.5", 'langwright train: --depth: expected an integer, got "1.5"'),
+        ("train c o --width x", 'langwright train: --width: expected an integer or null, got "x"'),
+        ("train c o --rate fast", 'langwright train: --rate: expected a number, got "fast"'),
+        ("train c o --family bert", 'langwright train: --family: expected "gpt2" or "llama", got "bert"'),
+        ("train c o --layers 1 --layers x", 'langwright train: --layers: expected a list of integers, got ["1", "x"]'),
+        ("train c o --json=3", "langwright train: --json: takes no value, got '3'"),
+        ("train c o --recipe no.yaml", "langwright train: no.yaml: there is no such file"),
+        (
+            "train c o --depth",
+            "langwright train: --depth: expected a value; one that begins with a dash is written --depth=VALUE",
+        ),
+        (
+            "write m -x",
+            "langwright write: missing TEXT; see langwright write --help",
+        ),
+        (
+            "write m t -x",
+            'langwright write: unexpected argument "-x"; put "--" before a text that begins with a dash; '
+            "see langwright write --help",
+        ),
+    ],
+)
+def test_a_bad_line_is_answered_with_one(capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:
+    assert complaint(capsys, *line.split()) == message
+    assert not seen
+
+
+def test_parse_understands_without_running(tmp_path: Path) -> None:
+    call = cli.parse(["train", "c", "o", "--depth", "2"])
+    assert call.arguments["recipe"].depth == 2
+    assert not seen
+    with pytest.raises(UserError, match="unknown option"):
+        cli.parse(["train", "--bogus"])
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("the file a:\nis bad"), 2, "langwright fail: the file a: is bad\n"),
+        (KeyboardInterrupt(), 130, "langwright fail: interrupted\n"),
+        (OSError(28, "No space left on device"), 2, "langwright fail: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "/root/x"), 2, "langwright fail: /root/x: Permission denied\n"),
+    ],
+)
+def test_what_a_command_raises(
+    fakes: ModuleType, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, line: str
+) -> None:
+    fakes.__dict__["fail"] = raising(error)
+    assert cli.main(["fail"]) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback(fakes: ModuleType) -> None:
+    fakes.__dict__["fail"] = raising(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["fail"])
+
+
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("usage: langwright train CORPUS OUT [--...] Train")
+    assert "More words" not in text
+    assert "what to read, 100% of it." in text
+    assert "--json machine-readable results." in text
+    assert "--depth N number of layers, the one dial. (default: 4)" in text
+    assert "--save-every TEXT how often. (default: 500 steps)" in text
+    assert "--compile, --no-compile (default: no)" in text
+    assert "--family {gpt2,llama} (default: gpt2)" in text
+    assert "--layers N (repeat for more)" in text
+    assert "--recipe PATH YAML file with the options below; flags override it" in text
+    assert "save_every" not in text
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    assert cli.main(argv) == 0
+    assert "  train  to train\n" in capsys.readouterr().out
+
+
+def test_a_signature_that_no_line_can_express_is_a_bug() -> None:
+    def many(*files: Path) -> None: ...
+
+    def double(depth: int, recipe: FakeRecipe) -> None: ...
+
+    with pytest.raises(TypeError, match="cannot be a command's parameter"):
+        read_signature(many)
+    with pytest.raises(TypeError, match="two options are called depth"):
+        read_signature(double)
+
+
+def python(*argv: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], []])
+def test_help_and_version_import_nothing_heavy(argv: list[str]) -> None:
+    code = (
+        "import sys; from langwright.cli import main; code = main(sys.argv[1:]);"
+        "print(*sorted({'torch', 'numpy', 'jsonargparse', 'rich', 'yaml', 'langwright.commands'} & set(sys.modules)));"
+        "sys.exit(code)"
+    )
+    done = python("-c", code, *argv)
+    assert done.returncode == 0
+    assert "langwright" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_the_package_imports_nothing_heavy_but_gives_its_names() -> None:
+    code = (
+        "import sys, langwright; assert 'torch' not in sys.modules; assert len(sys.modules) < 120, len(sys.modules);"
+        "print(langwright.__version__, *(name for name in dir(langwright) if name.startswith(('load', 'save'))));"
+        "langwright.nothing"
+    )
+    done = python("-c", code)
+    assert done.stdout == "0.1.0 load_model load_tokenizer save_model\n"
+    assert "module 'langwright' has no attribute 'nothing'" in done.stderr
+
+
+def test_python_dash_m_is_the_command() -> None:
+    done = python("-m", "langwright", "--version")
+    assert (done.returncode, done.stdout) == (0, "langwright 0.1.0\n")
+    done = python("-m", "langwright", "pretrian")
+    assert (done.returncode, done.stderr) == (2, 'langwright: unknown command "pretrian"; did you mean "pretrain"?\n')
+
+
+TALKER = """
+import sys, types
+from langwright import cli
+
+def talk():
+    print("first", flush=True)
+    sys.stdin.readline()
+    print("second")
+
+sys.modules["fake"] = types.SimpleNamespace(talk=talk)
+cli.VERBS["talk"] = ("fake:talk", "")
+sys.exit(cli.main(["talk"]))
+"""
+
+
+def test_a_reader_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # the trouble is what still waits in the buffer
+    pipe = subprocess.PIPE
+    talker = subprocess.Popen([sys.executable, "-c", TALKER], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    with talker:
+        assert talker.stdout is not None
+        assert talker.stdout.readline() == "first\n"
+        talker.stdout.close()
+        _, errors = talker.communicate("go on\n", timeout=60)
+    assert errors == ""
+    assert talker.returncode == 128 + signal.SIGPIPE

@@ -1,0 +1,168 @@
+"""Every command and program in README.md and docs/ does what it says, and every link leads somewhere."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from documents import Block, blocks, commands, execute, langwright_lines, matches
+from langwright.cli import parse
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LONG = os.environ.get("LANGWRIGHT_DOCS") == "long"
+
+
+@pytest.mark.timeout(0 if LONG else 900)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for block in blocks(path):
+        follow(block, folder)
+
+
+def follow(block: Block, folder: Path) -> None:
+    """Run a block, or do what its marker asks instead."""
+    if block.kind == "long" and not LONG:
+        understand(block)
+    elif block.kind != "text":
+        execute(block, folder)
+
+
+def understand(block: Block) -> None:
+    """What can be checked of a block without running it."""
+    if block.language == "python":
+        compile(block.text, block.where, "exec")
+        return
+    for argv in langwright_lines(block):
+        parse(argv)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(path: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    broken = [t for t in targets if "://" not in t and not (path.parent / t.split("#")[0]).exists()]
+    assert not broken, f"{path.name} links to what is not there: {broken}"
+
+
+# The tests of the test: a documentation check that could not fail would be worse than none.
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    (tmp_path / "here").mkdir()
+    return tmp_path / "page.md"
+
+
+def run(document: Path, text: str) -> None:
+    document.write_text(text)
+    for block in blocks(document):
+        follow(block, document.parent / "here")
+
+
+STORY = """
+<!-- run -->
+```bash
+echo 'a b' > file
+```
+
+<!-- run check -->
+
+```console
+$ cat file
+a b
+$ wc -w \\
+< file
+...2
+```
+<!-- run -->
+```python
+assert open('file').read() == 'a b\\n'
+```
+"""
+
+
+def test_later_blocks_see_what_earlier_ones_wrote(document: Path) -> None:
+    run(document, STORY)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```bash\ntrue\n```\n", "page.md:1: a bash block without a marker"),
+        ("<!-- run -->\nwords\n```python\n1\n```\n", "page.md:3: a python block without a marker"),
+        ("<!-- runs -->\n```console\n$ true\n```\n", "page.md:2: a console block without a marker"),
+        ("<!-- small: -n 1 -->\n```python\n1\n```\n", "page.md:2: .* does not fit a python block"),
+        ("<!-- run -->\n```console\nout\n```\n", "page.md:2: a console block begins with a command"),
+    ],
+)
+def test_what_no_one_would_run_is_an_error(document: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(document, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- run -->\n```bash\nfalse\ntrue\n```\n", "page.md:2: exit code 1"),
+        ("<!-- run -->\n```bash\nfalse | true\n```\n", "page.md:2: exit code 1"),
+        ("<!-- run -->\n```python\n1 / 0\n```\n", "ZeroDivisionError"),
+        ("<!-- run -->\n```console\n$ false\n$ true\n```\n", "page.md:2: exit code 1"),
+        ("<!-- run fails -->\n```console\n$ true\n```\n", "page.md:2: exit code 0"),
+        ("<!-- run check -->\n```console\n$ echo a\nb\n```\n", "but the document says"),
+    ],
+)
+def test_what_does_not_work_is_noticed(document: Path, text: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run(document, text)
+
+
+def test_an_error_may_be_shown(document: Path) -> None:
+    run(
+        document,
+        "<!-- run check fails -->\n```console\n$ langwright pretrian\n"
+        'langwright: unknown command "pretrian"; did you mean "pretrain"?\n```\n',
+    )
+
+
+def test_small_adds_words_to_every_command(document: Path) -> None:
+    run(document, "<!-- small: --version 'a b' -->\n```bash\nlangwright | grep 'langwright 0'\n```\n")
+    with pytest.raises(AssertionError, match="unknown command"):
+        run(document, "<!-- small: 'a b' -->\n```console\n$ langwright\n```\n")
+
+
+def test_other_blocks_need_no_marker(document: Path) -> None:
+    run(document, "```yaml\na: 1\n```\n```text\n$ false\n```\n<!-- text -->\n```console\n$ false\n```\n")
+
+
+def test_long_blocks_are_parsed(document: Path) -> None:
+    text = (
+        "$ langwright pretrian c \\\n  'o p' --steps 3 | tee log\n...\n$ FOO=1 make demo && langwright --version; ls\n"
+    )
+    block = Block("page.md:1", "console", text, "long")
+    assert langwright_lines(block) == [["pretrian", "c", "o p", "--steps", "3"], ["--version"]]
+    assert [command.split()[0] for command, _ in commands(block)] == ["langwright", "FOO=1"]
+    with pytest.raises(Exception, match="unknown command"):
+        understand(block)
+    with pytest.raises(SyntaxError):
+        understand(Block("page.md:1", "python", "a b", "long"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "same"),
+    [
+        ("a\n", "a\n\n", True),
+        ("a\n", "b\n", False),
+        ("", "b\n", False),
+        ("...\n", "b\nc\n", True),
+        ("a\n...\nd\n", "a\nb\nc\nd\n", True),
+        ("a\n...\nd\n", "a\nd\n", True),
+        ("loss ... (x)\n", "loss 1.5 (x)  \n", True),
+        ("loss ... (x)\n", "loss 1.5\n(x)\n", False),
+    ],
+)
+def test_matches(expected: str, output: str, same: bool) -> None:
+    assert matches(expected, output) is same
