@@ -1,0 +1,1 @@
+"""Floor 1: the parts that every family is built from. No family names and no files here."""

@@ -1,0 +1,116 @@
+"""Scaled dot-product attention (Vaswani et al., 2017): multi-head, multi-query, grouped-query; self or cross."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from langwright.parts.bias import Lowered
+from langwright.parts.linear import Linear
+from langwright.parts.norms import Norm
+from langwright.parts.positions import Tables, rotate
+from langwright.parts.state import Taps
+
+Queries = Float[Tensor, "batch heads queries head_dim"]
+Keys = Float[Tensor, "batch kv_heads keys head_dim"]
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+EXPLICIT_BELOW = 512
+"""On a CPU in bfloat16 the explicit product is faster than the fused kernel below this many keys (measured)."""
+
+
+class Context(NamedTuple):
+    """What a stack tells each branch of one layer besides the hidden state."""
+
+    bias: Lowered
+    explicit: bool
+    tables: Tables | None = None
+    extend: Extend | None = None
+    taps: Taps | None = None
+    layer: int = 0
+
+
+def prefers_explicit(hidden: Tensor, keys: int) -> bool:
+    """Whether the explicit product is the faster path for this device, dtype and length."""
+    return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and keys < EXPLICIT_BELOW
+
+
+def attend_explicitly(
+    q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0
+) -> tuple[Queries, Float[Tensor, "batch heads queries keys"]]:
+    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form."""
+    batch, heads, queries, _ = q.shape
+    if k.shape[1] != heads:
+        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    keys = k.shape[2]
+    q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    if bias.scores is None:
+        scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
+    else:
+        added = bias.scores[0] if bias.scores.shape[0] == 1 else bias.scores.expand(-1, heads, -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
+    weights = scores.softmax(-1)
+    mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
+    return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, keys)
+
+
+def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
+    """The same through PyTorch's fused kernels, which never store the weights."""
+    return F.scaled_dot_product_attention(
+        q, k, v, bias.allowed, dropout, bias.causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+class Attention(nn.Module):
+    """Queries read keys and values: MHA (`kv_heads == heads`), MQA (`kv_heads == 1`) and GQA in one class.
+
+    dim: width of the input and output. head_dim: width of a head, `dim / heads` unless given.
+    bias: which of the four projections carry a bias, a subset of "qkvo".
+    scale: multiplies the scores, `head_dim ** -0.5` unless given.
+    qk_norm: epsilon of the RMS norm over each head of q and k before rotation (Qwen3); None for no norm.
+    dropout: on the attention weights, in training only.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: str = "",
+        scale: float | None = None,
+        qk_norm: float | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or dim // heads
+        self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.dropout = dropout
+        self.q = Linear(dim, self.heads * self.head_dim, "q" in bias)
+        self.k = Linear(dim, self.kv_heads * self.head_dim, "k" in bias)
+        self.v = Linear(dim, self.kv_heads * self.head_dim, "v" in bias)
+        self.output = Linear(self.heads * self.head_dim, dim, "o" in bias)
+        self.q_norm = None if qk_norm is None else Norm(self.head_dim, "rms", qk_norm)
+        self.k_norm = None if qk_norm is None else Norm(self.head_dim, "rms", qk_norm)
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        batch, time, _ = x.shape
+        q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if context.tables is not None:
+            q, k = rotate(q, context.tables), rotate(k, context.tables)
+        if context.extend is not None:
+            k, v = context.extend(k, v)
+        dropout = self.dropout if self.training else 0.0
+        if context.explicit:
+            mixed, weights = attend_explicitly(q, k, v, context.bias, self.scale, dropout)
+            if context.taps is not None and context.taps.wants("attention"):
+                context.taps.put("attention", context.layer, weights)
+        else:
+            mixed = attend_fused(q, k, v, context.bias, self.scale, dropout)
+        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))

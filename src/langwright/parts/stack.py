@@ -1,0 +1,162 @@
+"""Residual branches, blocks, and the stack that turns ids into hidden states."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from langwright.parts.attention import Context, prefers_explicit
+from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.positions import Rope
+from langwright.parts.state import State, Taps
+
+
+@runtime_checkable
+class Branch(Protocol):
+    """What a residual wraps: attention, a feed-forward, or anything else with this call."""
+
+    def __call__(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]: ...
+
+
+class Residual(nn.Module):
+    """y = out_norm(x + gate * dropout(res_norm(fn(in_norm(x))))); absent pieces are the identity.
+
+    One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
+    gated branches (`gate`, a module that scales the branch).
+    """
+
+    def __init__(
+        self,
+        fn: Branch,
+        in_norm: nn.Module | None = None,
+        res_norm: nn.Module | None = None,
+        out_norm: nn.Module | None = None,
+        gate: nn.Module | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.fn = fn
+        self.in_norm, self.res_norm, self.out_norm, self.gate = in_norm, res_norm, out_norm, gate
+        self.dropout = dropout
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        y = self.fn(x if self.in_norm is None else self.in_norm(x), context)
+        if self.res_norm is not None:
+            y = self.res_norm(y)
+        if self.training and self.dropout:
+            y = F.dropout(y, self.dropout)
+        if self.gate is not None:
+            y = self.gate(y)
+        return x + y if self.out_norm is None else self.out_norm(x + y)
+
+
+class Block(nn.Module):
+    """One layer: an attention branch, then a feed-forward branch. `bias` describes what its attention may see."""
+
+    def __init__(self, attention: Residual, feedforward: Residual, bias: Bias):
+        super().__init__()
+        self.attention = attention
+        self.feedforward = feedforward
+        self.bias = bias
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        return self.feedforward(self.attention(x, context), context)
+
+
+class Embedding(nn.Module):
+    """Token vectors, plus learned position vectors where the family has them.
+
+    positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
+    """
+
+    def __init__(self, vocabulary: int, dim: int, positions: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        self.tokens = nn.Parameter(torch.empty(vocabulary, dim))
+        self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
+        self.dropout = dropout
+
+    def forward(
+        self, ids: Int[Tensor, "batch time"], positions: Int[Tensor, "#batch time"]
+    ) -> Float[Tensor, "batch time dim"]:
+        x = F.embedding(ids, self.tokens)
+        if self.positions is not None:
+            x = x + F.embedding(positions, self.positions)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class Stack(nn.Module):
+    """Embedding, blocks and final norm: ids [B, T] -> hidden [B, T, D].
+
+    max_positions: the longest sequence a learned position table allows; None where positions have no end.
+    """
+
+    def __init__(self, embed: Embedding, blocks: Sequence[Block], final_norm: nn.Module, rope: Rope | None = None):
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleList(blocks)
+        self.biases = [block.bias for block in blocks]
+        self.final_norm = final_norm
+        self.rope = rope
+        self.max_positions = None if embed.positions is None else embed.positions.shape[0]
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "batch time"] | None = None,
+        segments: Int[Tensor, "batch time"] | None = None,
+        state: State | None = None,
+        taps: Taps | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """Hidden states after the final norm.
+
+        mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
+        positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
+        state: memory of earlier calls, which this call extends; it knows the positions itself.
+        """
+        if self.max_positions is not None and ids.shape[1] > self.max_positions:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit the {self.max_positions} learned positions")
+        places, query_positions = self._places(ids, mask, positions, segments, state)
+        x = self.embed(ids, query_positions)
+        keys = places[0].key.shape[1]
+        explicit = (taps is not None and taps.wants("attention")) or prefers_explicit(x, keys)
+        lowered = self._lower(places, explicit, x)
+        tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype)
+        for layer, block in enumerate(self.blocks):
+            extend = None if state is None else partial(state.extend, layer)
+            x = block(x, Context(lowered[layer], explicit, tables, extend, taps, layer))
+            if taps is not None and taps.wants("hidden"):
+                taps.put("hidden", layer, x)
+        return self.final_norm(x)
+
+    def _places(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, segments: Tensor | None, state: State | None
+    ) -> tuple[list[Places], Tensor]:
+        """Where queries and keys stand, for every layer; and the query positions to embed."""
+        if state is not None:
+            if positions is not None or segments is not None:
+                raise ValueError("with a state, positions and segments follow from the mask and cannot be passed")
+            query, keys = state.place(ids, mask)
+            return [Places(query, key, state.dense) for key in keys], query
+        if mask is None and positions is None:
+            query = key = torch.arange(ids.shape[1], device=ids.device)[None]
+            dense = True
+        else:
+            real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+            counted = real.long().cumsum(1) - 1 if positions is None else positions
+            query, key, dense = counted.clamp(min=0), counted.masked_fill(~real, -1), False
+        return [Places(query, key, dense, segments, segments)] * len(self.blocks), query
+
+    def _lower(self, places: Sequence[Places], explicit: bool, like: Tensor) -> list[Lowered]:
+        """The bias of each layer in its kernel's form; layers that share description and keys share the tensors."""
+        made: dict[tuple[Bias, int], Lowered] = {}
+        for bias, place in zip(self.biases, places, strict=True):
+            if (bias, id(place.key)) not in made:
+                lowered = bias.lower(place)
+                explicitly = lowered.additive(place.query.shape[1], place.key.shape[1], like) if explicit else lowered
+                made[bias, id(place.key)] = explicitly
+        return [made[bias, id(place.key)] for bias, place in zip(self.biases, places, strict=True)]
