@@ -1,0 +1,1 @@
+"""Floor 1: tokenizers, their training and their folders. No torch here."""

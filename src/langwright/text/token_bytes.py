@@ -1,0 +1,89 @@
+"""The exact bytes that a token stands for, read from the decoder of a `tokenizer.json`."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from langwright.base.errors import UserError
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's visible character for each byte: printable Latin-1 is itself, the rest is moved up to U+0100 onwards."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+BYTE_OF_CHARACTER = _byte_alphabet()
+CHARACTER_OF_BYTE = {byte: character for character, byte in BYTE_OF_CHARACTER.items()}
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How tokens spell bytes.
+
+    spell: the bytes of a token from its text in the vocabulary.
+    strips_space: whether one space at the start of a whole text is dropped (SentencePiece adds one before encoding).
+    """
+
+    spell: Callable[[str], bytes]
+    strips_space: bool = False
+
+
+def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
+    """Understand the `decoder` entry of a `tokenizer.json`: byte-level, or SentencePiece's spaces and byte tokens.
+
+    where: the tokenizer's file, for the error.
+    Raises UserError for a decoder whose tokens have no bytes of their own, such as WordPiece.
+    """
+    steps = list(_steps(decoder))
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return Spelling(_spell_byte_level)
+    replacements: dict[str, str] = {}
+    strips_space = False
+    for step in steps:
+        match step:
+            case {"type": "Fuse" | "ByteFallback"}:
+                pass
+            case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
+                replacements[old] = new
+            case {"type": "Metaspace", "replacement": str(old)}:
+                replacements[old] = " "
+                strips_space = step.get("prepend_scheme", "always") != "never"
+            case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+                strips_space = True
+            case _:
+                raise UserError(f"{where}: the decoder {step['type']} is not supported; use a byte-level tokenizer")
+    return Spelling(_piece_speller(replacements, byte_fallback="ByteFallback" in kinds), strips_space)
+
+
+def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    if decoder is None:
+        return
+    if decoder["type"] != "Sequence":
+        yield decoder
+        return
+    for step in decoder["decoders"]:
+        yield from _steps(step)
+
+
+def _spell_byte_level(token: str) -> bytes:
+    try:
+        return bytes(BYTE_OF_CHARACTER[character] for character in token)
+    except KeyError:  # a token added as plain text
+        return token.encode()
+
+
+def _piece_speller(replacements: Mapping[str, str], byte_fallback: bool) -> Callable[[str], bytes]:
+    def spell(token: str) -> bytes:
+        if byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(match[1], 16)])
+        for old, new in replacements.items():
+            token = token.replace(old, new)
+        return token.encode()
+
+    return spell

@@ -1,0 +1,272 @@
+"""One tokenizer for every vocabulary: text to ids, ids to text, and the folder that `transformers` opens too."""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import tokenizers
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+
+from langwright.base.errors import UserError
+from langwright.base.files import read_json, write_atomic, write_json
+from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
+from langwright.text.token_bytes import BYTE_OF_CHARACTER, read_spelling
+
+PIECE_CHARACTERS = 1 << 14
+
+_PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+_CUT = re.compile(r"(?<=\S)(?=[ \n])")
+
+
+@final
+class Tokenizer:
+    """Text to token ids and back.
+
+    Plain text stays text: `<|endoftext|>` inside a string is never turned into the special token; special tokens
+    are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`; None where the tokenizer has none).
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        roles: Roles,
+        config: Mapping[str, Any] = _PLAIN_CONFIG,
+        where: str = "tokenizer",
+    ) -> None:
+        """Wrap a `tokenizers.Tokenizer`, which this object then owns.
+
+        config: further entries of `tokenizer_config.json`, kept as they are.
+        where: the folder or file it came from, for errors.
+        """
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._config = without_roles(config)
+        self._layout = json.loads(backend.to_str())
+        self._spelling = read_spelling(self._layout["decoder"], where)
+        self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        self.roles = roles
+        self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (
+            self._role_id(token, where) for token in (roles.bos, roles.eos, roles.pad, roles.unknown)
+        )
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.special_ids = frozenset(self._special)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without bos and eos. Long texts are worked on by all cores."""
+        return [i for piece in self.encode_batch(list(self.pieces(text))) for i in piece]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, worked on by all cores at once; each text is taken whole.
+
+        Raises UserError for half a surrogate pair, the one thing a `str` can hold that is not text.
+        """
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            for text in texts:
+                _refuse_surrogates(text)
+            raise
+        return [encoding.ids for encoding in encodings]
+
+    def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+        """Cut a text into pieces of about `size` characters whose ids, joined, are the ids of the whole text.
+
+        This bounds memory and lets all cores share one long document. A tokenizer that splits words by GPT-2's
+        rule never has a token that holds a visible character and the space or newline after it, so a cut between
+        them is exact; for tokenizers where such a cut could change the ids, the text stays whole.
+        """
+        start = 0
+        while self._can_cut and len(text) - start > size and (cut := _CUT.search(text, start + size)):
+            yield text[start : cut.start()]
+            start = cut.start()
+        yield text[start:]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text of ids. Bytes that are not UTF-8 become U+FFFD; special tokens show their names unless skipped."""
+        special = {} if skip_special else self._special
+        data = b"".join(special[i].encode() if i in special else self.token_bytes(i) for i in map(int, ids))
+        text = data.decode("utf-8", "replace")
+        return text[1:] if self._spelling.strips_space and text.startswith(" ") else text
+
+    def token(self, id: int) -> str:
+        """One token in readable form: its text, `\\xe2` for bytes that are no character alone, a special's name."""
+        return self._special.get(id) or self.token_bytes(id).decode("utf-8", "backslashreplace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The exact bytes that a token adds to a text; none for a special token. UserError for an unknown id."""
+        if not 0 <= id < self.vocab_size:
+            raise UserError(f"token {id} is outside the vocabulary: ids go from 0 to {self.vocab_size - 1}")
+        return self._token_bytes[id]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the ids: equal fingerprints, equal ids, on every machine."""
+        return self._fingerprint
+
+    def save(self, folder: Path | str) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`; `transformers.AutoTokenizer` opens them, ids equal."""
+        folder = Path(folder)
+        write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
+        write_json(folder / "tokenizer_config.json", self._config | self.roles.config())
+
+    @property
+    def strips_space(self) -> bool:
+        """Whether `decode` drops one space at the very start of a text (SentencePiece adds one before encoding)."""
+        return self._spelling.strips_space
+
+    def _role_id(self, token: str | None, where: str) -> int | None:
+        if token is None:
+            return None
+        id = self._backend.token_to_id(token)
+        if id is None:
+            raise UserError(f'{where}: "{token}" is named as a special token but is not in the vocabulary')
+        return id
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        table = [b""] * self.vocab_size
+        for token, id in self._backend.get_vocab(with_added_tokens=True).items():
+            if id not in self._special:
+                table[id] = self._spelling.spell(token)
+        return table
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        content = {"tokenizer": self._layout, "roles": self.roles.config()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @cached_property
+    def _can_cut(self) -> bool:
+        if self._layout["normalizer"] is not None or any(not t["special"] for t in self._layout["added_tokens"]):
+            return False
+        match self._layout["pre_tokenizer"]:
+            case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
+                return True
+            case None | {"type": "ByteLevel", "add_prefix_space": False}:
+                return bool(self._layout["model"].get("merges") == [])
+        return False
+
+
+class StreamDecoder:
+    """Text from ids that arrive one at a time: each character is given out as soon as its last byte is there.
+
+    The pieces, joined, equal `tokenizer.decode(ids, skip_special=True)`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at_start = tokenizer.strips_space
+
+    def feed(self, id: int) -> str:
+        """The text that this id completes, often empty in the middle of a character."""
+        return self._trim(self._decoder.decode(self._tokenizer.token_bytes(int(id))))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never completed."""
+        return self._trim(self._decoder.decode(b"", final=True))
+
+    def _trim(self, text: str) -> str:
+        if self._at_start and text:
+            self._at_start = False
+            return text.removeprefix(" ")
+        return text
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer in a folder: `tokenizer.json`, or GPT-2's `vocab.json` with `merges.txt`.
+
+    Roles come from `tokenizer_config.json`, then `special_tokens_map.json`. Where neither names any, GPT-2's
+    convention holds: `<|endoftext|>` both begins and ends a document, and there is no padding token.
+    Raises UserError naming the file that is missing or broken.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name a folder that holds a tokenizer")
+    if (folder / "tokenizer.json").exists():
+        backend = _read_backend(folder / "tokenizer.json")
+    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        backend = _read_gpt2(folder / "vocab.json", folder / "merges.txt")
+    else:
+        raise UserError(f"{folder}: no tokenizer here; needed is tokenizer.json, or vocab.json with merges.txt")
+    config, roles = _read_config(folder)
+    if roles == Roles() and backend.token_to_id(END_OF_TEXT) is not None:
+        roles = Roles(bos=END_OF_TEXT, eos=END_OF_TEXT)
+    return Tokenizer(backend, roles, config, where=str(folder))
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    layout = read_json(path, "the tokenizer")
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(layout))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
+
+
+def _read_gpt2(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    ids = read_json(vocabulary, "the vocabulary")
+    if not isinstance(ids, dict) or not all(isinstance(id, int) for id in ids.values()):
+        raise UserError(f"{vocabulary}: the vocabulary must map each token to its id")
+    if missing := [f"{byte:#04x}" for character, byte in BYTE_OF_CHARACTER.items() if character not in ids]:
+        raise UserError(f"{vocabulary}: the vocabulary lacks {len(missing)} of the 256 bytes, {missing[0]} first")
+    try:
+        backend = tokenizers.Tokenizer(BPE(vocab=ids, merges=_read_merges(merges)))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{merges}: does not fit {vocabulary.name}: {error}") from None
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = ByteLevelDecoder()
+    if END_OF_TEXT in ids:
+        backend.add_special_tokens([END_OF_TEXT])
+    return backend
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: bad byte at offset {error.start}") from None
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        match line.split(" "):
+            case [left, right]:
+                pairs.append((left, right))
+            case _:
+                raise UserError(f"{path}:{number}: a merge is two tokens with one space between, not {line!r}")
+    return pairs
+
+
+def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:
+    config: Mapping[str, Any] = _PLAIN_CONFIG
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        if not path.exists():
+            continue
+        content = read_json(path, "the tokenizer's configuration")
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
+        if name == "tokenizer_config.json":
+            config = content
+        if (roles := read_roles(content, str(path))) != Roles():
+            return config, roles
+    return config, Roles()
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds half a surrogate pair at character {error.start}, which is not text; remove it"
+        ) from None

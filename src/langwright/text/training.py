@@ -1,0 +1,95 @@
+"""New vocabularies: byte-level BPE, characters, and raw bytes. Any string round-trips through each of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import tokenizers
+from tokenizers import decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from langwright.base.console import progress, warn
+from langwright.base.errors import UserError
+from langwright.text.roles import Roles
+from langwright.text.token_bytes import CHARACTER_OF_BYTE
+from langwright.text.tokenizer import Tokenizer
+
+ROLES = Roles(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
+SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
+"""The special tokens of every vocabulary made here; their ids are 0, 1 and 2."""
+
+SMALLEST_BPE = len(SPECIALS) + 256
+
+_BATCH_CHARACTERS = 1 << 20
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a byte-level BPE vocabulary (GPT-2's word rule, all 256 bytes, no unknown token).
+
+    Deterministic: the same texts, in any order, give the same tokenizer. Pairs of tokens seen only once are never
+    merged, so little text may give fewer tokens than asked for; a warning says so.
+    Raises UserError when `vocab_size` cannot hold the special tokens and the bytes.
+    """
+    if vocab_size < SMALLEST_BPE:
+        raise UserError(
+            f"a vocabulary of {vocab_size} is too small: the {len(SPECIALS)} special tokens and 256 bytes need "
+            f"{SMALLEST_BPE}"
+        )
+    backend = tokenizers.Tokenizer(BPE())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=SPECIALS,
+        initial_alphabet=list(CHARACTER_OF_BYTE.values()),
+        show_progress=False,
+    )
+    with progress("reading text for the tokenizer", None, "characters") as advance:
+        backend.train_from_iterator(_batches(texts, advance), trainer)
+    tokenizer = Tokenizer(backend, ROLES)
+    if tokenizer.vocab_size < vocab_size:
+        warn(f"the text gives {tokenizer.vocab_size} tokens, not {vocab_size}; more text would give more")
+    return tokenizer
+
+
+def characters(texts: Iterable[str]) -> Tokenizer:
+    """One token for each character in the texts, in code-point order, after 256 byte tokens for all others."""
+    seen: set[str] = set()
+    for text in texts:
+        seen.update(text)
+    return _without_merges([f"<0x{byte:02X}>" for byte in range(256)] + sorted(seen), byte_level=False)
+
+
+def raw_bytes() -> Tokenizer:
+    """One token for each byte of the UTF-8 text: id = byte + 3."""
+    return _without_merges([CHARACTER_OF_BYTE[byte] for byte in range(256)], byte_level=True)
+
+
+def _without_merges(tokens: list[str], *, byte_level: bool) -> Tokenizer:
+    """A tokenizer whose tokens never join; it needs no words, so text is not split (which is also the fastest)."""
+    vocabulary = {token: id for id, token in enumerate(SPECIALS + tokens)}
+    backend = tokenizers.Tokenizer(BPE(vocab=vocabulary, merges=[], byte_fallback=not byte_level))
+    if byte_level:
+        backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+    else:
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens(SPECIALS)
+    return Tokenizer(backend, ROLES)
+
+
+def _batches(texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[list[str]]:
+    """Lists of texts, each about a million characters, so that the library counts words on all cores."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            advance(size)
+            batch, size = [], 0
+    if batch:
+        yield batch
+        advance(size)
