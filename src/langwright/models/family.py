@@ -1,0 +1,106 @@
+"""What a family is: a config, a builder, a key map, and the list of config fields it understands."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from langwright.base.errors import UserError
+from langwright.models.decoder import CausalLM
+from langwright.models.keymap import Entry
+
+Fields = dict[str, Any]
+
+INERT = frozenset(
+    [
+        "_attn_implementation",
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "gradient_checkpointing",
+        "id2label",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "task_specific_params",
+        "torch_dtype",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+    ]
+)
+"""Fields of config.json that never change the logits of a language model."""
+
+DEFAULT_ONLY: Mapping[str, Any] = {
+    "add_cross_attention": False,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+}
+"""Fields that are understood at one value only, in every family here."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table of families.
+
+    name: `model_type` in config.json. architecture: `architectures[0]` there.
+    config: a frozen dataclass whose fields are the honoured ones, under their names in config.json.
+    build: config -> model with uninitialised parameters. keys: config -> entries of the checkpoint.
+    initialise: fills a new model's parameters. absent: honoured fields of `config` that this family's files lack.
+    defaults: values of fields that the files leave out, where they differ from the dataclass.
+    inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
+    prefix: of tensor names, which files on the Hub may lack.
+    read, write: rename between the spellings of config.json and the dataclass.
+    """
+
+    name: str
+    architecture: str
+    config: type
+    build: Callable[[Any], CausalLM]
+    keys: Callable[[Any], list[Entry]]
+    initialise: Callable[[CausalLM], None]
+    absent: Collection[str] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    inert: Collection[str] = ()
+    default_only: Mapping[str, Any] = field(default_factory=dict)
+    ignored_keys: tuple[str, ...] = ()
+    prefix: str = ""
+    read: Callable[[Fields], Fields] = dict
+    write: Callable[[Fields], Fields] = dict
+
+    def parse(self, raw: Fields, where: str, ignore: Collection[str] = ()) -> Any:
+        """config.json -> config. A field that is not understood is refused by name unless it is in `ignore`."""
+        honoured = {f.name for f in dataclasses.fields(self.config)} - set(self.absent)
+        only = {**DEFAULT_ONLY, **self.default_only}
+        values: Fields = {}
+        for name, value in self.read({k: v for k, v in raw.items() if k not in ignore}).items():
+            if name in honoured:
+                values[name] = value
+            elif name in only:
+                if value not in (only[name], None):
+                    raise UserError(
+                        f"{where}: {name} = {value!r} is not supported for {self.name}, only {only[name]!r}"
+                    )
+            elif name not in INERT and name not in self.inert:
+                near = get_close_matches(name, honoured, 1)
+                hint = f'; did you mean "{near[0]}"?' if near else f"; --ignore-field {name} loads it all the same"
+                raise UserError(f'{where}: field "{name}" is not known for {self.name}{hint}')
+        try:
+            return self.config(**{**self.defaults, **values})
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(f"{where}: {error}") from error
+
+    def dump(self, config: Any) -> Fields:
+        """config -> the fields of config.json."""
+        values = {name: value for name, value in dataclasses.asdict(config).items() if name not in self.absent}
+        return {"architectures": [self.architecture], "model_type": self.name, **self.write(values)}

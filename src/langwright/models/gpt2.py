@@ -1,0 +1,117 @@
+"""GPT-2 (Radford et al., 2019) and the shapes of GPT-3 (Brown et al., 2020)."""
+
+from dataclasses import dataclass
+
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The honoured fields, under their names in config.json. `n_inner` None means 4 * n_embd."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}")
+        if self.activation_function not in ACTIVATIONS:
+            raise ValueError(
+                f"activation_function = {self.activation_function!r} is not one of {', '.join(ACTIVATIONS)}"
+            )
+
+
+def build(config: GPT2Config) -> CausalLM:
+    """Pre-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True)
+
+    def block() -> Block:
+        attention = Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop)
+        mlp = MLP(c.n_embd, c.n_inner or 4 * c.n_embd, ACTIVATIONS[c.activation_function], bias=True)
+        return Block(
+            Residual(attention, in_norm=norm(), dropout=c.resid_pdrop),
+            Residual(mlp, in_norm=norm(), dropout=c.resid_pdrop),
+            Bias(causal=True),
+        )
+
+    embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
+    body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
+    return CausalLM("gpt2", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
+
+
+def keys(config: GPT2Config) -> list[Entry]:
+    """q, k, v are fused in c_attn; every projection is stored transposed."""
+    entries = [
+        Entry("transformer.wte.weight", ("body.embed.tokens",)),
+        Entry("transformer.wpe.weight", ("body.embed.positions",)),
+    ]
+    for i in range(config.n_layer):
+        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        for kind in ("weight", "bias"):
+            entries += [
+                Entry(f"{disk}.ln_1.{kind}", (f"{attention}.in_norm.{kind}",)),
+                Entry(
+                    f"{disk}.attn.c_attn.{kind}", tuple(f"{attention}.fn.{x}.{kind}" for x in "qkv"), kind == "weight"
+                ),
+                Entry(f"{disk}.attn.c_proj.{kind}", (f"{attention}.fn.output.{kind}",), kind == "weight"),
+                Entry(f"{disk}.ln_2.{kind}", (f"{mlp}.in_norm.{kind}",)),
+                Entry(f"{disk}.mlp.c_fc.{kind}", (f"{mlp}.fn.input.{kind}",), kind == "weight"),
+                Entry(f"{disk}.mlp.c_proj.{kind}", (f"{mlp}.fn.output.{kind}",), kind == "weight"),
+            ]
+    return entries + [Entry(f"transformer.ln_f.{kind}", (f"body.final_norm.{kind}",)) for kind in ("weight", "bias")]
+
+
+GPT2 = Family(
+    name="gpt2",
+    architecture="GPT2LMHeadModel",
+    config=GPT2Config,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
+    inert=(
+        "n_ctx",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ),
+    default_only={
+        "reorder_and_upcast_attn": False,
+        "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+    },
+    ignored_keys=(".attn.bias", ".attn.masked_bias"),
+    prefix="transformer.",
+)

@@ -1,0 +1,103 @@
+"""Named shapes, and the one dial: depth."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from langwright.base.errors import UserError
+from langwright.models.families import FAMILIES
+from langwright.models.gpt2 import GPT2Config
+from langwright.models.llama import LlamaConfig
+
+
+def _gpt(layers: int, heads: int, width: int, context: int) -> tuple[str, GPT2Config]:
+    return "gpt2", GPT2Config(n_layer=layers, n_head=heads, n_embd=width, n_positions=context)
+
+
+def _llama(
+    family: str, layers: int, width: int, heads: int, kv_heads: int, hidden: int, **rest: Any
+) -> tuple[str, LlamaConfig]:
+    return family, LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=hidden,
+        **rest,
+    )
+
+
+PRESETS: dict[str, tuple[str, Any]] = {
+    "gpt2": _gpt(12, 12, 768, 1024),
+    "gpt2-medium": _gpt(24, 16, 1024, 1024),
+    "gpt2-large": _gpt(36, 20, 1280, 1024),
+    "gpt2-xl": _gpt(48, 25, 1600, 1024),
+    "gpt3-small": _gpt(12, 12, 768, 2048),
+    "gpt3-medium": _gpt(24, 16, 1024, 2048),
+    "gpt3-large": _gpt(24, 16, 1536, 2048),
+    "gpt3-xl": _gpt(24, 16, 2048, 2048),
+    "gpt3-2.7b": _gpt(32, 32, 2560, 2048),
+    "gpt3-6.7b": _gpt(32, 32, 4096, 2048),
+    "tinyllama-1.1b": _llama("llama", 22, 2048, 32, 4, 5632, rms_norm_eps=1e-5),
+    "llama-2-7b": _llama("llama", 32, 4096, 32, 32, 11008, rms_norm_eps=1e-5, max_position_embeddings=4096),
+    "mistral-7b": _llama(
+        "mistral", 32, 4096, 32, 8, 14336, rms_norm_eps=1e-5, max_position_embeddings=32768, sliding_window=4096,
+    ),
+    "qwen2-0.5b": _llama(
+        "qwen2", 24, 896, 14, 2, 4864, max_position_embeddings=32768, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 1e6},
+    ),
+    "qwen3-0.6b": _llama(
+        "qwen3", 28, 1024, 16, 8, 3072, head_dim=128, max_position_embeddings=40960, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 1e6},
+    ),
+}  # fmt: skip
+"""Shapes as published; the vocabulary comes from the tokenizer. every layer of GPT-3's is dense here."""
+
+
+def preset(name: str, vocabulary: int, context: int | None, dropout: float) -> tuple[str, Any]:
+    """The family and config of a named shape. `context` None keeps the published one."""
+    if name not in PRESETS:
+        near = get_close_matches(name, PRESETS, 1)
+        hint = f'did you mean "{near[0]}"?' if near else f"choose one of {', '.join(PRESETS)}"
+        raise UserError(f'preset "{name}" is not known; {hint}')
+    family, config = PRESETS[name]
+    return family, _fit(config, vocabulary, context, dropout)
+
+
+def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: float) -> Any:
+    """The config of the one dial: `depth` layers, 64 * depth wide, heads of 64.
+
+    The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal.
+    """
+    if family not in FAMILIES:
+        raise UserError(f'family "{family}" is not known; choose one of {", ".join(FAMILIES)}')
+    if depth < 1:
+        raise UserError(f"--depth {depth}: a model has at least one layer")
+    width = 64 * depth
+    if family == "gpt2":
+        return _fit(GPT2Config(n_layer=depth, n_head=depth, n_embd=width), vocabulary, context, dropout)
+    hidden = -(-8 * width // 3 // 64) * 64
+    config = LlamaConfig(
+        num_hidden_layers=depth, hidden_size=width, num_attention_heads=depth, num_key_value_heads=depth,
+        head_dim=None if family == "qwen2" else 64, intermediate_size=hidden, tie_word_embeddings=True,
+    )  # fmt: skip
+    return _fit(config, vocabulary, context, dropout)
+
+
+def _fit(config: Any, vocabulary: int, context: int | None, dropout: float) -> Any:
+    """The same shape with this vocabulary, context and dropout."""
+    if isinstance(config, GPT2Config):
+        return replace(
+            config, vocab_size=vocabulary, n_positions=context or config.n_positions,
+            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+        )  # fmt: skip
+    return replace(
+        config, vocab_size=vocabulary, max_position_embeddings=context or config.max_position_embeddings,
+        attention_dropout=dropout,
+    )  # fmt: skip
+
+
+def width(config: Any) -> int:
+    """The width of the residual stream."""
+    return config.n_embd if isinstance(config, GPT2Config) else config.hidden_size

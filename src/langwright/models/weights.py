@@ -1,0 +1,85 @@
+"""Tensors on disk: one safetensors file, or shards with an index. Reading and atomic writing."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from langwright.base.errors import UserError
+from langwright.base.files import read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+@contextlib.contextmanager
+def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
+    """The names of all tensors of a model folder, and a function that reads one of them.
+
+    Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
+    file outside the folder or a tensor that its shard lacks.
+    """
+    where = _shards(folder)
+    with contextlib.ExitStack() as stack:
+        opened = {file: stack.enter_context(_open(folder / file)) for file in dict.fromkeys(where.values())}
+        if where == {"": SINGLE}:
+            where = dict.fromkeys(opened[SINGLE].keys(), SINGLE)
+        held = {file: set(handle.keys()) for file, handle in opened.items()}
+        for name, file in where.items():
+            if name not in held[file]:
+                raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
+        yield list(where), lambda name: opened[where[name]].get_tensor(name)
+
+
+def _shards(folder: Path) -> dict[str, str]:
+    """The file that holds each tensor; {"": SINGLE} when one file holds them all."""
+    if (folder / SINGLE).exists():
+        return {"": SINGLE}
+    if not (folder / INDEX).exists():
+        pickled = (
+            " (pytorch_model.bin is a pickle, which is never loaded)" if (folder / "pytorch_model.bin").exists() else ""
+        )
+        raise UserError(f"{folder}: there is no {SINGLE} here{pickled}; is this a model folder?")
+    index = read_json(folder / INDEX, "the index of the shards")
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise UserError(f'{folder / INDEX}: there is no "weight_map" of tensors to files')
+    for name, file in files.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(
+                f'{folder / INDEX}: tensor "{name}" is said to be in {file!r}, which is no shard of this folder'
+            )
+        if not (folder / file).exists():
+            raise UserError(f"{folder / INDEX}: the shard {file} is missing")
+    return files
+
+
+def _open(path: Path) -> "safe_open":
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); download or save it again") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file atomically and durably."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
+        )
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, in memory of their own: the file may be replaced while they live."""
+    with _open(path) as file:
+        return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
