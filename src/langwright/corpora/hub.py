@@ -1,0 +1,66 @@
+"""Data sets of the Hugging Face Hub as a corpus."""
+
+from collections.abc import Iterator
+
+from langwright.base.errors import UserError
+from langwright.corpora.document import Corpus, Document
+
+PREFIX = "hf:"
+
+_SPLIT_NAMES = {"train", "validation", "valid", "test", "dev"}
+
+
+def open_hub(spec: str, field: str = "text") -> Corpus:
+    """The corpus `hf:owner/name[:config][:split]`, by default its split "train"; each row's `field` is a document.
+
+    With one part after the name, it is a split if it is called train, validation, valid, test or dev, or has a slice
+    such as `train[:1000]`; otherwise a config. The data set is downloaded into the Hub's own cache and memory-mapped.
+    Raises UserError when the library is missing, the data set cannot be loaded, or the field is not text.
+    """
+    name, config, split = parse_hub_spec(spec)
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{spec}: data sets of the Hub need a library; pip install langwright[data]") from None
+    try:
+        rows = datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # the library has no common base for what goes wrong
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{spec}: the data set cannot be loaded: {reason}") from None
+    if field not in rows.column_names:
+        raise UserError(f'{spec}: no column "{field}"; it has {", ".join(rows.column_names)}')
+
+    def read() -> Iterator[Document]:
+        for number, row in enumerate(rows.select_columns([field])):
+            if not isinstance(row[field], str):
+                kind = type(row[field]).__name__
+                raise UserError(f'{spec}: row {number} of column "{field}" is {kind}, not text')
+            yield Document(row[field], f"{spec} row {number}")
+
+    return Corpus(spec, "hub", read)
+
+
+def parse_hub_spec(spec: str) -> tuple[str, str | None, str]:
+    """Name, config (or None) and split of a specification; see `open_hub`."""
+    name, *parts = _parts(spec.removeprefix(PREFIX))
+    match parts:
+        case []:
+            config, split = None, "train"
+        case [one] if one.split("[")[0] in _SPLIT_NAMES:
+            config, split = None, one
+        case [one]:
+            config, split = one, "train"
+        case [config, split]:
+            pass
+        case _:
+            raise UserError(f"{spec}: too many parts; write hf:owner/name:config:split")
+    if not name or not split or config == "":
+        raise UserError(f"{spec}: a part is empty; write hf:owner/name, hf:owner/name:split or with a config between")
+    return name, config, split
+
+
+def _parts(text: str) -> list[str]:
+    """Split at colons, but not at those of a slice such as `train[:1000]`."""
+    head, bracket, tail = text.partition("[")
+    parts = head.split(":")
+    return [*parts[:-1], parts[-1] + bracket + tail]

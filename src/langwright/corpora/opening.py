@@ -1,0 +1,45 @@
+"""From what the user writes to a corpus."""
+
+import difflib
+import os
+from pathlib import Path
+
+from langwright.base.errors import UserError
+from langwright.corpora.document import Corpus
+from langwright.corpora.downloads import DOWNLOADS, open_download
+from langwright.corpora.files import open_files
+from langwright.corpora.hub import PREFIX, open_hub
+from langwright.corpora.stdlib import NAME, open_python_stdlib
+
+NAMES = (NAME, *DOWNLOADS)
+"""The corpora that have a name; `./name` means a file or folder that is called the same."""
+
+
+def open_corpus(spec: str, *, field: str = "text") -> Corpus:
+    """The corpus that `spec` means: a name, a file, a folder, a glob, or a data set of the Hub (`hf:owner/name`).
+
+    field: which field or column holds the text, where documents have several.
+    Raises UserError for anything else, with the nearest name.
+    """
+    if spec == NAME:
+        return open_python_stdlib()
+    if spec in DOWNLOADS:
+        return open_download(spec)
+    if spec.startswith(PREFIX):
+        return open_hub(spec, field)
+    if _could_be_name(spec):
+        raise UserError(_unknown(spec))
+    return open_files(spec, field)
+
+
+def _could_be_name(spec: str) -> bool:
+    """Whether a text that is no path on this machine looks like a name rather than like a path."""
+    is_pathlike = os.sep in spec or "." in spec or any(c in spec for c in "*?[~")
+    return not is_pathlike and not Path(spec).exists()
+
+
+def _unknown(spec: str) -> str:
+    near = difflib.get_close_matches(spec, NAMES, n=1)
+    hint = f'; did you mean "{near[0]}"?' if near else ";"
+    possible = f"{', '.join(NAMES)}, a path, a glob, or hf:owner/name"
+    return f'"{spec}": no such corpus, file or folder{hint} a corpus is one of {possible}'

@@ -1,0 +1,1 @@
+"""Floor 3: token shards, sample order, windows and batches."""

@@ -1,0 +1,68 @@
+"""Which window each sample looks at: a seeded bijection, so that nothing need be shuffled, stored or replayed.
+
+Sample s of a run belongs to epoch s // n and looks at window `shuffled(s % n)` of the n windows. That depends on the
+seed, the epoch and n alone: not on ranks, workers, or where a run was resumed.
+
+The bijection is a balanced Feistel network of `ROUNDS` rounds on 2 * h bits, the fewest for which 4**h >= n, walked
+until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Round keys are the 64-bit
+little-endian words of BLAKE2b-512 over the text "langwright order 1:{seed}:{epoch}"; the round function is the
+finaliser of SplitMix64 over the right half plus the key. This is a format: it never changes, because a resumed run
+must see the same samples.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from langwright.base.errors import UserError
+
+ROUNDS = 8
+
+
+def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The bijection of 0 .. count - 1 that a seed and an epoch choose, applied to each position."""
+    half = (max(count - 1, 1).bit_length() + 1) // 2
+    keys = np.frombuffer(hashlib.blake2b(f"langwright order 1:{seed}:{epoch}".encode()).digest(), "<u8")
+    values = _feistel(positions.astype(np.uint64), half, keys)
+    while (outside := values >= count).any():
+        values[outside] = _feistel(values[outside], half, keys)
+    return values.astype(np.int64)
+
+
+def windows_of(samples: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """The window that each sample number looks at; samples may lie in several epochs."""
+    epochs, positions = np.divmod(samples, count)
+    windows = np.empty_like(samples)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        windows[chosen] = shuffled(positions[chosen], count, seed, int(epoch))
+    return windows
+
+
+def samples_of_step(step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+    """The sample numbers of one rank in one step; those of all ranks, in order, are the same for any `world`.
+
+    batch_size: samples a step over all ranks.
+    Raises UserError when the ranks cannot share them equally.
+    """
+    if batch_size % world:
+        raise UserError(f"a batch of {batch_size} cannot be shared by {world} ranks; make it a multiple of {world}")
+    share = batch_size // world
+    first = step * batch_size + rank * share
+    return np.arange(first, first + share, dtype=np.int64)
+
+
+def _feistel(values: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = values >> bits, values & mask
+    for key in keys[:ROUNDS]:
+        left, right = right, left ^ (_mix(right + key) & mask)
+    return (left << bits) | right
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser: every bit of the input reaches every bit of the output."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

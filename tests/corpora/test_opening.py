@@ -1,0 +1,181 @@
+"""What the user writes becomes the right corpus, or an error that helps."""
+
+import platform
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from langwright.base.errors import UserError
+from langwright.corpora.document import Corpus, Document
+from langwright.corpora.hub import parse_hub_spec
+from langwright.corpora.opening import open_corpus
+
+
+def sources(corpus: Corpus) -> list[str]:
+    return [Path(document.source).name for document in corpus.documents()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ["b.txt", "a.md", "sub/c.py", "sub/deep/d.txt", ".hidden/e.txt", ".f.txt", "g.png"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"text of {name}")
+    (tmp_path / "empty.txt").touch()
+    return tmp_path
+
+
+def test_a_folder_is_read_sorted_with_all_below_it(folder: Path) -> None:
+    corpus = open_corpus(str(folder))
+    assert sources(corpus) == ["a.md", "b.txt", "c.py", "d.txt"]
+    assert sources(corpus) == ["a.md", "b.txt", "c.py", "d.txt"]  # again
+    assert corpus.record()["files"] == 5
+    assert corpus.record()["documents"] == 4
+
+
+def test_globs_and_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sources(open_corpus(str(folder / "*.txt"))) == ["b.txt"]
+    assert sources(open_corpus(str(folder / "**" / "*.txt"))) == ["b.txt", "d.txt"]
+    assert sources(open_corpus(str(folder / "b.txt"))) == ["b.txt"]
+    monkeypatch.chdir(folder)
+    assert sources(open_corpus("sub")) == ["c.py", "d.txt"]
+    (folder / "tinyshakespeare").mkdir()
+    with pytest.raises(UserError, match=r"\./tinyshakespeare: no file in this folder"):
+        open_corpus("./tinyshakespeare")
+
+
+def test_the_field_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "yes", "text": "no"}')
+    assert [d.text for d in open_corpus(str(tmp_path), field="body").documents()] == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("tinyshakespear", '"tinyshakespear": no such corpus, file or folder; did you mean "tinyshakespeare"?'),
+        ("qwertyuiop", "a corpus is one of python-stdlib, tinyshakespeare, tinystories, a path, a glob, or hf:owner/name"),
+        ("no/such.txt", "no/such.txt: no such file or folder"),
+        ("nothing-*.txt", "nothing-*.txt: no file matches this pattern"),
+        ("{folder}/g.png", "g.png: unknown ending '.png'"),
+        ("{folder}/g.*", "g.png: unknown ending '.png'"),
+        ("{folder}/.hidden/none", "none: no such file or folder"),
+        ("hf:", "hf:: a part is empty"),
+        ("hf:a/b:c:train:more", "too many parts; write hf:owner/name:config:split"),
+    ],
+)
+def test_what_cannot_be_opened_is_explained(folder: Path, spec: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        open_corpus(spec.format(folder=folder))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_corpus_is_an_error(folder: Path) -> None:
+    corpus = open_corpus(str(folder / "empty.txt"))
+    for read in (corpus.record, lambda: list(corpus.documents())):
+        with pytest.raises(UserError, match=r"empty.txt: the corpus is empty"):
+            read()
+
+
+def test_the_record_identifies_the_content_alone(tmp_path: Path) -> None:
+    def record(name: str, *texts: str) -> dict[str, Any]:
+        (tmp_path / name).mkdir()
+        for i, text in enumerate(texts):
+            (tmp_path / name / f"{i}.txt").write_text(text)
+        return open_corpus(str(tmp_path / name)).record()
+
+    first = record("a", "né", "two")
+    assert first["name"] == str(tmp_path / "a")
+    assert (first["kind"], first["documents"], first["characters"], first["bytes"]) == ("files", 2, 5, 6)
+    assert record("b", "né", "two")["hash"] == first["hash"]
+    hashes = {first["hash"], *(record(str(i), *texts)["hash"] for i, texts in enumerate([["two", "né"], ["nétwo"], ["n", "étwo"]]))}
+    assert len(hashes) == 4
+
+
+def test_the_standard_library_is_a_corpus() -> None:
+    corpus = open_corpus("python-stdlib")
+    record = corpus.record()
+    assert record["python"] == platform.python_version()
+    assert record["kind"] == "python-stdlib"
+    assert 8e6 < record["bytes"] < 25e6
+    names = [document.source for document in corpus.documents()]
+    assert {"argparse.py", "json/decoder.py"} <= set(names)
+    assert not any({"test", "tests", "site-packages", "idle_test", "__pycache__"} & set(name.split("/")) for name in names)
+    assert open_corpus("python-stdlib").record() == record
+
+
+def test_downloads_are_looked_up_in_the_data_folder_first(data_folder: Path) -> None:
+    shakespeare = open_corpus("tinyshakespeare")
+    assert shakespeare.record()["characters"] == 1_115_394
+    assert shakespeare.record()["kind"] == "download"
+    assert open_corpus("tinystories").record()["documents"] == 6235
+
+
+@pytest.mark.parametrize(
+    ("spec", "parsed"),
+    [
+        ("hf:o/n", ("o/n", None, "train")),
+        ("hf:o/n:validation", ("o/n", None, "validation")),
+        ("hf:o/n:train[:1000]", ("o/n", None, "train[:1000]")),
+        ("hf:o/n:wikitext-2-raw-v1", ("o/n", "wikitext-2-raw-v1", "train")),
+        ("hf:o/n:20231101.en:test[10%:20%]", ("o/n", "20231101.en", "test[10%:20%]")),
+        ("hf:o/n:config:odd", ("o/n", "config", "odd")),
+    ],
+)
+def test_hub_specifications(spec: str, parsed: tuple[str, str | None, str]) -> None:
+    assert parse_hub_spec(spec) == parsed
+
+
+class FakeDataset:
+    """The few things of a `datasets.Dataset` that are used."""
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self._columns = columns
+        self.column_names = list(columns)
+
+    def select_columns(self, names: list[str]) -> list[dict[str, Any]]:
+        return [dict(zip(names, row, strict=True)) for row in zip(*(self._columns[name] for name in names), strict=True)]
+
+
+def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: FakeDataset | Exception) -> list[Any]:
+    asked: list[Any] = []
+
+    def load_dataset(name: str, config: str | None, split: str) -> FakeDataset:
+        asked.append((name, config, split))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
+    return asked
+
+
+def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = use_datasets(monkeypatch, FakeDataset({"id": [1, 2], "story": ["a", "b"]}))
+    corpus = open_corpus("hf:o/n:test", field="story")
+    assert asked == [("o/n", None, "test")]
+    assert list(corpus.documents()) == [Document("a", "hf:o/n:test row 0"), Document("b", "hf:o/n:test row 1")]
+    assert corpus.record()["kind"] == "hub"
+
+
+def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_datasets(monkeypatch, FakeDataset({"id": [1]}))
+    with pytest.raises(UserError, match='hf:o/n: no column "text"; it has id'):
+        open_corpus("hf:o/n")
+    with pytest.raises(UserError, match='row 0 of column "id" is int, not text'):
+        list(open_corpus("hf:o/n", field="id").documents())
+    use_datasets(monkeypatch, RuntimeError("not found\nlong story"))
+    with pytest.raises(UserError, match=r"hf:o/n: the data set cannot be loaded: not found$"):
+        open_corpus("hf:o/n")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install langwright\[data\]"):
+        open_corpus("hf:o/n")
+
+
+def test_a_real_data_set_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: rows)
+    assert [document.text for document in open_corpus("hf:o/n").documents()] == ["one", "two"]

@@ -1,0 +1,90 @@
+"""Splits are exact, re-readable, and do not depend on what they should not depend on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langwright.base.errors import UserError
+from langwright.corpora.document import Corpus, Document
+from langwright.corpora.opening import open_corpus
+from langwright.corpora.splits import (
+    DEFAULT_SPLIT,
+    ContentSplit,
+    ContiguousSplit,
+    is_validation,
+    parse_split,
+    split_documents,
+)
+
+MANY = [f"document {i} " + "word " * (i % 5) for i in range(4000)]
+
+
+def corpus_of(texts: list[str]) -> Corpus:
+    return Corpus("memory", "files", lambda: iter([Document(text, str(i)) for i, text in enumerate(texts)]))
+
+
+def held_out(texts: list[str], fraction: float = 0.05, seed: int = 0) -> set[str]:
+    return {text for text in texts if is_validation(Document(text, "anywhere"), fraction, seed)}
+
+
+def test_content_decides_and_nothing_else() -> None:
+    chosen = held_out(MANY)
+    assert held_out(MANY[::-1]) == chosen
+    assert held_out(MANY[:2000]) == chosen & set(MANY[:2000])
+    assert 0.03 * len(MANY) < len(chosen) < 0.07 * len(MANY)
+    assert chosen <= held_out(MANY, 0.2)  # a larger share keeps what was held out
+    assert held_out(MANY, seed=1) != chosen
+
+
+def test_the_choice_never_changes() -> None:
+    # Frozen: another result would move training text into the validation part of models that exist.
+    assert [i for i in range(100) if is_validation(Document(f"text {i}", ""), 0.05)] == [18, 20, 25, 35, 75, 91, 98]
+
+
+def test_content_split_parts_every_document() -> None:
+    training, validation = split_documents(corpus_of(MANY))
+    for _ in range(2):  # both parts can be read again
+        assert [d.text for d in validation] == [text for text in MANY if text in held_out(MANY)]
+        assert [d.text for d in training] == [text for text in MANY if text not in held_out(MANY)]
+
+
+@given(
+    texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=9), min_size=1, max_size=6),
+    fraction=st.floats(0.01, 0.99),
+)
+def test_contiguous_split_is_exact(texts: list[str], fraction: float) -> None:
+    whole = "".join(texts)
+    boundary = int(len(whole) * fraction)
+    training, validation = split_documents(corpus_of(texts), fraction)
+    if boundary == 0:
+        with pytest.raises(UserError, match="characters are too few to split"):
+            list(training)
+        return
+    assert "".join(d.text for d in training) == whole[:boundary]
+    assert "".join(d.text for d in validation) == whole[boundary:]
+    pieces = [d.text for d in training] + [d.text for d in validation]
+    assert len(pieces) in (len(texts), len(texts) + 1)  # at most one document is cut
+    assert all(pieces)
+
+
+def test_tiny_shakespeare_is_split_as_everyone_does(data_folder: object) -> None:
+    training, validation = split_documents(open_corpus("tinyshakespeare"), "0.9")
+    assert [len(d.text) for d in training] == [1_003_854]
+    assert [len(d.text) for d in validation] == [111_540]
+
+
+def test_splits_are_read_from_text() -> None:
+    assert parse_split("5%") == ContentSplit(0.05) == DEFAULT_SPLIT
+    assert parse_split(" 0.9 ") == parse_split(0.9) == ContiguousSplit(0.9)
+    assert [str(parse_split(text)) for text in ("12.5%", "0.9")] == ["12.5%", "0.9"]
+    for wrong in ("half", "", "1", "0", "100%", "-5%", "nan", 1.5):
+        with pytest.raises(UserError, match='is not a split; write "5%"'):
+            parse_split(wrong)
+
+
+def test_an_empty_side_says_what_to_do() -> None:
+    training, validation = split_documents(corpus_of(["text 0"]))
+    assert [d.text for d in training] == ["text 0"]
+    with pytest.raises(UserError, match=r'memory: the split 5% holds out no document; use a contiguous split such as "0.9"'):
+        list(validation)
+    with pytest.raises(UserError, match="the split 5% leaves no document to train on"):
+        list(split_documents(corpus_of(["text 18"]))[0])
