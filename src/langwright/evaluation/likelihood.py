@@ -1,0 +1,61 @@
+"""How well a model predicts a text: loss, perplexity and bits per byte."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from langwright.models.decoder import CausalLM
+from langwright.objectives.batch import Batch
+from langwright.objectives.losses import linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a model makes of held-out text.
+
+    nats: the sum of -log p over all targets. tokens: how many targets there are: every token of every document,
+    its end included. bytes: of the text in UTF-8.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood in nats a token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), per token: comparable only between models with the same tokenizer."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """All bits over all bytes of text: comparable between any two models, and with compressors."""
+        return self.nats / math.log(2) / self.bytes
+
+    def record(self) -> dict[str, float | int]:
+        """All numbers, units in their names."""
+        return {
+            "loss_nats_per_token": self.loss,
+            "perplexity_per_token": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            **{name: value for name, value in asdict(self).items() if name != "nats"},
+        }
+
+
+@torch.no_grad()
+def likelihood(model: CausalLM, batches: Iterable[Batch], text_bytes: int) -> Likelihood:
+    """Score a model on batches that hold every target once (`data.batches.evaluation_batches`)."""
+    device = model.head.weight.device
+    nats, tokens = 0.0, 0
+    for batch in batches:
+        here = batch.to(device)
+        hidden = model.body(here.ids, here.mask, here.positions, here.segments)
+        nats += float(linear_cross_entropy(hidden, model.head.weight, here.targets, here.weights))
+        tokens += int(batch.weights.sum())
+    return Likelihood(nats, tokens, text_bytes)

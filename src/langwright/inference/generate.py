@@ -1,0 +1,196 @@
+"""Text from a model, token by token: one prompt streamed, or a batch of prompts side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from langwright.base.errors import UserError
+from langwright.inference.cache import KVCache
+from langwright.inference.sampling import Sampling, choose
+from langwright.models.decoder import CausalLM
+from langwright.text.tokenizer import StreamDecoder, Tokenizer
+
+Reason = Literal["length", "end", "stop"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt. reason: the limit was reached, the document ended, or a stop string came."""
+
+    text: str
+    ids: list[int]
+    reason: Reason
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids a model is given for a prompt: as in training, a document begins with bos.
+
+    Where bos and eos are one token (GPT-2), only an empty prompt begins with it.
+    """
+    ids = tokenizer.encode(text)
+    if tokenizer.bos_id is not None and (not ids or tokenizer.bos_id != tokenizer.eos_id):
+        ids = [tokenizer.bos_id, *ids]
+    if not ids:
+        raise UserError("the prompt is empty and this tokenizer has no token that begins a text; give a prompt")
+    return ids
+
+
+def complete(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling | Sequence[Sampling] = Sampling(),
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    cache: bool = True,
+    on_text: Callable[[int, str], None] = lambda row, text: None,
+) -> list[Completion]:
+    """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
+
+    sampling: one for all, or one a prompt; each sequence draws from a generator of its own, so that a prompt gives
+    the same tokens alone and in a batch. max_new_tokens: what the context has room for, at most 256, unless given.
+    stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
+    on_text: told (row, text) as soon as text is final.
+    """
+    if "" in stop:
+        raise UserError("an empty stop string would stop at once; leave it out")
+    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
+    writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
+    limit = _limit(model, max(map(len, rows)), max_new_tokens)
+    steps = generate_ids(model, rows, samplings, limit, lambda row: writers[row].reason is not None, cache)
+    for row, token in steps:
+        writers[row].take(token)
+    return [writer.close() for writer in writers]
+
+
+def generate_ids(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    max_new_tokens: int,
+    finished: Callable[[int], bool] = lambda row: False,
+    cache: bool = True,
+) -> Iterator[tuple[int, int]]:
+    """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token."""
+    device = model.head.weight.device
+    ids, mask = _left_padded(prompts, device)
+    state = KVCache(len(model.body.blocks)) if cache else None
+    generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
+    active = list(range(len(prompts)))
+    seen = [torch.tensor(prompt, device=device) for prompt in prompts]
+    feed, feed_mask = ids, mask
+    for left in reversed(range(max_new_tokens)):
+        with torch.inference_mode():
+            logits = model.head(model.body(feed, feed_mask, state=state)[:, -1])
+            tokens = []
+            for i, row in enumerate(active):
+                tokens.append(choose(logits[i], samplings[row], seen[row], generators[row]))
+        for row, token in zip(active, tokens, strict=True):
+            yield row, token
+        going = [i for i, row in enumerate(active) if not finished(row)]
+        if not going or not left:
+            return
+        with torch.inference_mode():
+            new = torch.tensor(tokens, device=device)[:, None]
+            for i, row in enumerate(active):
+                if samplings[row].repetition_penalty != 1:
+                    seen[row] = torch.cat((seen[row], new[i]))
+            if len(going) < len(active):
+                kept = torch.tensor(going, device=device)
+                new, ids, mask = new[kept], ids[kept], None if mask is None else mask[kept]
+                active = [active[i] for i in going]
+                if state is not None:
+                    state.keep(kept)
+            if state is not None:
+                feed, feed_mask = new, None
+            else:
+                ids = torch.cat((ids, new), 1)
+                mask = None if mask is None else torch.cat((mask, torch.ones_like(new, dtype=torch.bool)), 1)
+                feed, feed_mask = ids, mask
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Prompts as one tensor with padding at the left; no mask when all are equally long."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    if min(map(len, prompts)) == longest:
+        return ids, None
+    return ids, torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
+
+
+def _limit(model: CausalLM, longest: int, wanted: int | None) -> int:
+    room = model.context - longest
+    if wanted is not None and wanted < 1:
+        raise UserError(f"--max-new-tokens {wanted}: must be at least 1")
+    if room < (wanted or 1):
+        more = f" and {wanted} new ones" if wanted else ""
+        raise UserError(
+            f"a prompt of {longest} tokens{more} does not fit the model's context of {model.context} tokens"
+        )
+    return min(room, 256) if wanted is None else wanted
+
+
+class _Writer:
+    """The text of one sequence: decodes tokens as they come and holds back what may become a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None]):
+        self._tokenizer, self._stop, self._emit = tokenizer, stop, emit
+        self._decoder = StreamDecoder(tokenizer)
+        self._text = ""
+        self._emitted = 0
+        self._ids: list[int] = []
+        self.reason: Reason | None = None
+
+    def take(self, token: int) -> None:
+        self._ids.append(token)
+        if token == self._tokenizer.eos_id:
+            self.reason = "end"
+        else:
+            self._extend(self._decoder.feed(token))
+
+    def close(self) -> Completion:
+        if self.reason != "stop":
+            self._extend(self._decoder.flush())
+            self._release(len(self._text))
+        return Completion(self._text, self._ids, self.reason or "length")
+
+    def _extend(self, text: str) -> None:
+        self._text += text
+        found = [at for stop in self._stop if (at := self._text.find(stop, self._searched(stop))) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+            self.reason = "stop"
+        self._release(len(self._text) if found else len(self._text) - self._held())
+
+    def _searched(self, stop: str) -> int:
+        """Text before this place was searched for the stop string already."""
+        return max(0, self._emitted - len(stop) + 1)
+
+    def _held(self) -> int:
+        """How many characters at the end begin a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        sizes = range(min(longest, len(self._text)), 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self._text[-n:]) for stop in self._stop)), 0)
+
+    def _release(self, until: int) -> None:
+        if until > self._emitted:
+            self._emit(self._text[self._emitted : until])
+            self._emitted = until
+
+
+def next_tokens(
+    model: CausalLM, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
+) -> list[tuple[int, float]]:
+    """The `top` likeliest next tokens of a text with their probabilities, likeliest first."""
+    ids = torch.tensor([prompt_ids(tokenizer, text)], device=model.head.weight.device)
+    if ids.shape[1] > model.context:
+        raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
+    with torch.inference_mode():
+        logits = model.head(model.body(ids)[0, -1]).float()
+    best = (logits / temperature).softmax(-1).topk(min(top, len(logits)))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

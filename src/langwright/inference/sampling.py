@@ -1,0 +1,81 @@
+"""From logits to the next token."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from langwright.base.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    temperature: 0 takes the likeliest token; below 1 sharpens, above 1 flattens the distribution.
+    top_k: only the k likeliest; 0 for all. top_p: only the likeliest whose probabilities together reach p
+    (Holtzman et al., 2019). min_p: only those at least this share as likely as the likeliest (Nguyen et al., 2024).
+    repetition_penalty: divides positive logits of tokens already there, multiplies negative ones (CTRL, Keskar
+    et al., 2019); 1 for none. seed: of each sequence's own generator.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_k": (self.top_k >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, wanted) in checks.items():
+            if not holds:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {wanted}")
+
+
+def adjust(
+    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Int[Tensor, " seen"]
+) -> Float[Tensor, " vocabulary"]:
+    """Logits after penalty, temperature and the cuts top-k, top-p and min-p, in that order; cut tokens are -inf.
+
+    Temperature 0 leaves the logits unscaled, for the caller to take the largest.
+    """
+    logits = logits.float()
+    if sampling.repetition_penalty != 1:
+        old = logits[seen]
+        penalised = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
+        logits = logits.scatter(0, seen, penalised)
+    if sampling.temperature > 0:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
+    if sampling.top_p < 1:
+        ranked, order = logits.sort(descending=True, stable=True)
+        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
+        logits = logits.scatter(0, order, ranked.masked_fill(before >= sampling.top_p, -torch.inf))
+    if sampling.min_p > 0:
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
+    return logits
+
+
+def choose(
+    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Int[Tensor, " seen"], generator: torch.Generator
+) -> int:
+    """The next token's id. The generator is the sequence's own, so that its neighbours in a batch change nothing.
+
+    Sampling is an exponential race: argmax p / e with e ~ Exp(1) picks each token with probability p.
+    """
+    adjusted = adjust(logits, sampling, seen)
+    if sampling.temperature == 0:
+        return int(adjusted.argmax())
+    race = torch.empty(adjusted.shape, dtype=torch.float32).exponential_(generator=generator)
+    return int((adjusted.softmax(-1).cpu() / race).argmax())

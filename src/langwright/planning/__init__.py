@@ -1,0 +1,1 @@
+"""Floor 4: the machine measured, and what a model costs on it."""

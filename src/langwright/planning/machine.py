@@ -1,0 +1,85 @@
+"""The machine at hand: what it is, and how fast it multiplies."""
+
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from langwright.base.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GEMM_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: where models run. dtype: what they compute in. gemm_rate: FLOP/s of a 2048³ product in that dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+    gemm_rate: float
+
+    def describe(self) -> str:
+        """One line for people."""
+        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        rate = f"{self.gemm_rate / 1e9:,.0f} GFLOP/s in {str(self.dtype).removeprefix('torch.')}"
+        return f"{device_name(self.device)}{threads}, {rate}"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes CUDA, then MPS, then the CPU. UserError when it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from None
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" takes the faster of bfloat16 and float32 in a product on this device."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "mps":
+        return torch.float32
+    return max(DTYPES.values(), key=lambda dtype: gemm_rate(device, dtype, repeats=2))
+
+
+def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s of a product of two 2048 x 2048 matrices, the median of several: the machine's ceiling."""
+    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(repeats + 1):
+        _wait(device)
+        began = time.perf_counter()
+        a @ b
+        _wait(device)
+        times.append(time.perf_counter() - began)
+    return 2 * GEMM_SIDE**3 / statistics.median(times[1:])
+
+
+def measure(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Choose device and dtype and measure the ceiling."""
+    chosen = choose_device(device)
+    kind = choose_dtype(dtype, chosen)
+    return Machine(chosen, kind, gemm_rate(chosen, kind))
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name as its maker gives it, where that can be had."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
+    return f"{name} ({device.type})"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()

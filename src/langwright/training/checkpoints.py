@@ -1,0 +1,123 @@
+"""Training checkpoints: whole or not there, checked when read, the newest good one used."""
+
+import json
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langwright.base.errors import UserError
+from langwright.base.files import atomic_folder, read_json, sha256_file, write_json
+from langwright.models.weights import read_tensors, write_tensors
+from langwright.training.learner import Learner
+
+FORMAT_VERSION = 1
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, besides weights and optimizer.
+
+    step, tokens, seconds: done so far. metrics_offset: bytes of metrics.jsonl that belong to these steps.
+    plan: the events of `Plan`. loader: the record of the batches. history: notable events, for the report.
+    """
+
+    step: int
+    tokens: int
+    seconds: float
+    metrics_offset: int
+    steps: int
+    plan: list[Any]
+    loader: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+class Checkpoints:
+    """The folder OUT/checkpoints of one run.
+
+    identity: what must not change between a run and its resumption (recipe, corpus, dtype, threads).
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], keep: int):
+        self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
+
+    def save(self, learner: Learner, progress: Progress) -> None:
+        """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`."""
+        with atomic_folder(self.folder / f"step-{progress.step:08d}") as folder:
+            write_tensors(folder / "masters.safetensors", learner.masters.named)
+            write_tensors(folder / "optimizer.safetensors", learner.tensors())
+            write_tensors(folder / "random.safetensors", _random_states(learner.device))
+            checksums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+            state = {"format_version": FORMAT_VERSION, "identity": self.identity, "checksums": checksums}
+            write_json(folder / STATE, {**state, **vars(progress)})
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def load(self, learner: Learner, free: Collection[str] = ()) -> tuple[Progress, list[str]] | None:
+        """Restore the newest whole checkpoint; also the complaints about broken newer ones. None when there is none.
+
+        free: names of the identity that may differ this time.
+
+        Raises UserError naming the field when the run that wrote it was told something else, or when every
+        checkpoint is broken.
+        """
+        complaints: list[str] = []
+        for folder in reversed(self._folders()):
+            try:
+                state = _read_state(folder)
+            except UserError as error:
+                complaints.append(str(error))
+                continue
+            self._compare(state["identity"], folder, free)
+            learner.load(read_tensors(folder / "masters.safetensors"), read_tensors(folder / "optimizer.safetensors"))
+            _restore_random_states(read_tensors(folder / "random.safetensors"), learner.device)
+            return Progress(**{name: state[name] for name in Progress.__dataclass_fields__}), complaints
+        if complaints:
+            raise UserError(
+                f"no whole checkpoint is left in {self.folder}: {complaints[0]}; move the folder away to start afresh"
+            )
+        return None
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("step-????????")) if self.folder.is_dir() else []
+
+    def _compare(self, found: dict[str, Any], folder: Path, free: Collection[str]) -> None:
+        for name in sorted({*found, *self.identity} - set(free)):
+            before, now = found.get(name), self.identity.get(name)
+            if before != now:
+                wish = f"give {name} = {before!r} again, or choose another folder"
+                raise UserError(
+                    f"{folder.parents[1]}: the run here began with {name} = {before!r}, not {now!r}; {wish}"
+                )
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint whose files are all whole; UserError naming the one that is not."""
+    state = read_json(folder / STATE, "the state of the checkpoint")
+    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        version = state.get("format_version") if isinstance(state, dict) else None
+        raise UserError(
+            f"{folder / STATE}: format version {version} is not the version {FORMAT_VERSION} that is read here"
+        )
+    for name, checksum in state["checksums"].items():
+        if not (folder / name).exists() or sha256_file(folder / name) != checksum:
+            raise UserError(f"{folder / name}: broken, its checksum differs")
+    return state
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type in ("cuda", "mps"):
+        states[device.type] = getattr(torch, device.type).get_rng_state()
+    return states
+
+
+def _restore_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type])

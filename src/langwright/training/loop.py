@@ -1,0 +1,227 @@
+"""The one training loop: batch, forward, loss, backward, clip, step, log, save, evaluate."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from langwright.base.errors import UserError
+from langwright.objectives.batch import Batch
+from langwright.training.checkpoints import Checkpoints, Progress
+from langwright.training.interrupt import Interrupt
+from langwright.training.learner import Learner
+from langwright.training.plan import Plan
+from langwright.training.schedule import Schedule
+
+Row = dict[str, Any]
+MOST_SKIPS = 20
+"""So many steps in a row without a finite loss and gradient end the run: the weights no longer change."""
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often things happen, in steps; 0 for never."""
+
+    log: int = 10
+    save: int = 200
+    evaluate: int = 200
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop is lent from above. `evaluate` gives numbers for the metrics; `sample` a text to show."""
+
+    evaluate: Callable[[], Row] = dict
+    sample: Callable[[], str] | None = None
+    on_row: Callable[[Row], None] = lambda row: None
+    on_sample: Callable[[int, str], None] = lambda step, text: None
+    on_event: Callable[[Row], None] = lambda event: None
+
+
+@dataclass
+class Run:
+    """One training run in a folder.
+
+    batches: from a step on, the batches of every step. loader: their record for the checkpoint.
+    started: `time.monotonic()` of the command's start, against which a budget is measured.
+    closing: seconds that the command needs after the loop.
+    """
+
+    learner: Learner
+    batches: Callable[[int], Iterator[Batch]]
+    loader: Row
+    plan: Plan
+    schedule: Schedule
+    checkpoints: Checkpoints
+    metrics: Path
+    every: Every
+    hooks: Hooks
+    started: float
+    closing: float = 0.0
+    step: int = 0
+    tokens: int = 0
+    history: list[Row] = field(default_factory=list)
+
+    def resume(self, free: tuple[str, ...] = ()) -> bool:
+        """Take up the newest whole checkpoint of the folder; false when there is none.
+
+        Metrics beyond the checkpoint are cut off, so that metrics.jsonl tells each step once.
+        """
+        found = self.checkpoints.load(self.learner, free)
+        if found is None:
+            self.metrics.parent.mkdir(parents=True, exist_ok=True)
+            self.metrics.write_bytes(b"")
+            return False
+        progress, complaints = found
+        self.step, self.tokens, self.history = progress.step, progress.tokens, list(progress.history)
+        self.started -= progress.seconds
+        if self.plan.budget is not None:
+            self.plan.steps, self.plan.events = progress.steps, [tuple(event) for event in progress.plan]
+        if progress.loader != self.loader:
+            raise UserError(
+                f"{self.metrics.parent}: the data is not what the checkpoint was trained on: {progress.loader}"
+            )
+        with open(self.metrics, "ab") as file:
+            file.truncate(progress.metrics_offset)
+        for complaint in complaints:
+            self._event("broken checkpoint", detail=complaint)
+        self._event("resumed")
+        return True
+
+    def fit(self) -> int | None:
+        """Train until the plan is done. Returns the number of the signal that ended it early, or None."""
+        stream = self.batches(self.step)
+        skips = 0
+        clock = _Clock(self.step, self.tokens)
+        with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
+            while self.step < self.plan.steps:
+                batch = next(stream)
+                loss, targets = self.learner.backward(batch)
+                norm = self.learner.clip()
+                factor = self.schedule.factor(self.step, self.plan.steps)
+                if bool(loss.isfinite() & norm.isfinite()):
+                    self.learner.step(factor)
+                    skips = 0
+                else:
+                    skips += 1
+                    self._event("not finite", samples=self.learner.culprits(batch), loss=float(loss), norm=float(norm))
+                self.step += 1
+                self.tokens += int(targets)
+                done = self.step >= self.plan.steps
+                if self.step % self.every.log == 0 or done or self.step == 1:
+                    self._log(metrics, self._row(clock, float(loss), float(norm), factor))
+                if skips >= MOST_SKIPS:
+                    raise UserError(_diverged(self.history[-1], self.step))
+                if self._due(self.every.save) or done or interrupt.signal is not None:
+                    with clock.aside("save"):
+                        self._save(metrics)
+                if interrupt.signal is not None:
+                    return interrupt.signal
+                if self._due(self.every.evaluate) or done:
+                    with clock.aside("evaluate"):
+                        self._evaluate(metrics)
+                if self._due(self.every.sample) and self.hooks.sample is not None and not done:
+                    with clock.aside("sample"):
+                        self.hooks.on_sample(self.step, self.hooks.sample())
+                self._replan(clock)
+        return None
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _row(self, clock: "_Clock", loss: float, norm: float, factor: float) -> Row:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": loss,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "learning_rate": self.learner.learning_rate * factor,
+            "gradient_norm": norm,
+            "tokens_per_second": round(clock.lap(self.tokens), 1),
+            "steps": self.plan.steps,
+        }
+
+    def _log(self, metrics: IO[bytes], row: Row) -> None:
+        finite = {name: value if value == value and abs(value) != float("inf") else None for name, value in row.items()}
+        metrics.write(json.dumps(finite).encode() + b"\n")
+        metrics.flush()
+        self.hooks.on_row(row)
+
+    def _event(self, kind: str, **detail: Any) -> None:
+        event = {"step": self.step, "event": kind, **{k: v if v == v else str(v) for k, v in detail.items()}}
+        self.history.append(event)
+        self.hooks.on_event(event)
+
+    def _save(self, metrics: IO[bytes]) -> None:
+        progress = Progress(
+            step=self.step,
+            tokens=self.tokens,
+            seconds=time.monotonic() - self.started,
+            metrics_offset=metrics.tell(),
+            steps=self.plan.steps,
+            plan=list(self.plan.events),
+            loader=self.loader,
+            history=self.history,
+        )
+        self.checkpoints.save(self.learner, progress)
+
+    def _evaluate(self, metrics: IO[bytes]) -> None:
+        self.learner.model.eval()
+        with torch.no_grad():
+            numbers = self.hooks.evaluate()
+        if numbers:
+            seconds = round(time.monotonic() - self.started, 3)
+            self._log(metrics, {"step": self.step, "tokens": self.tokens, "seconds": seconds, **numbers})
+
+    def _replan(self, clock: "_Clock") -> None:
+        elapsed = time.monotonic() - self.started
+        if self.step < self.plan.steps and self.plan.refit(
+            self.step, elapsed, clock.per_step(self.step), clock.end + self.closing
+        ):
+            self._event("re-planned", steps=self.plan.steps, seconds=round(elapsed, 1))
+
+
+class _Clock:
+    """Where the time of a loop goes: training steps, and what happens beside them."""
+
+    def __init__(self, step: int, tokens: int):
+        self.began = self.lapped = time.monotonic()
+        self.step, self.tokens = step, tokens
+        self.latest: dict[str, float] = {}
+
+    @contextmanager
+    def aside(self, name: str) -> Iterator[None]:
+        """Time something that is not training; laps leave it out."""
+        began = time.monotonic()
+        yield
+        self.latest[name] = time.monotonic() - began
+        self.lapped += self.latest[name]
+
+    def lap(self, tokens: int) -> float:
+        """Tokens a second since the lap before."""
+        now = time.monotonic()
+        speed = (tokens - self.tokens) / max(now - self.lapped, 1e-9)
+        self.lapped, self.tokens = now, tokens
+        return speed
+
+    def per_step(self, step: int) -> float:
+        """Seconds a step so far, everything beside it spread over the steps."""
+        return (time.monotonic() - self.began) / max(1, step - self.step)
+
+    @property
+    def end(self) -> float:
+        """Seconds of the last save and evaluation that the end of the loop still brings."""
+        return self.latest.get("save", 0.0) + self.latest.get("evaluate", 0.0)
+
+
+def _diverged(event: Row, step: int) -> str:
+    return (
+        f"training came apart: {MOST_SKIPS} steps in a row up to step {step} had a loss or gradient that is not finite "
+        f"(samples {event['samples'][:4]}); the weights kept are those before; try a lower --learning-rate"
+    )

@@ -1,0 +1,39 @@
+"""How many steps a run has: fixed, or fitted to a budget of time and fitted again as the run goes."""
+
+from dataclasses import dataclass, field
+
+REPLAN_AT = (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985)
+"""Shares of the budget after which the step count is fitted again."""
+
+
+@dataclass
+class Plan:
+    """The step count, and the record of how it came about.
+
+    steps: what the run now aims at. budget: seconds for the whole command, or None when the count is fixed.
+    events: (step, steps, seconds) of each change, oldest first. A checkpoint carries them, so that a resumed run
+    follows the same counts.
+    """
+
+    steps: int
+    budget: float | None = None
+    events: list[tuple[int, int, float]] = field(default_factory=list)
+    _next: int = 0
+
+    def refit(self, step: int, elapsed: float, step_seconds: float, reserve: float) -> bool:
+        """Fit the count to the time left, at the moments `REPLAN_AT`; true when it changed.
+
+        step: steps done. elapsed: seconds the command has run. step_seconds: of one step, evaluations and saves
+        spread over it. reserve: seconds that the end of the command still needs.
+        """
+        if self.budget is None or self._next >= len(REPLAN_AT) or elapsed < REPLAN_AT[self._next] * self.budget:
+            return False
+        while self._next < len(REPLAN_AT) and elapsed >= REPLAN_AT[self._next] * self.budget:
+            self._next += 1
+        steps = step + max(0, round((self.budget - elapsed - reserve) / step_seconds))
+        steps = max(step + 1, steps) if step < self.steps else steps
+        if steps == self.steps:
+            return False
+        self.steps = steps
+        self.events.append((step, steps, round(elapsed, 1)))
+        return True

@@ -1,0 +1,172 @@
+"""What a training run is told: typed, without torch, equal in Python, YAML and flags."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from langwright.base.errors import UserError
+from langwright.base.quantities import Quantity, parse_quantity
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a model is trained. Amounts carry their unit: "500 steps", "2 epochs", "1m tokens".
+
+    Args:
+        steps: length of the run: "500 steps", "2 epochs" or "1m tokens".
+        budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time.
+        batch_size: sequences in a step.
+        micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
+        learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
+        schedule: the decay after warm-up: linear or cosine from the peak, or trapezoid (flat, then linear).
+        warmup: share of the steps in which the learning rate rises linearly to its peak.
+        decay: share of the steps in which the trapezoid falls.
+        final: the learning rate at the end, as a share of the peak.
+        weight_decay: decoupled weight decay of matrices; biases and norms have none.
+        beta1: decay of AdamW's average of gradients.
+        beta2: decay of AdamW's average of squared gradients.
+        clip: largest norm of the gradient; 0 for no clipping.
+        z_loss: weight of the squared log of the softmax's denominator in the loss.
+        dtype: float32, or bfloat16 with float32 masters; auto is bfloat16 where the machine multiplies it faster.
+        device: cpu, cuda, mps, or auto for the best at hand.
+        compile: compile each block with torch.compile.
+        exact: a resumed run is bit-identical to an undisturbed one (with --compile: deterministic kernels).
+        seed: of the parameters, the order of samples and dropout.
+        save_every: how often a checkpoint is written; one is always written at the end and on a signal.
+        evaluate_every: how often the validation loss is measured; always at the end.
+        validation_windows: windows measured then; the whole held-out text is measured at the end.
+        sample_every: how often a sample of the model's writing is shown; "0 steps" for never.
+        log_every: how often a line of metrics is written.
+        keep: how many checkpoints are kept.
+    """
+
+    steps: str = "1 epochs"
+    budget: str | None = None
+    batch_size: int = 16
+    micro_batch: int | None = None
+    learning_rate: float | None = None
+    schedule: Literal["linear", "cosine", "trapezoid"] = "trapezoid"
+    warmup: float = 0.02
+    decay: float = 0.6
+    final: float = 0.0
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0
+    z_loss: float = 0.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    compile: bool = False
+    exact: bool = True
+    seed: int = 0
+    save_every: str = "200 steps"
+    evaluate_every: str = "200 steps"
+    validation_windows: int = 128
+    sample_every: str = "200 steps"
+    log_every: str = "10 steps"
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "keep", "validation_windows"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
+        _require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        for name in ("warmup", "decay", "final", "beta1", "beta2"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(
+            self.schedule != "trapezoid" or self.warmup + self.decay <= 1, "decay", self.decay, "at most 1 - warmup"
+        )
+        for name in ("weight_decay", "clip", "z_loss", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("save_every", "evaluate_every", "log_every"):
+            _require(self.every(name) >= 1, name, getattr(self, name), "at least 1 step")
+        self.every("sample_every")
+        self.length()
+        self.budget_seconds()
+
+    def length(self) -> Quantity:
+        """How long the run is, in steps, epochs or tokens."""
+        quantity = parse_quantity(self.steps, ("steps", "epochs", "tokens"))
+        _require(quantity.value > 0, "steps", self.steps, "above 0")
+        return quantity
+
+    def budget_seconds(self) -> float | None:
+        """The time for the whole command in seconds, or None."""
+        if self.budget is None:
+            return None
+        seconds = parse_quantity(self.budget, ("seconds",)).value
+        _require(seconds > 0, "budget", self.budget, "above 0")
+        return float(seconds)
+
+    def every(self, name: str) -> int:
+        """The number of steps in one of the fields called `..._every`."""
+        return int(parse_quantity(getattr(self, name), ("steps",)).value)
+
+
+FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "log_every", "keep")
+"""Fields that a run may change when it is continued: none of them touches the weights."""
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(TrainingRecipe):
+    """How a model is made from raw text.
+
+    Args:
+        split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
+        field: the field or column that holds the text, in corpora that have several.
+        crossing: cut windows across documents instead of inside them.
+        tokenizer: bpe, characters, bytes, or a folder that holds a tokenizer.
+        vocabulary: size of the vocabulary of a new bpe tokenizer.
+        family: the architecture: gpt2, llama, mistral, qwen2 or qwen3.
+        depth: the one dial of size: layers; the width is 64 times as much.
+        preset: a named shape instead of family and depth, such as gpt2-medium.
+        context: tokens in a window, and the longest text the model can read.
+        dropout: share of activations dropped in training.
+    """
+
+    split: str = "5%"
+    field: str = "text"
+    crossing: bool = False
+    tokenizer: str = "bpe"
+    vocabulary: int = 4096
+    family: str = "llama"
+    depth: int = 4
+    preset: str | None = None
+    context: int = 256
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.context >= 2, "context", self.context, "at least 2 tokens")
+        _require(self.depth >= 1, "depth", self.depth, "at least 1")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe(TrainingRecipe):
+    """How a model goes on learning from new text.
+
+    Args:
+        split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
+        field: the field or column that holds the text, in corpora that have several.
+        crossing: cut windows across documents instead of inside them.
+        context: tokens in a window; the model's own context unless given.
+        old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
+    """
+
+    steps: str = "3 epochs"
+    schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
+    batch_size: int = 8
+    split: str = "0.9"
+    field: str = "text"
+    crossing: bool = False
+    context: int | None = None
+    old_text: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"--{name.replace('_', '-')} {value}: must be {wanted}")
