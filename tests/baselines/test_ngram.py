@@ -1,0 +1,164 @@
+"""The n-gram against a plain dictionary implementation of the same formula, and the properties of a proper model."""
+
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langwright.base.errors import UserError
+from langwright.baselines import ngram
+from langwright.baselines.ngram import BEGIN, END, SYMBOLS, NGram
+
+TEXT = [
+    b"def area(self):\n    return self.width * self.height\n",
+    b"def scale(self, factor):\n    self.width *= factor\n    self.height *= factor\n    return self\n",
+    b"",
+    b"the cat ate the tuna, the other cat ate the chicken, and the third ate the rest of the tuna.\n",
+]
+documents = st.lists(st.binary(max_size=30) | st.text("ab", max_size=30).map(str.encode), min_size=1, max_size=6)
+
+
+class Plain:
+    """Interpolated modified Kneser-Ney as the paper writes it, with tuples and dictionaries."""
+
+    def __init__(self, documents: list[bytes], order: int) -> None:
+        self.order = order
+        grams: Counter[tuple[int, ...]] = Counter()
+        for document in documents:
+            stream = [BEGIN] * (order - 1) + list(document) + [END]
+            grams.update(tuple(stream[i : i + order]) for i in range(len(stream) - order + 1))
+        self.followers: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
+        self.discounts = {}
+        for length in range(order, 0, -1):
+            if length < order:
+                grams = Counter(gram[1:] for gram in grams)
+            self.discounts[length] = self.estimate(Counter(grams.values()))
+            for gram, count in grams.items():
+                self.followers[gram[:-1]][gram[-1]] = count
+
+    @staticmethod
+    def estimate(n: Counter[int]) -> list[float]:
+        discounts = [0.0, 0.5, 1.0, 1.5]
+        for k in (1, 2, 3):
+            if n[1] and n[k]:
+                estimate = k - (k + 1) * (n[1] / (n[1] + 2 * n[2])) * n[k + 1] / n[k]
+                discounts[k] = estimate if estimate > 0 else discounts[k]
+        return discounts
+
+    def probability(self, context: tuple[int, ...], symbol: int) -> float:
+        shorter = self.probability(context[1:], symbol) if context else 1 / SYMBOLS
+        if context not in self.followers:
+            return shorter
+        seen, discounts = self.followers[context], self.discounts[len(context) + 1]
+        total = sum(seen.values())
+        own = seen.get(symbol, 0)
+        kept = sum(discounts[min(count, 3)] for count in seen.values())
+        return (own - discounts[min(own, 3)]) / total + kept / total * shorter
+
+    def bits_per_byte(self, documents: list[bytes]) -> float:
+        bits = 0.0
+        for document in documents:
+            stream = [BEGIN] * (self.order - 1) + list(document) + [END]
+            for i in range(self.order - 1, len(stream)):
+                bits -= math.log2(self.probability(tuple(stream[i - self.order + 1 : i]), stream[i]))
+        return bits / sum(map(len, documents))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6, 7])
+def test_equals_the_plain_implementation(order: int) -> None:
+    model, plain = NGram.train(TEXT, order), Plain(TEXT, order)
+    held_out = [b"def height(self):\n    return self.height\n", b"a cat\xff", b""]
+    assert model.order == order
+    assert model.bits_per_byte(held_out) == pytest.approx(plain.bits_per_byte(held_out), rel=1e-12)
+    for context in (b"", b"d", b"    return s", b"\x00\x01", b"the cat ate the "):
+        padded = ((BEGIN,) * (order - 1) + tuple(context))[len(context) :]
+        expected = [plain.probability(padded, symbol) for symbol in range(SYMBOLS)]
+        np.testing.assert_allclose(model.distribution(context), expected, rtol=1e-12)
+
+
+@given(documents, st.integers(1, 7), st.binary(max_size=10))
+def test_probabilities_are_positive_and_sum_to_one(texts: list[bytes], order: int, context: bytes) -> None:
+    distribution = NGram.train(texts, order).distribution(context)
+    assert distribution.shape == (SYMBOLS,)
+    assert (distribution > 0).all()
+    assert distribution.sum() == pytest.approx(1, abs=1e-12)
+
+
+@given(documents, st.integers(1, 5))
+def test_score_is_the_sum_over_the_distributions(texts: list[bytes], order: int) -> None:
+    model = NGram.train(TEXT, order)
+    text = b"".join(texts) + b"x"
+    chain = [model.distribution(text[:i])[symbol] for i, symbol in enumerate([*text, END])]
+    assert model.bits_per_byte([text]) == pytest.approx(-np.log2(chain).sum() / len(text), rel=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = NGram.train(TEXT, 4)
+    score = whole.bits_per_byte(TEXT)
+    monkeypatch.setattr(ngram, "_BLOCK", block)
+    pieces = NGram.train(iter(TEXT), 4)
+    for one, other in zip(whole.levels, pieces.levels, strict=True):
+        np.testing.assert_array_equal(one.grams, other.grams)
+        np.testing.assert_array_equal(one.own, other.own)
+        np.testing.assert_array_equal(one.backoff, other.backoff)
+    assert pieces.bits_per_byte(iter(TEXT)) == pytest.approx(score, rel=1e-12)
+
+
+def test_noise_costs_eight_bits() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, 200_000, np.uint8).tobytes()
+    model = NGram.train([noise[:100_000]])
+    assert 8 <= model.bits_per_byte([noise[100_000:]]) < 8.1
+
+
+def test_longer_contexts_help_on_text() -> None:
+    text = "".join(f"for item{i % 7} in range({i}):\n    print(item{i % 7})\n" for i in range(3000)).encode()
+    scores = [NGram.train([text[:60_000]], order).bits_per_byte([text[60_000:]]) for order in (1, 3, 6)]
+    assert scores[0] > scores[1] > scores[2]
+
+
+def test_contexts_stay_inside_a_document() -> None:
+    apart = NGram.train([b"ab"] * 50, 2)
+    assert apart.distribution(b"b").argmax() == END
+    assert apart.distribution(b"").argmax() == ord("a")
+
+
+def test_generation_is_seeded_and_ends() -> None:
+    model = NGram.train([b"hello world\n"] * 20, 4)
+    texts = [model.generate(b"hello", 100, np.random.default_rng(3), 0.2) for _ in range(2)]
+    assert texts == [b" world\n"] * 2
+    assert len(model.generate(b"hello", 3, np.random.default_rng(3), 0.2)) == 3
+
+
+def test_generation_follows_the_distribution() -> None:
+    model, rng = NGram.train([b"aab", b"aba", b"b"], 2), np.random.default_rng(0)
+    firsts = Counter(model.generate(b"a", 1, rng) for _ in range(4000))
+    expected = model.distribution(b"a")
+    assert firsts[b"b"] / 4000 == pytest.approx(expected[ord("b")], abs=0.03)
+    assert firsts[b""] / 4000 == pytest.approx(expected[END], abs=0.03)
+
+
+def test_temperature_sharpens() -> None:
+    model = NGram.train([b"ab"] * 6 + [b"ac"] * 4, 2)
+    cold, warm = (
+        sum(model.generate(b"a", 1, np.random.default_rng(i), heat) == b"b" for i in range(300)) for heat in (0.25, 1.0)
+    )
+    assert cold > warm
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: NGram.train([b"x"], 8), "order 8"),
+        (lambda: NGram.train([b"x"], 0), "order 0"),
+        (lambda: NGram.train([]), "no text"),
+        (lambda: NGram.train([b"x"]).bits_per_byte([b""]), "at least one byte"),
+        (lambda: NGram.train([b"x"]).generate(b"", 1, np.random.default_rng(0), 0), "temperature of 0"),
+    ],
+)
+def test_mistakes_are_named(mistake, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError, match=message):
+        mistake()
