@@ -1,0 +1,78 @@
+"""langwright evaluate: how well a model predicts a text."""
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from langwright.base.errors import UserError
+from langwright.commands.results import tell_likelihood
+from langwright.corpora.opening import open_corpus
+from langwright.corpora.splits import split_documents
+from langwright.data.batches import evaluation_batches
+from langwright.data.prepare import tokenise
+from langwright.evaluation.likelihood import Likelihood, likelihood
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import load_model
+from langwright.planning.machine import choose_device, choose_dtype
+from langwright.text.tokenizer import Tokenizer, load_tokenizer
+
+
+def evaluate(
+    model: Path,
+    text: str,
+    split: str | None = None,
+    field: str = "text",
+    context: int | None = None,
+    batch_size: int = 16,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Loss, perplexity and bits per byte of a model on a text, every token predicted once.
+
+    model: a model folder.
+    text: a corpus as for pretrain: a file, folder, glob or name.
+    split: measure only the held-out side of this split, such as 5%.
+    field: the field or column that holds the text, in corpora that have several.
+    context: tokens in a window; the model's own context unless given.
+    batch_size: windows in a forward pass.
+    dtype: what to compute in; auto is the faster on this machine.
+    device: cpu, cuda, mps, or auto for the best at hand.
+    json: print the result as JSON.
+    """
+    where = choose_device(device)
+    loaded = load_model(model, where, choose_dtype(dtype, where))
+    result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
+    tell_likelihood(result, text, json)
+
+
+def measure_text(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    text: str,
+    split: str | None = None,
+    field: str = "text",
+    context: int | None = None,
+    batch_size: int = 16,
+) -> Likelihood:
+    """The likelihood of a corpus, or of the held-out side of its split."""
+    window = context or model.context
+    if not 2 <= window <= model.context:
+        raise UserError(f"--context {context}: must be from 2 to the model's context of {model.context} tokens")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: must be at least 1")
+    check_vocabulary(model, tokenizer)
+    corpus = open_corpus(text, field=field)
+    documents = corpus.documents() if split is None else split_documents(corpus, split)[1]
+    with tempfile.TemporaryDirectory(prefix="langwright-") as folder:
+        tokens = tokenise(documents, tokenizer, Path(folder) / "text.tokens")
+        return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
+
+
+def check_vocabulary(model: CausalLM, tokenizer: Tokenizer) -> None:
+    """A tokenizer whose ids the model does not have belongs to another model."""
+    if tokenizer.vocab_size > model.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocabulary}: "
+            "they do not belong together"
+        )

@@ -1,0 +1,68 @@
+"""langwright generate: let a model write."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from langwright.base.errors import UserError
+from langwright.commands.evaluate import check_vocabulary
+from langwright.commands.results import print_json
+from langwright.inference.generate import complete
+from langwright.inference.sampling import Sampling
+from langwright.models.folder import load_model
+from langwright.planning.machine import choose_device, choose_dtype
+from langwright.text.tokenizer import load_tokenizer
+
+
+def generate(
+    model: Path,
+    prompt: tuple[str, ...] = ("",),
+    max_new_tokens: int | None = None,
+    sampling: Sampling = Sampling(),
+    stop: tuple[str, ...] = (),
+    cache: bool = True,
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Continue a prompt; the text appears as it is written.
+
+    model: a model folder.
+    prompt: what to continue; "-" reads it from standard input; several are written side by side.
+    max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
+    stop: a string that ends the text; it is left out.
+    cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
+    dtype: what to compute in; auto is the faster for large products on this machine.
+    device: cpu, cuda, mps, or auto for the best at hand.
+    json: print the result as JSON.
+    """
+    prompts = [_read(text) for text in prompt]
+    where = choose_device(device)
+    loaded, tokenizer = load_model(model, where, choose_dtype(dtype, where)), load_tokenizer(model)
+    check_vocabulary(loaded, tokenizer)
+    streams = len(prompts) == 1 and not json
+    if streams:
+        _write(0, prompts[0])
+    completions = complete(
+        loaded, tokenizer, prompts, sampling, max_new_tokens, stop, cache, _write if streams else lambda row, text: None
+    )
+    if json:
+        for text, completion in zip(prompts, completions, strict=True):
+            print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})
+    elif streams:
+        print(flush=True)
+    else:
+        print("\n\n".join(text + c.text for text, c in zip(prompts, completions, strict=True)))
+
+
+def _read(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def _write(row: int, text: str) -> None:
+    print(text, end="", flush=True)

@@ -1,0 +1,68 @@
+"""langwright pretrain: from raw text to a model folder."""
+
+import time
+from pathlib import Path
+
+from langwright.base.console import say
+from langwright.base.files import folder_lock
+from langwright.commands.reporting import write_report
+from langwright.commands.results import tell_likelihood
+from langwright.commands.texts import Texts, read_texts
+from langwright.commands.training import Job, Result, close, train
+from langwright.models.folder import new_model
+from langwright.models.shapes import by_depth, preset, width
+from langwright.planning.machine import measure
+from langwright.text.tokenizer import load_tokenizer
+from langwright.training.recipe import PretrainRecipe
+
+
+def pretrain(
+    corpus: str, out: Path, recipe: PretrainRecipe = PretrainRecipe(), extend: bool = False, json: bool = False
+) -> int:
+    """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
+
+    corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
+    out: the model folder; checkpoints and metrics.jsonl are in it too.
+    recipe: how.
+    extend: go on with a finished run, for longer.
+    json: print the result as JSON.
+    """
+    result = run(corpus, out, recipe, extend)
+    if result.held_out is not None:
+        tell_likelihood(result.held_out, "held-out text", json)
+        if not result.already:
+            write_report(out)
+            say(f"wrote {out} (langwright generate {out}) and {out / 'report.html'}")
+    return close(result, out)
+
+
+def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) -> Result:
+    """Pretraining without words at the end."""
+    started = time.monotonic()
+    out = Path(out)
+    with folder_lock(out, "a training run"):
+        kept = load_tokenizer(out) if (out / "tokenizer.json").exists() else None
+        texts = read_texts(corpus, recipe.split, recipe.field, kept, recipe.tokenizer, recipe.vocabulary)
+        texts.tokenizer.save(out)
+        family, config = shape(recipe, texts)
+        job = Job(
+            out=out,
+            recipe=recipe,
+            origin={"command": "pretrain", "corpus_spec": corpus},
+            model=lambda: new_model(family, config, recipe.seed),
+            texts=texts,
+            context=recipe.context,
+            crossing=recipe.crossing,
+            learning_rate=recipe.learning_rate or 1 / width(config),
+            machine=measure(recipe.device, recipe.dtype),
+            started=started,
+        )
+        return train(job, extend)
+
+
+def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
+    """The family and config that a recipe asks for."""
+    vocabulary = texts.tokenizer.vocab_size
+    if recipe.preset is not None:
+        return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+    return recipe.family, by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout)

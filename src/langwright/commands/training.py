@@ -1,0 +1,254 @@
+"""What pretrain and finetune share: one training run in a folder, begun, continued or found finished."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from langwright.base.console import format_seconds, say
+from langwright.base.errors import UserError
+from langwright.base.files import cache_folder, read_json
+from langwright.commands.texts import Texts
+from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.prefetch import prefetch
+from langwright.evaluation.likelihood import Likelihood, likelihood
+from langwright.inference.generate import complete
+from langwright.inference.sampling import Sampling
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import RECORD, save_parameters
+from langwright.planning.cost import parameters, training_flops_per_token
+from langwright.planning.machine import Machine
+from langwright.training.budget import measure_step
+from langwright.training.checkpoints import Checkpoints
+from langwright.training.learner import Learner
+from langwright.training.loop import Every, Hooks, Run
+from langwright.training.losses import causal
+from langwright.training.plan import Plan
+from langwright.training.recipe import FREE, TrainingRecipe
+from langwright.training.schedule import Schedule
+from langwright.viewing.live import LiveView
+
+Row = dict[str, Any]
+SAVING_SECONDS = 2.0
+"""Set aside at the end of a budget for writing the model folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, where, and on what.
+
+    origin: what began the run besides the recipe (the command, the base model), for its identity and record.
+    model: makes the model to begin with, in float32 on the CPU. context: tokens in a window.
+    learning_rate: the peak. started: `time.monotonic()` of the command's start.
+    """
+
+    out: Path
+    recipe: TrainingRecipe
+    origin: Row
+    model: Callable[[], CausalLM]
+    texts: Texts
+    context: int
+    crossing: bool
+    learning_rate: float
+    machine: Machine
+    started: float
+    record: Row = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: finished with a measurement of the held-out text, or stopped by a signal."""
+
+    stopped: int | None
+    held_out: Likelihood | None
+    parameters: int = 0
+    already: bool = False
+
+
+def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] = lambda model: {}) -> Result:
+    """Begin the run, or go on with it, until its plan is done; then measure and write the model folder.
+
+    extend: a longer recipe than the run began with is welcome. on_finish: measures more on the finished model, for
+    the record. A run that is finished already is left as it is.
+    """
+    recipe, out = job.recipe, job.out
+    torch.manual_seed(recipe.seed)
+    _make_deterministic(recipe, job.machine)
+    model = job.model().to(job.machine.device)
+    batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
+    learner = Learner(
+        model,
+        causal(recipe.z_loss),
+        job.machine.dtype,
+        job.learning_rate,
+        (recipe.beta1, recipe.beta2),
+        recipe.weight_decay,
+        recipe.clip,
+        recipe.micro_batch,
+    )
+    if recipe.compile:
+        for block in model.body.blocks:
+            block.compile(dynamic=False)
+    flops = training_flops_per_token(model, job.context)
+    size = f"{parameters(model) / 1e6:.1f}M parameters"
+    with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
+        run = Run(
+            learner=learner,
+            batches=lambda step: prefetch(batches.batch, step),
+            loader=batches.record(),
+            plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
+            schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
+            checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep),
+            metrics=out / "metrics.jsonl",
+            every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
+            hooks=_hooks(job, model, view),
+            started=job.started,
+        )
+        if run.resume(("steps", "budget") if extend else ()):
+            if run.step >= run.plan.steps and (out / RECORD).exists():
+                return Result(None, _measured(out), parameters(model), already=True)
+        elif (out / RECORD).exists() or (out / "model.safetensors").exists():
+            raise UserError(f"{out}: holds a model that this command did not make here; choose another folder")
+        if run.plan.budget is not None and run.step == 0:
+            _plan_budget(run, job, batches)
+        stopped = run.fit()
+        if stopped is not None:
+            return Result(stopped, None)
+        model.eval()
+        with _eager():
+            held_out = likelihood(model, _held_out(job), job.texts.validation.text_bytes)
+        final = {"step": run.step, "tokens": run.tokens, "seconds": round(time.monotonic() - run.started, 3)}
+        row = {**final, "validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
+        with open(run.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        view.row(row)
+    with _eager():
+        more = on_finish(model)
+    record = {
+        **job.origin,
+        **job.record,
+        "recipe": asdict(recipe),
+        "corpus": job.texts.record,
+        "machine": job.machine.describe(),
+        "gemm_rate": job.machine.gemm_rate,
+        "dtype": str(job.machine.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "parameters": parameters(model),
+        "flops_per_token": flops,
+        "context": job.context,
+        "steps": run.step,
+        "tokens": run.tokens,
+        "epochs": round(run.step * recipe.batch_size / batches.windows, 3),
+        "seconds": final["seconds"],
+        "events": run.history,
+        "held_out": held_out.record(),
+        **more,
+    }
+    save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
+    return Result(None, held_out, parameters(model))
+
+
+def close(result: Result, out: Path) -> int:
+    """Tell how a run ended and give the exit code: 0, or 128 + the signal that stopped it."""
+    if result.stopped is not None:
+        name = signal.Signals(result.stopped).name
+        say(f"stopped by {name}; the work is saved: run the same command again to go on")
+        return 128 + result.stopped
+    if result.already:
+        say(f"{out} is finished already; --extend with a longer --steps or --budget goes on from here")
+    return 0
+
+
+def read_metrics(out: Path) -> list[Row]:
+    """The rows of metrics.jsonl."""
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return []
+
+
+def shard_cache() -> Path:
+    """Where token shards are kept between runs."""
+    return cache_folder() / "tokens"
+
+
+def _identity(job: Job) -> Row:
+    """What a continued run must share with its beginning, field by field."""
+    recipe = {name: value for name, value in asdict(job.recipe).items() if name not in FREE}
+    return {
+        **job.origin,
+        **recipe,
+        "corpus": job.texts.record["hash"],
+        "tokenizer": job.texts.tokenizer.fingerprint(),
+        "dtype": str(job.machine.dtype).removeprefix("torch."),
+        "device": job.machine.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _steps(recipe: TrainingRecipe, batches: CausalBatches) -> int:
+    length = recipe.length()
+    per_step = {"steps": 1.0, "tokens": batches.tokens_per_step, "epochs": recipe.batch_size / batches.windows}
+    return max(1, round(length.value / per_step[length.unit]))
+
+
+def _plan_budget(run: Run, job: Job, batches: CausalBatches) -> None:
+    """Turn the seconds of a budget into a first step count."""
+    assert run.plan.budget is not None
+    seconds = measure_step(run.learner, prefetch(batches.batch, 0))
+    run.closing = _closing(job, batches, seconds)
+    left = run.plan.budget - (time.monotonic() - run.started) - run.closing
+    if left < seconds:
+        spent = format_seconds(time.monotonic() - run.started)
+        raise UserError(
+            f"--budget {job.recipe.budget}: {spent} went into preparation and a step takes {seconds:.2f} s; give more"
+        )
+    run.plan.steps = max(1, int(left / seconds))
+    run.plan.events.append((0, run.plan.steps, round(time.monotonic() - job.started, 1)))
+
+
+def _closing(job: Job, batches: CausalBatches, step_seconds: float) -> float:
+    """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
+    return len(job.texts.validation) / batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
+
+
+def _held_out(job: Job, limit: int | None = None) -> Iterator[Any]:
+    return evaluation_batches(job.texts.validation, job.context, job.recipe.batch_size, limit)
+
+
+def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
+    def evaluate() -> Row:
+        with _eager():
+            return {"validation_loss": likelihood(model, _held_out(job, job.recipe.validation_windows), 1).loss}
+
+    def sample() -> str:
+        model.eval()
+        with _eager():
+            limit = min(80, model.context - 1)
+            return complete(model, job.texts.tokenizer, [""], Sampling(0.8, top_k=50), max_new_tokens=limit)[0].text
+
+    return Hooks(evaluate, sample, view.row, view.sample, view.event)
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Compiled blocks are for training's one shape; measuring and sampling go without."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
+    """Compiled and GPU kernels are reproducible only when asked to be."""
+    exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(exact)
+
+
+def _measured(out: Path) -> Likelihood:
+    held_out = read_json(out / RECORD, "the record of the run")["held_out"]
+    return Likelihood(held_out["loss_nats_per_token"] * held_out["tokens"], held_out["tokens"], held_out["bytes"])
