@@ -133,6 +133,12 @@ def test_generation_is_seeded_and_ends() -> None:
     assert len(model.generate(b"hello", 3, np.random.default_rng(3), 0.2)) == 3
 
 
+def test_generation_stops_at_the_end() -> None:
+    model, rng, same = NGram.train([b"hello world\n"] * 20, 4), np.random.default_rng(3), np.random.default_rng(3)
+    assert model.generate(b"hello world\n", 100, rng, 0.2) == b""
+    assert rng.random() == same.random(2)[1]
+
+
 def test_generation_follows_the_distribution() -> None:
     model, rng = NGram.train([b"aab", b"aba", b"b"], 2), np.random.default_rng(0)
     firsts = Counter(model.generate(b"a", 1, rng) for _ in range(4000))

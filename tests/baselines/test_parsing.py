@@ -1,5 +1,6 @@
 """Heads, bodies and docstrings are cut where they should be, and the judge is neither lax nor harsh."""
 
+import argparse
 import ast
 import random
 import shutil
@@ -40,6 +41,7 @@ at the margin
 """
 
 def last():
+    # because
     return 2'''
 
 
@@ -50,7 +52,7 @@ def test_heads_and_bodies_of_a_module() -> None:
     assert area.indent == "    "
     assert wait.head == "async def wait(self):\n"
     assert wait.body == "    @inner\n    def later():\n        return 1\n    return later\n"
-    assert (last.head, last.body) == ("def last():\n", "    return 2\n")
+    assert (last.head, last.body) == ("def last():\n", "    # because\n    return 2\n")
 
 
 def test_line_ends_and_form_feeds() -> None:
@@ -146,6 +148,18 @@ def test_docstrings_are_halved_between_words() -> None:
     assert text.startswith("The length")
     assert text.endswith("made it.\n    ")
     assert abs(len(side.beginning) - len(side.rest)) < 20
+
+
+@pytest.mark.parametrize("module", [argparse, random, shutil])
+def test_real_docstrings_are_halved_between_words(module) -> None:  # type: ignore[no-untyped-def]
+    with open(module.__file__, encoding="utf-8") as file:
+        halves = docstring_beginnings(file.read())
+    assert halves
+    for half in halves:
+        assert half.prompt.endswith(half.beginning)
+        assert not half.beginning[-1].isspace()
+        assert half.rest[0].isspace()
+        ast.parse(f'{half.prompt}{half.rest}"""\n' + ("" if half.prompt.startswith('"') else "    pass\n"))
 
 
 def test_what_is_not_python_has_no_prompts() -> None:

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from langwright.base.errors import UserError
 from langwright.corpora import downloads
 from langwright.corpora.downloads import Download, fetch_download

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.hub import parse_hub_spec
@@ -55,7 +56,10 @@ def test_the_field_is_passed_on(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("tinyshakespear", '"tinyshakespear": no such corpus, file or folder; did you mean "tinyshakespeare"?'),
-        ("qwertyuiop", "a corpus is one of python-stdlib, tinyshakespeare, tinystories, a path, a glob, or hf:owner/name"),
+        (
+            "qwertyuiop",
+            "a corpus is one of python-stdlib, tinyshakespeare, tinystories, a path, a glob, or hf:owner/name",
+        ),
         ("no/such.txt", "no/such.txt: no such file or folder"),
         ("nothing-*.txt", "nothing-*.txt: no file matches this pattern"),
         ("{folder}/g.png", "g.png: unknown ending '.png'"),
@@ -90,7 +94,10 @@ def test_the_record_identifies_the_content_alone(tmp_path: Path) -> None:
     assert first["name"] == str(tmp_path / "a")
     assert (first["kind"], first["documents"], first["characters"], first["bytes"]) == ("files", 2, 5, 6)
     assert record("b", "né", "two")["hash"] == first["hash"]
-    hashes = {first["hash"], *(record(str(i), *texts)["hash"] for i, texts in enumerate([["two", "né"], ["nétwo"], ["n", "étwo"]]))}
+    hashes = {
+        first["hash"],
+        *(record(str(i), *texts)["hash"] for i, texts in enumerate([["two", "né"], ["nétwo"], ["n", "étwo"]])),
+    }
     assert len(hashes) == 4
 
 
@@ -102,7 +109,9 @@ def test_the_standard_library_is_a_corpus() -> None:
     assert 8e6 < record["bytes"] < 25e6
     names = [document.source for document in corpus.documents()]
     assert {"argparse.py", "json/decoder.py"} <= set(names)
-    assert not any({"test", "tests", "site-packages", "idle_test", "__pycache__"} & set(name.split("/")) for name in names)
+    assert not any(
+        {"test", "tests", "site-packages", "idle_test", "__pycache__"} & set(name.split("/")) for name in names
+    )
     assert open_corpus("python-stdlib").record() == record
 
 
@@ -136,7 +145,9 @@ class FakeDataset:
         self.column_names = list(columns)
 
     def select_columns(self, names: list[str]) -> list[dict[str, Any]]:
-        return [dict(zip(names, row, strict=True)) for row in zip(*(self._columns[name] for name in names), strict=True)]
+        return [
+            dict(zip(names, row, strict=True)) for row in zip(*(self._columns[name] for name in names), strict=True)
+        ]
 
 
 def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: FakeDataset | Exception) -> list[Any]:

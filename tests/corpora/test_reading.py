@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from langwright.base.errors import UserError
 from langwright.corpora.document import Document
 from langwright.corpora.reading import read_documents
@@ -28,14 +29,16 @@ def write(path: Path, data: str | bytes) -> Path:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.txt.gz", "a.md.xz", "a.xz", "A.TXT"])
 def test_text_files_are_one_document_exactly(tmp_path: Path, name: str) -> None:
-    data = "one\r\ntwo\n\n  <|endoftext|> not alone in its line\n".encode()
+    data = b"one\r\ntwo\n\n  <|endoftext|> not alone in its line\n"
     packed = gzip.compress(data) if name.endswith("gz") else lzma.compress(data) if name.endswith("xz") else data
     path = write(tmp_path / name, packed)
     assert list(read_documents(path)) == [Document(data.decode(), str(path))]
 
 
 def test_separator_lines_end_documents(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", "one\n\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n<|endoftext|>\nthree\n<|endoftext|>")
+    path = write(
+        tmp_path / "a.txt", "one\n\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n<|endoftext|>\nthree\n<|endoftext|>"
+    )
     documents = list(read_documents(path))
     assert [document.text for document in documents] == ["one\n", "two", "", "three", ""]
     assert [document.source for document in documents] == [f"{path}:{line}" for line in (1, 4, 6, 7, 9)]
@@ -122,7 +125,7 @@ def test_faults_are_named_with_their_place(tmp_path: Path, name: str, data: byte
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone.txt: cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"gone\.txt: cannot be read: No such file"):
         list(read_documents(tmp_path / "gone.txt"))
 
 

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from langwright.corpora import sampling
 from langwright.corpora.document import Document
 from langwright.corpora.sampling import sample_texts
@@ -37,7 +38,7 @@ def test_long_documents_are_cut_at_line_ends(monkeypatch) -> None:  # type: igno
     monkeypatch.setattr(sampling, "CHUNK_CHARACTERS", 10)
     text = "".join(f"line {i}\n" for i in range(30)) + "x" * 35
     chunks = sample([text], 10_000)
-    assert sorted(chunks) == sorted(list(sampling._chunks(text)))
+    assert sorted(chunks) == sorted(sampling._chunks(text))
     assert "".join(sampling._chunks(text)) == text
     assert all(len(chunk) <= 20 for chunk in chunks)
     assert sum(chunk.endswith("\n") for chunk in chunks) > 10

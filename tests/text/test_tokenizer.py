@@ -7,15 +7,20 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, normalizers
+from tokenizers.models import BPE, WordPiece
+
 from langwright.base.errors import UserError
 from langwright.text.roles import Roles
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
 from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
-from tokenizers import decoders, normalizers
-from tokenizers.models import BPE, WordPiece
 
-LEARNT_FROM = ["One cat ate a tuna, one cat ate a chicken.\n" * 20, "def f(x):\n        return x + 1\n" * 20, "naïve café ✓"]
+LEARNT_FROM = [
+    "One cat ate a tuna, one cat ate a chicken.\n" * 20,
+    "def f(x):\n        return x + 1\n" * 20,
+    "naïve café ✓",
+]
 
 
 def gpt2_like_folder(folder: Path) -> Path:
@@ -39,7 +44,24 @@ def all_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
 
 KINDS = ["bpe", "characters", "bytes", "gpt2"]
 TRICKY = st.sampled_from(
-    ["<|bos|>", "<|endoftext|>", "<0x41>", "\n\n", "   ", " cat", "'re", "▁", "Ġ", "\u200d", "👩‍👩‍👧", "é", "\x00", "\x1c", "\x85", "\r\n"]
+    [
+        "<|bos|>",
+        "<|endoftext|>",
+        "<0x41>",
+        "\n\n",
+        "   ",
+        " cat",
+        "'re",
+        "▁",
+        "Ġ",
+        "\u200d",
+        "👩‍👩‍👧",
+        "é",
+        "\x00",
+        "\x1c",
+        "\x85",
+        "\r\n",
+    ]
 )
 TEXT = st.lists(st.text(max_size=8) | TRICKY, max_size=8).map("".join)
 
@@ -168,7 +190,19 @@ def test_half_a_surrogate_pair_is_no_text(all_kinds: dict[str, Tokenizer], kind:
 
 def sentencepiece_like() -> tokenizers.Tokenizer:
     """LLaMA 2's layout: a space becomes ▁ and one is put in front; unknown characters are spelt in bytes."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "c", "a", "t", "▁c", "at", "▁cat"]
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "c",
+        "a",
+        "t",
+        "▁c",
+        "at",
+        "▁cat",
+    ]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     merges = [("▁", "c"), ("a", "t"), ("▁c", "at")]
     backend = tokenizers.Tokenizer(BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))

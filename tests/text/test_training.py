@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from langwright.base.errors import UserError
 from langwright.text.training import SPECIALS, characters, raw_bytes, train_bpe
 
@@ -37,7 +38,7 @@ def test_bpe_says_when_the_text_is_too_little(capsys: pytest.CaptureFixture[str]
 
 
 def test_bpe_refuses_a_vocabulary_without_room_for_the_bytes() -> None:
-    with pytest.raises(UserError, match="a vocabulary of 258 is too small.* need 259"):
+    with pytest.raises(UserError, match=r"a vocabulary of 258 is too small.* need 259"):
         train_bpe(["text"], 258)
 
 

@@ -60,5 +60,5 @@ def test_tables_name_their_rows_and_columns() -> None:
     assert [cell.get("scope") for cell in made.iter("th")] == ["col", "col", "row", "row"]
     assert [cell.get("class") for cell in made.iter("td")] == ["number", "number"]
     assert words(table([Column("Name")], [("a",)])) == "Namea"
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         table([Column("Name")], [("a", "b")])

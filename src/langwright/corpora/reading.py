@@ -10,7 +10,7 @@ import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from langwright.base.errors import UserError
 from langwright.corpora.document import Document
@@ -63,7 +63,7 @@ def _ending(path: Path) -> str:
     return path.suffix if inner == ".parquet" else inner or ".txt"
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile | lzma.LZMAFile:
+def _open(path: Path) -> io.BufferedIOBase:
     match path.suffix.lower():
         case ".gz":
             return gzip.open(path, "rb")

@@ -49,6 +49,14 @@ DEFAULT_ONLY: Mapping[str, Any] = {
 """Fields that are understood at one value only, in every family here."""
 
 
+def check_sizes(config: Any, needed: Collection[str], optional: Collection[str] = ()) -> None:
+    """ValueError naming the first of these fields that is no whole number above 0; optional ones may be None."""
+    for name in (*needed, *(name for name in optional if getattr(config, name) is not None)):
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} = {value!r} is not a whole number above 0")
+
+
 @dataclass(frozen=True)
 class Family:
     """A row of the table of families.
@@ -87,7 +95,7 @@ class Family:
             if name in honoured:
                 values[name] = value
             elif name in only:
-                if value not in (only[name], None):
+                if value != only[name] and (value is not None or only[name]):  # null means no
                     raise UserError(
                         f"{where}: {name} = {value!r} is not supported for {self.name}, only {only[name]!r}"
                     )
@@ -97,7 +105,7 @@ class Family:
                 raise UserError(f'{where}: field "{name}" is not known for {self.name}{hint}')
         try:
             return self.config(**{**self.defaults, **values})
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {error}") from error
 
     def dump(self, config: Any) -> Fields:

@@ -19,6 +19,8 @@ from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 FORMAT_VERSION = 1
+TIED_COPY = "lm_head.weight"
+"""A head that is the embedding table needs no tensor of its own; some files hold a copy all the same."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -90,11 +92,14 @@ def _fill(model: CausalLM, family: Family, folder: Path, device: torch.device | 
                 )
             for parameter, piece in zip(ours, entry.split(tensor, [p.shape[0] for p in ours]), strict=True):
                 parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
-        tied_copies = {"lm_head.weight"} if "head.weight" not in dict(model.named_parameters()) else set()
-        if left - tied_copies:
-            raise UserError(
-                f'{folder}: tensor "{min(left - tied_copies)}" in the weights is not known for {family.name}'
-            )
+        if TIED_COPY in left and model.head.weight is model.body.embed.tokens:
+            left.remove(TIED_COPY)
+            if not torch.equal(read(TIED_COPY).to(model.head.weight), model.head.weight):
+                raise UserError(
+                    f'{folder}: tensor "{TIED_COPY}" differs from the embeddings, to which {CONFIG} ties it'
+                )
+        if left:
+            raise UserError(f'{folder}: tensor "{min(left)}" in the weights is not known for {family.name}')
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import Family, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
 from langwright.parts.attention import Attention
@@ -40,6 +40,7 @@ class GPT2Config:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
+        check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), ("n_inner",))
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}")
         if self.activation_function not in ACTIVATIONS:
@@ -99,7 +100,11 @@ GPT2 = Family(
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
     inert=(
+        "_num_labels",
         "n_ctx",
+        "n_special",
+        "output_past",
+        "predict_special_tokens",
         "summary_activation",
         "summary_first_dropout",
         "summary_proj_to_labels",

@@ -1,12 +1,12 @@
 """The LLaMA line (Touvron et al., 2023): LLaMA, Mistral, Qwen2 and Qwen3, a few arguments apart."""
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields
+from langwright.models.family import Family, Fields, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
 from langwright.parts.attention import Attention
@@ -17,6 +17,11 @@ from langwright.parts.norms import Norm
 from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope
 from langwright.parts.stack import Block, Embedding, Residual, Stack
 
+ROPE_TYPES: dict[str, type[LinearScaling] | type[Llama3Scaling] | None] = {
+    "default": None,
+    "linear": LinearScaling,
+    "llama3": Llama3Scaling,
+}
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
@@ -48,6 +53,11 @@ class LlamaConfig:
     layer_types: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_sizes(
+            self,
+            ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            ("num_key_value_heads", "head_dim", "sliding_window"),
+        )
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
         if heads % kv_heads:
             raise ValueError(f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {kv_heads}")
@@ -68,18 +78,17 @@ class LlamaConfig:
         """The rotary embedding that `rope_parameters` describe; an unknown kind or key is refused."""
         p = {"rope_type": "default", "rope_theta": 10_000.0, **(self.rope_parameters or {})}
         kind, theta = p.pop("rope_type"), p.pop("rope_theta")
-        scalings: dict[str, Callable[..., Any]] = {
-            "default": lambda: None,
-            "linear": LinearScaling,
-            "llama3": Llama3Scaling,
-        }
-        if kind not in scalings:
-            raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(scalings)}")
-        try:
-            scaling = scalings[kind](**p)
-        except TypeError as error:
-            raise ValueError(f"rope_parameters of type {kind!r}: {error}") from error
-        return Rope(self.head_dim or self.hidden_size // self.num_attention_heads, float(theta), scaling)
+        if kind not in ROPE_TYPES:
+            raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(ROPE_TYPES)}")
+        scaling = ROPE_TYPES[kind]
+        wanted = set() if scaling is None else {field.name for field in dataclasses.fields(scaling)}
+        for name in sorted(wanted ^ set(p)):
+            state = "missing" if name in wanted else "not known"
+            raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        if head_dim % 2:
+            raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
+        return Rope(head_dim, float(theta), None if scaling is None else scaling(**p))
 
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
@@ -154,9 +163,11 @@ def read_qwen(raw: Fields) -> Fields:
     """Qwen's windows: `use_sliding_window` switches them on, from layer `max_window_layers` upward."""
     fields = read(raw)
     used, first = fields.pop("use_sliding_window", False), fields.pop("max_window_layers", 28)
-    if not used:
+    if used:
+        fields.setdefault("sliding_window", 4096)
+    else:
         fields["sliding_window"] = None
-    if fields.get("layer_types") is None and fields.get("sliding_window") is not None:
+    if fields.get("layer_types") is None and fields["sliding_window"] is not None:
         layers = fields.get("num_hidden_layers", 32)
         fields["layer_types"] = tuple(SLIDING if i >= first else FULL for i in range(layers))
     return fields
@@ -223,7 +234,12 @@ QWEN2 = _family(
     "Qwen2ForCausalLM",
     bias="qkv",
     absent=("attention_bias", "mlp_bias", "head_dim"),
-    defaults={"intermediate_size": 22016, "num_key_value_heads": 32, "max_position_embeddings": 32768},
+    defaults={
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+    },
     read=read_qwen,
     write=write_qwen,
 )
@@ -232,7 +248,13 @@ QWEN3 = _family(
     "Qwen3ForCausalLM",
     qk_norm=True,
     absent=("mlp_bias",),
-    defaults={"intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
+    defaults={
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+    },
     read=read_qwen,
     write=write_qwen,
 )

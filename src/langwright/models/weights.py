@@ -21,7 +21,7 @@ def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tens
     """The names of all tensors of a model folder, and a function that reads one of them.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
-    file outside the folder or a tensor that its shard lacks.
+    file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
     """
     where = _shards(folder)
     with contextlib.ExitStack() as stack:
@@ -32,6 +32,8 @@ def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tens
         for name, file in where.items():
             if name not in held[file]:
                 raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
+        for name in sorted(set().union(*held.values()) - where.keys()):
+            raise UserError(f'{folder / INDEX}: tensor "{name}" is in a shard and not in the index')
         yield list(where), lambda name: opened[where[name]].get_tensor(name)
 
 

@@ -32,6 +32,8 @@ def linear_cross_entropy(
     denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022).
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
+    if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
+        flat, weight = flat.detach(), weight.detach()
     return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss)  # type: ignore[no-untyped-call]
 
 

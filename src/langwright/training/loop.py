@@ -1,6 +1,7 @@
 """The one training loop: batch, forward, loss, backward, clip, step, log, save, evaluate."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,6 +114,7 @@ class Run:
                     self._event("not finite", samples=self.learner.culprits(batch), loss=float(loss), norm=float(norm))
                 self.step += 1
                 self.tokens += int(targets)
+                self._replan(clock)
                 done = self.step >= self.plan.steps
                 if self.step % self.every.log == 0 or done or self.step == 1:
                     self._log(metrics, self._row(clock, float(loss), float(norm), factor))
@@ -123,13 +125,12 @@ class Run:
                         self._save(metrics)
                 if interrupt.signal is not None:
                     return interrupt.signal
-                if self._due(self.every.evaluate) or done:
+                if self._due(self.every.evaluate) and not done:
                     with clock.aside("evaluate"):
                         self._evaluate(metrics)
                 if self._due(self.every.sample) and self.hooks.sample is not None and not done:
                     with clock.aside("sample"):
                         self.hooks.on_sample(self.step, self.hooks.sample())
-                self._replan(clock)
         return None
 
     def _due(self, every: int) -> bool:
@@ -148,13 +149,12 @@ class Run:
         }
 
     def _log(self, metrics: IO[bytes], row: Row) -> None:
-        finite = {name: value if value == value and abs(value) != float("inf") else None for name, value in row.items()}
-        metrics.write(json.dumps(finite).encode() + b"\n")
+        metrics.write(json.dumps({name: _json_safe(value) for name, value in row.items()}).encode() + b"\n")
         metrics.flush()
         self.hooks.on_row(row)
 
     def _event(self, kind: str, **detail: Any) -> None:
-        event = {"step": self.step, "event": kind, **{k: v if v == v else str(v) for k, v in detail.items()}}
+        event = {"step": self.step, "event": kind, **{name: _json_safe(value) for name, value in detail.items()}}
         self.history.append(event)
         self.hooks.on_event(event)
 
@@ -218,6 +218,11 @@ class _Clock:
     def end(self) -> float:
         """Seconds of the last save and evaluation that the end of the loop still brings."""
         return self.latest.get("save", 0.0) + self.latest.get("evaluate", 0.0)
+
+
+def _json_safe(value: Any) -> Any:
+    """JSON has no word for NaN and infinity: null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _diverged(event: Row, step: int) -> str:

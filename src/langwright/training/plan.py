@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 REPLAN_AT = (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985)
 """Shares of the budget after which the step count is fitted again."""
 
+EARLY = 0.03
+"""Steps that run out with more than this share of the budget left are fitted again too: the machine got faster."""
+
 
 @dataclass
 class Plan:
@@ -18,20 +21,23 @@ class Plan:
     steps: int
     budget: float | None = None
     events: list[tuple[int, int, float]] = field(default_factory=list)
-    _next: int = 0
+    _passed: int = 0
 
     def refit(self, step: int, elapsed: float, step_seconds: float, reserve: float) -> bool:
-        """Fit the count to the time left, at the moments `REPLAN_AT`; true when it changed.
+        """Fit the count to the time left, at `REPLAN_AT` and when the steps ran out early; true if it changed.
 
         step: steps done. elapsed: seconds the command has run. step_seconds: of one step, evaluations and saves
         spread over it. reserve: seconds that the end of the command still needs.
         """
-        if self.budget is None or self._next >= len(REPLAN_AT) or elapsed < REPLAN_AT[self._next] * self.budget:
+        if self.budget is None:
             return False
-        while self._next < len(REPLAN_AT) and elapsed >= REPLAN_AT[self._next] * self.budget:
-            self._next += 1
-        steps = step + max(0, round((self.budget - elapsed - reserve) / step_seconds))
-        steps = max(step + 1, steps) if step < self.steps else steps
+        passed = sum(elapsed >= share * self.budget for share in REPLAN_AT)
+        left = self.budget - elapsed - reserve
+        early = step >= self.steps and left > EARLY * self.budget
+        if passed <= self._passed and not early:
+            return False
+        self._passed = passed
+        steps = step + max(0, round(left / step_seconds))
         if steps == self.steps:
             return False
         self.steps = steps

@@ -20,8 +20,8 @@ CAUTIONS = (
 )
 
 _LEVELS = 20  # steps of colour
-_CELL = 16  # pixels a token in the large picture, when there is room
-_WIDEST = 720
+_LARGEST, _SMALLEST = 28, 10  # pixels a token in the large picture; smaller, its name could not be read
+_WIDEST = 720  # a line too long for that is as wide as it must be, and scrolls
 _MARGIN = 72  # at least this much room for tokens, and for the names of the axes in the corner
 _KEY = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # weights in the legend
 _STRONGEST = 3  # keys named for a row under the pointer
@@ -98,10 +98,9 @@ def _strength(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 def _key() -> Html:
     """What the colours mean."""
     parts = []
-    for index, weight in enumerate(_KEY):
-        strength = f"{float(_strength(np.array(weight))):.2f}"
+    for index, (weight, strength) in enumerate(zip(_KEY, _strength(np.array(_KEY)), strict=True)):
         place = {"x": 56 * index, "y": 1, "width": 14, "height": 14}
-        parts.append(element("rect", {"class": "heat", "fill-opacity": strength, **place}))
+        parts.append(element("rect", {"class": "heat", "fill-opacity": f"{strength:.2f}", **place}))
         parts.append(element("text", {"x": 56 * index + 19, "y": 8, "dy": ".32em"}, f"{weight:g}"))
     size: dict[str, str | float] = {"viewBox": f"0 0 {56 * len(_KEY)} 16", "width": 56 * len(_KEY)}
     return element("svg", {**size, "role": "img", "aria-label": "Stronger colour is more weight"}, *parts)
@@ -120,7 +119,7 @@ def _heat(weights: NDArray[np.float64]) -> list[Html]:
 
 def _large(weights: NDArray[np.float64], name: str, head: int, rows: Sequence[str], columns: Sequence[str]) -> Html:
     height, width = weights.shape
-    cell = min(1.75 * _CELL, max(5.0, _WIDEST / width))
+    cell = min(_LARGEST, max(_SMALLEST, _WIDEST / width))
     font = min(13.0, 0.82 * cell)
     left, top = (max(_MARGIN, 0.62 * font * max(map(len, names)) + 14) for names in (rows, columns))
     place = {"transform": f"translate({left:.1f} {top:.1f}) scale({cell:.2f})"}

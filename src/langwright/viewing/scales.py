@@ -40,7 +40,7 @@ def fit(values: Iterable[float], start: float, stop: float, log: bool = False, z
         return Scale(low / room, high * room, start, stop, log=True)
     if zero:
         low = min(low, 0.0)
-    room = 0.04 * (high - low) if high > low else 0.5 * abs(high) or 0.5
+    room = 0.04 * (high - low) if high > low else _half(high)
     return Scale(low if zero and low == 0 else low - room, high + room, start, stop)
 
 
@@ -48,7 +48,12 @@ def span(values: Iterable[float], start: float, stop: float) -> Scale:
     """A scale from the smallest to the largest finite value, without room; for what runs along the bottom."""
     usable = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(usable), max(usable)
-    return Scale(low, high, start, stop) if high > low else Scale(low - 0.5, high + 0.5, start, stop)
+    return Scale(low, high, start, stop) if high > low else Scale(low - _half(low), low + _half(low), start, stop)
+
+
+def _half(value: float) -> float:
+    """The room on either side of a value that stands alone."""
+    return 0.5 * abs(value) or 0.5
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -125,7 +125,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
 .heads svg { width: 100%; }
 .attention > input { position: absolute; opacity: 0; pointer-events: none; }
 .large { display: none; }
-.large svg { margin: 0 auto; }
+.large svg { margin: 0 auto; max-width: none; }
 .heat { fill: var(--heat); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .frame { fill: none; stroke: var(--line); vector-effect: non-scaling-stroke; }
 .row rect { fill: transparent; }
@@ -148,6 +148,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
   section { margin-top: 2rem; padding-top: 1.25rem; }
   .scroll { overflow: visible; }
   .chart { min-width: 0 !important; }
+  .large svg { max-width: 100%; }
   .pair, .definitions { grid-template-columns: 1fr 1fr; }
   .heads { grid-template-columns: repeat(6, 1fr); }
   figure, article, tr, .bars, .definitions div, .heads label, .cautions { break-inside: avoid; }

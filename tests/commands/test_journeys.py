@@ -1,0 +1,253 @@
+"""The commands as a user runs them: in processes of their own, killed and resumed, with good and bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from langwright.cli import main
+
+TINY = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
+QUIET = ["--log-every", "1", "--save-every", "3", "--evaluate-every", "5", "--sample-every", "0"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences with some order in them, in a folder of text files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    nouns, verbs = ["cat", "dog", "tuna", "human", "chicken"], ["ate", "saw", "chased"]
+    for number in range(40):
+        lines = [f"One {rng.choice(nouns)} {rng.choice(verbs)} a {rng.choice(nouns)}." for _ in range(30)]
+        (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, trained for a moment."""
+    out = tmp_path_factory.mktemp("made") / "model"
+    assert main(["pretrain", str(corpus), str(out), "--steps", "40", *TINY, *QUIET]) == 0
+    return out
+
+
+def command(corpus: Path, out: Path, *more: str) -> list[str]:
+    options = ["--steps", "16", "--dropout", "0.1", *TINY, *QUIET, *more]
+    return [sys.executable, "-m", "langwright", "pretrain", str(corpus), str(out), *options]
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def kill_at(step: int, arguments: list[str], out: Path) -> None:
+    """Start a command and send it SIGKILL once its metrics tell of a step."""
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not any(row["step"] >= step for row in rows(out)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_three_times_a_run_ends_bit_for_bit_the_same(corpus: Path, tmp_path: Path) -> None:
+    subprocess.run(command(corpus, tmp_path / "whole"), check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    for step in sorted(random.Random(5).sample(range(4, 15), 3)):
+        kill_at(step, command(corpus, killed), killed)
+    end = subprocess.run(command(corpus, killed), check=True, capture_output=True, text=True)
+    assert "resumed" in end.stderr
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    record = json.loads((killed / "langwright.json").read_text())
+    continued = [event["step"] for event in record["events"] if event["event"] == "resumed"]
+    assert continued
+    assert all(step > 0 for step in continued)
+    assert [row["step"] for row in rows(killed) if "loss" in row] == list(range(1, 17))
+
+
+def test_sigterm_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
+    arguments = command(corpus, tmp_path / "out", "--steps", "100000")
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not any(row["step"] >= 5 for row in rows(tmp_path / "out")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the work is saved: run the same command again" in told
+    assert "Traceback" not in told
+    last = max(row["step"] for row in rows(tmp_path / "out"))
+    assert (tmp_path / f"out/checkpoints/step-{int(last):08d}").is_dir()
+
+
+def test_two_runs_cannot_share_a_folder(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    process = subprocess.Popen(
+        command(corpus, tmp_path / "out", "--steps", "100000"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        while not rows(tmp_path / "out"):
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert main(["pretrain", str(corpus), str(tmp_path / "out"), "--steps", "5", *TINY]) == 2
+        assert f"process {process.pid}" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_finished_run_says_so_and_can_be_extended(
+    model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    again = ["pretrain", str(corpus), str(out), *TINY, *QUIET]
+    assert main([*again, "--steps", "6"]) == 0
+    before = (out / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main([*again, "--steps", "6"]) == 0
+    assert "finished already" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == before
+    assert main([*again, "--steps", "9"]) == 2
+    assert "began with steps = '6', not '9'" in capsys.readouterr().err
+    assert main([*again, "--steps", "9", "--extend"]) == 0
+    assert (out / "model.safetensors").read_bytes() != before
+    assert [row["step"] for row in rows(out) if "loss" in row] == list(range(1, 10))
+
+
+def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((model / "langwright.json").read_text())
+    losses = [row["loss"] for row in rows(model) if "loss" in row]
+    assert losses[-1] < losses[0] - 1
+    capsys.readouterr()
+    arguments = ["evaluate", str(model), str(corpus), "--split", "5%", "--json", "--dtype", "float32"]
+    assert main(arguments) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["loss_nats_per_token"] == pytest.approx(record["held_out"]["loss_nats_per_token"], rel=1e-5)
+    assert measured["tokens"] == record["held_out"]["tokens"]
+    assert (model / "report.html").read_text().count("<svg") >= 1
+
+
+def test_the_folder_opens_in_transformers_with_equal_logits(model: Path) -> None:
+    import transformers
+
+    import langwright
+
+    ours, tokenizer = langwright.load_model(model), langwright.load_tokenizer(model)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model)
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    text = "One cat ate a tuna."
+    assert their_tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    ids = torch.tensor([tokenizer.encode(text)])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
+    assert theirs.generation_config.eos_token_id == tokenizer.eos_id
+
+
+def test_generate_and_next(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["generate", str(model), "--prompt", "One cat", "--max-new-tokens", "8", "--seed", "3"]) == 0
+    streamed = capsys.readouterr().out
+    assert streamed.startswith("One cat")
+    arguments = ["generate", str(model), "--prompt", "One cat", "--prompt", "One", "--max-new-tokens", "8", "--json"]
+    assert main([*arguments, "--seed", "3"]) == 0
+    alone_and_beside = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "One cat" + alone_and_beside[0]["text"] == streamed.rstrip("\n")
+    assert main([*arguments, "--seed", "3", "--no-cache"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == alone_and_beside
+    assert main(["next", str(model), "One cat", "--json", "--top", "300"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(entry["probability"] for entry in found) == pytest.approx(1, abs=1e-4)
+    assert main(["next", str(model), "One cat", "--top", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_show_writes_a_page(model: Path, tmp_path: Path) -> None:
+    assert main(["show", str(model), "--attention", "One cat ate", "--out", str(tmp_path / "a.html")]) == 0
+    assert "<svg" in (tmp_path / "a.html").read_text()
+
+
+def test_finetune_measures_what_is_learnt_and_forgotten(model: Path, corpus: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.txt"
+    new.write_text("".join(f"Seven weird humans met {n} tunas in the rain.\n" for n in range(200)))
+    out = tmp_path / "tuned"
+    arguments = [
+        "finetune",
+        str(model),
+        str(new),
+        str(out),
+        "--steps",
+        "25",
+        "--learning-rate",
+        "0.003",
+        "--dtype",
+        "float32",
+    ]
+    assert main(arguments) == 0
+    forgetting = json.loads((out / "langwright.json").read_text())["forgetting"]
+    assert forgetting["new"]["after"] < forgetting["new"]["before"]
+    assert forgetting["old"]["after"] > forgetting["old"]["before"]
+    before = (out / "langwright.json").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (out / "langwright.json").stat().st_mtime_ns == before
+
+
+BAD = {
+    "no such corpus": (["pretrain", "no-such-corpus", "OUT"], "no such corpus"),
+    "too little text": (["pretrain", "SHORT", "OUT", "--split", "0.5", "--vocabulary", "260"], "too little text for one batch"),
+    "unknown family": (["pretrain", "CORPUS", "OUT", "--family", "lama"], 'family "lama"'),
+    "unknown preset": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2-medum"], 'did you mean "gpt2-medium"?'),
+    "unknown option": (["pretrain", "CORPUS", "OUT", "--dept", "3"], 'did you mean "--depth"?'),
+    "bad amount": (["pretrain", "CORPUS", "OUT", "--steps", "soon"], "is not an amount"),
+    "bad split": (["pretrain", "CORPUS", "OUT", "--split", "1.5"], "is not a split"),
+    "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s"], "went into preparation"),
+    "bad tokenizer": (["pretrain", "CORPUS", "OUT", "--tokenizer", "wordpieces"], "neither bpe, characters or bytes"),
+    "bad device": (["pretrain", "CORPUS", "OUT", "--device", "cuda:7"], "not to be had here"),
+    "foreign folder": (["pretrain", "CORPUS", "MODEL_COPY"], "holds a model that this command did not make"),
+    "no model": (["generate", "nowhere"], "there is no such folder"),
+    "long prompt": (["generate", "MODEL", "--prompt", "word " * 60], "does not fit the model's context"),
+    "bad top-p": (["generate", "MODEL", "--top-p", "1.5"], "--top-p 1.5: must be above 0 and at most 1"),
+    "empty stop": (["generate", "MODEL", "--stop", ""], "an empty stop string"),
+    "bad layer": (["show", "MODEL", "--attention", "a", "--layer", "9"], "the model has layers 0 to 0"),
+    "bad temperature": (["next", "MODEL", "a", "--temperature", "0"], "must be above 0"),
+    "no text": (["evaluate", "MODEL", "EMPTY"], "empty"),
+    "long context": (["evaluate", "MODEL", "CORPUS", "--context", "64"], "must be from 2 to the model's context"),
+    "not text": (["evaluate", "MODEL", "BINARY"], "offset"),
+    "onto itself": (["finetune", "MODEL", "CORPUS", "MODEL"], "needs a folder of its own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    name: str, model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short.txt").write_text("One cat.")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"abc\xff\xfe")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in model.iterdir():
+        if file.is_file():
+            os.link(file, copy / file.name)
+    places = {
+        "SHORT": tmp_path / "short.txt", "EMPTY": tmp_path / "empty.txt", "BINARY": tmp_path / "binary.txt",
+        "CORPUS": corpus, "MODEL": model, "MODEL_COPY": copy, "OUT": tmp_path / "out",
+    }  # fmt: skip
+    arguments, message = BAD[name]
+    capsys.readouterr()
+    assert main([str(places.get(word, word)) for word in arguments]) == 2
+    last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+    assert last.startswith(f"langwright {arguments[0]}: ")
+    assert message in last

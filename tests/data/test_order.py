@@ -1,0 +1,65 @@
+"""The order of samples is a permutation, the same for every number of ranks, and never changes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langwright.base.errors import UserError
+from langwright.data.order import samples_of_step, shuffled, windows_of
+
+FROZEN = Path(__file__).parent / "fixtures" / "order-v1.json"
+
+
+@given(count=st.integers(1, 3000), seed=st.integers(0, 2**63), epoch=st.integers(0, 1000))
+def test_each_epoch_is_a_permutation(count: int, seed: int, epoch: int) -> None:
+    order = shuffled(np.arange(count), count, seed, epoch)
+    assert sorted(order.tolist()) == list(range(count))
+
+
+@given(count=st.integers(2**31, 2**45), data=st.data())
+def test_large_counts_stay_in_range_and_do_not_collide(count: int, data: st.DataObject) -> None:
+    positions = np.unique(np.array(data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=50))))
+    order = shuffled(positions, count, 0, 0)
+    assert ((order >= 0) & (order < count)).all()
+    assert len(np.unique(order)) == len(positions)
+
+
+def test_seeds_and_epochs_differ_and_order_is_well_mixed() -> None:
+    count = 10_000
+    orders = [shuffled(np.arange(count), count, seed, epoch) for seed in range(3) for epoch in range(3)]
+    for i, order in enumerate(orders):
+        for other in [np.arange(count), *orders[:i]]:
+            assert (order == other).mean() < 0.001
+            assert abs(np.corrcoef(order, other)[0, 1]) < 0.05
+        neighbours = np.abs(np.diff(order)).mean() / count
+        assert 0.31 < neighbours < 0.36  # a third, if neighbours land independently
+
+
+@given(count=st.integers(1, 50), start=st.integers(0, 300), length=st.integers(1, 200))
+def test_epochs_follow_each_other(count: int, start: int, length: int) -> None:
+    samples = np.arange(start, start + length)
+    one_by_one = [int(shuffled(np.array([s % count]), count, 7, s // count)[0]) for s in samples.tolist()]
+    assert windows_of(samples, count, 7).tolist() == one_by_one
+
+
+@given(step=st.integers(0, 10**9), share=st.integers(1, 8), world=st.sampled_from([1, 2, 4, 8]))
+def test_ranks_share_each_step_in_order(step: int, share: int, world: int) -> None:
+    alone = samples_of_step(step, share * world)
+    together = [samples_of_step(step, share * world, rank, world) for rank in range(world)]
+    assert np.concatenate(together).tolist() == alone.tolist()
+    assert alone.tolist() == list(range(step * share * world, (step + 1) * share * world))
+
+
+def test_a_batch_that_ranks_cannot_share_is_an_error() -> None:
+    with pytest.raises(UserError, match="a batch of 6 cannot be shared by 4 ranks; make it a multiple of 4"):
+        samples_of_step(0, 6, 0, 4)
+
+
+def test_the_order_is_the_one_of_the_format() -> None:
+    for case in json.loads(FROZEN.read_text()):
+        found = windows_of(np.array(case["samples"], np.int64), case["count"], case["seed"])
+        assert found.tolist() == case["windows"]

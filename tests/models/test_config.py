@@ -1,0 +1,147 @@
+"""config.json: read as `transformers` reads it, written so that nothing is lost."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import LINEAR, LLAMA3
+
+from langwright.models.families import FAMILIES
+from langwright.models.gpt2 import GPT2Config
+from langwright.models.llama import LlamaConfig
+from langwright.models.shapes import PRESETS
+
+COMMON = {"use_cache": True, "transformers_version": "4.40.0", "torch_dtype": "bfloat16", "initializer_range": 0.02}
+HUB: dict[str, dict[str, Any]] = {
+    "gpt2-medium": {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 1024, "n_head": 16, "n_layer": 24,
+        "n_positions": 1024, "n_special": 0, "predict_special_tokens": True, "resid_pdrop": 0.1,
+        "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+        "summary_type": "cls_index", "summary_use_proj": True, "vocab_size": 50257,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    },
+    "tinyllama-1.1b": {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 2048,
+        "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 22, "num_key_value_heads": 4,
+        "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 10000.0,
+        "tie_word_embeddings": False, "vocab_size": 32000, **COMMON,
+    },
+    "mistral-7b": {
+        "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral",
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000, **COMMON,
+    },
+    "qwen3-0.6b": {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True,
+        "use_sliding_window": False, "vocab_size": 151936, **COMMON,
+    },
+}  # fmt: skip
+"""config.json of models on the Hub."""
+
+CLASSES = {
+    "gpt2": transformers.GPT2Config,
+    "llama": transformers.LlamaConfig,
+    "mistral": transformers.MistralConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+}
+WIDTHS = ("head_dim", "layer_types", "rope_parameters", "n_inner", "num_key_value_heads")
+"""Fields that may be left to others; what they come to is compared instead."""
+
+
+def meaning(config: Any) -> dict[str, Any]:
+    """What a config says, however it is spelt."""
+    plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
+    if isinstance(config, GPT2Config):
+        return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
+    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    plain.pop("sliding_window")  # means something only where a layer has a window
+    return plain | {
+        "rope": config.rope(),
+        "windows": windows,
+        "kv_heads": config.num_key_value_heads or config.num_attention_heads,
+    }
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_published_configs(name: str) -> None:
+    family, config = PRESETS[name]
+    parsed = FAMILIES[family].parse(HUB[name], name)
+    assert meaning(parsed) == meaning(dataclasses.replace(config, vocab_size=HUB[name]["vocab_size"]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("written", [False, True])
+def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
+    theirs = CLASSES[family]()
+    parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
+    compared = dataclasses.asdict(parsed).keys() - {*WIDTHS, *FAMILIES[family].absent}
+    assert {name: getattr(parsed, name) for name in compared} == {name: getattr(theirs, name) for name in compared}
+    if isinstance(parsed, LlamaConfig):
+        assert (parsed.num_key_value_heads or parsed.num_attention_heads) == theirs.num_key_value_heads
+        assert parsed.rope().theta == theirs.rope_parameters["rope_theta"]
+        assert parsed.rope().head_dim == getattr(theirs, "head_dim", 128)
+
+
+def test_windows_of_qwen() -> None:
+    raw = {"use_sliding_window": True, "num_hidden_layers": 4, "max_window_layers": 3}
+    for family in ("qwen2", "qwen3"):
+        parsed = FAMILIES[family].parse(raw, "there")
+        theirs = CLASSES[family](**raw)
+        assert [parsed.window(layer) for layer in range(4)] == [None, None, None, 4096]
+        assert [kind == "sliding_attention" for kind in theirs.layer_types] == [False, False, False, True]
+        off = FAMILIES[family].parse(raw | {"use_sliding_window": False, "sliding_window": 7}, "there")
+        assert [off.window(layer) for layer in range(4)] == [None] * 4
+
+
+def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any]:
+    """A family and one of its possible configs."""
+    family = draw(st.sampled_from(list(FAMILIES)))
+    layers, heads = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 6]))
+    rates = st.sampled_from([0.0, 0.1])
+    if family == "gpt2":
+        return family, GPT2Config(
+            vocab_size=draw(st.integers(1, 99)), n_layer=layers, n_head=heads, n_embd=8 * heads,
+            n_inner=draw(st.sampled_from([None, 5])), activation_function=draw(st.sampled_from(["gelu_new", "relu"])),
+            resid_pdrop=draw(rates), embd_pdrop=draw(rates), attn_pdrop=draw(rates),
+        )  # fmt: skip
+    config = LlamaConfig(
+        num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
+        num_key_value_heads=draw(st.sampled_from([None, 1, heads])),
+        rope_parameters=draw(st.sampled_from([None, {"rope_theta": 5.0}, LINEAR, LLAMA3])),
+        attention_dropout=draw(rates), tie_word_embeddings=draw(st.booleans()),
+    )  # fmt: skip
+    window = draw(st.sampled_from([None, 3]))
+    kinds = st.sampled_from(["sliding_attention", "full_attention"])
+    changes: dict[str, Any] = {
+        "head_dim": draw(st.sampled_from([None, 4])),
+        "attention_bias": draw(st.booleans()),
+        "mlp_bias": draw(st.booleans()),
+        "sliding_window": window,
+        "layer_types": tuple(draw(st.lists(kinds, min_size=layers, max_size=layers))) if window else None,
+    }
+    own = {name: value for name, value in changes.items() if name not in FAMILIES[family].absent}
+    if family == "qwen3":
+        own["head_dim"] = own["head_dim"] or 4
+    return family, dataclasses.replace(config, **own)
+
+
+@given(st.data())
+def test_what_is_written_is_read_back(data: st.DataObject) -> None:
+    family, config = some_config(data.draw)
+    written = json.loads(json.dumps(FAMILIES[family].dump(config)))
+    assert (written["model_type"], written["architectures"]) == (family, [FAMILIES[family].architecture])
+    assert meaning(FAMILIES[family].parse(written, "there")) == meaning(config)

@@ -1,0 +1,284 @@
+"""What the model folder holds, what it accepts from others, and what it refuses by name."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import CASES, LINEAR, LLAMA3, VOCABULARY, oracle, perturb, random_ids
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from langwright.base.errors import UserError
+from langwright.base.files import sha256_file
+from langwright.models import folder as folder_module
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import load_model, new_model, save_model, save_parameters
+from langwright.models.shapes import by_depth
+from langwright.models.weights import read_tensors
+from langwright.text.training import raw_bytes
+
+
+def tiny(family: str = "llama", vocabulary: int = VOCABULARY, **changes: Any) -> CausalLM:
+    model = new_model(family, by_depth(family, 1, vocabulary, 32, dropout=0.0)).eval()
+    perturb(model)
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A LLaMA folder of one layer."""
+    save_model(tiny(), None, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit_config(folder: Path, changes: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = read_tensors(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def same(a: CausalLM, b: CausalLM) -> bool:
+    ids = random_ids(2, 9)
+    with torch.no_grad():
+        return torch.equal(a(ids), b(ids))
+
+
+# What we write
+
+
+def test_a_folder_holds_all_and_its_record_says_so(tmp_path: Path) -> None:
+    tokenizer = raw_bytes()
+    model = tiny("gpt2", tokenizer.vocab_size)
+    save_model(model, tokenizer, tmp_path / "out", {"recipe": {"steps": 3}})
+    record = json.loads((tmp_path / "out/langwright.json").read_text())
+    assert record["format_version"] == 1
+    assert record["recipe"] == {"steps": 3}
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {"langwright.json"}
+    assert names == record["checksums"].keys()
+    assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+    assert all(sha256_file(tmp_path / "out" / name) == digest for name, digest in record["checksums"].items())
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (0, 1, 2)
+    assert same(load_model(tmp_path / "out"), model)
+
+
+@pytest.mark.parametrize("failing", ["write_tensors", "sha256_file"])
+def test_a_folder_that_was_not_finished_has_no_record(
+    saved: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(folder_module, failing, fail)
+    with pytest.raises(OSError, match="no space"):
+        save_model(tiny(), None, saved)
+    assert not (saved / "langwright.json").exists()
+    assert not list(saved.glob(".*"))
+
+
+def test_saving_over_the_folder_that_was_loaded(saved: Path) -> None:
+    model = load_model(saved)
+    before = read_tensors(saved / "model.safetensors")
+    save_model(model, None, saved)
+    assert same(load_model(saved), model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in read_tensors(saved / "model.safetensors").items())
+
+
+def test_parameters_may_come_from_elsewhere(tmp_path: Path) -> None:
+    model = tiny().to(torch.bfloat16)
+    masters = {name: p.detach().float() + 1e-4 for name, p in model.named_parameters()}
+    save_parameters(masters, model, None, tmp_path)
+    loaded = load_model(tmp_path)
+    assert {name: p.dtype for name, p in loaded.named_parameters()} == dict.fromkeys(masters, torch.float32)
+    assert all(torch.equal(p, masters[name]) for name, p in loaded.named_parameters())
+
+
+def test_dtype_is_the_files_unless_given(tmp_path: Path) -> None:
+    save_model(tiny().to(torch.bfloat16), None, tmp_path)
+    assert {p.dtype for p in load_model(tmp_path).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load_model(tmp_path, dtype=torch.float32).parameters()} == {torch.float32}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert not load_model(tmp_path).training
+
+
+# What others write
+
+
+def test_shards_with_an_index(tmp_path: Path) -> None:
+    theirs = oracle(CASES["llama"])
+    theirs.save_pretrained(tmp_path / "whole")
+    theirs.save_pretrained(tmp_path / "sharded", max_shard_size="30KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    assert same(load_model(tmp_path / "sharded"), load_model(tmp_path / "whole"))
+
+
+def test_gpt2_as_it_is_on_the_hub(tmp_path: Path) -> None:
+    """No `transformer.` prefix, mask buffers, a copy of the tied head, and the fields of old configs."""
+    theirs = oracle(CASES["gpt2"])
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    tensors = {name: t.clone() for name, t in tensors.items()}
+    for i in range(2):
+        tensors[f"h.{i}.attn.bias"] = torch.ones(1, 1, 160, 160).tril()
+        tensors[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
+    tensors["lm_head.weight"] = tensors["wte.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    old = {
+        "n_ctx": 160, "n_special": 0, "predict_special_tokens": True, "output_past": True, "_num_labels": 1,
+        "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0},
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
+    }  # fmt: skip
+    edit_config(tmp_path, old)
+    assert same(load_model(tmp_path), ours)
+    tensors["lm_head.weight"][3, 5] += 1
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r'tensor "lm_head\.weight" differs from the embeddings'):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 77.0}, LINEAR, LLAMA3])
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_older_spelling_of_rope(saved: Path, rope: dict[str, Any], key: str) -> None:
+    edit_config(saved, {"rope_parameters": rope, "rope_theta": None, "rope_scaling": None})
+    expected = load_model(saved)
+    raw = json.loads((saved / "config.json").read_text())
+    del raw["rope_parameters"]
+    scaling = {key if name == "rope_type" else name: value for name, value in rope.items() if name != "rope_theta"}
+    raw |= {"rope_theta": rope["rope_theta"], "rope_scaling": None if rope["rope_type"] == "default" else scaling}
+    (saved / "config.json").write_text(json.dumps(raw))
+    loaded = load_model(saved)
+    assert loaded.config.rope() == expected.config.rope()
+    assert same(loaded, expected)
+    save_model(loaded, None, saved)
+    assert load_model(saved).config.rope() == expected.config.rope()
+
+
+def test_a_field_can_be_passed_over(saved: Path) -> None:
+    expected = load_model(saved)
+    edit_config(saved, {"colour": "red"})
+    with pytest.raises(UserError, match=r"--ignore-field colour"):
+        load_model(saved)
+    assert same(load_model(saved, ignore_fields=["colour"]), expected)
+
+
+# What is refused
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown family": ({"model_type": "lama"}, 'model_type "lama" is not supported.*did you mean "llama"'),
+    "no family": ({"model_type": None}, "model_type"),
+    "wrong architecture": (
+        {"architectures": ["LlamaForSequenceClassification"]},
+        "architecture LlamaForSequenceClassification is not supported for llama, only LlamaForCausalLM",
+    ),
+    "unknown field": ({"hiden_size": 8}, 'field "hiden_size" is not known for llama; did you mean "hidden_size"'),
+    "unsupported value": ({"pretraining_tp": 2}, "pretraining_tp = 2 is not supported for llama, only 1"),
+    "null for yes": ({"pretraining_tp": None}, "pretraining_tp = None is not supported for llama, only 1"),
+    "encoder-decoder": ({"is_encoder_decoder": True}, "is_encoder_decoder = True is not supported"),
+    "rope type": ({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_parameters": None}, "'yarn' is not one of"),
+    "rope field missing": ({"rope_parameters": {"rope_type": "linear"}}, "'linear': factor is missing"),
+    "rope field unknown": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is not known"),
+    "activation": ({"hidden_act": "swish9"}, "hidden_act = 'swish9' is not one of"),
+    "heads": ({"num_key_value_heads": 3, "num_attention_heads": 4}, "num_attention_heads = 4 is not a multiple of"),
+    "width": ({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}, "hidden_size = 64 is not a mult"),
+    "odd heads": ({"head_dim": 7}, "head_dim = 7 is odd"),
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers = 0 is not a whole number above 0"),
+    "no groups": ({"num_key_value_heads": 0}, "num_key_value_heads = 0 is not a whole number above 0"),
+    "wrong size": ({"intermediate_size": 128}, r"mlp\.gate_proj\.weight.* has shape \[192, 64\], .*asks for \[128, 64\]"),
+    "another family's field": ({"sliding_window": 4}, 'field "sliding_window" is not known for llama'),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_that_are_refused(saved: Path, name: str) -> None:
+    changes, message = CONFIGS[name]
+    edit_config(saved, changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(saved)
+    assert_one_line(caught.value, saved)
+
+
+def index(folder: Path, changes: dict[str, str]) -> None:
+    """Turn a single file into one shard with an index, and spoil the index."""
+    (folder / "model.safetensors").rename(folder / "shard.safetensors")
+    names = dict.fromkeys(read_tensors(folder / "shard.safetensors"), "shard.safetensors") | changes
+    names = {name: file for name, file in names.items() if file}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+NORM = "model.norm.weight"
+FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(NORM)), f'tensor "{NORM}" is missing'),
+    "extra tensor": (
+        lambda f: edit_weights(f, lambda t: t.update(score=torch.ones(2))),
+        'tensor "score" in the weights is not known for llama',
+    ),
+    "another layer": (
+        lambda f: edit_weights(f, lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)})),
+        r'tensor "model\.layers\.1\.mlp\.up_proj\.weight" in the weights is not known',
+    ),
+    "wrong shape": (
+        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(65)})),
+        rf'tensor "{NORM}" has shape \[65\], the config asks for \[64\]',
+    ),
+    "wrong number of axes": (
+        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64, 1)})),
+        rf'tensor "{NORM}" has shape \[64, 1\]',
+    ),
+    "truncated weights": (
+        lambda f: cut(f / "model.safetensors", (f / "model.safetensors").stat().st_size - 100),
+        r"model\.safetensors: not a whole safetensors file",
+    ),
+    "truncated header": (lambda f: cut(f / "model.safetensors", 20), r"model\.safetensors: not a whole safetensors"),
+    "empty weights": (lambda f: cut(f / "model.safetensors", 0), r"model\.safetensors: not a whole safetensors"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"there is no model\.safetensors here"),
+    "a pickle": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        r"pytorch_model\.bin is a pickle, which is never loaded",
+    ),
+    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: the model's config is missing"),
+    "broken config": (lambda f: (f / "config.json").write_text('{\n"a": 1,,\n}'), r"config\.json:2: .* not valid JSON"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json: .* not a JSON object"),
+    "missing shard": (lambda f: index(f, {NORM: "other.safetensors"}), r"the shard other\.safetensors is missing"),
+    "shard outside": (lambda f: index(f, {NORM: "../model.safetensors"}), rf'tensor "{NORM}" is said to be in'),
+    "shard by its full path": (lambda f: index(f, {NORM: str(f / "shard.safetensors")}), "no shard of this folder"),
+    "shard that is a pickle": (lambda f: index(f, {NORM: "shard.bin"}), "no shard of this folder"),
+    "index names too much": (lambda f: index(f, {"ghost": "shard.safetensors"}), r'"ghost" is not in shard\.safetensors'),
+    "index names too little": (lambda f: index(f, {NORM: ""}), f'"{NORM}" is in a shard and not in the index'),
+    "index without a map": (
+        lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{}")),
+        'there is no "weight_map"',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_refused(saved: Path, name: str) -> None:
+    spoil, message = FILES[name]
+    spoil(saved)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(saved)
+    assert_one_line(caught.value, saved)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
+        load_model(tmp_path / "nowhere")
+
+
+def assert_one_line(error: UserError, folder: Path) -> None:
+    """A message of one line that says where."""
+    assert "\n" not in str(error)
+    assert str(folder) in str(error)

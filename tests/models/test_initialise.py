@@ -1,0 +1,52 @@
+"""New parameters have the spread that each family's paper gives them."""
+
+import pytest
+import torch
+
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import new_model
+from langwright.models.gpt2 import GPT2Config
+from langwright.models.llama import LlamaConfig
+
+STD = 0.05
+GPT2 = GPT2Config(vocab_size=500, n_positions=200, n_embd=64, n_layer=8, n_head=4, initializer_range=STD)
+LLAMA = LlamaConfig(
+    vocab_size=500, hidden_size=64, intermediate_size=100, num_hidden_layers=2, num_attention_heads=4,
+    initializer_range=STD, attention_bias=True,
+)  # fmt: skip
+
+
+def spread(model: CausalLM) -> dict[str, float]:
+    """The root mean square of every matrix; vectors must be exactly 1 (norms) or 0 (biases)."""
+    matrices = {}
+    for name, parameter in model.state_dict().items():
+        if parameter.ndim > 1:
+            assert abs(float(parameter.mean())) < 0.1 * STD, name
+            matrices[name] = float(parameter.square().mean().sqrt())
+        else:
+            norm = name.endswith("weight")
+            assert torch.equal(parameter, torch.full_like(parameter, float(norm))), name
+    return matrices
+
+
+def test_gpt2_scales_the_end_of_each_branch() -> None:
+    for name, std in spread(new_model("gpt2", GPT2)).items():
+        branch_end = name.endswith("fn.output.weight")
+        assert std == pytest.approx(STD / 4 if branch_end else STD, rel=0.06), name  # 4 = sqrt(2 * 8 layers)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+def test_llama_has_one_spread(family: str) -> None:
+    found = spread(new_model(family, LLAMA))
+    assert {"head.weight", "body.embed.tokens"} <= found.keys()
+    assert all(std == pytest.approx(STD, rel=0.06) for std in found.values())
+
+
+def test_the_seed_decides_and_nothing_else_is_touched() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = (new_model("llama", LLAMA, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first.head.weight, again.head.weight)
+    assert not torch.equal(first.head.weight, other.head.weight)

@@ -1,0 +1,87 @@
+"""Named shapes against the published models, and the one dial."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from langwright.base.errors import UserError
+from langwright.models.decoder import CausalLM
+from langwright.models.families import FAMILIES
+from langwright.models.shapes import PRESETS, by_depth, preset
+
+PUBLISHED = {
+    "gpt2": (50257, 124_439_808),
+    "gpt2-medium": (50257, 354_823_168),
+    "gpt2-large": (50257, 774_030_080),
+    "gpt2-xl": (50257, 1_557_611_200),
+    "tinyllama-1.1b": (32000, 1_100_048_384),
+    "llama-2-7b": (32000, 6_738_415_616),
+    "mistral-7b": (32000, 7_241_732_096),
+    "qwen2-0.5b": (151936, 494_032_768),
+    "qwen3-0.6b": (151936, 596_049_920),
+}
+"""Vocabulary and parameters of the files on the Hub, shared tensors once."""
+
+ROUNDED = {"gpt3-small": 125e6, "gpt3-medium": 350e6, "gpt3-large": 760e6, "gpt3-xl": 1.3e9, "gpt3-2.7b": 2.7e9, "gpt3-6.7b": 6.7e9}
+"""As Table 2.1 of Brown et al. (2020) gives them."""
+
+
+def on_paper(family: str, config: object) -> CausalLM:
+    """A model without memory: shapes only."""
+    with torch.device("meta"):
+        return FAMILIES[family].build(config)
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_the_published_ones(name: str) -> None:
+    vocabulary, count = PUBLISHED[name]
+    assert parameters(on_paper(*preset(name, vocabulary, None, 0.0))) == count
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_gpt3_is_as_large_as_the_paper_says(name: str) -> None:
+    assert parameters(on_paper(*preset(name, 50257, None, 0.0))) == pytest.approx(ROUNDED[name], rel=0.03)
+
+
+def test_every_preset_is_checked() -> None:
+    assert PRESETS.keys() == PUBLISHED.keys() | ROUNDED.keys()
+
+
+def test_vocabulary_context_and_dropout_are_fitted() -> None:
+    _, config = preset("gpt2", 999, 77, 0.25)
+    assert (config.vocab_size, config.n_positions) == (999, 77)
+    assert (config.resid_pdrop, config.embd_pdrop, config.attn_pdrop) == (0.25, 0.25, 0.25)
+    _, config = preset("qwen3-0.6b", 999, None, 0.25)
+    assert (config.vocab_size, config.max_position_embeddings, config.attention_dropout) == (999, 40960, 0.25)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_the_dial(family: str, depth: int) -> None:
+    model = on_paper(family, by_depth(family, depth, 300, 128, 0.0))
+    attention = [module for module in model.modules() if hasattr(module, "kv_heads")]
+    assert (len(model.body.blocks), model.body.embed.tokens.shape[1], model.context) == (depth, 64 * depth, 128)
+    assert {(a.heads, a.kv_heads, a.head_dim) for a in attention} == {(depth, depth, 64)}
+    body = parameters(model.body.blocks)
+    assert body == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
+    assert all(block.bias.causal and block.bias.window is None for block in model.body.blocks)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
+        (lambda: preset("?", 50257, None, 0.0), "choose one of gpt2, gpt2-medium"),
+        (lambda: by_depth("bert", 2, 50, 8, 0.0), 'family "bert" is not known; choose one of gpt2, llama'),
+        (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
+    ],
+)
+def test_what_is_refused(ask: object, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        ask()  # type: ignore[operator]

@@ -1,0 +1,104 @@
+"""Tiny models of `transformers`, every parameter perturbed: what ours is held against."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+VOCABULARY = 53
+WINDOW = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family in a size that exercises one of its features. changes: to the fields of its tiny config."""
+
+    family: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.5}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0,
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+"""At heads of 8 its four wavelengths are one kept, two blended, and one stretched."""
+
+CASES = {
+    "gpt2": Case("gpt2"),
+    "gpt2-inner-erf": Case("gpt2", {"n_inner": 20, "activation_function": "gelu", "layer_norm_epsilon": 1e-2}),
+    "llama": Case("llama"),
+    "llama-biases": Case(
+        "llama", {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu", "rms_norm_eps": 1e-2}
+    ),
+    "llama-linear": Case("llama", {"rope_parameters": LINEAR}),
+    "llama-llama3": Case("llama", {"rope_parameters": LLAMA3}),
+    "mistral": Case("mistral", {"sliding_window": WINDOW}),
+    "qwen2": Case(
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "tie_word_embeddings": True},
+    ),
+    "qwen3": Case("qwen3", {"head_dim": 10}),
+}
+
+_GPT2 = {
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_positions": 160,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+_LLAMA = {
+    "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "intermediate_size": 40, "max_position_embeddings": 160,
+}  # fmt: skip
+_CLASSES = {
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+}
+
+
+def oracle(case: Case) -> PreTrainedModel:
+    """The model of `transformers` for a case, in eval mode, its parameters far from any special value."""
+    config, model = _CLASSES[case.family]
+    shape = _GPT2 if case.family == "gpt2" else _LLAMA
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    made = model(config(vocab_size=VOCABULARY, **ids, **(shape | case.changes))).eval()
+    perturb(made)
+    return made
+
+
+def perturb(model: torch.nn.Module, seed: int = 0) -> None:
+    """Move every parameter by noise, so that none (a norm's ones, a bias's zeros) hides a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
+def reopened(folder: Path) -> PreTrainedModel:
+    """What `transformers` makes of a folder of ours, in float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def random_ids(rows: int, time: int, seed: int = 1) -> Tensor:
+    """Token ids [rows, time], none of them special."""
+    return torch.randint(3, VOCABULARY, (rows, time), generator=torch.Generator().manual_seed(seed))
+
+
+def left_padding(rows: int, time: int) -> Tensor:
+    """A mask [rows, time] with 0, 7, 2, 9, ... tokens of padding at the left."""
+    lengths = torch.tensor([0, 7, 2, 9][:rows])
+    return torch.arange(time)[None] >= lengths[:, None]

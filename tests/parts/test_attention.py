@@ -1,0 +1,147 @@
+"""Attention against the textbook, its paths against each other, and what it lets through."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from langwright.parts.attention import Attention, Context, attend_explicitly, attend_fused, prefers_explicit
+from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.state import Taps
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float) -> Tensor:
+    """One dot product at a time, in float64; a query that sees nothing is skipped."""
+    out = torch.full(q.shape, math.nan, dtype=torch.float64)
+    group = q.shape[1] // k.shape[1]
+    for row, head, i in torch.cartesian_prod(*map(torch.arange, q.shape[:3])).tolist():
+        keys = [j for j in range(k.shape[2]) if allowed[row % len(allowed), 0, i, j]]
+        if keys:
+            scores = torch.stack([q[row, head, i].double() @ k[row, head // group, j].double() for j in keys]) * scale
+            weights = scores.exp() / scores.exp().sum()
+            out[row, head, i] = sum(w * v[row, head // group, j] for w, j in zip(weights, keys, strict=True))
+    return out
+
+
+@settings(max_examples=40)
+@given(
+    heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (3, 1)]),
+    queries=st.integers(1, 5),
+    earlier=st.integers(0, 3),
+    rows=st.integers(1, 3),
+    window=st.sampled_from([None, 2]),
+    padded=st.booleans(),
+    segmented=st.booleans(),
+    scale=st.sampled_from([0.3, 1.0]),
+)
+def test_both_paths_equal_the_textbook(
+    heads: tuple[int, int], queries: int, earlier: int, rows: int, window: int | None, padded: bool, segmented: bool,
+    scale: float,
+) -> None:  # fmt: skip
+    keys = queries + earlier
+    q, k, v = normal(rows, heads[0], queries, 4), normal(rows, heads[1], keys, 4, seed=1), normal(rows, heads[1], keys, 4, seed=2)
+    key = torch.arange(keys).expand(rows, -1)
+    if padded:
+        key = (key - torch.arange(rows)[:, None]).clamp(min=-1)
+    segments = key % 2 if segmented else None
+    query = key[:, earlier:].clamp(min=0)
+    places = Places(query, key, not padded, None if segments is None else segments[:, earlier:], segments)
+    bias = Bias(causal=True, window=window).lower(places)
+    seen = torch.ones(1, 1, queries, keys, dtype=torch.bool)
+    allowed = seen.tril() if bias.causal else seen if bias.allowed is None else bias.allowed
+    expected = by_hand(q, k, v, allowed, scale)
+    real = ~expected.isnan()
+    fused = attend_fused(q, k, v, bias, scale)
+    explicit, weights = attend_explicitly(q, k, v, bias.additive(queries, keys, q), scale)
+    for given_out in (fused, explicit):
+        assert given_out.isfinite().all()
+        assert torch.allclose(given_out.double()[real], expected[real], atol=1e-5)
+    assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+    blind = ~allowed.any(-1, keepdim=True)
+    assert weights[(~allowed & ~blind).expand_as(weights)].eq(0).all()
+
+
+def test_a_row_of_padding_alone_gives_finite_gradients() -> None:
+    allowed = torch.tensor([[False, False], [True, True]])[:, None, None].expand(2, 1, 2, 2)
+    for fused in (False, True):
+        q, k, v = (normal(2, 1, 2, 4, seed=seed).requires_grad_() for seed in range(3))
+        bias = Lowered(allowed=allowed)
+        out = attend_fused(q, k, v, bias, 1.0) if fused else attend_explicitly(q, k, v, bias.additive(2, 2, q), 1.0)[0]
+        out[1].sum().backward()
+        assert all(x.grad is not None and x.grad.isfinite().all() and x.grad[0].eq(0).all() for x in (q, k, v))
+
+
+def test_worked_example() -> None:
+    """q.k of 112 and 96 with heads of 64: scores 14 and 12, weights 0.88 and 0.12."""
+    q = torch.ones(1, 1, 1, 64)
+    k = torch.stack([torch.full((64,), 112 / 64), torch.full((64,), 96 / 64)])[None, None]
+    _, weights = attend_explicitly(q, k, k, Lowered(), 64**-0.5)
+    assert weights.flatten().tolist() == pytest.approx([0.8808, 0.1192], abs=1e-4)
+
+
+def module(**changes: object) -> Attention:
+    attention = Attention(**({"dim": 12, "heads": 6, "kv_heads": 2, "bias": "qkvo"} | changes)).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for number, parameter in enumerate(attention.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=number))
+    return attention
+
+
+def test_groups_of_heads_share_keys() -> None:
+    """GQA equals MHA with each key and value head written out once a query head."""
+    grouped, full = module(), module(kv_heads=6)
+    with torch.no_grad():
+        for ours, theirs in ((full.q, grouped.q), (full.output, grouped.output)):
+            ours.load_state_dict(theirs.state_dict())
+        for ours, theirs in ((full.k, grouped.k), (full.v, grouped.v)):
+            for name, parameter in ours.named_parameters():
+                written = getattr(theirs, name).unflatten(0, (2, 2)).repeat_interleave(3, 0).flatten(0, 1)
+                parameter.copy_(written)
+    x = normal(2, 5, 12)
+    context = Context(Lowered(causal=True), explicit=False)
+    assert torch.allclose(grouped(x, context), full(x, context), atol=1e-5)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_scale_and_norm_of_heads(explicit: bool) -> None:
+    x = normal(1, 4, 12)
+    context = Context(Lowered(), explicit)
+    with torch.no_grad():
+        default, given_scale = module(), module(scale=2**-0.5)
+        assert torch.equal(default(x, context), given_scale(x, context))
+        assert not torch.allclose(default(x, context), module(scale=1.0)(x, context))
+        normed, doubled = module(qk_norm=1e-6), module(qk_norm=1e-6)
+        doubled.q.weight *= 7  # the norm takes the length of q and k away
+        doubled.q.bias *= 7  # type: ignore[operator]
+        assert torch.allclose(normed(x, context), doubled(x, context), atol=1e-5)
+
+
+def test_weights_are_tapped_before_dropout() -> None:
+    attention = module(dropout=0.5)
+    taps, x = Taps("attention"), normal(1, 4, 12)
+    context = Context(Bias(causal=True).lower(Places(torch.arange(4)[None], torch.arange(4)[None], False)), False)
+    quiet = attention(x, context)
+    attention.train()
+    torch.manual_seed(0)
+    assert not torch.allclose(attention(x, context), quiet)
+    context = context._replace(bias=context.bias.additive(4, 4, x), explicit=True, taps=taps, layer=3)
+    torch.manual_seed(0)
+    assert not torch.allclose(attention(x, context), quiet)
+    (weights,) = taps.get("attention")
+    assert weights.shape == (1, 6, 4, 4)
+    assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+
+
+def test_the_explicit_path_is_for_short_bfloat16_on_the_cpu() -> None:
+    short = torch.zeros(1, dtype=torch.bfloat16)
+    assert prefers_explicit(short, 511)
+    assert not prefers_explicit(short, 512)
+    assert not prefers_explicit(short.float(), 8)
+    assert not prefers_explicit(short.to("meta"), 8)

@@ -1,0 +1,186 @@
+"""Norms, rotary positions, feed-forwards, linears, heads, residuals and taps, each against its formula."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from langwright.parts.attention import Context
+from langwright.parts.bias import Lowered
+from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.linear import Linear
+from langwright.parts.norms import Norm
+from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope, rotate
+from langwright.parts.stack import Embedding, Residual
+from langwright.parts.state import Taps
+
+CONTEXT = Context(Lowered(), False)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=100 + number))
+    return module
+
+
+# Norms
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(True, True), (True, False), (False, False)])
+def test_layer_norm(weight: bool, bias: bool) -> None:
+    norm, x = filled(Norm(10, "layer", 0.1, weight, bias)), normal(3, 4, 10) * 5 + 2
+    expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 0.1).sqrt()
+    expected = expected * (norm.weight if weight else 1) + (norm.bias if bias else 0)
+    assert torch.allclose(norm(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [True, False])
+def test_rms_norm(weight: bool) -> None:
+    norm, x = filled(Norm(10, "rms", 0.1, weight)), normal(3, 4, 10) * 5 + 2
+    assert torch.allclose(norm(x), F.rms_norm(x, (10,), norm.weight if weight else None, 0.1), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_of_bfloat16_are_computed_wide(kind: str) -> None:
+    norm, x = filled(Norm(512, kind, 1e-6)), normal(4, 512) * 30  # type: ignore[arg-type]
+    half = norm(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - norm(x.bfloat16().float())).abs().max() <= 0.02 * norm(x).abs().max()
+
+
+# Rotary positions
+
+
+def turned(rope: Rope, x: Tensor, positions: Tensor) -> Tensor:
+    return rotate(x, rope.tables(positions, x.dtype))
+
+
+@given(st.integers(1, 4), st.integers(0, 40), st.integers(0, 40), st.integers(0, 900), st.floats(2.0, 1e5))
+def test_scores_depend_on_distance_only(pairs: int, i: int, j: int, shift: int, theta: float) -> None:
+    rope, q, k = Rope(2 * pairs, theta), normal(1, 1, 1, 2 * pairs), normal(1, 1, 1, 2 * pairs, seed=1)
+    score = lambda a, b: float((turned(rope, q, torch.tensor([[a]])) * turned(rope, k, torch.tensor([[b]]))).sum())  # noqa: E731
+    assert score(i, j) == pytest.approx(score(i + shift, j + shift), abs=2e-3)
+
+
+def test_pairs_are_turned_by_position_times_frequency() -> None:
+    """The first half holds the first of each pair; the angle grows anticlockwise."""
+    x = torch.tensor([1.0, 0.0, 0.0, 1.0])[None, None, None]  # pairs (1, 0) and (0, 1)
+    given_out = turned(Rope(4, theta=100.0), x, torch.tensor([[3]])).flatten().tolist()
+    slow = 3 * 100 ** (-1 / 2)
+    assert given_out == pytest.approx([math.cos(3), -math.sin(slow), math.sin(3), math.cos(slow)], abs=1e-6)
+
+
+def test_scalings_of_frequencies() -> None:
+    frequencies = 2 * math.pi / torch.tensor([2.0, 16.0, 32.0, 64.0, 1000.0])  # wavelengths
+    assert torch.allclose(LinearScaling(4.0)(frequencies), frequencies / 4)
+    scaled = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+    blend = (64 / 32 - 1) / (4 - 1)
+    factors = [1.0, 1.0, blend + (1 - blend) / 8, 1 / 8, 1 / 8]
+    assert (scaled(frequencies) / frequencies).tolist() == pytest.approx(factors)
+
+
+def test_tables_keep_large_positions_apart_in_bfloat16() -> None:
+    rope = Rope(8)
+    wide, half = (rope.tables(torch.tensor([[4097]]), dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert half[0].dtype == torch.bfloat16
+    assert all((a - b.float()).abs().max() < 0.01 for a, b in zip(wide, half, strict=True))
+
+
+# Feed-forwards, linears, embeddings, heads
+
+
+def test_activations() -> None:
+    x = torch.linspace(-4, 4, 33)
+    tanh = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    exact = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    for name, expected in {"gelu_tanh": tanh, "gelu": exact, "relu": x.clamp(min=0), "silu": x * x.sigmoid()}.items():
+        assert torch.allclose(ACTIVATIONS[name](x), expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_feedforwards(bias: bool) -> None:
+    x = normal(2, 3, 6)
+    mlp, glu = filled(MLP(6, 10, "relu", bias)), filled(GLU(6, 10, "silu", bias))
+    linear = lambda m, x: x @ m.weight.T + (m.bias if bias else 0)  # noqa: E731
+    assert torch.allclose(mlp(x, CONTEXT), linear(mlp.output, linear(mlp.input, x).relu()), atol=1e-5)
+    gated = F.silu(linear(glu.gate, x)) * linear(glu.input, x)
+    assert torch.allclose(glu(x, CONTEXT), linear(glu.output, gated), atol=1e-5)
+
+
+def test_weights_are_cast_to_the_input() -> None:
+    x = normal(2, 6).bfloat16()
+    linear, head = filled(Linear(6, 4, bias=True)), filled(LanguageHead(9, 6))
+    assert linear(x).dtype == head(x).dtype == torch.bfloat16
+    assert linear.weight.dtype == torch.float32
+    assert torch.allclose(linear(x).float(), linear(x.float()), atol=0.1)
+
+
+def test_embedding_and_tied_head() -> None:
+    embed = filled(Embedding(9, 6, positions=5))
+    ids, positions = torch.tensor([[3, 8], [0, 3]]), torch.tensor([[4, 0], [1, 1]])
+    assert torch.equal(embed(ids, positions), embed.tokens[ids] + embed.positions[positions])
+    assert torch.equal(embed(ids, positions[:1]), embed.tokens[ids] + embed.positions[positions[:1]])
+    head, hidden = LanguageHead(9, 6, tied=embed.tokens), normal(2, 6)
+    assert head.weight is embed.tokens
+    assert torch.allclose(head(hidden), hidden @ embed.tokens.T)
+
+
+def test_dropout_is_for_training_and_keeps_the_mean() -> None:
+    embed = Embedding(4, 4096, dropout=0.25)
+    residual = Residual(lambda x, context: torch.ones_like(x), dropout=0.25)
+    with torch.no_grad():
+        embed.tokens.fill_(1.0)
+    ids, positions = torch.tensor([[1]]), torch.tensor([[0]])
+    zeros = torch.zeros(1, 1, 4096)
+    torch.manual_seed(0)
+    for dropped in (embed(ids, positions), residual(zeros, CONTEXT)):
+        assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
+        assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
+    assert torch.equal(embed.eval()(ids, positions), residual.eval()(zeros, CONTEXT) * torch.ones(()))
+
+
+# Residuals
+
+
+class Tanh(nn.Module):
+    """Flamingo's gate, open a little."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * math.tanh(0.4)
+
+
+@given(st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_one_equation_for_every_residual(pre: bool, sandwich: bool, post: bool, gated: bool) -> None:
+    x, norms = normal(2, 3, 6), [filled(Norm(6, "layer", 1e-5, bias=True)) for _ in range(3)]
+    for number, norm in enumerate(norms):
+        norm.weight.data *= number + 1
+    in_norm, res_norm, out_norm = (norm if on else None for norm, on in zip(norms, (pre, sandwich, post), strict=True))
+    branch = lambda x, context: x.roll(1, -1).square()  # noqa: E731
+    residual = Residual(branch, in_norm, res_norm, out_norm, Tanh() if gated else None)
+    y = branch(norms[0](x) if pre else x, CONTEXT)
+    y = norms[1](y) if sandwich else y
+    y = x + (math.tanh(0.4) if gated else 1) * y
+    assert torch.allclose(residual(x, CONTEXT), norms[2](y) if post else y, atol=1e-5)
+
+
+# Taps
+
+
+def test_taps_are_kept_by_slot() -> None:
+    taps = Taps("hidden", "router")
+    assert taps.wants("hidden")
+    assert not taps.wants("attention")
+    for slot, value in ((1, 10.0), (0, 5.0), (1, 11.0)):  # the second visit to slot 1 is a recomputation
+        taps.put("hidden", slot, torch.tensor(value))
+    assert [float(x) for x in taps.get("hidden")] == [5.0, 11.0]
+    assert taps.get("router") == []

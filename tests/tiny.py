@@ -1,0 +1,71 @@
+"""A tiny model, its data and a run over them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import new_model
+from langwright.models.gpt2 import GPT2Config
+from langwright.objectives.batch import Batch
+from langwright.training.checkpoints import Checkpoints
+from langwright.training.learner import Learner
+from langwright.training.loop import Every, Hooks, Run
+from langwright.training.losses import causal
+from langwright.training.plan import Plan
+from langwright.training.schedule import Schedule
+
+CONFIG = GPT2Config(
+    vocab_size=29, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1
+)
+
+
+def tiny_model(dropout: float = 0.0) -> CausalLM:
+    config = GPT2Config(**{**vars(CONFIG), "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout})
+    return new_model("gpt2", config, seed=1)
+
+
+def batch_of(step: int, rows: int = 8, time: int = 16) -> Batch:
+    ids = torch.randint(0, 29, (rows, time + 1), generator=torch.Generator().manual_seed(step))
+    weights = torch.ones(rows, time)
+    weights[0, step % time :] = 0
+    samples = torch.arange(step * rows, (step + 1) * rows)
+    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights, samples=samples)
+
+
+def batches(start: int) -> Iterator[Batch]:
+    while True:
+        yield batch_of(start)
+        start += 1
+
+
+def tiny_learner(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any) -> Learner:
+    return Learner(tiny_model(dropout), causal(), dtype, learning_rate=1e-2, **changes)
+
+
+def tiny_run(
+    folder: Path, learner: Learner, steps: int = 12, identity: dict[str, Any] | None = None, hooks: Hooks | None = None
+) -> Run:
+    return Run(
+        learner=learner,
+        batches=batches,
+        loader={"data": "tiny"},
+        plan=Plan(steps),
+        schedule=Schedule("trapezoid", 0.1, 0.5),
+        checkpoints=Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2),
+        metrics=folder / "metrics.jsonl",
+        every=Every(log=1, save=4, evaluate=5),
+        hooks=hooks or Hooks(),
+        started=0.0,
+    )
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

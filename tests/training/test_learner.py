@@ -1,0 +1,99 @@
+"""What one step of training changes."""
+
+import pytest
+import torch
+
+from langwright.objectives.batch import Batch
+from langwright.training.budget import measure_step
+from tiny import batch_of, same, tiny_learner, tiny_model, weights
+
+
+def gradients(micro_batch: int | None, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    learner = tiny_learner(micro_batch=micro_batch, dtype=dtype)
+    learner.backward(batch_of(3))
+    return {name: p.grad.clone() for name, p in learner.masters.named.items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_micro_batches_equal_one_batch(micro_batch: int) -> None:
+    whole, parts = gradients(None), gradients(micro_batch)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_over_targets() -> None:
+    learner, batch = tiny_learner(), batch_of(3)
+    loss, targets = learner.backward(batch)
+    logits = learner.model(batch.ids)
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
+    assert float(targets) == float(batch.weights.sum()) < batch.weights.numel()
+    assert float(loss) == pytest.approx(((each * batch.weights).sum() / batch.weights.sum()).item(), rel=1e-5)
+
+
+def test_a_step_equals_torch_by_hand() -> None:
+    """One step of ours is one of a plain PyTorch loop: mean loss, clip, AdamW with decay on matrices only."""
+    learner, batch = tiny_learner(clip=0.5, weight_decay=0.1), batch_of(3)
+    learner.backward(batch)
+    learner.clip()
+    learner.step(0.5)
+    model = tiny_model()
+    each = torch.nn.functional.cross_entropy(model(batch.ids).transpose(1, 2), batch.targets, reduction="none")
+    ((each * batch.weights).sum() / batch.weights.sum()).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    decay = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1}]
+    plain = [{"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}]
+    torch.optim.AdamW(decay + plain, lr=0.5e-2, betas=(0.9, 0.95)).step()
+    for name, value in weights(model).items():
+        torch.testing.assert_close(learner.masters.named[name].data, value, rtol=1e-5, atol=2e-5)
+
+
+def test_bf16_weights_follow_fp32_masters() -> None:
+    learner = tiny_learner(dtype=torch.bfloat16)
+    assert {p.dtype for p in learner.model.parameters()} == {torch.bfloat16}
+    before = {name: p.detach().clone() for name, p in learner.masters.named.items()}
+    for step in range(3):
+        learner.backward(batch_of(step))
+        learner.clip()
+        learner.step(1e-4)  # steps far too small for bf16 to hold
+    for (name, master), working in zip(learner.masters.named.items(), learner.model.parameters(), strict=True):
+        assert master.dtype == torch.float32
+        assert torch.equal(working.data, master.data.bfloat16())
+        if name.endswith("weight"):
+            assert not torch.equal(master.data, before[name])
+
+
+def test_bf16_gradients_add_up_in_fp32() -> None:
+    """Sixteen equal micro-batches give sixteen times the gradient; in bf16 sums the small parts would be lost."""
+    batch = batch_of(3, rows=1)
+    many = Batch(batch.ids.repeat(16, 1), batch.targets.repeat(16, 1), batch.weights.repeat(16, 1))
+    one, sixteen = tiny_learner(dtype=torch.bfloat16), tiny_learner(dtype=torch.bfloat16, micro_batch=1)
+    one.backward(batch)
+    sixteen.backward(many)
+    for a, b in zip(one.masters.parameters, sixteen.masters.parameters, strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert b.grad.dtype == torch.float32
+        torch.testing.assert_close(a.grad, b.grad, rtol=2e-2, atol=1e-5)
+
+
+def test_culprits_are_named_by_sample_number() -> None:
+    learner, batch = tiny_learner(), batch_of(3)
+    with torch.no_grad():
+        learner.model.body.embed.tokens[7] = float("nan")
+    with_seven = batch.samples[(batch.ids == 7).any(1)].tolist()
+    ids = batch.ids.clone()
+    ids[ids == 7] = 8
+    assert with_seven
+    head = learner.model.head.weight.detach().clone()
+    learner.model.head.weight = torch.nn.Parameter(torch.nan_to_num(head))  # only the input is poisoned
+    assert learner.culprits(batch) == with_seven
+
+
+def test_measuring_a_step_leaves_no_trace() -> None:
+    learner = tiny_learner(dropout=0.1)
+    before, random = weights(learner.model), torch.get_rng_state()
+    seconds = measure_step(learner, iter([batch_of(i) for i in range(6)]))
+    assert seconds > 0
+    assert same(weights(learner.model), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not learner.tensors()
