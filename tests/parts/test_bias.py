@@ -21,7 +21,9 @@ def table(lowered: Lowered, queries: int, keys: int) -> Tensor:
     if lowered.causal:
         assert queries == keys  # what the kernel's own triangle means is clear for squares only
         return torch.ones(1, queries, keys, dtype=torch.bool).tril()
-    return torch.ones(1, queries, keys, dtype=torch.bool) if lowered.allowed is None else lowered.allowed[:, 0]
+    if lowered.allowed is None:
+        return torch.ones(1, queries, keys, dtype=torch.bool)
+    return lowered.allowed[:, 0].expand(-1, queries, -1)
 
 
 def seen(bias: Bias, query: int, key: int, same_document: bool = True) -> bool:
@@ -45,23 +47,22 @@ def test_rows_without_padding(bias: Bias, queries: int, earlier: int) -> None:
         assert lowered == Lowered(causal=True)
 
 
-@given(st.sampled_from(BIASES), st.data())
-def test_padding_positions_and_segments(bias: Bias, data: st.DataObject) -> None:
-    rows, queries, keys = (data.draw(st.integers(1, n)) for n in (3, 4, 6))
-    draw = lambda low, high, width: torch.tensor(  # noqa: E731
-        data.draw(st.lists(st.lists(st.integers(low, high), min_size=width, max_size=width), min_size=rows, max_size=rows))
-    )
-    query, key = draw(0, 6, queries), draw(-1, 6, keys)
-    segments = (draw(0, 1, queries), draw(0, 1, keys)) if data.draw(st.booleans()) else (None, None)
-    lowered = bias.lower(Places(query, key, False, *segments))
+def rows_of(low: int, high: int, rows: int, width: int) -> st.SearchStrategy[list[list[int]]]:
+    return st.lists(st.lists(st.integers(low, high), min_size=width, max_size=width), min_size=rows, max_size=rows)
+
+
+@given(st.sampled_from(BIASES), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.data())
+def test_padding_positions_and_segments(
+    bias: Bias, rows: int, queries: int, keys: int, packed: bool, data: st.DataObject
+) -> None:
+    query, key = data.draw(rows_of(0, 6, rows, queries)), data.draw(rows_of(-1, 6, rows, keys))
+    of_query, of_key = ([[0] * queries] * rows, [[0] * keys] * rows)
+    if packed:
+        of_query, of_key = data.draw(rows_of(0, 1, rows, queries)), data.draw(rows_of(0, 1, rows, keys))
+    segments = (torch.tensor(of_query), torch.tensor(of_key)) if packed else (None, None)
+    lowered = bias.lower(Places(torch.tensor(query), torch.tensor(key), False, *segments))
     expected = [
-        [
-            [
-                seen(bias, int(query[r, q]), int(key[r, k]), segments[0] is None or bool(segments[0][r, q] == segments[1][r, k]))
-                for k in range(keys)
-            ]
-            for q in range(queries)
-        ]
+        [[seen(bias, q, k, qs == ks) for k, ks in zip(key[r], of_key[r], strict=True)] for q, qs in zip(query[r], of_query[r], strict=True)]
         for r in range(rows)
     ]
     assert table(lowered, queries, keys).tolist() == expected

@@ -145,7 +145,7 @@ def test_dropout_is_for_training_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     for dropped in (embed(ids, positions), residual(zeros, CONTEXT)):
         assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
-        assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
+        assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(embed.eval()(ids, positions), residual.eval()(zeros, CONTEXT) * torch.ones(()))
 
 

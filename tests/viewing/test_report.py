@@ -119,7 +119,7 @@ def test_samples_show_exactly_what_was_written() -> None:
     written = shown.find(".//pre")
     assert written is not None
     assert "".join(written.itertext()) == prompt + continuation
-    assert [mark.text for mark in written.iter("ins")] == ["    if x:", "return '<b>'"]
+    assert [mark.text for mark in written.iter("ins")] == ["if x:", "return '<b>'"]
     assert [span.get("class") for span in shown.iter("span")] == [None, "verdict good"]
 
 

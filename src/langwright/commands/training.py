@@ -94,8 +94,7 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
         recipe.micro_batch,
     )
     if recipe.compile:
-        for block in model.body.blocks:
-            block.compile(dynamic=False)
+        _compile(model)
     flops = training_flops_per_token(model, job.context)
     size = f"{parameters(model) / 1e6:.1f}M parameters"
     with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
@@ -247,6 +246,18 @@ def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
     if exact:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
+
+
+def _compile(model: CausalLM) -> None:
+    """Compile each block; they share their code, so one compilation serves all. UserError where there is no compiler."""
+    try:
+        torch.compile(torch.square)(torch.ones(8, device=model.head.weight.device))
+    except Exception as error:  # whatever the toolchain raises
+        raise UserError(
+            f"--compile: torch.compile does not work on this machine: {error!r:.200}; leave it out"
+        ) from None
+    for block in model.body.blocks:
+        block.compile(dynamic=False)
 
 
 def _measured(out: Path) -> Likelihood:

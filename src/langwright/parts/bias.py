@@ -28,8 +28,8 @@ class Lowered(NamedTuple):
     """A bias in the form that a kernel takes: nothing, a plain causal triangle, or a table of what is allowed."""
 
     causal: bool = False
-    allowed: Bool[Tensor, "#batch 1 queries keys"] | None = None
-    scores: Float[Tensor, "#batch 1 queries keys"] | None = None
+    allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
+    scores: Float[Tensor, "#batch 1 #queries keys"] | None = None
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""

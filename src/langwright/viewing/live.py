@@ -1,7 +1,7 @@
 """The live view of a training run in a terminal, and its plain twin where there is no terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +115,20 @@ class LiveView:
         numbers.add_row(*(Text(name, style="dim") for name in entries))
         numbers.add_row(*(Text(value, style="bold") for value in entries.values()))
         width = max(10, min(console().width, 110) - 6)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=self._row["steps"], completed=self._row["step"], width=width))
         parts: list[RenderableType] = [
-            ProgressBar(total=self._row["steps"], completed=self._row["step"], width=width),
+            bar,
             numbers,
-            Text.assemble(("loss ", "dim"), (sparkline(self._losses, width - 6), "cyan")),
+            Text.assemble(("loss ", "dim"), (sparkline(_after_the_plunge(self._losses), width - 6), "cyan")),
         ]
         if self._sample:
             parts.append(
                 Panel(Text(self._sample, overflow="fold"), title="the model writes", title_align="left", style="dim")
             )
         return Panel(Group(*parts), title=self._title, title_align="left", width=width + 4)
+
+
+def _after_the_plunge(losses: Sequence[float]) -> Sequence[float]:
+    """Without the first tenth, whose fall from ln V would flatten all that follows."""
+    return losses[len(losses) // 10 :]

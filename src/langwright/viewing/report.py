@@ -223,7 +223,7 @@ def _shaded(continuation: str) -> Html:
     """The text marked as added, line by line so that its indentation stays blank."""
     parts: list[str] = []
     for number, line in enumerate(continuation.split("\n")):
-        words = line.lstrip() if number else line
+        words = line.lstrip()
         parts += ["\n" if number else "", line[: len(line) - len(words)], element("ins", None, words) if words else ""]
     return join(parts)
 

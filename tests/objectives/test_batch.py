@@ -1,0 +1,38 @@
+"""The currency between data and training."""
+
+from dataclasses import fields
+
+import torch
+
+from langwright.objectives.batch import Batch
+
+FULL = Batch(
+    ids=torch.arange(12).view(4, 3),
+    targets=torch.arange(12).view(4, 3) + 1,
+    weights=torch.rand(4, 3),
+    mask=torch.tensor([[True, True, False]] * 4),
+    positions=torch.arange(3).expand(4, -1),
+    segments=torch.arange(12).view(4, 3) // 5,
+    samples=torch.tensor([9, 8, 7, 6]),
+)
+BARE = Batch(ids=FULL.ids, targets=FULL.targets, weights=FULL.weights)
+NAMES = [field.name for field in fields(Batch)]
+
+
+def test_rows() -> None:
+    part = FULL.rows(1, 3)
+    assert part.samples is not None
+    assert part.samples.tolist() == [8, 7]
+    assert all(torch.equal(getattr(part, name), getattr(FULL, name)[1:3]) for name in NAMES)
+    assert [name for name in NAMES if getattr(BARE.rows(0, 1), name) is not None] == ["ids", "targets", "weights"]
+
+
+def test_parts_make_the_whole() -> None:
+    parts = [FULL.rows(start, start + 3) for start in range(0, 4, 3)]
+    assert [part.ids.shape[0] for part in parts] == [3, 1]
+    assert all(torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(FULL, name)) for name in NAMES)
+
+
+def test_to_another_device() -> None:
+    assert all(getattr(FULL.to("meta"), name).device.type == "meta" for name in NAMES)
+    assert BARE.to("meta").mask is None

@@ -1,0 +1,136 @@
+"""The chunked cross-entropy against a table worked by hand, against PyTorch, and against autograd."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from langwright.objectives import losses
+from langwright.objectives.losses import linear_cross_entropy, token_losses
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    """The definition, logits held whole."""
+    logits = hidden.flatten(0, -2) @ weight.T
+    each = F.cross_entropy(logits, targets.flatten(), reduction="none") + z_loss * logits.logsumexp(-1).square()
+    return (weights.flatten() * each).sum()
+
+
+def test_by_hand() -> None:
+    """Logits (ln 1, ln 2, ln 5): Z = 8, so p = 1/8, 2/8, 5/8."""
+    hidden, weight = torch.tensor([[1.0]] * 3), torch.tensor([1.0, 2.0, 5.0]).log()[:, None]
+    targets, weights = torch.tensor([0, 1, 2]), torch.tensor([1.0, 0.5, 0.0])
+    expected = math.log(8) + 0.5 * math.log(4)
+    assert float(linear_cross_entropy(hidden, weight, targets, weights)) == pytest.approx(expected)
+    z = 0.1 * 1.5 * math.log(8) ** 2
+    assert float(linear_cross_entropy(hidden, weight, targets, weights, z_loss=0.1)) == pytest.approx(expected + z)
+    assert token_losses(hidden @ weight.T, targets).tolist() == pytest.approx([math.log(8), math.log(4), math.log(8 / 5)])
+
+
+@given(
+    tokens=st.sampled_from([(1, 1), (2, 3), (1, 7)]),
+    vocabulary=st.integers(2, 9),
+    chunk=st.integers(1, 8),
+    z_loss=st.sampled_from([0.0, 0.1]),
+    weights=st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=7, max_size=7),
+    scale=st.sampled_from([1.0, -2.5]),
+)
+def test_value_and_gradients(
+    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, weights: list[float], scale: float
+) -> None:
+    """Whatever the chunks, the weights and what the loss is multiplied with afterwards."""
+    hidden, weight = normal(*tokens, 4, seed=0), normal(vocabulary, 4, seed=1)
+    targets = torch.arange(tokens[0] * tokens[1]).view(tokens) * 5 % vocabulary
+    each = torch.tensor(weights[: targets.numel()]).view(tokens)
+    leaves = [x.clone().requires_grad_() for x in (hidden, weight, hidden, weight)]
+    expected = plain(leaves[0], leaves[1], targets, each, z_loss)
+    (expected * scale).backward()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "CHUNK_LOGITS", chunk * vocabulary)
+        given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss)
+        (given_loss * scale).backward()
+    assert torch.allclose(given_loss, expected, atol=1e-5)
+    for ours, theirs in zip(leaves[2:], leaves[:2], strict=True):
+        assert ours.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, w: sizes.append(x.shape[0]) or linear(x, w))
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", 3 * 11 + 10)
+    linear_cross_entropy(normal(8, 4, seed=0), normal(11, 4, seed=1), torch.arange(8), torch.ones(8))
+    assert sizes == [3, 3, 2]
+
+
+def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, targets = normal(3, 4, seed=0), normal(11, 4, seed=1), torch.tensor([3, 0, 10])
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", 5)
+    given_loss = linear_cross_entropy(hidden, weight, targets, torch.ones(3))
+    assert torch.allclose(given_loss, plain(hidden, weight, targets, torch.ones(3), 0.0))
+
+
+def test_bfloat16_is_summed_wide() -> None:
+    """bf16 in, float32 inside: the loss is that of the rounded inputs, gradients are in the dtype of their tensor."""
+    hidden, weight = normal(600, 32, seed=0).bfloat16(), normal(40, 32, seed=1)
+    targets, weights = torch.arange(600) % 40, torch.ones(600)
+    wide = [hidden.float().requires_grad_(), weight.bfloat16().float().requires_grad_()]
+    expected = plain(wide[0], wide[1], targets, weights, 0.0)
+    expected.backward()
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    given_loss = linear_cross_entropy(leaves[0], leaves[1], targets, weights)
+    given_loss.backward()
+    assert given_loss.dtype == torch.float32
+    assert given_loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    for ours, theirs in zip(leaves, wide, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert ours.grad.dtype == ours.dtype
+        assert (ours.grad.float() - theirs.grad).norm() <= 0.01 * theirs.grad.norm()
+
+
+def test_huge_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    loss = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]), torch.ones(2))
+    loss.backward()
+    assert loss.item() == pytest.approx(2e4)
+    assert hidden.grad is not None
+    assert hidden.grad.flatten().tolist() == pytest.approx([0.0, -2.0])
+
+
+def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation costs one product a chunk, although the head's weight is a parameter."""
+    products = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append(1) or multiply(*a, **k))
+    hidden, weight = normal(5, 4, seed=0), torch.nn.Parameter(normal(7, 4, seed=1))
+    arguments = (hidden, weight, torch.arange(5), torch.ones(5))
+    with torch.no_grad():
+        quiet = linear_cross_entropy(*arguments)
+    with torch.inference_mode():
+        linear_cross_entropy(*arguments)
+    assert not products
+    assert not quiet.requires_grad
+    loud = linear_cross_entropy(*arguments)
+    assert products
+    assert loud.item() == quiet.item()
+
+
+def test_either_side_may_be_frozen() -> None:
+    hidden, weight = normal(5, 4, seed=0), normal(7, 4, seed=1)
+    full = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    linear_cross_entropy(full[0], full[1], torch.arange(5), torch.ones(5)).backward()
+    for moving in (0, 1):
+        leaves = [hidden.clone().requires_grad_(moving == 0), weight.clone().requires_grad_(moving == 1)]
+        linear_cross_entropy(leaves[0], leaves[1], torch.arange(5), torch.ones(5)).backward()
+        assert torch.equal(leaves[moving].grad, full[moving].grad)  # type: ignore[arg-type]
+        assert leaves[1 - moving].grad is None
