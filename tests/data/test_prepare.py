@@ -13,7 +13,6 @@ from langwright.corpora.splits import split_documents
 from langwright.data import prepare as prepare_module
 from langwright.data.prepare import prepare, tokenise
 from langwright.data.shards import Tokens
-from langwright.text import tokenizer as tokenizer_module
 from langwright.text.roles import Roles
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
@@ -47,7 +46,8 @@ def test_each_document_is_whole_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_characters: int, piece_characters: int
 ) -> None:
     monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", batch_characters)
-    monkeypatch.setattr(tokenizer_module.Tokenizer.pieces, "__defaults__", (piece_characters,))
+    pieces = Tokenizer.pieces
+    monkeypatch.setattr(Tokenizer, "pieces", lambda self, text: pieces(self, text, piece_characters))
     for tokenizer in (train_bpe(TEXTS, 300), characters(TEXTS), raw_bytes()):
         tokens = tokenise(Source(TEXTS).read(), tokenizer, tmp_path / "a.tokens")
         assert documents_of(tokens) == [[0, *tokenizer.encode_batch([text])[0], 1] for text in TEXTS]

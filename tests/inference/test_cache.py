@@ -80,4 +80,4 @@ def test_rows_that_leave() -> None:
     assert keys[0].tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3]]
     k, v = cache.extend(0, torch.full((2, 1, 1, 3), 9.0), torch.full((2, 1, 1, 3), 8.0))
     assert k[:, 0, :, 0].tolist() == [[2, 2, 2, 9], [0, 0, 0, 9]]
-    assert v[:, 0, :, 2].tolist() == [[0, -1, -2, 8], [0, -1, -2, 8]]
+    assert v[:, 0, :, 0].tolist() == [[-2, -2, -2, 8], [0, 0, 0, 8]]

@@ -79,8 +79,9 @@ def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.allclose(given_loss, plain(hidden, weight, targets, torch.ones(3), 0.0))
 
 
-def test_bfloat16_is_summed_wide() -> None:
+def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 in, float32 inside: the loss is that of the rounded inputs, gradients are in the dtype of their tensor."""
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", 40)
     hidden, weight = normal(600, 32, seed=0).bfloat16(), normal(40, 32, seed=1)
     targets, weights = torch.arange(600) % 40, torch.ones(600)
     wide = [hidden.float().requires_grad_(), weight.bfloat16().float().requires_grad_()]

@@ -128,6 +128,7 @@ def test_weights_are_tapped_before_dropout() -> None:
     taps, x = Taps("attention"), normal(1, 4, 12)
     context = Context(Bias(causal=True).lower(Places(torch.arange(4)[None], torch.arange(4)[None], False)), False)
     quiet = attention(x, context)
+    assert torch.equal(quiet, module()(x, context))
     attention.train()
     torch.manual_seed(0)
     assert not torch.allclose(attention(x, context), quiet)

@@ -249,7 +249,7 @@ def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
 
 
 def _compile(model: CausalLM) -> None:
-    """Compile each block; they share their code, so one compilation serves all. UserError where there is no compiler."""
+    """Compile each block; they share their code, so one compilation serves all. UserError where that does not work."""
     try:
         torch.compile(torch.square)(torch.ones(8, device=model.head.weight.device))
     except Exception as error:  # whatever the toolchain raises

@@ -169,7 +169,7 @@ def open_shard(path: Path, *, verify: bool | None = None) -> Tokens:
     if zlib.crc32(table.data, zlib.crc32(header[:_CHECKSUM_AT])) != int.from_bytes(header[_CHECKSUM_AT:], "little"):
         raise UserError(f"{path}: the header, or the table at offset {layout.table_at}, is damaged; {_MEND}")
     if verify or (verify is None and size <= VERIFIED_AT_OPEN):
-        _verify(path, content[_HEADER_BYTES : layout.table_at], table.view("<u4"))
+        _verify(path, layout.table_at, table.view("<u4"))
     return Tokens(
         ids=content[_HEADER_BYTES : layout.ids_end].view(f"<u{layout.itemsize}"),
         offsets=content[layout.offsets_at : layout.bytes_at].view("<i8"),
@@ -229,13 +229,15 @@ class _Layout:
         return cls(itemsize, tokens, documents, text_bytes, tokenizer.hex())
 
 
-def _verify(path: Path, payload: NDArray[np.uint8], checksums: NDArray[np.uint32]) -> None:
-    for number, checksum in enumerate(checksums):
-        block = payload[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
-        if zlib.crc32(block.data) != checksum:
+def _verify(path: Path, end: int, checksums: NDArray[np.uint32]) -> None:
+    """Check the payload, read block by block rather than through the map, which would all become resident memory."""
+    with path.open("rb") as file:
+        file.seek(_HEADER_BYTES)
+        for number, checksum in enumerate(checksums):
             start = _HEADER_BYTES + number * BLOCK_BYTES
-            place = f"between offsets {start} and {start + len(block)}"
-            raise UserError(f"{path}: the token shard is damaged {place}; {_MEND}")
+            stop = min(start + BLOCK_BYTES, end)
+            if zlib.crc32(file.read(stop - start)) != checksum:
+                raise UserError(f"{path}: the token shard is damaged between offsets {start} and {stop}; {_MEND}")
 
 
 def _padding(size: int) -> int:

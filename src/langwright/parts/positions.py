@@ -21,10 +21,8 @@ class Llama3Scaling:
 
     def __call__(self, frequencies: Float[Tensor, " half"]) -> Float[Tensor, " half"]:
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
-        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        return frequencies * torch.lerp(
-            torch.full_like(smooth, 1 / self.factor), torch.ones_like(smooth), smooth.clamp(0, 1)
-        )
+        smooth = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return (1 - smooth) * frequencies / self.factor + smooth * frequencies
 
 
 @dataclass(frozen=True)
