@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracles import CASES, oracle, random_ids
 
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.folder import load_model
 from langwright.objectives.batch import Batch
+from oracles import CASES, oracle, random_ids
 
 LENGTHS = [[12, 9], [5, 1]]
 """Targets of each row of two batches."""

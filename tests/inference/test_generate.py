@@ -1,13 +1,13 @@
 """Text from a model: the same tokens however they are computed, and a text that ends where it should."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracles import CASES, WINDOW, oracle, random_ids
 from torch import Tensor
 
 from langwright.base.errors import UserError
@@ -20,6 +20,7 @@ from langwright.models.llama import LlamaConfig
 from langwright.text.roles import Roles
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
+from oracles import CASES, WINDOW, oracle, random_ids
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 14, 9)]
@@ -128,7 +129,7 @@ def chain(successors: dict[int, int], context: int = 64) -> CausalLM:
 def speaker(text: str, context: int = 64) -> CausalLM:
     """A model that knows one text by heart (no byte of it twice) and ends there."""
     ids = [*BYTES.encode(text), BYTES.eos_id or 0]
-    return chain(dict(zip(ids, ids[1:], strict=False)), context)
+    return chain(dict(pairwise(ids)), context)
 
 
 def test_a_document_that_ends() -> None:
@@ -169,7 +170,12 @@ def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
     """A stand-in for `generate_ids` that says these tokens."""
 
     def say(
-        model: CausalLM, prompts: Sequence[Any], samplings: Any, limit: int, finished: Callable[[int], bool], cache: bool
+        model: CausalLM,
+        prompts: Sequence[Any],
+        samplings: Any,
+        limit: int,
+        finished: Callable[[int], bool],
+        cache: bool,
     ) -> Iterator[tuple[int, int]]:
         for token in tokens[:limit]:
             yield 0, token

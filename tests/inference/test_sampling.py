@@ -1,4 +1,4 @@
-"""Choosing a token: each cut against its definition and against `transformers`, and frequencies against probabilities."""
+"""Choosing a token: each cut against its definition and `transformers`, frequencies against probabilities."""
 
 import math
 import re

@@ -9,12 +9,12 @@ import pytest
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import LINEAR, LLAMA3
 
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
 from langwright.models.shapes import PRESETS
+from oracles import LINEAR, LLAMA3
 
 COMMON = {"use_cache": True, "transformers_version": "4.40.0", "torch_dtype": "bfloat16", "initializer_range": 0.02}
 HUB: dict[str, dict[str, Any]] = {

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import CASES, LINEAR, LLAMA3, VOCABULARY, oracle, perturb, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file
 from langwright.models import folder as folder_module
+from langwright.models import weights
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model, save_model, save_parameters
 from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors
 from langwright.text.training import raw_bytes
+from oracles import CASES, LINEAR, LLAMA3, VOCABULARY, oracle, perturb, random_ids
 
 
 def tiny(family: str = "llama", vocabulary: int = VOCABULARY, **changes: Any) -> CausalLM:
@@ -81,6 +82,19 @@ def test_a_folder_that_was_not_finished_has_no_record(
     with pytest.raises(OSError, match="no space"):
         save_model(tiny(), None, saved)
     assert not (saved / "langwright.json").exists()
+    assert not list(saved.glob(".*"))
+
+
+def test_weights_that_were_not_finished_leave_the_old_ones(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    before = (saved / "model.safetensors").read_bytes()
+    monkeypatch.setattr(weights, "save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_model(tiny(), None, saved)
+    assert (saved / "model.safetensors").read_bytes() == before
     assert not list(saved.glob(".*"))
 
 
@@ -192,7 +206,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "odd heads": ({"head_dim": 7}, "head_dim = 7 is odd"),
     "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers = 0 is not a whole number above 0"),
     "no groups": ({"num_key_value_heads": 0}, "num_key_value_heads = 0 is not a whole number above 0"),
-    "wrong size": ({"intermediate_size": 128}, r"mlp\.gate_proj\.weight.* has shape \[192, 64\], .*asks for \[128, 64\]"),
+    "wrong size": (
+        {"intermediate_size": 128},
+        r"mlp\.gate_proj\.weight.* has shape \[192, 64\], .*asks for \[128, 64\]",
+    ),
     "another family's field": ({"sliding_window": 4}, 'field "sliding_window" is not known for llama'),
 }
 
@@ -255,7 +272,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard outside": (lambda f: index(f, {NORM: "../model.safetensors"}), rf'tensor "{NORM}" is said to be in'),
     "shard by its full path": (lambda f: index(f, {NORM: str(f / "shard.safetensors")}), "no shard of this folder"),
     "shard that is a pickle": (lambda f: index(f, {NORM: "shard.bin"}), "no shard of this folder"),
-    "index names too much": (lambda f: index(f, {"ghost": "shard.safetensors"}), r'"ghost" is not in shard\.safetensors'),
+    "index names too much": (
+        lambda f: index(f, {"ghost": "shard.safetensors"}),
+        r'"ghost" is not in shard\.safetensors',
+    ),
     "index names too little": (lambda f: index(f, {NORM: ""}), f'"{NORM}" is in a shard and not in the index'),
     "index without a map": (
         lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{}")),

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,6 +16,7 @@ from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
+from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
 
 NEAR = 1e-4
 

@@ -24,7 +24,10 @@ PUBLISHED = {
 }
 """Vocabulary and parameters of the files on the Hub, shared tensors once."""
 
-ROUNDED = {"gpt3-small": 125e6, "gpt3-medium": 350e6, "gpt3-large": 760e6, "gpt3-xl": 1.3e9, "gpt3-2.7b": 2.7e9, "gpt3-6.7b": 6.7e9}
+ROUNDED = {
+    "gpt3-small": 125e6, "gpt3-medium": 350e6, "gpt3-large": 760e6,
+    "gpt3-xl": 1.3e9, "gpt3-2.7b": 2.7e9, "gpt3-6.7b": 6.7e9,
+}  # fmt: skip
 """As Table 2.1 of Brown et al. (2020) gives them."""
 
 

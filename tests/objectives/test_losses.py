@@ -32,7 +32,9 @@ def test_by_hand() -> None:
     assert float(linear_cross_entropy(hidden, weight, targets, weights)) == pytest.approx(expected)
     z = 0.1 * 1.5 * math.log(8) ** 2
     assert float(linear_cross_entropy(hidden, weight, targets, weights, z_loss=0.1)) == pytest.approx(expected + z)
-    assert token_losses(hidden @ weight.T, targets).tolist() == pytest.approx([math.log(8), math.log(4), math.log(8 / 5)])
+    assert token_losses(hidden @ weight.T, targets).tolist() == pytest.approx(
+        [math.log(8), math.log(4), math.log(8 / 5)]
+    )
 
 
 @given(

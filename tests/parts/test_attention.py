@@ -46,7 +46,8 @@ def test_both_paths_equal_the_textbook(
     scale: float,
 ) -> None:  # fmt: skip
     keys = queries + earlier
-    q, k, v = normal(rows, heads[0], queries, 4), normal(rows, heads[1], keys, 4, seed=1), normal(rows, heads[1], keys, 4, seed=2)
+    q = normal(rows, heads[0], queries, 4)
+    k, v = (normal(rows, heads[1], keys, 4, seed=seed) for seed in (1, 2))
     key = torch.arange(keys).expand(rows, -1)
     if padded:
         key = (key - torch.arange(rows)[:, None]).clamp(min=-1)

@@ -62,7 +62,10 @@ def test_padding_positions_and_segments(
     segments = (torch.tensor(of_query), torch.tensor(of_key)) if packed else (None, None)
     lowered = bias.lower(Places(torch.tensor(query), torch.tensor(key), False, *segments))
     expected = [
-        [[seen(bias, q, k, qs == ks) for k, ks in zip(key[r], of_key[r], strict=True)] for q, qs in zip(query[r], of_query[r], strict=True)]
+        [
+            [seen(bias, query[r][q], key[r][k], of_query[r][q] == of_key[r][k]) for k in range(keys)]
+            for q in range(queries)
+        ]
         for r in range(rows)
     ]
     assert table(lowered, queries, keys).tolist() == expected

@@ -39,12 +39,10 @@ def find_files(spec: str) -> list[Path]:
         return found
     if path.exists():
         return [_supported(path)]
-    if not glob.has_magic(spec):
-        raise UserError(f"{spec}: no such file or folder")
     matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # Path.glob takes no absolute pattern
     found = sorted(match for match in matches if match.is_file())
     if not found:
-        raise UserError(f"{spec}: no file matches this pattern")
+        raise UserError(f"{spec}: no such file or folder, and no file matches it as a pattern")
     return [_supported(file) for file in found]
 
 

@@ -1,7 +1,9 @@
 """From what the user writes to a corpus."""
 
 import difflib
+import glob
 import os
+import re
 from pathlib import Path
 
 from langwright.base.errors import UserError
@@ -9,6 +11,7 @@ from langwright.corpora.document import Corpus
 from langwright.corpora.downloads import DOWNLOADS, open_download
 from langwright.corpora.files import open_files
 from langwright.corpora.hub import PREFIX, open_hub
+from langwright.corpora.reading import is_supported
 from langwright.corpora.stdlib import NAME, open_python_stdlib
 
 NAMES = (NAME, *DOWNLOADS)
@@ -27,19 +30,21 @@ def open_corpus(spec: str, *, field: str = "text") -> Corpus:
         return open_download(spec)
     if spec.startswith(PREFIX):
         return open_hub(spec, field)
-    if _could_be_name(spec):
-        raise UserError(_unknown(spec))
-    return open_files(spec, field)
-
-
-def _could_be_name(spec: str) -> bool:
-    """Whether a text that is no path on this machine looks like a name rather than like a path."""
-    is_pathlike = os.sep in spec or "." in spec or any(c in spec for c in "*?[~")
-    return not is_pathlike and not Path(spec).exists()
+    try:
+        if not glob.has_magic(spec) and not Path(spec).expanduser().exists():
+            raise UserError(_unknown(spec))
+        return open_files(spec, field)
+    except OSError as error:
+        raise UserError(f"{spec}: cannot be opened: {error.strerror}") from None
 
 
 def _unknown(spec: str) -> str:
+    """What to tell of a text that is no path on this machine: was it meant as a path, a Hub name, or a name?"""
+    if re.fullmatch(r"[\w-]+/[\w.-]+", spec) and not is_supported(Path(spec)):
+        return f"{spec}: no such file or folder; a data set of the Hub is written {PREFIX}{spec}"
+    if os.sep in spec or "." in spec:
+        return f"{spec}: no such file or folder"
     near = difflib.get_close_matches(spec, NAMES, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ";"
-    possible = f"{', '.join(NAMES)}, a path, a glob, or hf:owner/name"
+    possible = f"{', '.join(NAMES)}, a path, a glob, or {PREFIX}owner/name"
     return f'"{spec}": no such corpus, file or folder{hint} a corpus is one of {possible}'

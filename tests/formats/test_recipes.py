@@ -1,0 +1,76 @@
+"""The recipes that ship are read, mean what they say, and train."""
+
+import inspect
+import json
+import random
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from langwright.base.arguments import read_recipe
+from langwright.cli import parse
+from langwright.commands import pretrain
+from langwright.commands.demo import demo
+from langwright.training.recipe import PretrainRecipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(RECIPES.glob("*.yaml"))
+
+
+def read(name: str) -> PretrainRecipe:
+    return PretrainRecipe(**read_recipe(RECIPES / name, PretrainRecipe))
+
+
+def test_both_are_there() -> None:
+    assert [path.name for path in SHIPPED] == ["python-stdlib.yaml", "tiny-shakespeare.yaml"]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_command_in_a_recipe_is_understood(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    (line,) = (line for line in path.read_text().splitlines() if "langwright pretrain" in line)
+    call = parse(line.removeprefix("#").split()[1:])
+    assert call.arguments["recipe"] == read(path.name)
+    assert parse([*line.removeprefix("#").split()[1:], "--depth", "1"]).arguments["recipe"].depth == 1
+
+
+def test_the_recipe_of_the_demo_is_what_the_demo_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Reached(BaseException):
+        pass
+
+    seen: list[tuple[str, PretrainRecipe]] = []
+
+    def run(corpus: str, out: Path, recipe: PretrainRecipe) -> None:
+        seen.append((corpus, recipe))
+        raise Reached
+
+    monkeypatch.setattr(pretrain, "run", run)
+    defaults = {name: p.default for name, p in inspect.signature(demo).parameters.items()}
+    with pytest.raises(Reached):
+        demo(tmp_path, defaults["budget"], defaults["depth"], defaults["corpus"])
+    assert seen == [("python-stdlib", read("python-stdlib.yaml"))]
+
+
+def test_the_recipe_of_tiny_shakespeare() -> None:
+    recipe = read("tiny-shakespeare.yaml")
+    assert (recipe.split, recipe.tokenizer, recipe.context) == ("0.9", "characters", 128)
+    assert (recipe.family, recipe.depth, recipe.budget_seconds()) == ("llama", 3, 600)
+
+
+def test_a_recipe_trains(tmp_path: Path) -> None:
+    """Tiny Shakespeare's, shortened: three steps over a small text that this test makes."""
+    rng = random.Random(0)
+    words = ["thou", "art", "a", "weary", "king", "sweet", "prince", "and", "wherefore"]
+    text = tmp_path / "play.txt"
+    text.write_text("\n".join(" ".join(rng.choices(words, k=8)) for _ in range(400)))
+    recipe = replace(read("tiny-shakespeare.yaml"), budget=None, steps="3 steps", dtype="float32", log_every="1 steps")
+    result = pretrain.run(str(text), tmp_path / "out", recipe)
+    record = json.loads((tmp_path / "out/langwright.json").read_text())
+    assert (result.stopped, record["steps"], record["context"]) == (None, 3, 128)
+    characters = len(text.read_text())
+    held_out = characters - int(characters * 0.9)
+    assert record["held_out"]["tokens"] == held_out + 1  # every character once, and the end of the text
+    losses = [json.loads(line).get("loss") for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert losses[2] < losses[0]
+    assert set(record["recipe"]) == {field.name for field in fields(PretrainRecipe)}
