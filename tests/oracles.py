@@ -46,6 +46,7 @@ CASES = {
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "tie_word_embeddings": True},
     ),
     "qwen3": Case("qwen3", {"head_dim": 10}),
+    "nanochat": Case("nanochat", {"final_logit_softcapping": 3.0}),
 }
 
 _GPT2 = {
@@ -67,6 +68,7 @@ _CLASSES = {
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "nanochat": (transformers.NanoChatConfig, transformers.NanoChatForCausalLM),
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.schedule import Schedule
 
@@ -42,8 +43,10 @@ def batches(start: int) -> Iterator[Batch]:
         start += 1
 
 
-def tiny_learner(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any) -> Learner:
-    return Learner(tiny_model(dropout), causal(), dtype, learning_rate=1e-2, **changes)
+def tiny_learner(
+    dropout: float = 0.0, dtype: torch.dtype = torch.float32, kind: Literal["adamw", "muon"] = "adamw", **changes: Any
+) -> Learner:
+    return Learner(tiny_model(dropout), causal(), dtype, Rates(kind, adamw=1e-2), **changes)
 
 
 def tiny_run(

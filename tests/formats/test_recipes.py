@@ -2,8 +2,7 @@
 
 import inspect
 import json
-import random
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -58,19 +57,13 @@ def test_the_recipe_of_tiny_shakespeare() -> None:
     assert (recipe.family, recipe.depth, recipe.budget_seconds()) == ("llama", 3, 600)
 
 
-def test_a_recipe_trains(tmp_path: Path) -> None:
-    """Tiny Shakespeare's, shortened: three steps over a small text that this test makes."""
-    rng = random.Random(0)
-    words = ["thou", "art", "a", "weary", "king", "sweet", "prince", "and", "wherefore"]
-    text = tmp_path / "play.txt"
-    text.write_text("\n".join(" ".join(rng.choices(words, k=8)) for _ in range(400)))
-    recipe = replace(read("tiny-shakespeare.yaml"), budget=None, steps="3 steps", dtype="float32", log_every="1 steps")
-    result = pretrain.run(str(text), tmp_path / "out", recipe)
-    record = json.loads((tmp_path / "out/langwright.json").read_text())
-    assert (result.stopped, record["steps"], record["context"]) == (None, 3, 128)
-    characters = len(text.read_text())
+def test_a_recipe_trains(trained: Path, play: Path) -> None:
+    """Tiny Shakespeare's, shortened to three steps (see conftest.py)."""
+    record = json.loads((trained / "langwright.json").read_text())
+    assert (record["steps"], record["context"]) == (3, 128)
+    characters = len(play.read_text())
     held_out = characters - int(characters * 0.9)
     assert record["held_out"]["tokens"] == held_out + 1  # every character once, and the end of the text
-    losses = [json.loads(line).get("loss") for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
-    assert losses[2] < losses[0]
+    losses = [json.loads(line).get("loss") for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert losses[3] < losses[0]
     assert set(record["recipe"]) == {field.name for field in fields(PretrainRecipe)}

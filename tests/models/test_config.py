@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.nanochat import NanoChatConfig
 from langwright.models.shapes import PRESETS
 from oracles import LINEAR, LLAMA3
 
@@ -57,6 +58,7 @@ CLASSES = {
     "mistral": transformers.MistralConfig,
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
+    "nanochat": transformers.NanoChatConfig,
 }
 WIDTHS = ("head_dim", "layer_types", "rope_parameters", "n_inner", "num_key_value_heads")
 """Fields that may be left to others; what they come to is compared instead."""
@@ -67,6 +69,9 @@ def meaning(config: Any) -> dict[str, Any]:
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
     if isinstance(config, GPT2Config):
         return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
+    if isinstance(config, NanoChatConfig):
+        rope = {"rope_type": "default", "rope_theta": 10_000.0} | (config.rope_parameters or {})
+        return plain | {"rope": rope, "kv_heads": config.num_key_value_heads or config.num_attention_heads}
     windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
     plain.pop("sliding_window")  # means something only where a layer has a window
     return plain | {
@@ -112,6 +117,13 @@ def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any
     family = draw(st.sampled_from(list(FAMILIES)))
     layers, heads = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 6]))
     rates = st.sampled_from([0.0, 0.1])
+    if family == "nanochat":
+        return family, NanoChatConfig(
+            num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
+            num_key_value_heads=draw(st.sampled_from([None, 1, heads])), attention_dropout=draw(rates),
+            rope_parameters=draw(st.sampled_from([None, {"rope_theta": 5.0}])),
+            final_logit_softcapping=draw(st.sampled_from([None, 3.0])),
+        )  # fmt: skip
     if family == "gpt2":
         return family, GPT2Config(
             vocab_size=draw(st.integers(1, 99)), n_layer=layers, n_head=heads, n_embd=8 * heads,

@@ -17,9 +17,12 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
-def plain(hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+def plain(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None = None
+) -> Tensor:
     """The definition, logits held whole."""
     logits = hidden.flatten(0, -2) @ weight.T
+    logits = logits if softcap is None else softcap * (logits / softcap).tanh()
     each = F.cross_entropy(logits, targets.flatten(), reduction="none") + z_loss * logits.logsumexp(-1).square()
     return (weights.flatten() * each).sum()
 
@@ -42,22 +45,29 @@ def test_by_hand() -> None:
     vocabulary=st.integers(2, 9),
     chunk=st.integers(1, 8),
     z_loss=st.sampled_from([0.0, 0.1]),
+    softcap=st.sampled_from([None, 2.0]),
     weights=st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=7, max_size=7),
     scale=st.sampled_from([1.0, -2.5]),
 )
 def test_value_and_gradients(
-    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, weights: list[float], scale: float
+    tokens: tuple[int, int],
+    vocabulary: int,
+    chunk: int,
+    z_loss: float,
+    softcap: float | None,
+    weights: list[float],
+    scale: float,
 ) -> None:
     """Whatever the chunks, the weights and what the loss is multiplied with afterwards."""
     hidden, weight = normal(*tokens, 4, seed=0), normal(vocabulary, 4, seed=1)
     targets = torch.arange(tokens[0] * tokens[1]).view(tokens) * 5 % vocabulary
     each = torch.tensor(weights[: targets.numel()]).view(tokens)
     leaves = [x.clone().requires_grad_() for x in (hidden, weight, hidden, weight)]
-    expected = plain(leaves[0], leaves[1], targets, each, z_loss)
+    expected = plain(leaves[0], leaves[1], targets, each, z_loss, softcap)
     (expected * scale).backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_LOGITS", chunk * vocabulary)
-        given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss)
+        given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss, softcap)
         (given_loss * scale).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
     for ours, theirs in zip(leaves[2:], leaves[:2], strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from langwright.parts.attention import Attention, Context, attend_explicitly, attend_fused, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.norms import Norm
 from langwright.parts.state import Taps
 
 
@@ -118,7 +119,7 @@ def test_scale_and_norm_of_heads(explicit: bool) -> None:
         default, given_scale = module(), module(scale=2**-0.5)
         assert torch.equal(default(x, context), given_scale(x, context))
         assert not torch.allclose(default(x, context), module(scale=1.0)(x, context))
-        normed, doubled = module(qk_norm=1e-6), module(qk_norm=1e-6)
+        normed, doubled = (module(qk_norm=lambda dim: Norm(dim, "rms", 1e-6)) for _ in range(2))
         doubled.q.weight *= 7  # the norm takes the length of q and k away
         doubled.q.bias *= 7  # type: ignore[operator]
         assert torch.allclose(normed(x, context), doubled(x, context), atol=1e-5)

@@ -50,6 +50,27 @@ def test_rms_norm(weight: bool) -> None:
     assert torch.allclose(norm(x), F.rms_norm(x, (10,), norm.weight if weight else None, 0.1), atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [True, False])
+def test_rms_norm_has_the_gradient_of_its_formula(weight: bool) -> None:
+    norm = filled(Norm(10, "rms", 0.1, weight)).double()
+    x = normal(3, 10).double().requires_grad_()
+    with torch.no_grad():
+        quiet = norm(x)
+    assert torch.allclose(norm(x), quiet)
+    assert torch.autograd.gradcheck(lambda *inputs: norm(inputs[0]), (x, *norm.parameters()))
+
+
+def test_rms_norm_of_bfloat16_has_a_gradient_as_good_as_its_dtype() -> None:
+    norm, x, upstream = filled(Norm(64, "rms", 1e-6)), normal(9, 64).bfloat16(), normal(9, 64, seed=1).bfloat16()
+    half, wide = x.clone().requires_grad_(), x.float().requires_grad_()
+    norm(half).backward(upstream)
+    F.rms_norm(wide, (64,), norm.weight.detach(), 1e-6).backward(upstream.float())
+    assert half.grad is not None
+    assert wide.grad is not None
+    assert half.grad.dtype == torch.bfloat16
+    assert (half.grad.float() - wide.grad).norm() <= 0.01 * wide.grad.norm()
+
+
 @pytest.mark.parametrize("kind", ["layer", "rms"])
 def test_norms_of_bfloat16_are_computed_wide(kind: str) -> None:
     norm, x = filled(Norm(512, kind, 1e-6)), normal(4, 512) * 30  # type: ignore[arg-type]
@@ -103,7 +124,13 @@ def test_activations() -> None:
     x = torch.linspace(-4, 4, 33)
     tanh = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     exact = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
-    for name, expected in {"gelu_tanh": tanh, "gelu": exact, "relu": x.clamp(min=0), "silu": x * x.sigmoid()}.items():
+    for name, expected in {
+        "gelu_tanh": tanh,
+        "gelu": exact,
+        "relu": x.clamp(min=0),
+        "relu2": x.clamp(min=0) ** 2,
+        "silu": x * x.sigmoid(),
+    }.items():
         assert torch.allclose(ACTIVATIONS[name](x), expected, atol=1e-6), name
 
 
@@ -133,6 +160,14 @@ def test_embedding_and_tied_head() -> None:
     head, hidden = LanguageHead(9, 6, tied=embed.tokens), normal(2, 6)
     assert head.weight is embed.tokens
     assert torch.allclose(head(hidden), hidden @ embed.tokens.T)
+
+
+def test_capped_logits_stay_below_the_cap() -> None:
+    plain, capped = LanguageHead(9, 6), LanguageHead(9, 6, softcap=2.0)
+    capped.load_state_dict(filled(plain).state_dict())
+    hidden = normal(5, 6) * 3
+    assert plain(hidden).abs().max() > 4
+    assert torch.allclose(capped(hidden), 2 * (plain(hidden) / 2).tanh(), atol=1e-6)
 
 
 def test_dropout_is_for_training_and_keeps_the_mean() -> None:

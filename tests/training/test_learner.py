@@ -32,7 +32,7 @@ def test_the_loss_is_the_mean_over_targets() -> None:
 
 def test_a_step_equals_torch_by_hand() -> None:
     """One step of ours is one of a plain PyTorch loop: mean loss, clip, AdamW with decay on matrices only."""
-    learner, batch = tiny_learner(clip=0.5, weight_decay=0.1), batch_of(3)
+    learner, batch = tiny_learner(clip=0.5), batch_of(3)
     learner.backward(batch)
     learner.clip()
     learner.step(0.5)

@@ -1,5 +1,6 @@
 """The loop: exact resume, broken checkpoints, numbers that are not finite, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -39,6 +40,25 @@ def undisturbed(tmp_path: Path) -> dict[str, torch.Tensor]:
     run.resume()
     assert run.fit() is None
     return weights(learner.model)
+
+
+def test_with_muon_too_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    ends = []
+    for name in ("undisturbed", "killed"):
+        for attempt in range(2 if name == "killed" else 1):
+            learner = tiny_learner(dtype=torch.bfloat16, kind="muon")
+            run = tiny_run(tmp_path / name, learner)
+            if name == "killed" and attempt == 0:
+                run.hooks = Hooks(on_row=lambda row: die() if row["step"] == 7 else None)
+            run.resume()
+            with contextlib.suppress(Killed):
+                run.fit()
+        ends.append({name: p.detach().clone() for name, p in learner.masters.named.items()})
+    assert same(*ends)
+
+
+def die() -> None:
+    raise Killed
 
 
 @pytest.mark.parametrize("step", [3, 5, 8, 11])

@@ -65,4 +65,6 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
     vocabulary = texts.tokenizer.vocab_size
     if recipe.preset is not None:
         return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
-    return recipe.family, by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout)
+    return recipe.family, by_depth(
+        recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width
+    )

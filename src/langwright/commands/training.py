@@ -30,6 +30,7 @@ from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FREE, TrainingRecipe
 from langwright.training.schedule import Schedule
@@ -87,9 +88,7 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
         model,
         causal(recipe.z_loss),
         job.machine.dtype,
-        job.learning_rate,
-        (recipe.beta1, recipe.beta2),
-        recipe.weight_decay,
+        rates(recipe, job.learning_rate),
         recipe.clip,
         recipe.micro_batch,
     )
@@ -152,6 +151,19 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
     }
     save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
     return Result(None, held_out, parameters(model))
+
+
+def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
+    """The optimizers' settings that a recipe asks for."""
+    return Rates(
+        recipe.optimizer,
+        learning_rate,
+        recipe.muon_learning_rate,
+        recipe.embedding_learning_rate,
+        recipe.head_learning_rate,
+        (recipe.beta1, recipe.beta2),
+        recipe.weight_decay,
+    )
 
 
 def close(result: Result, out: Path) -> int:

@@ -56,6 +56,7 @@ def likelihood(model: CausalLM, batches: Iterable[Batch], text_bytes: int) -> Li
     for batch in batches:
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
-        nats += float(linear_cross_entropy(hidden, model.head.weight, here.targets, here.weights))
+        head = model.head
+        nats += float(linear_cross_entropy(hidden, head.weight, here.targets, here.weights, softcap=head.softcap))
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)

@@ -113,7 +113,7 @@ def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = Fals
             c.num_key_value_heads,
             c.head_dim,
             bias="qkvo" if c.attention_bias else bias,
-            qk_norm=c.rms_norm_eps if qk_norm else None,
+            qk_norm=(lambda dim: Norm(dim, "rms", c.rms_norm_eps)) if qk_norm else None,
             dropout=c.attention_dropout,
         )
         glu = GLU(c.hidden_size, c.intermediate_size, c.hidden_act, c.mlp_bias)

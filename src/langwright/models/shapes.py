@@ -8,6 +8,7 @@ from langwright.base.errors import UserError
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.nanochat import NanoChatConfig
 
 
 def _gpt(layers: int, heads: int, width: int, context: int) -> tuple[str, GPT2Config]:
@@ -65,8 +66,8 @@ def preset(name: str, vocabulary: int, context: int | None, dropout: float) -> t
     return family, _fit(config, vocabulary, context, dropout)
 
 
-def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: float) -> Any:
-    """The config of the one dial: `depth` layers, 64 * depth wide, heads of 64.
+def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: float, width: int | None = None) -> Any:
+    """The config of the one dial: `depth` layers, 64 * depth wide (unless `width` is given), heads of 64.
 
     The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal.
     """
@@ -74,14 +75,20 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
         raise UserError(f'family "{family}" is not known; choose one of {", ".join(FAMILIES)}')
     if depth < 1:
         raise UserError(f"--depth {depth}: a model has at least one layer")
-    width = 64 * depth
+    wide = width or 64 * depth
+    heads = wide // 64
     if family == "gpt2":
-        return _fit(GPT2Config(n_layer=depth, n_head=depth, n_embd=width), vocabulary, context, dropout)
-    hidden = -(-8 * width // 3 // 64) * 64
-    config = LlamaConfig(
-        num_hidden_layers=depth, hidden_size=width, num_attention_heads=depth, num_key_value_heads=depth,
-        head_dim=None if family == "qwen2" else 64, intermediate_size=hidden, tie_word_embeddings=True,
-    )  # fmt: skip
+        config: Any = GPT2Config(n_layer=depth, n_head=heads, n_embd=wide)
+    elif family == "nanochat":
+        config = NanoChatConfig(
+            num_hidden_layers=depth, hidden_size=wide, num_attention_heads=heads, intermediate_size=4 * wide
+        )
+    else:
+        config = LlamaConfig(
+            num_hidden_layers=depth, hidden_size=wide, num_attention_heads=heads, num_key_value_heads=heads,
+            head_dim=None if family == "qwen2" else 64, intermediate_size=-(-8 * wide // 3 // 64) * 64,
+            tie_word_embeddings=True,
+        )  # fmt: skip
     return _fit(config, vocabulary, context, dropout)
 
 

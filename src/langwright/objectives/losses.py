@@ -24,22 +24,26 @@ def linear_cross_entropy(
     targets: Int[Tensor, "*batch"],
     weights: Float[Tensor, "*batch"],
     z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> Float[Tensor, ""]:
     """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ, in nats.
 
     The logits are never held whole: each chunk of tokens gives its loss and its gradient in one visit, because the
     gradient of a softmax cross-entropy is known as soon as the logits are. log Z is the log of the softmax's
-    denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022).
+    denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022). softcap: of the logits, as in
+    `parts.heads.LanguageHead`.
     """
     flat = hidden.reshape(-1, hidden.shape[-1])
     if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
         flat, weight = flat.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss)  # type: ignore[no-untyped-call]
+    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap)  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None
+    ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -51,12 +55,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             hidden.split(size) if grad_hidden is None else grad_hidden.split(size), strict=True,
         ):  # fmt: skip
             logits = F.linear(h, cast).float()
+            if softcap is not None:
+                squeezed = logits.div_(softcap).tanh_()
+                logits = squeezed * softcap
             log_z = logits.logsumexp(-1)
             total += (w * (log_z - logits.gather(1, t[:, None])[:, 0] + z_loss * log_z.square())).sum()
             if grad_weight is not None:
                 scale = w * (1 + 2 * z_loss * log_z)
                 slope = logits.sub_(log_z[:, None]).exp_().mul_(scale[:, None])
                 slope.scatter_add_(1, t[:, None], -w[:, None])
+                if softcap is not None:
+                    slope *= squeezed.square_().neg_().add_(1)
                 slope = slope.to(hidden.dtype)
                 torch.mm(slope, cast, out=g)
                 grad_weight += slope.t() @ h
@@ -71,6 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             grad_hidden * upstream[0].to(grad_hidden.dtype),
             (grad_weight * upstream[0]).to(ctx.weight_dtype),
+            None,
             None,
             None,
             None,

@@ -70,7 +70,8 @@ class Attention(nn.Module):
     dim: width of the input and output. head_dim: width of a head, `dim / heads` unless given.
     bias: which of the four projections carry a bias, a subset of "qkvo".
     scale: multiplies the scores, `head_dim ** -0.5` unless given.
-    qk_norm: epsilon of the RMS norm over each head of q and k before rotation (Qwen3); None for no norm.
+    qk_norm: makes the norm over each head of q and of k, given the head's width; None for no norm.
+    qk_norm_after_rope: whether it comes after the rotation (NanoChat) instead of before (Qwen3).
     dropout: on the attention weights, in training only.
     """
 
@@ -82,7 +83,8 @@ class Attention(nn.Module):
         head_dim: int | None = None,
         bias: str = "",
         scale: float | None = None,
-        qk_norm: float | None = None,
+        qk_norm: Callable[[int], Norm] | None = None,
+        qk_norm_after_rope: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -93,17 +95,20 @@ class Attention(nn.Module):
         self.k = Linear(dim, self.kv_heads * self.head_dim, "k" in bias)
         self.v = Linear(dim, self.kv_heads * self.head_dim, "v" in bias)
         self.output = Linear(self.heads * self.head_dim, dim, "o" in bias)
-        self.q_norm = None if qk_norm is None else Norm(self.head_dim, "rms", qk_norm)
-        self.k_norm = None if qk_norm is None else Norm(self.head_dim, "rms", qk_norm)
+        self.q_norm = None if qk_norm is None else qk_norm(self.head_dim)
+        self.k_norm = None if qk_norm is None else qk_norm(self.head_dim)
+        self.qk_norm_after_rope = qk_norm_after_rope
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         batch, time, _ = x.shape
         q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if not self.qk_norm_after_rope:
+            q, k = self._norm_heads(q, k)
         if context.tables is not None:
             q, k = rotate(q, context.tables), rotate(k, context.tables)
+        if self.qk_norm_after_rope:
+            q, k = self._norm_heads(q, k)
         if context.extend is not None:
             k, v = context.extend(k, v)
         dropout = self.dropout if self.training else 0.0
@@ -114,3 +119,6 @@ class Attention(nn.Module):
         else:
             mixed = attend_fused(q, k, v, context.bias, self.scale, dropout)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+
+    def _norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)

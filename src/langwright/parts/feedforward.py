@@ -16,9 +16,11 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
     "silu": F.silu,
 }
-"""gelu is the exact one (erf); gelu_tanh is the approximation of the GPT-2 code."""
+"""gelu is the exact one (erf); gelu_tanh is the approximation of the GPT-2 code; relu2 is the squared one
+(Primer, So et al., 2021)."""
 
 
 class MLP(nn.Module):

@@ -7,11 +7,16 @@ from torch import Tensor, nn
 
 
 class LanguageHead(nn.Module):
-    """logits = hidden Wᵀ. W is the token table itself when tied (Press and Wolf, 2017)."""
+    """logits = hidden Wᵀ. W is the token table itself when tied (Press and Wolf, 2017).
 
-    def __init__(self, vocabulary: int, dim: int, tied: nn.Parameter | None = None):
+    softcap: logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
+    """
+
+    def __init__(self, vocabulary: int, dim: int, tied: nn.Parameter | None = None, softcap: float | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
+        self.softcap = softcap
 
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
-        return F.linear(hidden, self.weight.to(hidden.dtype))
+        logits = F.linear(hidden, self.weight.to(hidden.dtype))
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -40,11 +40,13 @@ class Rope:
     """Rotary position embedding (Su et al., 2021), in the half-split layout of the Hugging Face checkpoints.
 
     head_dim: the width that is rotated; theta: the base of the geometric row of wavelengths.
+    backwards: turn the other way round (NanoChat); scores depend on distances all the same.
     """
 
     head_dim: int
     theta: float = 10_000.0
     scaling: Llama3Scaling | LinearScaling | None = None
+    backwards: bool = False
 
     def tables(self, positions: Int[Tensor, "batch time"], dtype: torch.dtype) -> Tables:
         """The cosines and signed sines of every position, made once a stack and shared by its layers."""
@@ -53,7 +55,7 @@ class Rope:
         if self.scaling is not None:
             frequencies = self.scaling(frequencies)
         angles = positions[:, None, :, None].float() * frequencies
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 

@@ -71,10 +71,19 @@ class Embedding(nn.Module):
     """Token vectors, plus learned position vectors where the family has them.
 
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
+    norm: of the sum, where the family has one.
     """
 
-    def __init__(self, vocabulary: int, dim: int, positions: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        vocabulary: int,
+        dim: int,
+        positions: int | None = None,
+        dropout: float = 0.0,
+        norm: nn.Module | None = None,
+    ):
         super().__init__()
+        self.norm = norm
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim))
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.dropout = dropout
@@ -85,6 +94,8 @@ class Embedding(nn.Module):
         x = F.embedding(ids, self.tokens)
         if self.positions is not None:
             x = x + F.embedding(positions, self.positions)
+        if self.norm is not None:
+            x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 

@@ -23,6 +23,6 @@ def measure_step(learner: Learner, batches: Iterator[Batch], steps: int = 6) -> 
             float(learner.clip())
             learner.step(0.0)
             times.append(time.monotonic() - began)
-    learner.optimizer.state.clear()
+    learner.forget()
     learner.masters.zero_gradients()
     return statistics.median(times[1:])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.objectives.batch import Batch
+from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
 from langwright.training.precision import Masters
 
 Loss = Callable[[Any, Batch], Tensor]
@@ -17,7 +18,7 @@ class Learner:
     """Turns batches into changed weights.
 
     loss: a sum over targets; it is divided by the weight of all targets of the step, so that k micro-batches equal
-    one batch. clip: largest gradient norm, 0 for none. Matrices decay, vectors (norms, biases) do not.
+    one batch. rates: of the optimizers. clip: largest gradient norm, 0 for none.
     """
 
     def __init__(
@@ -25,21 +26,14 @@ class Learner:
         model: nn.Module,
         loss: Loss,
         dtype: torch.dtype,
-        learning_rate: float,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 0.1,
+        rates: Rates,
         clip: float = 1.0,
         micro_batch: int | None = None,
     ):
         self.model, self.loss, self.clip_norm, self.micro_batch = model, loss, clip, micro_batch
-        self.learning_rate = learning_rate
+        self.learning_rate = rates.muon if rates.kind == "muon" else rates.adamw
         self.masters = Masters(model, dtype)
-        matrices = [p for p in self.masters.parameters if p.ndim > 1]
-        vectors = [p for p in self.masters.parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=learning_rate, betas=betas, fused=True
-        )
+        self.optimizers = make_optimizers(self.masters.named, rates)
 
     @property
     def device(self) -> torch.device:
@@ -64,10 +58,10 @@ class Learner:
         return torch.nn.utils.clip_grad_norm_(self.masters.parameters, self.clip_norm or float("inf"), foreach=True)
 
     def step(self, factor: float) -> None:
-        """Change the weights with `factor` times the peak learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor
-        self.optimizer.step()
+        """Change the weights with `factor` times the peak learning rates."""
+        scale_learning_rates(self.optimizers, factor)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.masters.publish()
 
     @torch.no_grad()
@@ -78,23 +72,29 @@ class Learner:
         return bad or numbers
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizer's memory, by parameter and name."""
+        """The optimizers' memory, by parameter and name."""
+        names: dict[Tensor, str] = {master: name for name, master in self.masters.named.items()}
         return {
-            f"{name}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-            for name, master in self.masters.named.items()
-            for key, value in self.optimizer.state[master].items()
+            f"{names[master]}/{key}": value
+            for optimizer in self.optimizers
+            for master, memory in optimizer.state.items()
+            for key, value in memory.items()
         }
 
     def load(self, masters: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
         """Take up weights and optimizer memory saved from a learner of the same model."""
         self.masters.load(masters)
-        self.optimizer.state.clear()
-        for name, master in self.masters.named.items():
-            kept = {key: value for key, value in memory.items() if key.rpartition("/")[0] == name}
-            if kept:
-                self.optimizer.state[master] = {
-                    key.rpartition("/")[2]: value.to(master.device) for key, value in kept.items()
-                }
+        self.forget()
+        for key, value in memory.items():
+            name, _, kind = key.rpartition("/")
+            master = self.masters.named[name]
+            owner = next(o for o in self.optimizers if any(p is master for g in o.param_groups for p in g["params"]))
+            owner.state[master][kind] = value.to(master.device)
+
+    def forget(self) -> None:
+        """Empty the optimizers' memory."""
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
 
     def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
         rows = batch.ids.shape[0]

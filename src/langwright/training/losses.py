@@ -13,6 +13,6 @@ def causal(z_loss: float = 0.0) -> Loss:
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments)
-        return linear_cross_entropy(hidden, model.head.weight, batch.targets, batch.weights, z_loss)
+        return linear_cross_entropy(hidden, model.head.weight, batch.targets, batch.weights, z_loss, model.head.softcap)
 
     return loss

@@ -16,7 +16,11 @@ class TrainingRecipe:
         budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time.
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
+        optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
         learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
+        muon_learning_rate: peak learning rate of Muon.
+        embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
+        head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
         schedule: the decay after warm-up: linear or cosine from the peak, or trapezoid (flat, then linear).
         warmup: share of the steps in which the learning rate rises linearly to its peak.
         decay: share of the steps in which the trapezoid falls.
@@ -43,7 +47,11 @@ class TrainingRecipe:
     budget: str | None = None
     batch_size: int = 16
     micro_batch: int | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = None
+    muon_learning_rate: float = 0.02
+    embedding_learning_rate: float | None = None
+    head_learning_rate: float | None = None
     schedule: Literal["linear", "cosine", "trapezoid"] = "trapezoid"
     warmup: float = 0.02
     decay: float = 0.6
@@ -69,7 +77,8 @@ class TrainingRecipe:
         for name in ("batch_size", "keep", "validation_windows"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
-        _require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        for name in ("learning_rate", "muon_learning_rate", "embedding_learning_rate", "head_learning_rate"):
+            _require(getattr(self, name) is None or getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("warmup", "decay", "final", "beta1", "beta2"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(
@@ -118,6 +127,7 @@ class PretrainRecipe(TrainingRecipe):
         vocabulary: size of the vocabulary of a new bpe tokenizer.
         family: the architecture: gpt2, llama, mistral, qwen2 or qwen3.
         depth: the one dial of size: layers; the width is 64 times as much.
+        width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
         dropout: share of activations dropped in training.
@@ -130,6 +140,7 @@ class PretrainRecipe(TrainingRecipe):
     vocabulary: int = 4096
     family: str = "llama"
     depth: int = 4
+    width: int | None = None
     preset: str | None = None
     context: int = 256
     dropout: float = 0.0
@@ -138,6 +149,8 @@ class PretrainRecipe(TrainingRecipe):
         super().__post_init__()
         _require(self.context >= 2, "context", self.context, "at least 2 tokens")
         _require(self.depth >= 1, "depth", self.depth, "at least 1")
+        sensible = self.width is None or (self.width > 0 and self.width % 64 == 0)
+        _require(sensible, "width", self.width, "a multiple of 64")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
 
 

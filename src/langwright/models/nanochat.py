@@ -1,0 +1,113 @@
+"""NanoChat (Karpathy, 2025): squared ReLU, norms without weights, q and k normed after rotation, capped logits."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family
+from langwright.models.keymap import Entry
+from langwright.models.llama import read, write
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.linear import Linear
+from langwright.parts.norms import Norm
+from langwright.parts.positions import Rope
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+
+@dataclass(frozen=True)
+class NanoChatConfig:
+    """The honoured fields, under their names in config.json."""
+
+    vocab_size: int = 50304
+    hidden_size: int = 768
+    intermediate_size: int = 8192
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 6
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    attention_dropout: float = 0.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    rope_parameters: dict[str, Any] | None = None
+    final_logit_softcapping: float | None = 15.0
+
+    def __post_init__(self) -> None:
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if self.hidden_size % heads or heads % kv_heads:
+            raise ValueError(f"num_attention_heads = {heads} must divide hidden_size and be a multiple of {kv_heads}")
+        if (self.rope_parameters or {}).get("rope_type", "default") != "default":
+            raise ValueError(f"rope_type = {self.rope_parameters['rope_type']!r} is not 'default'")  # type: ignore[index]
+
+
+def build(config: NanoChatConfig) -> CausalLM:
+    """Pre-norm blocks, and one more norm after the embedding."""
+    c = config
+    theta = float((c.rope_parameters or {}).get("rope_theta", 10_000.0))
+
+    def norm(dim: int = c.hidden_size) -> Norm:
+        return Norm(dim, "rms", c.rms_norm_eps, weight=False)
+
+    def block() -> Block:
+        attention = Attention(
+            c.hidden_size,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            qk_norm=norm,
+            qk_norm_after_rope=True,
+            dropout=c.attention_dropout,
+        )
+        mlp = MLP(c.hidden_size, c.intermediate_size, "relu2")
+        return Block(Residual(attention, norm()), Residual(mlp, norm()), Bias(causal=True))
+
+    embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
+    rope = Rope(c.hidden_size // c.num_attention_heads, theta, backwards=True)
+    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), rope)
+    head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
+    return CausalLM("nanochat", c, c.max_position_embeddings, body, head)
+
+
+@torch.no_grad()
+def initialise(model: CausalLM) -> None:
+    """As nanochat's own code: every branch begins as zero, the first logits are nearly equal."""
+    bound = math.sqrt(3 / model.config.hidden_size)
+    for module in model.body.modules():
+        if isinstance(module, Linear):
+            nn.init.uniform_(module.weight, -bound, bound)
+    for module in model.body.modules():
+        if isinstance(module, Attention | MLP):
+            nn.init.zeros_(module.output.weight)
+    nn.init.normal_(model.body.embed.tokens)
+    nn.init.normal_(model.head.weight, std=0.001)
+
+
+def keys(config: NanoChatConfig) -> list[Entry]:
+    """Every projection is a tensor of its own; norms have none."""
+    entries = [Entry("model.embed_tokens.weight", ("body.embed.tokens",))]
+    for i in range(config.num_hidden_layers):
+        disk, ours = f"model.layers.{i}", f"body.blocks.{i}"
+        for letter, name in zip("qkvo", ("q", "k", "v", "output"), strict=True):
+            entries.append(Entry(f"{disk}.self_attn.{letter}_proj.weight", (f"{ours}.attention.fn.{name}.weight",)))
+        entries.append(Entry(f"{disk}.mlp.fc1.weight", (f"{ours}.feedforward.fn.input.weight",)))
+        entries.append(Entry(f"{disk}.mlp.fc2.weight", (f"{ours}.feedforward.fn.output.weight",)))
+    return [*entries, Entry("lm_head.weight", ("head.weight",))]
+
+
+NANOCHAT = Family(
+    name="nanochat",
+    architecture="NanoChatForCausalLM",
+    config=NanoChatConfig,
+    build=build,
+    keys=keys,
+    initialise=initialise,
+    default_only={"hidden_act": "relu2", "attention_bias": False, "tie_word_embeddings": False},
+    prefix="model.",
+    read=read,
+    write=write,
+)

@@ -1,0 +1,95 @@
+"""Muon: orthogonal updates, and which parameter is moved by which optimizer."""
+
+import pytest
+import torch
+
+from langwright.training.losses import causal
+from langwright.training.muon import Muon, newton_schulz_flops, orthogonalise
+from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
+from tiny import batch_of, tiny_model
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 48), (2, 48, 16)])
+def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    made = orthogonalise(matrices)
+    assert made.shape == matrices.shape
+    values = torch.linalg.svdvals(made)
+    assert values.median() > 0.6
+    assert values.max() < 1.3
+    nearest = u @ v
+    along = (made * nearest).sum((1, 2)) / (made.norm(dim=(1, 2)) * nearest.norm(dim=(1, 2)))
+    assert along.min() > 0.97
+
+
+def reference(w: torch.Tensor, g: torch.Tensor, lr: float, decay: float) -> torch.Tensor:
+    """The first step by the definition, one matrix at a time, in float64 where Muon uses bfloat16."""
+    momentum = (1 - 0.85) * g
+    x = (0.15 * g + 0.85 * momentum).double()
+    x = x if w.shape[0] <= w.shape[1] else x.T
+    x = x / x.norm()
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = x if w.shape[0] <= w.shape[1] else x.T
+    return w * (1 - lr * decay) - lr * max(1, w.shape[0] / w.shape[1]) ** 0.5 * x.float()
+
+
+def test_a_step_by_the_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in ((8, 8), (32, 8), (8, 32), (32, 8))]
+    gradients = [torch.randn(w.shape, generator=generator) for w in weights]
+    expected = [reference(w.detach(), g, 0.02, 0.1) for w, g in zip(weights, gradients, strict=True)]
+    for w, g in zip(weights, gradients, strict=True):
+        w.grad = g
+    Muon(weights, lr=0.02, weight_decay=0.1).step()
+    for w, e in zip(weights, expected, strict=True):
+        torch.testing.assert_close(w.data, e, rtol=0, atol=2e-3)
+
+
+def test_the_momentum_warms_up() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    muon, gradient = Muon([weight]), torch.eye(4)
+    buffer = torch.zeros(4, 4)
+    for step in range(120):
+        weight.grad = gradient.clone()
+        muon.step()
+        momentum = 0.85 + 0.1 * min(1, step / 100)
+        buffer = momentum * buffer + (1 - momentum) * gradient
+    torch.testing.assert_close(muon.state[weight]["momentum"], buffer)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_every_parameter_has_one_optimizer(kind: str) -> None:
+    model = tiny_model()
+    optimizers = make_optimizers(dict(model.named_parameters()), Rates(kind, embedding=0.5))  # type: ignore[arg-type]
+    held = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(held) == sorted(map(id, model.parameters()))
+    scale_learning_rates(optimizers, 0.5)
+    rates = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert rates[id(model.body.embed.tokens)] == 0.25
+    hidden = model.body.blocks[0].attention.fn.q.weight
+    assert rates[id(hidden)] == (0.01 if kind == "muon" else 0.0005)
+    by_muon = {id(p) for o in optimizers if isinstance(o, Muon) for g in o.param_groups for p in g["params"]}
+    wanted = [p for n, p in model.named_parameters() if p.ndim == 2 and ".blocks." in n] if kind == "muon" else []
+    assert by_muon == set(map(id, wanted))
+
+
+def test_muon_learns_faster_than_standing_still() -> None:
+    model, loss, batch = tiny_model(), causal(), batch_of(1)
+    optimizers = make_optimizers(dict(model.named_parameters()), Rates("muon", adamw=1e-2, muon=0.05))
+    losses = []
+    for _ in range(15):
+        value = loss(model, batch)
+        model.zero_grad()
+        value.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(value.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_arithmetic() -> None:
+    assert newton_schulz_flops([(2, 3)]) == 5 * (2 * 2 * 2 * 3 + 2 * 2**3 + 2 * 2 * 2 * 3)
+    assert newton_schulz_flops([(3, 2), (2, 3)]) == 2 * newton_schulz_flops([(2, 3)])
