@@ -23,6 +23,7 @@ from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.training.schedule import Schedule
@@ -226,7 +227,7 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
     batches = CausalBatches(open_shard(V1 / "corpus.tokens"), 8, 4, 3)
     return Run(
-        learner=Learner(langwright.load_model(V1 / "gpt2"), causal(), torch.float32, learning_rate=1e-2),
+        learner=Learner(langwright.load_model(V1 / "gpt2"), causal(), torch.float32, Rates(adamw=1e-2)),
         batches=lambda step: prefetch(batches.batch, step),
         loader=batches.record(),
         plan=Plan(6),

@@ -69,16 +69,11 @@ def meaning(config: Any) -> dict[str, Any]:
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
     if isinstance(config, GPT2Config):
         return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
-    if isinstance(config, NanoChatConfig):
-        rope = {"rope_type": "default", "rope_theta": 10_000.0} | (config.rope_parameters or {})
-        return plain | {"rope": rope, "kv_heads": config.num_key_value_heads or config.num_attention_heads}
-    windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
-    plain.pop("sliding_window")  # means something only where a layer has a window
-    return plain | {
-        "rope": config.rope(),
-        "windows": windows,
-        "kv_heads": config.num_key_value_heads or config.num_attention_heads,
-    }
+    plain |= {"rope": config.rope(), "kv_heads": config.num_key_value_heads or config.num_attention_heads}
+    if isinstance(config, LlamaConfig):
+        plain.pop("sliding_window")  # means something only where a layer has a window
+        plain["windows"] = [config.window(layer) for layer in range(config.num_hidden_layers)]
+    return plain
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -121,7 +116,7 @@ def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any
         return family, NanoChatConfig(
             num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
             num_key_value_heads=draw(st.sampled_from([None, 1, heads])), attention_dropout=draw(rates),
-            rope_parameters=draw(st.sampled_from([None, {"rope_theta": 5.0}])),
+            rope_parameters=draw(st.sampled_from([None, {"rope_theta": 5.0}, LINEAR])),
             final_logit_softcapping=draw(st.sampled_from([None, 3.0])),
         )  # fmt: skip
     if family == "gpt2":

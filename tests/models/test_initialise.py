@@ -7,6 +7,7 @@ from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.nanochat import NanoChatConfig
 
 STD = 0.05
 GPT2 = GPT2Config(vocab_size=500, n_positions=200, n_embd=64, n_layer=8, n_head=4, initializer_range=STD)
@@ -21,7 +22,7 @@ def spread(model: CausalLM) -> dict[str, float]:
     matrices = {}
     for name, parameter in model.state_dict().items():
         if parameter.ndim > 1:
-            assert abs(float(parameter.mean())) < 0.1 * STD, name
+            assert abs(float(parameter.mean())) < 0.1 * max(STD, float(parameter.std())), name
             matrices[name] = float(parameter.square().mean().sqrt())
         else:
             norm = name.endswith("weight")
@@ -40,6 +41,16 @@ def test_llama_has_one_spread(family: str) -> None:
     found = spread(new_model(family, LLAMA))
     assert {"head.weight", "body.embed.tokens"} <= found.keys()
     assert all(std == pytest.approx(STD, rel=0.06) for std in found.values())
+
+
+def test_nanochat_begins_with_branches_of_zero() -> None:
+    config = NanoChatConfig(
+        vocab_size=500, hidden_size=64, intermediate_size=100, num_hidden_layers=2, num_attention_heads=4
+    )
+    for name, std in spread(new_model("nanochat", config)).items():
+        table = {"body.embed.tokens": 1.0, "head.weight": 0.001}
+        wanted = 0.0 if name.endswith("fn.output.weight") else table.get(name, 64**-0.5)
+        assert std == pytest.approx(wanted, rel=0.06), name
 
 
 def test_the_seed_decides_and_nothing_else_is_touched() -> None:

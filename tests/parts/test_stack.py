@@ -32,7 +32,7 @@ def model(family: str, **changes: Any) -> CausalLM:
     made = new_model(family, config).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
-        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.3
+        parameter.data += torch.randn(parameter.shape, generator=generator) * 0.2
     return made
 
 

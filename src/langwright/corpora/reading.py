@@ -100,8 +100,9 @@ def _read_text(path: Path, field: str) -> Iterator[Document]:
                 part = io.BytesIO()
             else:
                 part.write(row)
-    source = str(path) if first_line == 1 else f"{path}:{first_line}"
-    yield Document(_decode(part.getvalue(), path, offset), source)
+    text = _decode(part.getvalue(), path, offset)
+    part.close()  # a large file is not kept twice while its text is worked on
+    yield Document(text, str(path) if first_line == 1 else f"{path}:{first_line}")
 
 
 def _read_python(path: Path, field: str) -> Iterator[Document]:

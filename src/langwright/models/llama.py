@@ -75,25 +75,29 @@ class LlamaConfig:
         self.rope()
 
     def rope(self) -> Rope:
-        """The rotary embedding that `rope_parameters` describe; an unknown kind or key is refused."""
-        p = {"rope_type": "default", "rope_theta": 10_000.0, **(self.rope_parameters or {})}
-        kind, theta = p.pop("rope_type"), p.pop("rope_theta")
-        if kind not in ROPE_TYPES:
-            raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(ROPE_TYPES)}")
-        scaling = ROPE_TYPES[kind]
-        wanted = set() if scaling is None else {field.name for field in dataclasses.fields(scaling)}
-        for name in sorted(wanted ^ set(p)):
-            state = "missing" if name in wanted else "not known"
-            raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
-        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
-        if head_dim % 2:
-            raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
-        return Rope(head_dim, float(theta), None if scaling is None else scaling(**p))
+        """The rotary embedding that `rope_parameters` describe."""
+        return rotary(self.rope_parameters, self.head_dim or self.hidden_size // self.num_attention_heads)
 
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
         sliding = self.layer_types is None or self.layer_types[layer] == SLIDING
         return self.sliding_window if sliding else None
+
+
+def rotary(parameters: Fields | None, head_dim: int) -> Rope:
+    """The rotary embedding that `rope_parameters` describe; ValueError for an unknown kind or key."""
+    p = {"rope_type": "default", "rope_theta": 10_000.0, **(parameters or {})}
+    kind, theta = p.pop("rope_type"), p.pop("rope_theta")
+    if kind not in ROPE_TYPES:
+        raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(ROPE_TYPES)}")
+    scaling = ROPE_TYPES[kind]
+    wanted = set() if scaling is None else {field.name for field in dataclasses.fields(scaling)}
+    for name in sorted(wanted ^ set(p)):
+        state = "missing" if name in wanted else "not known"
+        raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
+    if head_dim % 2:
+        raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
+    return Rope(head_dim, float(theta), None if scaling is None else scaling(**p))
 
 
 def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = False) -> CausalLM:

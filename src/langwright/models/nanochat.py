@@ -1,5 +1,6 @@
 """NanoChat (Karpathy, 2025): squared ReLU, norms without weights, q and k normed after rotation, capped logits."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,9 @@ import torch
 from torch import nn
 
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import Family, check_sizes
 from langwright.models.keymap import Entry
-from langwright.models.llama import read, write
+from langwright.models.llama import read, rotary, write
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -39,17 +40,25 @@ class NanoChatConfig:
     final_logit_softcapping: float | None = 15.0
 
     def __post_init__(self) -> None:
+        check_sizes(
+            self,
+            ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            ("num_key_value_heads",),
+        )
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
         if self.hidden_size % heads or heads % kv_heads:
             raise ValueError(f"num_attention_heads = {heads} must divide hidden_size and be a multiple of {kv_heads}")
-        if (self.rope_parameters or {}).get("rope_type", "default") != "default":
-            raise ValueError(f"rope_type = {self.rope_parameters['rope_type']!r} is not 'default'")  # type: ignore[index]
+        self.rope()
+
+    def rope(self) -> Rope:
+        """The rotary embedding that `rope_parameters` describe."""
+        forwards = rotary(self.rope_parameters, self.hidden_size // self.num_attention_heads)
+        return dataclasses.replace(forwards, backwards=True)
 
 
 def build(config: NanoChatConfig) -> CausalLM:
     """Pre-norm blocks, and one more norm after the embedding."""
     c = config
-    theta = float((c.rope_parameters or {}).get("rope_theta", 10_000.0))
 
     def norm(dim: int = c.hidden_size) -> Norm:
         return Norm(dim, "rms", c.rms_norm_eps, weight=False)
@@ -67,8 +76,7 @@ def build(config: NanoChatConfig) -> CausalLM:
         return Block(Residual(attention, norm()), Residual(mlp, norm()), Bias(causal=True))
 
     embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
-    rope = Rope(c.hidden_size // c.num_attention_heads, theta, backwards=True)
-    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), rope)
+    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
     return CausalLM("nanochat", c, c.max_position_embeddings, body, head)
 
