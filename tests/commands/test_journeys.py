@@ -117,14 +117,53 @@ def test_a_finished_run_says_so_and_can_be_extended(
     assert main([*again, "--steps", "6"]) == 0
     before = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
+    lines = rows(out)
     assert main([*again, "--steps", "6"]) == 0
     assert "finished already" in capsys.readouterr().err
+    assert rows(out) == lines
     assert (out / "model.safetensors").read_bytes() == before
     assert main([*again, "--steps", "9"]) == 2
     assert "began with steps = '6', not '9'" in capsys.readouterr().err
     assert main([*again, "--steps", "9", "--extend"]) == 0
     assert (out / "model.safetensors").read_bytes() != before
     assert [row["step"] for row in rows(out) if "loss" in row] == list(range(1, 10))
+
+
+def test_a_budget_can_be_extended(corpus: Path, tmp_path: Path) -> None:
+    again = ["pretrain", str(corpus), str(tmp_path), *TINY, *QUIET]
+    assert main([*again, "--budget", "4s"]) == 0
+    first = max(row["step"] for row in rows(tmp_path))
+    assert main([*again, "--budget", "60s"]) == 2
+    assert main([*again, "--budget", "9s", "--extend"]) == 0
+    assert max(row["step"] for row in rows(tmp_path)) > first
+
+
+def test_what_is_refused_is_not_touched(model: Path, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    assert main(["pretrain", str(corpus), str(tmp_path), "--steps", "2", *TINY]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_changed_tokenizer_is_refused(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = ["pretrain", str(corpus), str(tmp_path), "--steps", "3", *TINY]
+    assert main(again) == 0
+    capsys.readouterr()
+    assert main([*again, "--tokenizer", "bytes"]) == 2
+    assert "began with tokenizer = 'bpe', not 'bytes'" in capsys.readouterr().err
+
+
+def test_other_weights_under_the_same_record_are_noticed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in model.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((model / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert main(["generate", str(tmp_path)]) == 2
+    assert "broken or replaced" in capsys.readouterr().err
+    assert oct((model / "model.safetensors").stat().st_mode)[-3:] == oct((model / "config.json").stat().st_mode)[-3:]
 
 
 def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +250,7 @@ BAD = {
     "unknown preset": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2-medum"], 'did you mean "gpt2-medium"?'),
     "unknown option": (["pretrain", "CORPUS", "OUT", "--dept", "3"], 'did you mean "--depth"?'),
     "bad amount": (["pretrain", "CORPUS", "OUT", "--steps", "soon"], "is not an amount"),
+    "two lengths": (["pretrain", "CORPUS", "OUT", "--steps", "5", "--budget", "10s"], "exclude each other"),
     "bad split": (["pretrain", "CORPUS", "OUT", "--split", "1.5"], "is not a split"),
     "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s"], "went into preparation"),
     "bad tokenizer": (["pretrain", "CORPUS", "OUT", "--tokenizer", "wordpieces"], "neither bpe, characters or bytes"),

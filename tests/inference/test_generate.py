@@ -108,9 +108,8 @@ def test_the_cache_spares_work(models: tuple[CausalLM, Any], monkeypatch: pytest
 BYTES = raw_bytes()
 
 
-def chain(successors: dict[int, int], context: int = 64) -> CausalLM:
+def chain(successors: dict[int, int], context: int = 64, size: int = BYTES.vocab_size) -> CausalLM:
     """A model without attention that follows each token by one other: a bigram table in a transformer's clothes."""
-    size = BYTES.vocab_size
     config = LlamaConfig(
         vocab_size=size, hidden_size=size, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1, head_dim=2,
         max_position_embeddings=context,
@@ -151,6 +150,16 @@ def test_the_limit() -> None:
     assert len(complete(short, BYTES, ["abc"], GREEDY)[0].ids) == 12 - 4  # bos and three bytes are there
 
 
+def test_rows_beyond_the_vocabulary_are_never_chosen() -> None:
+    """Tables are often padded to a round number of rows, which no text ever trains."""
+    model = chain({100: 101, 101: 102}, size=300)
+    with torch.no_grad():
+        model.head.weight[280] = 5
+    assert complete(model, BYTES, ["a"], GREEDY, 2)[0].text == "bc"
+    assert next_tokens(model, BYTES, "a", 1)[0][0] == 101
+    assert len(next_tokens(model, BYTES, "a", 300)) == BYTES.vocab_size
+
+
 def test_a_character_cut_by_the_limit_is_not_lost() -> None:
     (completion,) = complete(speaker("a☃"), BYTES, ["a"], GREEDY, 2)
     assert completion.text == "\N{REPLACEMENT CHARACTER}"
@@ -176,6 +185,7 @@ def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
         limit: int,
         finished: Callable[[int], bool],
         cache: bool,
+        vocabulary: int,
     ) -> Iterator[tuple[int, int]]:
         for token in tokens[:limit]:
             yield 0, token

@@ -61,6 +61,8 @@ def test_a_folder_holds_all_and_its_record_says_so(tmp_path: Path) -> None:
     save_model(model, tokenizer, tmp_path / "out", {"recipe": {"steps": 3}})
     record = json.loads((tmp_path / "out/langwright.json").read_text())
     assert record["format_version"] == 1
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # whoever may read one file may read them all
     assert record["recipe"] == {"steps": 3}
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"langwright.json"}
     assert names == record["checksums"].keys()
@@ -287,8 +289,24 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_are_refused(saved: Path, name: str) -> None:
     spoil, message = FILES[name]
+    (saved / "langwright.json").unlink()  # so that the checksums do not speak first
     spoil(saved)
     with pytest.raises(UserError, match=message) as caught:
+        load_model(saved)
+    assert_one_line(caught.value, saved)
+
+
+def test_our_record_vouches_for_the_weights(saved: Path) -> None:
+    edit_weights(saved, lambda t: t[NORM].mul_(2))
+    with pytest.raises(UserError, match=r"model\.safetensors: broken or replaced, its checksum differs") as caught:
+        load_model(saved)
+    assert_one_line(caught.value, saved)
+
+
+@pytest.mark.parametrize("record", ['{"format_version": 2}', "{}", "[]"])
+def test_a_record_of_another_version(saved: Path, record: str) -> None:
+    (saved / "langwright.json").write_text(record)
+    with pytest.raises(UserError, match=r"langwright\.json: format version (2|None) is not the version 1") as caught:
         load_model(saved)
     assert_one_line(caught.value, saved)
 

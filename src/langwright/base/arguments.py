@@ -142,6 +142,8 @@ def read_recipe(path: Path, cls: type) -> dict[str, Any]:
             raise UserError(f'{path}: unknown key "{key}"{suggest(name, options)}')
         if name in settings:
             raise UserError(f'{path}: the key "{key}" is given twice')
+        if str in _alternatives(options[name].kind) and isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)  # 500 and 0.9 are texts too where a text is wanted, as on the command line
         settings[name] = _convert(options[name], value, f"{path}: {key}")
     return settings
 

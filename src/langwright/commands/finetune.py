@@ -7,12 +7,12 @@ from typing import Any
 
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock, read_json
+from langwright.base.files import read_json
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
 from langwright.commands.texts import read_texts
-from langwright.commands.training import Job, Result, close, train
+from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
@@ -62,7 +62,7 @@ def run(model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool 
         raise UserError(f"{out}: the new model needs a folder of its own")
     config = load_config(model)[1]
     tokenizer = load_tokenizer(model)
-    with folder_lock(out, "a training run"):
+    with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype)
         base = load_model(model, machine.device)

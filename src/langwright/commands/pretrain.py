@@ -4,15 +4,13 @@ import time
 from pathlib import Path
 
 from langwright.base.console import say
-from langwright.base.files import folder_lock
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
 from langwright.commands.texts import Texts, read_texts
-from langwright.commands.training import Job, Result, close, train
+from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
-from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
 
 
@@ -40,10 +38,8 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) ->
     """Pretraining without words at the end."""
     started = time.monotonic()
     out = Path(out)
-    with folder_lock(out, "a training run"):
-        kept = load_tokenizer(out) if (out / "tokenizer.json").exists() else None
-        texts = read_texts(corpus, recipe.split, recipe.field, kept, recipe.tokenizer, recipe.vocabulary)
-        texts.tokenizer.save(out)
+    with claimed(out):
+        texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
         job = Job(
             out=out,

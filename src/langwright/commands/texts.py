@@ -1,16 +1,17 @@
 """Text made ready for training: a corpus, its tokenizer, and the tokens of both sides of the split."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
-from langwright.base.files import cache_folder
+from langwright.base.files import atomic_folder, cache_folder
 from langwright.corpora.document import Corpus
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
-from langwright.corpora.splits import split_documents
+from langwright.corpora.splits import parse_split, split_documents
 from langwright.data.prepare import prepare
 from langwright.data.shards import Tokens
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -40,7 +41,7 @@ def read_texts(
     """
     corpus = open_corpus(spec, field=field)
     if tokenizer is None:
-        tokenizer = make_tokenizer(corpus, split, kind, vocabulary)
+        tokenizer = _kept_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
@@ -48,6 +49,19 @@ def read_texts(
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
     return Texts(tokenizer, training, validation, record)
+
+
+def _kept_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> Tokenizer:
+    """`make_tokenizer`, with what was learnt from a corpus kept for the next run."""
+    if kind != "bpe":
+        return make_tokenizer(corpus, split, kind, vocabulary)
+    content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
+    folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
+    if not folder.is_dir():
+        made = make_tokenizer(corpus, split, kind, vocabulary)
+        with atomic_folder(folder) as new:
+            made.save(new)
+    return load_tokenizer(folder)
 
 
 def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> Tokenizer:

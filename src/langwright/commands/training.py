@@ -14,7 +14,7 @@ import torch
 
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
-from langwright.base.files import cache_folder, read_json
+from langwright.base.files import folder_lock, read_json
 from langwright.commands.texts import Texts
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.prefetch import prefetch
@@ -103,19 +103,17 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
             loader=batches.record(),
             plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
             schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
-            checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep),
+            checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)())),
             metrics=out / "metrics.jsonl",
             every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
             hooks=_hooks(job, model, view),
             started=job.started,
         )
-        if run.resume(("steps", "budget") if extend else ()):
-            if run.step >= run.plan.steps and (out / RECORD).exists():
-                return Result(None, _measured(out), parameters(model), already=True)
-        elif (out / RECORD).exists() or (out / "model.safetensors").exists():
-            raise UserError(f"{out}: holds a model that this command did not make here; choose another folder")
-        if run.plan.budget is not None and run.step == 0:
-            _plan_budget(run, job, batches)
+        run.resume(("steps", "budget") if extend else ())
+        if run.plan.budget is not None:
+            _plan_budget(run, job, batches, extend)
+        if run.step >= run.plan.steps and (out / RECORD).exists():
+            return Result(None, _measured(out), parameters(model), already=True)
         stopped = run.fit()
         if stopped is not None:
             return Result(stopped, None)
@@ -166,6 +164,15 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
     )
 
 
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
+    if (out / "model.safetensors").exists() and not (out / "checkpoints").is_dir():
+        raise UserError(f"{out}: holds a model that this command did not make here; choose another folder")
+    with folder_lock(out, "a training run"):
+        yield
+
+
 def close(result: Result, out: Path) -> int:
     """Tell how a run ended and give the exit code: 0, or 128 + the signal that stopped it."""
     if result.stopped is not None:
@@ -184,11 +191,6 @@ def read_metrics(out: Path) -> list[Row]:
     return []
 
 
-def shard_cache() -> Path:
-    """Where token shards are kept between runs."""
-    return cache_folder() / "tokens"
-
-
 def _identity(job: Job) -> Row:
     """What a continued run must share with its beginning, field by field."""
     recipe = {name: value for name, value in asdict(job.recipe).items() if name not in FREE}
@@ -196,7 +198,7 @@ def _identity(job: Job) -> Row:
         **job.origin,
         **recipe,
         "corpus": job.texts.record["hash"],
-        "tokenizer": job.texts.tokenizer.fingerprint(),
+        "tokenizer_fingerprint": job.texts.tokenizer.fingerprint(),
         "dtype": str(job.machine.dtype).removeprefix("torch."),
         "device": job.machine.device.type,
         "threads": torch.get_num_threads(),
@@ -209,19 +211,22 @@ def _steps(recipe: TrainingRecipe, batches: CausalBatches) -> int:
     return max(1, round(length.value / per_step[length.unit]))
 
 
-def _plan_budget(run: Run, job: Job, batches: CausalBatches) -> None:
-    """Turn the seconds of a budget into a first step count."""
+def _plan_budget(run: Run, job: Job, batches: CausalBatches, extend: bool) -> None:
+    """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
     assert run.plan.budget is not None
+    if run.step:
+        seconds = (time.monotonic() - run.started) / run.step
+        run.closing = _closing(job, batches, seconds)
+        if extend:
+            run.fit_to_budget(seconds, run.closing)
+        return
     seconds = measure_step(run.learner, prefetch(batches.batch, 0))
-    run.closing = _closing(job, batches, seconds)
-    left = run.plan.budget - (time.monotonic() - run.started) - run.closing
-    if left < seconds:
+    run.fit_to_budget(seconds, _closing(job, batches, seconds))
+    if run.plan.steps == 0:
         spent = format_seconds(time.monotonic() - run.started)
         raise UserError(
             f"--budget {job.recipe.budget}: {spent} went into preparation and a step takes {seconds:.2f} s; give more"
         )
-    run.plan.steps = max(1, int(left / seconds))
-    run.plan.events.append((0, run.plan.steps, round(time.monotonic() - job.started, 1)))
 
 
 def _closing(job: Job, batches: CausalBatches, step_seconds: float) -> float:

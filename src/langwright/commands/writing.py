@@ -68,7 +68,7 @@ def model_bodies(
         part = heads[start : start + batch]
         samplings = [Sampling(temperature, seed=start + i) for i in range(len(part))]
         written = complete(model, tokenizer, [f.head for f in part], samplings, BODY_TOKENS)
-        bodies += [_body(f, c.text) for f, c in zip(part, written, strict=True)]
+        bodies += [_body(f, c.text + "\n" * (c.reason == "end")) for f, c in zip(part, written, strict=True)]
     return bodies
 
 

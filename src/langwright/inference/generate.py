@@ -62,7 +62,9 @@ def complete(
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
     writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
     limit = _limit(model, max(map(len, rows)), max_new_tokens)
-    steps = generate_ids(model, rows, samplings, limit, lambda row: writers[row].reason is not None, cache)
+    steps = generate_ids(
+        model, rows, samplings, limit, lambda row: writers[row].reason is not None, cache, tokenizer.vocab_size
+    )
     for row, token in steps:
         writers[row].take(token)
     return [writer.close() for writer in writers]
@@ -75,8 +77,12 @@ def generate_ids(
     max_new_tokens: int,
     finished: Callable[[int], bool] = lambda row: False,
     cache: bool = True,
+    vocabulary: int | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token."""
+    """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
+
+    vocabulary: ids from here on are padding of the model's tables and never chosen.
+    """
     device = model.head.weight.device
     ids, mask = _left_padded(prompts, device)
     state = KVCache(len(model.body.blocks)) if cache else None
@@ -86,7 +92,7 @@ def generate_ids(
     feed, feed_mask = ids, mask
     for left in reversed(range(max_new_tokens)):
         with torch.inference_mode():
-            logits = model.head(model.body(feed, feed_mask, state=state)[:, -1])
+            logits = model.head(model.body(feed, feed_mask, state=state)[:, -1])[:, :vocabulary]
             tokens = []
             for i, row in enumerate(active):
                 tokens.append(choose(logits[i], samplings[row], seen[row], generators[row]))
@@ -191,6 +197,6 @@ def next_tokens(
     if ids.shape[1] > model.context:
         raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
     with torch.inference_mode():
-        logits = model.head(model.body(ids)[0, -1]).float()
+        logits = model.head(model.body(ids)[0, -1]).float()[: tokenizer.vocab_size]
     best = (logits / temperature).softmax(-1).topk(min(top, len(logits)))
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -46,6 +46,7 @@ def load_model(
     """
     folder = Path(folder)
     family, config = load_config(folder, ignore_fields)
+    _check_record(folder)
     model = family.build(config)
     _fill(model, family, folder, device, dtype)
     return model.eval()
@@ -71,6 +72,20 @@ def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Fami
                 f"{path}: architecture {architecture} is not supported for {name}, only {family.architecture}"
             )
     return family, family.parse(raw, str(path), ignore_fields)
+
+
+def _check_record(folder: Path) -> None:
+    """Where a folder has a record of ours: its version is one we read, and the weights are those it was saved with."""
+    path = folder / RECORD
+    if not path.exists():
+        return
+    record = read_json(path, "the record of the model")
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path}: format version {version} is not the version {FORMAT_VERSION} that is read here")
+    for name, checksum in record.get("checksums", {}).items():
+        if name.endswith(".safetensors") and (folder / name).exists() and sha256_file(folder / name) != checksum:
+            raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
 
 
 def _fill(model: CausalLM, family: Family, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> None:

@@ -74,11 +74,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(
             {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
         )
+        os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that only their owner reads
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

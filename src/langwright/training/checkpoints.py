@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ class Checkpoints:
     """The folder OUT/checkpoints of one run.
 
     identity: what must not change between a run and its resumption (recipe, corpus, dtype, threads).
+    defaults: what a field means that an older version did not write into its identity yet.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], keep: int):
+    def __init__(self, folder: Path, identity: dict[str, Any], keep: int, defaults: Mapping[str, Any] | None = None):
         self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
+        self.defaults = dict(defaults or {})
 
     def save(self, learner: Learner, progress: Progress) -> None:
         """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`."""
@@ -88,7 +90,7 @@ class Checkpoints:
 
     def _compare(self, found: dict[str, Any], folder: Path, free: Collection[str]) -> None:
         for name in sorted({*found, *self.identity} - set(free)):
-            before, now = found.get(name), self.identity.get(name)
+            before, now = found.get(name, self.defaults.get(name)), self.identity.get(name)
             if before != now:
                 wish = f"give {name} = {before!r} again, or choose another folder"
                 raise UserError(

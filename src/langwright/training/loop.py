@@ -67,17 +67,13 @@ class Run:
     closing: float = 0.0
     step: int = 0
     tokens: int = 0
+    metrics_offset: int = 0
     history: list[Row] = field(default_factory=list)
 
     def resume(self, free: tuple[str, ...] = ()) -> bool:
-        """Take up the newest whole checkpoint of the folder; false when there is none.
-
-        Metrics beyond the checkpoint are cut off, so that metrics.jsonl tells each step once.
-        """
+        """Take up the newest whole checkpoint of the folder; false when there is none. Nothing is written yet."""
         found = self.checkpoints.load(self.learner, free)
         if found is None:
-            self.metrics.parent.mkdir(parents=True, exist_ok=True)
-            self.metrics.write_bytes(b"")
             return False
         progress, complaints = found
         self.step, self.tokens, self.history = progress.step, progress.tokens, list(progress.history)
@@ -88,19 +84,23 @@ class Run:
             raise UserError(
                 f"{self.metrics.parent}: the data is not what the checkpoint was trained on: {progress.loader}"
             )
-        with open(self.metrics, "ab") as file:
-            file.truncate(progress.metrics_offset)
+        self.metrics_offset = progress.metrics_offset
         for complaint in complaints:
             self._event("broken checkpoint", detail=complaint)
         self._event("resumed")
         return True
 
     def fit(self) -> int | None:
-        """Train until the plan is done. Returns the number of the signal that ended it early, or None."""
+        """Train until the plan is done. Returns the number of the signal that ended it early, or None.
+
+        Metrics beyond the checkpoint that was taken up are cut off, so that metrics.jsonl tells each step once.
+        """
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
         stream = self.batches(self.step)
         skips = 0
         clock = _Clock(self.step, self.tokens)
         with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
+            metrics.truncate(self.metrics_offset)
             while self.step < self.plan.steps:
                 batch = next(stream)
                 loss, targets = self.learner.backward(batch)
@@ -132,6 +132,14 @@ class Run:
                     with clock.aside("sample"):
                         self.hooks.on_sample(self.step, self.hooks.sample())
         return None
+
+    def fit_to_budget(self, step_seconds: float, closing: float) -> None:
+        """Fit the step count to what is left of the budget; `closing` seconds are kept for the command's end."""
+        assert self.plan.budget is not None
+        self.closing = closing
+        elapsed = time.monotonic() - self.started
+        self.plan.steps = self.step + max(0, int((self.plan.budget - elapsed - closing) / step_seconds))
+        self.plan.events.append((self.step, self.plan.steps, round(elapsed, 1)))
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

@@ -12,8 +12,9 @@ class TrainingRecipe:
     """How a model is trained. Amounts carry their unit: "500 steps", "2 epochs", "1m tokens".
 
     Args:
-        steps: length of the run: "500 steps", "2 epochs" or "1m tokens".
-        budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time.
+        steps: length of the run: "500 steps", "2 epochs" or "1m tokens"; one epoch unless given.
+        budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time. "none" lifts
+            the budget of a recipe file.
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
         optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
@@ -43,7 +44,7 @@ class TrainingRecipe:
         keep: how many checkpoints are kept.
     """
 
-    steps: str = "1 epochs"
+    steps: str | None = None
     budget: str | None = None
     batch_size: int = 16
     micro_batch: int | None = None
@@ -90,17 +91,23 @@ class TrainingRecipe:
             _require(self.every(name) >= 1, name, getattr(self, name), "at least 1 step")
         self.every("sample_every")
         self.length()
-        self.budget_seconds()
+        if self.budget_seconds() is not None and self.steps is not None:
+            raise UserError("--steps and --budget exclude each other; --budget none lifts the budget of a recipe")
+
+    @property
+    def usual_steps(self) -> str:
+        """The length of a run that is told nothing else."""
+        return "1 epochs"
 
     def length(self) -> Quantity:
         """How long the run is, in steps, epochs or tokens."""
-        quantity = parse_quantity(self.steps, ("steps", "epochs", "tokens"))
+        quantity = parse_quantity(self.steps or self.usual_steps, ("steps", "epochs", "tokens"))
         _require(quantity.value > 0, "steps", self.steps, "above 0")
         return quantity
 
     def budget_seconds(self) -> float | None:
         """The time for the whole command in seconds, or None."""
-        if self.budget is None:
+        if self.budget is None or self.budget == "none":
             return None
         seconds = parse_quantity(self.budget, ("seconds",)).value
         _require(seconds > 0, "budget", self.budget, "above 0")
@@ -125,7 +132,7 @@ class PretrainRecipe(TrainingRecipe):
         crossing: cut windows across documents instead of inside them.
         tokenizer: bpe, characters, bytes, or a folder that holds a tokenizer.
         vocabulary: size of the vocabulary of a new bpe tokenizer.
-        family: the architecture: gpt2, llama, mistral, qwen2 or qwen3.
+        family: the architecture: gpt2, llama, mistral, qwen2, qwen3 or nanochat.
         depth: the one dial of size: layers; the width is 64 times as much.
         width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
@@ -156,7 +163,7 @@ class PretrainRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class FinetuneRecipe(TrainingRecipe):
-    """How a model goes on learning from new text.
+    """How a model goes on learning from new text, for three epochs unless told otherwise.
 
     Args:
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
@@ -166,7 +173,6 @@ class FinetuneRecipe(TrainingRecipe):
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
     """
 
-    steps: str = "3 epochs"
     schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
     batch_size: int = 8
     split: str = "0.9"
@@ -178,6 +184,11 @@ class FinetuneRecipe(TrainingRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
+
+    @property
+    def usual_steps(self) -> str:
+        """The length of a run that is told nothing else."""
+        return "3 epochs"
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
