@@ -2,6 +2,7 @@
 
     <!-- run -->                 run in a fresh process, in one folder a document: later blocks see earlier results
     <!-- run check -->           and its output must match; `...` stands for anything, alone on a line for any lines
+                                 (the output of a python block is the text block after it)
     <!-- run fails -->           and its last command must end with an error (`run check fails`: with this output)
     <!-- small: --steps 3 -->    run, with these words added to every langwright command
     <!-- long -->                langwright commands are parsed only, and run by `make docs`
@@ -15,7 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LANGUAGES = {"console", "bash", "sh", "shell", "python"}
@@ -30,6 +31,7 @@ class Block:
     where: document and line, for messages.
     kind: "run", "small", "long" or "text".
     extra: what `small` adds to every command.
+    output: what a python block must print, when it is checked.
     """
 
     where: str
@@ -39,6 +41,7 @@ class Block:
     check: bool = False
     fails: bool = False
     extra: str = ""
+    output: str | None = None
 
 
 def blocks(path: Path) -> list[Block]:
@@ -58,24 +61,33 @@ def blocks(path: Path) -> list[Block]:
         indent = len(lines[index]) - len(lines[index].lstrip())
         end = next((i for i in range(index + 1, len(lines)) if lines[i].strip() == fence), len(lines))
         where = f"{path.name}:{index + 1}"
+        text = "\n".join(line[indent:] for line in lines[index + 1 : end]) + "\n"
         if language in LANGUAGES:
             marker = MARKER.fullmatch(above)
             if marker is None:
                 problems.append(f"{where}: a {language} block without a marker (run, small, long or text)")
             else:
-                text = "\n".join(line[indent:] for line in lines[index + 1 : end]) + "\n"
                 found.append(_block(where, language, text, marker))
+        elif language == "text" and found and _wants_output(found[-1]):
+            found[-1] = replace(found[-1], output=text)
         above = ""
         index = end + 1
+    unshown = [block.where for block in found if _wants_output(block)]
+    problems += [f"{where}: a checked python block without a text block after it" for where in unshown]
     if problems:
         raise ValueError("\n".join(problems))
     return found
 
 
+def _wants_output(block: Block) -> bool:
+    return block.language == "python" and block.check and block.output is None
+
+
 def _block(where: str, language: str, text: str, marker: "re.Match[str]") -> Block:
     run, words, small, long, _ = marker.groups()
     kind = "run" if run else "small" if small else "long" if long else "text"
-    if (small and language == "python") or (words and language != "console"):
+    fits = {"console": {"check", "fails"}, "python": {"check"}}.get(language, set())
+    if (small and language == "python") or not fits.issuperset((words or "").split()):
         raise ValueError(f"{where}: {marker[0]} does not fit a {language} block")
     return Block(where, language, text, kind, "check" in (words or ""), "fails" in (words or ""), small or "")
 
@@ -124,7 +136,9 @@ def execute(block: Block, folder: Path) -> None:
             if block.check and not matches(expected, output):
                 raise AssertionError(f"{block.where}: $ {command}shows\n{output}\nbut the document says\n{expected}")
     elif block.language == "python":
-        _run([sys.executable, "-c", block.text], block, folder, False)
+        output = _run([sys.executable, "-c", block.text], block, folder, False)
+        if block.output is not None and not matches(block.output, output):
+            raise AssertionError(f"{block.where}: prints\n{output}\nbut the document says\n{block.output}")
     else:
         _run(["bash", "-euo", "pipefail", "-c", block.text], block, folder, False)
 

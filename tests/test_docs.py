@@ -96,6 +96,8 @@ def test_later_blocks_see_what_earlier_ones_wrote(document: Path) -> None:
         ("<!-- run -->\nwords\n```python\n1\n```\n", "page.md:3: a python block without a marker"),
         ("<!-- runs -->\n```console\n$ true\n```\n", "page.md:2: a console block without a marker"),
         ("<!-- small: -n 1 -->\n```python\n1\n```\n", "page.md:2: .* does not fit a python block"),
+        ("<!-- run fails -->\n```python\n1\n```\n", "page.md:2: .* does not fit a python block"),
+        ("<!-- run check -->\n```python\n1\n```\n", "page.md:2: a checked python block without a text block"),
         ("<!-- run -->\n```console\nout\n```\n", "page.md:2: a console block begins with a command"),
     ],
 )
@@ -113,6 +115,7 @@ def test_what_no_one_would_run_is_an_error(document: Path, text: str, message: s
         ("<!-- run -->\n```console\n$ false\n$ true\n```\n", "page.md:2: exit code 1"),
         ("<!-- run fails -->\n```console\n$ true\n```\n", "page.md:2: exit code 0"),
         ("<!-- run check -->\n```console\n$ echo a\nb\n```\n", "but the document says"),
+        ("<!-- run check -->\n```python\nprint(1)\n```\n\n```text\n2\n```\n", "but the document says"),
     ],
 )
 def test_what_does_not_work_is_noticed(document: Path, text: str, message: str) -> None:
@@ -126,6 +129,10 @@ def test_an_error_may_be_shown(document: Path) -> None:
         "<!-- run check fails -->\n```console\n$ langwright pretrian\n"
         'langwright: unknown command "pretrian"; did you mean "pretrain"?\n```\n',
     )
+
+
+def test_the_text_block_after_a_checked_program_is_its_output(document: Path) -> None:
+    run(document, "<!-- run check -->\n```python\nprint(1)\n```\n\nIt prints:\n\n```text\n1\n```\n```text\n2\n```\n")
 
 
 def test_small_adds_words_to_every_command(document: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from langwright.base.console import format_seconds
+from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
 from langwright.commands.training import read_metrics
 from langwright.models.folder import RECORD
@@ -65,7 +65,7 @@ def events(history: Sequence[Row]) -> list[Event]:
 def model_card(record: Row) -> dict[str, str]:
     """What someone who is handed the model should know."""
     corpus = record["corpus"]
-    size = f"{corpus['documents']:,} documents, {corpus['bytes'] / 1e6:.1f} MB"
+    size = f"{corpus['documents']:,} documents, {format_amount(corpus['bytes'], 'bytes')}"
     about = {
         "Made by": f"langwright {record['command']}",
         "Trained on": f"{corpus['name']}, {size}, SHA-256 {corpus['hash'][:16]}…",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langwright.base.console import say
+from langwright.base.console import format_amount, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
 from langwright.corpora.document import Corpus
@@ -45,7 +45,7 @@ def read_texts(
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
-        f"{corpus.name}: {record['documents']:,} documents, {record['bytes'] / 1e6:.1f} MB; "
+        f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
     return Texts(tokenizer, training, validation, record)

@@ -100,7 +100,7 @@ def _fill(model: CausalLM, family: Family, folder: Path, device: torch.device | 
             left.remove(disk)
             tensor = read(disk)
             ours = [parameters.pop(name) for name in entry.ours]
-            shape = list(entry.join([torch.empty(p.shape, device="meta") for p in ours]).shape)
+            shape = entry.shape([p.shape for p in ours])
             if list(tensor.shape) != shape:
                 raise UserError(
                     f'{folder}: tensor "{disk}" has shape {list(tensor.shape)}, the config asks for {shape}'

@@ -1,6 +1,6 @@
 """How a family's parameters are named and laid out on disk."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,11 @@ class Entry:
         """Our parameters out of the disk's tensor; `rows` are the first sizes of each."""
         upright = tensor.t() if self.transposed else tensor
         return list(upright.split(list(rows)))
+
+    def shape(self, ours: Sequence[torch.Size]) -> list[int]:
+        """The shape of the disk's tensor."""
+        upright = [sum(shape[0] for shape in ours), *ours[0][1:]]
+        return upright[::-1] if self.transposed else upright
 
     def join(self, tensors: list[Tensor]) -> Tensor:
         """The disk's tensor out of our parameters."""

@@ -42,6 +42,8 @@ def attend_explicitly(
     q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0
 ) -> tuple[Queries, Float[Tensor, "batch heads queries keys"]]:
     """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form."""
+    if bias.causal or bias.allowed is not None:
+        raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
     if k.shape[1] != heads:
         k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))

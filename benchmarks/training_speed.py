@@ -1,0 +1,199 @@
+"""Training speed of Langwright and its peers: AdamW on GPT-2 shapes, in turn, in one run.
+
+    python benchmarks/training_speed.py [--shape small|124M] [--steps 10] [--rounds 2]
+
+Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here and its
+best counts: bf16 weights with fp32 masters or autocast, eager and compiled. A peer that is not installed is left out.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from langwright.models.folder import new_model
+from langwright.models.gpt2 import GPT2Config
+from langwright.objectives.batch import Batch
+from langwright.planning.cost import training_flops_per_token
+from langwright.planning.machine import gemm_rate
+from langwright.training.learner import Learner
+from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
+
+Step = Callable[[torch.Tensor, torch.Tensor], object]
+
+SHAPES = {
+    "small": {"layers": 6, "heads": 6, "width": 384, "context": 256, "vocabulary": 65, "batch": 16},
+    "124M": {"layers": 12, "heads": 12, "width": 768, "context": 512, "vocabulary": 50304, "batch": 4},
+}
+VARIANTS = (
+    "langwright", "langwright compiled", "transformers bf16", "transformers autocast", "transformers bf16 compiled",
+    "transformers autocast compiled", "litgpt bf16", "litgpt bf16 compiled",
+)  # fmt: skip
+
+
+def config(shape: dict[str, int]) -> GPT2Config:
+    """The GPT-2 config of a shape, without dropout."""
+    return GPT2Config(
+        vocab_size=shape["vocabulary"], n_positions=shape["context"], n_embd=shape["width"], n_layer=shape["layers"],
+        n_head=shape["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+
+
+def ours(shape: dict[str, int], compiled: bool) -> Step:
+    """One step of our learner: backward, clip, AdamW."""
+    model = new_model("gpt2", config(shape))
+    learner = Learner(model, causal(), torch.bfloat16, Rates(adamw=1e-4))
+    if compiled:
+        for block in model.body.blocks:
+            block.compile(dynamic=False)
+
+    def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
+        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape)))
+        learner.clip()
+        learner.step(1.0)
+        return float(loss)
+
+    return step
+
+
+def plain(model: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], autocast: bool) -> Step:
+    """The usual loop: bf16 weights with fp32 masters, or fp32 weights under autocast; cross-entropy, clip, AdamW."""
+    parameters = list(model.parameters())
+    masters = parameters if autocast else [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    if not autocast:
+        model.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(masters, lr=1e-4, fused=True)
+
+    def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = forward(ids)
+        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        loss.backward()
+        if not autocast:
+            for p, m in zip(parameters, masters, strict=True):
+                m.grad, p.grad = None if p.grad is None else p.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if not autocast:
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, masters)
+        return float(loss)
+
+    return step
+
+
+def theirs(shape: dict[str, int], how: str) -> Step:
+    """GPT2LMHeadModel of transformers with SDPA attention."""
+    from transformers import GPT2Config as TheirConfig
+    from transformers import GPT2LMHeadModel
+
+    own = {name: value for name, value in vars(config(shape)).items() if name != "n_inner"}
+    model = GPT2LMHeadModel(TheirConfig(**own, use_cache=False, bos_token_id=0, eos_token_id=0)).train()
+    run = torch.compile(model, dynamic=False) if "compiled" in how else model
+    return plain(model, lambda ids: run(ids).logits, "autocast" in how)
+
+
+def litgpt(shape: dict[str, int], how: str) -> Step:
+    """The GPT of litgpt in the nearest shape: GPT-2's block, with rotary positions where GPT-2 learns a table."""
+    from litgpt import GPT, Config
+
+    model = GPT(
+        Config(
+            n_layer=shape["layers"], n_head=shape["heads"], n_embd=shape["width"], block_size=shape["context"],
+            vocab_size=shape["vocabulary"], padded_vocab_size=shape["vocabulary"], bias=True, lm_head_bias=False,
+            parallel_residual=False, rotary_percentage=1.0, norm_class_name="LayerNorm", mlp_class_name="GptNeoxMLP",
+            intermediate_size=4 * shape["width"],
+        )
+    )  # fmt: skip
+    run = torch.compile(model, dynamic=False) if "compiled" in how else model
+    return plain(model, run, False)
+
+
+def measure(variant: str, shape: dict[str, int], steps: int) -> dict[str, float]:
+    """Tokens a second (median step), seconds to the end of the first step, and peak memory of this process."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, shape["vocabulary"], (shape["batch"], shape["context"] + 1))
+    began = time.perf_counter()
+    name, _, how = variant.partition(" ")
+    step = (
+        ours(shape, "compiled" in how)
+        if name == "langwright"
+        else (theirs if name == "transformers" else litgpt)(shape, how)
+    )
+    step(ids[:, :-1], ids[:, 1:])
+    first = time.perf_counter() - began
+    times = []
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        step(ids[:, :-1], ids[:, 1:])
+        times.append(time.perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    tokens = shape["batch"] * shape["context"]
+    return {"tokens_per_second": tokens / statistics.median(times[2:]), "first_step": first, "memory": memory}
+
+
+def main() -> None:
+    """Measure all variants in turn and print a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options.variant, SHAPES[options.shape[0]], options.steps)))
+        return
+    variants = [v for v in VARIANTS if importlib.util.find_spec(v.split()[0])]
+    for name in options.shape or SHAPES:
+        found: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+        for _ in range(options.rounds):
+            for variant in variants:
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--variant",
+                    variant,
+                    "--shape",
+                    name,
+                    "--steps",
+                    str(options.steps),
+                ]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    print(f"{variant}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                    continue
+                found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+        print_table(name, {variant: runs for variant, runs in found.items() if runs})
+
+
+def print_table(name: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """One Markdown table for a shape."""
+    shape = SHAPES[name]
+    flops = training_flops_per_token(new_model("gpt2", config(shape)), shape["context"])
+    ceiling = gemm_rate(torch.device("cpu"), torch.bfloat16)
+    best = {v: statistics.median(r["tokens_per_second"] for r in runs) for v, runs in found.items()}
+    peers = [speed for variant, speed in best.items() if not variant.startswith("langwright")]
+    print(f"\n{name}: {shape}; GEMM ceiling {ceiling / 1e9:,.0f} GFLOP/s in bfloat16\n")
+    print("| variant | tokens/s | against the best peer | of the GEMM rate | to the first step | peak memory |")
+    print("|---|---|---|---|---|---|")
+    for variant, runs in found.items():
+        ratio = f"{best[variant] / max(peers):.2f}x" if peers else "-"
+        first = statistics.median(r["first_step"] for r in runs)
+        memory = statistics.median(r["memory"] for r in runs) / 2**20
+        share = best[variant] * flops / ceiling
+        print(f"| {variant} | {best[variant]:,.0f} | {ratio} | {share:.0%} | {first:.1f} s | {memory:,.0f} MiB |")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+    main()
