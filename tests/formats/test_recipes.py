@@ -54,7 +54,7 @@ def test_the_recipe_of_the_demo_is_what_the_demo_does(monkeypatch: pytest.Monkey
 def test_the_recipe_of_tiny_shakespeare() -> None:
     recipe = read("tiny-shakespeare.yaml")
     assert (recipe.split, recipe.tokenizer, recipe.context) == ("0.9", "characters", 128)
-    assert (recipe.family, recipe.depth, recipe.budget_seconds()) == ("llama", 3, 600)
+    assert (recipe.family, recipe.depth, recipe.width, recipe.optimizer) == ("nanochat", 4, 192, "muon")
 
 
 def test_a_recipe_trains(trained: Path, play: Path) -> None:

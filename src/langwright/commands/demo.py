@@ -70,9 +70,7 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     started = time.monotonic()
     base = out / "model"
     say(f"1. pretraining on {corpus} for {budget}; Ctrl-C saves, and the same command goes on")
-    recipe = PretrainRecipe(
-        budget=budget, depth=depth, optimizer="muon", learning_rate=4e-3, save_every="100 steps"
-    )
+    recipe = PretrainRecipe(budget=budget, depth=depth, optimizer="muon", learning_rate=4e-3, save_every="100 steps")
     result = pretrain.run(corpus, base, recipe)
     if result.held_out is None:
         return close(result, base)

@@ -38,7 +38,7 @@ def facts(record: Row, metrics: Sequence[Row]) -> list[Fact]:
     speed = steady_speed(metrics)
     share = speed * record["flops_per_token"] / record["gemm_rate"]
     return [
-        Fact("Held-out text", f"{record['held_out']['bits_per_byte']:.3f} bits per byte"),
+        Fact("Bits per byte", f"{record['held_out']['bits_per_byte']:.3f}", "of held-out text"),
         Fact("Parameters", f"{record['parameters'] / 1e6:.1f} M"),
         Fact("Tokens seen", f"{record['tokens'] / 1e6:.2f} M", f"{record['epochs']:.2f} epochs"),
         Fact("Time", format_seconds(record["seconds"]), "of the whole command up to its last measurement"),

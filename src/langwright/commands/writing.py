@@ -67,8 +67,14 @@ def model_bodies(
     for start in range(0, len(heads), batch):
         part = heads[start : start + batch]
         samplings = [Sampling(temperature, seed=start + i) for i in range(len(part))]
-        written = complete(model, tokenizer, [f.head for f in part], samplings, BODY_TOKENS)
-        bodies += [_body(f, c.text + "\n" * (c.reason == "end")) for f, c in zip(part, written, strict=True)]
+        # A tokenizer joins a line's end to the blanks after it: a prompt that ends with the line's end would ask the
+        # model to go on from a token that no indented line ever follows.
+        prompts = [f.head.removesuffix("\n") for f in part]
+        written = complete(model, tokenizer, prompts, samplings, BODY_TOKENS)
+        for function, completion in zip(part, written, strict=True):
+            same_line, _, lines = completion.text.partition("\n")
+            ended = lines + "\n" * (completion.reason == "end")
+            bodies.append(_body(function, "" if same_line.strip() else ended))
     return bodies
 
 

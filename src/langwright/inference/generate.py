@@ -56,6 +56,8 @@ def complete(
     stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
     on_text: told (row, text) as soon as text is final.
     """
+    if not prompts:
+        return []
     if "" in stop:
         raise UserError("an empty stop string would stop at once; leave it out")
     rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]

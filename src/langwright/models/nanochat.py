@@ -35,7 +35,6 @@ class NanoChatConfig:
     max_position_embeddings: int = 2048
     attention_dropout: float = 0.0
     rms_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
     rope_parameters: dict[str, Any] | None = None
     final_logit_softcapping: float | None = 15.0
 
@@ -114,6 +113,7 @@ NANOCHAT = Family(
     build=build,
     keys=keys,
     initialise=initialise,
+    inert=("initializer_range",),
     default_only={"hidden_act": "relu2", "attention_bias": False, "tie_word_embeddings": False},
     prefix="model.",
     read=read,
