@@ -53,13 +53,12 @@ def steady_speed(metrics: Sequence[Row]) -> float:
 
 
 def events(history: Sequence[Row]) -> list[Event]:
-    """The run's events in words."""
-    return [
-        Event(
-            event["step"], event["event"], ", ".join(f"{k} {v}" for k, v in event.items() if k not in ("step", "event"))
-        )
-        for event in history
-    ]
+    """The run's events in words; that a budget's step count followed the clock is no news."""
+    return [Event(e["step"], e["event"], _detail(e)) for e in history if e["event"] != "re-planned"]
+
+
+def _detail(event: Row) -> str:
+    return ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
 
 
 def model_card(record: Row) -> dict[str, str]:
