@@ -124,7 +124,12 @@ class LiveView:
         ]
         if self._sample:
             parts.append(
-                Panel(Text(self._sample, overflow="fold"), title="the model writes", title_align="left", style="dim")
+                Panel(
+                    Text(self._sample.strip("\n"), overflow="fold"),
+                    title="the model writes",
+                    title_align="left",
+                    style="dim",
+                )
             )
         return Panel(Group(*parts), title=self._title, title_align="left", width=width + 4)
 
