@@ -4,7 +4,9 @@ import errno
 import importlib
 import itertools
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +27,17 @@ VERBS: dict[str, tuple[str, str]] = {
 HELP = {"-h", "--help"}
 
 # A full disk or a folder without permission is the user's to mend, wherever it strikes.
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+MENDABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+}
 
 
 @dataclass(frozen=True)
@@ -81,22 +93,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
     try:
+        _on_sigterm(_terminate)
         code = parse(argv)()
         sys.stdout.flush()
         return code
     except UserError as error:
         return _complain(f"{name}: {error}", 2)
+    except _Terminated:
+        return _complain(f"{name}: terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _complain(f"{name}: interrupted", 130)
     except BrokenPipeError:
         # The reader has left (`| head`). Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+    except (MemoryError, RuntimeError) as error:
+        if (
+            not isinstance(error, MemoryError)
+            and "allocate memory" not in str(error)
+            and "out of memory" not in str(error)
+        ):
+            raise
+        return _complain(f"{name}: not enough memory for a model or batch of this size; choose a smaller one", 2)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{name}: {where}{error.strerror}", 2)
+    finally:
+        _on_sigterm(signal.SIG_DFL)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception like KeyboardInterrupt: what must be cleaned up is."""
+
+
+def _on_sigterm(handler: Any) -> None:
+    """Python lets only the main thread say what happens on a signal."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
 
 
 def _complain(message: str, code: int) -> int:

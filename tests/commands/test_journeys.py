@@ -138,6 +138,40 @@ def test_a_budget_can_be_extended(corpus: Path, tmp_path: Path) -> None:
     assert max(row["step"] for row in rows(tmp_path)) > first
 
 
+def test_killed_before_the_model_is_written_an_extension_ends_with_the_new_model(corpus: Path, tmp_path: Path) -> None:
+    again = ["pretrain", str(corpus), str(tmp_path), *TINY, *QUIET]
+    assert main([*again, "--steps", "6"]) == 0
+    record = (tmp_path / "langwright.json").read_bytes()
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    assert main([*again, "--steps", "9", "--extend"]) == 0
+    new = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "langwright.json").write_bytes(record)  # as if killed after the last checkpoint
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert main([*again, "--steps", "9", "--extend"]) == 0
+    assert (tmp_path / "model.safetensors").read_bytes() == new
+
+
+def test_a_run_that_came_apart_writes_no_model(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "pretrain",
+        str(corpus),
+        str(tmp_path / "out"),
+        "--steps",
+        "12",
+        *TINY,
+        *QUIET,
+        "--learning-rate",
+        "1e9",
+    ]
+    for _ in range(2):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        assert "came apart" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out/model.safetensors").exists()
+
+
 def test_what_is_refused_is_not_touched(model: Path, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     assert main(["pretrain", str(corpus), str(tmp_path), "--steps", "2", *TINY]) == 2
@@ -171,7 +205,7 @@ def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, capsys:
     losses = [row["loss"] for row in rows(model) if "loss" in row]
     assert losses[-1] < losses[0] - 1
     capsys.readouterr()
-    arguments = ["evaluate", str(model), str(corpus), "--split", "5%", "--json", "--dtype", "float32"]
+    arguments = ["evaluate", str(model), "--text", str(corpus), "--split", "5%", "--json", "--dtype", "float32"]
     assert main(arguments) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["loss_nats_per_token"] == pytest.approx(record["held_out"]["loss_nats_per_token"], rel=1e-5)
@@ -251,6 +285,10 @@ BAD = {
     "unknown option": (["pretrain", "CORPUS", "OUT", "--dept", "3"], 'did you mean "--depth"?'),
     "bad amount": (["pretrain", "CORPUS", "OUT", "--steps", "soon"], "is not an amount"),
     "two lengths": (["pretrain", "CORPUS", "OUT", "--steps", "5", "--budget", "9s"], "exclude each other"),
+    "shape twice": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2", "--depth", "2"], "--preset names a whole shape"),
+    "too large": (["pretrain", "CORPUS", "OUT", "--depth", "100000"], "not enough memory"),
+    "a file": (["pretrain", "CORPUS", "SHORT"], "File exists"),
+    "large seed": (["generate", "MODEL", "--seed", "99999999999999999999"], "below 2**63"),
     "bad split": (["pretrain", "CORPUS", "OUT", "--split", "1.5"], "is not a split"),
     "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s"], "went into preparation"),
     "bad tokenizer": (["pretrain", "CORPUS", "OUT", "--tokenizer", "wordpieces"], "neither bpe, characters or bytes"),
@@ -262,9 +300,9 @@ BAD = {
     "empty stop": (["generate", "MODEL", "--stop", ""], "an empty stop string"),
     "bad layer": (["show", "MODEL", "--attention", "a", "--layer", "9"], "the model has layers 0 to 0"),
     "bad temperature": (["next", "MODEL", "a", "--temperature", "0"], "must be above 0"),
-    "no text": (["evaluate", "MODEL", "EMPTY"], "empty"),
-    "long context": (["evaluate", "MODEL", "CORPUS", "--context", "64"], "must be from 2 to the model's context"),
-    "not text": (["evaluate", "MODEL", "BINARY"], "offset"),
+    "no text": (["evaluate", "MODEL", "--text", "EMPTY"], "empty"),
+    "long context": (["evaluate", "MODEL", "--text", "CORPUS", "--context", "64"], "must be from 2 to the"),
+    "not text": (["evaluate", "MODEL", "--text", "BINARY"], "offset"),
     "onto itself": (["finetune", "MODEL", "CORPUS", "MODEL"], "needs a folder of its own"),
 }  # fmt: skip
 

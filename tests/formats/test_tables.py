@@ -89,7 +89,7 @@ def test_the_state_of_a_checkpoint(trained: Path) -> None:
     state = json.loads((trained / "checkpoints/step-00000003/state.json").read_text())
     assert set(state) == set(table("| entry of `state.json` | type | meaning |"))
     recipe = {field.name for field in dataclasses.fields(PretrainRecipe)} - set(FREE)
-    assert set(state["identity"]) == {"command", "corpus_spec", "corpus", "tokenizer_fingerprint", "threads", *recipe}
+    assert set(state["identity"]) == {"command", "corpus", "tokenizer_fingerprint", "threads", *recipe}
     files = {path.name for path in (trained / "checkpoints/step-00000003").iterdir()}
     assert files == {*state["checksums"], "state.json"}
     assert files == set(table("| file | content |", section="## The training checkpoint"))

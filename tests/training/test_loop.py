@@ -104,6 +104,17 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     assert same(weights(learner.model), undisturbed)
 
 
+def test_a_changed_state_is_noticed(tmp_path: Path) -> None:
+    killed_at(11, tmp_path / "killed")
+    newest = sorted((tmp_path / "killed/checkpoints").iterdir())[-1] / "state.json"
+    newest.write_text(newest.read_text().replace('"step": 8', '"step": 9'))
+    run = tiny_run(tmp_path / "killed", tiny_learner(0.1))
+    assert run.resume()
+    assert run.step == 4
+    newest.write_text('{"format_version": 1}')
+    assert tiny_run(tmp_path / "killed", tiny_learner(0.1)).resume()
+
+
 def test_when_every_checkpoint_is_broken_nothing_is_begun_afresh(tmp_path: Path) -> None:
     killed_at(11, tmp_path / "killed")
     for folder in (tmp_path / "killed/checkpoints").iterdir():
@@ -127,7 +138,7 @@ def test_checkpoints_are_dropped_beyond_the_last_two(tmp_path: Path) -> None:
 
 
 def test_saving_comes_before_evaluating(tmp_path: Path) -> None:
-    def fail() -> dict[str, float]:
+    def fail(stopped: object) -> dict[str, float]:
         raise MemoryError
 
     run = tiny_run(tmp_path, tiny_learner(), hooks=Hooks(evaluate=fail))

@@ -19,11 +19,13 @@ from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
 def evaluate(
     model: Path,
+    *,
     text: str,
     split: str | None = None,
     field: str = "text",
     context: int | None = None,
     batch_size: int = 16,
+    ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
     json: bool = False,
@@ -36,12 +38,13 @@ def evaluate(
     field: the field or column that holds the text, in corpora that have several.
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
+    ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = load_model(model, where, choose_dtype(dtype, where))
+    loaded = load_model(model, where, choose_dtype(dtype, where), ignore_field)
     result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
     tell_likelihood(result, text, json)
 

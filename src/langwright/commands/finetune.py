@@ -31,6 +31,7 @@ def finetune(
     out: Path,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     extend: bool = False,
+    ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
     """Go on training a model on your own text, and measure what it learns and what it forgets.
@@ -40,9 +41,10 @@ def finetune(
     out: the new model folder.
     recipe: how.
     extend: go on with a finished run, for longer.
+    ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
-    result = run(model, text, out, recipe, extend)
+    result = run(model, text, out, recipe, extend, ignore_field)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out new text", json)
         forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
@@ -54,18 +56,20 @@ def finetune(
     return close(result, out)
 
 
-def run(model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool = False) -> Result:
+def run(
+    model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool = False, ignore_field: tuple[str, ...] = ()
+) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
     model, out = Path(model), Path(out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
-    config = load_config(model)[1]
+    config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype)
-        base = load_model(model, machine.device)
+        base = load_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context
         if context > base.context:
@@ -74,7 +78,7 @@ def run(model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool 
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_model(model, machine.device, machine.dtype)
+            before = load_model(model, machine.device, machine.dtype, ignore_field)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
             return {
                 "forgetting": {
@@ -91,7 +95,7 @@ def run(model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool 
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
-            model=lambda: load_model(model).float(),
+            model=lambda: load_model(model, ignore_fields=ignore_field).float(),
             texts=texts,
             context=context,
             crossing=recipe.crossing,
@@ -117,7 +121,7 @@ def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str
         warn(f"{model} does not say what it was trained on; --old-text CORPUS would measure forgetting")
         return None
     corpus = read_json(model / RECORD, "the record of the model").get("corpus")
-    if not corpus:
+    if not isinstance(corpus, dict) or not {"spec", "split", "field", "hash"} <= corpus.keys():
         warn(f"{model} does not say what it was trained on; --old-text CORPUS would measure forgetting")
         return None
     try:

@@ -21,6 +21,7 @@ def generate(
     sampling: Sampling = Sampling(),
     stop: tuple[str, ...] = (),
     cache: bool = True,
+    ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
     json: bool = False,
@@ -32,25 +33,30 @@ def generate(
     max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
     stop: a string that ends the text; it is left out.
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
+    ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     prompts = [_read(text) for text in prompt]
     where = choose_device(device)
-    loaded, tokenizer = load_model(model, where, choose_dtype(dtype, where)), load_tokenizer(model)
+    loaded, tokenizer = load_model(model, where, choose_dtype(dtype, where), ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
-    if streams:
-        _write(0, prompts[0])
+    shown: list[str] = []
+
+    def stream(row: int, text: str) -> None:
+        print(text if shown else prompts[0] + text, end="", flush=True)
+        shown.append(text)
+
     completions = complete(
-        loaded, tokenizer, prompts, sampling, max_new_tokens, stop, cache, _write if streams else lambda row, text: None
+        loaded, tokenizer, prompts, sampling, max_new_tokens, stop, cache, stream if streams else lambda row, text: None
     )
     if json:
         for text, completion in zip(prompts, completions, strict=True):
             print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})
     elif streams:
-        print(flush=True)
+        print("" if shown else prompts[0], flush=True)
     else:
         print("\n\n".join(text + c.text for text, c in zip(prompts, completions, strict=True)))
 
@@ -62,7 +68,3 @@ def _read(prompt: str) -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise UserError(f"standard input is not UTF-8 text: bad byte at offset {error.start}") from None
-
-
-def _write(row: int, text: str) -> None:
-    print(text, end="", flush=True)

@@ -11,20 +11,28 @@ from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 
 
-def next_token(model: Path, text: str, top: int = 10, temperature: float = 1.0, json: bool = False) -> None:
+def next_token(
+    model: Path,
+    text: str,
+    top: int = 10,
+    temperature: float = 1.0,
+    ignore_field: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
     """The likeliest next tokens of a text with their probabilities, as a bar chart.
 
     model: a model folder.
     text: what comes before.
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.
+    ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
     if top < 1:
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded, tokenizer = load_model(model), load_tokenizer(model)
+    loaded, tokenizer = load_model(model, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     found = [(tokenizer.token(i), i, p) for i, p in next_tokens(loaded, tokenizer, text, top, temperature)]
     if json:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from langwright.base.console import say
+from langwright.base.errors import UserError
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
 from langwright.commands.texts import Texts, read_texts
@@ -60,6 +61,9 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
     """The family and config that a recipe asks for."""
     vocabulary = texts.tokenizer.vocab_size
     if recipe.preset is not None:
+        usual = PretrainRecipe()
+        if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
+            raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
         return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
     return recipe.family, by_depth(
         recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width

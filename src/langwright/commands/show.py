@@ -16,15 +16,23 @@ from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.viewing.report import Attention, Report, report
 
 
-def show(model: Path, *, attention: str, layer: int | None = None, out: Path = Path("attention.html")) -> None:
+def show(
+    model: Path,
+    *,
+    attention: str,
+    layer: int | None = None,
+    out: Path = Path("attention.html"),
+    ignore_field: tuple[str, ...] = (),
+) -> None:
     """Write the attention of one layer over a text as a self-contained HTML page.
 
     model: a model folder.
     attention: the text to look at.
     layer: which layer, from 0; the middle one unless given.
     out: the page.
+    ignore_field: a field of config.json to pass over although it is not understood.
     """
-    loaded, tokenizer = load_model(model, dtype=torch.float32), load_tokenizer(model)
+    loaded, tokenizer = load_model(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     figure = attention_over(loaded, tokenizer, attention, layer)
     write_atomic(out, report(Report(title=f"Attention of {model.name}", attention=figure, overline="Langwright")))

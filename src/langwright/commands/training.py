@@ -1,7 +1,9 @@
 """What pretrain and finetune share: one training run in a folder, begun, continued or found finished."""
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import signal
 import time
@@ -112,7 +114,7 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
         run.resume(("steps", "budget") if extend else ())
         if run.plan.budget is not None:
             _plan_budget(run, job, batches, extend)
-        if run.step >= run.plan.steps and (out / RECORD).exists():
+        if run.step >= run.plan.steps and _recorded_steps(out) == run.step:
             return Result(None, _measured(out), parameters(model), already=True)
         stopped = run.fit()
         if stopped is not None:
@@ -120,6 +122,11 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
         model.eval()
         with _eager():
             held_out = likelihood(model, _held_out(job), job.texts.validation.text_bytes)
+        if not math.isfinite(held_out.nats):
+            raise UserError(
+                f"{out}: training came apart: the loss on held-out text is {held_out.nats}; no model is written; "
+                "begin again in another folder with a lower --learning-rate"
+            )
         final = {"step": run.step, "tokens": run.tokens, "seconds": round(time.monotonic() - run.started, 3)}
         row = {**final, "validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
         with open(run.metrics, "a") as file:
@@ -195,7 +202,7 @@ def _identity(job: Job) -> Row:
     """What a continued run must share with its beginning, field by field."""
     recipe = {name: value for name, value in asdict(job.recipe).items() if name not in FREE}
     return {
-        **job.origin,
+        **{name: value for name, value in job.origin.items() if name != "corpus_spec"},  # its hash counts, not its path
         **recipe,
         "corpus": job.texts.record["hash"],
         "tokenizer_fingerprint": job.texts.tokenizer.fingerprint(),
@@ -239,9 +246,11 @@ def _held_out(job: Job, limit: int | None = None) -> Iterator[Any]:
 
 
 def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
-    def evaluate() -> Row:
+    def evaluate(stopped: Callable[[], bool]) -> Row:
+        windows = itertools.takewhile(lambda _: not stopped(), _held_out(job, job.recipe.validation_windows))
         with _eager():
-            return {"validation_loss": likelihood(model, _held_out(job, job.recipe.validation_windows), 1).loss}
+            measured = likelihood(model, windows, 1)
+        return {} if stopped() else {"validation_loss": measured.loss}
 
     def sample() -> str:
         model.eval()
@@ -275,6 +284,14 @@ def _compile(model: CausalLM) -> None:
         ) from None
     for block in model.body.blocks:
         block.compile(dynamic=False)
+
+
+def _recorded_steps(out: Path) -> int | None:
+    """The steps of the model that lies in a folder, if it was written to its end."""
+    if not (out / RECORD).exists():
+        return None
+    steps: int | None = read_json(out / RECORD, "the record of the run").get("steps")
+    return steps
 
 
 def _measured(out: Path) -> Likelihood:

@@ -142,6 +142,8 @@ def _field_of(line: str, field: str, where: str) -> str:
         value: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise UserError(f"{where}: JSON that is nested too deep") from None
     if not isinstance(value, dict):
         raise UserError(f'{where}: a line must be an object such as {{"{field}": "..."}}')
     if field not in value:

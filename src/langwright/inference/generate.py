@@ -200,5 +200,5 @@ def next_tokens(
         raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
     with torch.inference_mode():
         logits = model.head(model.body(ids)[0, -1]).float()[: tokenizer.vocab_size]
-    best = (logits / temperature).softmax(-1).topk(min(top, len(logits)))
+    best = ((logits - logits.max()) / temperature).softmax(-1).topk(min(top, len(logits)))
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

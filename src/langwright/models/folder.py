@@ -83,7 +83,10 @@ def _check_record(folder: Path) -> None:
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version} is not the version {FORMAT_VERSION} that is read here")
-    for name, checksum in record.get("checksums", {}).items():
+    checksums = record.get("checksums")
+    if not isinstance(checksums, dict):
+        raise UserError(f"{path}: there are no checksums of the files; save the model again")
+    for name, checksum in checksums.items():
         if name.endswith(".safetensors") and (folder / name).exists() and sha256_file(folder / name) != checksum:
             raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
 

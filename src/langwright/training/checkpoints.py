@@ -1,5 +1,6 @@
 """Training checkpoints: whole or not there, checked when read, the newest good one used."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
@@ -25,6 +26,7 @@ class Progress:
 
     step, tokens, seconds: done so far. metrics_offset: bytes of metrics.jsonl that belong to these steps.
     plan: the events of `Plan`. loader: the record of the batches. history: notable events, for the report.
+    skips: steps in a row, up to this one, whose loss or gradient was not finite.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Progress:
     plan: list[Any]
     loader: dict[str, Any]
     history: list[dict[str, Any]]
+    skips: int = 0
 
 
 class Checkpoints:
@@ -56,7 +59,8 @@ class Checkpoints:
             write_tensors(folder / "random.safetensors", _random_states(learner.device))
             checksums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
             state = {"format_version": FORMAT_VERSION, "identity": self.identity, "checksums": checksums}
-            write_json(folder / STATE, {**state, **vars(progress)})
+            state |= json.loads(json.dumps(vars(progress)))
+            write_json(folder / STATE, {**state, "checksum": _checksum(state)})
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
 
@@ -68,6 +72,8 @@ class Checkpoints:
         Raises UserError naming the field when the run that wrote it was told something else, or when every
         checkpoint is broken.
         """
+        for partial in self.folder.glob(".step-*.partial"):
+            shutil.rmtree(partial)  # what a killed process left; the run's folder is ours alone
         complaints: list[str] = []
         for folder in reversed(self._folders()):
             try:
@@ -78,7 +84,8 @@ class Checkpoints:
             self._compare(state["identity"], folder, free)
             learner.load(read_tensors(folder / "masters.safetensors"), read_tensors(folder / "optimizer.safetensors"))
             _restore_random_states(read_tensors(folder / "random.safetensors"), learner.device)
-            return Progress(**{name: state[name] for name in Progress.__dataclass_fields__}), complaints
+            known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
+            return Progress(**known), complaints
         if complaints:
             raise UserError(
                 f"no whole checkpoint is left in {self.folder}: {complaints[0]}; move the folder away to start afresh"
@@ -106,10 +113,18 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder / STATE}: format version {version} is not the version {FORMAT_VERSION} that is read here"
         )
+    needed = {"identity", "checksums", *Progress.__dataclass_fields__} - {"skips"}
+    own = state.pop("checksum", None)
+    if not needed <= state.keys() or (own is not None and own != _checksum(state)):
+        raise UserError(f"{folder / STATE}: broken, its content is not what was written")
     for name, checksum in state["checksums"].items():
         if not (folder / name).exists() or sha256_file(folder / name) != checksum:
             raise UserError(f"{folder / name}: broken, its checksum differs")
     return state
+
+
+def _checksum(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

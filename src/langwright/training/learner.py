@@ -68,7 +68,8 @@ class Learner:
     def culprits(self, batch: Batch) -> list[int]:
         """The sample numbers whose own loss is not finite; all of the batch's when only the gradient is not."""
         numbers = list(range(batch.ids.shape[0])) if batch.samples is None else batch.samples.tolist()
-        bad = [n for i, n in enumerate(numbers) if not self.loss(self.model, batch.rows(i, i + 1)).isfinite()]
+        here = batch.to(self.device)
+        bad = [n for i, n in enumerate(numbers) if not self.loss(self.model, here.rows(i, i + 1)).isfinite()]
         return bad or numbers
 
     def tensors(self) -> dict[str, Tensor]:

@@ -36,9 +36,12 @@ class Every:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop is lent from above. `evaluate` gives numbers for the metrics; `sample` a text to show."""
+    """What the loop is lent from above.
 
-    evaluate: Callable[[], Row] = dict
+    evaluate: gives numbers for the metrics, or none when `stopped()` turns true on the way. sample: a text to show.
+    """
+
+    evaluate: Callable[[Callable[[], bool]], Row] = lambda stopped: {}
     sample: Callable[[], str] | None = None
     on_row: Callable[[Row], None] = lambda row: None
     on_sample: Callable[[int, str], None] = lambda step, text: None
@@ -68,6 +71,7 @@ class Run:
     step: int = 0
     tokens: int = 0
     metrics_offset: int = 0
+    skips: int = 0
     history: list[Row] = field(default_factory=list)
 
     def resume(self, free: tuple[str, ...] = ()) -> bool:
@@ -84,7 +88,7 @@ class Run:
             raise UserError(
                 f"{self.metrics.parent}: the data is not what the checkpoint was trained on: {progress.loader}"
             )
-        self.metrics_offset = progress.metrics_offset
+        self.metrics_offset, self.skips = progress.metrics_offset, progress.skips
         for complaint in complaints:
             self._event("broken checkpoint", detail=complaint)
         self._event("resumed")
@@ -97,10 +101,9 @@ class Run:
         """
         self.metrics.parent.mkdir(parents=True, exist_ok=True)
         stream = self.batches(self.step)
-        skips = 0
         clock = _Clock(self.step, self.tokens)
         with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
-            metrics.truncate(self.metrics_offset)
+            metrics.truncate(min(self.metrics_offset, metrics.tell()))
             while self.step < self.plan.steps:
                 batch = next(stream)
                 loss, targets = self.learner.backward(batch)
@@ -108,9 +111,9 @@ class Run:
                 factor = self.schedule.factor(self.step, self.plan.steps)
                 if bool(loss.isfinite() & norm.isfinite()):
                     self.learner.step(factor)
-                    skips = 0
+                    self.skips = 0
                 else:
-                    skips += 1
+                    self.skips += 1
                     self._event("not finite", samples=self.learner.culprits(batch), loss=float(loss), norm=float(norm))
                 self.step += 1
                 self.tokens += int(targets)
@@ -118,16 +121,17 @@ class Run:
                 done = self.step >= self.plan.steps
                 if self.step % self.every.log == 0 or done or self.step == 1:
                     self._log(metrics, self._row(clock, float(loss), float(norm), factor))
-                if skips >= MOST_SKIPS:
+                if self.skips >= MOST_SKIPS:
                     raise UserError(_diverged(self.history[-1], self.step))
-                if self._due(self.every.save) or done or interrupt.signal is not None:
+                due = self._due(self.every.save) and not self.skips  # keep what may be the last good ones
+                if due or done or interrupt.signal is not None:
                     with clock.aside("save"):
                         self._save(metrics)
                 if interrupt.signal is not None:
                     return interrupt.signal
                 if self._due(self.every.evaluate) and not done:
                     with clock.aside("evaluate"):
-                        self._evaluate(metrics)
+                        self._evaluate(metrics, lambda: interrupt.signal is not None)
                 if self._due(self.every.sample) and self.hooks.sample is not None and not done:
                     with clock.aside("sample"):
                         self.hooks.on_sample(self.step, self.hooks.sample())
@@ -162,7 +166,11 @@ class Run:
         self.hooks.on_row(row)
 
     def _event(self, kind: str, **detail: Any) -> None:
-        event = {"step": self.step, "event": kind, **{name: _json_safe(value) for name, value in detail.items()}}
+        event = {
+            "step": self.step,
+            "event": kind,
+            **{k: v if _json_safe(v) is not None else str(v) for k, v in detail.items()},
+        }
         self.history.append(event)
         self.hooks.on_event(event)
 
@@ -176,13 +184,14 @@ class Run:
             plan=list(self.plan.events),
             loader=self.loader,
             history=self.history,
+            skips=self.skips,
         )
         self.checkpoints.save(self.learner, progress)
 
-    def _evaluate(self, metrics: IO[bytes]) -> None:
+    def _evaluate(self, metrics: IO[bytes], stopped: Callable[[], bool]) -> None:
         self.learner.model.eval()
         with torch.no_grad():
-            numbers = self.hooks.evaluate()
+            numbers = self.hooks.evaluate(stopped)
         if numbers:
             seconds = round(time.monotonic() - self.started, 3)
             self._log(metrics, {"step": self.step, "tokens": self.tokens, "seconds": seconds, **numbers})
@@ -236,5 +245,6 @@ def _json_safe(value: Any) -> Any:
 def _diverged(event: Row, step: int) -> str:
     return (
         f"training came apart: {MOST_SKIPS} steps in a row up to step {step} had a loss or gradient that is not finite "
-        f"(samples {event['samples'][:4]}); the weights kept are those before; try a lower --learning-rate"
+        f"(samples {event['samples'][:4]}), so the weights no longer change; begin again in another folder with a "
+        "lower --learning-rate"
     )

@@ -85,6 +85,7 @@ class TrainingRecipe:
         _require(
             self.schedule != "trapezoid" or self.warmup + self.decay <= 1, "decay", self.decay, "at most 1 - warmup"
         )
+        _require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         for name in ("weight_decay", "clip", "z_loss", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("save_every", "evaluate_every", "log_every"):
