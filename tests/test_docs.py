@@ -19,6 +19,7 @@ LONG = os.environ.get("LANGWRIGHT_DOCS") == "long"
 def test_blocks(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
+    (folder / "recipes").symlink_to(ROOT / "recipes")  # as in the folder of a clone
     for block in blocks(path):
         follow(block, folder)
 
