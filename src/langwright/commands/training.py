@@ -134,28 +134,32 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
         view.row(row)
     with _eager():
         more = on_finish(model)
-    record = {
+    record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
+    save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
+    return Result(None, held_out, parameters(model))
+
+
+def _record(job: Job, run: Run, model: CausalLM, windows: int, seconds: float, held_out: Likelihood) -> Row:
+    """What langwright.json tells of a finished run; `windows` make an epoch."""
+    return {
         **job.origin,
         **job.record,
-        "recipe": asdict(recipe),
+        "recipe": asdict(job.recipe),
         "corpus": job.texts.record,
         "machine": job.machine.describe(),
         "gemm_rate": job.machine.gemm_rate,
         "dtype": str(job.machine.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "parameters": parameters(model),
-        "flops_per_token": flops,
+        "flops_per_token": training_flops_per_token(model, job.context),
         "context": job.context,
         "steps": run.step,
         "tokens": run.tokens,
-        "epochs": round(run.step * recipe.batch_size / batches.windows, 3),
-        "seconds": final["seconds"],
+        "epochs": round(run.step * job.recipe.batch_size / windows, 3),
+        "seconds": seconds,
         "events": run.history,
         "held_out": held_out.record(),
-        **more,
     }
-    save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
-    return Result(None, held_out, parameters(model))
 
 
 def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
