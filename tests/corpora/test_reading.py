@@ -30,7 +30,9 @@ def write(path: Path, data: str | bytes) -> Path:
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.txt.gz", "a.md.xz", "a.xz", "A.TXT"])
 def test_text_files_are_one_document_exactly(tmp_path: Path, name: str) -> None:
     data = b"one\r\ntwo\n\n  <|endoftext|> not alone in its line\n"
-    packed = gzip.compress(data) if name.endswith("gz") else lzma.compress(data) if name.endswith("xz") else data
+    packed = (
+        gzip.compress(data, mtime=0) if name.endswith("gz") else lzma.compress(data) if name.endswith("xz") else data
+    )
     path = write(tmp_path / name, packed)
     assert list(read_documents(path)) == [Document(data.decode(), str(path))]
 
@@ -68,7 +70,7 @@ def test_json_lines_and_tables_keep_each_text(tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("rows")
     lines = "".join(json.dumps({"id": i, "body": row}, ensure_ascii=i % 2 == 0) + "\n" for i, row in enumerate(rows))
     write(folder / "a.jsonl", lines + "\n")
-    write(folder / "a.jsonl.gz", gzip.compress(lines.encode()))
+    write(folder / "a.jsonl.gz", gzip.compress(lines.encode(), mtime=0))
     with (folder / "a.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["id", "body"], *enumerate(rows)])
     pyarrow.parquet.write_table(pyarrow.table({"id": range(len(rows)), "body": rows}), folder / "a.parquet")
@@ -89,7 +91,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("a.txt", b"good\nba\xffd", "a.txt: byte 0xff at offset 7 is not UTF-8 text"),
     ("a.txt", b"\xef\xbb\xbfa\xff", "a.txt: byte 0xff at offset 4 is not UTF-8 text"),
     ("a.txt", b"one\n<|endoftext|>\nt\xc3", "a.txt: byte 0xc3 at offset 19 is not UTF-8 text"),
-    ("a.txt.gz", gzip.compress(b"ab\xff"), "a.txt.gz: byte 0xff at offset 2 is not UTF-8 text"),
+    ("a.txt.gz", gzip.compress(b"ab\xff", mtime=0), "a.txt.gz: byte 0xff at offset 2 is not UTF-8 text"),
     ("a.py", b"x = 1\n\n\ny = '\xff'", "a.py: byte 0xff at offset 13 is not UTF-8 text"),
     ("a.py", b"'\xff'", "a.py: byte 0xff at offset 1 is not UTF-8 text"),
     ("a.py", b"# coding: ascii\nx = '\xff'", "a.py: byte at offset 21 is not ascii, which its first lines name"),
@@ -100,7 +102,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("a.jsonl", b'{"text": "a"}\n{"text": ', "a.jsonl:2: not valid JSON: Expecting value at column 10"),
     ("a.jsonl", b"[1]", 'a.jsonl:1: a line must be an object such as {"text": "..."}'),
     ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl:1: \\ud800 is half a surrogate pair"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-9], "a.jsonl.gz: the archive is damaged or cut short"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], "a.jsonl.gz: the archive is damaged or cut short"),
     ("a.txt.gz", b"plain", "a.txt.gz: the archive is damaged or cut short"),
     ("a.txt.xz", lzma.compress(b"text")[:-4], "a.txt.xz: the archive is damaged or cut short"),
     ("a.csv", b"body,x\n1,2\n", 'a.csv:1: no column "text"; the first line has "body", "x"'),
