@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from langwright.base.memory import keep_freed_memory
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.objectives.batch import Batch
@@ -50,6 +51,7 @@ def config(shape: dict[str, int]) -> GPT2Config:
 
 def ours(shape: dict[str, int], compiled: bool) -> Step:
     """One step of our learner: backward, clip, AdamW."""
+    keep_freed_memory()
     model = new_model("gpt2", config(shape))
     learner = Learner(model, causal(), torch.bfloat16, Rates(adamw=1e-4))
     if compiled:
@@ -98,7 +100,15 @@ def theirs(shape: dict[str, int], how: str) -> Step:
     from transformers import GPT2LMHeadModel
 
     own = {name: value for name, value in vars(config(shape)).items() if name != "n_inner"}
-    model = GPT2LMHeadModel(TheirConfig(**own, use_cache=False, bos_token_id=0, eos_token_id=0)).train()
+    model = GPT2LMHeadModel(
+        TheirConfig(
+            **own,
+            use_cache=False,
+            bos_token_id=0,
+            eos_token_id=0,
+            attn_implementation="eager" if "explicit" in how else "sdpa",
+        )
+    ).train()
     run = torch.compile(model, dynamic=False) if "compiled" in how else model
     return plain(model, lambda ids: run(ids).logits, "autocast" in how)
 

@@ -37,9 +37,9 @@ def test_pretraining(base: Path) -> None:
 def test_finetuning(base: Path) -> None:
     (base / "new.txt").write_text("".join(f"Seven humans met {n} tunas.\n" for n in range(300)))
     made = ["finetune", str(base / "base"), str(base / "new.txt"), str(base / "tuned"), "--steps", "20"]
-    assert main([*made, "--learning-rate", "0.01", *OPTIONS]) == 0
+    assert main([*made, "--learning-rate", "0.002", *OPTIONS]) == 0
     assert losses(base / "tuned") == pytest.approx(FINETUNING, abs=2e-3)
 
 
 PRETRAINING = [5.5911, 2.4537, 2.2698, 2.2671, 2.2566]
-FINETUNING = [8.4351, 3.7698, 2.9866, 2.5593, 2.4822]
+FINETUNING = [8.4351, 6.4102, 5.6143, 5.2308, 4.9427]

@@ -67,6 +67,7 @@ def test_value_and_gradients(
     (expected * scale).backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_LOGITS", chunk * vocabulary)
+        patch.setattr(losses, "SLICE_LOGITS", chunk * vocabulary // 2)
         given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss, softcap)
         (given_loss * scale).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
@@ -82,6 +83,13 @@ def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(losses, "CHUNK_LOGITS", 3 * 11 + 10)
     linear_cross_entropy(normal(8, 4, seed=0), normal(11, 4, seed=1), torch.arange(8), torch.ones(8))
     assert sizes == [3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "tokens"), [(50304, 1280), (2**17, 512), (2**18, 256), (300_000, 223), (2**27, 1)]
+)
+def test_chunks_are_multiples_of_256_where_they_are_large(vocabulary: int, tokens: int) -> None:
+    assert losses._chunk_tokens(vocabulary) == tokens
 
 
 def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

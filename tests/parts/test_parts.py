@@ -118,7 +118,10 @@ def test_tables_keep_large_positions_apart_in_bfloat16() -> None:
 # Feed-forwards, linears, embeddings, heads
 
 
-def test_activations() -> None:
+@pytest.mark.parametrize("compiling", [False, True])
+def test_activations(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some have a form of their own for the compiler, which must be the same function."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     x = torch.linspace(-4, 4, 33)
     tanh = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     exact = x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))

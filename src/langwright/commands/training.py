@@ -17,6 +17,7 @@ import torch
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_json
+from langwright.base.memory import keep_freed_memory
 from langwright.commands.texts import Texts
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.prefetch import prefetch
@@ -83,6 +84,7 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
     """
     recipe, out = job.recipe, job.out
     torch.manual_seed(recipe.seed)
+    keep_freed_memory()
     _make_deterministic(recipe, job.machine)
     model = job.model().to(job.machine.device)
     batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
@@ -276,6 +278,8 @@ def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
     if exact:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
+    # Filling new memory with NaN finds faults in kernels, not in runs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _compile(model: CausalLM) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
+from langwright.parts.causal_attention import attend_causally, prefers_blocks
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
@@ -34,7 +35,7 @@ class Context(NamedTuple):
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:
-    """Whether the explicit product is the faster path for this device, dtype and length."""
+    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added."""
     return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and keys < EXPLICIT_BELOW
 
 
@@ -45,10 +46,8 @@ def attend_explicitly(
     if bias.causal or bias.allowed is not None:
         raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
-    if k.shape[1] != heads:
-        k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     keys = k.shape[2]
-    q3, k3, v3 = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
     if bias.scores is None:
         scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
     else:
@@ -57,6 +56,11 @@ def attend_explicitly(
     weights = scores.softmax(-1)
     mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
     return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, keys)
+
+
+def _for_each_head(x: Keys, heads: int) -> Queries:
+    """Keys or values, written out once for each head of the queries."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
@@ -118,6 +122,8 @@ class Attention(nn.Module):
             mixed, weights = attend_explicitly(q, k, v, context.bias, self.scale, dropout)
             if context.taps is not None and context.taps.wants("attention"):
                 context.taps.put("attention", context.layer, weights)
+        elif context.bias.causal and not dropout and prefers_blocks(q):
+            mixed = attend_causally(q, _for_each_head(k, self.heads), _for_each_head(v, self.heads), self.scale)
         else:
             mixed = attend_fused(q, k, v, context.bias, self.scale, dropout)
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))

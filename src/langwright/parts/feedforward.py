@@ -1,8 +1,9 @@
 """The feed-forward slot of a block."""
 
+import math
 from collections.abc import Callable
-from functools import partial
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,9 +13,22 @@ from langwright.parts.linear import Linear
 
 Activation = Callable[[Tensor], Tensor]
 
+GELU_SLOPE = 2 * math.sqrt(2 / math.pi)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x * (1 + tanh(u)) / 2 with u = sqrt(2 / pi) * (x + 0.044715 x³), as in the code of GPT-2.
+
+    For the compiler it is written x * sigmoid(2u), which is the same and compiles to a third of the time.
+    """
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(x * (GELU_SLOPE + GELU_SLOPE * 0.044715 * x * x))
+    return F.gelu(x, approximate="tanh")
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
     "silu": F.silu,

@@ -134,12 +134,12 @@ class Stack(nn.Module):
         places, query_positions = self._places(ids, mask, positions, segments, state)
         x = self.embed(ids, query_positions)
         keys = places[0].key.shape[1]
-        explicit = (taps is not None and taps.wants("attention")) or prefers_explicit(x, keys)
-        lowered = self._lower(places, explicit, x)
+        watched = taps is not None and taps.wants("attention")
+        lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
         tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(lowered[layer], explicit, tables, extend, taps, layer))
+            x = block(x, Context(*lowered[layer], tables, extend, taps, layer))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         return self.final_norm(x)
@@ -162,12 +162,20 @@ class Stack(nn.Module):
             query, key, dense = counted.clamp(min=0), counted.masked_fill(~real, -1), False
         return [Places(query, key, dense, segments, segments)] * len(self.blocks), query
 
-    def _lower(self, places: Sequence[Places], explicit: bool, like: Tensor) -> list[Lowered]:
-        """The bias of each layer in its kernel's form; layers that share description and keys share the tensors."""
-        made: dict[tuple[Bias, int], Lowered] = {}
+    def _lower(
+        self, places: Sequence[Places], like: Tensor, watched: bool, prefer_explicit: bool
+    ) -> list[tuple[Lowered, bool]]:
+        """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
+
+        A plain causal triangle has kernels of its own, unless someone watches the weights. Layers that share
+        description and keys share the tensors.
+        """
+        made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
                 lowered = bias.lower(place)
-                explicitly = lowered.additive(place.query.shape[1], place.key.shape[1], like) if explicit else lowered
-                made[bias, id(place.key)] = explicitly
+                explicit = watched or (prefer_explicit and not lowered.causal)
+                if explicit:
+                    lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
+                made[bias, id(place.key)] = lowered, explicit
         return [made[bias, id(place.key)] for bias, place in zip(self.biases, places, strict=True)]

@@ -19,6 +19,7 @@ class Masters:
         self.working: list[nn.Parameter] = list(parameters)
         masters = parameters if self.shared else [nn.Parameter(p.detach().float()) for p in parameters]
         self.named: dict[str, nn.Parameter] = dict(zip(names, masters, strict=True))
+        self._kept: dict[str, Tensor] = {}  # the masters' gradients, kept from step to step: new memory is slow
         if not self.shared:
             for parameter in self.working:
                 parameter.data = parameter.data.to(dtype)
@@ -38,14 +39,23 @@ class Masters:
         """Add the working copies' gradients to the masters' in fp32."""
         if self.shared:
             return
-        for working, master in zip(self.working, self.parameters, strict=True):
+        first: list[tuple[Tensor, Tensor]] = []
+        more: list[tuple[Tensor, Tensor]] = []
+        for working, (name, master) in zip(self.working, self.named.items(), strict=True):
             if working.grad is None:
                 continue
             if master.grad is None:
-                master.grad = working.grad.float()
+                if name not in self._kept:
+                    self._kept[name] = torch.empty_like(master)
+                master.grad = self._kept[name]
+                first.append((master.grad, working.grad))
             else:
-                master.grad += working.grad
+                more.append((master.grad, working.grad))
             working.grad = None
+        if first:
+            torch._foreach_copy_([ours for ours, _ in first], [theirs for _, theirs in first])
+        if more:
+            torch._foreach_add_([ours for ours, _ in more], [theirs for _, theirs in more])
 
     @torch.no_grad()
     def publish(self) -> None:
