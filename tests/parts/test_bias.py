@@ -1,11 +1,12 @@
 """Who sees whom: every lowered form equals a plain double loop, and the cheapest form that can is taken."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.bias import Alibi, Bias, Lowered, Places
 
 BIASES = [Bias(), Bias(causal=True), Bias(causal=True, window=1), Bias(causal=True, window=3)]
 
@@ -90,3 +91,34 @@ def test_scores_say_the_same(bias: Bias, queries: int, earlier: int, dtype: torc
         assert scores.isfinite().all()
         assert torch.equal(scores[:, 0] == 0, table(lowered, queries, keys))
         assert set(scores.unique().tolist()) <= {0.0, torch.finfo(dtype).min}
+
+
+@pytest.mark.parametrize(
+    ("heads", "slopes"),
+    [
+        (1, [2**-8]),
+        (4, [2**-2, 2**-4, 2**-6, 2**-8]),
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+    ],
+)
+def test_slopes_of_alibi(heads: int, slopes: list[float]) -> None:
+    """As the authors' code gives them, also where the number of heads is no power of two."""
+    assert Alibi(heads).slopes() == pytest.approx(slopes)
+
+
+@given(st.booleans(), st.integers(1, 4), st.integers(0, 3), st.booleans())
+def test_a_term_is_added_where_a_key_is_seen(causal: bool, queries: int, earlier: int, padded: bool) -> None:
+    places = dense(queries, queries + earlier)
+    if padded:
+        places = Places(places.query, places.key.masked_fill(places.key == 0, -1), dense=False)
+    lowered = Bias(causal=causal, term=Alibi(6)).lower(places)
+    allowed = table(Bias(causal=causal).lower(places), queries, queries + earlier)
+    assert lowered.scores is not None
+    assert lowered.scores.isfinite().all()
+    for q in range(queries):
+        for k in range(queries + earlier):
+            expected = [-slope * abs(q + earlier - k) for slope in Alibi(6).slopes()]
+            if allowed[0, q, k]:
+                assert lowered.scores[0, :, q, k].tolist() == pytest.approx(expected)
+            else:
+                assert lowered.scores[0, :, q, k].eq(torch.finfo(torch.float32).min).all()

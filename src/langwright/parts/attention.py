@@ -51,7 +51,8 @@ def attend_explicitly(
     if bias.scores is None:
         scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
     else:
-        added = bias.scores[0] if bias.scores.shape[0] == 1 else bias.scores.expand(-1, heads, -1, -1).flatten(0, 1)
+        shared = bias.scores.shape[:2] == (1, 1)
+        added = bias.scores[0] if shared else bias.scores.expand(batch, heads, -1, -1).flatten(0, 1)
         scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
     weights = scores.softmax(-1)
     mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
@@ -66,7 +67,14 @@ def _for_each_head(x: Keys, heads: int) -> Queries:
 def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
     """The same through PyTorch's fused kernels, which never store the weights."""
     return F.scaled_dot_product_attention(
-        q, k, v, bias.allowed, dropout, bias.causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        bias.allowed if bias.scores is None else bias.scores,
+        dropout,
+        bias.causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 

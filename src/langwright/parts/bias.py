@@ -1,7 +1,7 @@
 """Who may attend to whom: described once, lowered to the cheapest form the kernel takes."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,12 +24,44 @@ class Places:
     key_segments: Int[Tensor, "batch keys"] | None = None
 
 
+@runtime_checkable
+class Term(Protocol):
+    """Numbers that a family adds to the scores by position: ALiBi, or the learned table of T5 (then a module)."""
+
+    def __call__(self, places: Places, dtype: torch.dtype) -> Float[Tensor, "#batch heads queries keys"]:
+        """What is added; whatever it says of keys that are not allowed is overwritten."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alibi:
+    """-slope * distance, with a slope for each head (Press et al., 2022).
+
+    The slopes of 2^k heads are the powers of 2^(-8 / 2^k); other numbers of heads take the row of the next lower power
+    of two and fill up with every second slope of the next higher one, as in the authors' code.
+    """
+
+    heads: int
+
+    def slopes(self) -> list[float]:
+        """One slope a head."""
+        power = 1 << (self.heads.bit_length() - 1)
+        row = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+        between = [2 ** (-4 * (i + 1) / power) for i in range(0, 2 * power, 2)]
+        return row + between[: self.heads - power]
+
+    def __call__(self, places: Places, dtype: torch.dtype) -> Float[Tensor, "#batch heads queries keys"]:
+        distance = (places.query[:, :, None] - places.key[:, None, :]).abs()
+        slopes = torch.tensor(self.slopes(), device=distance.device)
+        return (-slopes[:, None, None] * distance[:, None]).to(dtype)
+
+
 class Lowered(NamedTuple):
-    """A bias in the form that a kernel takes: nothing, a plain causal triangle, or a table of what is allowed."""
+    """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add."""
 
     causal: bool = False
     allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
-    scores: Float[Tensor, "#batch 1 #queries keys"] | None = None
+    scores: Float[Tensor, "#batch #heads #queries keys"] | None = None
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""
@@ -47,13 +79,30 @@ class Bias:
     """A description of the score bias of one layer.
 
     causal: a query sees no later position. window: a query sees itself and the `window - 1` positions before it.
+    term: what else is added to the scores, by position.
     """
 
     causal: bool = False
     window: int | None = None
+    term: Term | None = None
 
-    def lower(self, places: Places) -> Lowered:
-        """The cheapest equal form. Padding (key position -1) and segments are always honoured."""
+    def lower(self, places: Places, dtype: torch.dtype = torch.float32) -> Lowered:
+        """The cheapest equal form. Padding (key position -1) and segments are always honoured.
+
+        dtype: of the scores, where there is a term.
+        """
+        hidden = self._hide(places)
+        if self.term is None:
+            return hidden
+        like = torch.empty((), dtype=dtype, device=places.query.device)
+        added = self.term(places, dtype)
+        hiding = hidden.additive(places.query.shape[1], places.key.shape[1], like).scores
+        if hiding is None:
+            return Lowered(scores=added)
+        return Lowered(scores=torch.where(hiding < 0, hiding, added))
+
+    def _hide(self, places: Places) -> Lowered:
+        """The cheapest form of who sees whom."""
         queries, keys = places.query.shape[1], places.key.shape[1]
         if places.dense and places.key_segments is None and (self.window is None or keys <= self.window):
             if not self.causal or queries == 1:

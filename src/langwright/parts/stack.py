@@ -110,6 +110,7 @@ class Stack(nn.Module):
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
+        self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
         self.max_positions = None if embed.positions is None else embed.positions.shape[0]
@@ -173,7 +174,7 @@ class Stack(nn.Module):
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
-                lowered = bias.lower(place)
+                lowered = bias.lower(place, like.dtype)
                 explicit = watched or (prefer_explicit and not lowered.causal)
                 if explicit:
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
