@@ -79,6 +79,22 @@ def test_killed_three_times_a_run_ends_bit_for_bit_the_same(corpus: Path, tmp_pa
     assert [row["step"] for row in rows(killed) if "loss" in row] == list(range(1, 17))
 
 
+def test_compiled_with_muon_and_profiled_a_killed_run_ends_bit_for_bit_the_same(corpus: Path, tmp_path: Path) -> None:
+    """The profiler watches one of the two, and changes nothing."""
+    made = ["--compile", "--optimizer", "muon", "--dtype", "bfloat16"]
+    subprocess.run([*command(corpus, tmp_path / "whole", *made), "--profile"], check=True, capture_output=True)
+    kill_at(8, command(corpus, tmp_path / "killed", *made), tmp_path / "killed")
+    end = subprocess.run(command(corpus, tmp_path / "killed", *made), check=True, capture_output=True, text=True)
+    assert "resumed" in end.stderr
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    profile = json.loads((tmp_path / "whole" / "langwright.json").read_text())["profile"]
+    assert profile["steps"] == 5
+    assert {"products", "loss", "optimizer", "compiled kernels"} <= profile["shares"].keys()
+    assert "Where the time goes" in (tmp_path / "whole" / "report.html").read_text()
+    assert "Where the time goes" not in (tmp_path / "killed" / "report.html").read_text()
+
+
 def test_sigterm_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
     arguments = command(corpus, tmp_path / "out", "--steps", "100000")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

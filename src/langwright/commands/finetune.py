@@ -31,6 +31,7 @@ def finetune(
     out: Path,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     extend: bool = False,
+    profile: bool = False,
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
@@ -41,10 +42,11 @@ def finetune(
     out: the new model folder.
     recipe: how.
     extend: go on with a finished run, for longer.
+    profile: write the share of time of each part of a training step into the report.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
-    result = run(model, text, out, recipe, extend, ignore_field)
+    result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out new text", json)
         forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
@@ -57,7 +59,13 @@ def finetune(
 
 
 def run(
-    model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool = False, ignore_field: tuple[str, ...] = ()
+    model: Path,
+    text: str,
+    out: Path,
+    recipe: FinetuneRecipe,
+    extend: bool = False,
+    ignore_field: tuple[str, ...] = (),
+    profile: bool = False,
 ) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
@@ -104,7 +112,7 @@ def run(
             started=started,
             record={"base_folder": str(model)},
         )
-        return train(job, extend, measured)
+        return train(job, extend, measured, profile)
 
 
 def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:

@@ -16,7 +16,12 @@ from langwright.training.recipe import PretrainRecipe
 
 
 def pretrain(
-    corpus: str, out: Path, recipe: PretrainRecipe = PretrainRecipe(), extend: bool = False, json: bool = False
+    corpus: str,
+    out: Path,
+    recipe: PretrainRecipe = PretrainRecipe(),
+    extend: bool = False,
+    profile: bool = False,
+    json: bool = False,
 ) -> int:
     """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
 
@@ -24,9 +29,10 @@ def pretrain(
     out: the model folder; checkpoints and metrics.jsonl are in it too.
     recipe: how.
     extend: go on with a finished run, for longer.
+    profile: write the share of time of each part of a training step into the report.
     json: print the result as JSON.
     """
-    result = run(corpus, out, recipe, extend)
+    result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out text", json)
         if not result.already:
@@ -35,7 +41,7 @@ def pretrain(
     return close(result, out)
 
 
-def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) -> Result:
+def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, profile: bool = False) -> Result:
     """Pretraining without words at the end."""
     started = time.monotonic()
     out = Path(out)
@@ -54,7 +60,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) ->
             machine=measure(recipe.device, recipe.dtype),
             started=started,
         )
-        return train(job, extend)
+        return train(job, extend, profile=profile)
 
 
 def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:

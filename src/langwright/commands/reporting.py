@@ -28,9 +28,17 @@ def run_report(out: Path) -> Report:
         facts=facts(record, metrics),
         metrics=metrics,
         events=events(record["events"]),
+        time=record.get("profile", {}).get("shares", {}),
+        time_about=_about_time(record.get("profile")),
         settings=record["recipe"],
         card=model_card(record),
     )
+
+
+def _about_time(profile: Row | None) -> str:
+    if not profile:
+        return ""
+    return f"{profile['steps']} training steps of {1000 * profile['seconds_per_step']:.0f} ms each, under the profiler."
 
 
 def facts(record: Row, metrics: Sequence[Row]) -> list[Fact]:

@@ -122,6 +122,7 @@ class Report:
     lead: the outcome in a sentence or two. overline: where and when, above the title.
     metrics: the rows of metrics.jsonl: `step`, `tokens`, `loss`, `validation_loss`, `learning_rate` and
         `tokens_per_second` are drawn where present.
+    time: the share of each part in the time of a training step, in the order to show; `time_about` says of which steps.
     settings: the recipe, possibly nested. card: the model card's fields.
     """
 
@@ -137,13 +138,15 @@ class Report:
     parsing: Parsing | None = None
     finetuning: FineTuning | None = None
     attention: Attention | None = None
+    time: Mapping[str, float] = field(default_factory=dict)
+    time_about: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     card: Mapping[str, str] = field(default_factory=dict)
 
 
 def report(data: Report) -> str:
     """The report as the text of an HTML file."""
-    makers = (_result, _learning, _writing, _finetuning, _attention, _settings, _card)
+    makers = (_result, _learning, _writing, _finetuning, _attention, _time, _settings, _card)
     sections = [section for make in makers if (section := make(data))]
     return page(data.title, sections, data.lead, data.overline, _facts(data.facts))
 
@@ -263,6 +266,13 @@ def _attention(data: Report) -> Section | None:
         return None
     shown = attention_figure(data.attention.weights, data.attention.tokens)
     return Section("attention-of-a-layer", "Attention", shown, data.attention.about)
+
+
+def _time(data: Report) -> Section | None:
+    if not data.time:
+        return None
+    chart = bars([Bar(part, share) for part, share in data.time.items()], ("Part", "Share", "Remark"), percent)
+    return Section("time", "Where the time goes", chart, data.time_about)
 
 
 def _settings(data: Report) -> Section | None:
