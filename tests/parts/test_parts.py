@@ -135,6 +135,20 @@ def test_activations(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(ACTIVATIONS[name](x), expected, atol=1e-6), name
 
 
+@pytest.mark.parametrize("compiling", [False, True])
+def test_gradients_of_activations(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against differences of the function itself; twice over the same graph, as nothing may be changed in place."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    for name, activation in ACTIVATIONS.items():
+        if name not in ("relu", "relu2"):
+            assert torch.autograd.gradcheck(activation, x), name
+    y = ACTIVATIONS["relu2"](x)
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        assert torch.equal(slope, 2 * x.detach().clamp(min=0))
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_feedforwards(bias: bool) -> None:
     x = normal(2, 3, 6)
