@@ -251,6 +251,7 @@ QWEN2 = _family(
     "Qwen2ForCausalLM",
     bias="qkv",
     absent=("attention_bias", "mlp_bias", "head_dim"),
+    default_only={"use_mrope": False},
     defaults={
         "vocab_size": 151936,
         "intermediate_size": 22016,
