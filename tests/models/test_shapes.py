@@ -10,6 +10,7 @@ from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES
 from langwright.models.shapes import PRESETS, by_depth, preset
+from langwright.planning.cost import training_flops_per_token
 
 PUBLISHED = {
     "gpt2": (50257, 124_439_808),
@@ -71,9 +72,11 @@ def test_the_dial(family: str, depth: int) -> None:
     attention = [module for module in model.modules() if hasattr(module, "kv_heads")]
     assert (len(model.body.blocks), model.body.embed.tokens.shape[1], model.context) == (depth, 64 * depth, 128)
     assert {(a.heads, a.kv_heads, a.head_dim) for a in attention} == {(depth, depth, 64)}
-    body = parameters(model.body.blocks)
-    assert body == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
-    assert all(block.bias.causal and block.bias.window is None for block in model.body.blocks)
+    matmul = training_flops_per_token(model, 0) / 6 - model.head.weight.numel()  # what a token passes
+    assert matmul == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
+    assert all(block.bias.causal for block in model.body.blocks)
+    windows = {block.bias.window for block in model.body.blocks}
+    assert windows == {None, 256} if family == "gpt_neo" and depth > 1 else windows == {None}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_the_dial(family: str, depth: int) -> None:
     [
         (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
         (lambda: preset("?", 50257, None, 0.0), "choose one of gpt2, gpt2-medium"),
-        (lambda: by_depth("bert", 2, 50, 8, 0.0), 'family "bert" is not known; choose one of gpt2, llama'),
+        (lambda: by_depth("bert", 2, 50, 8, 0.0), 'family "bert" is not known; choose one of openai-gpt, gpt2'),
         (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
     ],
 )

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
-from langwright.parts.bias import Lowered
+from langwright.parts.bias import Bias, Lowered
 from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
 from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope, rotate
-from langwright.parts.stack import Embedding, Residual
+from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
 
 CONTEXT = Context(Lowered(), False)
@@ -48,6 +48,15 @@ def test_layer_norm(weight: bool, bias: bool) -> None:
 def test_rms_norm(weight: bool) -> None:
     norm, x = filled(Norm(10, "rms", 0.1, weight)), normal(3, 4, 10) * 5 + 2
     assert torch.allclose(norm(x), F.rms_norm(x, (10,), norm.weight if weight else None, 0.1), atol=1e-5)
+
+
+def test_one_is_added_to_the_weight_before_rounding() -> None:
+    plain, norm, x = Norm(10, "rms", 0.1), Norm(10, "rms", 0.1, plus_one=True), normal(3, 10)
+    norm.weight.data = normal(10, seed=1) * 0.01
+    plain.weight.data = norm.weight.data + 1
+    assert torch.allclose(norm(x), plain(x), atol=1e-6)
+    half = x.bfloat16()
+    assert torch.equal(norm(half), norm(half.float()).bfloat16())
 
 
 @pytest.mark.parametrize("weight", [True, False])
@@ -108,11 +117,23 @@ def test_scalings_of_frequencies() -> None:
     assert (scaled(frequencies) / frequencies).tolist() == pytest.approx(factors)
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_pairs_and_the_part_that_is_rotated(interleaved: bool) -> None:
+    x, places = normal(1, 2, 3, 10), torch.tensor([[0, 1, 5]])
+    turned = rotate(x, Rope(6, theta=10.0, interleaved=interleaved).tables(places, x.dtype))
+    assert torch.equal(turned[..., 6:], x[..., 6:])
+    for pair in range(3):
+        a, b = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + 3)
+        angle = places[0] * 10.0 ** (-2 * pair / 6)
+        assert torch.allclose(turned[0, :, :, a], x[0, ..., a] * angle.cos() - x[0, ..., b] * angle.sin(), atol=1e-5)
+        assert torch.allclose(turned[0, :, :, b], x[0, ..., b] * angle.cos() + x[0, ..., a] * angle.sin(), atol=1e-5)
+
+
 def test_tables_keep_large_positions_apart_in_bfloat16() -> None:
     rope = Rope(8)
     wide, half = (rope.tables(torch.tensor([[4097]]), dtype) for dtype in (torch.float32, torch.bfloat16))
     assert half[0].dtype == torch.bfloat16
-    assert all((a - b.float()).abs().max() < 0.01 for a, b in zip(wide, half, strict=True))
+    assert all((a - b.float()).abs().max() < 0.01 for a, b in zip(wide[:2], half[:2], strict=True))
 
 
 # Feed-forwards, linears, embeddings, heads
@@ -221,6 +242,23 @@ def test_one_equation_for_every_residual(pre: bool, sandwich: bool, post: bool, 
     y = norms[1](y) if sandwich else y
     y = x + (math.tanh(0.4) if gated else 1) * y
     assert torch.allclose(residual(x, CONTEXT), norms[2](y) if post else y, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_parallel_block_sums_what_both_branches_make_of_its_input(shared: bool) -> None:
+    x, (first, second) = normal(2, 3, 6), [filled(Norm(6, "layer", 1e-5, bias=True)) for _ in range(2)]
+    second.weight.data *= 2
+    turn = lambda x, context: x.roll(1, -1)  # noqa: E731
+    square = lambda x, context: x.square()  # noqa: E731
+    if shared:
+        block = ParallelBlock(Residual(turn), Residual(square), Bias(), in_norm=first)
+        expected = x + first(x).roll(1, -1) + first(x).square()
+    else:
+        block = ParallelBlock(Residual(turn, first), Residual(square, second), Bias())
+        expected = x + first(x).roll(1, -1) + second(x).square()
+        serial = Block(Residual(turn, first), Residual(square, second), Bias())
+        assert not torch.allclose(serial(x, CONTEXT), expected, atol=1e-2)
+    assert torch.allclose(block(x, CONTEXT), expected, atol=1e-5)
 
 
 # Taps

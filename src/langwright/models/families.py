@@ -1,8 +1,35 @@
 """The one table of families."""
 
+from langwright.models.bloom import BLOOM
 from langwright.models.family import Family
+from langwright.models.gemma import GEMMA, GEMMA2
+from langwright.models.gpt1 import GPT1
 from langwright.models.gpt2 import GPT2
+from langwright.models.gpt_neo import GPT_NEO
+from langwright.models.gpt_neox import GPT_NEOX
+from langwright.models.gptj import GPTJ
 from langwright.models.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from langwright.models.mixtral import MIXTRAL
+from langwright.models.mpt import MPT
 from langwright.models.nanochat import NANOCHAT
+from langwright.models.phi import PHI
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, NANOCHAT)}
+DECODERS = (
+    GPT1,
+    GPT2,
+    GPT_NEO,
+    GPTJ,
+    GPT_NEOX,
+    BLOOM,
+    MPT,
+    PHI,
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    NANOCHAT,
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in DECODERS}

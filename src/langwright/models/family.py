@@ -32,6 +32,7 @@ INERT = frozenset(
         "problem_type",
         "return_dict",
         "task_specific_params",
+        "tokenizer_class",
         "torch_dtype",
         "transformers_version",
         "unk_token_id",

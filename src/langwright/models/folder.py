@@ -67,7 +67,7 @@ def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Fami
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
     for architecture in raw.get("architectures") or []:
-        if architecture != family.architecture:
+        if architecture.lower() != family.architecture.lower():  # MPT's own files shout
             raise UserError(
                 f"{path}: architecture {architecture} is not supported for {name}, only {family.architecture}"
             )

@@ -26,7 +26,7 @@ def normal(model: CausalLM, std: float, residual_scale: float = 1.0) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Norm):
             if module.weight is not None:
-                nn.init.ones_(module.weight)
+                nn.init.constant_(module.weight, 0.0 if module.plus_one else 1.0)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, Embedding):
@@ -39,3 +39,5 @@ def normal(model: CausalLM, std: float, residual_scale: float = 1.0) -> None:
         projection.weight.mul_(residual_scale)
     if model.head.weight is not model.body.embed.tokens:
         nn.init.normal_(model.head.weight, std=std)
+    if model.head.bias is not None:
+        nn.init.zeros_(model.head.bias)

@@ -1,6 +1,7 @@
 """The LLaMA line (Touvron et al., 2023): LLaMA, Mistral, Qwen2 and Qwen3, a few arguments apart."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from langwright.parts.feedforward import GLU
 from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.parts.stack import Block, Branch, Embedding, Residual, Stack
 
 ROPE_TYPES: dict[str, type[LinearScaling] | type[Llama3Scaling] | None] = {
     "default": None,
@@ -100,10 +101,22 @@ def rotary(parameters: Fields | None, head_dim: int) -> Rope:
     return Rope(head_dim, float(theta), None if scaling is None else scaling(**p))
 
 
-def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = False) -> CausalLM:
+def gated(config: LlamaConfig) -> GLU:
+    """The usual feed-forward."""
+    return GLU(config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias)
+
+
+def build(
+    config: LlamaConfig,
+    family: str,
+    bias: str = "",
+    qk_norm: bool = False,
+    feedforward: Callable[[Any], Branch] = gated,
+) -> CausalLM:
     """Pre-norm blocks with RMSNorm, RoPE, grouped-query attention and a gated feed-forward.
 
     bias: projections that carry one beyond what `attention_bias` asks for. qk_norm: Qwen3's norm of each head.
+    feedforward: makes another one.
     """
     c = config
 
@@ -120,8 +133,8 @@ def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = Fals
             qk_norm=(lambda dim: Norm(dim, "rms", c.rms_norm_eps)) if qk_norm else None,
             dropout=c.attention_dropout,
         )
-        glu = GLU(c.hidden_size, c.intermediate_size, c.hidden_act, c.mlp_bias)
-        return Block(Residual(attention, norm()), Residual(glu, norm()), Bias(causal=True, window=c.window(layer)))
+        who = Bias(causal=True, window=c.window(layer))
+        return Block(Residual(attention, norm()), Residual(feedforward(c), norm()), who)
 
     embed = Embedding(c.vocab_size, c.hidden_size)
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
@@ -238,6 +251,7 @@ QWEN2 = _family(
     "Qwen2ForCausalLM",
     bias="qkv",
     absent=("attention_bias", "mlp_bias", "head_dim"),
+    default_only={"use_mrope": False},
     defaults={
         "vocab_size": 151936,
         "intermediate_size": 22016,

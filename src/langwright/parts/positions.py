@@ -2,12 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Tables = tuple[Float[Tensor, "#batch 1 time head_dim"], Float[Tensor, "#batch 1 time head_dim"]]
+
+class Tables(NamedTuple):
+    """Cosines and signed sines of every position; interleaved: neighbours are turned together, not halves."""
+
+    cos: Float[Tensor, "#batch 1 time head_dim"]
+    sin: Float[Tensor, "#batch 1 time head_dim"]
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,17 @@ class LinearScaling:
 class Rope:
     """Rotary position embedding (Su et al., 2021), in the half-split layout of the Hugging Face checkpoints.
 
-    head_dim: the width that is rotated; theta: the base of the geometric row of wavelengths.
+    head_dim: the width that is rotated, the first part of a head where heads are wider.
+    theta: the base of the geometric row of wavelengths.
     backwards: turn the other way round (NanoChat); scores depend on distances all the same.
+    interleaved: pairs are neighbours, as in the paper, instead of the halves' elements of the same number.
     """
 
     head_dim: int
     theta: float = 10_000.0
     scaling: Llama3Scaling | LinearScaling | None = None
     backwards: bool = False
+    interleaved: bool = False
 
     def tables(self, positions: Int[Tensor, "batch time"], dtype: torch.dtype) -> Tables:
         """The cosines and signed sines of every position, made once a stack and shared by its layers."""
@@ -56,10 +66,20 @@ class Rope:
             frequencies = self.scaling(frequencies)
         angles = positions[:, None, :, None].float() * frequencies
         cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
-        return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+        cos, sin = torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1)
+        if not self.interleaved:
+            cos, sin = cos.mT, sin.mT
+        return Tables(cos.flatten(-2).to(dtype), sin.flatten(-2).to(dtype), self.interleaved)
 
 
 def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Float[Tensor, "batch heads time head_dim"]:
-    """Turn each pair (x[i], x[i + head_dim / 2]) by its position's angle."""
-    cos, sin = tables
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    """Turn each pair (x[i], x[i + width / 2]), or (x[2i], x[2i + 1]), by its position's angle.
+
+    The width is that of the tables; what a head has beyond stays as it is.
+    """
+    cos, sin, interleaved = tables
+    width = cos.shape[-1]
+    if width < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], tables), x[..., width:]), -1)
+    partners = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(width // 2, -1)
+    return x * cos + partners * sin

@@ -44,14 +44,17 @@ class Residual(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        y = self.branch(x, context)
+        return x + y if self.out_norm is None else self.out_norm(x + y)
+
+    def branch(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        """What is added to x."""
         y = self.fn(x if self.in_norm is None else self.in_norm(x), context)
         if self.res_norm is not None:
             y = self.res_norm(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        if self.gate is not None:
-            y = self.gate(y)
-        return x + y if self.out_norm is None else self.out_norm(x + y)
+        return y if self.gate is None else self.gate(y)
 
 
 class Block(nn.Module):
@@ -67,9 +70,28 @@ class Block(nn.Module):
         return self.feedforward(self.attention(x, context), context)
 
 
+class ParallelBlock(nn.Module):
+    """One layer whose two branches read the same input: y = x + attention(x) + feedforward(x) (GPT-J, 2021).
+
+    in_norm: a norm that both branches share; None where each branch has its own.
+    """
+
+    def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, in_norm: nn.Module | None = None):
+        super().__init__()
+        self.in_norm = in_norm
+        self.attention = attention
+        self.feedforward = feedforward
+        self.bias = bias
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        read = x if self.in_norm is None else self.in_norm(x)
+        return x + self.attention.branch(read, context) + self.feedforward.branch(read, context)
+
+
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors where the family has them.
 
+    scale: multiplies the token vectors, rounded to their dtype (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one.
     """
@@ -81,8 +103,10 @@ class Embedding(nn.Module):
         positions: int | None = None,
         dropout: float = 0.0,
         norm: nn.Module | None = None,
+        scale: float | None = None,
     ):
         super().__init__()
+        self.scale = scale
         self.norm = norm
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim))
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
@@ -92,6 +116,8 @@ class Embedding(nn.Module):
         self, ids: Int[Tensor, "batch time"], positions: Int[Tensor, "#batch time"]
     ) -> Float[Tensor, "batch time dim"]:
         x = F.embedding(ids, self.tokens)
+        if self.scale is not None:
+            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
         if self.positions is not None:
             x = x + F.embedding(positions, self.positions)
         if self.norm is not None:
@@ -105,7 +131,13 @@ class Stack(nn.Module):
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     """
 
-    def __init__(self, embed: Embedding, blocks: Sequence[Block], final_norm: nn.Module, rope: Rope | None = None):
+    def __init__(
+        self,
+        embed: Embedding,
+        blocks: Sequence[Block | ParallelBlock],
+        final_norm: nn.Module,
+        rope: Rope | None = None,
+    ):
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
