@@ -1,38 +1,14 @@
 """Where a token stands. Everything here reads positions, never shapes."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from langwright.parts.rope_scaling import Scaling
+
 Tables = tuple[Float[Tensor, "#batch 1 time head_dim"], Float[Tensor, "#batch 1 time head_dim"]]
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """The wavelength-dependent slow-down of Llama 3.1 (rope_type "llama3")."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __call__(self, frequencies: Float[Tensor, " half"]) -> Float[Tensor, " half"]:
-        turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
-        smooth = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
-        return (1 - smooth) * frequencies / self.factor + smooth * frequencies
-
-
-@dataclass(frozen=True)
-class LinearScaling:
-    """Position interpolation (Chen et al., 2023): every position is divided by `factor` (rope_type "linear")."""
-
-    factor: float
-
-    def __call__(self, frequencies: Float[Tensor, " half"]) -> Float[Tensor, " half"]:
-        return frequencies / self.factor
 
 
 @dataclass(frozen=True)
@@ -40,12 +16,13 @@ class Rope:
     """Rotary position embedding (Su et al., 2021), in the half-split layout of the Hugging Face checkpoints.
 
     head_dim: the width that is rotated; theta: the base of the geometric row of wavelengths.
+    scaling: how positions are stretched past the length of training.
     backwards: turn the other way round (NanoChat); scores depend on distances all the same.
     """
 
     head_dim: int
     theta: float = 10_000.0
-    scaling: Llama3Scaling | LinearScaling | None = None
+    scaling: Scaling | None = None
     backwards: bool = False
 
     def tables(self, positions: Int[Tensor, "batch time"], dtype: torch.dtype) -> Tables:
@@ -53,9 +30,11 @@ class Rope:
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         frequencies = self.theta**-exponents
         if self.scaling is not None:
-            frequencies = self.scaling(frequencies)
-        angles = positions[:, None, :, None].float() * frequencies
+            frequencies = self.scaling(frequencies, self.theta, positions)
+        angles = positions[:, None, :, None].float() * frequencies.view(-1, 1, 1, frequencies.shape[-1])
         cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
+        if self.scaling is not None:
+            cos, sin = cos * self.scaling.magnitude, sin * self.scaling.magnitude
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
