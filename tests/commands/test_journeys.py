@@ -298,6 +298,7 @@ BAD = {
     "long prompt": (["generate", "MODEL", "--prompt", "word " * 60], "does not fit the model's context"),
     "bad top-p": (["generate", "MODEL", "--top-p", "1.5"], "--top-p 1.5: must be above 0 and at most 1"),
     "empty stop": (["generate", "MODEL", "--stop", ""], "an empty stop string"),
+    "wide window": (["generate", "MODEL", "--window", "9999"], "--window 9999 and --sinks 4 do not fit"),
     "bad layer": (["show", "MODEL", "--attention", "a", "--layer", "9"], "the model has layers 0 to 0"),
     "bad temperature": (["next", "MODEL", "a", "--temperature", "0"], "must be above 0"),
     "no text": (["evaluate", "MODEL", "--text", "EMPTY"], "empty"),
