@@ -15,7 +15,7 @@ from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
-from langwright.parts.positions import Rope, rotate
+from langwright.parts.positions import Rope, rotate, sinusoids
 from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Embedding, Residual
 from langwright.parts.state import Taps
@@ -108,6 +108,12 @@ def test_scalings_of_frequencies() -> None:
     blend = (64 / 32 - 1) / (4 - 1)
     factors = [1.0, 1.0, blend + (1 - blend) / 8, 1 / 8, 1 / 8]
     assert (scaled(frequencies, 1e4, anywhere) / frequencies).tolist() == pytest.approx(factors)
+
+
+def test_sinusoids_are_pairs_of_clock_hands() -> None:
+    slow = 10_000**-0.5
+    expected = [math.sin(3), math.cos(3), math.sin(3 * slow), math.cos(3 * slow)]
+    assert sinusoids(torch.tensor([[0, 3]]), 4)[0, 1].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_tables_keep_large_positions_apart_in_bfloat16() -> None:

@@ -42,3 +42,13 @@ def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Flo
     """Turn each pair (x[i], x[i + head_dim / 2]) by its position's angle."""
     cos, sin = tables
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def sinusoids(positions: Int[Tensor, "#batch time"], dim: int) -> Float[Tensor, "#batch time dim"]:
+    """What the first Transformer adds to its embeddings (Vaswani et al., 2017): clock hands from fast to slow.
+
+    Number 2i is sin(position / 10000^(2i / dim)), number 2i + 1 the cosine of the same.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(0, dim, 2, device=positions.device) / dim)
+    angles = positions[..., None].float() * frequencies
+    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
