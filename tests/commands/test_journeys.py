@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -265,7 +266,8 @@ def test_generate_and_next(model: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_show_writes_a_page(model: Path, tmp_path: Path) -> None:
     assert main(["show", str(model), "--attention", "One cat ate", "--out", str(tmp_path / "a.html")]) == 0
-    assert "<svg" in (tmp_path / "a.html").read_text()
+    shown = (tmp_path / "a.html").read_text()
+    assert {"All heads", "bias from layer 0", "layer 0", "One layer"} <= set(re.findall(r">([^<>]+)</h[23]>", shown))
 
 
 def test_finetune_measures_what_is_learnt_and_forgotten(model: Path, corpus: Path, tmp_path: Path) -> None:
@@ -314,6 +316,7 @@ BAD = {
     "long prompt": (["generate", "MODEL", "--prompt", "word " * 60], "does not fit the model's context"),
     "bad top-p": (["generate", "MODEL", "--top-p", "1.5"], "--top-p 1.5: must be above 0 and at most 1"),
     "empty stop": (["generate", "MODEL", "--stop", ""], "an empty stop string"),
+    "wide window": (["generate", "MODEL", "--window", "9999"], "--window 9999 and --sinks 4 do not fit"),
     "bad layer": (["show", "MODEL", "--attention", "a", "--layer", "9"], "the model has layers 0 to 0"),
     "bad temperature": (["next", "MODEL", "a", "--temperature", "0"], "must be above 0"),
     "no text": (["evaluate", "MODEL", "--text", "EMPTY"], "empty"),

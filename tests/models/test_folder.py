@@ -199,7 +199,10 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "unsupported value": ({"pretraining_tp": 2}, "pretraining_tp = 2 is not supported for llama, only 1"),
     "null for yes": ({"pretraining_tp": None}, "pretraining_tp = None is not supported for llama, only 1"),
     "encoder-decoder": ({"is_encoder_decoder": True}, "is_encoder_decoder = True is not supported"),
-    "rope type": ({"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_parameters": None}, "'yarn' is not one of"),
+    "rope type": (
+        {"rope_scaling": {"type": "longrope", "factor": 4.0}, "rope_parameters": None},
+        "'longrope' is not one of",
+    ),
     "rope field missing": ({"rope_parameters": {"rope_type": "linear"}}, "'linear': factor is missing"),
     "rope field unknown": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is not known"),
     "activation": ({"hidden_act": "swish9"}, "hidden_act = 'swish9' is not one of"),

@@ -15,7 +15,8 @@ from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
-from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope, rotate
+from langwright.parts.positions import Rope, rotate, sinusoids
+from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
 
@@ -110,11 +111,18 @@ def test_pairs_are_turned_by_position_times_frequency() -> None:
 
 def test_scalings_of_frequencies() -> None:
     frequencies = 2 * math.pi / torch.tensor([2.0, 16.0, 32.0, 64.0, 1000.0])  # wavelengths
-    assert torch.allclose(LinearScaling(4.0)(frequencies), frequencies / 4)
+    anywhere = torch.arange(5)[None]
+    assert torch.allclose(LinearScaling(4.0)(frequencies, 1e4, anywhere), frequencies / 4)
     scaled = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
     blend = (64 / 32 - 1) / (4 - 1)
     factors = [1.0, 1.0, blend + (1 - blend) / 8, 1 / 8, 1 / 8]
-    assert (scaled(frequencies) / frequencies).tolist() == pytest.approx(factors)
+    assert (scaled(frequencies, 1e4, anywhere) / frequencies).tolist() == pytest.approx(factors)
+
+
+def test_sinusoids_are_pairs_of_clock_hands() -> None:
+    slow = 10_000**-0.5
+    expected = [math.sin(3), math.cos(3), math.sin(3 * slow), math.cos(3 * slow)]
+    assert sinusoids(torch.tensor([[0, 3]]), 4)[0, 1].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])

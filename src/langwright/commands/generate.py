@@ -9,6 +9,7 @@ from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
+from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_model
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
@@ -21,6 +22,8 @@ def generate(
     sampling: Sampling = Sampling(),
     stop: tuple[str, ...] = (),
     cache: bool = True,
+    window: int | None = None,
+    sinks: int = 4,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
@@ -33,6 +36,8 @@ def generate(
     max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
     stop: a string that ends the text; it is left out.
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
+    window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
+    sinks: how many of the first tokens are remembered beside the window.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -50,7 +55,15 @@ def generate(
         shown.append(text)
 
     completions = complete(
-        loaded, tokenizer, prompts, sampling, max_new_tokens, stop, cache, stream if streams else lambda row, text: None
+        loaded,
+        tokenizer,
+        prompts,
+        sampling,
+        max_new_tokens,
+        stop,
+        cache,
+        stream if streams else lambda row, text: None,
+        None if window is None else Streaming(window, sinks),
     )
     if json:
         for text, completion in zip(prompts, completions, strict=True):

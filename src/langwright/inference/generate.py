@@ -11,6 +11,7 @@ from torch import Tensor
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.inference.sampling import Sampling, choose
+from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.decoder import CausalLM
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -48,6 +49,7 @@ def complete(
     stop: Sequence[str] = (),
     cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
+    streaming: Streaming | None = None,
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
@@ -55,6 +57,7 @@ def complete(
     the same tokens alone and in a batch. max_new_tokens: what the context has room for, at most 256, unless given.
     stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
     on_text: told (row, text) as soon as text is final.
+    streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
     """
     if not prompts:
         return []
@@ -63,9 +66,16 @@ def complete(
     rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
     writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
-    limit = _limit(model, max(map(len, rows)), max_new_tokens)
+    limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     steps = generate_ids(
-        model, rows, samplings, limit, lambda row: writers[row].reason is not None, cache, tokenizer.vocab_size
+        model,
+        rows,
+        samplings,
+        limit,
+        lambda row: writers[row].reason is not None,
+        cache,
+        tokenizer.vocab_size,
+        streaming,
     )
     for row, token in steps:
         writers[row].take(token)
@@ -80,21 +90,26 @@ def generate_ids(
     finished: Callable[[int], bool] = lambda row: False,
     cache: bool = True,
     vocabulary: int | None = None,
+    streaming: Streaming | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
 
-    vocabulary: ids from here on are padding of the model's tables and never chosen.
+    vocabulary: ids from here on are padding of the model's tables and never chosen. streaming: see `complete`.
     """
+    if streaming is not None and not cache:
+        raise UserError("--window needs the cache; leave --no-cache out")
     device = model.head.weight.device
     ids, mask = _left_padded(prompts, device)
-    state = KVCache(len(model.body.blocks)) if cache else None
+    state: KVCache | SinkCache | None = None
+    if cache:
+        state = KVCache(len(model.body.blocks)) if streaming is None else streaming.cache(model)
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(prompts)))
     seen = [torch.tensor(prompt, device=device) for prompt in prompts]
     feed, feed_mask = ids, mask
     for left in reversed(range(max_new_tokens)):
         with torch.inference_mode():
-            logits = model.head(model.body(feed, feed_mask, state=state)[:, -1])[:, :vocabulary]
+            logits = model.head(_last(model, feed, feed_mask, state))[:, :vocabulary]
             tokens = []
             for i, row in enumerate(active):
                 tokens.append(choose(logits[i], samplings[row], seen[row], generators[row]))
@@ -122,6 +137,14 @@ def generate_ids(
                 feed, feed_mask = ids, mask
 
 
+def _last(model: CausalLM, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None) -> Tensor:
+    """The hidden state of the last token of each row; in pieces where the cache asks for them."""
+    hidden = torch.empty(0)
+    for piece in state.pieces(ids.shape[1]) if isinstance(state, SinkCache) else [slice(None)]:
+        hidden = model.body(ids[:, piece], None if mask is None else mask[:, piece], state=state)[:, -1]
+    return hidden
+
+
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Prompts as one tensor with padding at the left; no mask when all are equally long."""
     longest = max(map(len, prompts))
@@ -131,15 +154,16 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
     return ids, torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
 
 
-def _limit(model: CausalLM, longest: int, wanted: int | None) -> int:
-    room = model.context - longest
+def _limit(context: int | None, longest: int, wanted: int | None) -> int:
+    """How many tokens to write; `context` None has no end."""
     if wanted is not None and wanted < 1:
         raise UserError(f"--max-new-tokens {wanted}: must be at least 1")
+    if context is None:
+        return wanted or 256
+    room = context - longest
     if room < (wanted or 1):
         more = f" and {wanted} new ones" if wanted else ""
-        raise UserError(
-            f"a prompt of {longest} tokens{more} does not fit the model's context of {model.context} tokens"
-        )
+        raise UserError(f"a prompt of {longest} tokens{more} does not fit the model's context of {context} tokens")
     return min(room, 256) if wanted is None else wanted
 
 

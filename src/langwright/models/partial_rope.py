@@ -9,10 +9,10 @@ from langwright.parts.positions import Rope
 FRACTION = "partial_rotary_factor"
 
 
-def partial_rope(parameters: Fields | None, head_dim: int, usual: float) -> Rope:
+def partial_rope(parameters: Fields | None, head_dim: int, usual: float, context: int) -> Rope:
     """The rotary embedding that `rope_parameters` describe; ValueError for what cannot be built.
 
-    usual: the part of a head that is rotated where they do not say.
+    usual: the part of a head that is rotated where they do not say. context: the longest text the model was made for.
     """
     rest = dict(parameters or {})
     fraction = rest.pop(FRACTION, usual)
@@ -20,7 +20,7 @@ def partial_rope(parameters: Fields | None, head_dim: int, usual: float) -> Rope
         raise ValueError(
             f"{FRACTION} = {fraction} of heads of {head_dim} leaves nothing to rotate, or is more than all"
         )
-    return rotary(rest, int(head_dim * fraction))
+    return rotary(rest, int(head_dim * fraction), context)
 
 
 def reader(fraction: str, theta: str) -> Callable[[Fields], Fields]:

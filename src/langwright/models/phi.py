@@ -50,7 +50,8 @@ class PhiConfig:
 
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
-        return partial_rope(self.rope_parameters, self.hidden_size // self.num_attention_heads, 0.5)
+        head_dim = self.hidden_size // self.num_attention_heads
+        return partial_rope(self.rope_parameters, head_dim, 0.5, self.max_position_embeddings)
 
 
 def build(config: PhiConfig) -> CausalLM:

@@ -1,12 +1,13 @@
 """Where a token stands. Everything here reads positions, never shapes."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from langwright.parts.rope_scaling import Scaling
 
 
 class Tables(NamedTuple):
@@ -18,43 +19,19 @@ class Tables(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Llama3Scaling:
-    """The wavelength-dependent slow-down of Llama 3.1 (rope_type "llama3")."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __call__(self, frequencies: Float[Tensor, " half"]) -> Float[Tensor, " half"]:
-        turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
-        smooth = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
-        return (1 - smooth) * frequencies / self.factor + smooth * frequencies
-
-
-@dataclass(frozen=True)
-class LinearScaling:
-    """Position interpolation (Chen et al., 2023): every position is divided by `factor` (rope_type "linear")."""
-
-    factor: float
-
-    def __call__(self, frequencies: Float[Tensor, " half"]) -> Float[Tensor, " half"]:
-        return frequencies / self.factor
-
-
-@dataclass(frozen=True)
 class Rope:
     """Rotary position embedding (Su et al., 2021), in the half-split layout of the Hugging Face checkpoints.
 
     head_dim: the width that is rotated, the first part of a head where heads are wider.
     theta: the base of the geometric row of wavelengths.
+    scaling: how positions are stretched past the length of training.
     backwards: turn the other way round (NanoChat); scores depend on distances all the same.
     interleaved: pairs are neighbours, as in the paper, instead of the halves' elements of the same number.
     """
 
     head_dim: int
     theta: float = 10_000.0
-    scaling: Llama3Scaling | LinearScaling | None = None
+    scaling: Scaling | None = None
     backwards: bool = False
     interleaved: bool = False
 
@@ -63,9 +40,11 @@ class Rope:
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         frequencies = self.theta**-exponents
         if self.scaling is not None:
-            frequencies = self.scaling(frequencies)
-        angles = positions[:, None, :, None].float() * frequencies
+            frequencies = self.scaling(frequencies, self.theta, positions)
+        angles = positions[:, None, :, None].float() * frequencies.view(-1, 1, 1, frequencies.shape[-1])
         cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
+        if self.scaling is not None:
+            cos, sin = cos * self.scaling.magnitude, sin * self.scaling.magnitude
         cos, sin = torch.stack((cos, cos), -1), torch.stack((-sin, sin), -1)
         if not self.interleaved:
             cos, sin = cos.mT, sin.mT
@@ -83,3 +62,13 @@ def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Flo
         return torch.cat((rotate(x[..., :width], tables), x[..., width:]), -1)
     partners = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(width // 2, -1)
     return x * cos + partners * sin
+
+
+def sinusoids(positions: Int[Tensor, "#batch time"], dim: int) -> Float[Tensor, "#batch time dim"]:
+    """What the first Transformer adds to its embeddings (Vaswani et al., 2017): clock hands from fast to slow.
+
+    Number 2i is sin(position / 10000^(2i / dim)), number 2i + 1 the cosine of the same.
+    """
+    frequencies = 10_000.0 ** -(torch.arange(0, dim, 2, device=positions.device) / dim)
+    angles = positions[..., None].float() * frequencies
+    return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)

@@ -116,13 +116,20 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """The share of each part in the time of a training step, in the order to show; `about` says of which steps."""
+
+    shares: Mapping[str, float]
+    about: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report may show.
 
     lead: the outcome in a sentence or two. overline: where and when, above the title.
     metrics: the rows of metrics.jsonl: `step`, `tokens`, `loss`, `validation_loss`, `learning_rate` and
         `tokens_per_second` are drawn where present.
-    time: the share of each part in the time of a training step, in the order to show; `time_about` says of which steps.
     settings: the recipe, possibly nested. card: the model card's fields.
     """
 
@@ -138,8 +145,7 @@ class Report:
     parsing: Parsing | None = None
     finetuning: FineTuning | None = None
     attention: Attention | None = None
-    time: Mapping[str, float] = field(default_factory=dict)
-    time_about: str = ""
+    spending: Spending | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     card: Mapping[str, str] = field(default_factory=dict)
 
@@ -269,10 +275,11 @@ def _attention(data: Report) -> Section | None:
 
 
 def _time(data: Report) -> Section | None:
-    if not data.time:
+    if data.spending is None or not data.spending.shares:
         return None
-    chart = bars([Bar(part, share) for part, share in data.time.items()], ("Part", "Share", "Remark"), percent)
-    return Section("time", "Where the time goes", chart, data.time_about)
+    rows = [Bar(part, share) for part, share in data.spending.shares.items()]
+    chart = bars(rows, ("Part", "Share", "Remark"), percent)
+    return Section("time", "Where the time goes", chart, data.spending.about)
 
 
 def _settings(data: Report) -> Section | None:
