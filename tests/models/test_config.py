@@ -10,6 +10,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langwright.models.bert import BertConfig
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
@@ -59,6 +60,8 @@ CLASSES = {
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "nanochat": transformers.NanoChatConfig,
+    "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
 }
 WIDTHS = ("head_dim", "layer_types", "rope_parameters", "n_inner", "num_key_value_heads")
 """Fields that may be left to others; what they come to is compared instead."""
@@ -69,6 +72,8 @@ def meaning(config: Any) -> dict[str, Any]:
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
     if isinstance(config, GPT2Config):
         return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
+    if isinstance(config, BertConfig):
+        return plain
     plain |= {"rope": config.rope(), "kv_heads": config.num_key_value_heads or config.num_attention_heads}
     if isinstance(config, LlamaConfig):
         plain.pop("sliding_window")  # means something only where a layer has a window
@@ -112,6 +117,12 @@ def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any
     family = draw(st.sampled_from(list(FAMILIES)))
     layers, heads = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 6]))
     rates = st.sampled_from([0.0, 0.1])
+    if FAMILIES[family].config is BertConfig:
+        return family, BertConfig(
+            num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
+            pad_token_id=draw(st.integers(0, 3)) if family == "roberta" else None, hidden_dropout_prob=draw(rates),
+            classifier_dropout=draw(st.sampled_from([None, 0.3])), type_vocab_size=draw(st.integers(1, 2)),
+        )  # fmt: skip
     if family == "nanochat":
         return family, NanoChatConfig(
             num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from langwright.base.errors import UserError
+from langwright.models.bert import BertConfig
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
@@ -79,6 +80,11 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
     heads = wide // 64
     if family == "gpt2":
         config: Any = GPT2Config(n_layer=depth, n_head=heads, n_embd=wide)
+    elif FAMILIES[family].config is BertConfig:
+        config = BertConfig(
+            num_hidden_layers=depth, num_attention_heads=heads, hidden_size=wide, intermediate_size=4 * wide,
+            pad_token_id=FAMILIES[family].defaults.get("pad_token_id"),
+        )  # fmt: skip
     elif family == "nanochat":
         config = NanoChatConfig(
             num_hidden_layers=depth, hidden_size=wide, num_attention_heads=heads, intermediate_size=4 * wide
@@ -98,6 +104,12 @@ def _fit(config: Any, vocabulary: int, context: int | None, dropout: float) -> A
         return replace(
             config, vocab_size=vocabulary, n_positions=context or config.n_positions,
             resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+        )  # fmt: skip
+    if isinstance(config, BertConfig):
+        positions = config.max_position_embeddings if context is None else context + config.offset
+        return replace(
+            config, vocab_size=vocabulary, max_position_embeddings=positions,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         )  # fmt: skip
     return replace(
         config, vocab_size=vocabulary, max_position_embeddings=context or config.max_position_embeddings,
