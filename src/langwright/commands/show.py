@@ -9,8 +9,9 @@ from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import prompt_ids
-from langwright.models.decoder import CausalLM
-from langwright.models.folder import load_language_model
+from langwright.models.encoder import Encoder
+from langwright.models.family import Model
+from langwright.models.folder import load_model
 from langwright.parts.state import Taps
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.viewing.report import Attention, Report, report
@@ -33,7 +34,7 @@ def show(
     ignore_field: a field of config.json to pass over although it is not understood.
     """
     loaded, tokenizer = (
-        load_language_model(model, dtype=torch.float32, ignore_fields=ignore_field),
+        load_model(model, dtype=torch.float32, ignore_fields=ignore_field),
         load_tokenizer(model),
     )
     check_vocabulary(loaded, tokenizer)
@@ -42,17 +43,17 @@ def show(
     say(f"wrote {out}")
 
 
-def attention_over(model: CausalLM, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
+def attention_over(model: Model, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
     """The attention weights of one layer over a text."""
     layers = len(model.body.blocks)
     number = layers // 2 if layer is None else layer
     if not 0 <= number < layers:
         raise UserError(f"--layer {layer}: the model has layers 0 to {layers - 1}")
-    ids = prompt_ids(tokenizer, text)
+    ids = tokenizer.frame(text, named=True)[0] if isinstance(model, Encoder) else prompt_ids(tokenizer, text)
     if len(ids) > model.context:
         raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
     taps = Taps("attention")
     with torch.inference_mode():
-        model.body(torch.tensor([ids], device=model.head.weight.device), taps=taps)
+        model.body(torch.tensor([ids], device=model.body.embed.tokens.device), taps=taps)
     weights = taps.get("attention")[number][0].float().cpu().numpy()
     return Attention(weights, [tokenizer.token(i) for i in ids], f"layer {number} of {layers}, counted from 0")
