@@ -10,6 +10,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langwright.models.bert import BertConfig
 from langwright.models.families import FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.gpt_neo import GPTNeoConfig
@@ -70,6 +71,8 @@ CLASSES = {
     "mixtral": transformers.MixtralConfig,
     "gemma": transformers.GemmaConfig,
     "gemma2": transformers.Gemma2Config,
+    "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
 }
 WIDTHS = ("head_dim", "layer_types", "attention_layers", "rope_parameters", "n_inner", "num_key_value_heads")
 """Fields that may be left to others; what they come to is compared instead."""
@@ -80,6 +83,8 @@ def meaning(config: Any) -> dict[str, Any]:
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
     if isinstance(config, GPT2Config):
         return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
+    if isinstance(config, BertConfig):
+        return plain
     if hasattr(config, "rope"):
         plain["rope"] = config.rope()
     if hasattr(config, "num_key_value_heads"):
@@ -155,6 +160,12 @@ def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any
     family = draw(st.sampled_from(list(FAMILIES)))
     layers, heads = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 6]))
     rates = st.sampled_from([0.0, 0.1])
+    if FAMILIES[family].config is BertConfig:
+        return family, BertConfig(
+            num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
+            pad_token_id=draw(st.integers(0, 3)) if family == "roberta" else None, hidden_dropout_prob=draw(rates),
+            classifier_dropout=draw(st.sampled_from([None, 0.3])), type_vocab_size=draw(st.integers(1, 2)),
+        )  # fmt: skip
     if family == "nanochat":
         return family, NanoChatConfig(
             num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,

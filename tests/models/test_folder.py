@@ -192,8 +192,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown family": ({"model_type": "lama"}, 'model_type "lama" is not supported.*did you mean "llama"'),
     "no family": ({"model_type": None}, "model_type"),
     "wrong architecture": (
-        {"architectures": ["LlamaForSequenceClassification"]},
-        "architecture LlamaForSequenceClassification is not supported for llama, only LlamaForCausalLM",
+        {"architectures": ["LlamaForFishing"]},
+        "architecture LlamaForFishing is not supported for llama, only LlamaForCausalLM, LlamaForSequenceClass",
     ),
     "unknown field": ({"hiden_size": 8}, 'field "hiden_size" is not known for llama; did you mean "hidden_size"'),
     "unsupported value": ({"pretraining_tp": 2}, "pretraining_tp = 2 is not supported for llama, only 1"),

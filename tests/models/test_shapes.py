@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
-from langwright.models.families import FAMILIES
+from langwright.models.families import FAMILIES, LANGUAGE
+from langwright.models.family import Model
 from langwright.models.shapes import PRESETS, by_depth, preset
 from langwright.planning.cost import training_flops_per_token
 
@@ -32,7 +32,7 @@ ROUNDED = {
 """As Table 2.1 of Brown et al. (2020) gives them."""
 
 
-def on_paper(family: str, config: object) -> CausalLM:
+def on_paper(family: str, config: object) -> Model:
     """A model without memory: shapes only."""
     with torch.device("meta"):
         return FAMILIES[family].build(config)
@@ -74,7 +74,7 @@ def test_the_dial(family: str, depth: int) -> None:
     assert {(a.heads, a.kv_heads, a.head_dim) for a in attention} == {(depth, depth, 64)}
     matmul = training_flops_per_token(model, 0) / 6 - model.head.weight.numel()  # what a token passes
     assert matmul == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
-    assert all(block.bias.causal for block in model.body.blocks)
+    assert all(block.bias.causal == (family in LANGUAGE) for block in model.body.blocks)
     windows = {block.bias.window for block in model.body.blocks}
     assert windows == {None, 256} if family == "gpt_neo" and depth > 1 else windows == {None}
 
@@ -84,7 +84,7 @@ def test_the_dial(family: str, depth: int) -> None:
     [
         (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
         (lambda: preset("?", 50257, None, 0.0), "choose one of gpt2, gpt2-medium"),
-        (lambda: by_depth("bert", 2, 50, 8, 0.0), 'family "bert" is not known; choose one of openai-gpt, gpt2'),
+        (lambda: by_depth("bort", 2, 50, 8, 0.0), 'family "bort" is not known; choose one of openai-gpt, gpt2'),
         (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
     ],
 )

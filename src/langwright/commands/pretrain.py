@@ -9,6 +9,7 @@ from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
 from langwright.commands.texts import Texts, read_texts
 from langwright.commands.training import Job, Result, claimed, close, train
+from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
@@ -71,6 +72,8 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
         if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
         return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+    if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
+        raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
     return recipe.family, by_depth(
         recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width
     )

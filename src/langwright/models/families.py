@@ -1,5 +1,6 @@
 """The one table of families."""
 
+from langwright.models.bert import BERT
 from langwright.models.bloom import BLOOM
 from langwright.models.family import Family
 from langwright.models.gemma import GEMMA, GEMMA2
@@ -13,6 +14,7 @@ from langwright.models.mixtral import MIXTRAL
 from langwright.models.mpt import MPT
 from langwright.models.nanochat import NANOCHAT
 from langwright.models.phi import PHI
+from langwright.models.roberta import ROBERTA
 
 DECODERS = (
     GPT1,
@@ -32,4 +34,7 @@ DECODERS = (
     GEMMA2,
     NANOCHAT,
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in DECODERS}
+ENCODERS = (BERT, ROBERTA)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS)}
+LANGUAGE = [family.name for family in DECODERS]
+"""Those that are built to continue a text."""

@@ -7,6 +7,7 @@ from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
+from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -88,6 +89,7 @@ GPT2 = Family(
     build=build,
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
+    heads={"sequence": last_token_head("GPT2ForSequenceClassification")},
     inert=(
         "_num_labels",
         "n_ctx",

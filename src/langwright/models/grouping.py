@@ -27,6 +27,7 @@ def pool_heads(model: CausalLM, kv_heads: int) -> CausalLM:
     if kv_heads < 1 or had % kv_heads:
         raise UserError(f"{kv_heads} heads of keys and values do not divide the {had} that the model has")
     pooled = FAMILIES[model.family].build(dataclasses.replace(model.config, **{FIELD: kv_heads}))
+    assert isinstance(pooled, CausalLM)
     projections = {
         f"{name}.{which}.{kind}"
         for name, module in model.named_modules()

@@ -10,6 +10,7 @@ from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, Fields, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
+from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import GLU
@@ -244,6 +245,7 @@ def _family(name: str, architecture: str, bias: str = "", qk_norm: bool = False,
         initialise=lambda model: normal(model, model.config.initializer_range),
         ignored_keys=(".rotary_emb.inv_freq",),
         prefix="model.",
+        heads={"sequence": last_token_head(architecture.replace("ForCausalLM", "ForSequenceClassification"))},
         **rest,
     )
 

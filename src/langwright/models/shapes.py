@@ -75,8 +75,9 @@ ROLES = {
 DROPOUT = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "emb_pdrop",
     "resid_dropout", "embed_dropout", "attention_dropout", "hidden_dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob",
 )  # fmt: skip
-PLAIN = ("nanochat", "gpt_neo", "gpt_neox", "phi")
+PLAIN = ("nanochat", "gpt_neo", "gpt_neox", "phi", "bert", "roberta")
 """Families with an `intermediate_size` whose feed-forward is not gated."""
 
 
@@ -113,7 +114,8 @@ def _fit(config: Any, vocabulary: int, context: int | None, dropout: float) -> A
     """The same shape with this vocabulary, context and dropout."""
     changes = {field.name: dropout for field in fields(config) if field.name in DROPOUT}
     name = _field(config, "context")
-    return replace(config, **{"vocab_size": vocabulary, name: context or getattr(config, name), **changes})
+    longest = getattr(config, name) if context is None else context + getattr(config, "offset", 0)
+    return replace(config, **{"vocab_size": vocabulary, name: longest, **changes})
 
 
 def width(config: Any) -> int:

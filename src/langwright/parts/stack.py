@@ -89,11 +89,12 @@ class ParallelBlock(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token vectors, plus learned position vectors where the family has them.
+    """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
     scale: multiplies the token vectors, rounded to their dtype (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
-    norm: of the sum, where the family has one.
+    norm: of the sum, where the family has one. types: how many token types there are.
+    offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
     """
 
     def __init__(
@@ -103,30 +104,41 @@ class Embedding(nn.Module):
         positions: int | None = None,
         dropout: float = 0.0,
         norm: nn.Module | None = None,
+        types: int | None = None,
+        offset: int = 0,
         scale: float | None = None,
     ):
         super().__init__()
         self.scale = scale
         self.norm = norm
+        self.offset = offset
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim))
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
+        self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
 
     def forward(
-        self, ids: Int[Tensor, "batch time"], positions: Int[Tensor, "#batch time"]
+        self,
+        ids: Int[Tensor, "batch time"],
+        positions: Int[Tensor, "#batch time"],
+        types: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         x = F.embedding(ids, self.tokens)
         if self.scale is not None:
             x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
         if self.positions is not None:
-            x = x + F.embedding(positions, self.positions)
+            x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
+        if self.types is None and types is not None:
+            raise ValueError("this model knows no token types")
+        if self.types is not None:
+            x = x + (self.types[0] if types is None else F.embedding(types, self.types))
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 class Stack(nn.Module):
-    """Embedding, blocks and final norm: ids [B, T] -> hidden [B, T, D].
+    """Embedding, blocks and final norm (None after post-norm blocks): ids [B, T] -> hidden [B, T, D].
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     """
@@ -135,7 +147,7 @@ class Stack(nn.Module):
         self,
         embed: Embedding,
         blocks: Sequence[Block | ParallelBlock],
-        final_norm: nn.Module,
+        final_norm: nn.Module | None,
         rope: Rope | None = None,
     ):
         super().__init__()
@@ -145,7 +157,7 @@ class Stack(nn.Module):
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
-        self.max_positions = None if embed.positions is None else embed.positions.shape[0]
+        self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
         self,
@@ -155,17 +167,19 @@ class Stack(nn.Module):
         segments: Int[Tensor, "batch time"] | None = None,
         state: State | None = None,
         taps: Taps | None = None,
+        types: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         """Hidden states after the final norm.
 
         mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
         positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
         state: memory of earlier calls, which this call extends; it knows the positions itself.
+        types: the type of each token, where the family has them; all are of type 0 unless given.
         """
         if self.max_positions is not None and ids.shape[1] > self.max_positions:
             raise ValueError(f"{ids.shape[1]} tokens do not fit the {self.max_positions} learned positions")
         places, query_positions = self._places(ids, mask, positions, segments, state)
-        x = self.embed(ids, query_positions)
+        x = self.embed(ids, query_positions, types)
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
@@ -175,7 +189,7 @@ class Stack(nn.Module):
             x = block(x, Context(*lowered[layer], tables, extend, taps, layer))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
-        return self.final_norm(x)
+        return x if self.final_norm is None else self.final_norm(x)
 
     def _places(
         self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, segments: Tensor | None, state: State | None
