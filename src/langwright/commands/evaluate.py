@@ -12,7 +12,7 @@ from langwright.data.batches import evaluation_batches
 from langwright.data.prepare import tokenise
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import load_model
+from langwright.models.folder import load_decoder
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -44,7 +44,7 @@ def evaluate(
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = load_model(model, where, choose_dtype(dtype, where), ignore_field)
+    loaded = load_decoder(model, where, choose_dtype(dtype, where), ignore_field)
     result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
     tell_likelihood(result, text, json)
 

@@ -16,7 +16,7 @@ from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import RECORD, load_config, load_model
+from langwright.models.folder import RECORD, load_config, load_decoder
 from langwright.models.shapes import width
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -69,7 +69,7 @@ def run(
     with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype)
-        base = load_model(model, machine.device, ignore_fields=ignore_field)
+        base = load_decoder(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context
         if context > base.context:
@@ -78,7 +78,7 @@ def run(
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_model(model, machine.device, machine.dtype, ignore_field)
+            before = load_decoder(model, machine.device, machine.dtype, ignore_field)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
             return {
                 "forgetting": {
@@ -95,7 +95,7 @@ def run(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
-            model=lambda: load_model(model, ignore_fields=ignore_field).float(),
+            model=lambda: load_decoder(model, ignore_fields=ignore_field).float(),
             texts=texts,
             context=context,
             crossing=recipe.crossing,

@@ -9,7 +9,7 @@ from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
-from langwright.models.folder import load_model
+from langwright.models.folder import load_decoder
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 
@@ -40,7 +40,7 @@ def generate(
     """
     prompts = [_read(text) for text in prompt]
     where = choose_device(device)
-    loaded, tokenizer = load_model(model, where, choose_dtype(dtype, where), ignore_field), load_tokenizer(model)
+    loaded, tokenizer = load_decoder(model, where, choose_dtype(dtype, where), ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []

@@ -6,7 +6,7 @@ from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.generate import next_tokens
-from langwright.models.folder import load_model
+from langwright.models.folder import load_decoder
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 
@@ -32,7 +32,7 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded, tokenizer = load_model(model, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded, tokenizer = load_decoder(model, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     found = [(tokenizer.token(i), i, p) for i, p in next_tokens(loaded, tokenizer, text, top, temperature)]
     if json:

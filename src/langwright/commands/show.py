@@ -10,7 +10,7 @@ from langwright.base.files import write_atomic
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import prompt_ids
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import load_model
+from langwright.models.folder import load_decoder
 from langwright.parts.state import Taps
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.viewing.report import Attention, Report, report
@@ -32,7 +32,7 @@ def show(
     out: the page.
     ignore_field: a field of config.json to pass over although it is not understood.
     """
-    loaded, tokenizer = load_model(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded, tokenizer = load_decoder(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     figure = attention_over(loaded, tokenizer, attention, layer)
     write_atomic(out, report(Report(title=f"Attention of {model.name}", attention=figure, overline="Langwright")))

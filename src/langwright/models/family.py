@@ -8,9 +8,11 @@ from typing import Any
 
 from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
+from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.keymap import Entry
 
 Fields = dict[str, Any]
+Model = CausalLM | EncoderDecoderLM
 
 INERT = frozenset(
     [
@@ -61,7 +63,7 @@ def check_sizes(config: Any, needed: Collection[str], optional: Collection[str] 
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json. architecture: `architectures[0]` there.
+    name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
     config: a frozen dataclass whose fields are the honoured ones, under their names in config.json.
     build: config -> model with uninitialised parameters. keys: config -> entries of the checkpoint.
     initialise: fills a new model's parameters. absent: honoured fields of `config` that this family's files lack.
@@ -74,9 +76,10 @@ class Family:
     name: str
     architecture: str
     config: type
-    build: Callable[[Any], CausalLM]
+    build: Callable[[Any], Model]
     keys: Callable[[Any], list[Entry]]
-    initialise: Callable[[CausalLM], None]
+    initialise: Callable[[Any], None]
+    also: tuple[str, ...] = ()
     absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     inert: Collection[str] = ()

@@ -12,8 +12,8 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
 from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES
-from langwright.models.family import Family, Fields
-from langwright.models.keymap import to_disk
+from langwright.models.family import Family, Fields, Model
+from langwright.models.keymap import Entry, to_disk
 from langwright.models.weights import SINGLE, open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
@@ -24,8 +24,8 @@ TIED_COPY = "lm_head.weight"
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def new_model(family: str, config: Any, seed: int = 0) -> CausalLM:
-    """A model with fresh parameters in float32 on the CPU, filled as the family's paper says."""
+def new_model(family: str, config: Any, seed: int = 0) -> Any:
+    """A model of the family's kind with fresh parameters in float32 on the CPU, filled as its paper says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FAMILIES[family].build(config)
@@ -38,7 +38,7 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
-) -> CausalLM:
+) -> Model:
     """The model of a folder, in eval mode.
 
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
@@ -50,6 +50,19 @@ def load_model(
     model = family.build(config)
     _fill(model, family, folder, device, dtype)
     return model.eval()
+
+
+def load_decoder(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+) -> CausalLM:
+    """As `load_model`, for those who need a decoder-only model: any other is a UserError."""
+    model = load_model(folder, device, dtype, ignore_fields)
+    if not isinstance(model, CausalLM):
+        raise UserError(f"{folder}: {model.family} is an encoder-decoder, and a decoder-only model is needed here")
+    return model
 
 
 def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
@@ -67,7 +80,7 @@ def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Fami
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
     for architecture in raw.get("architectures") or []:
-        if architecture != family.architecture:
+        if architecture not in (family.architecture, *family.also):
             raise UserError(
                 f"{path}: architecture {architecture} is not supported for {name}, only {family.architecture}"
             )
@@ -91,18 +104,26 @@ def _check_record(folder: Path) -> None:
             raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
 
 
-def _fill(model: CausalLM, family: Family, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> None:
+def _fill(model: Model, family: Family, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error."""
     parameters = dict(model.named_parameters())
     with open_weights(folder) as (names, read):
         left = {name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
         for entry in family.keys(model.config):
-            disk = entry.disk if entry.disk in left else entry.disk.removeprefix(family.prefix)
-            if disk not in left:
+            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
+            if not found and entry.fallback in names:
+                found = [entry.fallback]
+            if not found and entry.zero_if_missing:
+                for parameter in ours:
+                    parameter.data = torch.zeros(parameter.shape, dtype=dtype or torch.float32, device=device)
+                continue
+            if not found:
                 raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
-            left.remove(disk)
-            tensor = read(disk)
-            ours = [parameters.pop(name) for name in entry.ours]
+            disk, tensor = found[0], read(found[0])
+            for copy in found[1:]:
+                if not torch.equal(read(copy), tensor):
+                    raise UserError(f'{folder}: tensor "{copy}" differs from "{disk}", to which {CONFIG} ties it')
+            left.difference_update(found)
             shape = entry.shape([p.shape for p in ours])
             if list(tensor.shape) != shape:
                 raise UserError(
@@ -121,7 +142,13 @@ def _fill(model: CausalLM, family: Family, folder: Path, device: torch.device | 
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
 
 
-def save_model(model: CausalLM, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
+def _names_in(names: Collection[str], entry: Entry, prefix: str) -> list[str]:
+    """The names under which a file holds an entry's tensor, with or without the family's prefix."""
+    wanted = [name for full in (entry.disk, *entry.copies) for name in dict.fromkeys((full, full.removeprefix(prefix)))]
+    return [name for name in wanted if name in names]
+
+
+def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
     """Write a model folder that `transformers` opens with equal logits.
 
     record: what langwright.json should tell besides format version and checksums (recipe, corpus, metrics).
@@ -132,7 +159,7 @@ def save_model(model: CausalLM, tokenizer: Tokenizer | None, folder: Path | str,
 
 def save_parameters(
     parameters: Mapping[str, Tensor],
-    model: CausalLM,
+    model: Model,
     tokenizer: Tokenizer | None,
     folder: Path | str,
     record: Fields | None = None,
@@ -151,7 +178,9 @@ def save_parameters(
             "pad_token_id": tokenizer.pad_id,
         }
         tokenizer.save(folder)
-    write_json(folder / CONFIG, {**family.dump(model.config), **roles, "dtype": dtype})
+    fields = family.dump(model.config)
+    fields |= {name: value for name, value in roles.items() if value is not None or name not in fields}
+    write_json(folder / CONFIG, {**fields, "dtype": dtype})
     write_json(folder / GENERATION, {name: value for name, value in roles.items() if value is not None})
     write_tensors(folder / SINGLE, to_disk(family.keys(model.config), parameters))
     files = [CONFIG, GENERATION, SINGLE] + [

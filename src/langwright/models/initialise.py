@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from langwright.models.decoder import CausalLM
+from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.parts.attention import Attention
 from langwright.parts.feedforward import GLU, MLP
 from langwright.parts.linear import Linear
@@ -12,7 +13,7 @@ from langwright.parts.stack import Embedding
 
 
 @torch.no_grad()
-def normal(model: CausalLM, std: float, residual_scale: float = 1.0) -> None:
+def normal(model: CausalLM | EncoderDecoderLM, std: float, residual_scale: float = 1.0) -> None:
     """Weights from N(0, std²), biases 0, norms 1.
 
     residual_scale: multiplies the deviation of the last projection of each residual branch; GPT-2 uses
@@ -39,3 +40,5 @@ def normal(model: CausalLM, std: float, residual_scale: float = 1.0) -> None:
         projection.weight.mul_(residual_scale)
     if model.head.weight is not model.body.embed.tokens:
         nn.init.normal_(model.head.weight, std=std)
+    if model.head.offset is not None:
+        nn.init.zeros_(model.head.offset)

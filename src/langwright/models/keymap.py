@@ -15,11 +15,16 @@ class Entry:
 
     disk: its name there. ours: our parameters, joined along the rows (one for a plain copy).
     transposed: the disk holds [inputs, outputs] (the Conv1D of GPT-2).
+    copies: other names under which files hold the same tensor, beside this one or in its place.
+    fallback: a tensor that stands for it in files without it. zero_if_missing: files without it mean zeros.
     """
 
     disk: str
     ours: tuple[str, ...]
     transposed: bool = False
+    copies: tuple[str, ...] = ()
+    fallback: str | None = None
+    zero_if_missing: bool = False
 
     def split(self, tensor: Tensor, rows: Iterable[int]) -> list[Tensor]:
         """Our parameters out of the disk's tensor; `rows` are the first sizes of each."""

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import DECODERS, ENCODER_DECODERS
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
 from langwright.models.nanochat import NanoChatConfig
@@ -71,8 +71,9 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
 
     The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal.
     """
-    if family not in FAMILIES:
-        raise UserError(f'family "{family}" is not known; choose one of {", ".join(FAMILIES)}')
+    if family not in DECODERS:
+        state = "is an encoder-decoder, which has no shape here" if family in ENCODER_DECODERS else "is not known"
+        raise UserError(f'family "{family}" {state}; choose one of {", ".join(DECODERS)}')
     if depth < 1:
         raise UserError(f"--depth {depth}: a model has at least one layer")
     wide = width or 64 * depth

@@ -59,6 +59,20 @@ class Rope:
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
 
 
+@dataclass(frozen=True)
+class Sinusoids:
+    """Fixed position vectors (Vaswani et al., 2017): a row of sines, then a row of cosines, of falling frequency."""
+
+    dim: int
+
+    def __call__(self, positions: Int[Tensor, "#batch time"]) -> Float[Tensor, "#batch time dim"]:
+        """In float64 where the device has it: at position 1000 float32 angles are off in the fifth digit."""
+        wide = torch.float32 if positions.device.type == "mps" else torch.float64
+        exponents = torch.arange(0, self.dim, 2, device=positions.device, dtype=wide) / self.dim
+        angles = positions[:, :, None].to(wide) * 10_000**-exponents
+        return torch.cat((angles.sin(), angles.cos()), -1).float()
+
+
 def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Float[Tensor, "batch heads time head_dim"]:
     """Turn each pair (x[i], x[i + head_dim / 2]) by its position's angle."""
     cos, sin = tables
