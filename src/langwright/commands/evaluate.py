@@ -12,6 +12,7 @@ from langwright.data.batches import evaluation_batches
 from langwright.data.prepare import tokenise
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
+from langwright.models.family import Model
 from langwright.models.folder import load_decoder
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -72,7 +73,7 @@ def measure_text(
         return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
 
 
-def check_vocabulary(model: CausalLM, tokenizer: Tokenizer) -> None:
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """A tokenizer whose ids the model does not have belongs to another model."""
     if tokenizer.vocab_size > model.vocabulary:
         raise UserError(
