@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench mutants docs format clean
+.PHONY: help demo test bench bench-training mutants docs format clean
 
 help: ## what can be made
 	@echo "make demo      raw text to a model that writes, with a report (about 10 minutes on two cores)"
 	@echo "make test      style, types, the import contract and every test"
 	@echo "make bench     the benchmarks, one after the other"
+	@echo "make bench-training  training speed beside transformers and litgpt (about 20 minutes)"
 	@echo "make mutants   break the code on purpose, piece by piece, and see the tests notice"
 	@echo "make docs      run the long commands of the documentation too"
 	@echo "make format    mend style and layout"
@@ -34,6 +35,10 @@ bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do \
 	    echo "== $$file"; $(BIN)/python "$$file" || exit 1; \
 	done
+
+bench-training: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/peers.txt
+	$(BIN)/python benchmarks/training_speed.py
 
 mutants: $(READY)
 	$(BIN)/python tools/mutants.py

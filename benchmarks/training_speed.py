@@ -2,13 +2,16 @@
 
     python benchmarks/training_speed.py [--shape small|124M] [--steps 10] [--rounds 2]
 
-Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here and its
-best counts: bf16 weights with fp32 masters or autocast, eager and compiled. A peer that is not installed is left out.
+Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here, and its
+best counts: bf16 weights with fp32 masters or autocast, SDPA or plain ("explicit") attention, eager and compiled.
+"kept" lets the C library keep freed memory (base/memory.py), which our commands do themselves; a peer's user would
+have to know two environment variables. A peer that is not installed is left out, and said to be.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -27,6 +30,7 @@ from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
 from langwright.training.learner import Learner
 from langwright.training.losses import causal
+from langwright.training.muon import newton_schulz_flops
 from langwright.training.optimizers import Rates
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
@@ -36,9 +40,19 @@ SHAPES = {
     "124M": {"layers": 12, "heads": 12, "width": 768, "context": 512, "vocabulary": 50304, "batch": 4},
 }
 VARIANTS = (
-    "langwright", "langwright compiled", "transformers bf16", "transformers autocast", "transformers bf16 compiled",
-    "transformers autocast compiled", "litgpt bf16", "litgpt bf16 compiled",
-)  # fmt: skip
+    "langwright",
+    "langwright compiled",
+    "transformers bf16",
+    "transformers bf16 compiled",
+    "transformers bf16 explicit",
+    "transformers bf16 explicit compiled",
+    "transformers autocast explicit compiled",
+    "transformers bf16 explicit compiled kept",
+    "litgpt bf16",
+    "litgpt bf16 compiled",
+    "litgpt bf16 compiled kept",
+)
+KEPT = {"MALLOC_MMAP_THRESHOLD_": "2147483647", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 def config(shape: dict[str, int]) -> GPT2Config:
@@ -165,26 +179,26 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(options.variant, SHAPES[options.shape[0]], options.steps)))
         return
-    variants = [v for v in VARIANTS if _there(v.split()[0])]
+    missing = {v.split()[0] for v in VARIANTS if not _there(v.split()[0])}
+    if missing:
+        print(f"not installed, and left out: {', '.join(sorted(missing))} (make bench-training installs them)")
     for name in options.shape or SHAPES:
-        found: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+        found: dict[str, list[dict[str, float]]] = {v: [] for v in VARIANTS if v.split()[0] not in missing}
         for _ in range(options.rounds):
-            for variant in variants:
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--variant",
-                    variant,
-                    "--shape",
-                    name,
-                    "--steps",
-                    str(options.steps),
-                ]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            for variant, runs in found.items():
+                command = [sys.executable, __file__, "--variant", variant, "--shape", name]
+                environment = {**os.environ, **(KEPT if "kept" in variant else {})}
+                done = subprocess.run(
+                    [*command, "--steps", str(options.steps)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    env=environment,
+                )
                 if done.returncode:
                     print(f"{variant}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                    continue
-                found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+                else:
+                    runs.append(json.loads(done.stdout.splitlines()[-1]))
         print_table(name, {variant: runs for variant, runs in found.items() if runs})
 
 
@@ -194,20 +208,29 @@ def _there(package: str) -> bool:
 
 
 def print_table(name: str, found: dict[str, list[dict[str, float]]]) -> None:
-    """One Markdown table for a shape."""
+    """One Markdown table for a shape, and what Muon would add to a step of it."""
     shape = SHAPES[name]
-    flops = training_flops_per_token(new_model("gpt2", config(shape)), shape["context"])
+    model = new_model("gpt2", config(shape))
+    flops = training_flops_per_token(model, shape["context"])
     best = {v: statistics.median(r["tokens_per_second"] for r in runs) for v, runs in found.items()}
-    peers = [speed for variant, speed in best.items() if not variant.startswith("langwright")]
+    peers = {v: speed for v, speed in best.items() if not v.startswith("langwright")}
+    plain = max((speed for v, speed in peers.items() if "kept" not in v), default=0.0)
+    kept = max(peers.values(), default=0.0)
     print(f"\n{name}: {shape}; the GEMM rate is measured after each variant, in bfloat16\n")
-    print("| variant | tokens/s | against the best peer | of the GEMM rate | to the first step | peak memory |")
-    print("|---|---|---|---|---|---|")
+    print("| variant | tokens/s | best peer | and with kept memory | of the GEMM rate | first step | peak memory |")
+    print("|---|---|---|---|---|---|---|")
     for variant, runs in found.items():
-        ratio = f"{best[variant] / max(peers):.2f}x" if peers else "-"
+        ratios = [f"{best[variant] / speed:.2f}x" if speed else "-" for speed in (plain, kept)]
         first = statistics.median(r["first_step"] for r in runs)
         memory = statistics.median(r["memory"] for r in runs) / 2**20
         share = statistics.median(r["tokens_per_second"] * flops / r["ceiling"] for r in runs)
-        print(f"| {variant} | {best[variant]:,.0f} | {ratio} | {share:.0%} | {first:.1f} s | {memory:,.0f} MiB |")
+        cells = [variant, f"{best[variant]:,.0f}", *ratios, f"{share:.0%}", f"{first:.1f} s", f"{memory:,.0f} MiB"]
+        print("| " + " | ".join(cells) + " |")
+    matrices = [tuple(p.shape) for n, p in model.body.named_parameters() if p.ndim == 2 and not n.startswith("embed.")]
+    muon, step = newton_schulz_flops(matrices), flops * shape["batch"] * shape["context"]
+    print(
+        f"\nMuon's Newton-Schulz: {muon / 1e9:,.1f} GFLOP a step, {muon / step:.1%} of the model's {step / 1e9:,.0f}."
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,52 @@ CASES = {
         {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "tie_word_embeddings": True},
     ),
     "qwen3": Case("qwen3", {"head_dim": 10}),
+    "gpt1": Case("openai-gpt"),
+    "gpt1-relu": Case("openai-gpt", {"afn": "relu", "layer_norm_epsilon": 1e-2}),
+    "gpt_neo": Case("gpt_neo", {"attention_types": [[["global", "local"], 1], [["local"], 1]]}),
+    "gpt_neo-inner": Case("gpt_neo", {"intermediate_size": 20, "layer_norm_epsilon": 1e-2}),
+    "gptj": Case("gptj"),
+    "gptj-tied": Case("gptj", {"tie_word_embeddings": True, "n_inner": 20, "rotary_dim": 8}),
+    "gpt_neox": Case("gpt_neox", {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}}),
+    "gpt_neox-serial": Case(
+        "gpt_neox",
+        {
+            "use_parallel_residual": False,
+            "attention_bias": False,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-2,
+            "tie_word_embeddings": True,
+            "rope_parameters": {**LINEAR, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "bloom": Case("bloom"),
+    "mpt": Case("mpt"),
+    "mpt-clipped": Case("mpt", {"attn_config": {"clip_qkv": 0.7, "softmax_scale": 0.9}, "layer_norm_epsilon": 1e-2}),
+    "phi": Case("phi", {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}}),
+    "phi-norms": Case("phi", {"qk_layernorm": True, "tie_word_embeddings": True}),
+    "mixtral": Case("mixtral", {"sliding_window": WINDOW}),
+    "mixtral-one": Case("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 1, "tie_word_embeddings": True}),
+    "gemma": Case("gemma", {"head_dim": 10, "num_key_value_heads": 1}),
+    "gemma-biases": Case("gemma", {"attention_bias": True, "tie_word_embeddings": False, "rms_norm_eps": 1e-2}),
+    "gemma2": Case(
+        "gemma2",
+        {
+            "head_dim": 10,
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 3,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+        },
+    ),
+    "gemma2-uncapped": Case(
+        "gemma2",
+        {
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "sliding_window": WINDOW,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+    ),
     "nanochat": Case("nanochat", {"final_logit_softcapping": 3.0}),
     "nanochat-linear": Case("nanochat", {"final_logit_softcapping": None, "rope_parameters": LINEAR}),
 }
@@ -63,7 +109,28 @@ _LLAMA = {
     "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
     "intermediate_size": 40, "max_position_embeddings": 160,
 }  # fmt: skip
+_NEO = {"hidden_size": 24, "num_layers": 3, "num_heads": 3, "max_position_embeddings": 160, "window_size": WINDOW}
+_OWN: dict[str, dict[str, Any]] = {
+    "openai-gpt": _GPT2,
+    "gpt2": _GPT2,
+    "gptj": _GPT2 | {"rotary_dim": 4},
+    "gpt_neo": _NEO | {"attention_types": [[["global", "local", "local"], 1]]},
+    "gpt_neox": {name: value for name, value in _LLAMA.items() if name != "num_key_value_heads"},
+    "bloom": {"hidden_size": 48, "n_layer": 2, "n_head": 6},
+    "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 6, "max_seq_len": 160},
+}
+"""Tiny shapes where they are not those of LLaMA."""
 _CLASSES = {
+    "openai-gpt": (transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel),
+    "gpt_neo": (transformers.GPTNeoConfig, transformers.GPTNeoForCausalLM),
+    "gptj": (transformers.GPTJConfig, transformers.GPTJForCausalLM),
+    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
+    "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM),
+    "mpt": (transformers.MptConfig, transformers.MptForCausalLM),
+    "phi": (transformers.PhiConfig, transformers.PhiForCausalLM),
+    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
+    "gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM),
+    "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
@@ -76,7 +143,7 @@ _CLASSES = {
 def oracle(case: Case) -> PreTrainedModel:
     """The model of `transformers` for a case, in eval mode, its parameters far from any special value."""
     config, model = _CLASSES[case.family]
-    shape = _GPT2 if case.family == "gpt2" else _LLAMA
+    shape = _OWN.get(case.family, _LLAMA)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -52,6 +52,8 @@ def test_beams(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--length-penalty 2", "--length-penalty 2.0: means something with --beams above 1 only"),
         ("--no-repeat-ngram -2", "--no-repeat-ngram -2: must be 0 or more"),
         ("--beams 2 --top-k 3", "--top-k 3: has no place beside --beams"),
+        ("--window 8", "--window: bart is an encoder-decoder"),
+        ("--window 8 --beams 2", "--window: has no place beside --beams 2"),
         ("--max-new-tokens 24", "does not fit the model's context of 24 tokens"),
     ],
 )
@@ -67,5 +69,5 @@ def test_verbs_that_need_a_decoder(folder: str, command: list[str], capsys: pyte
     verb, *rest = command
     assert main([verb, folder, *rest]) == 2
     said = capsys.readouterr().err
-    assert "bart is an encoder-decoder, and a decoder-only model is needed here" in said
+    assert "bart is an encoder-decoder, and a model of one stack is needed here" in said
     assert said.count("\n") == 1

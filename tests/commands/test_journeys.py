@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,22 @@ def test_killed_three_times_a_run_ends_bit_for_bit_the_same(corpus: Path, tmp_pa
     assert continued
     assert all(step > 0 for step in continued)
     assert [row["step"] for row in rows(killed) if "loss" in row] == list(range(1, 17))
+
+
+def test_compiled_with_muon_and_profiled_a_killed_run_ends_bit_for_bit_the_same(corpus: Path, tmp_path: Path) -> None:
+    """The profiler watches one of the two, and changes nothing."""
+    made = ["--compile", "--optimizer", "muon", "--dtype", "bfloat16"]
+    subprocess.run([*command(corpus, tmp_path / "whole", *made), "--profile"], check=True, capture_output=True)
+    kill_at(8, command(corpus, tmp_path / "killed", *made), tmp_path / "killed")
+    end = subprocess.run(command(corpus, tmp_path / "killed", *made), check=True, capture_output=True, text=True)
+    assert "resumed" in end.stderr
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    profile = json.loads((tmp_path / "whole" / "langwright.json").read_text())["profile"]
+    assert profile["steps"] == 5
+    assert {"products", "loss", "optimizer", "compiled kernels"} <= profile["shares"].keys()
+    assert "Where the time goes" in (tmp_path / "whole" / "report.html").read_text()
+    assert "Where the time goes" not in (tmp_path / "killed" / "report.html").read_text()
 
 
 def test_sigterm_saves_and_leaves(corpus: Path, tmp_path: Path) -> None:
@@ -249,7 +266,8 @@ def test_generate_and_next(model: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_show_writes_a_page(model: Path, tmp_path: Path) -> None:
     assert main(["show", str(model), "--attention", "One cat ate", "--out", str(tmp_path / "a.html")]) == 0
-    assert "<svg" in (tmp_path / "a.html").read_text()
+    shown = (tmp_path / "a.html").read_text()
+    assert {"All heads", "bias from layer 0", "layer 0", "One layer"} <= set(re.findall(r">([^<>]+)</h[23]>", shown))
 
 
 def test_finetune_measures_what_is_learnt_and_forgotten(model: Path, corpus: Path, tmp_path: Path) -> None:
@@ -298,6 +316,7 @@ BAD = {
     "long prompt": (["generate", "MODEL", "--prompt", "word " * 60], "does not fit the model's context"),
     "bad top-p": (["generate", "MODEL", "--top-p", "1.5"], "--top-p 1.5: must be above 0 and at most 1"),
     "empty stop": (["generate", "MODEL", "--stop", ""], "an empty stop string"),
+    "wide window": (["generate", "MODEL", "--window", "9999"], "--window 9999 and --sinks 4 do not fit"),
     "bad layer": (["show", "MODEL", "--attention", "a", "--layer", "9"], "the model has layers 0 to 0"),
     "bad temperature": (["next", "MODEL", "a", "--temperature", "0"], "must be above 0"),
     "no text": (["evaluate", "MODEL", "--text", "EMPTY"], "empty"),

@@ -53,14 +53,14 @@ def test_the_recipe_of_the_demo_is_what_the_demo_does(monkeypatch: pytest.Monkey
 
 def test_the_recipe_of_tiny_shakespeare() -> None:
     recipe = read("tiny-shakespeare.yaml")
-    assert (recipe.split, recipe.tokenizer, recipe.context) == ("0.9", "characters", 128)
+    assert (recipe.split, recipe.tokenizer, recipe.context) == ("0.9", "characters", 256)
     assert (recipe.family, recipe.depth, recipe.width, recipe.optimizer) == ("nanochat", 4, 192, "muon")
 
 
 def test_a_recipe_trains(trained: Path, play: Path) -> None:
     """Tiny Shakespeare's, shortened to three steps (see conftest.py)."""
     record = json.loads((trained / "langwright.json").read_text())
-    assert (record["steps"], record["context"]) == (3, 128)
+    assert (record["steps"], record["context"]) == (3, 256)
     characters = len(play.read_text())
     held_out = characters - int(characters * 0.9)
     assert record["held_out"]["tokens"] == held_out + 1  # every character once, and the end of the text

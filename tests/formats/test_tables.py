@@ -49,6 +49,13 @@ def test_families() -> None:
     }
 
 
+def test_heads() -> None:
+    rows = table("| `architectures` | `model_type` | head |")
+    assert {name: tuple(cell.strip("`") for cell in cells) for name, cells in rows.items()} == {
+        head.architecture: (name, task) for name, family in FAMILIES.items() for task, head in family.heads.items()
+    }
+
+
 def test_honoured_fields_and_what_holds_without_them() -> None:
     headers = [line for line in PAGE if any(line.startswith(f"| field | `{name}` |") for name in FAMILIES)]
     documented = {name: values for header in headers for name, values in columns(header).items()}

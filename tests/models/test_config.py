@@ -10,14 +10,17 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.models.families import DECODERS, FAMILIES
+from langwright.models.bert import BertConfig
+from langwright.models.families import DECODERS, ENCODERS, FAMILIES
 from langwright.models.gpt2 import GPT2Config
+from langwright.models.gpt_neo import GPTNeoConfig
 from langwright.models.llama import LlamaConfig
 from langwright.models.nanochat import NanoChatConfig
-from langwright.models.shapes import PRESETS
+from langwright.models.shapes import PRESETS, by_depth
 from oracles import LINEAR, LLAMA3
 
 COMMON = {"use_cache": True, "transformers_version": "4.40.0", "torch_dtype": "bfloat16", "initializer_range": 0.02}
+ONE_STACK = [family.name for family in (*DECODERS, *ENCODERS)]
 HUB: dict[str, dict[str, Any]] = {
     "gpt2-medium": {
         "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
@@ -59,8 +62,20 @@ CLASSES = {
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
     "nanochat": transformers.NanoChatConfig,
+    "openai-gpt": transformers.OpenAIGPTConfig,
+    "gpt_neo": transformers.GPTNeoConfig,
+    "gptj": transformers.GPTJConfig,
+    "gpt_neox": transformers.GPTNeoXConfig,
+    "bloom": transformers.BloomConfig,
+    "mpt": transformers.MptConfig,
+    "phi": transformers.PhiConfig,
+    "mixtral": transformers.MixtralConfig,
+    "gemma": transformers.GemmaConfig,
+    "gemma2": transformers.Gemma2Config,
+    "bert": transformers.BertConfig,
+    "roberta": transformers.RobertaConfig,
 }
-WIDTHS = ("head_dim", "layer_types", "rope_parameters", "n_inner", "num_key_value_heads")
+WIDTHS = ("head_dim", "layer_types", "attention_layers", "rope_parameters", "n_inner", "num_key_value_heads")
 """Fields that may be left to others; what they come to is compared instead."""
 
 
@@ -69,7 +84,14 @@ def meaning(config: Any) -> dict[str, Any]:
     plain = {name: value for name, value in dataclasses.asdict(config).items() if name not in WIDTHS}
     if isinstance(config, GPT2Config):
         return plain | {"n_inner": config.n_inner or 4 * config.n_embd}
-    plain |= {"rope": config.rope(), "kv_heads": config.num_key_value_heads or config.num_attention_heads}
+    if isinstance(config, BertConfig):
+        return plain
+    if hasattr(config, "rope"):
+        plain["rope"] = config.rope()
+    if hasattr(config, "num_key_value_heads"):
+        plain["kv_heads"] = config.num_key_value_heads or config.num_attention_heads
+    if isinstance(config, GPTNeoConfig):
+        return plain | {"windows": [config.window(layer) for layer in range(config.num_layers)]}
     if isinstance(config, LlamaConfig):
         plain.pop("sliding_window")  # means something only where a layer has a window
         plain["windows"] = [config.window(layer) for layer in range(config.num_hidden_layers)]
@@ -83,17 +105,29 @@ def test_published_configs(name: str) -> None:
     assert meaning(parsed) == meaning(dataclasses.replace(config, vocab_size=HUB[name]["vocab_size"]))
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", ONE_STACK)
 @pytest.mark.parametrize("written", [False, True])
 def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
     theirs = CLASSES[family]()
     parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
-    compared = dataclasses.asdict(parsed).keys() - {*WIDTHS, *FAMILIES[family].absent}
-    assert {name: getattr(parsed, name) for name in compared} == {name: getattr(theirs, name) for name in compared}
+    compared = dataclasses.asdict(parsed).keys() - {*WIDTHS, *FAMILIES[family].absent, "seq_length"}
+    nested = getattr(theirs, "attn_config", None)
+    expected = {name: getattr(nested if hasattr(nested, name) else theirs, name) for name in compared}
+    assert {name: getattr(parsed, name) for name in compared} == expected
+    if hasattr(parsed, "rope") and not isinstance(parsed, LlamaConfig):
+        assert parsed.rope().theta == theirs.rope_parameters["rope_theta"]
+        share = theirs.rope_parameters.get("partial_rotary_factor", 1)
+        assert parsed.rope().head_dim == theirs.hidden_size // theirs.num_attention_heads * share
+    if isinstance(parsed, GPTNeoConfig):
+        local = [layer == "local" for layer in theirs.attention_layers]
+        assert [parsed.window(i) is not None for i in range(parsed.num_layers)] == local
+    if family == "gemma2":
+        sliding = [kind == "sliding_attention" for kind in theirs.layer_types]
+        assert [parsed.window(i) == 4096 for i in range(parsed.num_hidden_layers)] == sliding
     if isinstance(parsed, LlamaConfig):
         assert (parsed.num_key_value_heads or parsed.num_attention_heads) == theirs.num_key_value_heads
         assert parsed.rope().theta == theirs.rope_parameters["rope_theta"]
-        assert parsed.rope().head_dim == getattr(theirs, "head_dim", 128)
+        assert parsed.rope().head_dim == (getattr(theirs, "head_dim", None) or 128)
 
 
 def test_windows_of_qwen() -> None:
@@ -107,11 +141,32 @@ def test_windows_of_qwen() -> None:
         assert [off.window(layer) for layer in range(4)] == [None] * 4
 
 
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "openai-gpt": [{"afn": "silu"}],
+    "gpt_neo": [{"intermediate_size": 7, "window_size": 3}],
+    "gptj": [{"rotary_dim": 8, "n_inner": 5, "tie_word_embeddings": True}],
+    "gpt_neox": [{"use_parallel_residual": False}, {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}],
+    "bloom": [{"layer_norm_epsilon": 0.5}],
+    "mpt": [{"clip_qkv": 2.0, "softmax_scale": 0.5}],
+    "phi": [{"qk_layernorm": True}, {"rope_parameters": LINEAR}],
+    "mixtral": [{"num_local_experts": 3, "num_experts_per_tok": 1}, {"sliding_window": 3}],
+    "gemma": [{"head_dim": 4, "attention_bias": True}],
+    "gemma2": [{"attn_logit_softcapping": None}, {"sliding_window": 3, "layer_types": None}],
+}
+"""Fields that a config of the dial may have otherwise."""
+
+
 def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any]:
     """A family and one of its possible configs."""
-    family = draw(st.sampled_from(list(DECODERS)))
+    family = draw(st.sampled_from(ONE_STACK))
     layers, heads = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 6]))
     rates = st.sampled_from([0.0, 0.1])
+    if FAMILIES[family].config is BertConfig:
+        return family, BertConfig(
+            num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
+            pad_token_id=draw(st.integers(0, 3)) if family == "roberta" else None, hidden_dropout_prob=draw(rates),
+            classifier_dropout=draw(st.sampled_from([None, 0.3])), type_vocab_size=draw(st.integers(1, 2)),
+        )  # fmt: skip
     if family == "nanochat":
         return family, NanoChatConfig(
             num_hidden_layers=layers, num_attention_heads=heads, hidden_size=8 * heads,
@@ -119,6 +174,9 @@ def some_config(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[str, Any
             rope_parameters=draw(st.sampled_from([None, {"rope_theta": 5.0}, LINEAR])),
             final_logit_softcapping=draw(st.sampled_from([None, 3.0])),
         )  # fmt: skip
+    if family not in ("gpt2", "llama", "mistral", "qwen2", "qwen3"):
+        dial = by_depth(family, layers, draw(st.integers(1, 99)), 32, draw(rates), width=64 * heads)
+        return family, dataclasses.replace(dial, **draw(st.sampled_from([{}, *CHANGES.get(family, [])])))
     if family == "gpt2":
         return family, GPT2Config(
             vocab_size=draw(st.integers(1, 99)), n_layer=layers, n_head=heads, n_embd=8 * heads,

@@ -1,13 +1,17 @@
 """New parameters have the spread that each family's paper gives them."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from langwright.models.decoder import CausalLM
+from langwright.models.families import DECODERS, ENCODERS
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
 from langwright.models.nanochat import NanoChatConfig
+from langwright.models.shapes import by_depth
 
 STD = 0.05
 GPT2 = GPT2Config(vocab_size=500, n_positions=200, n_embd=64, n_layer=8, n_head=4, initializer_range=STD)
@@ -41,6 +45,20 @@ def test_llama_has_one_spread(family: str) -> None:
     found = spread(new_model(family, LLAMA))
     assert {"head.weight", "body.embed.tokens"} <= found.keys()
     assert all(std == pytest.approx(STD, rel=0.06) for std in found.values())
+
+
+@pytest.mark.parametrize("family", [row.name for row in (*DECODERS, *ENCODERS) if row.name not in ("gpt2", "nanochat")])
+def test_every_other_family_has_one_spread(family: str) -> None:
+    config = by_depth(family, 1, 500, 64, 0.0)
+    config = dataclasses.replace(config, initializer_range=STD)
+    zero = family in ("gemma", "gemma2")  # to which their norms add one
+    model = new_model(family, config)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            assert float(parameter.square().mean().sqrt()) == pytest.approx(STD, rel=0.06), name
+        else:
+            norm = name.endswith("weight") and not zero
+            assert torch.equal(parameter, torch.full_like(parameter, float(norm))), name
 
 
 def test_nanochat_begins_with_branches_of_zero() -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
-from langwright.models.families import DECODERS, FAMILIES
+from langwright.models.families import DECODERS, ENCODERS, FAMILIES, LANGUAGE
+from langwright.models.family import Model
 from langwright.models.shapes import PRESETS, by_depth, preset
+from langwright.planning.cost import training_flops_per_token
 
 PUBLISHED = {
     "gpt2": (50257, 124_439_808),
@@ -31,7 +32,7 @@ ROUNDED = {
 """As Table 2.1 of Brown et al. (2020) gives them."""
 
 
-def on_paper(family: str, config: object) -> CausalLM:
+def on_paper(family: str, config: object) -> Model:
     """A model without memory: shapes only."""
     with torch.device("meta"):
         return FAMILIES[family].build(config)
@@ -64,16 +65,18 @@ def test_vocabulary_context_and_dropout_are_fitted() -> None:
     assert (config.vocab_size, config.max_position_embeddings, config.attention_dropout) == (999, 40960, 0.25)
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", [family.name for family in (*DECODERS, *ENCODERS)])
 @pytest.mark.parametrize("depth", [1, 4])
 def test_the_dial(family: str, depth: int) -> None:
     model = on_paper(family, by_depth(family, depth, 300, 128, 0.0))
     attention = [module for module in model.modules() if hasattr(module, "kv_heads")]
     assert (len(model.body.blocks), model.body.embed.tokens.shape[1], model.context) == (depth, 64 * depth, 128)
     assert {(a.heads, a.kv_heads, a.head_dim) for a in attention} == {(depth, depth, 64)}
-    body = parameters(model.body.blocks)
-    assert body == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
-    assert all(block.bias.causal and block.bias.window is None for block in model.body.blocks)
+    matmul = training_flops_per_token(model, 0) / 6 - model.head.weight.numel()  # what a token passes
+    assert matmul == pytest.approx(12 * depth * (64 * depth) ** 2, rel=0.15)
+    assert all(block.bias.causal == (family in LANGUAGE) for block in model.body.blocks)
+    windows = {block.bias.window for block in model.body.blocks}
+    assert windows == {None, 256} if family == "gpt_neo" and depth > 1 else windows == {None}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_the_dial(family: str, depth: int) -> None:
     [
         (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
         (lambda: preset("?", 50257, None, 0.0), "choose one of gpt2, gpt2-medium"),
-        (lambda: by_depth("bert", 2, 50, 8, 0.0), 'family "bert" is not known; choose one of gpt2, llama'),
+        (lambda: by_depth("bort", 2, 50, 8, 0.0), 'family "bort" is not known; choose one of openai-gpt, gpt2'),
         (lambda: by_depth("t5", 2, 50, 8, 0.0), 'family "t5" is an encoder-decoder, which has no shape here; choose'),
         (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
     ],

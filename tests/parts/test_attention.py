@@ -148,3 +148,21 @@ def test_the_explicit_path_is_for_short_bfloat16_on_the_cpu() -> None:
     assert not prefers_explicit(short, 512)
     assert not prefers_explicit(short.float(), 8)
     assert not prefers_explicit(short.to("meta"), 8)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_softcap_and_clip(window: int | None) -> None:
+    """Scores are capped before who sees whom is added; q, k and v are cut before anything else."""
+    attention, x = Attention(6, 2, softcap=0.5, clip=0.4), normal(2, 5, 6, seed=9)
+    with torch.no_grad():
+        for number, parameter in enumerate(attention.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=number))
+    bias = Bias(causal=True, window=window)
+    places = Places(torch.arange(5)[None], torch.arange(5)[None], True)
+    q, k, v = (f(x).clamp(-0.4, 0.4).view(2, 5, 2, 3).transpose(1, 2) for f in (attention.q, attention.k, attention.v))
+    scores = 0.5 * torch.tanh(q @ k.mT * 3**-0.5 / 0.5)
+    distance = torch.arange(5)[:, None] - torch.arange(5)
+    hidden = (distance < 0) | (distance >= (window or 9))
+    mixed = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
+    expected = attention.output(mixed.transpose(1, 2).reshape(2, 5, 6))
+    assert torch.allclose(attention(x, Context(bias.lower(places), False)), expected, atol=1e-5)

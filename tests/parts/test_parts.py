@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
-from langwright.parts.bias import Lowered
+from langwright.parts.bias import Bias, Lowered
 from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
-from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope, Sinusoids, rotate
-from langwright.parts.stack import Embedding, Residual
+from langwright.parts.positions import Rope, Sinusoids, rotate, sinusoids
+from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
+from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
 
 CONTEXT = Context(Lowered(), False)
@@ -48,6 +49,15 @@ def test_layer_norm(weight: bool, bias: bool) -> None:
 def test_rms_norm(weight: bool) -> None:
     norm, x = filled(Norm(10, "rms", 0.1, weight)), normal(3, 4, 10) * 5 + 2
     assert torch.allclose(norm(x), F.rms_norm(x, (10,), norm.weight if weight else None, 0.1), atol=1e-5)
+
+
+def test_one_is_added_to_the_weight_before_rounding() -> None:
+    plain, norm, x = Norm(10, "rms", 0.1), Norm(10, "rms", 0.1, plus_one=True), normal(3, 10)
+    norm.weight.data = normal(10, seed=1) * 0.01
+    plain.weight.data = norm.weight.data + 1
+    assert torch.allclose(norm(x), plain(x), atol=1e-6)
+    half = x.bfloat16()
+    assert torch.equal(norm(half), norm(half.float()).bfloat16())
 
 
 @pytest.mark.parametrize("weight", [True, False])
@@ -101,18 +111,37 @@ def test_pairs_are_turned_by_position_times_frequency() -> None:
 
 def test_scalings_of_frequencies() -> None:
     frequencies = 2 * math.pi / torch.tensor([2.0, 16.0, 32.0, 64.0, 1000.0])  # wavelengths
-    assert torch.allclose(LinearScaling(4.0)(frequencies), frequencies / 4)
+    anywhere = torch.arange(5)[None]
+    assert torch.allclose(LinearScaling(4.0)(frequencies, 1e4, anywhere), frequencies / 4)
     scaled = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
     blend = (64 / 32 - 1) / (4 - 1)
     factors = [1.0, 1.0, blend + (1 - blend) / 8, 1 / 8, 1 / 8]
-    assert (scaled(frequencies) / frequencies).tolist() == pytest.approx(factors)
+    assert (scaled(frequencies, 1e4, anywhere) / frequencies).tolist() == pytest.approx(factors)
+
+
+def test_sinusoids_are_pairs_of_clock_hands() -> None:
+    slow = 10_000**-0.5
+    expected = [math.sin(3), math.cos(3), math.sin(3 * slow), math.cos(3 * slow)]
+    assert sinusoids(torch.tensor([[0, 3]]), 4)[0, 1].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_pairs_and_the_part_that_is_rotated(interleaved: bool) -> None:
+    x, places = normal(1, 2, 3, 10), torch.tensor([[0, 1, 5]])
+    turned = rotate(x, Rope(6, theta=10.0, interleaved=interleaved).tables(places, x.dtype))
+    assert torch.equal(turned[..., 6:], x[..., 6:])
+    for pair in range(3):
+        a, b = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + 3)
+        angle = places[0] * 10.0 ** (-2 * pair / 6)
+        assert torch.allclose(turned[0, :, :, a], x[0, ..., a] * angle.cos() - x[0, ..., b] * angle.sin(), atol=1e-5)
+        assert torch.allclose(turned[0, :, :, b], x[0, ..., b] * angle.cos() + x[0, ..., a] * angle.sin(), atol=1e-5)
 
 
 def test_tables_keep_large_positions_apart_in_bfloat16() -> None:
     rope = Rope(8)
     wide, half = (rope.tables(torch.tensor([[4097]]), dtype) for dtype in (torch.float32, torch.bfloat16))
     assert half[0].dtype == torch.bfloat16
-    assert all((a - b.float()).abs().max() < 0.01 for a, b in zip(wide, half, strict=True))
+    assert all((a - b.float()).abs().max() < 0.01 for a, b in zip(wide[:2], half[:2], strict=True))
 
 
 # Feed-forwards, linears, embeddings, heads
@@ -133,6 +162,20 @@ def test_activations(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         "silu": x * x.sigmoid(),
     }.items():
         assert torch.allclose(ACTIVATIONS[name](x), expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_gradients_of_activations(compiling: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against differences of the function itself; twice over the same graph, as nothing may be changed in place."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    for name, activation in ACTIVATIONS.items():
+        if name not in ("relu", "relu2"):
+            assert torch.autograd.gradcheck(activation, x), name
+    y = ACTIVATIONS["relu2"](x)
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        assert torch.equal(slope, 2 * x.detach().clamp(min=0))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -207,6 +250,23 @@ def test_one_equation_for_every_residual(pre: bool, sandwich: bool, post: bool, 
     y = norms[1](y) if sandwich else y
     y = x + (math.tanh(0.4) if gated else 1) * y
     assert torch.allclose(residual(x, CONTEXT), norms[2](y) if post else y, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_parallel_block_sums_what_both_branches_make_of_its_input(shared: bool) -> None:
+    x, (first, second) = normal(2, 3, 6), [filled(Norm(6, "layer", 1e-5, bias=True)) for _ in range(2)]
+    second.weight.data *= 2
+    turn = lambda x, context: x.roll(1, -1)  # noqa: E731
+    square = lambda x, context: x.square()  # noqa: E731
+    if shared:
+        block = ParallelBlock(Residual(turn), Residual(square), Bias(), in_norm=first)
+        expected = x + first(x).roll(1, -1) + first(x).square()
+    else:
+        block = ParallelBlock(Residual(turn, first), Residual(square, second), Bias())
+        expected = x + first(x).roll(1, -1) + second(x).square()
+        serial = Block(Residual(turn, first), Residual(square, second), Bias())
+        assert not torch.allclose(serial(x, CONTEXT), expected, atol=1e-2)
+    assert torch.allclose(block(x, CONTEXT), expected, atol=1e-5)
 
 
 # Taps

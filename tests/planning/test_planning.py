@@ -47,6 +47,12 @@ def test_grouped_and_wide_heads_are_counted_as_they_are() -> None:
     assert training_flops_per_token(on_paper("qwen3", config), 64) == expected
 
 
+def test_of_experts_those_count_that_a_token_passes() -> None:
+    config = dataclasses.replace(by_depth("mixtral", 2, 1000, 64, 0.0), intermediate_size=40, num_local_experts=5)
+    layer = 4 * 128 * 128 + 5 * 128 + 2 * 3 * 128 * 40
+    assert training_flops_per_token(on_paper("mixtral", config), 0) == 6 * (2 * layer + 1000 * 128)
+
+
 def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "GEMM_SIDE", 128)
     found = machine.measure("cpu", "float32")

@@ -268,11 +268,14 @@ def broken_folders(folder: Path) -> list[tuple[str, str]]:
     vocabulary.write_text(json.dumps({k: v for k, v in json.loads(vocabulary.read_text()).items() if k != "A"}))
     (folder / "pieces").mkdir()
     pieces = tokenizers.Tokenizer(WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    pieces.decoder = decoders.WordPiece()
+    pieces.decoder = decoders.CTC()
     pieces.save(str(folder / "pieces" / "tokenizer.json"))
     return [
         ("nowhere", "nowhere: no such folder"),
-        ("empty", "no tokenizer here; needed is tokenizer.json, or vocab.json with merges.txt"),
+        (
+            "empty",
+            "no tokenizer here; needed is tokenizer.json, vocab.json with merges.txt, vocab.txt, tokenizer.model",
+        ),
         ("json", "tokenizer.json:1: the tokenizer is not valid JSON"),
         ("layout", "tokenizer.json: not a tokenizer that the tokenizers library reads"),
         ("roles", 'roles: "</s>" is named as a special token but is not in the vocabulary'),
@@ -280,7 +283,7 @@ def broken_folders(folder: Path) -> list[tuple[str, str]]:
         ("merges", "merges.txt:6: a merge is two tokens with one space between, not 'a b c'"),
         ("unfit", "merges.txt: does not fit vocab.json"),
         ("bytes", "vocab.json: the vocabulary lacks 1 of the 256 bytes, 0x41 first"),
-        ("pieces", "the decoder WordPiece is not supported"),
+        ("pieces", "the decoder CTC is not supported"),
     ]
 
 

@@ -1,10 +1,17 @@
 """What one step of training changes."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from langwright.models.folder import new_model
+from langwright.models.shapes import by_depth
 from langwright.objectives.batch import Batch
+from langwright.parts.moe import load_balance
+from langwright.parts.state import Taps
 from langwright.training.budget import measure_step
+from langwright.training.losses import causal
 from tiny import batch_of, same, tiny_learner, tiny_model, weights
 
 
@@ -97,3 +104,19 @@ def test_measuring_a_step_leaves_no_trace() -> None:
     assert same(weights(learner.model), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert not learner.tensors()
+
+
+def test_what_balances_experts_is_part_of_the_loss() -> None:
+    """It counts once for every target, and only where the config asks for it."""
+    config = dataclasses.replace(by_depth("mixtral", 2, 29, 16, 0.0, width=64), router_aux_loss_coef=0.25)
+    asked = dataclasses.replace(config, output_router_logits=True)
+    without, with_it = (new_model("mixtral", c, seed=1) for c in (config, asked))
+    batch, taps = batch_of(3), Taps("router")
+    without.body(batch.ids, taps=taps)
+    chances = [logits.flatten(0, 1).softmax(-1) for logits in taps.get("router")]
+    shares = [load_balance(each, each.topk(2, -1).indices) for each in chances]
+    expected = causal()(without, batch) + 0.25 * sum(shares) / 2 * batch.weights.sum()
+    loss = causal()(with_it, batch)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    loss.backward()
+    assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0

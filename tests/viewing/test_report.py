@@ -19,6 +19,7 @@ from langwright.viewing.report import (
     Sample,
     Score,
     Share,
+    Spending,
     report,
 )
 from viewing.markup import HOSTILE, check_self_contained, parse, words
@@ -54,6 +55,7 @@ def full(text: str = "Some text") -> Report:
         parsing=Parsing([Share(text, 7, 10, text, ours=True), Share("none", 0, 0)], text),
         finetuning=FineTuning([BeforeAfter(text, 2.0, 1.5), BeforeAfter("old", 1.5, 1.625)], text, [sample]),
         attention=Attention(np.full((2, 2, 2), 0.5), [text, "b"], text),
+        spending=Spending({text: 0.75, "loader": 0.25}, text),
         settings={text: {"nested": 1, "missing": None}, "betas": [0.9, 0.95]},
         card={text: text},
     )
@@ -62,7 +64,16 @@ def full(text: str = "Some text") -> Report:
 def test_every_section_is_there() -> None:
     shown = report(full())
     headings = [heading.text for heading in parse(shown).iter("h2")]
-    assert headings == ["Held-out text", "Learning", "Writing", "Fine-tuning", "Attention", "Recipe", "Model card"]
+    assert headings == [
+        "Held-out text",
+        "Learning",
+        "Writing",
+        "Fine-tuning",
+        "Attention",
+        "Where the time goes",
+        "Recipe",
+        "Model card",
+    ]
     check_self_contained(shown)
 
 

@@ -29,7 +29,7 @@ from langwright.commands.writing import (
 )
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.models.folder import RECORD, load_decoder
+from langwright.models.folder import RECORD, load_language_model
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.viewing.report import (
@@ -83,7 +83,7 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     scores = _baselines(ngram, training, held_out_texts)
 
     say("3. writing: bodies for held-out function heads, ends for docstrings")
-    model, tokenizer = load_decoder(base, dtype=torch.float32), load_tokenizer(base)
+    model, tokenizer = load_language_model(base, dtype=torch.float32), load_tokenizer(base)
     prompts = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
     if not prompts.heads:
         raise UserError(f"{corpus}: no Python function is held out that the demo could continue; choose Python source")

@@ -13,7 +13,7 @@ from langwright.data.prepare import tokenise
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Model
-from langwright.models.folder import load_decoder
+from langwright.models.folder import load_language_model
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -45,7 +45,7 @@ def evaluate(
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = load_decoder(model, where, choose_dtype(dtype, where), ignore_field)
+    loaded = load_language_model(model, where, choose_dtype(dtype, where), ignore_field)
     result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
     tell_likelihood(result, text, json)
 

@@ -16,7 +16,7 @@ from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import RECORD, load_config, load_decoder
+from langwright.models.folder import RECORD, load_config, load_language_model
 from langwright.models.shapes import width
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -31,6 +31,7 @@ def finetune(
     out: Path,
     recipe: FinetuneRecipe = FinetuneRecipe(),
     extend: bool = False,
+    profile: bool = False,
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
@@ -41,10 +42,11 @@ def finetune(
     out: the new model folder.
     recipe: how.
     extend: go on with a finished run, for longer.
+    profile: write the share of time of each part of a training step into the report.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
-    result = run(model, text, out, recipe, extend, ignore_field)
+    result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out new text", json)
         forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
@@ -57,7 +59,13 @@ def finetune(
 
 
 def run(
-    model: Path, text: str, out: Path, recipe: FinetuneRecipe, extend: bool = False, ignore_field: tuple[str, ...] = ()
+    model: Path,
+    text: str,
+    out: Path,
+    recipe: FinetuneRecipe,
+    extend: bool = False,
+    ignore_field: tuple[str, ...] = (),
+    profile: bool = False,
 ) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
@@ -69,7 +77,7 @@ def run(
     with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype)
-        base = load_decoder(model, machine.device, ignore_fields=ignore_field)
+        base = load_language_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context
         if context > base.context:
@@ -78,7 +86,7 @@ def run(
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_decoder(model, machine.device, machine.dtype, ignore_field)
+            before = load_language_model(model, machine.device, machine.dtype, ignore_field)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
             return {
                 "forgetting": {
@@ -95,7 +103,7 @@ def run(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
-            model=lambda: load_decoder(model, ignore_fields=ignore_field).float(),
+            model=lambda: load_language_model(model, ignore_fields=ignore_field).float(),
             texts=texts,
             context=context,
             crossing=recipe.crossing,
@@ -104,7 +112,7 @@ def run(
             started=started,
             record={"base_folder": str(model)},
         )
-        return train(job, extend, measured)
+        return train(job, extend, measured, profile)
 
 
 def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:

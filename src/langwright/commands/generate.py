@@ -10,8 +10,9 @@ from langwright.commands.results import print_json
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
+from langwright.inference.sinks import Streaming
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import load_model
+from langwright.models.folder import load_generative
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 
@@ -24,6 +25,8 @@ def generate(
     search: Search = Search(),
     stop: tuple[str, ...] = (),
     cache: bool = True,
+    window: int | None = None,
+    sinks: int = 4,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
@@ -36,6 +39,8 @@ def generate(
     max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
     stop: a string that ends the text; it is left out.
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
+    window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
+    sinks: how many of the first tokens are remembered beside the window.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -43,7 +48,10 @@ def generate(
     """
     prompts = [_read(text) for text in prompt]
     where = choose_device(device)
-    loaded, tokenizer = load_model(model, where, choose_dtype(dtype, where), ignore_field), load_tokenizer(model)
+    loaded, tokenizer = (
+        load_generative(model, where, choose_dtype(dtype, where), ignore_field),
+        load_tokenizer(model),
+    )
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []
@@ -53,8 +61,18 @@ def generate(
         print(text if shown else echoes[0] + text, end="", flush=True)
         shown.append(text)
 
-    on_text = stream if streams else lambda row, text: None
-    completions = complete(loaded, tokenizer, prompts, sampling, max_new_tokens, stop, cache, on_text, search)
+    completions = complete(
+        loaded,
+        tokenizer,
+        prompts,
+        sampling,
+        max_new_tokens,
+        stop,
+        cache,
+        stream if streams else lambda row, text: None,
+        None if window is None else Streaming(window, sinks),
+        search,
+    )
     if json:
         for text, completion in zip(prompts, completions, strict=True):
             print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})

@@ -6,7 +6,9 @@ from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.generate import next_tokens
-from langwright.models.folder import load_decoder
+from langwright.inference.masked import likeliest_fillings
+from langwright.models.encoder import Encoder
+from langwright.models.folder import load_one_stack
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 
@@ -19,10 +21,10 @@ def next_token(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
-    """The likeliest next tokens of a text with their probabilities, as a bar chart.
+    """The likeliest next tokens of a text with their probabilities, as a bar chart; or those for a mask in it.
 
     model: a model folder.
-    text: what comes before.
+    text: what comes before; for a masked model such as BERT, a text with its mask token, as in "It is [MASK]."
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.
     ignore_field: a field of config.json to pass over although it is not understood.
@@ -32,9 +34,13 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded, tokenizer = load_decoder(model, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded, tokenizer = load_one_stack(model, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
-    found = [(tokenizer.token(i), i, p) for i, p in next_tokens(loaded, tokenizer, text, top, temperature)]
+    if isinstance(loaded, Encoder):
+        likeliest = likeliest_fillings(loaded, tokenizer, text, top, temperature)
+    else:
+        likeliest = next_tokens(loaded, tokenizer, text, top, temperature)
+    found = [(tokenizer.token(i), i, p) for i, p in likeliest]
     if json:
         print_json([{"token": token, "id": i, "probability": p} for token, i, p in found])
     else:

@@ -9,6 +9,7 @@ from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
 from langwright.commands.texts import Texts, read_texts
 from langwright.commands.training import Job, Result, claimed, close, train
+from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
@@ -16,7 +17,12 @@ from langwright.training.recipe import PretrainRecipe
 
 
 def pretrain(
-    corpus: str, out: Path, recipe: PretrainRecipe = PretrainRecipe(), extend: bool = False, json: bool = False
+    corpus: str,
+    out: Path,
+    recipe: PretrainRecipe = PretrainRecipe(),
+    extend: bool = False,
+    profile: bool = False,
+    json: bool = False,
 ) -> int:
     """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
 
@@ -24,9 +30,10 @@ def pretrain(
     out: the model folder; checkpoints and metrics.jsonl are in it too.
     recipe: how.
     extend: go on with a finished run, for longer.
+    profile: write the share of time of each part of a training step into the report.
     json: print the result as JSON.
     """
-    result = run(corpus, out, recipe, extend)
+    result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out text", json)
         if not result.already:
@@ -35,7 +42,7 @@ def pretrain(
     return close(result, out)
 
 
-def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) -> Result:
+def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, profile: bool = False) -> Result:
     """Pretraining without words at the end."""
     started = time.monotonic()
     out = Path(out)
@@ -54,7 +61,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False) ->
             machine=measure(recipe.device, recipe.dtype),
             started=started,
         )
-        return train(job, extend)
+        return train(job, extend, profile=profile)
 
 
 def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
@@ -65,6 +72,8 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
         if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
         return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+    if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
+        raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
     return recipe.family, by_depth(
         recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width
     )

@@ -9,7 +9,7 @@ from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
 from langwright.commands.training import read_metrics
 from langwright.models.folder import RECORD
-from langwright.viewing.report import Event, Fact, Report, report
+from langwright.viewing.report import Event, Fact, Report, Spending, report
 
 Row = Mapping[str, Any]
 
@@ -28,9 +28,18 @@ def run_report(out: Path) -> Report:
         facts=facts(record, metrics),
         metrics=metrics,
         events=events(record["events"]),
+        spending=_spending(record.get("profile")),
         settings=record["recipe"],
         card=model_card(record),
     )
+
+
+def _spending(profile: Row | None) -> Spending | None:
+    if not profile:
+        return None
+    milliseconds = 1000 * profile["seconds_per_step"]
+    about = f"{profile['steps']} training steps of {milliseconds:.0f} ms each, under the profiler."
+    return Spending(profile["shares"], about)
 
 
 def facts(record: Row, metrics: Sequence[Row]) -> list[Fact]:

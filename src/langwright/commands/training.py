@@ -35,6 +35,7 @@ from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
 from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
+from langwright.training.profile import Profile
 from langwright.training.recipe import FREE, TrainingRecipe
 from langwright.training.schedule import Schedule
 from langwright.viewing.live import LiveView
@@ -76,11 +77,16 @@ class Result:
     already: bool = False
 
 
-def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] = lambda model: {}) -> Result:
+def train(
+    job: Job,
+    extend: bool = False,
+    on_finish: Callable[[CausalLM], Row] = lambda model: {},
+    profile: bool = False,
+) -> Result:
     """Begin the run, or go on with it, until its plan is done; then measure and write the model folder.
 
     extend: a longer recipe than the run began with is welcome. on_finish: measures more on the finished model, for
-    the record. A run that is finished already is left as it is.
+    the record. profile: see where some steps spend their time. A run that is finished already is left as it is.
     """
     recipe, out = job.recipe, job.out
     torch.manual_seed(recipe.seed)
@@ -118,6 +124,9 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
             _plan_budget(run, job, batches, extend)
         if run.step >= run.plan.steps and _recorded_steps(out) == run.step:
             return Result(None, _measured(out), parameters(model), already=True)
+        measured = Profile()
+        if profile:
+            measured.watch(run, recipe.compile)
         stopped = run.fit()
         if stopped is not None:
             return Result(stopped, None)
@@ -135,7 +144,7 @@ def train(job: Job, extend: bool = False, on_finish: Callable[[CausalLM], Row] =
             file.write(json.dumps(row) + "\n")
         view.row(row)
     with _eager():
-        more = on_finish(model)
+        more = on_finish(model) | ({"profile": measured.record()} if measured.measured else {})
     record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
     save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
     return Result(None, held_out, parameters(model))

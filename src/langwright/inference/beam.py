@@ -12,8 +12,7 @@ import torch
 from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.family import Generative
 from langwright.parts.memory import Memory
 
 NEVER = -1e9
@@ -31,7 +30,7 @@ class Hypotheses:
 
 @torch.inference_mode()
 def beam_search(
-    model: CausalLM | EncoderDecoderLM,
+    model: Generative,
     prompts: Sequence[Sequence[int]],
     search: Search,
     rules: Rules,

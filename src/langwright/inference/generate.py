@@ -1,12 +1,12 @@
 """Text from a model, token by token: one prompt streamed, or a batch of prompts side by side."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
@@ -14,9 +14,10 @@ from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling, choose
+from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
+from langwright.models.family import Generative
 from langwright.parts.memory import Memory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -46,7 +47,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def complete(
-    model: Model,
+    model: Generative,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: Sampling | Sequence[Sampling] = Sampling(),
@@ -54,6 +55,7 @@ def complete(
     stop: Sequence[str] = (),
     cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
+    streaming: Streaming | None = None,
     search: Search = Search(),
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
@@ -63,11 +65,14 @@ def complete(
     the same tokens alone and in a batch. max_new_tokens: what the context has room for, at most 256, unless given.
     stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
     on_text: told (row, text) as soon as text is final, which with several beams is at the end.
+    streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
     """
     if not prompts:
         return []
     if "" in stop:
         raise UserError("an empty stop string would stop at once; leave it out")
+    if streaming is not None and search.beams > 1:
+        raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; leave one out")
     memory, rules = None, Rules.of(search)
     if isinstance(model, EncoderDecoderLM):
         memory, rows = read_sources(model, tokenizer, prompts, cache)
@@ -76,7 +81,7 @@ def complete(
         rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
     writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
-    limit = _limit(model, max(map(len, rows)), max_new_tokens)
+    limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     size = tokenizer.vocab_size
     steps: Iterator[tuple[int, int]]
     if search.beams > 1:
@@ -85,7 +90,16 @@ def complete(
         steps = ((row, token) for row, tokens in enumerate(best) for token in tokens)
     else:
         steps = generate_ids(
-            model, rows, samplings, limit, lambda row: writers[row].reason is not None, cache, size, rules, memory
+            model,
+            rows,
+            samplings,
+            limit,
+            lambda row: writers[row].reason is not None,
+            cache,
+            size,
+            streaming,
+            rules,
+            memory,
         )
     for row, token in steps:
         if writers[row].reason is None:
@@ -102,24 +116,29 @@ def _refuse_draws(samplings: Sequence[Sampling]) -> None:
 
 
 def generate_ids(
-    model: Model,
+    model: Generative,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     max_new_tokens: int,
     finished: Callable[[int], bool] = lambda row: False,
     cache: bool = True,
     vocabulary: int | None = None,
+    streaming: Streaming | None = None,
     rules: Rules = Rules(),
     memory: Memory | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
 
-    vocabulary: ids from here on are padding of the model's tables and never chosen.
+    vocabulary: ids from here on are padding of the model's tables and never chosen. streaming: see `complete`.
     rules: what may come next. memory: what the decoder of an encoder-decoder reads, a row for each prompt.
     """
+    if streaming is not None and not cache:
+        raise UserError("--window needs the cache; leave --no-cache out")
     device = model.head.weight.device
     ids, mask = left_padded(prompts, device)
-    state = KVCache(len(model.body.blocks)) if cache else None
+    state: KVCache | SinkCache | None = None
+    if cache:
+        state = KVCache(len(model.body.blocks)) if streaming is None else streaming.cache(model)
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(prompts)))
     seen = [torch.tensor(prompt, device=device) for prompt in prompts]
@@ -127,7 +146,7 @@ def generate_ids(
     feed, feed_mask = ids, mask
     for left in reversed(range(max_new_tokens)):
         with torch.inference_mode():
-            logits = model.head(model.body(feed, feed_mask, state=state, memory=memory)[:, -1])[:, :vocabulary]
+            logits = model.head(_last(model, feed, feed_mask, state, memory))[:, :vocabulary]
             tokens = []
             for i, row in enumerate(active):
                 allowed = rules.apply(logits[i], written[row], max_new_tokens - left - 1, left)
@@ -159,6 +178,17 @@ def generate_ids(
                 feed, feed_mask = ids, mask
 
 
+def _last(
+    model: Generative, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
+) -> Tensor:
+    """The hidden state of the last token of each row; in pieces where the cache asks for them."""
+    hidden = torch.empty(0)
+    for piece in state.pieces(ids.shape[1]) if isinstance(state, SinkCache) else [slice(None)]:
+        part = None if mask is None else mask[:, piece]
+        hidden = model.body(ids[:, piece], part, state=state, memory=memory)[:, -1]
+    return hidden
+
+
 def read_sources(
     model: EncoderDecoderLM, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
 ) -> tuple[Memory, list[list[int]]]:
@@ -179,15 +209,16 @@ def read_sources(
         return model.encode(source, mask, remember=cache), [[frame.start] for _ in texts]
 
 
-def _limit(model: Model, longest: int, wanted: int | None) -> int:
-    room = sys.maxsize if model.context is None else model.context - longest
+def _limit(context: int | None, longest: int, wanted: int | None) -> int:
+    """How many tokens to write; `context` None has no end."""
     if wanted is not None and wanted < 1:
         raise UserError(f"--max-new-tokens {wanted}: must be at least 1")
+    if context is None:
+        return wanted or 256
+    room = context - longest
     if room < (wanted or 1):
         more = f" and {wanted} new ones" if wanted else ""
-        raise UserError(
-            f"a prompt of {longest} tokens{more} does not fit the model's context of {model.context} tokens"
-        )
+        raise UserError(f"a prompt of {longest} tokens{more} does not fit the model's context of {context} tokens")
     return min(room, 256) if wanted is None else wanted
 
 

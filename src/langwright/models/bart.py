@@ -90,7 +90,7 @@ def build(config: BartConfig, family: str, sinusoids: bool) -> EncoderDecoderLM:
         return branch(MLP(c.d_model, hidden, activation, bias=True, dropout=c.activation_dropout))
 
     def embedding(tied: nn.Parameter | None = None) -> Embedding:
-        scale = math.sqrt(c.d_model) if c.scale_embedding else 1.0
+        scale = math.sqrt(c.d_model) if c.scale_embedding else None
         return Embedding(
             c.vocab_size, c.d_model, None if sinusoids else c.max_position_embeddings + 2, c.dropout,
             norm=None if sinusoids else norm(), offset=2, scale=scale,
@@ -111,7 +111,7 @@ def build(config: BartConfig, family: str, sinusoids: bool) -> EncoderDecoderLM:
         )
         for _ in range(c.decoder_layers)
     ]
-    encoder, body = Stack(source, read, nn.Identity()), Stack(embedding(source.tokens), write, nn.Identity())
+    encoder, body = Stack(source, read, None), Stack(embedding(source.tokens), write, None)
     head = LanguageHead(c.vocab_size, c.d_model, source.tokens, offset=True)
     frame = Frame(
         c.decoder_start_token_id,

@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
+from langwright.models.encoder import Encoder
 from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.keymap import Entry
 
 Fields = dict[str, Any]
-Model = CausalLM | EncoderDecoderLM
+Generative = CausalLM | EncoderDecoderLM
+"""What writes texts."""
+Model = Generative | Encoder
 
 INERT = frozenset(
     [
@@ -34,6 +39,7 @@ INERT = frozenset(
         "problem_type",
         "return_dict",
         "task_specific_params",
+        "tokenizer_class",
         "torch_dtype",
         "transformers_version",
         "unk_token_id",
@@ -60,12 +66,33 @@ def check_sizes(config: Any, needed: Collection[str], optional: Collection[str] 
 
 
 @dataclass(frozen=True)
+class Head:
+    """A head that a family may carry instead of the one it is built with.
+
+    architecture: `architectures[0]` of files with it.
+    make: (config, token table, number of labels) -> the head, its parameters uninitialised.
+    keys: config -> its tensors on disk, our names beginning with "head.".
+    labelled: those of them that have a row a label; none for a head without labels.
+    copies: tensors that some files hold beside those they repeat, ours by our names.
+    """
+
+    architecture: str
+    make: Callable[[Any, nn.Parameter, int], nn.Module]
+    keys: Callable[[Any], list[Entry]]
+    labelled: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Family:
     """A row of the table of families.
 
     name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
     config: a frozen dataclass whose fields are the honoured ones, under their names in config.json.
     build: config -> model with uninitialised parameters. keys: config -> entries of the checkpoint.
+    task: what the head of `build` is for. heads: the other heads, by what they are for.
+    dropped_keys: beginnings of tensors of further heads, which are not built here.
+    renamed: endings of tensor names in older files, and what they are now.
     initialise: fills a new model's parameters. absent: honoured fields of `config` that this family's files lack.
     defaults: values of fields that the files leave out, where they differ from the dataclass.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
@@ -80,6 +107,10 @@ class Family:
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None]
     also: tuple[str, ...] = ()
+    task: str = "language"
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    dropped_keys: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     inert: Collection[str] = ()

@@ -1,35 +1,42 @@
 """The model folder: the Hugging Face layout plus langwright.json, written last."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.models import heads, sentences
 from langwright.models.decoder import CausalLM
-from langwright.models.families import FAMILIES
-from langwright.models.family import Family, Fields, Model
+from langwright.models.encoder import Encoder
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.family import Family, Fields, Generative, Model
+from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, to_disk
 from langwright.models.weights import SINGLE, open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 FORMAT_VERSION = 1
-TIED_COPY = "lm_head.weight"
-"""A head that is the embedding table needs no tensor of its own; some files hold a copy all the same."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def new_model(family: str, config: Any, seed: int = 0) -> Any:
-    """A model of the family's kind with fresh parameters in float32 on the CPU, filled as its paper says."""
+def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, labels: Sequence[str] = ()) -> Any:
+    """A model with fresh parameters in float32 on the CPU, filled as the family's paper says.
+
+    head, labels: as for `load_model`; the family's own head unless given.
+    """
+    row = FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = FAMILIES[family].build(config)
-        FAMILIES[family].initialise(model)
+        model = heads.build(row, config, head or row.task, labels)
+        row.initialise(model)
     return model
 
 
@@ -38,35 +45,99 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Model:
-    """The model of a folder, in eval mode.
+    """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
-    not understand them. Raises UserError naming the file and the field or tensor that is wrong; nothing is skipped.
+    not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
+    the family has it; the one that `architectures` names unless given. labels: of a new classifying head. What is new
+    is filled from `seed` and told; tensors of other heads are listed and dropped.
+    Raises UserError naming the file and the field or tensor that is wrong; nothing else is skipped.
     """
     folder = Path(folder)
-    family, config = load_config(folder, ignore_fields)
+    raw, family, config = _read_config(folder, ignore_fields)
+    where = str(folder / CONFIG)
+    layout = sentences.read(folder)
+    own = _own_head(raw, family, head, where)
+    if own == family.task and layout is not None:
+        own = heads.EMBEDDING
+    task = head or own or family.task
+    known = heads.labels_in_file(raw, where) if heads.is_labelled(family, task) and task == own else ()
+    fresh = task != own or (labels is not None and tuple(labels) != known)
     _check_record(folder)
-    model = family.build(config)
-    _fill(model, family, folder, device, dtype)
+    model = heads.build(family, config, task, labels or known)
+    if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
+        sentences.apply(layout, model)
+    if fresh:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if isinstance(model, EncoderDecoderLM):
+                family.initialise(model)
+            else:
+                normal(model.head, config.initializer_range)
+    _fill(model, family, folder, device, dtype, fresh, labels is not None)
     return model.eval()
 
 
-def load_decoder(
+def load_generative(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+) -> Generative:
+    """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
+    raw, family, _ = _read_config(Path(folder), ignore_fields)
+    task = heads.task_in_file(family, raw, str(Path(folder) / CONFIG))
+    if task != "language":
+        raise UserError(
+            f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
+            "this needs a causal language model such as gpt2 or llama"
+        )
+    model = load_model(folder, device, dtype, ignore_fields)
+    assert not isinstance(model, Encoder)
+    return model
+
+
+def load_one_stack(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+) -> CausalLM | Encoder:
+    """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
+    family, _ = load_config(Path(folder), ignore_fields)
+    if family in ENCODER_DECODERS:
+        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    model = load_model(folder, device, dtype, ignore_fields)
+    assert not isinstance(model, EncoderDecoderLM)
+    return model
+
+
+def load_language_model(
     folder: Path | str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
 ) -> CausalLM:
-    """As `load_model`, for those who need a decoder-only model: any other is a UserError."""
-    model = load_model(folder, device, dtype, ignore_fields)
-    if not isinstance(model, CausalLM):
-        raise UserError(f"{folder}: {model.family} is an encoder-decoder, and a decoder-only model is needed here")
+    """As `load_model`, for what continues a text: a model of one stack that writes."""
+    family, _ = load_config(Path(folder), ignore_fields)
+    if family in ENCODER_DECODERS:
+        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    model = load_generative(folder, device, dtype, ignore_fields)
+    assert isinstance(model, CausalLM)
     return model
 
 
 def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
     """The family of a model folder and its config."""
+    return _read_config(folder, ignore_fields)[1:]
+
+
+def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, Family, Any]:
+    """config.json as it is, the family it names, and the family's config."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give the path of a model folder")
     path = folder / CONFIG
@@ -79,12 +150,17 @@ def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Fami
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
-    for architecture in raw.get("architectures") or []:
-        if architecture not in (family.architecture, *family.also):
-            raise UserError(
-                f"{path}: architecture {architecture} is not supported for {name}, only {family.architecture}"
-            )
-    return family, family.parse(raw, str(path), ignore_fields)
+    return raw, family, family.parse(raw, str(path), ignore_fields)
+
+
+def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> str | None:
+    """What the head in the file is for; None where it is not built here and another is asked for."""
+    try:
+        return heads.task_in_file(family, raw, where)
+    except UserError:
+        if wanted is None:
+            raise
+        return None
 
 
 def _check_record(folder: Path) -> None:
@@ -104,42 +180,98 @@ def _check_record(folder: Path) -> None:
             raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
 
 
-def _fill(model: Model, family: Family, folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> None:
-    """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error."""
+def _fill(
+    model: Model,
+    family: Family,
+    folder: Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    fresh: bool,
+    relabelled: bool,
+) -> None:
+    """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
+
+    fresh: the head is not the file's, so that what the file lacks of it may stay new. relabelled: its last layer must.
+    """
     parameters = dict(model.named_parameters())
+    task = heads.task_of(model)
+    anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
+    new: list[str] = []
     with open_weights(folder) as (names, read):
-        left = {name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
-        for entry in family.keys(model.config):
+        present = {_present(name, family): name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
+        left = dict(present)
+        for entry in heads.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
-            if not found and entry.fallback in names:
-                found = [entry.fallback]
-            if not found and entry.zero_if_missing:
-                for parameter in ours:
-                    parameter.data = torch.zeros(parameter.shape, dtype=dtype or torch.float32, device=device)
-                continue
-            if not found:
-                raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
-            disk, tensor = found[0], read(found[0])
-            for copy in found[1:]:
-                if not torch.equal(read(copy), tensor):
-                    raise UserError(f'{folder}: tensor "{copy}" differs from "{disk}", to which {CONFIG} ties it')
-            left.difference_update(found)
-            shape = entry.shape([p.shape for p in ours])
-            if list(tensor.shape) != shape:
-                raise UserError(
-                    f'{folder}: tensor "{disk}" has shape {list(tensor.shape)}, the config asks for {shape}'
-                )
-            for parameter, piece in zip(ours, entry.split(tensor, [p.shape[0] for p in ours]), strict=True):
-                parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
-        if TIED_COPY in left and model.head.weight is model.body.embed.tokens:
-            left.remove(TIED_COPY)
-            if not torch.equal(read(TIED_COPY).to(model.head.weight), model.head.weight):
-                raise UserError(
-                    f'{folder}: tensor "{TIED_COPY}" differs from the embeddings, to which {CONFIG} ties it'
-                )
-        if left:
-            raise UserError(f'{folder}: tensor "{min(left)}" in the weights is not known for {family.name}')
+            own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
+            if entry.disk in anew or (not own and fresh and entry.ours[0].startswith("head.")):
+                new.append(entry.disk)
+                _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
+            elif not own and entry.zero_if_missing:
+                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
+            else:
+                tensor = _read_one(own, entry, [p.shape for p in ours], read, folder)
+                _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
+        _compare_copies(model, family, left, new, read, folder)
+        dropped = [name for disk, name in left.items() if heads.is_of_another_head(family, model.config, disk)]
+        for name in left.values():
+            if name not in dropped:
+                raise UserError(f'{folder}: tensor "{name}" in the weights is not known for {family.name}')
+    if dropped:
+        say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
+    if new:
+        say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
+
+
+def _read_one(
+    names: Sequence[str], entry: Entry, ours: Sequence[torch.Size], read: Callable[[str], Tensor], folder: Path
+) -> Tensor:
+    """The tensor of an entry, which a file may hold under several names if the copies are equal."""
+    if not names:
+        raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
+    name, tensor = names[0], read(names[0])
+    for copy in names[1:]:
+        if not torch.equal(read(copy), tensor):
+            raise UserError(f'{folder}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
+    shape = entry.shape(ours)
+    if list(tensor.shape) != shape:
+        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
+    return tensor
+
+
+def _set(
+    ours: Sequence[nn.Parameter], pieces: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None
+) -> None:
+    """Give parameters their numbers; their dtype is that of the numbers unless given."""
+    for parameter, piece in zip(ours, pieces, strict=True):
+        parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
+
+
+def _compare_copies(
+    model: Model,
+    family: Family,
+    left: dict[str, str],
+    new: Collection[str],
+    read: Callable[[str], Tensor],
+    folder: Path,
+) -> None:
+    """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
+    for disk, name in heads.copies(family, model).items():
+        if disk in left and name not in new:
+            parameter = model.get_parameter(name)
+            if not torch.equal(read(left.pop(disk)).to(parameter), parameter):
+                raise UserError(f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it')
+
+
+_WHAT = {"body.embed.tokens": "embeddings", "head.bias": "bias of the head"}
+
+
+def _present(name: str, family: Family) -> str:
+    """The name that a tensor of an older file has now."""
+    for old, now in family.renamed.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + now
+    return name
 
 
 def _names_in(names: Collection[str], entry: Entry, prefix: str) -> list[str]:
@@ -178,13 +310,18 @@ def save_parameters(
             "pad_token_id": tokenizer.pad_id,
         }
         tokenizer.save(folder)
-    fields = family.dump(model.config)
-    fields |= {name: value for name, value in roles.items() if value is not None or name not in fields}
-    write_json(folder / CONFIG, {**fields, "dtype": dtype})
-    write_json(folder / GENERATION, {name: value for name, value in roles.items() if value is not None})
-    write_tensors(folder / SINGLE, to_disk(family.keys(model.config), parameters))
-    files = [CONFIG, GENERATION, SINGLE] + [
-        n for n in ("tokenizer.json", "tokenizer_config.json") if (folder / n).exists()
-    ]
+    task = heads.task_of(model)
+    labels = heads.label_fields(model.labels) if isinstance(model, Encoder) else {}
+    fields = family.dump(model.config) | {"architectures": [heads.architecture(family, task)]} | labels
+    kept = fields if isinstance(model, Encoder) else [name for name in fields if roles.get(name) is None]
+    write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
+    files = [CONFIG, SINGLE]
+    if task == "language":
+        write_json(folder / GENERATION, {name: value for name, value in roles.items() if value is not None})
+        files.append(GENERATION)
+    write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))
+    if isinstance(model, Encoder) and task == heads.EMBEDDING:
+        files += sentences.write(folder, model)
+    files += [n for n in ("tokenizer.json", "tokenizer_config.json") if (folder / n).exists()]
     checksums = {name: sha256_file(folder / name) for name in files}
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **(record or {}), "checksums": checksums})

@@ -2,24 +2,18 @@
 
 from dataclasses import dataclass
 
+from langwright.models.checks import ACTIVATIONS, SUMMARY, check_choice, check_heads
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
+from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.stack import Block, Embedding, Residual, Stack
-
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
 
 
 @dataclass(frozen=True)
@@ -41,12 +35,8 @@ class GPT2Config:
 
     def __post_init__(self) -> None:
         check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), ("n_inner",))
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd = {self.n_embd} is not a multiple of n_head = {self.n_head}")
-        if self.activation_function not in ACTIVATIONS:
-            raise ValueError(
-                f"activation_function = {self.activation_function!r} is not one of {', '.join(ACTIVATIONS)}"
-            )
+        check_heads(self, "n_embd", "n_head")
+        check_choice(self, "activation_function")
 
 
 def build(config: GPT2Config) -> CausalLM:
@@ -99,17 +89,14 @@ GPT2 = Family(
     build=build,
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
+    heads={"sequence": last_token_head("GPT2ForSequenceClassification")},
     inert=(
         "_num_labels",
         "n_ctx",
         "n_special",
         "output_past",
         "predict_special_tokens",
-        "summary_activation",
-        "summary_first_dropout",
-        "summary_proj_to_labels",
-        "summary_type",
-        "summary_use_proj",
+        *SUMMARY,
     ),
     default_only={
         "reorder_and_upcast_attn": False,

@@ -1,7 +1,8 @@
 """How a family's parameters are named and laid out on disk."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ class Entry:
 
     disk: its name there. ours: our parameters, joined along the rows (one for a plain copy).
     transposed: the disk holds [inputs, outputs] (the Conv1D of GPT-2).
+    heads: the rows of the parts take turns head by head, this many times; None where one part follows the other.
     copies: other names under which files hold the same tensor, beside this one or in its place.
     fallback: a tensor that stands for it in files without it. zero_if_missing: files without it mean zeros.
     """
@@ -22,6 +24,7 @@ class Entry:
     disk: str
     ours: tuple[str, ...]
     transposed: bool = False
+    heads: int | None = None
     copies: tuple[str, ...] = ()
     fallback: str | None = None
     zero_if_missing: bool = False
@@ -29,7 +32,10 @@ class Entry:
     def split(self, tensor: Tensor, rows: Iterable[int]) -> list[Tensor]:
         """Our parameters out of the disk's tensor; `rows` are the first sizes of each."""
         upright = tensor.t() if self.transposed else tensor
-        return list(upright.split(list(rows)))
+        if self.heads is None:
+            return list(upright.split(list(rows)))
+        parts = upright.unflatten(0, (self.heads, len(self.ours), -1)).unbind(1)
+        return [part.flatten(0, 1) for part in parts]
 
     def shape(self, ours: Sequence[torch.Size]) -> list[int]:
         """The shape of the disk's tensor."""
@@ -38,8 +44,17 @@ class Entry:
 
     def join(self, tensors: list[Tensor]) -> Tensor:
         """The disk's tensor out of our parameters."""
-        joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        if self.heads is not None:
+            joined = torch.stack([x.unflatten(0, (self.heads, -1)) for x in tensors], 1).flatten(0, 2)
+        else:
+            joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         return (joined.t() if self.transposed else joined).contiguous()
+
+
+def affine(disk: str, *ours: str, bias: bool = True, transposed: bool = False, heads: int | None = None) -> list[Entry]:
+    """Weight and bias of a linear map or a norm; several of ours where the disk holds them fused."""
+    entries = [Entry(f"{disk}.weight", tuple(f"{name}.weight" for name in ours), transposed, heads)]
+    return entries + [Entry(f"{disk}.bias", tuple(f"{name}.bias" for name in ours), heads=heads)] * bias
 
 
 def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,14 +62,22 @@ def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[
     return {entry.disk: entry.join([parameters[name].detach() for name in entry.ours]) for entry in entries}
 
 
-def locate(entries: Iterable[Entry], parameters: Mapping[str, Tensor], disk: str) -> list[tuple[str, slice, bool]]:
-    """Where a tensor on disk lives in ours: (parameter, rows of the upright tensor, transposed) of each piece."""
+def locate(
+    entries: Iterable[Entry], parameters: Mapping[str, Tensor], disk: str
+) -> list[tuple[str, slice | Tensor, bool]]:
+    """Where a tensor on disk lives in ours: (parameter, rows of the upright tensor, transposed) of each piece.
+
+    The rows are a slice, or their numbers where parts take turns head by head.
+    """
     for entry in entries:
         if entry.disk == disk:
-            places, start = [], 0
-            for name in entry.ours:
-                stop = start + parameters[name].shape[0]
-                places.append((name, slice(start, stop), entry.transposed))
-                start = stop
-            return places
+            counts = [parameters[name].shape[0] for name in entry.ours]
+            if entry.heads is not None:
+                rows: Sequence[slice | Tensor] = replace(entry, transposed=False).split(
+                    torch.arange(sum(counts)), counts
+                )
+            else:
+                ends = list(accumulate(counts, initial=0))
+                rows = [slice(start, stop) for start, stop in pairwise(ends)]
+            return [(name, place, entry.transposed) for name, place in zip(entry.ours, rows, strict=True)]
     raise UserError(f'no tensor is named "{disk}" in this family')

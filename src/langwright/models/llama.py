@@ -1,6 +1,7 @@
 """The LLaMA line (Touvron et al., 2023): LLaMA, Mistral, Qwen2 and Qwen3, a few arguments apart."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,18 +10,22 @@ from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, Fields, check_sizes
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry
+from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import GLU
 from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
-from langwright.parts.positions import LinearScaling, Llama3Scaling, Rope
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.parts.positions import Rope
+from langwright.parts.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, YarnScaling
+from langwright.parts.stack import Block, Branch, Embedding, Residual, Stack
 
-ROPE_TYPES: dict[str, type[LinearScaling] | type[Llama3Scaling] | None] = {
+ROPE_TYPES: dict[str, Any] = {
     "default": None,
     "linear": LinearScaling,
     "llama3": Llama3Scaling,
+    "dynamic": DynamicScaling,
+    "yarn": YarnScaling,
 }
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -76,7 +81,14 @@ class LlamaConfig:
 
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
-        return rotary(self.rope_parameters, self.head_dim or self.hidden_size // self.num_attention_heads)
+        head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        return rotary(self.rope_parameters, head_dim, self.max_position_embeddings)
+
+    def context(self) -> int:
+        """How many positions the model reads: `max_position_embeddings`, and `factor` as many with dynamic scaling."""
+        scaling = self.rope().scaling
+        stretched = scaling.factor if isinstance(scaling, DynamicScaling) else 1
+        return int(stretched * self.max_position_embeddings)
 
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
@@ -84,26 +96,51 @@ class LlamaConfig:
         return self.sliding_window if sliding else None
 
 
-def rotary(parameters: Fields | None, head_dim: int) -> Rope:
-    """The rotary embedding that `rope_parameters` describe; ValueError for an unknown kind or key."""
+def rotary(parameters: Fields | None, head_dim: int, context: int) -> Rope:
+    """The rotary embedding that `rope_parameters` describe; ValueError for an unknown kind or key.
+
+    context: `max_position_embeddings`, the original length where `rope_parameters` names none.
+    """
     p = {"rope_type": "default", "rope_theta": 10_000.0, **(parameters or {})}
     kind, theta = p.pop("rope_type"), p.pop("rope_theta")
     if kind not in ROPE_TYPES:
         raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(ROPE_TYPES)}")
-    scaling = ROPE_TYPES[kind]
-    wanted = set() if scaling is None else {field.name for field in dataclasses.fields(scaling)}
-    for name in sorted(wanted ^ set(p)):
-        state = "missing" if name in wanted else "not known"
-        raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
     if head_dim % 2:
         raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
-    return Rope(head_dim, float(theta), None if scaling is None else scaling(**p))
+    return Rope(head_dim, float(theta), _scaling(kind, p, context))
 
 
-def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = False) -> CausalLM:
+def _scaling(kind: str, given: Fields, context: int) -> Scaling | None:
+    """The scaling of a kind, each of its fields given, or left out where it has a default."""
+    made = ROPE_TYPES[kind]
+    fields = () if made is None else dataclasses.fields(made)
+    names = {field.name for field in fields}
+    values = dict.fromkeys(names & {"original_max_position_embeddings"}, context) | given
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    for name in sorted((needed - set(values)) | (set(values) - names)):
+        state = "missing" if name in needed else "not known"
+        raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
+    if kind == "dynamic" and values["original_max_position_embeddings"] != context:
+        raise ValueError("rope_parameters of type 'dynamic': the original length is max_position_embeddings")
+    return None if made is None else made(**values)
+
+
+def gated(config: LlamaConfig) -> GLU:
+    """The usual feed-forward."""
+    return GLU(config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias)
+
+
+def build(
+    config: LlamaConfig,
+    family: str,
+    bias: str = "",
+    qk_norm: bool = False,
+    feedforward: Callable[[Any], Branch] = gated,
+) -> CausalLM:
     """Pre-norm blocks with RMSNorm, RoPE, grouped-query attention and a gated feed-forward.
 
     bias: projections that carry one beyond what `attention_bias` asks for. qk_norm: Qwen3's norm of each head.
+    feedforward: makes another one.
     """
     c = config
 
@@ -120,13 +157,13 @@ def build(config: LlamaConfig, family: str, bias: str = "", qk_norm: bool = Fals
             qk_norm=(lambda dim: Norm(dim, "rms", c.rms_norm_eps)) if qk_norm else None,
             dropout=c.attention_dropout,
         )
-        glu = GLU(c.hidden_size, c.intermediate_size, c.hidden_act, c.mlp_bias)
-        return Block(Residual(attention, norm()), Residual(glu, norm()), Bias(causal=True, window=c.window(layer)))
+        who = Bias(causal=True, window=c.window(layer))
+        return Block(Residual(attention, norm()), Residual(feedforward(c), norm()), who)
 
     embed = Embedding(c.vocab_size, c.hidden_size)
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
-    return CausalLM(family, c, c.max_position_embeddings, body, LanguageHead(c.vocab_size, c.hidden_size, tied))
+    return CausalLM(family, c, c.context(), body, LanguageHead(c.vocab_size, c.hidden_size, tied))
 
 
 def keys(config: LlamaConfig, bias: str = "", qk_norm: bool = False) -> list[Entry]:
@@ -208,6 +245,7 @@ def _family(name: str, architecture: str, bias: str = "", qk_norm: bool = False,
         initialise=lambda model: normal(model, model.config.initializer_range),
         ignored_keys=(".rotary_emb.inv_freq",),
         prefix="model.",
+        heads={"sequence": last_token_head(architecture.replace("ForCausalLM", "ForSequenceClassification"))},
         **rest,
     )
 
@@ -238,6 +276,7 @@ QWEN2 = _family(
     "Qwen2ForCausalLM",
     bias="qkv",
     absent=("attention_bias", "mlp_bias", "head_dim"),
+    default_only={"use_mrope": False},
     defaults={
         "vocab_size": 151936,
         "intermediate_size": 22016,

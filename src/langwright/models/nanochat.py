@@ -51,7 +51,9 @@ class NanoChatConfig:
 
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
-        forwards = rotary(self.rope_parameters, self.hidden_size // self.num_attention_heads)
+        forwards = rotary(
+            self.rope_parameters, self.hidden_size // self.num_attention_heads, self.max_position_embeddings
+        )
         return dataclasses.replace(forwards, backwards=True)
 
 

@@ -1,14 +1,13 @@
 """Named shapes, and the one dial: depth."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 from langwright.base.errors import UserError
-from langwright.models.families import DECODERS, ENCODER_DECODERS
+from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
-from langwright.models.nanochat import NanoChatConfig
+from langwright.models.llama import FULL, LlamaConfig
 
 
 def _gpt(layers: int, heads: int, width: int, context: int) -> tuple[str, GPT2Config]:
@@ -66,46 +65,69 @@ def preset(name: str, vocabulary: int, context: int | None, dropout: float) -> t
     return family, _fit(config, vocabulary, context, dropout)
 
 
+ROLES = {
+    "context": ("n_positions", "max_position_embeddings", "max_seq_len", "seq_length"),
+    "layers": ("n_layer", "num_hidden_layers", "num_layers", "n_layers"),
+    "heads": ("n_head", "num_attention_heads", "num_heads", "n_heads"),
+    "width": ("n_embd", "hidden_size", "d_model"),
+}
+"""What a shape is made of, under the names that families give it."""
+DROPOUT = (
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "emb_pdrop",
+    "resid_dropout", "embed_dropout", "attention_dropout", "hidden_dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob",
+)  # fmt: skip
+PLAIN = ("nanochat", "gpt_neo", "gpt_neox", "phi", "bert", "roberta")
+"""Families with an `intermediate_size` whose feed-forward is not gated."""
+
+
 def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: float, width: int | None = None) -> Any:
     """The config of the one dial: `depth` layers, 64 * depth wide (unless `width` is given), heads of 64.
 
-    The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal.
+    The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal; the
+    experts that a token passes are as wide together. Windows are left out, but for GPT-Neo's.
     """
-    if family not in DECODERS:
-        state = "is an encoder-decoder, which has no shape here" if family in ENCODER_DECODERS else "is not known"
-        raise UserError(f'family "{family}" {state}; choose one of {", ".join(DECODERS)}')
+    without = [made.name for made in ENCODER_DECODERS]
+    if family not in FAMILIES or family in without:
+        state = "is an encoder-decoder, which has no shape here" if family in without else "is not known"
+        raise UserError(
+            f'family "{family}" {state}; choose one of {", ".join(name for name in FAMILIES if name not in without)}'
+        )
     if depth < 1:
         raise UserError(f"--depth {depth}: a model has at least one layer")
+    made = FAMILIES[family]
     wide = width or 64 * depth
     heads = wide // 64
-    if family == "gpt2":
-        config: Any = GPT2Config(n_layer=depth, n_head=heads, n_embd=wide)
-    elif family == "nanochat":
-        config = NanoChatConfig(
-            num_hidden_layers=depth, hidden_size=wide, num_attention_heads=heads, intermediate_size=4 * wide
-        )
-    else:
-        config = LlamaConfig(
-            num_hidden_layers=depth, hidden_size=wide, num_attention_heads=heads, num_key_value_heads=heads,
-            head_dim=None if family == "qwen2" else 64, intermediate_size=-(-8 * wide // 3 // 64) * 64,
-            tie_word_embeddings=True,
-        )  # fmt: skip
-    return _fit(config, vocabulary, context, dropout)
+    known = {field.name for field in fields(made.config)} - set(made.absent)
+    shape = {_field(made.config, "layers"): depth, _field(made.config, "heads"): heads}
+    shape[_field(made.config, "width")] = wide
+    gated = -(-8 * wide // 3 // 64) * 64 // getattr(made.config, "num_experts_per_tok", 1)
+    usual = {
+        "num_key_value_heads": heads,
+        "head_dim": 64,
+        "intermediate_size": 4 * wide if family in PLAIN else gated,
+        **({"layer_types": (FULL,) * depth} if "layer_types" in known else {"sliding_window": None}),
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 64,
+    }
+    own = {name: value for name, value in usual.items() if name in known}
+    return _fit(made.config(**{**made.defaults, **shape, **own}), vocabulary, context, dropout)
 
 
 def _fit(config: Any, vocabulary: int, context: int | None, dropout: float) -> Any:
     """The same shape with this vocabulary, context and dropout."""
-    if isinstance(config, GPT2Config):
-        return replace(
-            config, vocab_size=vocabulary, n_positions=context or config.n_positions,
-            resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-        )  # fmt: skip
-    return replace(
-        config, vocab_size=vocabulary, max_position_embeddings=context or config.max_position_embeddings,
-        attention_dropout=dropout,
-    )  # fmt: skip
+    changes = {field.name: dropout for field in fields(config) if field.name in DROPOUT}
+    name = _field(config, "context")
+    longest = getattr(config, name) if context is None else context + getattr(config, "offset", 0)
+    return replace(config, **{"vocab_size": vocabulary, name: longest, **changes})
 
 
 def width(config: Any) -> int:
     """The width of the residual stream."""
-    return config.n_embd if isinstance(config, GPT2Config) else config.hidden_size
+    return int(getattr(config, _field(config, "width")))
+
+
+def _field(config: Any, role: str) -> str:
+    """The field of a family's config that plays this role."""
+    (name,) = {field.name for field in fields(config)} & set(ROLES[role])
+    return name

@@ -30,14 +30,17 @@ def linear_cross_entropy(
     weights: Float[Tensor, "*batch"],
     z_loss: float = 0.0,
     softcap: float | None = None,
+    bias: Float[Tensor, " vocabulary"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ, in nats.
+    """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ + bias, in nats.
 
     The logits are never held whole: each chunk of tokens gives its loss and its gradient in one visit, because the
     gradient of a softmax cross-entropy is known as soon as the logits are. log Z is the log of the softmax's
     denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022). softcap: of the logits, as in
     `parts.heads.LanguageHead`.
     """
+    if bias is not None:  # one more column, by which a hidden state of 1 is multiplied
+        hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat((weight, bias[:, None].to(weight.dtype)), 1)
     flat = hidden.reshape(-1, hidden.shape[-1])
     if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
         flat, weight = flat.detach(), weight.detach()

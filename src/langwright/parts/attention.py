@@ -50,19 +50,26 @@ def prefers_explicit(hidden: Tensor, keys: int) -> bool:
 
 
 def attend_explicitly(
-    q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0
+    q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0, softcap: float | None = None
 ) -> tuple[Queries, Float[Tensor, "batch heads queries keys"]]:
-    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form."""
+    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form.
+
+    softcap: squeezes the product into (-softcap, softcap), before the bias.
+    """
     if bias.causal or bias.allowed is not None:
         raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
     q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
-    if bias.scores is None:
-        scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
-    else:
+    added: Tensor | None = None
+    if bias.scores is not None:
         shared = bias.scores.shape[:2] == (1, 1)
         added = bias.scores[0] if shared else bias.scores.expand(batch, heads, -1, -1).flatten(0, 1)
+    if added is None or softcap is not None:
+        scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        scores = scores if added is None else scores + added
+    else:
         scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
     weights = scores.softmax(-1)
     mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
@@ -96,6 +103,8 @@ class Attention(nn.Module):
     scale: multiplies the scores, `head_dim ** -0.5` unless given.
     qk_norm: makes the norm over each head of q and of k, given the head's width; None for no norm.
     qk_norm_after_rope: whether it comes after the rotation (NanoChat) instead of before (Qwen3).
+    softcap: of the scores, before who sees whom is added (Gemma 2); the product is then always the explicit one.
+    clip: q, k and v are cut to [-clip, clip] (MPT).
     dropout: on the attention weights, in training only.
     memory_dim: width of a memory that keys and values are made of (cross-attention) in place of the input.
     """
@@ -110,6 +119,8 @@ class Attention(nn.Module):
         scale: float | None = None,
         qk_norm: Callable[[int], Norm] | None = None,
         qk_norm_after_rope: bool = False,
+        softcap: float | None = None,
+        clip: float | None = None,
         dropout: float = 0.0,
         memory_dim: int | None = None,
     ):
@@ -117,6 +128,7 @@ class Attention(nn.Module):
         self.memory_dim = memory_dim
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or dim // heads
         self.scale = self.head_dim**-0.5 if scale is None else scale
+        self.softcap, self.clip = softcap, clip
         self.dropout = dropout
         self.q = Linear(dim, self.heads * self.head_dim, "q" in bias)
         self.k = Linear(memory_dim or dim, self.kv_heads * self.head_dim, "k" in bias)
@@ -132,6 +144,8 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.clip is not None:
+            q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
         if not self.qk_norm_after_rope:
             q, k = self._norm_heads(q, k)
         if context.tables is not None:
@@ -160,8 +174,9 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix the values by the path that was chosen; weights go to the taps under the name `kind`."""
         dropout = self.dropout if self.training else 0.0
-        if explicit:
-            mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout)
+        if explicit or self.softcap is not None:
+            bias = bias.additive(q.shape[2], k.shape[2], q)
+            mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout, self.softcap)
             if context.taps is not None and context.taps.wants(kind):
                 context.taps.put(kind, context.layer, weights)
         elif bias.causal and not dropout and prefers_blocks(q):

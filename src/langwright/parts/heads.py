@@ -1,16 +1,28 @@
-"""From hidden states to logits."""
+"""From hidden states to what is asked of them: logits of tokens or labels, or one vector a text.
+
+`mask` [batch, time] is true where a token is real; None means all are. Heads that answer for every token pass it over.
+"""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from langwright.parts.feedforward import ACTIVATIONS
+from langwright.parts.linear import Linear
+from langwright.parts.norms import Norm
+
+Pooling = Literal["first", "last", "mean", "max"]
 
 
 class LanguageHead(nn.Module):
-    """logits = hidden Wᵀ. W is the token table itself when tied (Press and Wolf, 2017).
+    """logits = hidden Wᵀ + b. W is the token table itself when tied (Press and Wolf, 2017).
 
     softcap: logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
-    scale: multiplies the hidden states first. offset: a number is added to each logit that training leaves as it is.
+    scale: multiplies the hidden states first. bias: whether there is b.
+    offset: a number is added to each logit that training leaves as it is, as files of BART have it.
     """
 
     def __init__(
@@ -20,17 +32,128 @@ class LanguageHead(nn.Module):
         tied: nn.Parameter | None = None,
         softcap: float | None = None,
         scale: float = 1.0,
+        bias: bool = False,
         offset: bool = False,
     ):
         super().__init__()
         self.scale = scale
         self.offset = nn.Parameter(torch.empty(1, vocabulary), requires_grad=False) if offset else None
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
+        self.bias = nn.Parameter(torch.empty(vocabulary)) if bias else None
         self.softcap = softcap
 
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
-        logits = F.linear(scaled, self.weight.to(hidden.dtype))
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        logits = F.linear(scaled, self.weight.to(hidden.dtype), bias)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class HiddenHead(nn.Module):
+    """No head: the hidden states as they are."""
+
+    def forward(
+        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "*batch dim"]:
+        return hidden
+
+
+class MaskedHead(nn.Module):
+    """Logits of the token that a mask hides: norm(activation(dense(hidden))) Wᵀ + b (BERT, Devlin et al., 2018).
+
+    tied: W, the token table.
+    """
+
+    def __init__(self, dim: int, activation: str, norm: Norm, tied: nn.Parameter):
+        super().__init__()
+        self.dense = Linear(dim, dim, bias=True)
+        self.activation = ACTIVATIONS[activation]
+        self.norm = norm
+        self.weight = tied
+        self.bias = nn.Parameter(torch.empty(tied.shape[0]))
+
+    def forward(
+        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "*batch vocabulary"]:
+        found = self.norm(self.activation(self.dense(hidden)))
+        return F.linear(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+
+
+class SequenceHead(nn.Module):
+    """Logits of the labels of a whole text, from one of its hidden states.
+
+    pooling: which: "first" ([CLS] of BERT) or "last" (of a causal model, where no earlier one has seen it all).
+    dense: whether a layer with tanh comes first, such as BERT's pooler. bias: of the last layer.
+    dropout: before the last layer. input_dropout: before the dense layer.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        labels: int,
+        pooling: Pooling = "first",
+        dense: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.pooling = pooling
+        self.dense = Linear(dim, dim, bias=True) if dense else None
+        self.output = Linear(dim, labels, bias)
+        self.dropout, self.input_dropout = dropout, input_dropout
+
+    def forward(
+        self, hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch labels"]:
+        x = F.dropout(pool(hidden, mask, self.pooling), self.input_dropout, self.training)
+        if self.dense is not None:
+            x = torch.tanh(self.dense(x))
+        return self.output(F.dropout(x, self.dropout, self.training))
+
+
+class TokenHead(nn.Module):
+    """Logits of labels for every token. With two labels, where an answer begins and ends, it finds spans."""
+
+    def __init__(self, dim: int, labels: int, dropout: float = 0.0):
+        super().__init__()
+        self.output = Linear(dim, labels, bias=True)
+        self.dropout = dropout
+
+    def forward(
+        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "*batch labels"]:
+        return self.output(F.dropout(hidden, self.dropout, self.training))
+
+
+class EmbeddingHead(nn.Module):
+    """One vector a text (Reimers and Gurevych, 2019). normalise: to length 1, so that products are cosines."""
+
+    def __init__(self, pooling: Pooling = "mean", normalise: bool = True):
+        super().__init__()
+        self.pooling = pooling
+        self.normalise = normalise
+
+    def forward(
+        self, hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        x = pool(hidden, mask, self.pooling)
+        return F.normalize(x, dim=-1) if self.normalise else x
+
+
+def pool(
+    hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None, pooling: Pooling
+) -> Float[Tensor, "batch dim"]:
+    """One vector a row out of those of its real tokens: the first, the last, their mean, or their largest numbers."""
+    real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
+    if pooling == "mean":
+        weights = real.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    if pooling == "max":
+        return hidden.masked_fill(~real.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(1)
+    counted = real.long().cumsum(1)
+    wanted = counted == (1 if pooling == "first" else counted[:, -1:])
+    at = wanted.long().argmax(1)  # the first slot that has counted so many
+    return hidden[torch.arange(len(hidden), device=hidden.device), at]

@@ -14,10 +14,20 @@ class Norm(nn.Module):
     kind: "layer" subtracts the mean and divides by the standard deviation; "rms" divides by the root mean square.
     eps: added to the variance (or mean square) before the root.
     weight, bias: whether there is a learned scale and shift.
+    plus_one: the scale is 1 + weight, multiplied before the result is rounded (Gemma).
     """
 
-    def __init__(self, dim: int, kind: Literal["layer", "rms"], eps: float, weight: bool = True, bias: bool = False):
+    def __init__(
+        self,
+        dim: int,
+        kind: Literal["layer", "rms"],
+        eps: float,
+        weight: bool = True,
+        bias: bool = False,
+        plus_one: bool = False,
+    ):
         super().__init__()
+        self.plus_one = plus_one
         self.kind = kind
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(dim)) if weight else None
@@ -27,6 +37,9 @@ class Norm(nn.Module):
         weight = None if self.weight is None else self.weight.to(x.dtype)
         if self.kind == "layer":
             return F.layer_norm(x, x.shape[-1:], weight, None if self.bias is None else self.bias.to(x.dtype), self.eps)
+        if self.plus_one and self.weight is not None:
+            wide = _wide(x)
+            return (_rms(x.to(wide), self.eps) * (1 + self.weight.to(wide))).to(x.dtype)
         if x.requires_grad and not torch.compiler.is_compiling():
             normed = _RootMeanSquare.apply(x, self.eps)  # type: ignore[no-untyped-call]
         else:

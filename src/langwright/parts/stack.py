@@ -45,14 +45,17 @@ class Residual(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        y = self.branch(x, context)
+        return x + y if self.out_norm is None else self.out_norm(x + y)
+
+    def branch(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        """What is added to x."""
         y = self.fn(x if self.in_norm is None else self.in_norm(x), context)
         if self.res_norm is not None:
             y = self.res_norm(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        if self.gate is not None:
-            y = self.gate(y)
-        return x + y if self.out_norm is None else self.out_norm(x + y)
+        return y if self.gate is None else self.gate(y)
 
 
 class Block(nn.Module):
@@ -75,14 +78,32 @@ class Block(nn.Module):
         return self.feedforward(x, context)
 
 
-class Embedding(nn.Module):
-    """Token vectors, plus learned position vectors where the family has them.
+class ParallelBlock(nn.Module):
+    """One layer whose two branches read the same input: y = x + attention(x) + feedforward(x) (GPT-J, 2021).
 
+    in_norm: a norm that both branches share; None where each branch has its own.
+    """
+
+    def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, in_norm: nn.Module | None = None):
+        super().__init__()
+        self.in_norm = in_norm
+        self.attention = attention
+        self.feedforward = feedforward
+        self.bias = bias
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        read = x if self.in_norm is None else self.in_norm(x)
+        return x + self.attention.branch(read, context) + self.feedforward.branch(read, context)
+
+
+class Embedding(nn.Module):
+    """Token vectors, plus learned position vectors and vectors of token types where the family has them.
+
+    scale: multiplies the token vectors, rounded to their dtype (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
-    norm: of the sum, where the family has one.
-    offset: rows of the position table before that of position 0 (BART).
-    scale: multiplies the token vectors. sinusoids: fixed position vectors in place of a table.
-    tied: a table of token vectors that another stack owns.
+    norm: of the sum, where the family has one. types: how many token types there are.
+    offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
+    sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
     """
 
     def __init__(
@@ -92,35 +113,45 @@ class Embedding(nn.Module):
         positions: int | None = None,
         dropout: float = 0.0,
         norm: nn.Module | None = None,
+        types: int | None = None,
         offset: int = 0,
-        scale: float = 1.0,
+        scale: float | None = None,
         sinusoids: Sinusoids | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
+        self.scale = scale
         self.norm = norm
-        self.offset, self.scale, self.sinusoids = offset, scale, sinusoids
+        self.offset, self.sinusoids = offset, sinusoids
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
+        self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
 
     def forward(
-        self, ids: Int[Tensor, "batch time"], positions: Int[Tensor, "#batch time"]
+        self,
+        ids: Int[Tensor, "batch time"],
+        positions: Int[Tensor, "#batch time"],
+        types: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         x = F.embedding(ids, self.tokens)
-        if self.scale != 1:
-            x = x * self.scale
+        if self.scale is not None:
+            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
         if self.positions is not None:
-            x = x + F.embedding(positions + self.offset, self.positions)
+            x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
         if self.sinusoids is not None:
             x = x + self.sinusoids(positions).to(x.dtype)
+        if self.types is None and types is not None:
+            raise ValueError("this model knows no token types")
+        if self.types is not None:
+            x = x + (self.types[0] if types is None else F.embedding(types, self.types))
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 class Stack(nn.Module):
-    """Embedding, blocks and final norm: ids [B, T] -> hidden [B, T, D].
+    """Embedding, blocks and final norm (None after post-norm blocks): ids [B, T] -> hidden [B, T, D].
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
@@ -129,8 +160,8 @@ class Stack(nn.Module):
     def __init__(
         self,
         embed: Embedding,
-        blocks: Sequence[Block],
-        final_norm: nn.Module,
+        blocks: Sequence[Block | ParallelBlock],
+        final_norm: nn.Module | None,
         rope: Rope | None = None,
         dropout: float = 0.0,
     ):
@@ -152,6 +183,7 @@ class Stack(nn.Module):
         segments: Int[Tensor, "batch time"] | None = None,
         state: State | None = None,
         taps: Taps | None = None,
+        types: Int[Tensor, "batch time"] | None = None,
         memory: Memory | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         """Hidden states after the final norm.
@@ -159,12 +191,13 @@ class Stack(nn.Module):
         mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
         positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
         state: memory of earlier calls, which this call extends; it knows the positions itself.
+        types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
         """
         if self.max_positions is not None and ids.shape[1] > self.max_positions:
             raise ValueError(f"{ids.shape[1]} tokens do not fit the {self.max_positions} learned positions")
         places, query_positions = self._places(ids, mask, positions, segments, state)
-        x = self.embed(ids, query_positions)
+        x = self.embed(ids, query_positions, types)
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
@@ -175,7 +208,8 @@ class Stack(nn.Module):
             x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
-        return F.dropout(self.final_norm(x), self.dropout, self.training)
+        x = x if self.final_norm is None else self.final_norm(x)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def _cross(self, memory: Memory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
         """The memory and its padding, lowered once for all layers."""

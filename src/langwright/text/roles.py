@@ -8,7 +8,10 @@ from langwright.base.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 
-_KEYS = {"bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token"}
+_KEYS = {
+    "bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token",
+    "cls": "cls_token", "sep": "sep_token", "mask": "mask_token",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,17 @@ class Roles:
     eos: ends a document.
     pad: fills a batch where there is no text.
     unknown: stands for what the vocabulary cannot say; byte-level tokenizers need none.
+    cls: stands before a text that is read as a whole. sep: ends it, or parts a pair.
+    mask: hides a token that is to be guessed.
     """
 
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
     unknown: str | None = None
+    cls: str | None = None
+    sep: str | None = None
+    mask: str | None = None
 
     def config(self) -> dict[str, str]:
         """The roles as `tokenizer_config.json` names them, without those that are not played."""

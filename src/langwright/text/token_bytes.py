@@ -34,13 +34,18 @@ class Spelling:
 
 
 def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
-    """Understand the `decoder` entry of a `tokenizer.json`: byte-level, or SentencePiece's spaces and byte tokens.
+    """Understand the `decoder` of a `tokenizer.json`: byte-level, SentencePiece, WordPiece, or GPT-1's ends of words.
 
-    where: the tokenizer's file, for the error.
-    Raises UserError for a decoder whose tokens have no bytes of their own, such as WordPiece.
+    The latter two do not keep the spaces of a text: a word has one in front (WordPiece) or at its end (GPT-1).
+    where: the tokenizer's file, for the error. Raises UserError for any other decoder.
     """
     steps = list(_steps(decoder))
     kinds = [step["type"] for step in steps]
+    match steps:
+        case [{"type": "WordPiece", "prefix": str(inside)}]:
+            return Spelling(lambda token: _spell_word_piece(token, inside), strips_space=True)
+        case [{"type": "BPEDecoder", "suffix": str(end)}]:
+            return Spelling(lambda token: (token.removesuffix(end) + " " * token.endswith(end)).encode())
     if kinds == ["ByteLevel"]:
         return Spelling(_spell_byte_level)
     replacements: dict[str, str] = {}
@@ -76,6 +81,10 @@ def _spell_byte_level(token: str) -> bytes:
         return bytes(BYTE_OF_CHARACTER[character] for character in token)
     except KeyError:  # a token added as plain text
         return token.encode()
+
+
+def _spell_word_piece(token: str, inside: str) -> bytes:
+    return (token.removeprefix(inside) if token.startswith(inside) else " " + token).encode()
 
 
 def _piece_speller(replacements: Mapping[str, str], byte_fallback: bool) -> Callable[[str], bytes]:

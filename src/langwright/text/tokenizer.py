@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, final
 
 import tokenizers
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
 from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
-from langwright.text.token_bytes import BYTE_OF_CHARACTER, read_spelling
+from langwright.text.sentencepiece import read_sentencepiece
+from langwright.text.token_bytes import read_spelling
+from langwright.text.vocabularies import read_merges_and_vocabulary, read_wordpiece
 
 PIECE_CHARACTERS = 1 << 14
 
@@ -30,7 +29,8 @@ class Tokenizer:
     """Text to token ids and back.
 
     Plain text stays text: `<|endoftext|>` inside a string is never turned into the special token; special tokens
-    are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`; None where the tokenizer has none).
+    are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`, `cls_id`, `sep_id`, `mask_id`; None where the
+    tokenizer has none), or by `frame`.
     """
 
     def __init__(
@@ -57,6 +57,9 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (
             self._role_id(token, where) for token in (roles.bos, roles.eos, roles.pad, roles.unknown)
         )
+        self.cls_id, self.sep_id, self.mask_id = (
+            self._role_id(token, where) for token in (roles.cls, roles.sep, roles.mask)
+        )
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.special_ids = frozenset(self._special)
 
@@ -76,6 +79,20 @@ class Tokenizer:
                 _refuse_surrogates(text)
             raise
         return [encoding.ids for encoding in encodings]
+
+    def frame(self, text: str, second: str | None = None, *, named: bool = False) -> tuple[list[int], list[int]]:
+        """The ids of a text, or of a pair, between the special tokens that encoders were trained with; and their types.
+
+        named: the names of special tokens in the text mean those tokens, as in "The capital of France is [MASK]."
+        """
+        for part in (text, second or ""):
+            _refuse_surrogates(part)
+        self._backend.encode_special_tokens = not named
+        try:
+            encoding = self._backend.encode(text, second, add_special_tokens=True)
+        finally:
+            self._backend.encode_special_tokens = True
+        return encoding.ids, encoding.type_ids
 
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
         """Cut a text into pieces of about `size` characters whose ids, joined, are the ids of the whole text.
@@ -182,25 +199,34 @@ class StreamDecoder:
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer in a folder: `tokenizer.json`, or GPT-2's `vocab.json` with `merges.txt`.
+    """The tokenizer in a folder: `tokenizer.json`, or the files of its authors.
 
-    Roles come from `tokenizer_config.json`, then `special_tokens_map.json`. Where neither names any, GPT-2's
-    convention holds: `<|endoftext|>` both begins and ends a document, and there is no padding token.
+    Those are `vocab.json` with `merges.txt` (GPT-1, GPT-2, RoBERTa), `vocab.txt` (BERT), and SentencePiece's
+    `tokenizer.model` or `spiece.model`. Roles come from `tokenizer_config.json`, then `special_tokens_map.json`. Where
+    neither names any, the authors' convention holds: GPT-2's `<|endoftext|>` both begins and ends a document, and
+    there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and `[UNK]`.
     Raises UserError naming the file that is missing or broken.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a folder that holds a tokenizer")
+    config, roles = _read_config(folder)
     if (folder / "tokenizer.json").exists():
         backend = _read_backend(folder / "tokenizer.json")
+        usual = Roles() if backend.token_to_id(END_OF_TEXT) is None else Roles(bos=END_OF_TEXT, eos=END_OF_TEXT)
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        backend = _read_gpt2(folder / "vocab.json", folder / "merges.txt")
+        backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
+    elif (folder / "vocab.txt").exists():
+        backend, usual = read_wordpiece(folder / "vocab.txt", config)
     else:
-        raise UserError(f"{folder}: no tokenizer here; needed is tokenizer.json, or vocab.json with merges.txt")
-    config, roles = _read_config(folder)
-    if roles == Roles() and backend.token_to_id(END_OF_TEXT) is not None:
-        roles = Roles(bos=END_OF_TEXT, eos=END_OF_TEXT)
-    return Tokenizer(backend, roles, config, where=str(folder))
+        models = [folder / name for name in ("tokenizer.model", "spiece.model") if (folder / name).exists()]
+        if not models:
+            raise UserError(
+                f"{folder}: no tokenizer here; needed is tokenizer.json, vocab.json with merges.txt, vocab.txt, "
+                "tokenizer.model or spiece.model"
+            )
+        backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
+    return Tokenizer(backend, usual if roles == Roles() else roles, config, where=str(folder))
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -209,42 +235,6 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(json.dumps(layout))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
-
-
-def _read_gpt2(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
-    ids = read_json(vocabulary, "the vocabulary")
-    if not isinstance(ids, dict) or not all(isinstance(id, int) for id in ids.values()):
-        raise UserError(f"{vocabulary}: the vocabulary must map each token to its id")
-    if missing := [f"{byte:#04x}" for character, byte in BYTE_OF_CHARACTER.items() if character not in ids]:
-        raise UserError(f"{vocabulary}: the vocabulary lacks {len(missing)} of the 256 bytes, {missing[0]} first")
-    try:
-        backend = tokenizers.Tokenizer(BPE(vocab=ids, merges=_read_merges(merges)))
-    except UserError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{merges}: does not fit {vocabulary.name}: {error}") from None
-    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    backend.decoder = ByteLevelDecoder()
-    if END_OF_TEXT in ids:
-        backend.add_special_tokens([END_OF_TEXT])
-    return backend
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: bad byte at offset {error.start}") from None
-    pairs = []
-    for number, line in enumerate(lines, start=1):
-        if not line or (number == 1 and line.startswith("#version")):
-            continue
-        match line.split(" "):
-            case [left, right]:
-                pairs.append((left, right))
-            case _:
-                raise UserError(f"{path}:{number}: a merge is two tokens with one space between, not {line!r}")
-    return pairs
 
 
 def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:

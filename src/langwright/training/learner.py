@@ -55,7 +55,11 @@ class Learner:
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""
-        return torch.nn.utils.clip_grad_norm_(self.masters.parameters, self.clip_norm or float("inf"), foreach=True)
+        moved = [p for p in self.masters.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None], foreach=True)
+        if self.clip_norm and norm > self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm, foreach=True)
+        return norm
 
     def step(self, factor: float) -> None:
         """Change the weights with `factor` times the peak learning rates."""

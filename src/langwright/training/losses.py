@@ -1,18 +1,29 @@
 """Objectives as the loop wants them: (model, batch) -> sum of the weighted losses."""
 
+import torch
 from torch import Tensor
 
 from langwright.models.decoder import CausalLM
 from langwright.objectives.batch import Batch
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.moe import MoE
+from langwright.parts.state import Taps
 from langwright.training.learner import Loss
 
 
 def causal(z_loss: float = 0.0) -> Loss:
-    """Next-token cross-entropy in nats, without ever holding all logits."""
+    """Next-token cross-entropy in nats, without ever holding all logits.
+
+    Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
+    """
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
-        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments)
-        return linear_cross_entropy(hidden, model.head.weight, batch.targets, batch.weights, z_loss, model.head.softcap)
+        taps = Taps("auxiliary") if any(isinstance(m, MoE) and m.balance for m in model.modules()) else None
+        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
+        head = model.head
+        total = linear_cross_entropy(hidden, head.weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias)
+        if taps is None:
+            return total
+        return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
 
     return loss

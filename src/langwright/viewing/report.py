@@ -116,6 +116,14 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """The share of each part in the time of a training step, in the order to show; `about` says of which steps."""
+
+    shares: Mapping[str, float]
+    about: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report may show.
 
@@ -137,13 +145,14 @@ class Report:
     parsing: Parsing | None = None
     finetuning: FineTuning | None = None
     attention: Attention | None = None
+    spending: Spending | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     card: Mapping[str, str] = field(default_factory=dict)
 
 
 def report(data: Report) -> str:
     """The report as the text of an HTML file."""
-    makers = (_result, _learning, _writing, _finetuning, _attention, _settings, _card)
+    makers = (_result, _learning, _writing, _finetuning, _attention, _time, _settings, _card)
     sections = [section for make in makers if (section := make(data))]
     return page(data.title, sections, data.lead, data.overline, _facts(data.facts))
 
@@ -263,6 +272,14 @@ def _attention(data: Report) -> Section | None:
         return None
     shown = attention_figure(data.attention.weights, data.attention.tokens)
     return Section("attention-of-a-layer", "Attention", shown, data.attention.about)
+
+
+def _time(data: Report) -> Section | None:
+    if data.spending is None or not data.spending.shares:
+        return None
+    rows = [Bar(part, share) for part, share in data.spending.shares.items()]
+    chart = bars(rows, ("Part", "Share", "Remark"), percent)
+    return Section("time", "Where the time goes", chart, data.spending.about)
 
 
 def _settings(data: Report) -> Section | None:

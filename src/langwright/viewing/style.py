@@ -131,6 +131,14 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
 .row rect { fill: transparent; }
 .row:hover rect { stroke: var(--second); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .token text { font-family: var(--mono); font-size: inherit; fill: var(--ink); }
+.layer { display: grid; grid-template-columns: 6.5rem 1fr; gap: 1rem; padding: .625rem 0;
+  border-bottom: 1px solid var(--line); }
+.layer h3 { margin: 0; font-size: .8125rem; font-weight: 600; color: var(--soft); }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.5rem, 7.5rem)); gap: .75rem; }
+.maps figure { margin: 0; } .maps svg { display: block; width: 100%; background: var(--card); }
+.maps figcaption { margin: .25rem 0 0; font-size: .75rem; }
+.cold { fill: var(--second); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.hidden-key { fill: var(--line); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .heat-key { margin: 1rem 0 0; }
 .cautions { margin: 1.5rem 0 0; padding-left: 1.125rem; color: var(--soft); font-size: .875rem; max-width: 50em; }
 .cautions li { margin: .25rem 0; }
@@ -151,6 +159,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
   .large svg { max-width: 100%; }
   .pair, .definitions { grid-template-columns: 1fr 1fr; }
   .heads { grid-template-columns: repeat(6, 1fr); }
+  .layer { break-inside: avoid; }
   figure, article, tr, .bars, .definitions div, .heads label, .cautions { break-inside: avoid; }
   h2, h3, .section-lead { break-after: avoid; }
 }

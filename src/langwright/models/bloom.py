@@ -1,0 +1,100 @@
+"""BLOOM (BigScience, 2022): ALiBi instead of positions, and a norm of the embedding."""
+
+from dataclasses import dataclass
+
+from langwright.models.checks import check_heads
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, Fields, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry, affine
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Alibi, Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+
+@dataclass(frozen=True)
+class BloomConfig:
+    """The honoured fields, under their names in config.json.
+
+    seq_length: what it was trained on; positions have no end.
+    """
+
+    vocab_size: int = 250880
+    hidden_size: int = 64
+    n_layer: int = 2
+    n_head: int = 8
+    seq_length: int = 2048
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_sizes(self, ("vocab_size", "hidden_size", "n_layer", "n_head", "seq_length"))
+        check_heads(self, "hidden_size", "n_head")
+
+
+def build(config: BloomConfig) -> CausalLM:
+    """Pre-norm blocks with LayerNorm, ALiBi, biases everywhere, and a tied head."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.hidden_size, "layer", c.layer_norm_epsilon, bias=True)
+
+    def block() -> Block:
+        attention = Attention(c.hidden_size, c.n_head, bias="qkvo", dropout=c.attention_dropout)
+        mlp = MLP(c.hidden_size, 4 * c.hidden_size, "gelu_tanh", bias=True)
+        first, second = (Residual(fn, in_norm=norm(), dropout=c.hidden_dropout) for fn in (attention, mlp))
+        return Block(first, second, Bias(causal=True, term=Alibi(c.n_head)))
+
+    embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
+    body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
+    return CausalLM("bloom", c, c.seq_length, body, LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens))
+
+
+def keys(config: BloomConfig) -> list[Entry]:
+    """q, k, v are fused in query_key_value, in turns head by head."""
+    entries = [Entry("transformer.word_embeddings.weight", ("body.embed.tokens",))]
+    entries += affine("transformer.word_embeddings_layernorm", "body.embed.norm")
+    for i in range(config.n_layer):
+        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        qkv = (f"{attention}.fn.{x}" for x in "qkv")
+        entries += affine(f"{disk}.self_attention.query_key_value", *qkv, heads=config.n_head)
+        entries += affine(f"{disk}.self_attention.dense", f"{attention}.fn.output")
+        entries += affine(f"{disk}.input_layernorm", f"{attention}.in_norm")
+        entries += affine(f"{disk}.mlp.dense_h_to_4h", f"{mlp}.fn.input")
+        entries += affine(f"{disk}.mlp.dense_4h_to_h", f"{mlp}.fn.output")
+        entries += affine(f"{disk}.post_attention_layernorm", f"{mlp}.in_norm")
+    return entries + affine("transformer.ln_f", "body.final_norm")
+
+
+def read(raw: Fields) -> Fields:
+    """Names of the files on the Hub."""
+    hub = {"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"}
+    return {hub.get(name, name): value for name, value in raw.items()}
+
+
+BLOOM = Family(
+    name="bloom",
+    architecture="BloomForCausalLM",
+    config=BloomConfig,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    inert=(
+        "attention_softmax_in_fp32",
+        "bias_dropout_fusion",
+        "masked_softmax_fusion",
+        "offset_alibi",
+        "pretraining_tp",
+        "skip_bias_add",
+        "skip_bias_add_qkv",
+        "slow_but_exact",
+    ),
+    default_only={"apply_residual_connection_post_layernorm": False, "n_inner": None, "tie_word_embeddings": True},
+    prefix="transformer.",
+    read=read,
+)

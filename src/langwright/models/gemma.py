@@ -1,0 +1,156 @@
+"""Gemma and Gemma 2 (Google, 2024): scaled embeddings, wide heads, 1 + weight in norms; caps and sandwiches in 2."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, Fields
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry
+from langwright.models.llama import FULL, SLIDING, LlamaConfig
+from langwright.models.llama import keys as llama_keys
+from langwright.models.llama import read as read_llama
+from langwright.models.llama import write as write_llama
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import GLU
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+GELU = "gelu_pytorch_tanh"
+
+
+@dataclass(frozen=True)
+class GemmaConfig(LlamaConfig):
+    """The honoured fields of LLaMA, and those that Gemma 2 adds.
+
+    query_pre_attn_scalar: scores are divided by its root; None means the width of a head.
+    """
+
+    query_pre_attn_scalar: float | None = None
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+
+
+def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
+    """The blocks of LLaMA with Gemma's norm. sandwich: a norm after each branch as well, before it is added."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.hidden_size, "rms", c.rms_norm_eps, plus_one=True)
+
+    def block(layer: int) -> Block:
+        attention = Attention(
+            c.hidden_size,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+            bias="qkvo" if c.attention_bias else "",
+            scale=None if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar**-0.5,
+            softcap=c.attn_logit_softcapping,
+            dropout=c.attention_dropout,
+        )
+        glu = GLU(c.hidden_size, c.intermediate_size, "gelu_tanh")
+        first, second = (Residual(fn, norm(), norm() if sandwich else None) for fn in (attention, glu))
+        return Block(first, second, Bias(causal=True, window=c.window(layer)))
+
+    embed = Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5)
+    body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
+    tied = embed.tokens if c.tie_word_embeddings else None
+    head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)
+    return CausalLM(family, c, c.max_position_embeddings, body, head)
+
+
+def keys(config: GemmaConfig, sandwich: bool) -> list[Entry]:
+    """LLaMA's names; the norm after attention is another one where there is a norm after each branch."""
+    entries = llama_keys(config)
+    if not sandwich:
+        return entries
+    before, after = "post_attention_layernorm", "pre_feedforward_layernorm"
+    entries = [replace(entry, disk=entry.disk.replace(before, after)) for entry in entries]
+    for i in range(config.num_hidden_layers):
+        for branch in ("attention", "feedforward"):
+            disk, ours = f"model.layers.{i}.post_{branch}_layernorm", f"body.blocks.{i}.{branch}.res_norm"
+            entries.append(Entry(f"{disk}.weight", (f"{ours}.weight",)))
+    return entries
+
+
+def read(raw: Fields) -> Fields:
+    """As LLaMA's; the first files say `gelu` and mean the tanh form; layers of Gemma 2 see a window in turns."""
+    fields = read_llama(raw)
+    for name in ("hidden_act", "hidden_activation"):
+        if fields.get(name) in (None, "gelu"):
+            fields.pop(name, None)
+    return fields
+
+
+def read_2(raw: Fields) -> Fields:
+    """As `read`; unless the file says otherwise, layers see a window and everything in turns."""
+    fields = read(raw)
+    if fields.get("layer_types") is None:
+        layers = fields.get("num_hidden_layers", 26)
+        fields["layer_types"] = tuple((SLIDING, FULL)[i % 2] for i in range(layers))
+    return fields
+
+
+def write(fields: Fields) -> Fields:
+    """As LLaMA's, with the activation under both names."""
+    return {**write_llama(fields), "hidden_act": GELU, "hidden_activation": GELU}
+
+
+GEMMA = Family(
+    name="gemma",
+    architecture="GemmaForCausalLM",
+    config=GemmaConfig,
+    build=partial(build, family="gemma", sandwich=False),
+    keys=partial(keys, sandwich=False),
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    absent=(
+        "hidden_act",
+        "mlp_bias",
+        "sliding_window",
+        "layer_types",
+        "query_pre_attn_scalar",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+    ),
+    defaults={
+        "vocab_size": 256000,
+        "hidden_size": 3072,
+        "intermediate_size": 24576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
+    ignored_keys=(".rotary_emb.inv_freq",),
+    prefix="model.",
+    read=read,
+    write=write,
+)
+GEMMA2 = replace(
+    GEMMA,
+    name="gemma2",
+    architecture="Gemma2ForCausalLM",
+    build=partial(build, family="gemma2", sandwich=True),
+    keys=partial(keys, sandwich=True),
+    absent=("hidden_act", "mlp_bias"),
+    defaults={
+        **GEMMA.defaults,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    inert=("cache_implementation", "sliding_window_size"),
+    read=read_2,
+)

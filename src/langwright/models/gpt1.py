@@ -1,0 +1,94 @@
+"""GPT (Radford et al., 2018): norms after each branch, and none at the end."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from langwright.models.checks import SUMMARY, check_choice, check_heads
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry, affine
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+"""What this family calls gelu is the tanh approximation."""
+
+
+@dataclass(frozen=True)
+class GPT1Config:
+    """The honoured fields, under their names in config.json."""
+
+    vocab_size: int = 40478
+    n_positions: int = 512
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    afn: str = "gelu"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
+        check_heads(self, "n_embd", "n_head")
+        check_choice(self, "afn", ACTIVATIONS)
+
+
+def build(config: GPT1Config) -> CausalLM:
+    """Post-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True)
+
+    def block() -> Block:
+        attention = Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop)
+        mlp = MLP(c.n_embd, 4 * c.n_embd, ACTIVATIONS[c.afn], bias=True)
+        return Block(
+            Residual(attention, out_norm=norm(), dropout=c.resid_pdrop),
+            Residual(mlp, out_norm=norm(), dropout=c.resid_pdrop),
+            Bias(causal=True),
+        )
+
+    embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
+    body = Stack(embed, [block() for _ in range(c.n_layer)], nn.Identity())
+    return CausalLM("openai-gpt", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
+
+
+def keys(config: GPT1Config) -> list[Entry]:
+    """q, k, v are fused in c_attn; every projection is stored transposed."""
+    entries = [
+        Entry("transformer.tokens_embed.weight", ("body.embed.tokens",)),
+        Entry("transformer.positions_embed.weight", ("body.embed.positions",)),
+    ]
+    for i in range(config.n_layer):
+        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        entries += affine(f"{disk}.attn.c_attn", *(f"{attention}.fn.{x}" for x in "qkv"), transposed=True)
+        entries += affine(f"{disk}.attn.c_proj", f"{attention}.fn.output", transposed=True)
+        entries += affine(f"{disk}.ln_1", f"{attention}.out_norm")
+        entries += affine(f"{disk}.mlp.c_fc", f"{mlp}.fn.input", transposed=True)
+        entries += affine(f"{disk}.mlp.c_proj", f"{mlp}.fn.output", transposed=True)
+        entries += affine(f"{disk}.ln_2", f"{mlp}.out_norm")
+    return entries
+
+
+GPT1 = Family(
+    name="openai-gpt",
+    architecture="OpenAIGPTLMHeadModel",
+    config=GPT1Config,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    inert=("n_ctx", "n_special", "predict_special_tokens", *SUMMARY),
+    default_only={"tie_word_embeddings": True},
+    ignored_keys=(".attn.bias", ".position_ids"),
+    prefix="transformer.",
+)

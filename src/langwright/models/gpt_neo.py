@@ -1,0 +1,130 @@
+"""GPT-Neo (Black et al., 2021): every other layer sees a window, and scores are not scaled."""
+
+from dataclasses import dataclass
+
+from langwright.base.errors import UserError
+from langwright.models.checks import ACTIVATIONS, SUMMARY, check_choice, check_heads
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, Fields, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry, affine
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+
+@dataclass(frozen=True)
+class GPTNeoConfig:
+    """The honoured fields, under their names in config.json.
+
+    attention_layers: global or local for each layer, from `attention_types` in the file; None means in turns.
+    intermediate_size: None means 4 * hidden_size.
+    """
+
+    vocab_size: int = 50257
+    max_position_embeddings: int = 2048
+    hidden_size: int = 2048
+    num_layers: int = 24
+    num_heads: int = 16
+    intermediate_size: int | None = None
+    window_size: int = 256
+    attention_layers: tuple[str, ...] | None = None
+    activation_function: str = "gelu_new"
+    resid_dropout: float = 0.0
+    embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "max_position_embeddings", "hidden_size", "num_layers", "num_heads", "window_size")
+        check_sizes(self, sizes, ("intermediate_size",))
+        check_heads(self, "hidden_size", "num_heads")
+        check_choice(self, "activation_function")
+        layers = self.attention_layers
+        if layers is not None and (len(layers) != self.num_layers or not set(layers) <= {"global", "local"}):
+            raise ValueError(f"attention_types must name global or local once for each of {self.num_layers} layers")
+
+    def window(self, layer: int) -> int | None:
+        """How many positions a layer sees; None for all."""
+        local = layer % 2 == 1 if self.attention_layers is None else self.attention_layers[layer] == "local"
+        return self.window_size if local else None
+
+
+def build(config: GPTNeoConfig) -> CausalLM:
+    """Pre-norm blocks with LayerNorm, learned positions, no biases of q, k and v, and a tied head."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.hidden_size, "layer", c.layer_norm_epsilon, bias=True)
+
+    def block(layer: int) -> Block:
+        attention = Attention(c.hidden_size, c.num_heads, bias="o", scale=1.0, dropout=c.attention_dropout)
+        inner = c.intermediate_size or 4 * c.hidden_size
+        mlp = MLP(c.hidden_size, inner, ACTIVATIONS[c.activation_function], bias=True)
+        return Block(
+            Residual(attention, in_norm=norm(), dropout=c.resid_dropout),
+            Residual(mlp, in_norm=norm(), dropout=c.resid_dropout),
+            Bias(causal=True, window=c.window(layer)),
+        )
+
+    embed = Embedding(c.vocab_size, c.hidden_size, c.max_position_embeddings, c.embed_dropout)
+    body = Stack(embed, [block(i) for i in range(c.num_layers)], norm())
+    head = LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens)
+    return CausalLM("gpt_neo", c, c.max_position_embeddings, body, head)
+
+
+def keys(config: GPTNeoConfig) -> list[Entry]:
+    """Every projection is a tensor of its own, as ours are."""
+    entries = [
+        Entry("transformer.wte.weight", ("body.embed.tokens",)),
+        Entry("transformer.wpe.weight", ("body.embed.positions",)),
+    ]
+    for i in range(config.num_layers):
+        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        for x in "qkv":
+            entries += affine(f"{disk}.attn.attention.{x}_proj", f"{attention}.fn.{x}", bias=False)
+        entries += affine(f"{disk}.attn.attention.out_proj", f"{attention}.fn.output")
+        entries += affine(f"{disk}.ln_1", f"{attention}.in_norm")
+        entries += affine(f"{disk}.mlp.c_fc", f"{mlp}.fn.input")
+        entries += affine(f"{disk}.mlp.c_proj", f"{mlp}.fn.output")
+        entries += affine(f"{disk}.ln_2", f"{mlp}.in_norm")
+    return entries + affine("transformer.ln_f", "body.final_norm")
+
+
+def read(raw: Fields) -> Fields:
+    """`attention_types` written out, one word a layer; the list `attention_layers` beside it must say the same."""
+    fields = dict(raw)
+    types, layers = fields.pop("attention_types", None), fields.pop("attention_layers", None)
+    if types is not None:
+        fields["attention_layers"] = tuple(word for words, times in types for word in list(words) * times)
+        if layers is not None and tuple(layers) != fields["attention_layers"]:
+            raise UserError("attention_types and attention_layers of the config say different things")
+    elif layers is not None:
+        fields["attention_layers"] = tuple(layers)
+    return fields
+
+
+def write(fields: Fields) -> Fields:
+    """Both spellings of the layers."""
+    layers = fields["attention_layers"] or [("global", "local")[i % 2] for i in range(fields["num_layers"])]
+    return {**fields, "attention_layers": list(layers), "attention_types": [[list(layers), 1]]}
+
+
+GPT_NEO = Family(
+    name="gpt_neo",
+    architecture="GPTNeoForCausalLM",
+    config=GPTNeoConfig,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    inert=("classifier_dropout", *SUMMARY),
+    default_only={"tie_word_embeddings": True},
+    ignored_keys=(".attn.attention.bias", ".attn.attention.masked_bias"),
+    prefix="transformer.",
+    read=read,
+    write=write,
+)

@@ -1,0 +1,102 @@
+"""GPT-NeoX and Pythia (Black et al., 2022; Biderman et al., 2023): parallel branches, a quarter of a head rotated."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry, affine
+from langwright.models.partial_rope import partial_rope, reader, writer
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.positions import Rope
+from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual, Stack
+
+
+@dataclass(frozen=True)
+class GPTNeoXConfig:
+    """The honoured fields, under their names in config.json. `rope_parameters` stands for the older spellings too."""
+
+    vocab_size: int = 50432
+    hidden_size: int = 6144
+    num_hidden_layers: int = 44
+    num_attention_heads: int = 64
+    intermediate_size: int = 24576
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 2048
+    use_parallel_residual: bool = True
+    rope_parameters: dict[str, Any] | None = None
+    attention_bias: bool = True
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_sizes(self, (*sizes, "max_position_embeddings"))
+        check_heads(self, "hidden_size", "num_attention_heads")
+        check_choice(self, "hidden_act")
+        self.rope()
+
+    def rope(self) -> Rope:
+        """The rotary embedding that `rope_parameters` describe."""
+        head_dim = self.hidden_size // self.num_attention_heads
+        return partial_rope(self.rope_parameters, head_dim, 0.25, self.max_position_embeddings)
+
+
+def build(config: GPTNeoXConfig) -> CausalLM:
+    """Two branches, each with a LayerNorm of its own, side by side or one after the other."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.hidden_size, "layer", c.layer_norm_eps, bias=True)
+
+    def block() -> Block | ParallelBlock:
+        biases = "qkvo" if c.attention_bias else ""
+        attention = Attention(c.hidden_size, c.num_attention_heads, bias=biases, dropout=c.attention_dropout)
+        mlp = MLP(c.hidden_size, c.intermediate_size, ACTIVATIONS[c.hidden_act], bias=True)
+        first, second = (Residual(fn, in_norm=norm(), dropout=c.hidden_dropout) for fn in (attention, mlp))
+        return (ParallelBlock if c.use_parallel_residual else Block)(first, second, Bias(causal=True))
+
+    embed = Embedding(c.vocab_size, c.hidden_size, dropout=c.hidden_dropout)
+    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
+    head = LanguageHead(c.vocab_size, c.hidden_size, embed.tokens if c.tie_word_embeddings else None)
+    return CausalLM("gpt_neox", c, c.max_position_embeddings, body, head)
+
+
+def keys(config: GPTNeoXConfig) -> list[Entry]:
+    """q, k, v are fused in query_key_value, in turns head by head."""
+    entries, heads = [Entry("gpt_neox.embed_in.weight", ("body.embed.tokens",))], config.num_attention_heads
+    for i in range(config.num_hidden_layers):
+        disk, attention, mlp = f"gpt_neox.layers.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        qkv, bias = (f"{attention}.fn.{x}" for x in "qkv"), config.attention_bias
+        entries += affine(f"{disk}.attention.query_key_value", *qkv, bias=bias, heads=heads)
+        entries += affine(f"{disk}.attention.dense", f"{attention}.fn.output", bias=bias)
+        entries += affine(f"{disk}.mlp.dense_h_to_4h", f"{mlp}.fn.input")
+        entries += affine(f"{disk}.mlp.dense_4h_to_h", f"{mlp}.fn.output")
+        entries += affine(f"{disk}.input_layernorm", f"{attention}.in_norm")
+        entries += affine(f"{disk}.post_attention_layernorm", f"{mlp}.in_norm")
+    entries += affine("gpt_neox.final_layer_norm", "body.final_norm")
+    return entries if config.tie_word_embeddings else [*entries, Entry("embed_out.weight", ("head.weight",))]
+
+
+GPT_NEOX = Family(
+    name="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    config=GPTNeoXConfig,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    inert=("classifier_dropout",),
+    ignored_keys=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"),
+    prefix="gpt_neox.",
+    read=reader("rotary_pct", "rotary_emb_base"),
+    write=writer("rotary_pct", "rotary_emb_base", 0.25),
+)

@@ -1,0 +1,124 @@
+"""Which head a model carries: the file's own, or another that is asked for; and the keys that go with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langwright.base.errors import UserError
+from langwright.models.decoder import CausalLM
+from langwright.models.encoder import Encoder
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.family import Family, Fields, Model
+from langwright.models.keymap import Entry
+from langwright.parts.heads import EmbeddingHead
+
+EMBEDDING = "embedding"
+"""The head without parameters that every encoder may carry: one vector a text."""
+TIED_COPY = "lm_head.weight"
+"""A head that is the embedding table needs no tensor of its own; some files hold a copy all the same."""
+
+
+def task_of(model: Model) -> str:
+    """What the head of a model is for."""
+    return model.task if isinstance(model, Encoder) else "language"
+
+
+def tasks(family: Family) -> list[str]:
+    """All heads that a family may carry, by what they are for."""
+    vectors = [] if family.task == "language" else [EMBEDDING]
+    return [family.task, *family.heads, *vectors]
+
+
+def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) -> Model:
+    """A model with uninitialised parameters and the head for `task`; UserError where the family has none or labels
+    are missing or too many.
+    """
+    if task not in tasks(family):
+        raise UserError(f'head "{task}" is not known for {family.name}; choose one of {", ".join(tasks(family))}')
+    base = family.build(config)
+    if task == family.task:
+        head = base.head
+    elif task == EMBEDDING:
+        head = EmbeddingHead()
+    else:
+        spec = family.heads[task]
+        if spec.labelled and not labels:
+            raise UserError(f'a new head "{task}" needs labels: the names of what it tells apart')
+        head = spec.make(config, base.body.embed.tokens, len(labels))
+    if labels and not is_labelled(family, task):
+        raise UserError(f'a head "{task}" has no labels; leave them out')
+    if isinstance(base, EncoderDecoderLM) or (isinstance(base, CausalLM) and task == family.task):
+        return base
+    return Encoder(family.name, task, config, base.context, base.body, head, tuple(labels))
+
+
+def is_labelled(family: Family, task: str) -> bool:
+    """Whether the logits of this head stand for labels that a user names."""
+    return task in family.heads and bool(family.heads[task].labelled)
+
+
+def entries(family: Family, config: Any, task: str) -> list[Entry]:
+    """The tensors on disk of a model with the head for `task`."""
+    if task == family.task:
+        return family.keys(config)
+    body = [entry for entry in family.keys(config) if not entry.ours[0].startswith("head.")]
+    return body + (family.heads[task].keys(config) if task in family.heads else [])
+
+
+def copies(family: Family, model: Model) -> Mapping[str, str]:
+    """Tensors on disk that repeat others, and the parameter of ours that each must equal."""
+    task = task_of(model)
+    if task in family.heads:
+        return family.heads[task].copies
+    tied = task == "language" and model.head.weight is model.body.embed.tokens
+    return {TIED_COPY: "body.embed.tokens"} if tied else {}
+
+
+def is_of_another_head(family: Family, config: Any, disk: str) -> bool:
+    """Whether a tensor that the chosen head lacks belongs to another head of the family."""
+    others = {entry.disk for task in tasks(family) for entry in entries(family, config, task)}
+    others |= {name for head in family.heads.values() for name in head.copies}
+    if family.task == "language":
+        others.add(TIED_COPY)
+    spellings = (disk, family.prefix + disk)
+    return any(name in others or name.startswith(family.dropped_keys or ("\0",)) for name in spellings)
+
+
+def architecture(family: Family, task: str) -> str:
+    """`architectures[0]` of a model with the head for `task`."""
+    return family.heads[task].architecture if task in family.heads else family.architecture
+
+
+def task_in_file(family: Family, raw: Fields, where: str) -> str:
+    """What the head in a file is for, by `architectures[0]`; UserError where it is a class that is not built here."""
+    known = {architecture(family, task): task for task in (*family.heads, family.task)}
+    known |= dict.fromkeys(family.also, family.task)
+    named = (raw.get("architectures") or [family.architecture])[0]
+    found = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
+    if found is None:
+        raise UserError(
+            f"{where}: architecture {named} is not supported for {family.name}, only {', '.join(sorted(known))}; "
+            f"head= chooses another of {', '.join(tasks(family))}"
+        )
+    return found
+
+
+def labels_in_file(raw: Fields, where: str) -> tuple[str, ...]:
+    """The labels of a classifying head: `id2label`, or as many as `num_labels` without names, or two."""
+    names = raw.get("id2label")
+    if names is None:
+        return tuple(f"LABEL_{i}" for i in range(raw.get("num_labels") or raw.get("_num_labels") or 2))
+    try:
+        by_id = {int(i): str(name) for i, name in names.items()}
+        return tuple(by_id[i] for i in range(len(by_id)))
+    except (AttributeError, KeyError, ValueError):
+        raise UserError(f"{where}: id2label must give a name to each number from 0, not {names!r}") from None
+
+
+def label_fields(labels: Sequence[str]) -> Fields:
+    """The labels as config.json spells them."""
+    if not labels:
+        return {}
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }

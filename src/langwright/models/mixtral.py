@@ -1,0 +1,77 @@
+"""Mixtral (Jiang et al., 2024): Mistral whose feed-forward is a mixture of experts, two for each token."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from langwright.models.family import Family, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry
+from langwright.models.llama import LlamaConfig, build, read, write
+from langwright.models.llama import keys as llama_keys
+from langwright.parts.feedforward import GLU
+from langwright.parts.moe import MoE
+
+
+@dataclass(frozen=True)
+class MixtralConfig(LlamaConfig):
+    """The honoured fields of Mistral, and those of the experts.
+
+    router_aux_loss_coef: weight of the loss that gives experts the same work; it counts in training, and only where
+    `output_router_logits` asks for it.
+    """
+
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    output_router_logits: bool = False
+    router_aux_loss_coef: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, ("num_local_experts", "num_experts_per_tok"))
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(f"num_experts_per_tok = {self.num_experts_per_tok} is more than all experts")
+
+
+def experts(config: MixtralConfig) -> MoE:
+    """Gated feed-forwards and their router."""
+    c = config
+    glus = [GLU(c.hidden_size, c.intermediate_size, c.hidden_act) for _ in range(c.num_local_experts)]
+    balance = c.router_aux_loss_coef if c.output_router_logits else 0.0
+    return MoE(c.hidden_size, glus, c.num_experts_per_tok, balance=balance)
+
+
+def keys(config: MixtralConfig) -> list[Entry]:
+    """LLaMA's names, but for the feed-forward: an expert is three tensors of its own."""
+    entries = [entry for entry in llama_keys(config) if ".mlp." not in entry.disk]
+    for i in range(config.num_hidden_layers):
+        disk, ours = f"model.layers.{i}.block_sparse_moe", f"body.blocks.{i}.feedforward.fn"
+        entries.append(Entry(f"{disk}.gate.weight", (f"{ours}.router.weight",)))
+        for expert in range(config.num_local_experts):
+            for theirs, name in (("w1", "gate"), ("w2", "output"), ("w3", "input")):
+                entries.append(
+                    Entry(f"{disk}.experts.{expert}.{theirs}.weight", (f"{ours}.experts.{expert}.{name}.weight",))
+                )
+    return entries
+
+
+MIXTRAL = Family(
+    name="mixtral",
+    architecture="MixtralForCausalLM",
+    config=MixtralConfig,
+    build=partial(build, family="mixtral", feedforward=experts),
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    absent=("attention_bias", "mlp_bias", "layer_types"),
+    defaults={
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_theta": 1e6},
+    },
+    default_only={"router_jitter_noise": 0.0},
+    ignored_keys=(".rotary_emb.inv_freq",),
+    prefix="model.",
+    read=read,
+    write=write,
+)

@@ -1,0 +1,113 @@
+"""MPT (MosaicML, 2023): ALiBi, no biases at all, and q, k and v that may be cut."""
+
+from dataclasses import dataclass
+
+from langwright.models.checks import check_heads
+from langwright.models.decoder import CausalLM
+from langwright.models.family import Family, Fields, check_sizes
+from langwright.models.initialise import normal
+from langwright.models.keymap import Entry
+from langwright.parts.attention import Attention
+from langwright.parts.bias import Alibi, Bias
+from langwright.parts.feedforward import MLP
+from langwright.parts.heads import LanguageHead
+from langwright.parts.norms import Norm
+from langwright.parts.stack import Block, Embedding, Residual, Stack
+
+NESTED = ("clip_qkv", "softmax_scale")
+"""Honoured fields that lie in `attn_config`."""
+
+
+@dataclass(frozen=True)
+class MptConfig:
+    """The honoured fields, under their names in config.json and, for two of them, in its `attn_config`."""
+
+    vocab_size: int = 50368
+    d_model: int = 2048
+    n_layers: int = 24
+    n_heads: int = 16
+    max_seq_len: int = 2048
+    resid_pdrop: float = 0.0
+    emb_pdrop: float = 0.0
+    clip_qkv: float | None = None
+    softmax_scale: float | None = None
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_sizes(self, ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len"))
+        check_heads(self, "d_model", "n_heads")
+
+
+def build(config: MptConfig) -> CausalLM:
+    """Pre-norm blocks with LayerNorm, ALiBi and a tied head; nothing has a bias."""
+    c = config
+
+    def norm() -> Norm:
+        return Norm(c.d_model, "layer", c.layer_norm_epsilon)
+
+    def block() -> Block:
+        attention = Attention(c.d_model, c.n_heads, scale=c.softmax_scale, clip=c.clip_qkv)
+        mlp = MLP(c.d_model, 4 * c.d_model, "gelu")
+        first, second = (Residual(fn, in_norm=norm(), dropout=c.resid_pdrop) for fn in (attention, mlp))
+        return Block(first, second, Bias(causal=True, term=Alibi(c.n_heads)))
+
+    embed = Embedding(c.vocab_size, c.d_model, dropout=c.emb_pdrop)
+    body = Stack(embed, [block() for _ in range(c.n_layers)], norm())
+    return CausalLM("mpt", c, c.max_seq_len, body, LanguageHead(c.vocab_size, c.d_model, tied=embed.tokens))
+
+
+def keys(config: MptConfig) -> list[Entry]:
+    """q, k, v are fused in Wqkv, one after the other."""
+    entries = [Entry("transformer.wte.weight", ("body.embed.tokens",))]
+    for i in range(config.n_layers):
+        disk, attention, mlp = f"transformer.blocks.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
+        entries += [
+            Entry(f"{disk}.norm_1.weight", (f"{attention}.in_norm.weight",)),
+            Entry(f"{disk}.attn.Wqkv.weight", tuple(f"{attention}.fn.{x}.weight" for x in "qkv")),
+            Entry(f"{disk}.attn.out_proj.weight", (f"{attention}.fn.output.weight",)),
+            Entry(f"{disk}.norm_2.weight", (f"{mlp}.in_norm.weight",)),
+            Entry(f"{disk}.ffn.up_proj.weight", (f"{mlp}.fn.input.weight",)),
+            Entry(f"{disk}.ffn.down_proj.weight", (f"{mlp}.fn.output.weight",)),
+        ]
+    return [*entries, Entry("transformer.norm_f.weight", ("body.final_norm.weight",))]
+
+
+def read(raw: Fields) -> Fields:
+    """`attn_config` spread out; what it says beyond the honoured fields is judged as if it stood outside."""
+    fields = dict(raw)
+    return {**(fields.pop("attn_config", None) or {}), **fields}
+
+
+def write(fields: Fields) -> Fields:
+    """The fields of `attn_config` gathered again."""
+    outside = {name: value for name, value in fields.items() if name not in NESTED}
+    return {**outside, "attn_config": {name: fields[name] for name in NESTED}}
+
+
+MPT = Family(
+    name="mpt",
+    architecture="MptForCausalLM",
+    config=MptConfig,
+    build=build,
+    keys=keys,
+    initialise=lambda model: normal(model, model.config.initializer_range),
+    inert=("attn_impl", "embedding_fraction", "init_config", "init_device", "norm_type", "tokenizer_name", "verbose"),
+    default_only={
+        "alibi": True,
+        "alibi_bias_max": 8,
+        "attn_pdrop": 0,
+        "attn_type": "multihead_attention",
+        "attn_uses_sequence_id": False,
+        "expansion_ratio": 4,
+        "learned_pos_emb": True,
+        "logit_scale": None,
+        "no_bias": True,
+        "prefix_lm": False,
+        "qk_ln": False,
+        "tie_word_embeddings": True,
+    },
+    prefix="transformer.",
+    read=read,
+    write=write,
+)

@@ -1,0 +1,85 @@
+"""Models as they lie on the Hub: their config.json is understood, their size is the published one, their files load."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from langwright.models.families import FAMILIES
+from langwright.models.folder import load_config, load_model
+from oracles import CASES, oracle
+
+PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published.json").read_text())
+"""config.json of models on the Hub as it was published, and the parameters of their files, shared tensors once."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_gives_the_published_size(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
+    family, config = load_config(tmp_path)
+    with torch.device("meta"):
+        model = family.build(config)
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]["parameters"]
+    again = family.parse(json.loads(json.dumps(family.dump(config))), "written")
+    with torch.device("meta"):
+        assert str(family.build(again)) == str(model)
+
+
+def parsed(name: str) -> Any:
+    raw = PUBLISHED[name]["config"]
+    return FAMILIES[raw["model_type"]].parse(raw, name)
+
+
+def test_what_the_fields_mean() -> None:
+    neo, neox, gptj, phi, gemma2 = map(
+        parsed,
+        (
+            "EleutherAI/gpt-neo-125m",
+            "EleutherAI/pythia-160m",
+            "EleutherAI/gpt-j-6b",
+            "microsoft/phi-2",
+            "google/gemma-2-2b",
+        ),
+    )
+    assert [neo.window(layer) for layer in range(4)] == [None, 256, None, 256]
+    assert [gemma2.window(layer) for layer in range(4)] == [4096, None, 4096, None]
+    assert (neox.rope().head_dim, gptj.rotary_dim, phi.rope().head_dim) == (16, 64, 32)
+    assert parsed("mistralai/Mixtral-8x7B-v0.1").rope().theta == 1e6
+
+
+BUFFERS = {
+    "gpt1": ["h.0.attn.bias"],
+    "gpt_neo": ["h.0.attn.attention.bias", "h.1.attn.attention.masked_bias"],
+    "gptj": ["h.0.attn.bias", "h.1.attn.masked_bias"],
+    "gpt_neox": ["layers.0.attention.bias", "layers.1.attention.masked_bias", "layers.0.attention.rotary_emb.inv_freq"],
+    "bloom": [],
+    "mpt": [],
+    "phi": ["layers.0.self_attn.rotary_emb.inv_freq"],
+    "mixtral": ["layers.0.self_attn.rotary_emb.inv_freq"],
+    "gemma2": ["layers.0.self_attn.rotary_emb.inv_freq"],
+}
+"""Tensors in old files that hold no weight."""
+
+
+@pytest.mark.parametrize("name", BUFFERS)
+def test_older_files(name: str, tmp_path: Path) -> None:
+    """No prefix, buffers, and a copy of the head where it is tied."""
+    theirs = oracle(CASES[name])
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    prefix = FAMILIES[ours.family].prefix
+    tensors = {key.removeprefix(prefix): t.clone() for key, t in load_file(tmp_path / "model.safetensors").items()}
+    tensors |= {buffer: torch.ones(3) for buffer in BUFFERS[name]}
+    if ours.head.weight is ours.body.embed.tokens:
+        tensors["lm_head.weight"] = ours.head.weight.detach().clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert equal(load_model(tmp_path), ours)
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    theirs = dict(b.named_parameters())
+    return all(torch.equal(parameter, theirs.pop(name)) for name, parameter in a.named_parameters()) and not theirs
