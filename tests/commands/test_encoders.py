@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from langwright.cli import main
-from langwright.models.folder import new_model, save_model
+from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.tokenizer import load_tokenizer
 from oracles import perturb
@@ -31,7 +32,11 @@ def test_next_fills_the_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["next", model, "The capital of France is [MASK].", "--top", "13", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert sorted(row["id"] for row in found) == list(range(13))
-    assert sum(row["probability"] for row in found) == pytest.approx(1)
+    ids = torch.tensor([[2, 5, 6, 7, 8, 9, 4, 12, 3]])
+    with torch.no_grad():
+        expected = load_model(Path(model))(ids)[0, 6].softmax(-1)
+    assert [row["probability"] for row in found] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+    assert found[0]["id"] == int(expected.argmax())
     assert main(["next", model, "The capital of [MASK] is Rome.", "--top", "13", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) != found
     assert main(["next", model, "The capital of France is [MASK]."]) == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,18 @@ def test_rows_of_metrics(trained: Path) -> None:
 def test_the_numbers_of_the_demo(tuned: Path) -> None:
     summary = _summary(tuned.parent, 1.0, {}, {"pass": []}, 1.0)
     assert set(summary) == set(table("| entry | meaning |"))
+
+
+def test_every_family_is_in_the_table_of_architecture() -> None:
+    """With the file that holds it and how many lines that has."""
+    root = Path(__file__).parents[2]
+    found = {}
+    for line in (root / "docs/architecture.md").read_text(encoding="utf-8").splitlines():
+        row = re.fullmatch(r"\| `(\S+)` \| .* \| \[\S+\]\(\.\./(src/langwright/models/\S+\.py)\) \| (\d+) \|", line)
+        if row is not None:
+            found[row[1]] = (root / row[2], int(row[3]))
+    assert found.keys() == FAMILIES.keys()
+    for name, (path, lines) in found.items():
+        text = path.read_text(encoding="utf-8")
+        assert f'"{name}"' in text
+        assert lines == len(text.splitlines()), name

@@ -117,6 +117,6 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     shares = [load_balance(each, each.topk(2, -1).indices) for each in chances]
     expected = causal()(without, batch) + 0.25 * sum(shares) / 2 * batch.weights.sum()
     loss = causal()(with_it, batch)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
