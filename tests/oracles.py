@@ -177,3 +177,56 @@ def left_padding(rows: int, time: int) -> Tensor:
     """A mask [rows, time] with 0, 7, 2, 9, ... tokens of padding at the left."""
     lengths = torch.tensor([0, 7, 2, 9][:rows])
     return torch.arange(time)[None] >= lengths[:, None]
+
+
+_T5 = {
+    "d_model": 24, "d_kv": 10, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3,
+    "dropout_rate": 0.0, "eos_token_id": 1, "decoder_start_token_id": 0,
+}  # fmt: skip
+_BART = {
+    "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 40, "decoder_ffn_dim": 32, "max_position_embeddings": 160, "dropout": 0.0, "bos_token_id": 2,
+    "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": None,
+}  # fmt: skip
+SOURCED = {
+    "t5": Case("t5"),
+    "t5-v1.1": Case("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "bart": Case("bart", {"activation_function": "gelu"}),
+    "bart-scaled": Case("bart", {"scale_embedding": True, "activation_function": "relu"}),
+    "marian": Case("marian", {"scale_embedding": True, "activation_function": "swish"}),
+}
+"""Families with an encoder and a decoder."""
+_SOURCED = {
+    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
+    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
+    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
+}
+
+
+def sourced_oracle(case: Case) -> PreTrainedModel:
+    """As `oracle`, for an encoder-decoder; the offset of the logits, which is no parameter, is noise too."""
+    config, model = _SOURCED[case.family]
+    shape = _T5 if case.family == "t5" else _BART
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = model(config(vocab_size=VOCABULARY, pad_token_id=0, **(shape | case.changes))).eval()
+        if case.family == "t5":
+            made.shared.weight.data *= 0.5  # as wide as 1 they make the logits so steep that float32 alone shows
+        else:
+            made.final_logits_bias.normal_()
+    if case.changes.get("tie_word_embeddings") is False:
+        made.lm_head.weight = torch.nn.Parameter(torch.randn(made.lm_head.weight.shape, generator=_noise(7)) * 0.3)
+    perturb(made)
+    for module in made.modules():
+        if hasattr(module, "create_weight"):  # sinusoids, which no file holds
+            module.weight.data.copy_(module.create_weight())
+    return made
+
+
+def _noise(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def reopened_sourced(folder: Path) -> PreTrainedModel:
+    """What `transformers` makes of a folder of ours with an encoder and a decoder, in float32."""
+    return transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -186,7 +186,7 @@ def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
         finished: Callable[[int], bool],
         cache: bool,
         vocabulary: int,
-        streaming: None,
+        *streaming_rules_and_memory: Any,
     ) -> Iterator[tuple[int, int]]:
         for token in tokens[:limit]:
             yield 0, token

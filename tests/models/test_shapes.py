@@ -8,7 +8,7 @@ from torch import nn
 
 from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
-from langwright.models.families import FAMILIES, LANGUAGE
+from langwright.models.families import DECODERS, ENCODERS, FAMILIES, LANGUAGE
 from langwright.models.family import Model
 from langwright.models.shapes import PRESETS, by_depth, preset
 from langwright.planning.cost import training_flops_per_token
@@ -66,7 +66,7 @@ def test_vocabulary_context_and_dropout_are_fitted() -> None:
     assert (config.vocab_size, config.max_position_embeddings, config.attention_dropout) == (999, 40960, 0.25)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family.name for family in (*DECODERS, *ENCODERS)])
 @pytest.mark.parametrize("depth", [1, 4])
 def test_the_dial(family: str, depth: int) -> None:
     model = on_paper(family, by_depth(family, depth, 300, 128, 0.0))
@@ -89,6 +89,7 @@ def test_the_dial(family: str, depth: int) -> None:
         (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
         (lambda: preset("?", 50257, None, 0.0), "choose one of gpt2, gpt2-medium"),
         (lambda: by_depth("bort", 2, 50, 8, 0.0), 'family "bort" is not known; choose one of openai-gpt, gpt2'),
+        (lambda: by_depth("t5", 2, 50, 8, 0.0), 'family "t5" is an encoder-decoder, which has no shape here; choose'),
         (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from langwright.parts.bias import Alibi, Bias, Lowered, Places
+from langwright.parts.bias import Alibi, Bias, Lowered, Places, RelativeBias
 
 BIASES = [Bias(), Bias(causal=True), Bias(causal=True, window=1), Bias(causal=True, window=3)]
 
@@ -122,3 +122,32 @@ def test_a_term_is_added_where_a_key_is_seen(causal: bool, queries: int, earlier
                 assert lowered.scores[0, :, q, k].tolist() == pytest.approx(expected)
             else:
                 assert lowered.scores[0, :, q, k].eq(torch.finfo(torch.float32).min).all()
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_buckets_of_relative_positions(both: bool) -> None:
+    """Half of the buckets hold one distance each, the others grow by a constant factor up to 128."""
+    table = RelativeBias(2, 32, 128, both=both)
+    distances = torch.arange(-200, 201)
+    found = dict(zip(distances.tolist(), table.buckets(distances[None, :])[0].tolist(), strict=True))
+    exact, last = (8, 15) if both else (16, 31)
+    assert [found[-d] for d in range(exact)] == list(range(exact))
+    assert found[-127] == found[-128] == found[-200] == last
+    assert found[-exact] == exact
+    row = [found[-d] for d in range(201)]
+    assert row == sorted(row)
+    assert set(row) == set(range(last + 1))
+    later = [found[d] for d in range(1, 201)]
+    assert later == ([bucket + 16 for bucket in row[1:]] if both else [0] * 200)
+
+
+def test_a_learned_term_says_the_same_wherever_a_text_stands() -> None:
+    table = RelativeBias(2, 32, 128)
+    torch.nn.init.normal_(table.table)
+    places = dense(3, 5)
+    moved = Places(places.query + 70, places.key + 70, dense=False)
+    found = Bias(causal=True, term=table).lower(places).scores
+    assert found is not None
+    assert torch.equal(found, Bias(causal=True, term=table).lower(moved).scores)
+    assert found[0, :, 2, 4].tolist() == table.table[0].tolist()
+    assert found[0, :, 2, 0].tolist() == table.table[4].tolist()

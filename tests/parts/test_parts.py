@@ -15,7 +15,7 @@ from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
-from langwright.parts.positions import Rope, rotate, sinusoids
+from langwright.parts.positions import Rope, Sinusoids, rotate, sinusoids
 from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
@@ -280,3 +280,13 @@ def test_taps_are_kept_by_slot() -> None:
         taps.put("hidden", slot, torch.tensor(value))
     assert [float(x) for x in taps.get("hidden")] == [5.0, 11.0]
     assert taps.get("router") == []
+
+
+def test_sinusoids() -> None:
+    """Half of the row are sines, half cosines, with wavelengths from 2 pi to nearly 20000 pi."""
+    found = Sinusoids(8)(torch.tensor([[0, 3, 500]]))
+    for i, position in enumerate((0, 3, 500)):
+        for j in range(4):
+            angle = position / 10_000 ** (2 * j / 8)
+            assert found[0, i, j] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert found[0, i, 4 + j] == pytest.approx(math.cos(angle), abs=1e-6)

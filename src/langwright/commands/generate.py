@@ -8,9 +8,11 @@ from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.generate import complete
+from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
-from langwright.models.folder import load_language_model
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import load_generative
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 
@@ -20,6 +22,7 @@ def generate(
     prompt: tuple[str, ...] = ("",),
     max_new_tokens: int | None = None,
     sampling: Sampling = Sampling(),
+    search: Search = Search(),
     stop: tuple[str, ...] = (),
     cache: bool = True,
     window: int | None = None,
@@ -29,10 +32,10 @@ def generate(
     device: str = "auto",
     json: bool = False,
 ) -> None:
-    """Continue a prompt; the text appears as it is written.
+    """Continue a prompt, or let an encoder-decoder answer it; the text appears as it is written.
 
     model: a model folder.
-    prompt: what to continue; "-" reads it from standard input; several are written side by side.
+    prompt: what to continue, or what the encoder reads; "-" is standard input; several are written side by side.
     max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
     stop: a string that ends the text; it is left out.
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
@@ -46,15 +49,16 @@ def generate(
     prompts = [_read(text) for text in prompt]
     where = choose_device(device)
     loaded, tokenizer = (
-        load_language_model(model, where, choose_dtype(dtype, where), ignore_field),
+        load_generative(model, where, choose_dtype(dtype, where), ignore_field),
         load_tokenizer(model),
     )
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []
+    echoes = prompts if isinstance(loaded, CausalLM) else [""] * len(prompts)
 
     def stream(row: int, text: str) -> None:
-        print(text if shown else prompts[0] + text, end="", flush=True)
+        print(text if shown else echoes[0] + text, end="", flush=True)
         shown.append(text)
 
     completions = complete(
@@ -67,14 +71,15 @@ def generate(
         cache,
         stream if streams else lambda row, text: None,
         None if window is None else Streaming(window, sinks),
+        search,
     )
     if json:
         for text, completion in zip(prompts, completions, strict=True):
             print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})
     elif streams:
-        print("" if shown else prompts[0], flush=True)
+        print("" if shown else echoes[0], flush=True)
     else:
-        print("\n\n".join(text + c.text for text, c in zip(prompts, completions, strict=True)))
+        print("\n\n".join(text + c.text for text, c in zip(echoes, completions, strict=True)))
 
 
 def _read(prompt: str) -> str:

@@ -8,7 +8,7 @@ from langwright.commands.results import print_json
 from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
 from langwright.models.encoder import Encoder
-from langwright.models.folder import load_model
+from langwright.models.folder import load_one_stack
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 
@@ -34,7 +34,7 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded, tokenizer = load_model(model, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded, tokenizer = load_one_stack(model, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     if isinstance(loaded, Encoder):
         likeliest = likeliest_fillings(loaded, tokenizer, text, top, temperature)

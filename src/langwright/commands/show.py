@@ -11,9 +11,9 @@ from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import prompt_ids
+from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
-from langwright.models.family import Model
-from langwright.models.folder import load_model
+from langwright.models.folder import load_one_stack
 from langwright.parts.bias import Places
 from langwright.parts.state import Taps
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -39,10 +39,7 @@ def show(
     out: the page.
     ignore_field: a field of config.json to pass over although it is not understood.
     """
-    loaded, tokenizer = (
-        load_model(model, dtype=torch.float32, ignore_fields=ignore_field),
-        load_tokenizer(model),
-    )
+    loaded, tokenizer = load_one_stack(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     one = attention_over(loaded, tokenizer, attention, layer)
     every = heads_figure(all_heads(loaded, tokenizer, attention), one.tokens)
@@ -55,7 +52,7 @@ def show(
     say(f"wrote {out}")
 
 
-def all_heads(model: Model, tokenizer: Tokenizer, text: str) -> list[LayerHeads]:
+def all_heads(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str) -> list[LayerHeads]:
     """The attention weights of every layer over a text, and what its bias adds to the scores."""
     weights = _weights(model, _ids(model, tokenizer, text))
     positions = torch.arange(len(weights[0][0]))[None]
@@ -70,7 +67,7 @@ def all_heads(model: Model, tokenizer: Tokenizer, text: str) -> list[LayerHeads]
     ]
 
 
-def attention_over(model: Model, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
+def attention_over(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
     """The attention weights of one layer over a text."""
     layers = len(model.body.blocks)
     number = layers // 2 if layer is None else layer
@@ -81,14 +78,14 @@ def attention_over(model: Model, tokenizer: Tokenizer, text: str, layer: int | N
     return Attention(weights, [tokenizer.token(i) for i in ids], f"layer {number} of {layers}, counted from 0")
 
 
-def _ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
+def _ids(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str) -> list[int]:
     ids = tokenizer.frame(text, named=True)[0] if isinstance(model, Encoder) else prompt_ids(tokenizer, text)
     if len(ids) > model.context:
         raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
     return ids
 
 
-def _weights(model: Model, ids: list[int]) -> list[Tensor]:
+def _weights(model: CausalLM | Encoder, ids: list[int]) -> list[Tensor]:
     """Of each layer, [heads, time, time]."""
     taps = Taps("attention")
     with torch.no_grad():

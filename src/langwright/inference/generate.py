@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
+from langwright.inference.beam import beam_search
 from langwright.inference.cache import KVCache
+from langwright.inference.padding import left_padded
+from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling, choose
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.decoder import CausalLM
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.family import Generative
+from langwright.parts.memory import Memory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop"]
@@ -41,7 +47,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def complete(
-    model: CausalLM,
+    model: Generative,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: Sampling | Sequence[Sampling] = Sampling(),
@@ -50,40 +56,67 @@ def complete(
     cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
+    search: Search = Search(),
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
+    An encoder-decoder reads the prompt and writes a text of its own.
     sampling: one for all, or one a prompt; each sequence draws from a generator of its own, so that a prompt gives
     the same tokens alone and in a batch. max_new_tokens: what the context has room for, at most 256, unless given.
     stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
-    on_text: told (row, text) as soon as text is final.
+    on_text: told (row, text) as soon as text is final, which with several beams is at the end.
     streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
     """
     if not prompts:
         return []
     if "" in stop:
         raise UserError("an empty stop string would stop at once; leave it out")
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    if streaming is not None and search.beams > 1:
+        raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; leave one out")
+    memory, rules = None, Rules.of(search)
+    if isinstance(model, EncoderDecoderLM):
+        memory, rows = read_sources(model, tokenizer, prompts, cache)
+        rules = Rules.of(search, model.frame)
+    else:
+        rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
     writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
-    steps = generate_ids(
-        model,
-        rows,
-        samplings,
-        limit,
-        lambda row: writers[row].reason is not None,
-        cache,
-        tokenizer.vocab_size,
-        streaming,
-    )
+    size = tokenizer.vocab_size
+    steps: Iterator[tuple[int, int]]
+    if search.beams > 1:
+        _refuse_draws(samplings)
+        best = beam_search(model, rows, search, rules, tokenizer.eos_id, limit, cache, size, memory)
+        steps = ((row, token) for row, tokens in enumerate(best) for token in tokens)
+    else:
+        steps = generate_ids(
+            model,
+            rows,
+            samplings,
+            limit,
+            lambda row: writers[row].reason is not None,
+            cache,
+            size,
+            streaming,
+            rules,
+            memory,
+        )
     for row, token in steps:
-        writers[row].take(token)
+        if writers[row].reason is None:
+            writers[row].take(token)
     return [writer.close() for writer in writers]
 
 
+def _refuse_draws(samplings: Sequence[Sampling]) -> None:
+    """Beam search draws nothing: a setting of the draw would be ignored."""
+    for sampling in samplings:
+        for name, value in vars(sampling).items():
+            if value != getattr(Sampling(), name) and (name, value) != ("temperature", 0):
+                raise UserError(f"--{name.replace('_', '-')} {value}: has no place beside --beams, which draws nothing")
+
+
 def generate_ids(
-    model: CausalLM,
+    model: Generative,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     max_new_tokens: int,
@@ -91,28 +124,34 @@ def generate_ids(
     cache: bool = True,
     vocabulary: int | None = None,
     streaming: Streaming | None = None,
+    rules: Rules = Rules(),
+    memory: Memory | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
 
     vocabulary: ids from here on are padding of the model's tables and never chosen. streaming: see `complete`.
+    rules: what may come next. memory: what the decoder of an encoder-decoder reads, a row for each prompt.
     """
     if streaming is not None and not cache:
         raise UserError("--window needs the cache; leave --no-cache out")
     device = model.head.weight.device
-    ids, mask = _left_padded(prompts, device)
+    ids, mask = left_padded(prompts, device)
     state: KVCache | SinkCache | None = None
     if cache:
         state = KVCache(len(model.body.blocks)) if streaming is None else streaming.cache(model)
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(prompts)))
     seen = [torch.tensor(prompt, device=device) for prompt in prompts]
+    written = [list(prompt) for prompt in prompts]
     feed, feed_mask = ids, mask
     for left in reversed(range(max_new_tokens)):
         with torch.inference_mode():
-            logits = model.head(_last(model, feed, feed_mask, state))[:, :vocabulary]
+            logits = model.head(_last(model, feed, feed_mask, state, memory))[:, :vocabulary]
             tokens = []
             for i, row in enumerate(active):
-                tokens.append(choose(logits[i], samplings[row], seen[row], generators[row]))
+                allowed = rules.apply(logits[i], written[row], max_new_tokens - left - 1, left)
+                tokens.append(choose(allowed, samplings[row], seen[row], generators[row]))
+                written[row].append(tokens[-1])
         for row, token in zip(active, tokens, strict=True):
             yield row, token
         going = [i for i, row in enumerate(active) if not finished(row)]
@@ -129,6 +168,8 @@ def generate_ids(
                 active = [active[i] for i in going]
                 if state is not None:
                     state.keep(kept)
+                if memory is not None:
+                    memory.keep(kept)
             if state is not None:
                 feed, feed_mask = new, None
             else:
@@ -137,21 +178,35 @@ def generate_ids(
                 feed, feed_mask = ids, mask
 
 
-def _last(model: CausalLM, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None) -> Tensor:
+def _last(
+    model: Generative, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
+) -> Tensor:
     """The hidden state of the last token of each row; in pieces where the cache asks for them."""
     hidden = torch.empty(0)
     for piece in state.pieces(ids.shape[1]) if isinstance(state, SinkCache) else [slice(None)]:
-        hidden = model.body(ids[:, piece], None if mask is None else mask[:, piece], state=state)[:, -1]
+        part = None if mask is None else mask[:, piece]
+        hidden = model.body(ids[:, piece], part, state=state, memory=memory)[:, -1]
     return hidden
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Prompts as one tensor with padding at the left; no mask when all are equally long."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    if min(map(len, prompts)) == longest:
-        return ids, None
-    return ids, torch.tensor([[False] * (longest - len(p)) + [True] * len(p) for p in prompts], device=device)
+def read_sources(
+    model: EncoderDecoderLM, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
+) -> tuple[Memory, list[list[int]]]:
+    """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
+    frame, rows = model.frame, []
+    for text in texts:
+        begin = tokenizer.bos_id if frame.source_bos else None
+        ids = [begin, *tokenizer.encode(text), tokenizer.eos_id]
+        rows.append([token for token in ids if token is not None])
+        if not rows[-1]:
+            raise UserError("the text is empty and this tokenizer has no token that ends one; give a text")
+        if model.context is not None and len(rows[-1]) > model.context:
+            raise UserError(
+                f"a text of {len(rows[-1])} tokens does not fit the model's context of {model.context} tokens"
+            )
+    source, mask = left_padded(rows, model.head.weight.device, right=True)
+    with torch.inference_mode():
+        return model.encode(source, mask, remember=cache), [[frame.start] for _ in texts]
 
 
 def _limit(context: int | None, longest: int, wanted: int | None) -> int:

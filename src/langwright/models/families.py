@@ -1,5 +1,6 @@
 """The one table of families."""
 
+from langwright.models.bart import BART, MARIAN
 from langwright.models.bert import BERT
 from langwright.models.bloom import BLOOM
 from langwright.models.family import Family
@@ -15,6 +16,7 @@ from langwright.models.mpt import MPT
 from langwright.models.nanochat import NANOCHAT
 from langwright.models.phi import PHI
 from langwright.models.roberta import ROBERTA
+from langwright.models.t5 import T5
 
 DECODERS = (
     GPT1,
@@ -35,6 +37,7 @@ DECODERS = (
     NANOCHAT,
 )
 ENCODERS = (BERT, ROBERTA)
-FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS)}
+ENCODER_DECODERS = (T5, BART, MARIAN)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
 LANGUAGE = [family.name for family in DECODERS]
 """Those that are built to continue a text."""

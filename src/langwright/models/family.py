@@ -11,10 +11,13 @@ from torch import nn
 from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
+from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.keymap import Entry
 
 Fields = dict[str, Any]
-Model = CausalLM | Encoder
+Generative = CausalLM | EncoderDecoderLM
+"""What writes texts."""
+Model = Generative | Encoder
 
 INERT = frozenset(
     [
@@ -84,7 +87,7 @@ class Head:
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json. architecture: `architectures[0]` there.
+    name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
     config: a frozen dataclass whose fields are the honoured ones, under their names in config.json.
     build: config -> model with uninitialised parameters. keys: config -> entries of the checkpoint.
     task: what the head of `build` is for. heads: the other heads, by what they are for.
@@ -103,6 +106,7 @@ class Family:
     build: Callable[[Any], Model]
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None]
+    also: tuple[str, ...] = ()
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
     dropped_keys: tuple[str, ...] = ()

@@ -1,12 +1,12 @@
 """The model folder: the Hugging Face layout plus langwright.json, written last."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
@@ -14,10 +14,11 @@ from langwright.base.files import read_json, sha256_file, write_json
 from langwright.models import heads, sentences
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
-from langwright.models.families import FAMILIES
-from langwright.models.family import Family, Fields, Model
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.family import Family, Fields, Generative, Model
 from langwright.models.initialise import normal
-from langwright.models.keymap import to_disk
+from langwright.models.keymap import Entry, to_disk
 from langwright.models.weights import SINGLE, open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
@@ -48,7 +49,7 @@ def load_model(
     labels: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Model:
-    """The model of a folder, in eval mode: a `CausalLM`, or an `Encoder` where the head is any other.
+    """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
     not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
@@ -73,18 +74,21 @@ def load_model(
     if fresh:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            normal(model.head, config.initializer_range)
+            if isinstance(model, EncoderDecoderLM):
+                family.initialise(model)
+            else:
+                normal(model.head, config.initializer_range)
     _fill(model, family, folder, device, dtype, fresh, labels is not None)
     return model.eval()
 
 
-def load_language_model(
+def load_generative(
     folder: Path | str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
-) -> CausalLM:
-    """As `load_model`, for what continues a text; UserError in one line for a model with any other head."""
+) -> Generative:
+    """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
     raw, family, _ = _read_config(Path(folder), ignore_fields)
     task = heads.task_in_file(family, raw, str(Path(folder) / CONFIG))
     if task != "language":
@@ -93,6 +97,36 @@ def load_language_model(
             "this needs a causal language model such as gpt2 or llama"
         )
     model = load_model(folder, device, dtype, ignore_fields)
+    assert not isinstance(model, Encoder)
+    return model
+
+
+def load_one_stack(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+) -> CausalLM | Encoder:
+    """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
+    family, _ = load_config(Path(folder), ignore_fields)
+    if family in ENCODER_DECODERS:
+        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    model = load_model(folder, device, dtype, ignore_fields)
+    assert not isinstance(model, EncoderDecoderLM)
+    return model
+
+
+def load_language_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+) -> CausalLM:
+    """As `load_model`, for what continues a text: a model of one stack that writes."""
+    family, _ = load_config(Path(folder), ignore_fields)
+    if family in ENCODER_DECODERS:
+        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    model = load_generative(folder, device, dtype, ignore_fields)
     assert isinstance(model, CausalLM)
     return model
 
@@ -164,35 +198,21 @@ def _fill(
     anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
     new: list[str] = []
     with open_weights(folder) as (names, read):
-        left = {_present(name, family): name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
+        present = {_present(name, family): name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
+        left = dict(present)
         for entry in heads.entries(family, model.config, task):
-            disk = entry.disk if entry.disk in left else entry.disk.removeprefix(family.prefix)
-            ours = [parameters.pop(name) for name in entry.ours]
-            if disk in anew or (disk not in left and fresh and entry.ours[0].startswith("head.")):
-                left.pop(disk, None)
+            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
+            own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
+            if entry.disk in anew or (not own and fresh and entry.ours[0].startswith("head.")):
                 new.append(entry.disk)
-                for parameter in ours:
-                    parameter.data = parameter.data.to(device, dtype or model.body.embed.tokens.dtype)
-                continue
-            if disk not in left:
-                raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
-            name = left.pop(disk)
-            tensor = read(name)
-            shape = entry.shape([p.shape for p in ours])
-            if list(tensor.shape) != shape:
-                raise UserError(
-                    f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}'
-                )
-            for parameter, piece in zip(ours, entry.split(tensor, [p.shape[0] for p in ours]), strict=True):
-                parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
+                _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
+            elif not own and entry.zero_if_missing:
+                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
+            else:
+                tensor = _read_one(own, entry, [p.shape for p in ours], read, folder)
+                _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
-        for disk, name in heads.copies(family, model).items():
-            if disk in left and name not in new:
-                parameter = model.get_parameter(name)
-                if not torch.equal(read(left.pop(disk)).to(parameter), parameter):
-                    raise UserError(
-                        f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it'
-                    )
+        _compare_copies(model, family, left, new, read, folder)
         dropped = [name for disk, name in left.items() if heads.is_of_another_head(family, model.config, disk)]
         for name in left.values():
             if name not in dropped:
@@ -201,6 +221,46 @@ def _fill(
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
     if new:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
+
+
+def _read_one(
+    names: Sequence[str], entry: Entry, ours: Sequence[torch.Size], read: Callable[[str], Tensor], folder: Path
+) -> Tensor:
+    """The tensor of an entry, which a file may hold under several names if the copies are equal."""
+    if not names:
+        raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
+    name, tensor = names[0], read(names[0])
+    for copy in names[1:]:
+        if not torch.equal(read(copy), tensor):
+            raise UserError(f'{folder}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
+    shape = entry.shape(ours)
+    if list(tensor.shape) != shape:
+        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
+    return tensor
+
+
+def _set(
+    ours: Sequence[nn.Parameter], pieces: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None
+) -> None:
+    """Give parameters their numbers; their dtype is that of the numbers unless given."""
+    for parameter, piece in zip(ours, pieces, strict=True):
+        parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
+
+
+def _compare_copies(
+    model: Model,
+    family: Family,
+    left: dict[str, str],
+    new: Collection[str],
+    read: Callable[[str], Tensor],
+    folder: Path,
+) -> None:
+    """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
+    for disk, name in heads.copies(family, model).items():
+        if disk in left and name not in new:
+            parameter = model.get_parameter(name)
+            if not torch.equal(read(left.pop(disk)).to(parameter), parameter):
+                raise UserError(f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it')
 
 
 _WHAT = {"body.embed.tokens": "embeddings", "head.bias": "bias of the head"}
@@ -212,6 +272,12 @@ def _present(name: str, family: Family) -> str:
         if name.endswith(old):
             return name.removesuffix(old) + now
     return name
+
+
+def _names_in(names: Collection[str], entry: Entry, prefix: str) -> list[str]:
+    """The names under which a file holds an entry's tensor, with or without the family's prefix."""
+    wanted = [name for full in (entry.disk, *entry.copies) for name in dict.fromkeys((full, full.removeprefix(prefix)))]
+    return [name for name in wanted if name in names]
 
 
 def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
@@ -246,8 +312,9 @@ def save_parameters(
         tokenizer.save(folder)
     task = heads.task_of(model)
     labels = heads.label_fields(model.labels) if isinstance(model, Encoder) else {}
-    dumped = family.dump(model.config) | {"architectures": [heads.architecture(family, task)]} | labels
-    write_json(folder / CONFIG, {**dumped, **{k: v for k, v in roles.items() if k not in dumped}, "dtype": dtype})
+    fields = family.dump(model.config) | {"architectures": [heads.architecture(family, task)]} | labels
+    kept = fields if isinstance(model, Encoder) else [name for name in fields if roles.get(name) is None]
+    write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
     files = [CONFIG, SINGLE]
     if task == "language":
         write_json(folder / GENERATION, {name: value for name, value in roles.items() if value is not None})

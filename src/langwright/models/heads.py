@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langwright.base.errors import UserError
+from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
+from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.family import Family, Fields, Model
 from langwright.models.keymap import Entry
 from langwright.parts.heads import EmbeddingHead
@@ -44,9 +46,9 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
         head = spec.make(config, base.body.embed.tokens, len(labels))
     if labels and not is_labelled(family, task):
         raise UserError(f'a head "{task}" has no labels; leave them out')
-    if isinstance(base, Encoder) or task != family.task:
-        return Encoder(family.name, task, config, base.context, base.body, head, tuple(labels))
-    return base
+    if isinstance(base, EncoderDecoderLM) or (isinstance(base, CausalLM) and task == family.task):
+        return base
+    return Encoder(family.name, task, config, base.context, base.body, head, tuple(labels))
 
 
 def is_labelled(family: Family, task: str) -> bool:
@@ -89,6 +91,7 @@ def architecture(family: Family, task: str) -> str:
 def task_in_file(family: Family, raw: Fields, where: str) -> str:
     """What the head in a file is for, by `architectures[0]`; UserError where it is a class that is not built here."""
     known = {architecture(family, task): task for task in (*family.heads, family.task)}
+    known |= dict.fromkeys(family.also, family.task)
     named = (raw.get("architectures") or [family.architecture])[0]
     found = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
     if found is None:

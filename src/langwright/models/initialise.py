@@ -40,6 +40,8 @@ def normal(model: nn.Module, std: float, residual_scale: float = 1.0) -> None:
                 nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+            if module.offset is not None:
+                nn.init.zeros_(module.offset)
         elif isinstance(module, MaskedHead):
             nn.init.zeros_(module.bias)
         if isinstance(module, Attention | MLP | GLU):

@@ -17,12 +17,17 @@ class Entry:
     disk: its name there. ours: our parameters, joined along the rows (one for a plain copy).
     transposed: the disk holds [inputs, outputs] (the Conv1D of GPT-2).
     heads: the rows of the parts take turns head by head, this many times; None where one part follows the other.
+    copies: other names under which files hold the same tensor, beside this one or in its place.
+    fallback: a tensor that stands for it in files without it. zero_if_missing: files without it mean zeros.
     """
 
     disk: str
     ours: tuple[str, ...]
     transposed: bool = False
     heads: int | None = None
+    copies: tuple[str, ...] = ()
+    fallback: str | None = None
+    zero_if_missing: bool = False
 
     def split(self, tensor: Tensor, rows: Iterable[int]) -> list[Tensor]:
         """Our parameters out of the disk's tensor; `rows` are the first sizes of each."""

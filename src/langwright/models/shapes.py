@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import FULL, LlamaConfig
 
@@ -87,8 +87,12 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
     The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal; the
     experts that a token passes are as wide together. Windows are left out, but for GPT-Neo's.
     """
-    if family not in FAMILIES:
-        raise UserError(f'family "{family}" is not known; choose one of {", ".join(FAMILIES)}')
+    without = [made.name for made in ENCODER_DECODERS]
+    if family not in FAMILIES or family in without:
+        state = "is an encoder-decoder, which has no shape here" if family in without else "is not known"
+        raise UserError(
+            f'family "{family}" {state}; choose one of {", ".join(name for name in FAMILIES if name not in without)}'
+        )
     if depth < 1:
         raise UserError(f"--depth {depth}: a model has at least one layer")
     made = FAMILIES[family]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from langwright.parts.bias import Lowered
 from langwright.parts.causal_attention import attend_causally, prefers_blocks
 from langwright.parts.linear import Linear
+from langwright.parts.memory import Memory
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
 from langwright.parts.state import Taps
@@ -23,6 +24,14 @@ EXPLICIT_BELOW = 512
 """On a CPU in bfloat16 the explicit product is faster than the fused kernel below this many keys (measured)."""
 
 
+class Cross(NamedTuple):
+    """What cross-attention is told in place of the bias of its layer: the memory, and which of it is padding."""
+
+    bias: Lowered
+    explicit: bool
+    memory: Memory
+
+
 class Context(NamedTuple):
     """What a stack tells each branch of one layer besides the hidden state."""
 
@@ -32,6 +41,7 @@ class Context(NamedTuple):
     extend: Extend | None = None
     taps: Taps | None = None
     layer: int = 0
+    cross: Cross | None = None
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:
@@ -96,6 +106,7 @@ class Attention(nn.Module):
     softcap: of the scores, before who sees whom is added (Gemma 2); the product is then always the explicit one.
     clip: q, k and v are cut to [-clip, clip] (MPT).
     dropout: on the attention weights, in training only.
+    memory_dim: width of a memory that keys and values are made of (cross-attention) in place of the input.
     """
 
     def __init__(
@@ -111,21 +122,25 @@ class Attention(nn.Module):
         softcap: float | None = None,
         clip: float | None = None,
         dropout: float = 0.0,
+        memory_dim: int | None = None,
     ):
         super().__init__()
+        self.memory_dim = memory_dim
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or dim // heads
         self.scale = self.head_dim**-0.5 if scale is None else scale
         self.softcap, self.clip = softcap, clip
         self.dropout = dropout
         self.q = Linear(dim, self.heads * self.head_dim, "q" in bias)
-        self.k = Linear(dim, self.kv_heads * self.head_dim, "k" in bias)
-        self.v = Linear(dim, self.kv_heads * self.head_dim, "v" in bias)
+        self.k = Linear(memory_dim or dim, self.kv_heads * self.head_dim, "k" in bias)
+        self.v = Linear(memory_dim or dim, self.kv_heads * self.head_dim, "v" in bias)
         self.output = Linear(self.heads * self.head_dim, dim, "o" in bias)
         self.q_norm = None if qk_norm is None else qk_norm(self.head_dim)
         self.k_norm = None if qk_norm is None else qk_norm(self.head_dim)
         self.qk_norm_after_rope = qk_norm_after_rope
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        if self.memory_dim is not None:
+            return self._read(x, context)
         batch, time, _ = x.shape
         q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -139,17 +154,36 @@ class Attention(nn.Module):
             q, k = self._norm_heads(q, k)
         if context.extend is not None:
             k, v = context.extend(k, v)
+        return self._attend(q, k, v, context.bias, context.explicit, context, "attention")
+
+    def _read(self, x: Tensor, context: Context) -> Tensor:
+        """Cross-attention: as above, with keys and values of the memory, which has no order that the queries share."""
+        if context.cross is None:
+            raise ValueError("this attention reads a memory, and the stack was given none")
+        q = self.q(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+        k, v = context.cross.memory.keys_values(context.layer, self._keys_values)
+        q, k = self._norm_heads(q, k)
+        return self._attend(q, k, v, context.cross.bias, context.cross.explicit, context, "cross_attention")
+
+    def _keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = (project(memory).view(*memory.shape[:2], -1, self.head_dim) for project in (self.k, self.v))
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, explicit: bool, context: Context, kind: str
+    ) -> Tensor:
+        """Mix the values by the path that was chosen; weights go to the taps under the name `kind`."""
         dropout = self.dropout if self.training else 0.0
-        if context.explicit or self.softcap is not None:
-            bias = context.bias.additive(q.shape[2], k.shape[2], q)
+        if explicit or self.softcap is not None:
+            bias = bias.additive(q.shape[2], k.shape[2], q)
             mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout, self.softcap)
-            if context.taps is not None and context.taps.wants("attention"):
-                context.taps.put("attention", context.layer, weights)
-        elif context.bias.causal and not dropout and prefers_blocks(q):
+            if context.taps is not None and context.taps.wants(kind):
+                context.taps.put(kind, context.layer, weights)
+        elif bias.causal and not dropout and prefers_blocks(q):
             mixed = attend_causally(q, _for_each_head(k, self.heads), _for_each_head(v, self.heads), self.scale)
         else:
-            mixed = attend_fused(q, k, v, context.bias, self.scale, dropout)
-        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+            mixed = attend_fused(q, k, v, bias, self.scale, dropout)
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)

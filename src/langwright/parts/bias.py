@@ -1,11 +1,12 @@
 """Who may attend to whom: described once, lowered to the cheapest form the kernel takes."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,33 @@ class Alibi:
         distance = (places.query[:, :, None] - places.key[:, None, :]).abs()
         slopes = torch.tensor(self.slopes(), device=distance.device)
         return (-slopes[:, None, None] * distance[:, None]).to(dtype)
+
+
+class RelativeBias(nn.Module):
+    """A learned number for each head and bucket of distances, shared by a stack's layers (T5, Raffel et al., 2020).
+
+    Half of the buckets hold one distance each; the others grow with its logarithm up to `longest`, and the last one
+    takes all beyond. both: half of the buckets are for keys after the query; otherwise those share bucket 0.
+    """
+
+    def __init__(self, heads: int, buckets: int = 32, longest: int = 128, both: bool = False):
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(buckets, heads))
+        self.longest, self.both = longest, both
+
+    def buckets(self, distance: Int[Tensor, "*batch queries keys"]) -> Int[Tensor, "*batch queries keys"]:
+        """The bucket of each distance: key position - query position."""
+        count = self.table.shape[0] // 2 if self.both else self.table.shape[0]
+        first = (distance > 0) * count if self.both else torch.zeros_like(distance)
+        far = distance.abs() if self.both else (-distance).clamp(min=0)
+        exact = count // 2
+        growth = (far.clamp(min=1).float() / exact).log() / math.log(self.longest / exact) * (count - exact)
+        return first + torch.where(far < exact, far, (exact + growth.long()).clamp(max=count - 1))
+
+    def forward(self, places: Places, dtype: torch.dtype) -> Float[Tensor, "#batch heads queries keys"]:
+        """What is added to the scores (see `Term`)."""
+        distance = places.key[:, None, :] - places.query[:, :, None]
+        return self.table.to(dtype)[self.buckets(distance)].permute(0, 3, 1, 2)
 
 
 class Lowered(NamedTuple):

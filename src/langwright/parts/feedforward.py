@@ -61,27 +61,29 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class MLP(nn.Module):
-    """output(activation(input(x))), the two-layer feed-forward of the original Transformer."""
+    """output(dropout(activation(input(x)))), the two-layer feed-forward of the original Transformer."""
 
-    def __init__(self, dim: int, hidden: int, activation: str, bias: bool = False):
+    def __init__(self, dim: int, hidden: int, activation: str, bias: bool = False, dropout: float = 0.0):
         super().__init__()
         self.input = Linear(dim, hidden, bias)
         self.output = Linear(hidden, dim, bias)
         self.activation = ACTIVATIONS[activation]
+        self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        return self.output(self.activation(self.input(x)))
+        return self.output(F.dropout(self.activation(self.input(x)), self.dropout, self.training))
 
 
 class GLU(nn.Module):
-    """output(activation(gate(x)) * input(x)), the gated feed-forward (Shazeer, 2020); SwiGLU with "silu"."""
+    """output(dropout(activation(gate(x)) * input(x))), the gated feed-forward (Shazeer, 2020); SwiGLU with "silu"."""
 
-    def __init__(self, dim: int, hidden: int, activation: str, bias: bool = False):
+    def __init__(self, dim: int, hidden: int, activation: str, bias: bool = False, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         self.gate = Linear(dim, hidden, bias)
         self.input = Linear(dim, hidden, bias)
         self.output = Linear(hidden, dim, bias)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        return self.output(self.activation(self.gate(x)) * self.input(x))
+        return self.output(F.dropout(self.activation(self.gate(x)) * self.input(x), self.dropout, self.training))

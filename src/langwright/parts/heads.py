@@ -21,6 +21,8 @@ class LanguageHead(nn.Module):
     """logits = hidden Wᵀ + b. W is the token table itself when tied (Press and Wolf, 2017).
 
     softcap: logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
+    scale: multiplies the hidden states first. bias: whether there is b.
+    offset: a number is added to each logit that training leaves as it is, as files of BART have it.
     """
 
     def __init__(
@@ -29,16 +31,23 @@ class LanguageHead(nn.Module):
         dim: int,
         tied: nn.Parameter | None = None,
         softcap: float | None = None,
+        scale: float = 1.0,
         bias: bool = False,
+        offset: bool = False,
     ):
         super().__init__()
+        self.scale = scale
+        self.offset = nn.Parameter(torch.empty(1, vocabulary), requires_grad=False) if offset else None
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.bias = nn.Parameter(torch.empty(vocabulary)) if bias else None
         self.softcap = softcap
 
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
+        scaled = hidden if self.scale == 1 else hidden * self.scale
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = F.linear(hidden, self.weight.to(hidden.dtype), bias)
+        logits = F.linear(scaled, self.weight.to(hidden.dtype), bias)
+        if self.offset is not None:
+            logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from langwright.parts.attention import Context, prefers_explicit
+from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
-from langwright.parts.positions import Rope
+from langwright.parts.memory import Memory
+from langwright.parts.positions import Rope, Sinusoids
 from langwright.parts.state import State, Taps
 
 
@@ -58,16 +59,23 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: an attention branch, then a feed-forward branch. `bias` describes what its attention may see."""
+    """One layer: an attention branch, then a feed-forward branch. `bias` describes what its attention may see.
 
-    def __init__(self, attention: Residual, feedforward: Residual, bias: Bias):
+    cross: a branch between the two that reads a memory, where the layer belongs to the decoder of an encoder.
+    """
+
+    def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, cross: Residual | None = None):
         super().__init__()
         self.attention = attention
+        self.cross = cross
         self.feedforward = feedforward
         self.bias = bias
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        return self.feedforward(self.attention(x, context), context)
+        x = self.attention(x, context)
+        if self.cross is not None:
+            x = self.cross(x, context)
+        return self.feedforward(x, context)
 
 
 class ParallelBlock(nn.Module):
@@ -95,6 +103,7 @@ class Embedding(nn.Module):
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
+    sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
     """
 
     def __init__(
@@ -107,12 +116,14 @@ class Embedding(nn.Module):
         types: int | None = None,
         offset: int = 0,
         scale: float | None = None,
+        sinusoids: Sinusoids | None = None,
+        tied: nn.Parameter | None = None,
     ):
         super().__init__()
         self.scale = scale
         self.norm = norm
-        self.offset = offset
-        self.tokens = nn.Parameter(torch.empty(vocabulary, dim))
+        self.offset, self.sinusoids = offset, sinusoids
+        self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
@@ -128,6 +139,8 @@ class Embedding(nn.Module):
             x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
         if self.positions is not None:
             x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
+        if self.sinusoids is not None:
+            x = x + self.sinusoids(positions).to(x.dtype)
         if self.types is None and types is not None:
             raise ValueError("this model knows no token types")
         if self.types is not None:
@@ -141,6 +154,7 @@ class Stack(nn.Module):
     """Embedding, blocks and final norm (None after post-norm blocks): ids [B, T] -> hidden [B, T, D].
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
+    dropout: on what the stack gives, in training only (T5).
     """
 
     def __init__(
@@ -149,8 +163,10 @@ class Stack(nn.Module):
         blocks: Sequence[Block | ParallelBlock],
         final_norm: nn.Module | None,
         rope: Rope | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
+        self.dropout = dropout
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
@@ -168,6 +184,7 @@ class Stack(nn.Module):
         state: State | None = None,
         taps: Taps | None = None,
         types: Int[Tensor, "batch time"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         """Hidden states after the final norm.
 
@@ -175,6 +192,7 @@ class Stack(nn.Module):
         positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
         state: memory of earlier calls, which this call extends; it knows the positions itself.
         types: the type of each token, where the family has them; all are of type 0 unless given.
+        memory: what the layers with cross-attention read.
         """
         if self.max_positions is not None and ids.shape[1] > self.max_positions:
             raise ValueError(f"{ids.shape[1]} tokens do not fit the {self.max_positions} learned positions")
@@ -184,12 +202,23 @@ class Stack(nn.Module):
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
         tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype)
+        cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer))
+            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
-        return x if self.final_norm is None else self.final_norm(x)
+        x = x if self.final_norm is None else self.final_norm(x)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+    def _cross(self, memory: Memory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
+        """The memory and its padding, lowered once for all layers."""
+        key = memory.positions
+        lowered = Bias().lower(Places(queries, key, dense=memory.mask is None), like.dtype)
+        explicit = prefers_explicit(like, key.shape[1]) or (taps is not None and taps.wants("cross_attention"))
+        if explicit:
+            lowered = lowered.additive(queries.shape[1], key.shape[1], like)
+        return Cross(lowered, explicit, memory)
 
     def _places(
         self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, segments: Tensor | None, state: State | None

@@ -1,0 +1,121 @@
+"""Beam search: the likeliest whole text instead of the likeliest next token, as `transformers` 5.23 searches.
+
+Every row of the batch keeps `beams` hypotheses. Each step looks at all continuations of all of them, takes the
+2 * beams likeliest, sets finished ones among the best `beams` aside, and goes on with the likeliest unfinished ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from langwright.inference.cache import KVCache
+from langwright.inference.padding import left_padded
+from langwright.inference.rules import Rules, Search
+from langwright.models.family import Generative
+from langwright.parts.memory import Memory
+
+NEVER = -1e9
+"""The score of what cannot win."""
+
+
+@dataclass
+class Hypotheses:
+    """The beams of one row. live: (log p, tokens), likeliest first. done: (score, tokens), best first."""
+
+    live: list[tuple[float, list[int]]]
+    done: list[tuple[float, list[int]]] = field(default_factory=list)
+    open: bool = True
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Generative,
+    prompts: Sequence[Sequence[int]],
+    search: Search,
+    rules: Rules,
+    eos: int | None,
+    max_new_tokens: int,
+    cache: bool = True,
+    vocabulary: int | None = None,
+    memory: Memory | None = None,
+) -> list[list[int]]:
+    """The new tokens of the best hypothesis of each prompt, eos included where it ended.
+
+    eos: ends a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row for a prompt.
+    """
+    beams, device = search.beams, model.head.weight.device
+    ids, mask = left_padded(prompts, device)
+    each = torch.arange(len(prompts), device=device).repeat_interleave(beams)
+    ids, mask = ids[each], None if mask is None else mask[each]
+    if memory is not None:
+        memory.keep(each)
+    state = KVCache(len(model.body.blocks)) if cache else None
+    rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in prompts]
+    feed, feed_mask = ids, mask
+    for step in range(max_new_tokens):
+        left = max_new_tokens - step - 1
+        hidden = model.body(feed, feed_mask, state=state, memory=memory)[:, -1]
+        scores = model.head(hidden)[:, :vocabulary].float().log_softmax(-1)
+        totals = torch.stack(
+            [
+                rules.apply(scores[row * beams + beam], [*prompts[row], *written], step, left) + so_far
+                for row, hypotheses in enumerate(rows)
+                for beam, (so_far, written) in enumerate(hypotheses.live)
+            ]
+        )
+        best = totals.view(len(rows), -1).topk(2 * beams)
+        kept: list[int] = []
+        for row, hypotheses in enumerate(rows):
+            parents = (best.indices[row] // totals.shape[1]).tolist()
+            tokens = (best.indices[row] % totals.shape[1]).tolist()
+            origins = _advance(hypotheses, best.values[row].tolist(), parents, tokens, search, eos, left)
+            kept += [row * beams + origin for origin in origins]
+        for hypotheses in rows:
+            _close(hypotheses, search, step + 1)
+        if not left or not any(hypotheses.open for hypotheses in rows) or _all_full(rows, search):
+            break
+        order = torch.tensor(kept, device=device)
+        new = torch.tensor([[written[-1]] for hypotheses in rows for _, written in hypotheses.live], device=device)
+        if state is not None:
+            state.keep(order)
+            feed, feed_mask = new, None
+        else:
+            ids = torch.cat((ids[order], new), 1)
+            mask = None if mask is None else torch.cat((mask[order], torch.ones_like(new, dtype=torch.bool)), 1)
+            feed, feed_mask = ids, mask
+    return [hypotheses.done[0][1] if hypotheses.done else hypotheses.live[0][1] for hypotheses in rows]
+
+
+def _advance(
+    row: Hypotheses,
+    totals: list[float],
+    parents: list[int],
+    tokens: list[int],
+    search: Search,
+    eos: int | None,
+    left: int,
+) -> list[int]:
+    """Take the likeliest continuations in; the beams that the live ones came from."""
+    found = [
+        (total, [*row.live[parent][1], token], parent)
+        for total, parent, token in zip(totals, parents, tokens, strict=True)
+    ]
+    full = search.early_stopping and len(row.done) == search.beams
+    if row.open and not full:
+        ended = [(total, written) for total, written, _ in found[: search.beams] if written[-1] == eos or not left]
+        scored = [(total / len(written) ** search.length_penalty, written) for total, written in ended]
+        row.done = sorted(row.done + scored, key=lambda one: -one[0])[: search.beams]
+    going = [one for one in found if one[1][-1] != eos][: search.beams]
+    row.live = [(total, written) for total, written, _ in going]
+    return [parent for _, _, parent in going]
+
+
+def _close(row: Hypotheses, search: Search, length: int) -> None:
+    """A row whose likeliest live hypothesis cannot beat its worst finished one, at this length, is over."""
+    if len(row.done) == search.beams:
+        row.open &= row.live[0][0] / length**search.length_penalty > row.done[-1][0]
+
+
+def _all_full(rows: Sequence[Hypotheses], search: Search) -> bool:
+    return search.early_stopping and all(len(row.done) == search.beams for row in rows)

@@ -1,0 +1,73 @@
+"""langwright generate with a model that reads a source and writes a target, and its bad values."""
+
+import json
+
+import pytest
+
+from langwright.cli import main
+from langwright.inference.generate import complete
+from langwright.inference.rules import Search
+from langwright.inference.sampling import Sampling
+from langwright.models.bart import BartConfig
+from langwright.models.folder import load_model, new_model, save_model
+from langwright.text.training import raw_bytes
+
+BYTES = raw_bytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("bart")
+    config = BartConfig(
+        vocab_size=BYTES.vocab_size, max_position_embeddings=24, encoder_layers=1, encoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_layers=1, decoder_ffn_dim=16, decoder_attention_heads=2, d_model=16,
+        init_std=0.5, decoder_start_token_id=1, forced_eos_token_id=1,
+    )  # fmt: skip
+    save_model(new_model("bart", config), BYTES, path)
+    return str(path)
+
+
+def test_the_text_goes_to_the_encoder(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    greedy = ["--temperature", "0", "--max-new-tokens", "9"]
+    (expected,) = complete(load_model(folder), BYTES, ["a cat"], Sampling(temperature=0), 9)
+    assert main(["generate", folder, "--prompt", "a cat", *greedy]) == 0
+    assert capsys.readouterr().out == expected.text + "\n"  # the prompt is no part of it
+
+
+def test_beams(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    search = Search(beams=3, length_penalty=2.0, no_repeat_ngram=2)
+    (expected,) = complete(load_model(folder), BYTES, ["a cat"], Sampling(), 9, search=search)
+    flags = "--beams 3 --length-penalty 2 --no-repeat-ngram 2 --max-new-tokens 9 --json"
+    assert main(["generate", folder, "--prompt", "a cat", *flags.split()]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "prompt": "a cat", "text": expected.text, "tokens": expected.ids, "reason": expected.reason,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--beams 0", "--beams 0: must be at least 1"),
+        ("--beams many", "many"),
+        ("--length-penalty 2", "--length-penalty 2.0: means something with --beams above 1 only"),
+        ("--no-repeat-ngram -2", "--no-repeat-ngram -2: must be 0 or more"),
+        ("--beams 2 --top-k 3", "--top-k 3: has no place beside --beams"),
+        ("--window 8", "--window: bart is an encoder-decoder"),
+        ("--window 8 --beams 2", "--window: has no place beside --beams 2"),
+        ("--max-new-tokens 24", "does not fit the model's context of 24 tokens"),
+    ],
+)
+def test_bad_values(folder: str, flags: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", folder, "--prompt", "a", *flags.split()]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["next", "a"], ["evaluate", "--text", "x.txt"], ["show", "--attention", "a"]])
+def test_verbs_that_need_a_decoder(folder: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    verb, *rest = command
+    assert main([verb, folder, *rest]) == 2
+    said = capsys.readouterr().err
+    assert "bart is an encoder-decoder, and a model of one stack is needed here" in said
+    assert said.count("\n") == 1

@@ -1,0 +1,435 @@
+"""Encoder-decoders: equal logits, cache and gradients with `transformers`, through saved folders, both ways."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from langwright.base.errors import UserError
+from langwright.inference.cache import KVCache
+from langwright.models.bart import BartConfig
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.folder import load_language_model, load_model, new_model, save_model
+from langwright.models.keymap import locate, to_disk
+from langwright.models.t5 import T5Config
+from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.state import Taps
+from oracles import SOURCED, VOCABULARY, left_padding, perturb, random_ids, reopened_sourced, sourced_oracle
+
+NEAR = 1e-4
+LONG = 150
+"""Beyond distance 128, where the last bucket of T5 begins."""
+SMALL: dict[str, Any] = {
+    "t5": T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_decoder_layers=2, num_heads=2),
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=40, encoder_layers=1, encoder_ffn_dim=12,
+        encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=20, decoder_attention_heads=4, d_model=16,
+    ),
+}  # fmt: skip
+SMALL["marian"] = dataclasses.replace(SMALL["bart"], scale_embedding=True, pad_token_id=0, decoder_start_token_id=0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same model, theirs and ours; `back` is theirs again, read from the folder that ours saved."""
+
+    theirs: PreTrainedModel
+    ours: EncoderDecoderLM
+    back: PreTrainedModel
+    folder: Path
+
+    @property
+    def any_shift(self) -> bool:
+        """Whether only distances count, so that padding may come first (theirs counts slots, ours real tokens)."""
+        return self.ours.family == "t5"
+
+
+@pytest.fixture(scope="module", params=SOURCED)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp(request.param)
+    theirs = sourced_oracle(SOURCED[request.param])
+    theirs.save_pretrained(folder / "theirs")
+    ours = load_model(folder / "theirs")
+    save_model(ours, None, folder / "ours")
+    return Pair(theirs, ours, reopened_sourced(folder / "ours"), folder)
+
+
+def near(ours: Tensor, theirs: Tensor) -> bool:
+    """Within 1e-4, where the logits are large enough for that to say something."""
+    assert theirs.abs().max() > 1
+    return bool((ours - theirs).abs().max() <= NEAR)
+
+
+def logits(
+    model: PreTrainedModel, source: Tensor, target: Tensor, masks: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    given = {} if masks is None else {"attention_mask": masks[0].long(), "decoder_attention_mask": masks[1].long()}
+    return model(input_ids=source, decoder_input_ids=target, **given).logits
+
+
+@torch.no_grad()
+def test_plain(pair: Pair) -> None:
+    source, target = random_ids(2, LONG), random_ids(2, LONG - 9, seed=5)
+    expected = logits(pair.theirs, source, target)
+    assert near(pair.ours(source, target), expected)
+    assert near(logits(pair.back, source, target), expected)
+    assert type(pair.back) is type(pair.theirs)
+
+
+@torch.no_grad()
+def test_padding_on_both_sides(pair: Pair) -> None:
+    source, target = random_ids(4, 21), random_ids(4, 18, seed=5)
+    for flip in (True, False) if pair.any_shift else (True,):
+        masks = left_padding(4, 21).flip(0), left_padding(4, 18)
+        masks = (masks[0].flip(1), masks[1].flip(1)) if flip else masks
+        expected = logits(pair.theirs, source, target, masks)
+        given = pair.ours(source, target, *masks)
+        assert given.isfinite().all()
+        assert near(given[masks[1]], expected[masks[1]])
+        assert not near(pair.ours(source, target)[masks[1]], expected[masks[1]])
+
+
+@torch.no_grad()
+def test_cache(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces, then a token at a time; the memory's keys and values are made once a layer."""
+    source, target = random_ids(3, 30), random_ids(3, LONG, seed=5)
+    mask = left_padding(3, 30).flip(1)
+    expected = logits(pair.theirs, source, target, (mask, torch.ones_like(target)))
+    made: list[int] = []
+    for block in pair.ours.body.blocks:
+        project = block.cross.fn.k.forward
+        monkeypatch.setattr(block.cross.fn.k, "forward", lambda x, p=project: made.append(1) or p(x))
+    memory, state, start = pair.ours.encode(source, mask, remember=True), KVCache(3), 0
+    for stop in (4, 7, *range(8, LONG + 1)):
+        given = pair.ours.decode(target[:, start:stop], memory, state=state)
+        assert near(given, expected[:, start:stop]), (start, stop)
+        start = stop
+    assert len(made) == 3
+
+
+@torch.no_grad()
+def test_rows_of_a_memory_that_are_kept(pair: Pair) -> None:
+    source, target, rows = random_ids(3, 12), random_ids(3, 6, seed=5), torch.tensor([2, 0, 2])
+    mask = left_padding(3, 12).flip(1)
+    expected = pair.ours(source, target, mask)[rows]
+    memory = pair.ours.encode(source, mask, remember=True)
+    pair.ours.decode(target, memory)
+    memory.keep(rows)
+    assert near(pair.ours.decode(target[rows], memory), expected)
+
+
+@torch.no_grad()
+def test_weights_that_are_watched(pair: Pair) -> None:
+    source, target, mask = random_ids(2, 12), random_ids(2, 6, seed=5), left_padding(2, 12).flip(1)
+    taps = Taps("attention", "cross_attention")
+    found = pair.ours.decode(target, pair.ours.encode(source, mask), taps=taps)
+    assert near(found, pair.ours(source, target, mask))
+    across = taps.get("cross_attention")
+    assert [tuple(w.shape[2:]) for w in across] == [(6, 12)] * 3
+    assert [tuple(w.shape[2:]) for w in taps.get("attention")] == [(6, 6)] * 3
+    assert all(torch.allclose(w.sum(-1), torch.ones(())) and not w[1, ..., -7:].any() for w in across)
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-v1.1", "bart"])
+def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
+    theirs = sourced_oracle(SOURCED[name])
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path).train()
+    source, target, weights = random_ids(2, 14), random_ids(2, 12, seed=5), torch.ones(2, 11)
+    weights[0, 9:] = 0
+    losses = F.cross_entropy(
+        logits(theirs, source, target)[:, :-1].flatten(0, 1), target[:, 1:].flatten(), reduction="none"
+    )
+    ((losses * weights.flatten()).sum() / weights.sum()).backward()
+    if ours.head.offset is None and ours.head.scale == 1:
+        hidden = ours.body(target[:, :-1], memory=ours.encode(source))
+        (linear_cross_entropy(hidden, ours.head.weight, target[:, 1:], weights) / weights.sum()).backward()
+    else:
+        own = F.cross_entropy(ours(source, target)[:, :-1].flatten(0, 1), target[:, 1:].flatten(), reduction="none")
+        ((own * weights.flatten()).sum() / weights.sum()).backward()
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in ours.named_parameters()}
+    named = dict(theirs.named_parameters())
+    for disk, gradient in to_disk(FAMILIES[ours.family].keys(ours.config), gradients).items():
+        if disk == "final_logits_bias":
+            assert not gradient.any()  # it is no parameter there, and training leaves it alone here
+        else:
+            assert (gradient - named.pop(disk).grad).abs().max() <= NEAR, disk
+    assert not named
+
+
+@pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
+def test_a_new_model_opens_in_transformers(family: str, tmp_path: Path) -> None:
+    model = new_model(family, SMALL[family]).eval()
+    perturb(model, 3)
+    save_model(model, None, tmp_path)
+    source, target = random_ids(2, 20), random_ids(2, 20, seed=5)
+    with torch.no_grad():
+        assert near(model(source, target), logits(reopened_sourced(tmp_path), source, target))
+
+
+# Files as they are
+
+
+def edited(pair: Pair, folder: Path, change: Any, **fields: Any) -> Path:
+    """Their folder with `change(tensors)` on disk, and other fields."""
+    folder.mkdir()
+    save_file(change(load_file(pair.folder / "theirs" / "model.safetensors")), folder / "model.safetensors")
+    config = json.loads((pair.folder / "theirs" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    return folder
+
+
+def test_copies_of_the_embeddings(pair: Pair, tmp_path: Path) -> None:
+    prefix = "" if pair.ours.family == "t5" else "model."
+    shared, name = f"{prefix}shared.weight", f"{prefix}decoder.embed_tokens.weight"
+    folder = edited(pair, tmp_path / "equal", lambda t: t | {name: t[shared].clone()})
+    assert torch.equal(load_model(folder).body.embed.tokens, pair.ours.body.embed.tokens)
+    folder = edited(pair, tmp_path / "only", lambda t: {name if n == shared else n: x for n, x in t.items()})
+    assert torch.equal(load_model(folder).encoder.embed.tokens, pair.ours.body.embed.tokens)
+    folder = edited(pair, tmp_path / "other", lambda t: t | {name: t[shared] + 1})
+    with pytest.raises(UserError, match=r'decoder.embed_tokens.weight" differs from ".*shared.weight", to which'):
+        load_model(folder)
+
+
+def test_what_old_files_hold_besides(pair: Pair, tmp_path: Path) -> None:
+    """The table of relative positions that cross-attention never used, and sinusoids."""
+    extra = {
+        "t5": "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+        "bart": "encoder.version",
+        "marian": "model.encoder.embed_positions.weight",
+    }[pair.ours.family]
+    load_model(edited(pair, tmp_path / "old", lambda t: t | {extra: torch.ones(2, 2)}))
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("bart", "BartModel"), ("marian", "MarianModel")])
+def test_a_body_without_a_head(name: str, architecture: str, tmp_path: Path) -> None:
+    """BART is published as `BartModel`: no prefix, and no offset of the logits."""
+    theirs = sourced_oracle(SOURCED[name])
+    theirs.model.save_pretrained(tmp_path)
+    names = load_file(tmp_path / "model.safetensors").keys()
+    assert "shared.weight" in names
+    assert "final_logits_bias" not in names
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [architecture]
+    source, target = random_ids(2, 9), random_ids(2, 7, seed=5)
+    with torch.no_grad():
+        expected = logits(theirs, source, target) - theirs.final_logits_bias
+        assert near(load_model(tmp_path)(source, target), expected)
+
+
+def test_a_head_that_transformers_calls_tied(tmp_path: Path) -> None:
+    """T5 v1.1 as `transformers` 5 makes it anew: no scale, and the embeddings for a head."""
+    config = transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=24, d_kv=10, d_ff=40, num_layers=1, num_heads=3, tie_word_embeddings=False
+    )
+    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs")
+    save_model(ours, None, tmp_path / "ours")
+    source, target = random_ids(2, 9), random_ids(2, 7, seed=5)
+    expected = logits(theirs, source, target)
+    assert near(ours(source, target), expected)
+    assert near(logits(reopened_sourced(tmp_path / "ours"), source, target), expected)
+
+
+def test_commands_that_need_a_decoder(pair: Pair) -> None:
+    with pytest.raises(UserError, match="is an encoder-decoder, and a model of one stack is needed here"):
+        load_language_model(pair.folder / "ours")
+
+
+@pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
+def test_every_tensor_is_where_locate_says(family: str) -> None:
+    model = new_model(family, SMALL[family])
+    parameters = dict(model.named_parameters())
+    entries, left = FAMILIES[family].keys(model.config), set(parameters)
+    for disk, tensor in to_disk(entries, parameters).items():
+        ((name, rows, _),) = locate(entries, parameters, disk)
+        assert torch.equal(tensor[rows], parameters[name])
+        left.remove(name)
+    assert not left
+
+
+# Configs
+
+
+LABELS = {
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2},
+}
+T5_COMMON = {
+    "architectures": ["T5ForConditionalGeneration"], "d_kv": 64, "d_model": 512, "decoder_start_token_id": 0,
+    "dropout_rate": 0.1, "eos_token_id": 1, "initializer_factor": 1.0, "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-06, "model_type": "t5", "output_past": True, "pad_token_id": 0,
+    "relative_attention_num_buckets": 32, "vocab_size": 32128,
+}  # fmt: skip
+BART_COMMON = {
+    "add_bias_logits": False, "add_final_layer_norm": False, "classifier_dropout": 0.0, "decoder_layerdrop": 0.0,
+    "decoder_layers": 6, "dropout": 0.1, "encoder_layerdrop": 0.0, "encoder_layers": 6, "init_std": 0.02,
+    "is_encoder_decoder": True, "normalize_before": False, "num_hidden_layers": 6, "use_cache": True, **LABELS,
+}  # fmt: skip
+HUB: dict[str, tuple[int, dict[str, Any]]] = {
+    "t5-small": (60_506_624, {
+        "d_ff": 2048, "n_positions": 512, "num_heads": 8, "num_layers": 6, **T5_COMMON,
+        "task_specific_params": {"translation_en_to_de": {
+            "early_stopping": True, "max_length": 300, "num_beams": 4, "prefix": "translate English to German: ",
+        }},
+    }),
+    "google/t5-v1_1-small": (76_961_152, {
+        "d_ff": 1024, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 8, "num_heads": 6, "num_layers": 8,
+        "tie_word_embeddings": False, **T5_COMMON,
+    }),
+    "facebook/bart-base": (139_420_416, {
+        "_name_or_path": "bart-base", "activation_dropout": 0.1, "activation_function": "gelu",
+        "architectures": ["BartModel"], "attention_dropout": 0.1, "bos_token_id": 0, "classif_dropout": 0.1,
+        "d_model": 768, "decoder_attention_heads": 12, "decoder_ffn_dim": 3072, "decoder_start_token_id": 2,
+        "early_stopping": True, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072, "eos_token_id": 2,
+        "forced_bos_token_id": 0, "forced_eos_token_id": 2, "gradient_checkpointing": False,
+        "max_position_embeddings": 1024, "model_type": "bart", "no_repeat_ngram_size": 3, "normalize_embedding": True,
+        "num_beams": 4, "pad_token_id": 1, "scale_embedding": False, "torch_dtype": "float32",
+        "transformers_version": "4.12.0.dev0", "vocab_size": 50265, **BART_COMMON,
+    }),
+    "Helsinki-NLP/opus-mt-en-de": (74_410_496 - 2 * 512 * 512, {  # the published number counts two tables of sinusoids
+        "_num_labels": 3, "activation_dropout": 0.0, "activation_function": "swish", "architectures": ["MarianMTModel"],
+        "attention_dropout": 0.0, "bad_words_ids": [[58100]], "bos_token_id": 0, "classif_dropout": 0.0,
+        "d_model": 512, "decoder_attention_heads": 8, "decoder_ffn_dim": 2048, "decoder_start_token_id": 58100,
+        "decoder_vocab_size": 58101, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "eos_token_id": 0,
+        "forced_eos_token_id": 0, "max_length": 512, "max_position_embeddings": 512, "model_type": "marian",
+        "normalize_embedding": False, "num_beams": 6, "pad_token_id": 58100, "scale_embedding": True,
+        "share_encoder_decoder_embeddings": True, "static_position_embeddings": True,
+        "transformers_version": "4.22.0.dev0", "vocab_size": 58101, **BART_COMMON,
+    }),
+}  # fmt: skip
+"""config.json of models on the Hub, and how many parameters they are published with."""
+CLASSES = {
+    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
+    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
+    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
+}
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_published_configs(name: str) -> None:
+    count, raw = HUB[name]
+    family = FAMILIES[raw["model_type"]]
+    config = family.parse(raw, name)
+    with torch.device("meta"):
+        ours = family.build(config)
+        theirs = CLASSES[family.name][1](CLASSES[family.name][0](**raw))
+    trained = {name: p for name, p in ours.named_parameters() if p.requires_grad}
+    assert sum(p.numel() for p in trained.values()) == count
+    untied = raw.get("tie_word_embeddings") is False  # which transformers 5 counts as tied
+    shapes = {name: tuple(p.shape) for name, p in theirs.named_parameters() if "embed_positions" not in name}
+    held = to_disk(family.keys(config), dict(ours.named_parameters()))
+    found = {disk: tuple(x.shape) for disk, x in held.items() if "embed_positions" not in disk}
+    assert found.items() - shapes.items() == (
+        {("final_logits_bias", (1, raw["vocab_size"]))} if family.name != "t5"
+        else {("lm_head.weight", (32128, 512))} if untied else set()
+    )  # fmt: skip
+    assert not shapes.keys() - found.keys()
+
+
+def test_what_published_models_say_of_their_texts() -> None:
+    marian = FAMILIES["marian"].parse(HUB["Helsinki-NLP/opus-mt-en-de"][1], "there")
+    with torch.device("meta"):
+        frame = FAMILIES["marian"].build(marian).frame
+        bart = FAMILIES["bart"].build(FAMILIES["bart"].parse(HUB["facebook/bart-base"][1], "there")).frame
+    assert (frame.start, frame.source_bos, frame.first, frame.last, frame.banned) == (58100, False, None, 0, (58100,))
+    assert (bart.start, bart.source_bos, bart.first, bart.last, bart.banned) == (2, True, 0, 2, ())
+
+
+@pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
+@pytest.mark.parametrize("written", [False, True])
+def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
+    theirs = CLASSES[family][0]()
+    parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
+    compared = {name: value for name, value in dataclasses.asdict(parsed).items() if hasattr(theirs, name)}
+    assert len(compared) > 10
+    compared = {name: value for name, value in compared.items() if name != "num_decoder_layers" or value is not None}
+    assert compared == {name: getattr(theirs, name) for name in compared}
+
+
+@given(st.sampled_from(list(SMALL)), st.data())
+def test_what_is_written_is_read_back(family: str, data: st.DataObject) -> None:
+    changes: dict[str, Any] = (
+        {
+            "tie_word_embeddings": data.draw(st.booleans()),
+            "feed_forward_proj": data.draw(st.sampled_from(["relu", "gated-gelu"])),
+            "num_decoder_layers": data.draw(st.sampled_from([None, 3])),
+            "relative_attention_max_distance": data.draw(st.integers(20, 200)),
+        }
+        if family == "t5"
+        else {
+            "bad_words_ids": data.draw(st.sampled_from([None, ((3,),), ((3,), (4,))])),
+            "forced_bos_token_id": data.draw(st.sampled_from([None, 5])),
+            "scale_embedding": data.draw(st.booleans()),
+        }
+    )
+    config = dataclasses.replace(SMALL[family], **changes)
+    written = json.loads(json.dumps(FAMILIES[family].dump(config)))
+    assert (written["model_type"], written["is_encoder_decoder"]) == (family, True)
+    assert FAMILIES[family].parse(written, "there") == config
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "message"),
+    [
+        ("t5", {"feed_forward_proj": "swish"}, "feed_forward_proj = 'swish' is not one of relu, gated-gelu"),
+        ("t5", {"relative_attention_num_buckets": 30}, "relative_attention_num_buckets = 30 is no multiple of 4"),
+        ("t5", {"relative_attention_max_distance": 16}, "relative_attention_num_buckets = 32"),
+        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder = False is not supported"),
+        ("bart", {"d_model": 1000}, "d_model = 1000 is not an even multiple"),
+        ("bart", {"normalize_before": True}, "normalize_before = True is not supported"),
+        ("bart", {"bad_words_ids": [[3, 4]]}, "only single tokens can be banned"),
+        ("marian", {"decoder_vocab_size": 7}, 'field "decoder_vocab_size" is not known'),
+        ("marian", {"activation_function": "tanh"}, "activation_function = 'tanh' is not one of"),
+    ],
+)
+def test_what_is_refused(family: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FAMILIES[family].parse(fields, "there")
+
+
+# New parameters
+
+
+def test_spreads_of_t5() -> None:
+    config = T5Config(
+        vocab_size=900, d_model=64, d_kv=9, d_ff=100, num_layers=2, num_heads=8, feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False, initializer_factor=0.5,
+    )  # fmt: skip
+    model, factor = new_model("t5", config), 0.5
+    table = {
+        "q": (64 * 9) ** -0.5, "k": 64**-0.5, "v": 64**-0.5, "output": (8 * 9) ** -0.5, "gate": 64**-0.5,
+        "input": 64**-0.5, "table": 64**-0.5, "tokens": 1.0, "head": 1.0,
+    }  # fmt: skip
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            assert torch.equal(parameter, torch.full_like(parameter, factor)), name
+            continue
+        kind = name.removesuffix(".weight").split(".")[-1]
+        wanted = 100**-0.5 if name.endswith("feedforward.fn.output.weight") else table[kind]
+        rough = 0.15 if kind == "table" else 0.06
+        assert float(parameter.detach().std()) == pytest.approx(factor * wanted, rel=rough), name
+
+
+@pytest.mark.parametrize("family", ["bart", "marian"])
+def test_spreads_of_bart(family: str) -> None:
+    config = dataclasses.replace(SMALL[family], vocab_size=500, d_model=64, encoder_ffn_dim=90, init_std=0.05)
+    for name, parameter in new_model(family, config).named_parameters():
+        if name == "head.offset" or name.endswith("bias"):
+            assert not parameter.any(), name
+        elif parameter.ndim == 1:
+            assert torch.equal(parameter, torch.ones_like(parameter)), name
+        else:
+            assert float(parameter.detach().std()) == pytest.approx(0.05, rel=0.08), name
