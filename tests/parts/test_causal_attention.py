@@ -7,7 +7,7 @@ from torch import Tensor
 from langwright.models.folder import new_model
 from langwright.models.llama import LlamaConfig
 from langwright.parts import causal_attention
-from langwright.parts.attention import attend_explicitly
+from langwright.parts.attention import Attention, Context, attend_explicitly
 from langwright.parts.bias import Lowered
 from langwright.parts.causal_attention import attend_causally, block_size, prefers_blocks
 
@@ -68,6 +68,19 @@ def test_models_take_it_in_bfloat16_on_the_cpu(monkeypatch: pytest.MonkeyPatch) 
     assert (narrow.float() - wide).abs().max() <= 0.05 * wide.abs().max()
     model(ids[:, :4], mask=torch.tensor([[False, True, True, True]]))
     assert len(calls) == 2
+
+
+def test_dropout_takes_the_explicit_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the blocks, which drop nothing, nor the fused kernel, which is slow with dropout on a CPU."""
+    monkeypatch.setattr("langwright.parts.attention.attend_fused", None)
+    monkeypatch.setattr("langwright.parts.attention.attend_causally", None)
+    attention = Attention(8, 2, dropout=0.5).bfloat16().train()
+    for parameter in attention.parameters():
+        torch.nn.init.eye_(parameter)
+    torch.manual_seed(0)
+    context = Context(Lowered(causal=True), explicit=False)
+    first, second = (attention(torch.ones(1, 4, 8, dtype=torch.bfloat16), context) for _ in range(2))
+    assert not torch.equal(first, second)
 
 
 def test_when_it_is_preferred() -> None:

@@ -174,6 +174,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix the values by the path that was chosen; weights go to the taps under the name `kind`."""
         dropout = self.dropout if self.training else 0.0
+        if bias.causal and dropout and prefers_explicit(q, k.shape[2]):  # the blocks drop nothing
+            explicit = True
         if explicit or self.softcap is not None:
             bias = bias.additive(q.shape[2], k.shape[2], q)
             mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout, self.softcap)
