@@ -21,8 +21,12 @@ def read(name: str) -> PretrainRecipe:
     return PretrainRecipe(**read_recipe(RECIPES / name, PretrainRecipe))
 
 
-def test_both_are_there() -> None:
-    assert [path.name for path in SHIPPED] == ["python-stdlib.yaml", "tiny-shakespeare.yaml"]
+def test_all_are_there() -> None:
+    assert [path.name for path in SHIPPED] == [
+        "python-stdlib.yaml",
+        "tiny-shakespeare-10m.yaml",
+        "tiny-shakespeare.yaml",
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
