@@ -226,10 +226,14 @@ from pathlib import Path
 from langwright.base.files import folder_lock
 
 with folder_lock(Path(sys.argv[1]), "a training run"):
-    if sys.argv[2] == "fork" and os.fork() == 0:
-        os.close(1)
-        time.sleep(60)
-        os._exit(0)
+    if sys.argv[2] == "fork":
+        there, begun = os.pipe()
+        if os.fork() == 0:
+            os.close(1)
+            os.write(begun, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(there, 1)  # a child that was not given the processor yet has had no time to let go
     print("held", flush=True)
     time.sleep(60)
 """
