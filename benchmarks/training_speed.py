@@ -52,7 +52,7 @@ VARIANTS = (
     "litgpt bf16 compiled",
     "litgpt bf16 compiled kept",
 )
-KEPT = {"MALLOC_MMAP_THRESHOLD_": "2147483647", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 def config(shape: dict[str, int]) -> GPT2Config:
@@ -196,7 +196,10 @@ def main() -> None:
                     env=environment,
                 )
                 if done.returncode:
-                    print(f"{variant}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                    print(
+                        f"{variant}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}",
+                        file=sys.stderr,
+                    )
                 else:
                     runs.append(json.loads(done.stdout.splitlines()[-1]))
         print_table(name, {variant: runs for variant, runs in found.items() if runs})

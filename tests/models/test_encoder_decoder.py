@@ -433,3 +433,21 @@ def test_spreads_of_bart(family: str) -> None:
             assert torch.equal(parameter, torch.ones_like(parameter)), name
         else:
             assert float(parameter.detach().std()) == pytest.approx(0.05, rel=0.08), name
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_transformers_generates_from_our_folder_unasked(family: str, tmp_path: Path) -> None:
+    """What begins and ends a text is in generation_config.json, besides which they read nothing."""
+    small = {"d_model": 16, "vocab_size": 20, "decoder_start_token_id": 2}
+    config: Any = T5Config(**small, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    if family == "bart":
+        layers = {
+            f"{half}_{what}": n for half in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 16))
+        }
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        config = BartConfig(**small, **layers, **heads, max_position_embeddings=32, forced_eos_token_id=3)
+    save_model(new_model(family, config), None, tmp_path)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    written = theirs.generate(torch.tensor([[4, 5, 6]]), max_new_tokens=4, do_sample=False)
+    assert written[0, 0] == 2
+    assert theirs.generation_config.forced_eos_token_id == (3 if family == "bart" else None)

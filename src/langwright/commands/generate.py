@@ -26,7 +26,7 @@ def generate(
     stop: tuple[str, ...] = (),
     cache: bool = True,
     window: int | None = None,
-    sinks: int = 4,
+    sinks: int | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
@@ -40,13 +40,15 @@ def generate(
     stop: a string that ends the text; it is left out.
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
     window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
-    sinks: how many of the first tokens are remembered beside the window.
+    sinks: how many of the first tokens are remembered beside the window; 4 unless given.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     prompts = [_read(text) for text in prompt]
+    if sinks is not None and window is None:
+        raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
     where = choose_device(device)
     loaded, tokenizer = (
         load_generative(model, where, choose_dtype(dtype, where), ignore_field),
@@ -70,7 +72,7 @@ def generate(
         stop,
         cache,
         stream if streams else lambda row, text: None,
-        None if window is None else Streaming(window, sinks),
+        None if window is None else Streaming(window, 4 if sinks is None else sinks),
         search,
     )
     if json:

@@ -24,6 +24,16 @@ from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 FORMAT_VERSION = 1
+IN_GENERATION = (
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+"""Fields of config.json that generation_config.json repeats."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -317,7 +327,10 @@ def save_parameters(
     write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
     files = [CONFIG, SINGLE]
     if task == "language":
-        write_json(folder / GENERATION, {name: value for name, value in roles.items() if value is not None})
+        # `transformers` reads these from nowhere else once the file is there
+        told = {name: fields[name] for name in IN_GENERATION if fields.get(name) is not None}
+        told |= {name: value for name, value in roles.items() if value is not None}
+        write_json(folder / GENERATION, told)
         files.append(GENERATION)
     write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))
     if isinstance(model, Encoder) and task == heads.EMBEDDING:

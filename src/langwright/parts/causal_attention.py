@@ -14,13 +14,16 @@ from torch import Tensor
 
 Heads = Float[Tensor, "batch heads time head_dim"]
 
-LONGEST = 2048
+LONGEST, MOST_WEIGHTS = 2048, 2**27
 """The weights take memory that grows with the square of the time: beyond this the fused kernel, which keeps none."""
 
 
 def prefers_blocks(q: Heads) -> bool:
     """Whether the blocks are the faster path for this device, dtype and length (measured)."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= LONGEST
+    rows, time = q.shape[0] * q.shape[1], q.shape[2]
+    return (
+        q.device.type == "cpu" and q.dtype == torch.bfloat16 and time <= LONGEST and rows * time * time <= MOST_WEIGHTS
+    )
 
 
 def attend_causally(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
@@ -99,9 +102,10 @@ def _(
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:3], output[1])
     ctx.scale = inputs[3]
+    ctx.set_materialize_grads(False)  # the weights have none
 
 
-def _differentiate(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+def _differentiate(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
     return *_attend_backward(upstream.contiguous(), *ctx.saved_tensors, ctx.scale), None
 
 

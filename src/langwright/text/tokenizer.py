@@ -16,7 +16,7 @@ from langwright.base.files import read_json, write_atomic, write_json
 from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.token_bytes import read_spelling
-from langwright.text.vocabularies import read_merges_and_vocabulary, read_wordpiece
+from langwright.text.vocabularies import BERT_ROLES, ROBERTA_ROLES, read_merges_and_vocabulary, read_wordpiece
 
 PIECE_CHARACTERS = 1 << 14
 
@@ -213,7 +213,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     config, roles = _read_config(folder)
     if (folder / "tokenizer.json").exists():
         backend = _read_backend(folder / "tokenizer.json")
-        usual = Roles() if backend.token_to_id(END_OF_TEXT) is None else Roles(bos=END_OF_TEXT, eos=END_OF_TEXT)
+        conventions = (Roles(bos=END_OF_TEXT, eos=END_OF_TEXT), BERT_ROLES, ROBERTA_ROLES, Roles())
+        usual = next(c for c in conventions if all(backend.token_to_id(t) is not None for t in c.config().values()))
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
     elif (folder / "vocab.txt").exists():

@@ -56,9 +56,9 @@ class Learner:
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""
         moved = [p for p in self.masters.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None], foreach=True)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
         if self.clip_norm and norm > self.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm, foreach=True)
+            torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm)
         return norm
 
     def step(self, factor: float) -> None:
