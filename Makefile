@@ -13,7 +13,7 @@ help: ## what can be made
 	@echo "make demo      raw text to a model that writes, with a report (about 10 minutes on two cores)"
 	@echo "make test      style, types, the import contract and every test"
 	@echo "make bench     the benchmarks, one after the other"
-	@echo "make bench-training  training speed beside transformers and litgpt (about 20 minutes)"
+	@echo "make bench-training  training speed beside transformers and litgpt (half an hour or more)"
 	@echo "make mutants   break the code on purpose, piece by piece, and see the tests notice"
 	@echo "make docs      run the long commands of the documentation too"
 	@echo "make format    mend style and layout"

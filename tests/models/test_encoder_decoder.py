@@ -210,7 +210,10 @@ def test_what_old_files_hold_besides(pair: Pair, tmp_path: Path) -> None:
         "bart": "encoder.version",
         "marian": "model.encoder.embed_positions.weight",
     }[pair.ours.family]
-    load_model(edited(pair, tmp_path / "old", lambda t: t | {extra: torch.ones(2, 2)}))
+    loaded = load_model(edited(pair, tmp_path / "old", lambda t: t | {extra: torch.ones(2, 2)}))
+    ours, theirs = dict(pair.ours.named_parameters()), dict(loaded.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize(("name", "architecture"), [("bart", "BartModel"), ("marian", "MarianModel")])

@@ -83,6 +83,21 @@ def test_short_runs_are_measured_as_far_as_they_go(steps: int, measured: int, tm
     assert profile.measured == measured
 
 
+def test_a_run_that_ends_before_its_time_is_counted_as_far_as_it_went(tmp_path: Path) -> None:
+    """As when a budget cuts the plan: a mean, shares, and no profiler left at work."""
+    run, profile = a_run(tmp_path, steps=6), Profile(steps=3, warm_up=2)
+    profile.watch(run)
+    run.plan.steps = 4
+    run.fit()
+    profile.finish()
+    assert profile.measured == 2
+    assert sum(profile.shares.values()) == pytest.approx(1)
+    assert not any(m._forward_hooks for m in run.learner.model.modules())
+    again = profile.record()
+    profile.finish()
+    assert profile.record() == again
+
+
 def test_operations_outside_of_steps_do_not_count() -> None:
     with torch.profiler.profile() as profiler:
         nn.Linear(8, 8)(torch.ones(2, 8))

@@ -128,6 +128,8 @@ def train(
         if profile:
             measured.watch(run, recipe.compile)
         stopped = run.fit()
+        if profile:
+            measured.finish()
         if stopped is not None:
             return Result(stopped, None)
         model.eval()

@@ -118,9 +118,7 @@ def load_one_stack(
     ignore_fields: Collection[str] = (),
 ) -> CausalLM | Encoder:
     """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
-    family, _ = load_config(Path(folder), ignore_fields)
-    if family in ENCODER_DECODERS:
-        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    _refuse_two_stacks(Path(folder), ignore_fields)
     model = load_model(folder, device, dtype, ignore_fields)
     assert not isinstance(model, EncoderDecoderLM)
     return model
@@ -133,12 +131,16 @@ def load_language_model(
     ignore_fields: Collection[str] = (),
 ) -> CausalLM:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
-    family, _ = load_config(Path(folder), ignore_fields)
-    if family in ENCODER_DECODERS:
-        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
+    _refuse_two_stacks(Path(folder), ignore_fields)
     model = load_generative(folder, device, dtype, ignore_fields)
     assert isinstance(model, CausalLM)
     return model
+
+
+def _refuse_two_stacks(folder: Path, ignore_fields: Collection[str]) -> None:
+    family, _ = load_config(folder, ignore_fields)
+    if family in ENCODER_DECODERS:
+        raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
 
 
 def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:

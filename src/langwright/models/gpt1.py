@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from langwright.models.checks import SUMMARY, check_choice, check_heads
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, check_sizes
@@ -59,7 +57,7 @@ def build(config: GPT1Config) -> CausalLM:
         )
 
     embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
-    body = Stack(embed, [block() for _ in range(c.n_layer)], nn.Identity())
+    body = Stack(embed, [block() for _ in range(c.n_layer)], None)
     return CausalLM("openai-gpt", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
 
 

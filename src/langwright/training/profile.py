@@ -52,8 +52,9 @@ class Profile:
         body = run.learner.model.body
         hidden = {id(module) for module in body.blocks.modules()} if compiled else set()  # type: ignore[union-attr]
         self._hooks = [hook for m in run.learner.model.modules() if id(m) not in hidden for hook in _mark(m)]
-        self._windows: list[tuple[float, float]] = []
         self._began: float | None = None
+        self._profiler: torch.profiler.profile | None = None
+        self._watching = True
         learner, batches = run.learner, run.batches
         clip, step, gather = learner.clip, learner.step, learner.masters.gather
 
@@ -74,11 +75,11 @@ class Profile:
     def _batches(self, stream: Iterator[Batch]) -> Iterator[Batch]:
         for number in itertools.count():
             self._close()
-            if number == self.warm_up and self.steps > 0:
+            if number == self.warm_up and self._watching:
                 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
                 self._profiler = torch.profiler.profile()
                 self._profiler.start()
-            if self.warm_up <= number < self.warm_up + self.steps:
+            if self.warm_up <= number and self._watching:
                 self._window = record_function(MARK + "step")
                 self._window.__enter__()
                 self._began = time.perf_counter()
@@ -98,9 +99,19 @@ class Profile:
         self.measured, self._began = self.measured + 1, None
         self._window.__exit__(None, None, None)
         if self.measured == self.steps:
+            self.finish()
+
+    def finish(self) -> None:
+        """Count what was measured and let go of the run, which may have ended before its time."""
+        if not self._watching:
+            return
+        self._watching = False
+        self._close()
+        for hook in self._hooks:
+            hook.remove()
+        if self._profiler is not None:
             self._profiler.stop()
-            for hook in self._hooks:
-                hook.remove()
+        if self._profiler is not None and self.measured:
             self.shares = shares(self._profiler.events() or [], self.seconds)
             self.seconds /= self.measured
 
