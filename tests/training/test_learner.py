@@ -11,7 +11,9 @@ from langwright.objectives.batch import Batch
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.budget import measure_step
+from langwright.training.learner import Learner
 from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
 from tiny import batch_of, same, tiny_learner, tiny_model, weights
 
 
@@ -120,3 +122,23 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
+
+
+def test_only_what_asks_for_gradients_is_trained() -> None:
+    frozen = tiny_model()
+    for name, p in frozen.named_parameters():
+        p.requires_grad_(name.endswith("norm.weight"))
+    held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
+    learner = Learner(frozen, causal(), torch.bfloat16, Rates(adamw=1e-2))
+    assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
+    learner.backward(batch_of(3))
+    learner.step(1.0)
+    for name, p in frozen.named_parameters():
+        assert p.dtype == torch.bfloat16
+        assert torch.equal(p.detach(), held[name].bfloat16()) != name.endswith("norm.weight"), name
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    model = tiny_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        Learner(model, causal(), torch.float32, Rates())

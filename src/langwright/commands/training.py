@@ -148,7 +148,8 @@ def train(
     with _eager():
         more = on_finish(model) | ({"profile": measured.record()} if measured.measured else {})
     record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
-    save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
+    whole = {**dict(model.named_parameters()), **learner.masters.named}
+    save_parameters(whole, model, job.texts.tokenizer, out, record)
     return Result(None, held_out, parameters(model))
 
 
