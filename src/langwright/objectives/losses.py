@@ -119,7 +119,10 @@ def _losses_and_slopes(
         total += (w * (z.log() - right + z_loss * log_z.square())).sum()
         if wants_slopes:
             slopes = odds.mul_((w * (1 + 2 * z_loss * log_z) / z)[:, None])
-            slopes.scatter_add_(1, t[:, None], -w[:, None])
+            if torch.compiler.is_compiling():  # in the same pass as the rest
+                slopes = slopes - w[:, None] * (torch.arange(slopes.shape[1], device=t.device) == t[:, None])
+            else:
+                slopes.scatter_add_(1, t[:, None], -w[:, None])
             if softcap is not None:
                 slopes *= squeezed.square_().neg_().add_(1)
             x.copy_(slopes)
