@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
@@ -33,7 +33,7 @@ class Cross(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a stack tells each branch of one layer besides the hidden state."""
+    """What a stack tells each branch of one layer besides the hidden state. real: which tokens are; None means all."""
 
     bias: Lowered
     explicit: bool
@@ -42,6 +42,7 @@ class Context(NamedTuple):
     taps: Taps | None = None
     layer: int = 0
     cross: Cross | None = None
+    real: Bool[Tensor, "batch time"] | None = None
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:

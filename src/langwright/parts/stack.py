@@ -205,7 +205,7 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
+            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross, mask))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         x = x if self.final_norm is None else self.final_norm(x)
