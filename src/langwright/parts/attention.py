@@ -46,8 +46,13 @@ class Context(NamedTuple):
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:
-    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added."""
-    return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and keys < EXPLICIT_BELOW
+    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added.
+
+    It is so in training alone, for the fused kernel's backward pass is what takes long. Its forward pass is faster, and
+    closer to float32: it never rounds the scores.
+    """
+    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return slow and keys < EXPLICIT_BELOW
 
 
 def attend_explicitly(
