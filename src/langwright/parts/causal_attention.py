@@ -1,8 +1,8 @@
 """Causal attention as explicit products over blocks of queries: the lower triangle and little more.
 
-On a CPU in bfloat16 training takes a quarter to a half of the fused kernel's time with it (docs/benchmarks.md). Each block of queries
-is multiplied with the keys up to its end only, so that half of the work above the diagonal is never done; the softmax
-happens in place, and the weights are kept for the backward pass.
+On a CPU in bfloat16, forward and backward, it takes a quarter to a half of the fused kernel's time
+(docs/benchmarks.md). Each block of queries is multiplied with the keys up to its end only, so that half of the work
+above the diagonal is never done; the softmax happens in place, and the weights are kept for the backward pass.
 """
 
 from collections.abc import Iterator
