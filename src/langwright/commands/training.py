@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +100,7 @@ def train(
     batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
     learner = Learner(
         model,
-        causal(recipe.z_loss),
+        causal(recipe.z_loss, recipe.compile),
         job.machine.dtype,
         rates(recipe, job.learning_rate),
         recipe.clip,
@@ -298,10 +297,8 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
 
 
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
-    """Compiled and GPU kernels are reproducible only when asked to be."""
+    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` told cuBLAS)."""
     exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
-    if exact:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
     # Filling new memory with NaN finds faults in kernels, not in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

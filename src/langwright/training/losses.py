@@ -11,8 +11,8 @@ from langwright.parts.state import Taps
 from langwright.training.learner import Loss
 
 
-def causal(z_loss: float = 0.0) -> Loss:
-    """Next-token cross-entropy in nats, without ever holding all logits.
+def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
+    """Next-token cross-entropy in nats, without ever holding all logits. compiled: see `linear_cross_entropy`.
 
     Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
     """
@@ -22,7 +22,7 @@ def causal(z_loss: float = 0.0) -> Loss:
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
         factors = head.factors(hidden)
-        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias)
+        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
