@@ -96,7 +96,7 @@ def train(
     batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
     learner = Learner(
         model,
-        causal(recipe.z_loss),
+        causal(recipe.z_loss, recipe.compile),
         job.machine.dtype,
         rates(recipe, job.learning_rate),
         recipe.clip,

@@ -1,5 +1,7 @@
 """Losses as pure functions of tensors. Each returns a sum; the caller divides by the targets of the whole step."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_LOGITS = 2**26
-"""Logits held at once in `linear_cross_entropy` (128 MiB in bfloat16): enough tokens to keep its products busy."""
+CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits held at once in `linear_cross_entropy` (128 or 512 MiB in bfloat16): enough tokens to keep its products busy;
+elsewhere as on a CPU."""
 
-SLICE_LOGITS = 2**20
-"""Logits whose softmax is worked on at once, in float32: they stay in cache on a CPU."""
+SLICE_LOGITS = {"cpu": 2**20}
+"""Logits whose softmax is worked on at once, in float32: a CPU keeps them in cache; elsewhere a chunk is one."""
 
 LOG2_E = 1.4426950408889634
 
@@ -31,37 +34,46 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     bias: Float[Tensor, " vocabulary"] | None = None,
+    compiled: bool = False,
 ) -> Float[Tensor, ""]:
     """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ + bias, in nats.
 
     The logits are never held whole: each chunk of tokens gives its loss and its gradient in one visit, because the
     gradient of a softmax cross-entropy is known as soon as the logits are. log Z is the log of the softmax's
     denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022). softcap: of the logits, as in
-    `parts.heads.LanguageHead`.
+    `parts.heads.LanguageHead`. compiled: on a GPU the softmax and its gradient are one compiled kernel each.
     """
     if bias is not None:  # one more column, by which a hidden state of 1 is multiplied
         hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat((weight, bias[:, None].to(weight.dtype)), 1)
     flat = hidden.reshape(-1, hidden.shape[-1])
     if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
         flat, weight = flat.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap)  # type: ignore[no-untyped-call]
+    slopes = _compiled_slopes() if compiled and hidden.is_cuda else _losses_and_slopes
+    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap, slopes)  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        z_loss: float,
+        softcap: float | None,
+        losses_and_slopes: Callable[..., Tensor],
     ) -> Tensor:
         wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else hidden
         grad_weight: Tensor | None = None
-        size = _chunk_tokens(weight.shape[0])
+        size = _chunk_tokens(weight.shape[0], hidden.device)
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):
             logits = F.linear(h, cast)
-            total += _losses_and_slopes(logits, t, w, z_loss, softcap, wants_grad)
+            total += losses_and_slopes(logits, t, w, z_loss, softcap, wants_grad)
             if wants_grad:  # the logits are now the slopes of the loss
                 torch.mm(logits, cast, out=g)
                 product = logits.t() @ h
@@ -77,16 +89,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             grad_hidden * upstream[0].to(grad_hidden.dtype),
             (grad_weight * upstream[0]).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
 
 
-def _chunk_tokens(vocabulary: int) -> int:
+def _chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens in a chunk: a multiple of 256 where so many fit, since odd sizes cost products a third of their speed."""
-    tokens = CHUNK_LOGITS // vocabulary
+    tokens = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cpu"]) // vocabulary
     return max(1, tokens - tokens % 256 if tokens > 256 else tokens)
 
 
@@ -95,7 +104,7 @@ def _losses_and_slopes(
 ) -> Tensor:
     """The sum of the losses of some tokens; where wanted, `logits` are overwritten by the derivatives to them."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    size = max(1, SLICE_LOGITS // logits.shape[1])
+    size = max(1, SLICE_LOGITS.get(logits.device.type, logits.numel()) // logits.shape[1])
     for x, t, w in zip(logits.split(size), targets.split(size), weights.split(size), strict=True):
         y = x.float()
         if softcap is not None:  # tanh(y) = 2 sigmoid(2y) - 1, whose kernel is ten times as fast on a CPU
@@ -115,3 +124,8 @@ def _losses_and_slopes(
                 slopes *= squeezed.square_().neg_().add_(1)
             x.copy_(slopes)
     return total
+
+
+@cache
+def _compiled_slopes() -> Callable[..., Tensor]:
+    return torch.compile(_losses_and_slopes, dynamic=False)
