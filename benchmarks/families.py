@@ -87,6 +87,11 @@ class Side:
     decode: Callable[[Tensor], object]
 
 
+def names(family: str) -> tuple[str, ...]:
+    """The sides that open a family: transformers has no Gemma 2 on SDPA."""
+    return (OURS, EAGER) if family == "gemma2" else (OURS, SDPA, EAGER)
+
+
 def open_side(name: str, family: str, folder: Path, dtype: torch.dtype, device: str) -> Side:
     """The model of a folder as one side opens it, and how that side is asked."""
     if name == OURS:
@@ -163,10 +168,10 @@ def compare(
     family: str, folder: Path, dtype: torch.dtype, device: str, seconds: float, wanted: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Seconds of each wanted workload on each side."""
-    sides = {name: open_side(name, family, folder, dtype, device) for name in (OURS, SDPA, EAGER)}
+    sides = {name: open_side(name, family, folder, dtype, device) for name in names(family)}
     ids = torch.arange(3, 67, device=device)[None]
     with torch.inference_mode():
-        ours, theirs = (sides[name].logits(ids).float() for name in (OURS, EAGER))
+        ours, theirs = (sides[name].logits(ids).float() for name in (OURS, EAGER))  # what is compared is the same
     off = float((ours - theirs).abs().max() / theirs.abs().max())
     assert off < (1e-4 if dtype == torch.float32 else 0.1), f"{family}: the logits differ by {off:.1e} of the largest"
     each = {name: workloads(side, device) for name, side in sides.items()}
@@ -175,7 +180,7 @@ def compare(
         found[work] = in_turn({name: runs[work] for name, runs in each.items()}, seconds, device)
     del sides, each
     gc.collect()
-    loads: dict[str, Run] = {n: partial(open_side, n, family, folder, dtype, device) for n in (OURS, SDPA)}
+    loads: dict[str, Run] = {n: partial(open_side, n, family, folder, dtype, device) for n in names(family)}
     return found | ({"load": in_turn(loads, seconds, device)} if "load" in wanted else {})
 
 
@@ -204,7 +209,7 @@ def most(device: str) -> float:
 def peaks(family: str, folder: Path, dtype: str, device: str) -> dict[str, float]:
     """`peak` of each side, in a process of its own."""
     found = {}
-    for name in (OURS, SDPA, EAGER):
+    for name in names(family):
         command = [sys.executable, __file__, "--peak", name, str(folder)]
         command += ["--family", family, "--dtype", dtype, "--device", device]
         found[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -213,7 +218,7 @@ def peaks(family: str, folder: Path, dtype: str, device: str) -> dict[str, float
 
 def profile(family: str, work: str, folder: Path, dtype: torch.dtype, device: str) -> None:
     """Where each side's time goes: the ten operations with the most time of their own."""
-    for name in (OURS, SDPA):
+    for name in names(family)[:2]:
         run = workloads(open_side(name, family, folder, dtype, device), device)[work]
         run()
         with torch.profiler.profile() as profiler:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from langwright.parts.feedforward import ACTIVATIONS
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, affine
 from langwright.parts.norms import Norm
 
 Pooling = Literal["first", "last", "mean", "max"]
@@ -45,7 +45,7 @@ class LanguageHead(nn.Module):
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = F.linear(scaled, self.weight.to(hidden.dtype), bias)
+        logits = affine(scaled, self.weight.to(hidden.dtype), bias)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -78,7 +78,7 @@ class MaskedHead(nn.Module):
         self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "*batch vocabulary"]:
         found = self.norm(self.activation(self.dense(hidden)))
-        return F.linear(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+        return affine(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
 
 
 class SequenceHead(nn.Module):
