@@ -141,7 +141,9 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
         linear_cross_entropy(*arguments)
     assert not products
     assert not quiet.requires_grad
-    loud = linear_cross_entropy(*arguments)
+    linear_cross_entropy(*arguments)
+    assert not products  # the hidden states want none
+    loud = linear_cross_entropy(hidden.clone().requires_grad_(), *arguments[1:])
     assert products
     assert loud.item() == quiet.item()
 

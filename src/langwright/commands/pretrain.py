@@ -58,7 +58,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             context=recipe.context,
             crossing=recipe.crossing,
             learning_rate=recipe.learning_rate or 1 / width(config),
-            machine=measure(recipe.device, recipe.dtype),
+            machine=measure(recipe.device, recipe.dtype, recipe.exact),
             started=started,
         )
         return train(job, extend, profile=profile)

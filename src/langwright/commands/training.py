@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -285,10 +284,8 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
 
 
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
-    """Compiled and GPU kernels are reproducible only when asked to be."""
+    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` told cuBLAS)."""
     exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
-    if exact:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
     # Filling new memory with NaN finds faults in kernels, not in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

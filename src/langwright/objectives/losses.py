@@ -64,31 +64,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         softcap: float | None,
         losses_and_slopes: Callable[..., Tensor],
     ) -> Tensor:
-        wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if wants_grad else hidden
+        grad_hidden = torch.empty_like(hidden) if to_hidden else hidden
         grad_weight: Tensor | None = None
         size = _chunk_tokens(weight.shape[0], hidden.device)
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):
             logits = F.linear(h, cast)
-            total += losses_and_slopes(logits, t, w, z_loss, softcap, wants_grad)
-            if wants_grad:  # the logits are now the slopes of the loss
+            total += losses_and_slopes(logits, t, w, z_loss, softcap, to_hidden or to_weight)
+            if to_hidden:  # the logits are now the slopes of the loss
                 torch.mm(logits, cast, out=g)
+            if to_weight:
                 product = logits.t() @ h
                 grad_weight = product if grad_weight is None else grad_weight.float().add_(product)
-        if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight)
-            ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(grad_hidden if to_hidden else None, grad_weight)
+        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
-            grad_hidden * upstream[0].to(grad_hidden.dtype),
-            (grad_weight * upstream[0]).to(ctx.weight_dtype),
+            None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * upstream[0]).to(ctx.weight_dtype),
             *[None] * 5,
         )
 
@@ -119,7 +119,10 @@ def _losses_and_slopes(
         total += (w * (z.log() - right + z_loss * log_z.square())).sum()
         if wants_slopes:
             slopes = odds.mul_((w * (1 + 2 * z_loss * log_z) / z)[:, None])
-            slopes.scatter_add_(1, t[:, None], -w[:, None])
+            if torch.compiler.is_compiling():  # in the same pass as the rest
+                slopes = slopes - w[:, None] * (torch.arange(slopes.shape[1], device=t.device) == t[:, None])
+            else:
+                slopes.scatter_add_(1, t[:, None], -w[:, None])
             if softcap is not None:
                 slopes *= squeezed.square_().neg_().add_(1)
             x.copy_(slopes)

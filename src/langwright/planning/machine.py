@@ -64,8 +64,13 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> flo
     return 2 * side**3 / statistics.median(times[1:])
 
 
-def measure(device: str = "auto", dtype: str = "auto") -> Machine:
-    """Choose device and dtype and measure the ceiling."""
+def measure(device: str = "auto", dtype: str = "auto", exact: bool = False) -> Machine:
+    """Choose device and dtype and measure the ceiling.
+
+    exact: what follows is to be reproducible; cuBLAS wants to know before its first product.
+    """
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
     return Machine(chosen, kind, gemm_rate(chosen, kind))
