@@ -25,7 +25,7 @@ from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, save_parameters
-from langwright.planning.cost import parameters, training_flops_per_token
+from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
@@ -105,6 +105,8 @@ def train(
         _compile(model)
     flops = training_flops_per_token(model, job.context)
     size = f"{parameters(model) / 1e6:.1f}M parameters"
+    if (active := active_parameters(model)) < parameters(model):
+        size += f", {active / 1e6:.1f}M for each token,"
     with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
         run = Run(
             learner=learner,

@@ -18,7 +18,9 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
     """
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
-        taps = Taps("auxiliary") if any(isinstance(m, MoE) and m.balance for m in model.modules()) else None
+        taps = (
+            Taps("auxiliary") if any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules()) else None
+        )
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
         total = linear_cross_entropy(
