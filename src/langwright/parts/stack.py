@@ -185,6 +185,7 @@ class Stack(nn.Module):
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
+        self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -255,14 +256,14 @@ class Stack(nn.Module):
     ) -> list[tuple[Lowered, bool]]:
         """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
 
-        A plain causal triangle has kernels of its own, unless someone watches the weights. Layers that share
-        description and keys share the tensors.
+        A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
+        that share description and keys share the tensors.
         """
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
                 lowered = bias.lower(place, like.dtype)
-                explicit = watched or (prefer_explicit and not lowered.causal)
+                explicit = watched or self.capped or (prefer_explicit and not lowered.causal)
                 if explicit:
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
                 made[bias, id(place.key)] = lowered, explicit
