@@ -16,7 +16,7 @@ from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested
 FEW = 8
 """Up to so many rows, a CPU's kernels that read int8 and int4 beat turning the weight into bfloat16 first."""
 CHUNK = 2**17
-"""Weights that a CPU looks up at a time: they and what they are made of stay in the cache."""
+"""Weights that a CPU looks up at a time: what they are made of stays in the cache."""
 
 
 class Packed(nn.Module):
@@ -97,12 +97,22 @@ class Int4Groups(Packed):
 
     kind = "int4"
     codes: UInt8[Tensor, "rows half"]
-    scale: Float[Tensor, "rows groups"]
-    zero: Float[Tensor, "rows groups"]
+    steps: Float[Tensor, "groups rows 2"]
 
     def __init__(self, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype):
-        super().__init__((codes.shape[0], 2 * codes.shape[1]), dtype, codes=codes, scale=scale, zero=zero)
+        steps = torch.stack((scale, zero), -1).transpose(0, 1).contiguous()
+        super().__init__((codes.shape[0], 2 * codes.shape[1]), dtype, codes=codes, steps=steps)
         self.laid_out = False
+
+    @property
+    def scale(self) -> Float[Tensor, "rows groups"]:
+        """Of each group."""
+        return self.steps[..., 0].t()
+
+    @property
+    def zero(self) -> Float[Tensor, "rows groups"]:
+        """Of each group."""
+        return self.steps[..., 1].t()
 
     @classmethod
     def quantise(cls, weight: Float[Tensor, "rows columns"], group: int = BLOCK) -> "Int4Groups":
@@ -120,11 +130,11 @@ class Int4Groups(Packed):
 
     def product(self, x: Tensor) -> Tensor:
         fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW
-        group = self.shape[1] // self.scale.shape[1]
+        group = self.shape[1] // len(self.steps)
         if fits and group in (32, 64, 128, 256) and self.shape[0] % (_kernel_rows() or self.shape[0] + 1) == 0:
             self._lay_out(True)
-            scales = torch.stack((self.scale, self.zero), -1).transpose(0, 1).to(x.dtype).contiguous()
-            return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, scales)
+            steps = self.steps.to(x.dtype)
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, steps)
         return super().product(x)
 
     def _lay_out(self, for_kernel: bool) -> None:
@@ -214,21 +224,6 @@ class FourBitBlocks(Packed):
         for start in range(0, numbers, step):
             self._look_up(scales, start, out[start : start + step])
         return out.view(self.shape)
-
-    def product(self, x: Tensor) -> Tensor:
-        """On a CPU some rows of the weight at a time, which never leave the cache."""
-        rows, columns = self.shape
-        if x.device.type != "cpu" or rows * columns % self.block:
-            return super().product(x)
-        step = max(1, CHUNK // columns // self.block) * self.block
-        scales, weight = self.scales(), torch.empty(min(step, rows) * columns, dtype=x.dtype)
-        y = x.new_empty(len(x), rows)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            some = weight[: (stop - start) * columns]
-            self._look_up(scales, start * columns, some)
-            y[:, start:stop] = x @ some.view(-1, columns).t()
-        return y
 
     def part(self, rows: slice | Tensor) -> "FourBitBlocks":
         columns = self.shape[1]

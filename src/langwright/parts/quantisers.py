@@ -177,8 +177,8 @@ def dequantise_groups(
     codes: UInt8[Tensor, "rows columns"], scale: Float[Tensor, "rows groups"], zero: Float[Tensor, "rows groups"]
 ) -> Float[Tensor, "rows columns"]:
     """The numbers that `quantise_groups` rounded to."""
-    groups = codes.unflatten(1, (scale.shape[1], -1)).float() - 8
-    return (groups * scale.float()[..., None] + zero.float()[..., None]).flatten(1)
+    groups = codes.unflatten(1, (scale.shape[1], -1)).float().sub_(8)
+    return groups.mul_(scale.float()[..., None]).add_(zero.float()[..., None]).flatten(1)
 
 
 def pack(codes: UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*packed"]:
