@@ -13,7 +13,7 @@ from langwright.parts import quantisers
 from langwright.parts.linear import Linear
 from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested
 
-FEW = 8
+FEW = {"int8": 8, "int4": 64}
 """Up to so many rows, a CPU's kernels that read int8 and int4 beat turning the weight into bfloat16 first."""
 CHUNK = 2**17
 """Weights that a CPU looks up at a time: what they are made of stays in the cache."""
@@ -83,7 +83,7 @@ class Int8Rows(Packed):
 
     def product(self, x: Tensor) -> Tensor:
         scale = (self.absmax / 127).to(x.dtype)
-        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW
+        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW[self.kind]
         if fits and self.shape[1] % 16 == 0:  # the kernel reads whole vectors
             return torch._weight_int8pack_mm(x.contiguous(), self.codes, scale)
         return F.linear(x, self.codes.to(x.dtype)) * scale
@@ -129,7 +129,7 @@ class Int4Groups(Packed):
         return Int4Groups(self.codes[rows], self.scale[rows], self.zero[rows], self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW
+        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW[self.kind]
         group = self.shape[1] // len(self.steps)
         if fits and group in (32, 64, 128, 256) and self.shape[0] % (_kernel_rows() or self.shape[0] + 1) == 0:
             self._lay_out(True)
