@@ -1,6 +1,5 @@
 """langwright finetune: go on training a model on your own text."""
 
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, load_config, load_language_model
 from langwright.models.shapes import width
+from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -102,7 +102,7 @@ def run(
         job = Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
+            origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
             model=lambda: load_language_model(model, ignore_fields=ignore_field).float(),
             texts=texts,
             context=context,
@@ -141,12 +141,3 @@ def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str
         warn(f"forgetting is not measured: {corpus['spec']} has changed since; --old-text names another corpus")
         return None
     return corpus["spec"], corpus["split"], corpus["field"]
-
-
-def _weights_hash(model: Path) -> str:
-    """Identifies the base model by the checksum of its weights."""
-    digest = hashlib.sha256()
-    for path in sorted(model.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
