@@ -52,10 +52,12 @@ class Method(ABC):
 
     A new method says what it adds (`_add`), what its file holds (`_stored`), and how PEFT spells its settings.
     peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
+    merges: whether it changes weights alone, so that it can be worked into them.
     """
 
     peft_type: ClassVar[str]
     mixes: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
         """Put an adapter on a model and choose it: all that the model had is frozen, the adapter trains.
