@@ -97,6 +97,7 @@ def train(
     keep_freed_memory()
     _make_deterministic(recipe, job.machine)
     model = job.model().to(job.machine.device)
+    model.body.recompute = recipe.checkpoint
     batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
     learner = Learner(
         model,
@@ -199,6 +200,8 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
         recipe.head_learning_rate,
         (recipe.beta1, recipe.beta2),
         recipe.weight_decay,
+        recipe.optimizer_bits,
+        recipe.optimizer_host,
     )
 
 
