@@ -21,6 +21,7 @@ from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, load_config, load_language_model
+from langwright.models.lowbit import is_in_few_bits
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
@@ -82,8 +83,12 @@ def run(
     with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype, recipe.exact)
-        base = load_language_model(model, machine.device, ignore_fields=ignore_field)
+        base = load_language_model(model, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
         check_vocabulary(base, tokenizer)
+        if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+            raise UserError(
+                f"{model}: weights in few bits cannot be trained; --method lora trains an adapter over them"
+            )
         context = recipe.context or base.context
         if context > base.context:
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
@@ -91,7 +96,7 @@ def run(
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_language_model(model, machine.device, machine.dtype, ignore_field)
+            before = load_language_model(model, machine.device, machine.dtype, ignore_field, recipe.bits)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
             return {
                 "forgetting": {
@@ -108,7 +113,7 @@ def run(
 
         def begun() -> CausalLM:
             """The model to begin with, and what is trained of it."""
-            loaded = load_language_model(model, ignore_fields=ignore_field).float()
+            loaded = load_language_model(model, ignore_fields=ignore_field, bits=recipe.bits).float()
             if method is not None:
                 method.attach(loaded, seed=recipe.seed)
             return loaded

@@ -184,6 +184,8 @@ class FinetuneRecipe(TrainingRecipe):
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
         method: full trains every parameter and writes a model; lora trains two thin matrices beside some of the
             weights and writes an adapter folder.
+        bits: round the linear maps of the model to int8, int4, nf4 or fp4 while loading it, to train an adapter over
+            them (QLoRA).
         rank: width of the two matrices of lora.
         alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
         target: what lora is for: names of modules or their endings between commas, a regular expression of whole
@@ -204,6 +206,7 @@ class FinetuneRecipe(TrainingRecipe):
     context: int | None = None
     old_text: str | None = None
     method: Literal["full", "lora"] = "full"
+    bits: Literal["int8", "int4", "nf4", "fp4"] | None = None
     rank: int = 8
     alpha: float | None = None
     target: str | None = None
