@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from langwright.adaptation.loading import adapted
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
@@ -50,6 +51,7 @@ def show(
     target: str | None = None,
     layer: int | None = None,
     out: Path = Path("attention.html"),
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
 ) -> None:
     """Write the attention over a text as a self-contained HTML page: all layers at a glance, and one in full.
@@ -59,9 +61,11 @@ def show(
     target: what the decoder of an encoder-decoder reads; what it writes itself, greedily, unless given.
     layer: which layer in full, from 0; the middle one unless given.
     out: the page.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     """
-    loaded, tokenizer = load_model(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded = adapted(load_model(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
+    tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     lead = ""
     if isinstance(loaded, EncoderDecoderLM):

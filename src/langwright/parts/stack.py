@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
@@ -99,11 +100,12 @@ class ParallelBlock(nn.Module):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors, rounded to their dtype (Gemma).
+    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
     sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
+    side: None, or what answers in place of `plain`, and calls it (an adapter of the token table).
     """
 
     def __init__(
@@ -116,17 +118,19 @@ class Embedding(nn.Module):
         types: int | None = None,
         offset: int = 0,
         scale: float | None = None,
+        round_scale: bool = False,
         sinusoids: Sinusoids | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
-        self.scale = scale
+        self.scale, self.round_scale = scale, round_scale
         self.norm = norm
         self.offset, self.sinusoids = offset, sinusoids
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
+        self.side: nn.Module | None = None
 
     def forward(
         self,
@@ -134,9 +138,10 @@ class Embedding(nn.Module):
         positions: Int[Tensor, "#batch time"],
         types: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
-        x = F.embedding(ids, self.tokens)
+        x = self.plain(ids) if self.side is None else self.side(ids, self)
         if self.scale is not None:
-            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
+            rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
+            x = x * rounded
         if self.positions is not None:
             x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
         if self.sinusoids is not None:
@@ -149,6 +154,14 @@ class Embedding(nn.Module):
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
+    def plain(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """The token vectors alone, whatever stands beside the table."""
+        return F.embedding(ids, self.tokens)
+
+    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+        """The token table as one matrix of floats."""
+        return self.tokens
+
 
 class Stack(nn.Module):
     """Embedding, blocks and final norm (None after post-norm blocks): ids [B, T] -> hidden [B, T, D].
@@ -156,6 +169,8 @@ class Stack(nn.Module):
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
     tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
+    recompute: in training, keep only what goes into each block, and compute the block again for its gradients
+    (Chen et al., 2016).
     """
 
     tiled = False
@@ -170,12 +185,14 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.dropout = dropout
+        self.recompute = False
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
+        self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -208,7 +225,11 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
+            context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         x = x if self.final_norm is None else self.final_norm(x)
@@ -250,8 +271,8 @@ class Stack(nn.Module):
     ) -> list[tuple[Lowered, bool]]:
         """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
 
-        A plain causal triangle has kernels of its own, unless someone watches the weights. Layers that share
-        description and keys share the tensors.
+        A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
+        that share description and keys share the tensors.
         """
         if self.tiled and not watched:
             return [(Lowered(described=pair), False) for pair in zip(self.biases, places, strict=True)]
@@ -259,7 +280,7 @@ class Stack(nn.Module):
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
                 lowered = bias.lower(place, like.dtype)
-                explicit = watched or (prefer_explicit and not lowered.causal)
+                explicit = watched or self.capped or (prefer_explicit and not lowered.causal)
                 if explicit:
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
                 made[bias, id(place.key)] = lowered, explicit
