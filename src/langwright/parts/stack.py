@@ -168,9 +168,12 @@ class Stack(nn.Module):
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
+    tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
     recompute: in training, keep only what goes into each block, and compute the block again for its gradients
     (Chen et al., 2016).
     """
+
+    tiled = False
 
     def __init__(
         self,
@@ -235,8 +238,12 @@ class Stack(nn.Module):
     def _cross(self, memory: Memory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
         """The memory and its padding, lowered once for all layers."""
         key = memory.positions
-        lowered = Bias().lower(Places(queries, key, dense=memory.mask is None), like.dtype)
-        explicit = prefers_explicit(like, key.shape[1]) or (taps is not None and taps.wants("cross_attention"))
+        places = Places(queries, key, dense=memory.mask is None)
+        watched = taps is not None and taps.wants("cross_attention")
+        if self.tiled and not watched:
+            return Cross(Lowered(described=(Bias(), places)), False, memory)
+        lowered = Bias().lower(places, like.dtype)
+        explicit = watched or prefers_explicit(like, key.shape[1])
         if explicit:
             lowered = lowered.additive(queries.shape[1], key.shape[1], like)
         return Cross(lowered, explicit, memory)
@@ -267,6 +274,8 @@ class Stack(nn.Module):
         A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
         that share description and keys share the tensors.
         """
+        if self.tiled and not watched:
+            return [(Lowered(described=pair), False) for pair in zip(self.biases, places, strict=True)]
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
