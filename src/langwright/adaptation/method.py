@@ -52,10 +52,12 @@ class Method(ABC):
 
     A new method says what it adds (`_add`), what its file holds (`_stored`), and how PEFT spells its settings.
     peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
+    weights: the file of its tensors.
     """
 
     peft_type: ClassVar[str]
     mixes: ClassVar[bool] = True
+    weights: ClassVar[str] = "adapter_model.safetensors"
 
     def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
         """Put an adapter on a model and choose it: all that the model had is frozen, the adapter trains.
