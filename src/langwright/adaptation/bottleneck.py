@@ -5,7 +5,7 @@ or beside it (He et al., 2022), as the library `adapters` of AdapterHub builds, 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -195,7 +195,7 @@ class Adapters(Method):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "Adapters":
         config = fields.get("config")
         if not isinstance(config, dict):
             raise UserError(f"{where}: there is no config of a bottleneck adapter")

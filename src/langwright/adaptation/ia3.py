@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from langwright.adaptation.live import live
 from langwright.adaptation.method import Method, Stored, refuse_unknown
 from langwright.adaptation.sides import Answer, Owner, Part, parts, stand_beside
 from langwright.adaptation.targets import ALL_LINEAR, PREFIX, Kind, Target, Targets, match, places, rows_of
-from langwright.adaptation.whole import own_stored, saved_entries, saved_modules
+from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
 
@@ -116,13 +116,13 @@ class IA3(Method):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "IA3":
         given = refuse_unknown(fields, HONOURED, {}, ("fan_in_fan_out", "init_ia3_weights"), where)
         return cls(
             target=_targets(given.get("target_modules") or None),
             feedforward=_targets(given.get("feedforward_modules")),
             exclude=_targets(given.get("exclude_modules")) or (),
-            modules_to_save=tuple(given.get("modules_to_save") or ()),
+            modules_to_save=asked_modules(model, given.get("modules_to_save")),
         )
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class Method(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_settings(cls, settings: Fields) -> Self:
+    def from_settings(cls, settings: Fields) -> "Method":
         """The reverse of `settings`, out of JSON."""
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
 
@@ -144,7 +144,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "Method":
         """The settings in an adapter_config.json; UserError naming the field that is not supported."""
 
     @abstractmethod

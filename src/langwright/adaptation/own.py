@@ -7,14 +7,14 @@ head is a fixed machine that makes features.
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
 from langwright.adaptation.live import live
 from langwright.adaptation.method import Method, Stored, refuse_unknown
 from langwright.adaptation.targets import PREFIX, Kind, Targets, bare_entries, match, places
-from langwright.adaptation.whole import own_stored, saved_entries, saved_modules
+from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
 from langwright.models.keymap import Entry
@@ -51,7 +51,7 @@ class BitFit(Own):
         return {}
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "BitFit":
         refuse_unknown(fields, (), {}, (), where)
         return cls()
 
@@ -91,13 +91,13 @@ class LayerNorm(Own):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "LayerNorm":
         given = refuse_unknown(fields, ("exclude_modules", "modules_to_save", "target_modules"), {}, (), where)
         target, exclude = given.get("target_modules"), given.get("exclude_modules") or ()
         return cls(
             target=target if target is None or isinstance(target, str) else tuple(target),
             exclude=exclude if isinstance(exclude, str) else tuple(exclude),
-            modules_to_save=tuple(given.get("modules_to_save") or ()),
+            modules_to_save=asked_modules(model, given.get("modules_to_save")),
         )
 
 
@@ -119,7 +119,7 @@ class HeadOnly(Own):
         return {}
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "HeadOnly":
         refuse_unknown(fields, (), {}, (), where)
         return cls()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -81,7 +81,7 @@ class PrefixTuning(Leading):
         if self.hidden < 1:
             raise UserError(f"a hidden width of {self.hidden}: must be at least 1")
 
-    def begin_with(self, tokenizer: Tokenizer) -> Self:
+    def begin_with(self, tokenizer: Tokenizer) -> "PrefixTuning":
         """The same, with the tokens of the text that it begins with."""
         return replace(self, ids=text_ids(tokenizer, self.text)) if self.text is not None else self
 
@@ -123,7 +123,7 @@ class PrefixTuning(Leading):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "PrefixTuning":
         given = refuse_unknown(fields, HONOURED, {}, ("modules_to_save",), where)
         shape = shape_of(model)
         submodules = 2 if isinstance(model, EncoderDecoderLM) else 1

@@ -6,7 +6,7 @@ Virtual tokens stand before every text: vectors that no word has, learned while 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -94,7 +94,7 @@ class PromptTuning(Prompting):
         if (self.init == "text") != (self.text is not None):
             raise UserError("a prompt begins as a text when a text is given, and only then")
 
-    def begin_with(self, tokenizer: Tokenizer) -> Self:
+    def begin_with(self, tokenizer: Tokenizer) -> "PromptTuning":
         """The same, with the tokens of the text that it begins with."""
         return replace(self, ids=text_ids(tokenizer, self.text)) if self.text is not None else self
 
@@ -113,7 +113,7 @@ class PromptTuning(Prompting):
         return {"prompt_tuning_init": names[self.init], "prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "PromptTuning":
         given = refuse_unknown(fields, HONOURED, {}, (*INERT, *_TEXT), where)
         return cls(token_count(given, where), init="random", submodules=_submodules(given, model))
 
@@ -159,7 +159,7 @@ class PTuning(Prompting):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "PTuning":
         given = refuse_unknown(fields, (*HONOURED, *_ENCODER), {}, INERT, where)
         return cls(
             token_count(given, where),
