@@ -8,7 +8,6 @@ import peft
 import pytest
 import torch
 import transformers
-from oracles import CASES, Case, oracle, random_ids, sourced_oracle
 
 from langwright.adaptation.folder import load_adapter
 from langwright.adaptation.method import Method
@@ -21,6 +20,7 @@ from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_model
+from oracles import CASES, Case, oracle, random_ids, sourced_oracle
 
 GREEDY = Sampling(temperature=0)
 CONFIGS: dict[str, Any] = {

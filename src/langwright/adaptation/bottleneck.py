@@ -92,8 +92,6 @@ class Adapters(Method):
     leave_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("pfeiffer", "houlsby", "parallel"):
-            raise UserError(f"--bottleneck {self.kind}: must be pfeiffer, houlsby or parallel")
         if self.reduction is not None and self.reduction <= 0:
             raise UserError(f"--reduction {self.reduction}: must be above 0")
         if self._activation not in ACTIVATIONS:
@@ -207,13 +205,15 @@ class Adapters(Method):
         scaling, reduction = given.get("scaling", 1.0), given.get("reduction_factor", 16)
         if not isinstance(scaling, int | float) or not isinstance(reduction, int | float):
             raise UserError(f"{where}: scaling and reduction_factor are supported as one number each")
-        spelt = given.get("non_linearity", "relu")
+        spelt, init = given.get("non_linearity", "relu"), given.get("init_weights", "bert")
+        if init not in ("bert", "houlsby", "mam_adapter"):
+            raise UserError(f"{where}: init_weights = {init!r} is none of bert, houlsby and mam_adapter")
         return cls(
             kind=kinds[0],
             reduction=float(reduction),
             activation={"swish": "silu", "gelu_new": "gelu_tanh"}.get(spelt, spelt),
             scaling=float(scaling),
-            init=given.get("init_weights", "bert"),
+            init=init,
             leave_out=tuple(given.get("leave_out") or ()),
         )
 

@@ -138,8 +138,6 @@ class PTuning(Prompting):
 
     def __post_init__(self) -> None:
         self._check_tokens()
-        if self.encoder not in ("mlp", "lstm"):
-            raise UserError(f"--prompt-encoder {self.encoder}: must be mlp or lstm")
         if (self.hidden is not None and self.hidden < 1) or self.layers < 1:
             raise UserError("the encoder of virtual tokens has a width and a depth of at least 1")
 
@@ -161,9 +159,12 @@ class PTuning(Prompting):
     @classmethod
     def from_peft(cls, fields: Fields, model: Model, where: str) -> "PTuning":
         given = refuse_unknown(fields, (*HONOURED, *_ENCODER), {}, INERT, where)
+        encoder = given.get("encoder_reparameterization_type", "MLP")
+        if encoder not in ("MLP", "LSTM"):
+            raise UserError(f"{where}: encoder_reparameterization_type = {encoder!r} is neither MLP nor LSTM")
         return cls(
             token_count(given, where),
-            encoder=given.get("encoder_reparameterization_type", "MLP").lower(),
+            encoder="lstm" if encoder == "LSTM" else "mlp",
             hidden=given.get("encoder_hidden_size"),
             layers=given.get("encoder_num_layers", 2),
             dropout=given.get("encoder_dropout", 0.0),
