@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ class Live:
 
     methods: each adapter's settings, by its name. trained: what of it trains. choice: which answer.
     own: values that an adapter has for parameters of the model (biases, heads). merged: the adapters that are merged
-    into the weights, and the weights as they were.
+    into the weights, and the weights as they were. untied: the config of a head that merging took from its table.
     """
 
     def __init__(self, model: Model):
@@ -28,6 +28,7 @@ class Live:
         self.trained: dict[str, list[nn.Parameter]] = {}
         self.choice = Choice()
         self.own: dict[str, dict[str, Tensor]] = {}
+        self.untied: Any = None
         self.merged: tuple[tuple[str, ...], dict[str, Tensor]] | None = None
         self._base: dict[str, Tensor] = {}
         self._placed: dict[str, str] = {}

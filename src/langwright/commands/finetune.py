@@ -1,12 +1,19 @@
 """langwright finetune: go on training a model on your own text."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from langwright.adaptation.folder import save_adapter
+from langwright.adaptation.leads import Leading
+from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json
+from langwright.commands.adapting import method_of
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
@@ -21,6 +28,7 @@ from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
+from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
 
@@ -35,11 +43,11 @@ def finetune(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model on your own text, and measure what it learns and what it forgets.
+    """Go on training a model on your own text, or an adapter of it; what it learns and what it forgets is measured.
 
     model: the folder of the model to begin with, from here or from elsewhere.
     text: a corpus as for pretrain: a file, folder, glob or name.
-    out: the new model folder.
+    out: the new model folder, or with any --method but full the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
     profile: write the share of time of each part of a training step into the report.
@@ -49,8 +57,10 @@ def finetune(
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out new text", json)
-        forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
-        for name, change in forgetting.items():
+        record = read_json(out / RECORD, "the record of the run")
+        for number, words in enumerate(record.get("nearest_words", ())):
+            say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
+        for name, change in record["forgetting"].items():
             say(f"{name} text, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
@@ -79,16 +89,22 @@ def run(
         machine = measure(recipe.device, recipe.dtype)
         base = load_language_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
-        context = recipe.context or base.context
-        if context > base.context:
-            raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
+        method = method_of(recipe)
+        method = None if method is None else method.begin_with(tokenizer)
+        virtual = method.tokens if isinstance(method, Leading) else 0
+        context = recipe.context or base.context - virtual
+        if context + virtual > base.context:
+            beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
+            raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
         old = _old_text(model, recipe)
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
             before = load_language_model(model, machine.device, machine.dtype, ignore_field)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
+            near = {"nearest_words": nearest_words(trained, tokenizer)} if isinstance(method, Prompting) else {}
             return {
+                **near,
                 "forgetting": {
                     name: {
                         "text": source[0],
@@ -96,21 +112,36 @@ def run(
                         "after": _score(trained, tokenizer, source, context).bits_per_byte,
                     }
                     for name, source in sources.items()
-                }
+                },
             }
+
+        def begun() -> CausalLM:
+            """The model to begin with, and what is trained of it."""
+            loaded = load_language_model(model, ignore_fields=ignore_field).float()
+            if method is not None:
+                method.attach(loaded, seed=recipe.seed)
+            return loaded
+
+        def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+            for name, master in masters.items():
+                trained.get_parameter(name).data = master.detach()
+            save_adapter(trained, out, base=model, record=record)
 
         job = Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
-            model=lambda: load_language_model(model, ignore_fields=ignore_field).float(),
+            model=begun,
             texts=texts,
             context=context,
             crossing=recipe.crossing,
-            learning_rate=recipe.learning_rate or 0.1 / width(config),
+            learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
             record={"base_folder": str(model)},
+            factor=(lambda name: 1.0) if method is None else method.rate,
+            save=None if method is None else save,
+            unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
         return train(job, extend, measured, profile)
 

@@ -7,12 +7,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
@@ -38,9 +40,12 @@ from langwright.training.plan import Plan
 from langwright.training.profile import Profile
 from langwright.training.recipe import FREE, TrainingRecipe
 from langwright.training.schedule import Schedule
+from langwright.training.unfreezing import Unfreezing
 from langwright.viewing.live import LiveView
 
 Row = dict[str, Any]
+MADE = ("model.safetensors", "adapter_model.safetensors", "adapter.safetensors")
+"""What a finished run leaves, one of them."""
 SAVING_SECONDS = 2.0
 """Set aside at the end of a budget for writing the model folder."""
 
@@ -52,6 +57,9 @@ class Job:
     origin: what began the run besides the recipe (the command, the base model), for its identity and record.
     model: makes the model to begin with, in float32 on the CPU. context: tokens in a window.
     learning_rate: the peak. started: `time.monotonic()` of the command's start.
+    factor: what the peak of a parameter is multiplied by, given its name.
+    unfreezing: which parameters train at which step; all unless given.
+    save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless given.
     """
 
     out: Path
@@ -65,6 +73,9 @@ class Job:
     machine: Machine
     started: float
     record: Row = field(default_factory=dict)
+    factor: Callable[[str], float] = lambda name: 1.0
+    save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    unfreezing: Unfreezing | None = None
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,14 @@ def train(
         rates(recipe, job.learning_rate),
         recipe.clip,
         recipe.micro_batch,
+        job.factor,
     )
     if recipe.compile:
         _compile(model)
     flops = training_flops_per_token(model, job.context)
     size = f"{parameters(model) / 1e6:.1f}M parameters"
+    if (trained := sum(p.numel() for p in learner.masters.parameters)) < parameters(model):
+        size = f"{trained:,} trained of {size}"
     with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
         run = Run(
             learner=learner,
@@ -119,6 +133,8 @@ def train(
             hooks=_hooks(job, model, view),
             started=job.started,
         )
+        if job.unfreezing is not None:
+            run.prepare = partial(job.unfreezing.apply, model)
         run.resume(("steps", "budget") if extend else ())
         if run.plan.budget is not None:
             _plan_budget(run, job, batches, extend)
@@ -148,8 +164,11 @@ def train(
     with _eager():
         more = on_finish(model) | ({"profile": measured.record()} if measured.measured else {})
     record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
-    whole = {**dict(model.named_parameters()), **learner.masters.named}
-    save_parameters(whole, model, job.texts.tokenizer, out, record)
+    if job.save is not None:
+        job.save(model, learner.masters.named, record)
+    else:
+        whole = {**dict(model.named_parameters()), **learner.masters.named}
+        save_parameters(whole, model, job.texts.tokenizer, out, record)
     return Result(None, held_out, parameters(model))
 
 
@@ -165,6 +184,7 @@ def _record(job: Job, run: Run, model: CausalLM, windows: int, seconds: float, h
         "dtype": str(job.machine.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "parameters": parameters(model),
+        "trained_parameters": sum(p.numel() for p in run.learner.masters.parameters),
         "flops_per_token": training_flops_per_token(model, job.context),
         "context": job.context,
         "steps": run.step,
@@ -192,8 +212,9 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
-    if (out / "model.safetensors").exists() and not (out / "checkpoints").is_dir():
-        raise UserError(f"{out}: holds a model that this command did not make here; choose another folder")
+    made = [out / name for name in MADE if (out / name).exists()]
+    if made and not (out / "checkpoints").is_dir():
+        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
     with folder_lock(out, "a training run"):
         yield
 
