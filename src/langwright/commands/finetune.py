@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from langwright.adaptation.folder import save_adapter
+from langwright.adaptation.leads import Leading
+from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json
@@ -27,6 +29,7 @@ from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
+from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
 
@@ -45,7 +48,7 @@ def finetune(
 
     model: the folder of the model to begin with, from here or from elsewhere.
     text: a corpus as for pretrain: a file, folder, glob or name.
-    out: the new model folder, or with --method lora the new adapter folder.
+    out: the new model folder, or with any --method but full the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
     profile: write the share of time of each part of a training step into the report.
@@ -55,8 +58,10 @@ def finetune(
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         tell_likelihood(result.held_out, "held-out new text", json)
-        forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
-        for name, change in forgetting.items():
+        record = read_json(out / RECORD, "the record of the run")
+        for number, words in enumerate(record.get("nearest_words", ())):
+            say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
+        for name, change in record["forgetting"].items():
             say(f"{name} text, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
@@ -89,16 +94,22 @@ def run(
             raise UserError(
                 f"{model}: weights in few bits cannot be trained; --method lora trains an adapter over them"
             )
-        context = recipe.context or base.context
-        if context > base.context:
-            raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
+        method = method_of(recipe)
+        method = None if method is None else method.begin_with(tokenizer)
+        virtual = method.tokens if isinstance(method, Leading) else 0
+        context = recipe.context or base.context - virtual
+        if context + virtual > base.context:
+            beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
+            raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
         old = _old_text(model, recipe)
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
             before = load_language_model(model, machine.device, machine.dtype, ignore_field, recipe.bits)
             sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
+            near = {"nearest_words": nearest_words(trained, tokenizer)} if isinstance(method, Prompting) else {}
             return {
+                **near,
                 "forgetting": {
                     name: {
                         "text": source[0],
@@ -106,10 +117,8 @@ def run(
                         "after": _score(trained, tokenizer, source, context).bits_per_byte,
                     }
                     for name, source in sources.items()
-                }
+                },
             }
-
-        method = method_of(recipe)
 
         def begun() -> CausalLM:
             """The model to begin with, and what is trained of it."""
@@ -137,6 +146,7 @@ def run(
             record={"base_folder": str(model)},
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else save,
+            unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
         return train(job, extend, measured, profile)
 
