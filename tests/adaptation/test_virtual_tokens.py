@@ -21,6 +21,7 @@ from langwright.models import bert
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model
 from langwright.models.gpt2 import GPT2Config
+from langwright.models.shapes import by_depth
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
 from langwright.training.losses import causal
@@ -229,3 +230,16 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: CausalLM) -> None:
     PrefixTuning(3).detach(model)
     with pytest.raises(UserError, match="num_layers = 5 does not fit this model, which has 3"):
         load_adapter(model, tmp_path / "one")
+
+
+@pytest.mark.parametrize("method", VIRTUAL, ids=NAMES)
+def test_experts_see_virtual_tokens_and_padding_apart(method: Method) -> None:
+    """What a mixture is told of padding is as long as what runs through the layers."""
+    mixture = new_model("mixtral", by_depth("mixtral", 1, 53, 32, dropout=0.0)).train()
+    method.attach(mixture)
+    mask = torch.ones(2, 8, dtype=torch.bool)
+    mask[0, :3] = False
+    taps = Taps("auxiliary")
+    hidden = mixture.body(random_ids(2, 8), mask, taps=taps)
+    assert hidden.shape[:2] == (2, 8)
+    assert all(loss.isfinite() for loss in taps.get("auxiliary"))

@@ -236,6 +236,7 @@ class Stack(nn.Module):
             slots = lead.slots(ids, mask, positions, segments)
             places, query_positions = lead.places(*self._places(*slots, state))
             x = self.embed(ids, query_positions, types, lead.vectors)
+            mask = mask if lead.vectors is None else slots[1]
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
