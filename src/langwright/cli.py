@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
 

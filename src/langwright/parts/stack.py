@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
@@ -103,7 +104,7 @@ class ParallelBlock(nn.Module):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors, rounded to their dtype (Gemma).
+    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
@@ -121,11 +122,12 @@ class Embedding(nn.Module):
         types: int | None = None,
         offset: int = 0,
         scale: float | None = None,
+        round_scale: bool = False,
         sinusoids: Sinusoids | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
-        self.scale = scale
+        self.scale, self.round_scale = scale, round_scale
         self.norm = norm
         self.offset, self.sinusoids = offset, sinusoids
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
@@ -147,7 +149,8 @@ class Embedding(nn.Module):
             x = torch.cat((lead.to(x.dtype).expand(x.shape[0], -1, -1), x), 1)
             types = None if types is None else F.pad(types, (lead.shape[0], 0))
         if self.scale is not None:
-            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
+            rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
+            x = x * rounded
         if self.positions is not None:
             x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
         if self.sinusoids is not None:
@@ -175,6 +178,8 @@ class Stack(nn.Module):
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
     lead: None, or a module that gives what stands before the first token (a `Lead`), or None when nothing does.
+    recompute: in training, keep only what goes into each block, and compute the block again for its gradients
+    (Chen et al., 2016).
     """
 
     def __init__(
@@ -187,6 +192,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.dropout = dropout
+        self.recompute = False
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
@@ -194,6 +200,7 @@ class Stack(nn.Module):
         self.final_norm = final_norm
         self.rope = rope
         self.lead: nn.Module | None = None
+        self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -226,6 +233,7 @@ class Stack(nn.Module):
             slots = lead.slots(ids, mask, positions, segments)
             places, query_positions = lead.places(*self._places(*slots, state))
             x = self.embed(ids, query_positions, types, lead.vectors)
+            mask = mask if lead.vectors is None else slots[1]
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
@@ -235,7 +243,11 @@ class Stack(nn.Module):
             extend = None if state is None else partial(state.extend, layer)
             if lead is not None and lead.layers:
                 extend = partial(lead.extend, layer, extend)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
+            context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         if lead is not None:
@@ -275,14 +287,14 @@ class Stack(nn.Module):
     ) -> list[tuple[Lowered, bool]]:
         """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
 
-        A plain causal triangle has kernels of its own, unless someone watches the weights. Layers that share
-        description and keys share the tensors.
+        A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
+        that share description and keys share the tensors.
         """
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
                 lowered = bias.lower(place, like.dtype)
-                explicit = watched or (prefer_explicit and not lowered.causal)
+                explicit = watched or self.capped or (prefer_explicit and not lowered.causal)
                 if explicit:
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
                 made[bias, id(place.key)] = lowered, explicit

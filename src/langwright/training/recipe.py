@@ -18,6 +18,10 @@ class TrainingRecipe:
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
         optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
+        optimizer_bits: bits of each of AdamW's averages; 8 takes a quarter of the memory of 32.
+        optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
+        checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
+            the same gradients.
         learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
@@ -49,6 +53,9 @@ class TrainingRecipe:
     batch_size: int = 16
     micro_batch: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer_bits: Literal[32, 8] = 32
+    optimizer_host: bool = False
+    checkpoint: bool = False
     learning_rate: float | None = None
     muon_learning_rate: float = 0.02
     embedding_learning_rate: float | None = None
@@ -139,6 +146,7 @@ class PretrainRecipe(TrainingRecipe):
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
         dropout: share of activations dropped in training.
+        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
     split: str = "5%"
@@ -152,9 +160,11 @@ class PretrainRecipe(TrainingRecipe):
     preset: str | None = None
     context: int = 256
     dropout: float = 0.0
+    balance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.balance is None or self.balance >= 0, "balance", self.balance, "0 or more")
         _require(self.context >= 2, "context", self.context, "at least 2 tokens")
         _require(self.depth >= 1, "depth", self.depth, "at least 1")
         sensible = self.width is None or (self.width > 0 and self.width % 64 == 0)
