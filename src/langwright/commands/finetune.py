@@ -77,6 +77,7 @@ def run(
     model, out = Path(model), Path(out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
+    method = method_of(recipe)
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
@@ -103,8 +104,6 @@ def run(
                     for name, source in sources.items()
                 }
             }
-
-        method = method_of(recipe)
 
         def begun() -> CausalLM:
             """The model to begin with, and what is trained of it."""
