@@ -83,6 +83,7 @@ def run(
     model, out = Path(model), Path(out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
+    method = method_of(recipe)
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
