@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
 from langwright.parts.causal_attention import attend_causally, prefers_blocks
+from langwright.parts.flash_attention import attend_tiled
 from langwright.parts.linear import Linear
 from langwright.parts.memory import Memory
 from langwright.parts.norms import Norm
@@ -200,7 +201,11 @@ class Attention(nn.Module):
         blocks = not dropout and prefers_blocks(q)  # which drop nothing
         if bias.causal and not blocks and prefers_explicit(q, k.shape[2]):
             explicit = True
-        if explicit or self.softcap is not None:
+        if bias.described is not None:
+            if dropout or self.softcap is not None:
+                raise ValueError("attention in tiles has neither dropout nor a cap: leave Stack.tiled False")
+            mixed = attend_tiled(q, k, v, *bias.described, self.scale)
+        elif explicit or self.softcap is not None:
             bias = bias.additive(q.shape[2], k.shape[2], q)
             mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout, self.softcap)
             if context.taps is not None and context.taps.wants(kind):

@@ -85,11 +85,15 @@ class RelativeBias(nn.Module):
 
 
 class Lowered(NamedTuple):
-    """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add."""
+    """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add.
+
+    described: or bias and places as they are, for the path that makes its masks tile by tile.
+    """
 
     causal: bool = False
     allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
     scores: Float[Tensor, "#batch #heads #queries keys"] | None = None
+    described: "tuple[Bias, Places] | None" = None
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""

@@ -18,14 +18,12 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
     """
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
-        taps = (
-            Taps("auxiliary") if any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules()) else None
-        )
+        charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
+        taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
-        total = linear_cross_entropy(
-            hidden, head.weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled
-        )
+        factors = head.factors(hidden)
+        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
