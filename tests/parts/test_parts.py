@@ -13,7 +13,7 @@ from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered
 from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
-from langwright.parts.linear import Linear
+from langwright.parts.linear import FEW, Linear, affine
 from langwright.parts.norms import BatchNorm, Norm
 from langwright.parts.positions import Rope, Sinusoids, rotate, sinusoids
 from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
@@ -32,6 +32,22 @@ def filled(module: nn.Module) -> nn.Module:
         for number, parameter in enumerate(module.parameters()):
             parameter.copy_(normal(*parameter.shape, seed=100 + number))
     return module
+
+
+# Linear maps
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 1, 24), (3, 1, 24), (2, FEW // 2, 24), (1, FEW + 1, 24)])
+def test_a_few_rows_in_bfloat16_are_rounded_once(shape: tuple[int, ...], bias: bool) -> None:
+    x, weight = normal(*shape).bfloat16(), normal(40, 24, seed=1).bfloat16()
+    b = 9 * normal(40, seed=2).bfloat16() if bias else None
+    exact = F.linear(x.double(), weight.double(), None if b is None else b.double())
+    with torch.no_grad():
+        found = affine(x, weight, b)
+    assert found.shape == exact.shape
+    assert torch.allclose(found.double(), exact, rtol=2**-8, atol=1e-5)  # half of the last place, with the sum's order
+    assert torch.equal(affine(x.float(), weight.float()), F.linear(x.float(), weight.float()))
 
 
 # Norms
