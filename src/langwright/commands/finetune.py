@@ -7,7 +7,8 @@ from typing import Any
 
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
+from langwright.base.files import read_json, write_json
+from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
@@ -23,6 +24,8 @@ from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
+BEGAN_WITH = Path("checkpoints/base.json")
+"""Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
 def finetune(
@@ -37,7 +40,8 @@ def finetune(
 ) -> int:
     """Go on training a model on your own text, and measure what it learns and what it forgets.
 
-    model: the folder of the model to begin with, from here or from elsewhere.
+    model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name or
+        hf:owner/name@revision. A run keeps to the revision that it began with.
     text: a corpus as for pretrain: a file, folder, glob or name.
     out: the new model folder.
     recipe: how.
@@ -69,7 +73,8 @@ def run(
 ) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
-    model, out = Path(model), Path(out)
+    out = Path(out)
+    model, origin = _base(model, out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     config = load_config(model, ignore_field)[1]
@@ -110,9 +115,26 @@ def run(
             learning_rate=recipe.learning_rate or 0.1 / width(config),
             machine=machine,
             started=started,
-            record={"base_folder": str(model)},
+            record=origin,
         )
+        if "base_revision" in origin:
+            write_json(out / BEGAN_WITH, origin)
         return train(job, extend, measured, profile)
+
+
+def _base(model: Path, out: Path) -> tuple[Path, Row]:
+    """The folder of the model to begin with, and what the record tells of it.
+
+    A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
+    """
+    name = parse_hub_name(str(model))
+    if name is None:
+        return model_folder(model), {"base_folder": str(model)}
+    base = read_json(out / BEGAN_WITH, "the base of the run") if (out / BEGAN_WITH).exists() else {}
+    if base.get("base_folder") == str(name):
+        say(f"{name}: {out} began with revision {base['base_revision']}")
+        return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
+    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
 
 
 def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:

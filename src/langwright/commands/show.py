@@ -33,7 +33,7 @@ def show(
 ) -> None:
     """Write the attention over a text as a self-contained HTML page: all layers at a glance, and one in full.
 
-    model: a model folder.
+    model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     attention: the text to look at.
     layer: which layer in full, from 0; the middle one unless given.
     out: the page.
@@ -48,8 +48,13 @@ def show(
         Section("all-heads", "All heads", every, f"{layers} layers of {heads} heads, each over the whole text."),
         Section("one-layer", "One layer", attention_figure(one.weights, one.tokens), one.about),
     ]
-    write_atomic(out, page(f"Attention of {model.resolve().name}", sections, overline="Langwright"))
+    write_atomic(out, page(f"Attention of {_title(model)}", sections, overline="Langwright"))
     say(f"wrote {out}")
+
+
+def _title(model: Path) -> str:
+    """The folder's own name, or the name on the Hub."""
+    return model.resolve().name if model.exists() else str(model)
 
 
 def all_heads(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str) -> list[LayerHeads]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.hub import model_folder
+from langwright.base.shards import SINGLE
 from langwright.models import heads, sentences
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
@@ -19,7 +21,7 @@ from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.family import Family, Fields, Generative, Model
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, to_disk
-from langwright.models.weights import SINGLE, open_weights, write_tensors
+from langwright.models.weights import open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -61,13 +63,15 @@ def load_model(
 ) -> Model:
     """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
+    folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
+
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
     not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
     the family has it; the one that `architectures` names unless given. labels: of a new classifying head. What is new
     is filled from `seed` and told; tensors of other heads are listed and dropped.
     Raises UserError naming the file and the field or tensor that is wrong; nothing else is skipped.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     raw, family, config = _read_config(folder, ignore_fields)
     where = str(folder / CONFIG)
     layout = sentences.read(folder)
@@ -99,8 +103,9 @@ def load_generative(
     ignore_fields: Collection[str] = (),
 ) -> Generative:
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
-    raw, family, _ = _read_config(Path(folder), ignore_fields)
-    task = heads.task_in_file(family, raw, str(Path(folder) / CONFIG))
+    folder = model_folder(folder)
+    raw, family, _ = _read_config(folder, ignore_fields)
+    task = heads.task_in_file(family, raw, str(folder / CONFIG))
     if task != "language":
         raise UserError(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
@@ -118,7 +123,7 @@ def load_one_stack(
     ignore_fields: Collection[str] = (),
 ) -> CausalLM | Encoder:
     """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
-    _refuse_two_stacks(Path(folder), ignore_fields)
+    _refuse_two_stacks(folder, ignore_fields)
     model = load_model(folder, device, dtype, ignore_fields)
     assert not isinstance(model, EncoderDecoderLM)
     return model
@@ -131,27 +136,25 @@ def load_language_model(
     ignore_fields: Collection[str] = (),
 ) -> CausalLM:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
-    _refuse_two_stacks(Path(folder), ignore_fields)
+    _refuse_two_stacks(folder, ignore_fields)
     model = load_generative(folder, device, dtype, ignore_fields)
     assert isinstance(model, CausalLM)
     return model
 
 
-def _refuse_two_stacks(folder: Path, ignore_fields: Collection[str]) -> None:
+def _refuse_two_stacks(folder: Path | str, ignore_fields: Collection[str]) -> None:
     family, _ = load_config(folder, ignore_fields)
     if family in ENCODER_DECODERS:
         raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
 
 
-def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
+def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
     """The family of a model folder and its config."""
-    return _read_config(folder, ignore_fields)[1:]
+    return _read_config(model_folder(folder, weights=False), ignore_fields)[1:]
 
 
 def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, Family, Any]:
     """config.json as it is, the family it names, and the family's config."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; give the path of a model folder")
     path = folder / CONFIG
     raw = read_json(path, "the model's config")
     if not isinstance(raw, dict):

@@ -11,9 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from langwright.base.shards import INDEX, SINGLE, read_index
 
 
 @contextlib.contextmanager
@@ -46,15 +44,8 @@ def _shards(folder: Path) -> dict[str, str]:
             " (pytorch_model.bin is a pickle, which is never loaded)" if (folder / "pytorch_model.bin").exists() else ""
         )
         raise UserError(f"{folder}: there is no {SINGLE} here{pickled}; is this a model folder?")
-    index = read_json(folder / INDEX, "the index of the shards")
-    files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise UserError(f'{folder / INDEX}: there is no "weight_map" of tensors to files')
-    for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise UserError(
-                f'{folder / INDEX}: tensor "{name}" is said to be in {file!r}, which is no shard of this folder'
-            )
+    files = read_index(folder / INDEX)
+    for file in dict.fromkeys(files.values()):
         if not (folder / file).exists():
             raise UserError(f"{folder / INDEX}: the shard {file} is missing")
     return files
