@@ -274,8 +274,16 @@ def _compare_copies(
     for disk, name in heads.copies(family, model).items():
         if disk in left and name not in new:
             parameter = model.get_parameter(name)
-            if not torch.equal(read(left.pop(disk)).to(parameter), parameter):
+            if not _equal(read(left.pop(disk)), parameter):
                 raise UserError(f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it')
+
+
+def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:
+    """Whether a tensor of the file is a parameter's numbers; some rows at a time, for the two may differ in dtype."""
+    if tensor.shape != parameter.shape:
+        return False
+    pieces = zip(tensor.split(rows), parameter.split(rows), strict=True)
+    return all(torch.equal(piece.to(own), own) for piece, own in pieces)
 
 
 _WHAT = {"body.embed.tokens": "embeddings", "head.bias": "bias of the head"}
