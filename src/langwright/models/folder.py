@@ -212,8 +212,8 @@ def _fill(
     task = heads.task_of(model)
     anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
     new: list[str] = []
-    with open_weights(folder) as (names, read):
-        present = {_present(name, family): name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
+    with open_weights(folder) as (places, read):
+        present = {_present(name, family): name for name in places if not name.endswith(family.ignored_keys or ("\0",))}
         left = dict(present)
         for entry in heads.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
@@ -224,14 +224,14 @@ def _fill(
             elif not own and entry.zero_if_missing:
                 _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
             else:
-                tensor = _read_one(own, entry, [p.shape for p in ours], read, folder)
+                tensor = _read_one(own, entry, [p.shape for p in ours], read, places, folder)
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
-        _compare_copies(model, family, left, new, read, folder)
+        _compare_copies(model, family, left, new, read, places)
         dropped = [name for disk, name in left.items() if heads.is_of_another_head(family, model.config, disk)]
         for name in left.values():
             if name not in dropped:
-                raise UserError(f'{folder}: tensor "{name}" in the weights is not known for {family.name}')
+                raise UserError(f'{places[name]}: tensor "{name}" is not known for {family.name}')
     if dropped:
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
     if new:
@@ -239,7 +239,12 @@ def _fill(
 
 
 def _read_one(
-    names: Sequence[str], entry: Entry, ours: Sequence[torch.Size], read: Callable[[str], Tensor], folder: Path
+    names: Sequence[str],
+    entry: Entry,
+    ours: Sequence[torch.Size],
+    read: Callable[[str], Tensor],
+    places: Mapping[str, Path],
+    folder: Path,
 ) -> Tensor:
     """The tensor of an entry, which a file may hold under several names if the copies are equal."""
     if not names:
@@ -247,10 +252,10 @@ def _read_one(
     name, tensor = names[0], read(names[0])
     for copy in names[1:]:
         if not torch.equal(read(copy), tensor):
-            raise UserError(f'{folder}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
+            raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
     shape = entry.shape(ours)
     if list(tensor.shape) != shape:
-        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
+        raise UserError(f'{places[name]}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
     return tensor
 
 
@@ -268,14 +273,16 @@ def _compare_copies(
     left: dict[str, str],
     new: Collection[str],
     read: Callable[[str], Tensor],
-    folder: Path,
+    places: Mapping[str, Path],
 ) -> None:
     """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
     for disk, name in heads.copies(family, model).items():
         if disk in left and name not in new:
             parameter = model.get_parameter(name)
-            if not _equal(read(left.pop(disk)), parameter):
-                raise UserError(f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it')
+            if not _equal(read(source := left.pop(disk)), parameter):
+                raise UserError(
+                    f'{places[source]}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it'
+                )
 
 
 def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:

@@ -13,13 +13,18 @@ from torch import Tensor
 from langwright.base.errors import UserError
 from langwright.base.shards import INDEX, SINGLE, read_index
 
+READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored in. Narrower numbers mean little without scales, which lie elsewhere."""
+_READ = ", ".join(str(dtype).removeprefix("torch.") for dtype in READ)
+
 
 @contextlib.contextmanager
-def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
-    """The names of all tensors of a model folder, and a function that reads one of them.
+def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str], Tensor]]]:
+    """The file of each tensor of a model folder, and a function that reads one of them.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
-    file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
+    file outside the folder, a tensor that its shard lacks, or not all that its shards hold; and, when it is read, a
+    tensor that does not hold plain floating-point numbers.
     """
     where = _shards(folder)
     with contextlib.ExitStack() as stack:
@@ -30,9 +35,19 @@ def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tens
         for name, file in where.items():
             if name not in held[file]:
                 raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
-        for name in sorted(set().union(*held.values()) - where.keys()):
-            raise UserError(f'{folder / INDEX}: tensor "{name}" is in a shard and not in the index')
-        yield list(where), lambda name: opened[where[name]].get_tensor(name)
+        for file, name in sorted((file, name) for file, names in held.items() for name in names):
+            if where.get(name) != file:
+                told = f"the index says {where[name]}" if name in where else "is not in the index"
+                raise UserError(f'{folder / file}: tensor "{name}" is here, and {told}')
+
+        def read(name: str) -> Tensor:
+            tensor = opened[where[name]].get_tensor(name)
+            if tensor.dtype not in READ:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise UserError(f'{folder / where[name]}: tensor "{name}" holds {kind} numbers; only {_READ} are read')
+            return tensor
+
+        yield {name: folder / file for name, file in where.items()}, read
 
 
 def _shards(folder: Path) -> dict[str, str]:
