@@ -11,7 +11,9 @@ from langwright.objectives.batch import Batch
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.budget import measure_step
+from langwright.training.learner import Learner
 from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
 from tiny import batch_of, same, tiny_learner, tiny_model, weights
 
 
@@ -109,8 +111,8 @@ def test_measuring_a_step_leaves_no_trace() -> None:
 def test_what_balances_experts_is_part_of_the_loss() -> None:
     """It counts once for every target, and only where the config asks for it."""
     config = dataclasses.replace(by_depth("mixtral", 2, 29, 16, 0.0, width=64), router_aux_loss_coef=0.25)
-    asked = dataclasses.replace(config, output_router_logits=True)
-    without, with_it = (new_model("mixtral", c, seed=1) for c in (config, asked))
+    silent = dataclasses.replace(config, output_router_logits=False)
+    without, with_it = (new_model("mixtral", c, seed=1) for c in (silent, config))
     batch, taps = batch_of(3), Taps("router")
     without.body(batch.ids, taps=taps)
     chances = [logits.flatten(0, 1).softmax(-1) for logits in taps.get("router")]
@@ -120,3 +122,23 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
+
+
+def test_only_what_asks_for_gradients_is_trained() -> None:
+    frozen = tiny_model()
+    for name, p in frozen.named_parameters():
+        p.requires_grad_(name.endswith("norm.weight"))
+    held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
+    learner = Learner(frozen, causal(), torch.bfloat16, Rates(adamw=1e-2))
+    assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
+    learner.backward(batch_of(3))
+    learner.step(1.0)
+    for name, p in frozen.named_parameters():
+        assert p.dtype == torch.bfloat16
+        assert torch.equal(p.detach(), held[name].bfloat16()) != name.endswith("norm.weight"), name
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    model = tiny_model().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        Learner(model, causal(), torch.float32, Rates())

@@ -81,7 +81,7 @@ def run(
     tokenizer = load_tokenizer(model)
     with claimed(out):
         texts = read_texts(text, recipe.split, recipe.field, tokenizer)
-        machine = measure(recipe.device, recipe.dtype)
+        machine = measure(recipe.device, recipe.dtype, recipe.exact)
         base = load_language_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, save_parameters
-from langwright.planning.cost import parameters, training_flops_per_token
+from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
@@ -96,7 +95,7 @@ def train(
     batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
     learner = Learner(
         model,
-        causal(recipe.z_loss),
+        causal(recipe.z_loss, recipe.compile),
         job.machine.dtype,
         rates(recipe, job.learning_rate),
         recipe.clip,
@@ -106,6 +105,8 @@ def train(
         _compile(model)
     flops = training_flops_per_token(model, job.context)
     size = f"{parameters(model) / 1e6:.1f}M parameters"
+    if (active := active_parameters(model)) < parameters(model):
+        size += f", {active / 1e6:.1f}M for each token,"
     with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
         run = Run(
             learner=learner,
@@ -148,7 +149,8 @@ def train(
     with _eager():
         more = on_finish(model) | ({"profile": measured.record()} if measured.measured else {})
     record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
-    save_parameters(learner.masters.named, model, job.texts.tokenizer, out, record)
+    whole = {**dict(model.named_parameters()), **learner.masters.named}
+    save_parameters(whole, model, job.texts.tokenizer, out, record)
     return Result(None, held_out, parameters(model))
 
 
@@ -284,10 +286,8 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
 
 
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
-    """Compiled and GPU kernels are reproducible only when asked to be."""
+    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` told cuBLAS)."""
     exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
-    if exact:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
     # Filling new memory with NaN finds faults in kernels, not in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

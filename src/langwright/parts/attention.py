@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
@@ -33,7 +33,7 @@ class Cross(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a stack tells each branch of one layer besides the hidden state."""
+    """What a stack tells each branch of one layer besides the hidden state. real: which tokens are; None means all."""
 
     bias: Lowered
     explicit: bool
@@ -42,11 +42,17 @@ class Context(NamedTuple):
     taps: Taps | None = None
     layer: int = 0
     cross: Cross | None = None
+    real: Bool[Tensor, "batch time"] | None = None
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:
-    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added."""
-    return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and keys < EXPLICIT_BELOW
+    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added.
+
+    It is so in training alone, for the fused kernel's backward pass is what takes long. Its forward pass is faster, and
+    closer to float32: it never rounds the scores.
+    """
+    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return slow and keys < EXPLICIT_BELOW
 
 
 def attend_explicitly(

@@ -1,21 +1,40 @@
 """Linear maps and embeddings whose weights keep their own dtype."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
+@runtime_checkable
+class Side(Protocol):
+    """What stands beside a linear map and changes what it gives: a module that is told the input and the map."""
+
+    def __call__(self, x: Float[Tensor, "*batch inputs"], linear: "Linear") -> Float[Tensor, "*batch outputs"]: ...
+
+
 class Linear(nn.Module):
     """y = x Wᵀ + b. The weight keeps its own dtype and is cast to the input's.
 
     Weights are left uninitialised: the family that builds a model knows how to fill them (`models/initialise.py`).
+    side: None, or what answers in place of `plain`, and calls it (an adapter). The map's own names do not change.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.side: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self.plain(x) if self.side is None else self.side(x, self)
+
+    def plain(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        """The map itself, whatever stands beside it."""
+        return F.linear(x, self.dense().to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def dense(self) -> Float[Tensor, "outputs inputs"]:
+        """The weight as one matrix of floats, however a sibling stores it."""
+        return self.weight

@@ -99,7 +99,7 @@ class ParallelBlock(nn.Module):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors, rounded to their dtype (Gemma).
+    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
@@ -116,11 +116,12 @@ class Embedding(nn.Module):
         types: int | None = None,
         offset: int = 0,
         scale: float | None = None,
+        round_scale: bool = False,
         sinusoids: Sinusoids | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
-        self.scale = scale
+        self.scale, self.round_scale = scale, round_scale
         self.norm = norm
         self.offset, self.sinusoids = offset, sinusoids
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
@@ -136,7 +137,8 @@ class Embedding(nn.Module):
     ) -> Float[Tensor, "batch time dim"]:
         x = F.embedding(ids, self.tokens)
         if self.scale is not None:
-            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
+            rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
+            x = x * rounded
         if self.positions is not None:
             x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
         if self.sinusoids is not None:
@@ -205,7 +207,7 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
+            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross, mask))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         x = x if self.final_norm is None else self.final_norm(x)

@@ -9,20 +9,25 @@ from torch import Tensor, nn
 class Masters:
     """The fp32 parameters that an optimizer changes, and the working copies that a model computes with.
 
+    Those are the parameters that ask for gradients; frozen ones are only turned into the working dtype.
     With a working dtype of float32 both are the same tensors. With bfloat16 the model holds bf16 weights; gradients
     of each micro-batch are added to the masters' in fp32 (Micikevicius et al., 2018).
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
-        names, parameters = zip(*model.named_parameters(), strict=True)
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not trained:
+            raise ValueError("nothing to train: no parameter of the model asks for gradients")
+        names, parameters = zip(*trained, strict=True)
         self.shared = dtype == torch.float32
         self.working: list[nn.Parameter] = list(parameters)
         masters = parameters if self.shared else [nn.Parameter(p.detach().float()) for p in parameters]
         self.named: dict[str, nn.Parameter] = dict(zip(names, masters, strict=True))
         self._kept: dict[str, Tensor] = {}  # the masters' gradients, kept from step to step: new memory is slow
         if not self.shared:
-            for parameter in self.working:
-                parameter.data = parameter.data.to(dtype)
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(dtype)
 
     @property
     def parameters(self) -> Iterable[nn.Parameter]:
