@@ -18,9 +18,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
     "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
     "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
+    "merge": ("langwright.commands.merge:merge", "work an adapter into the weights of its model"),
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
 

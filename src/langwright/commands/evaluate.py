@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.commands.results import print_json, tell_likelihood
 from langwright.corpora.opening import open_corpus
@@ -36,6 +37,7 @@ def evaluate(
     context: int | None = None,
     batch_size: int = 16,
     experts: bool = False,
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -50,13 +52,14 @@ def evaluate(
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
     experts: tell also how the work is shared out among the experts of each layer.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = load_language_model(model, where, choose_dtype(dtype, where), ignore_field)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     tokenizer = load_tokenizer(model)

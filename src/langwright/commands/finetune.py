@@ -1,14 +1,18 @@
 """langwright finetune: go on training a model on your own text."""
 
-import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from langwright.adaptation.folder import save_adapter
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
 from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
+from langwright.commands.adapting import method_of
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
@@ -19,6 +23,7 @@ from langwright.evaluation.likelihood import Likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, load_config, load_language_model
 from langwright.models.shapes import width
+from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -38,12 +43,12 @@ def finetune(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model on your own text, and measure what it learns and what it forgets.
+    """Go on training a model on your own text, or an adapter of it; what it learns and what it forgets is measured.
 
     model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name or
         hf:owner/name@revision. A run keeps to the revision that it began with.
     text: a corpus as for pretrain: a file, folder, glob or name.
-    out: the new model folder.
+    out: the new model folder, or with --method lora the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
     profile: write the share of time of each part of a training step into the report.
@@ -104,18 +109,34 @@ def run(
                 }
             }
 
+        method = method_of(recipe)
+
+        def begun() -> CausalLM:
+            """The model to begin with, and what is trained of it."""
+            loaded = load_language_model(model, ignore_fields=ignore_field).float()
+            if method is not None:
+                method.attach(loaded, seed=recipe.seed)
+            return loaded
+
+        def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+            for name, master in masters.items():
+                trained.get_parameter(name).data = master.detach()
+            save_adapter(trained, out, base=model, record=record)
+
         job = Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
-            model=lambda: load_language_model(model, ignore_fields=ignore_field).float(),
+            origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
+            model=begun,
             texts=texts,
             context=context,
             crossing=recipe.crossing,
-            learning_rate=recipe.learning_rate or 0.1 / width(config),
+            learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
             record=origin,
+            factor=(lambda name: 1.0) if method is None else method.rate,
+            save=None if method is None else save,
         )
         if "base_revision" in origin:
             write_json(out / BEGAN_WITH, origin)
@@ -163,12 +184,3 @@ def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str
         warn(f"forgetting is not measured: {corpus['spec']} has changed since; --old-text names another corpus")
         return None
     return corpus["spec"], corpus["split"], corpus["field"]
-
-
-def _weights_hash(model: Path) -> str:
-    """Identifies the base model by the checksum of its weights."""
-    digest = hashlib.sha256()
-    for path in sorted(model.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -1,6 +1,8 @@
 """The model folder: the Hugging Face layout plus langwright.json, written last."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
-from langwright.models import heads, sentences
+from langwright.models import heads, lowbit, sentences
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
 from langwright.models.encoder_decoder import EncoderDecoderLM
@@ -21,7 +23,7 @@ from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.family import Family, Fields, Generative, Model
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, to_disk
-from langwright.models.weights import open_weights, write_tensors
+from langwright.models.weights import READ, open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -60,6 +62,7 @@ def load_model(
     head: str | None = None,
     labels: Sequence[str] | None = None,
     seed: int = 0,
+    bits: int | str | None = None,
 ) -> Model:
     """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
@@ -68,7 +71,8 @@ def load_model(
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
     not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
     the family has it; the one that `architectures` names unless given. labels: of a new classifying head. What is new
-    is filled from `seed` and told; tensors of other heads are listed and dropped.
+    is filled from `seed` and told; tensors of other heads are listed and dropped. bits: 8, 4, "int8", "int4", "nf4" or
+    "fp4" rounds the linear maps while loading, tensor by tensor; a folder that holds them so needs no word.
     Raises UserError naming the file and the field or tensor that is wrong; nothing else is skipped.
     """
     folder = model_folder(folder)
@@ -81,19 +85,35 @@ def load_model(
     task = head or own or family.task
     known = heads.labels_in_file(raw, where) if heads.is_labelled(family, task) and task == own else ()
     fresh = task != own or (labels is not None and tuple(labels) != known)
-    _check_record(folder)
-    model = heads.build(family, config, task, labels or known)
-    if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
-        sentences.apply(layout, model)
-    if fresh:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if isinstance(model, EncoderDecoderLM):
-                family.initialise(model)
-            else:
-                normal(model.head, config.initializer_range)
-    _fill(model, family, folder, device, dtype, fresh, labels is not None)
+    filler = _filler(raw, where, bits, device, dtype)
+    with _checked(folder):
+        model = heads.build(family, config, task, labels or known)
+        if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
+            sentences.apply(layout, model)
+        if fresh:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                if isinstance(model, EncoderDecoderLM):
+                    family.initialise(model)
+                else:
+                    normal(model.head, config.initializer_range)
+        _fill(model, family, folder, device, dtype, fresh, labels is not None, filler)
     return model.eval()
+
+
+def _filler(
+    raw: Fields, where: str, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
+) -> lowbit.Filler | None:
+    """What fills linear maps with weights of few bits; None where the file holds floats and none are asked for."""
+    stored = lowbit.read_scheme(raw, where)
+    if stored is None or bits is None:
+        scheme = stored or (None if bits is None else lowbit.scheme_of(bits))
+        return None if scheme is None else lowbit.Filler(scheme, stored is not None, dtype, device)
+    if lowbit.scheme_of(bits).kind != stored.kind:
+        raise UserError(
+            f"{where}: the weights are in {stored.kind} already, and bits = {bits!r} would round them again"
+        )
+    return lowbit.Filler(stored, True, dtype, device)
 
 
 def load_generative(
@@ -101,6 +121,7 @@ def load_generative(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
 ) -> Generative:
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
     folder = model_folder(folder)
@@ -111,7 +132,7 @@ def load_generative(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
             "this needs a causal language model such as gpt2 or llama"
         )
-    model = load_model(folder, device, dtype, ignore_fields)
+    model = load_model(folder, device, dtype, ignore_fields, bits=bits)
     assert not isinstance(model, Encoder)
     return model
 
@@ -134,10 +155,11 @@ def load_language_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
 ) -> CausalLM:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
     _refuse_two_stacks(folder, ignore_fields)
-    model = load_generative(folder, device, dtype, ignore_fields)
+    model = load_generative(folder, device, dtype, ignore_fields, bits)
     assert isinstance(model, CausalLM)
     return model
 
@@ -165,7 +187,8 @@ def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, 
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
-    return raw, family, family.parse(raw, str(path), ignore_fields)
+    plain = {field: value for field, value in raw.items() if field != lowbit.FIELD}  # read by whoever fills the model
+    return raw, family, family.parse(plain, str(path), ignore_fields)
 
 
 def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> str | None:
@@ -176,6 +199,17 @@ def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> st
         if wanted is None:
             raise
         return None
+
+
+@contextmanager
+def _checked(folder: Path) -> Iterator[None]:
+    """Check the record while the block reads the weights; what is wrong with it is told before the block's error."""
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(_check_record, folder)
+        try:
+            yield
+        finally:
+            checking.result()
 
 
 def _check_record(folder: Path) -> None:
@@ -203,6 +237,7 @@ def _fill(
     dtype: torch.dtype | None,
     fresh: bool,
     relabelled: bool,
+    filler: lowbit.Filler | None,
 ) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
 
@@ -223,7 +258,7 @@ def _fill(
                 _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
             elif not own and entry.zero_if_missing:
                 _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
-            else:
+            elif not (filler and own and _fill_few(filler, model, entry, own[0], left, read, folder)):
                 tensor = _read_one(own, entry, [p.shape for p in ours], read, places, folder)
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
@@ -238,6 +273,22 @@ def _fill(
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
 
 
+def _fill_few(
+    filler: lowbit.Filler,
+    model: Model,
+    entry: Entry,
+    name: str,
+    left: dict[str, str],
+    read: Callable[[str], Tensor],
+    folder: Path,
+) -> bool:
+    """Whether the entry was one of few bits, and is filled."""
+    try:
+        return filler.take(model, entry, name, left, read)
+    except ValueError as error:
+        raise UserError(f'{folder}: tensor "{name}": {error}') from None
+
+
 def _read_one(
     names: Sequence[str],
     entry: Entry,
@@ -250,6 +301,9 @@ def _read_one(
     if not names:
         raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
     name, tensor = names[0], read(names[0])
+    if tensor.dtype not in READ:
+        kind, known = (", ".join(str(t).removeprefix("torch.") for t in ts) for ts in ((tensor.dtype,), READ))
+        raise UserError(f'{places[name]}: tensor "{name}" holds {kind} numbers; only {known} are read')
     for copy in names[1:]:
         if not torch.equal(read(copy), tensor):
             raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')

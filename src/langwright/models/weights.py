@@ -1,6 +1,7 @@
 """Tensors on disk: one safetensors file, or shards with an index. Reading and atomic writing."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from langwright.base.shards import INDEX, SINGLE, read_index
 
 READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in. Narrower numbers mean little without scales, which lie elsewhere."""
-_READ = ", ".join(str(dtype).removeprefix("torch.") for dtype in READ)
 
 
 @contextlib.contextmanager
@@ -23,8 +23,7 @@ def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str]
     """The file of each tensor of a model folder, and a function that reads one of them.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
-    file outside the folder, a tensor that its shard lacks, or not all that its shards hold; and, when it is read, a
-    tensor that does not hold plain floating-point numbers.
+    file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
     """
     where = _shards(folder)
     with contextlib.ExitStack() as stack:
@@ -39,15 +38,7 @@ def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str]
             if where.get(name) != file:
                 told = f"the index says {where[name]}" if name in where else "is not in the index"
                 raise UserError(f'{folder / file}: tensor "{name}" is here, and {told}')
-
-        def read(name: str) -> Tensor:
-            tensor = opened[where[name]].get_tensor(name)
-            if tensor.dtype not in READ:
-                kind = str(tensor.dtype).removeprefix("torch.")
-                raise UserError(f'{folder / where[name]}: tensor "{name}" holds {kind} numbers; only {_READ} are read')
-            return tensor
-
-        yield {name: folder / file for name, file in where.items()}, read
+        yield {name: folder / file for name, file in where.items()}, lambda name: opened[where[name]].get_tensor(name)
 
 
 def _shards(folder: Path) -> dict[str, str]:
@@ -100,3 +91,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, in memory of their own: the file may be replaced while they live."""
     with _open(path) as file:
         return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def weights_checksum(folder: Path) -> str:
+    """Identifies the weights of a model folder: the SHA-256 of those of its files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

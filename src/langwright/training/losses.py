@@ -23,9 +23,8 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
         )
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
-        total = linear_cross_entropy(
-            hidden, head.weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled
-        )
+        factors = head.factors(hidden)
+        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()

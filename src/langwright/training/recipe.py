@@ -18,6 +18,10 @@ class TrainingRecipe:
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
         optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
+        optimizer_bits: bits of each of AdamW's averages; 8 takes a quarter of the memory of 32.
+        optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
+        checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
+            the same gradients.
         learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
@@ -49,6 +53,9 @@ class TrainingRecipe:
     batch_size: int = 16
     micro_batch: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer_bits: Literal[32, 8] = 32
+    optimizer_host: bool = False
+    checkpoint: bool = False
     learning_rate: float | None = None
     muon_learning_rate: float = 0.02
     embedding_learning_rate: float | None = None
@@ -175,6 +182,18 @@ class FinetuneRecipe(TrainingRecipe):
         crossing: cut windows across documents instead of inside them.
         context: tokens in a window; the model's own context unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
+        method: full trains every parameter and writes a model; lora trains two thin matrices beside some of the
+            weights and writes an adapter folder.
+        rank: width of the two matrices of lora.
+        alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
+        target: what lora is for: names of modules or their endings between commas, a regular expression of whole
+            names, or all-linear; the queries and values of attention unless given.
+        dropout: share of the activations on their way to lora that is dropped in training.
+        bias: which of the model's own biases train beside lora.
+        whole: names of modules that train whole beside lora, between commas.
+        rslora: multiply by alpha / sqrt(rank) instead, for high ranks.
+        dora: give each row of an adapted weight a trained length of its own.
+        plus: how many times the learning rate of the first matrix the second one has (LoRA+).
     """
 
     schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
@@ -184,6 +203,16 @@ class FinetuneRecipe(TrainingRecipe):
     crossing: bool = False
     context: int | None = None
     old_text: str | None = None
+    method: Literal["full", "lora"] = "full"
+    rank: int = 8
+    alpha: float | None = None
+    target: str | None = None
+    dropout: float = 0.0
+    bias: Literal["none", "all", "lora_only"] = "none"
+    whole: str | None = None
+    rslora: bool = False
+    dora: bool = False
+    plus: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
