@@ -12,7 +12,8 @@ from langwright.adaptation.leads import Leading
 from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
+from langwright.base.files import read_json, write_json
+from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
 from langwright.commands.adapting import method_of
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
@@ -32,6 +33,8 @@ from langwright.training.recipe import FinetuneRecipe
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
+BEGAN_WITH = Path("checkpoints/base.json")
+"""Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
 def finetune(
@@ -46,7 +49,8 @@ def finetune(
 ) -> int:
     """Go on training a model on your own text, or an adapter of it; what it learns and what it forgets is measured.
 
-    model: the folder of the model to begin with, from here or from elsewhere.
+    model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name or
+        hf:owner/name@revision. A run keeps to the revision that it began with.
     text: a corpus as for pretrain: a file, folder, glob or name.
     out: the new model folder, or with any --method but full the new adapter folder.
     recipe: how.
@@ -80,7 +84,8 @@ def run(
 ) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
-    model, out = Path(model), Path(out)
+    out = Path(out)
+    model, origin = _base(model, out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
@@ -144,12 +149,29 @@ def run(
             learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
-            record={"base_folder": str(model)},
+            record=origin,
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else save,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
+        if "base_revision" in origin:
+            write_json(out / BEGAN_WITH, origin)
         return train(job, extend, measured, profile)
+
+
+def _base(model: Path, out: Path) -> tuple[Path, Row]:
+    """The folder of the model to begin with, and what the record tells of it.
+
+    A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
+    """
+    name = parse_hub_name(str(model))
+    if name is None:
+        return model_folder(model), {"base_folder": str(model)}
+    base = read_json(out / BEGAN_WITH, "the base of the run") if (out / BEGAN_WITH).exists() else {}
+    if base.get("base_folder") == str(name):
+        say(f"{name}: {out} began with revision {base['base_revision']}")
+        return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
+    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
 
 
 def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:

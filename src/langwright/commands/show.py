@@ -56,7 +56,7 @@ def show(
 ) -> None:
     """Write the attention over a text as a self-contained HTML page: all layers at a glance, and one in full.
 
-    model: a model folder.
+    model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     attention: the text to look at; of an encoder-decoder, what its encoder reads.
     target: what the decoder of an encoder-decoder reads; what it writes itself, greedily, unless given.
     layer: which layer in full, from 0; the middle one unless given.
@@ -75,8 +75,13 @@ def show(
         raise UserError(f"--target: a {loaded.family} model reads one text and has no target; leave it out")
     else:
         sections = _one_stack(loaded, tokenizer, attention, layer)
-    write_atomic(out, page(f"Attention of {model.resolve().name}", sections, lead, overline="Langwright"))
+    write_atomic(out, page(f"Attention of {_title(model)}", sections, lead, overline="Langwright"))
     say(f"wrote {out}")
+
+
+def _title(model: Path) -> str:
+    """The folder's own name, or the name on the Hub."""
+    return model.resolve().name if model.exists() else str(model)
 
 
 def attention_over(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
