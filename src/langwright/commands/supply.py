@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from langwright.objectives.batch import Batch
 from langwright.text.tokenizer import Tokenizer
@@ -10,6 +10,7 @@ from langwright.text.tokenizer import Tokenizer
 Row = dict[str, Any]
 
 
+@runtime_checkable
 class StepBatches(Protocol):
     """An endless row of training batches, each a pure function of its step."""
 
