@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
     "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
     "generate": ("langwright.commands.generate:generate", "let a model write"),
+    "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
     "show": ("langwright.commands.show:show", "look inside a model"),

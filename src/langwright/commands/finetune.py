@@ -1,24 +1,31 @@
-"""langwright finetune: go on training a model on your own text."""
+"""langwright finetune: go on training a model on your own text or conversations."""
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json
+from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
+from langwright.commands.supply import Supply
 from langwright.commands.texts import read_texts
 from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
-from langwright.evaluation.likelihood import Likelihood
+from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, load_config, load_language_model
+from langwright.models.growing import grow_vocabulary
 from langwright.models.shapes import width
 from langwright.planning.machine import measure
+from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
 
@@ -35,10 +42,10 @@ def finetune(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model on your own text, and measure what it learns and what it forgets.
+    """Go on training a model on your own text or conversations, and measure what it learns and what it forgets.
 
     model: the folder of the model to begin with, from here or from elsewhere.
-    text: a corpus as for pretrain: a file, folder, glob or name.
+    text: a corpus as for pretrain: a file, folder, glob or name; with --task chat, files of conversations.
     out: the new model folder.
     recipe: how.
     extend: go on with a finished run, for longer.
@@ -48,13 +55,15 @@ def finetune(
     """
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
-        tell_likelihood(result.held_out, "held-out new text", json)
+        chat = recipe.task == "chat"
+        tell_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
         forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
         for name, change in forgetting.items():
-            say(f"{name} text, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
+            what = "answers" if chat and name == "new" else f"{name} text"
+            say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
-            say(f"wrote {out} and {out / 'report.html'}")
+            say(f"wrote {out}{f' (langwright chat {out})' if chat else ''} and {out / 'report.html'}")
     return close(result, out)
 
 
@@ -75,36 +84,39 @@ def run(
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
-        texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype)
         base = load_language_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context
         if context > base.context:
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
+        supply = _supply(text, recipe, tokenizer, context, model)
         old = _old_text(model, recipe)
+
+        def begun(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> CausalLM:
+            """The base model, its tables as long as the vocabulary."""
+            found = load_language_model(model, ignore_fields=ignore_field).float()
+            grow_vocabulary(found, supply.tokenizer.vocab_size)
+            return found.to(device, dtype)
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_language_model(model, machine.device, machine.dtype, ignore_field)
-            sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
-            return {
-                "forgetting": {
-                    name: {
-                        "text": source[0],
-                        "before": _score(before, tokenizer, source, context).bits_per_byte,
-                        "after": _score(trained, tokenizer, source, context).bits_per_byte,
-                    }
-                    for name, source in sources.items()
+            before = begun(machine.device, machine.dtype)
+            changes = {"new": {"text": text, **_change(before, trained, lambda m: _held_out(m, supply))}}
+            if old is not None:
+                source = old
+                changes["old"] = {
+                    "text": old[0],
+                    **_change(before, trained, lambda m: measure_text(m, tokenizer, *source, context)),
                 }
-            }
+            return {"forgetting": changes}
 
         job = Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
-            model=lambda: load_language_model(model, ignore_fields=ignore_field).float(),
-            supply=texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing),
+            model=begun,
+            supply=supply,
             context=context,
             learning_rate=recipe.learning_rate or 0.1 / width(config),
             machine=machine,
@@ -114,9 +126,22 @@ def run(
         return train(job, extend, measured, profile)
 
 
-def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:
-    spec, split, field = source
-    return measure_text(model, tokenizer, spec, split, field, context)
+def _supply(text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path) -> Supply:
+    """The data of the task."""
+    if recipe.task == "chat":
+        equipped = equip(tokenizer, recipe.template, may_grow=True, where=str(model))
+        return chat_supply(text, recipe, equipped, context)
+    texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+
+
+def _held_out(model: CausalLM, supply: Supply) -> Likelihood:
+    return likelihood(model, supply.held_out(None), supply.held_out_bytes)
+
+
+def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
+    """Bits per byte of two models."""
+    return {"before": measure_(before.eval()).bits_per_byte, "after": measure_(after).bits_per_byte}
 
 
 def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str] | None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from langwright.models.decoder import CausalLM
 from langwright.objectives.batch import Batch
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
+Sampler = Callable[[CausalLM], str]
 
 
 @runtime_checkable
@@ -41,6 +43,7 @@ class Supply:
     held_out_tokens, held_out_bytes: the size of all of it; bytes of the text in UTF-8.
     record: what identifies the data; its "hash" is part of the run's identity.
     generation: fields for generation_config.json besides those of the tokenizer.
+    sample: lets a model write something for the live view; it goes on from nothing unless given.
     """
 
     tokenizer: Tokenizer
@@ -50,3 +53,4 @@ class Supply:
     held_out_bytes: int
     record: Row
     generation: Row = field(default_factory=dict)
+    sample: Sampler | None = None

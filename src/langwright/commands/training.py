@@ -267,6 +267,8 @@ def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     def sample() -> str:
         model.eval()
         with _eager():
+            if job.supply.sample is not None:
+                return job.supply.sample(model)
             limit = min(80, model.context - 1)
             return complete(model, job.supply.tokenizer, [""], Sampling(0.8, top_k=50), max_new_tokens=limit)[0].text
 
