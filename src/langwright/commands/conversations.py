@@ -39,7 +39,7 @@ def chat_supply(spec: str, recipe: FinetuneRecipe, equipped: Equipped, context: 
     return Supply(
         equipped.tokenizer,
         batches,
-        lambda limit: evaluation_rows(held_out.examples, recipe.batch_size, limit),
+        lambda limit: evaluation_rows(held_out.examples, context, recipe.batch_size, limit),
         held_out.tokens,
         answer_bytes(held_out.examples, equipped.tokenizer),
         record,

@@ -155,7 +155,7 @@ class ChatBatches:
         samples = samples_of_step(step, self._batch_size)
         numbers = windows_of(samples, self.windows, self._seed)
         rows = [[self._examples[i] for i in self._rows[n]] for n in numbers]
-        return batch_of(rows, self._context if self._fixed or self._packing else None, samples)
+        return batch_of(rows, self._context, samples, full=self._fixed or self._packing)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
@@ -169,23 +169,25 @@ class ChatBatches:
         }
 
 
-def evaluation_rows(examples: Sequence[Example], batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+def evaluation_rows(
+    examples: Sequence[Example], context: int, batch_size: int, limit: int | None = None
+) -> Iterator[Batch]:
     """Every example once, in order, one a row. limit: at most so many, evenly spread over all."""
     count = len(examples) if limit is None else min(limit, len(examples))
     chosen = [i * len(examples) // count for i in range(count)]
     for start in range(0, count, batch_size):
         numbers = chosen[start : start + batch_size]
-        yield batch_of([[examples[i]] for i in numbers], None, np.array(numbers, np.int64))
+        yield batch_of([[examples[i]] for i in numbers], context, np.array(numbers, np.int64))
 
 
-def batch_of(rows: Sequence[Sequence[Example]], width: int | None, samples: NDArray[np.int64]) -> Batch:
+def batch_of(rows: Sequence[Sequence[Example]], context: int, samples: NDArray[np.int64], full: bool = False) -> Batch:
     """Rows of examples as tensors, padding (id 0, weight 0) at the right.
 
-    width: inputs a row; without it the longest row decides, rounded up to `ROUND`.
+    Rows are `context` wide when they are to be `full`; else the longest decides, rounded up to `ROUND`.
     Where a row holds several, each is a segment of its own, with positions from 0; padding is a segment too.
     """
     longest = max(sum(example.inputs for example in row) for row in rows)
-    columns = width or -(-longest // ROUND) * ROUND
+    columns = context if full else min(context, -(-longest // ROUND) * ROUND)
     ids, targets, positions, segments = (np.zeros((len(rows), columns), np.int64) for _ in range(4))
     weights = np.zeros((len(rows), columns), np.float32)
     for r, row in enumerate(rows):
