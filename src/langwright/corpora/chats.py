@@ -81,9 +81,9 @@ class Chats:
         content = hashlib.sha256()
         size = 0
         for chat in self.items:
-            data = chat.key.encode("utf-8", "surrogatepass")
+            data = chat.key.encode()
             content.update(len(data).to_bytes(8, "little") + data)
-            size += sum(len(m["content"].encode("utf-8", "surrogatepass")) for m in chat.messages)
+            size += sum(len(m["content"].encode()) for m in chat.messages)
         return {
             "name": self.spec,
             "kind": "chats",
@@ -149,7 +149,12 @@ def read_chat(row: Row) -> Chat:
         raise UserError(f'{row.source}: "tools" must be a list of function descriptions')
     if not any(message["role"] == "assistant" for message in messages[first:]):
         raise UserError(f"{row.source}: a conversation without an assistant turn, so there is nothing to learn from")
-    return Chat(tuple(messages), row.source, tuple(tools) if tools else None, first)
+    chat = Chat(tuple(messages), row.source, tuple(tools) if tools else None, first)
+    try:
+        chat.key.encode()
+    except UnicodeEncodeError:  # JSON escapes can spell it, and no encoding can carry it
+        raise UserError(f"{row.source}: a message holds half a surrogate pair, which is not text; mend it") from None
+    return chat
 
 
 def _from_messages(row: Row) -> tuple[list[Message], int]:
