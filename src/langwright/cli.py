@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
     "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
     "prepare": ("langwright.commands.prepare:prepare", "clean, choose and vary conversations to tune on"),
+    "merge": ("langwright.commands.merge:merge", "work an adapter into the weights of its model"),
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),

@@ -182,3 +182,26 @@ def test_commands_in_a_conversation(tuned: Path, monkeypatch: Any, capsys: pytes
 def test_a_model_that_was_not_taught_to_talk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", str(folder / "base")]) == 2
     assert "has no chat template, so it was not taught to talk" in capsys.readouterr().err
+
+
+def test_an_adapter_learns_to_talk_and_survives_a_kill(folder: Path, tmp_path: Path) -> None:
+    more = ["--method", "lora", "--steps", "14", "--learning-rate", "0.01", "--packing"]
+    whole, killed = (
+        [sys.executable, "-m", "langwright", *tune(folder, tmp_path / name, *more)] for name in ("whole", "killed")
+    )
+    subprocess.run(whole, check=True, capture_output=True)
+    kill_at(7, killed, tmp_path / "killed")
+    subprocess.run(killed, check=True, capture_output=True)
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert AutoTokenizer.from_pretrained(tmp_path / "whole").chat_template.startswith("{%- if tools %}")
+    lines = talk(folder / "base", ["Who ate a tuna?"], "--adapter", str(tmp_path / "whole"), "--json")
+    assert json.loads(lines[0])["prompt"] == "Who ate a tuna?"
+    change = json.loads((tmp_path / "whole" / "langwright.json").read_text())["forgetting"]["new"]
+    assert change["after"] < change["before"]
+
+
+def test_an_adapter_cannot_learn_new_tokens(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(tune(folder, tmp_path / "out", "--method", "lora", "--template", "chatml")) == 2
+    assert "zephyr and alpaca need none, and --method full adds them" in capsys.readouterr().err

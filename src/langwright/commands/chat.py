@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from langwright.adaptation.loading import adapted
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
@@ -25,6 +26,7 @@ def chat(
     system: str | None = None,
     template: str | None = None,
     max_new_tokens: int | None = None,
+    adapter: Path | None = None,
     sampling: Sampling = Sampling(),
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
@@ -37,6 +39,7 @@ def chat(
     system: what the model is told before the conversation.
     template: another chat template: chatml, zephyr, alpaca, llama2, llama3, or a file.
     max_new_tokens: the most tokens of an answer; the history is cut so that they fit the context; 128 unless given.
+    adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -45,13 +48,14 @@ def chat(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     where = choose_device(device)
-    loaded = load_language_model(model, where, choose_dtype(dtype, where), ignore_field)
-    tokenizer = load_tokenizer(model)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
+    tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)
-    ends = read_ends(Path(model), tokenizer)
-    own = own_template(tokenizer, str(model))
+    ends = read_ends(home, tokenizer)
+    own = own_template(tokenizer, str(home))
     if template is not None:
-        equipped = equip(tokenizer, template, may_grow=False, where=str(model))
+        equipped = equip(tokenizer, template, may_grow=False, where=str(home))
         own, ends = equipped.template, equipped.ends
     if own is None:
         raise UserError(

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.commands.results import tell_likelihood
 from langwright.corpora.opening import open_corpus
@@ -26,6 +27,7 @@ def evaluate(
     field: str = "text",
     context: int | None = None,
     batch_size: int = 16,
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -39,13 +41,14 @@ def evaluate(
     field: the field or column that holds the text, in corpora that have several.
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = load_language_model(model, where, choose_dtype(dtype, where), ignore_field)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
     result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
     tell_likelihood(result, text, json)
 

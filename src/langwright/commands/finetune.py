@@ -1,16 +1,17 @@
 """langwright finetune: go on training a model on your own text or conversations."""
 
-import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
+from langwright.base.files import read_json, write_json
+from langwright.commands.adapting import method_of
 from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
@@ -21,9 +22,10 @@ from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import RECORD, load_config, load_language_model
+from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
 from langwright.models.growing import grow_vocabulary
 from langwright.models.shapes import width
+from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -42,11 +44,13 @@ def finetune(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model on your own text or conversations, and measure what it learns and what it forgets.
+    """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
+
+    What it forgets is measured too.
 
     model: the folder of the model to begin with, from here or from elsewhere.
     text: a corpus as for pretrain: a file, folder, glob or name; with --task chat, files of conversations.
-    out: the new model folder.
+    out: the new model folder, or with --method lora the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
     profile: write the share of time of each part of a training step into the report.
@@ -63,7 +67,8 @@ def finetune(
             say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
-            say(f"wrote {out}{f' (langwright chat {out})' if chat else ''} and {out / 'report.html'}")
+            how = f"{model} --adapter {out}" if is_adapter(out) else out
+            say(f"wrote {out}{f' (langwright chat {how})' if chat else ''} and {out / 'report.html'}")
     return close(result, out)
 
 
@@ -90,18 +95,26 @@ def run(
         context = recipe.context or base.context
         if context > base.context:
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
-        supply = _supply(text, recipe, tokenizer, context, model)
+        method = method_of(recipe)
+        supply = _supply(text, recipe, tokenizer, context, model, may_grow=method is None)
         old = _old_text(model, recipe)
 
-        def begun(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> CausalLM:
-            """The base model, its tables as long as the vocabulary."""
+        def base_model() -> CausalLM:
+            """The model to begin with in float32, its tables as long as the vocabulary."""
             found = load_language_model(model, ignore_fields=ignore_field).float()
             grow_vocabulary(found, supply.tokenizer.vocab_size)
-            return found.to(device, dtype)
+            return found
+
+        def begun() -> CausalLM:
+            """The same with what is to be trained beside it."""
+            found = base_model()
+            if method is not None:
+                method.attach(found, seed=recipe.seed)
+            return found
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = begun(machine.device, machine.dtype)
+            before = base_model().to(machine.device, machine.dtype).eval()
             changes = {"new": {"text": text, **_change(before, trained, lambda m: _held_out(m, supply))}}
             if old is not None:
                 source = old
@@ -111,25 +124,37 @@ def run(
                 }
             return {"forgetting": changes}
 
+        def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+            for name, master in masters.items():
+                trained.get_parameter(name).data = master.detach()
+            if recipe.task == "chat":  # the template and the stop belong to what was tuned
+                supply.tokenizer.save(out)
+                write_json(out / GENERATION, supply.generation)
+            save_adapter(trained, out, base=model, record=record)
+
         job = Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": text, "base": _weights_hash(model)},
+            origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
             model=begun,
             supply=supply,
             context=context,
-            learning_rate=recipe.learning_rate or 0.1 / width(config),
+            learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
             record={"base_folder": str(model)},
+            factor=(lambda name: 1.0) if method is None else method.rate,
+            save=None if method is None else save,
         )
         return train(job, extend, measured, profile)
 
 
-def _supply(text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path) -> Supply:
-    """The data of the task."""
+def _supply(
+    text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path, may_grow: bool
+) -> Supply:
+    """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
-        equipped = equip(tokenizer, recipe.template, may_grow=True, where=str(model))
+        equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
         return chat_supply(text, recipe, equipped, context)
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
     return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
@@ -141,7 +166,7 @@ def _held_out(model: CausalLM, supply: Supply) -> Likelihood:
 
 def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
     """Bits per byte of two models."""
-    return {"before": measure_(before.eval()).bits_per_byte, "after": measure_(after).bits_per_byte}
+    return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 
 
 def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str] | None:
@@ -165,12 +190,3 @@ def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str
         warn(f"forgetting is not measured: {corpus['spec']} has changed since; --old-text names another corpus")
         return None
     return corpus["spec"], corpus["split"], corpus["field"]
-
-
-def _weights_hash(model: Path) -> str:
-    """Identifies the base model by the checksum of its weights."""
-    digest = hashlib.sha256()
-    for path in sorted(model.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
@@ -27,6 +28,7 @@ def generate(
     cache: bool = True,
     window: int | None = None,
     sinks: int | None = None,
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
@@ -41,6 +43,7 @@ def generate(
     cache: keep keys and values between tokens; without it every token is computed from the beginning, for comparison.
     window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
     sinks: how many of the first tokens are remembered beside the window; 4 unless given.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -50,10 +53,8 @@ def generate(
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
     where = choose_device(device)
-    loaded, tokenizer = (
-        load_generative(model, where, choose_dtype(dtype, where), ignore_field),
-        load_tokenizer(model),
-    )
+    loaded = adapted(load_generative(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []

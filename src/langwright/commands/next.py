@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
@@ -18,6 +19,7 @@ def next_token(
     text: str,
     top: int = 10,
     temperature: float = 1.0,
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -27,6 +29,7 @@ def next_token(
     text: what comes before; for a masked model such as BERT, a text with its mask token, as in "It is [MASK]."
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
@@ -34,7 +37,8 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded, tokenizer = load_one_stack(model, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded = adapted(load_one_stack(model, ignore_fields=ignore_field), adapter, model)
+    tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     if isinstance(loaded, Encoder):
         likeliest = likeliest_fillings(loaded, tokenizer, text, top, temperature)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from langwright.adaptation.loading import adapted
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
@@ -29,6 +30,7 @@ def show(
     attention: str,
     layer: int | None = None,
     out: Path = Path("attention.html"),
+    adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
 ) -> None:
     """Write the attention over a text as a self-contained HTML page: all layers at a glance, and one in full.
@@ -37,9 +39,11 @@ def show(
     attention: the text to look at.
     layer: which layer in full, from 0; the middle one unless given.
     out: the page.
+    adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     """
-    loaded, tokenizer = load_one_stack(model, dtype=torch.float32, ignore_fields=ignore_field), load_tokenizer(model)
+    loaded = adapted(load_one_stack(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
+    tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     one = attention_over(loaded, tokenizer, attention, layer)
     every = heads_figure(all_heads(loaded, tokenizer, attention), one.tokens)

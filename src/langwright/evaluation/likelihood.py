@@ -57,9 +57,8 @@ def likelihood(model: CausalLM, batches: Iterable[Batch], text_bytes: int) -> Li
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
         head = model.head
-        loss = linear_cross_entropy(
-            hidden, head.weight, here.targets, here.weights, softcap=head.softcap, bias=head.bias
-        )
+        factors = head.factors(hidden)
+        loss = linear_cross_entropy(*factors, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)

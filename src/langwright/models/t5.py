@@ -85,7 +85,8 @@ def build(config: T5Config) -> EncoderDecoderLM:
 
     embed = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate)
     encoder = stack(embed, c.num_layers, decoder=False)
-    body = stack(embed, c.num_decoder_layers or c.num_layers, decoder=True)
+    written = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate, tied=embed.tokens)
+    body = stack(written, c.num_decoder_layers or c.num_layers, decoder=True)
     if c.tie_word_embeddings:
         head = LanguageHead(c.vocab_size, c.d_model, embed.tokens, scale=c.d_model**-0.5)
     else:

@@ -1,6 +1,7 @@
 """Tensors on disk: one safetensors file, or shards with an index. Reading and atomic writing."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -94,3 +95,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, in memory of their own: the file may be replaced while they live."""
     with _open(path) as file:
         return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def weights_checksum(folder: Path) -> str:
+    """Identifies the weights of a model folder: the SHA-256 of those of its files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -3,6 +3,7 @@
 `mask` [batch, time] is true where a token is real; None means all are. Heads that answer for every token pass it over.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ class LanguageHead(nn.Module):
     softcap: logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
     scale: multiplies the hidden states first. bias: whether there is b.
     offset: a number is added to each logit that training leaves as it is, as files of BART have it.
+    side: None, or what answers in place of `plain`, and calls it (an adapter).
     """
 
     def __init__(
@@ -41,14 +43,35 @@ class LanguageHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.bias = nn.Parameter(torch.empty(vocabulary)) if bias else None
         self.softcap = softcap
+        self.side: nn.Module | None = None
 
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        logits = F.linear(scaled, self.weight.to(hidden.dtype), bias)
+        logits = self.plain(scaled) if self.side is None else self.side(scaled, self)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
+        """hidden Wᵀ + b, whatever stands beside it."""
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        return F.linear(hidden, self.dense().to(hidden.dtype), bias)
+
+    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+        """W as one matrix of floats."""
+        return self.weight
+
+    def factors(
+        self, hidden: Float[Tensor, "*batch dim"]
+    ) -> tuple[Float[Tensor, "*batch width"], Float[Tensor, "vocabulary width"]]:
+        """Two matrices whose product is the logits before the bias, what stands beside it included.
+
+        For losses that never hold all logits (`objectives.losses.linear_cross_entropy`).
+        """
+        if self.side is None:
+            return hidden, self.dense()
+        beside: Callable[[Tensor, LanguageHead], tuple[Tensor, Tensor]] = self.side.factors  # type: ignore[assignment]
+        return beside(hidden, self)
 
 
 class HiddenHead(nn.Module):

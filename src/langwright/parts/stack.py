@@ -104,6 +104,7 @@ class Embedding(nn.Module):
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
     sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
+    side: None, or what answers in place of `plain`, and calls it (an adapter of the token table).
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Embedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
+        self.side: nn.Module | None = None
 
     def forward(
         self,
@@ -134,7 +136,7 @@ class Embedding(nn.Module):
         positions: Int[Tensor, "#batch time"],
         types: Int[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
-        x = F.embedding(ids, self.tokens)
+        x = self.plain(ids) if self.side is None else self.side(ids, self)
         if self.scale is not None:
             x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
         if self.positions is not None:
@@ -148,6 +150,14 @@ class Embedding(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+    def plain(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+        """The token vectors alone, whatever stands beside the table."""
+        return F.embedding(ids, self.tokens)
+
+    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+        """The token table as one matrix of floats."""
+        return self.tokens
 
 
 class Stack(nn.Module):

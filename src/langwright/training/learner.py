@@ -18,7 +18,7 @@ class Learner:
     """Turns batches into changed weights.
 
     loss: a sum over targets; it is divided by the weight of all targets of the step, so that k micro-batches equal
-    one batch. rates: of the optimizers. clip: largest gradient norm, 0 for none.
+    one batch. rates: of the optimizers. clip: largest gradient norm, 0 for none. factor: see `make_optimizers`.
     """
 
     def __init__(
@@ -29,11 +29,12 @@ class Learner:
         rates: Rates,
         clip: float = 1.0,
         micro_batch: int | None = None,
+        factor: Callable[[str], float] = lambda name: 1.0,
     ):
         self.model, self.loss, self.clip_norm, self.micro_batch = model, loss, clip, micro_batch
         self.learning_rate = rates.muon if rates.kind == "muon" else rates.adamw
         self.masters = Masters(model, dtype)
-        self.optimizers = make_optimizers(self.masters.named, rates)
+        self.optimizers = make_optimizers(self.masters.named, rates, factor)
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,8 @@ def causal(z_loss: float = 0.0) -> Loss:
         taps = Taps("auxiliary") if any(isinstance(m, MoE) and m.balance for m in model.modules()) else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
-        total = linear_cross_entropy(hidden, head.weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias)
+        factors = head.factors(hidden)
+        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()

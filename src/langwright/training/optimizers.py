@@ -1,6 +1,6 @@
 """Which optimizer moves which parameter, and how fast."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,10 +27,13 @@ class Rates:
     weight_decay: float = 0.1
 
 
-def make_optimizers(named: Mapping[str, nn.Parameter], rates: Rates) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    named: Mapping[str, nn.Parameter], rates: Rates, factor: Callable[[str], float] = lambda name: 1.0
+) -> list[torch.optim.Optimizer]:
     """The optimizers of a model's parameters, each in exactly one of them; "peak" in a group is its learning rate.
 
     Matrices decay, vectors (norms, biases) do not; with Muon the embedding and the head do not either.
+    factor: what a parameter's peak under AdamW is multiplied by, given its name.
     """
     muon: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -40,6 +43,7 @@ def make_optimizers(named: Mapping[str, nn.Parameter], rates: Rates) -> list[tor
             muon.append(parameter)
             continue
         peak = (rates.embedding if embedding else rates.head if head else None) or rates.adamw
+        peak *= factor(name)
         decays = parameter.ndim > 1 and rates.kind == "adamw"
         groups.setdefault((peak, rates.weight_decay if decays else 0.0), []).append(parameter)
     adamw_groups = [

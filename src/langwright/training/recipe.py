@@ -177,6 +177,18 @@ class FinetuneRecipe(TrainingRecipe):
         crossing: cut windows across documents instead of inside them.
         context: tokens in a window; the model's own context unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
+        method: full trains every parameter and writes a model; lora trains two thin matrices beside some of the
+            weights and writes an adapter folder.
+        rank: width of the two matrices of lora.
+        alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
+        target: what lora is for: names of modules or their endings between commas, a regular expression of whole
+            names, or all-linear; the queries and values of attention unless given.
+        dropout: share of the activations on their way to lora that is dropped in training.
+        bias: which of the model's own biases train beside lora.
+        whole: names of modules that train whole beside lora, between commas.
+        rslora: multiply by alpha / sqrt(rank) instead, for high ranks.
+        dora: give each row of an adapted weight a trained length of its own.
+        plus: how many times the learning rate of the first matrix the second one has (LoRA+).
     """
 
     schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
@@ -189,6 +201,16 @@ class FinetuneRecipe(TrainingRecipe):
     crossing: bool = False
     context: int | None = None
     old_text: str | None = None
+    method: Literal["full", "lora"] = "full"
+    rank: int = 8
+    alpha: float | None = None
+    target: str | None = None
+    dropout: float = 0.0
+    bias: Literal["none", "all", "lora_only"] = "none"
+    whole: str | None = None
+    rslora: bool = False
+    dora: bool = False
+    plus: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

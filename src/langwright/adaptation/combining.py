@@ -1,0 +1,96 @@
+"""Several LoRAs made into one, as PEFT's `add_weighted_adapter` does."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from langwright.adaptation.live import live
+from langwright.adaptation.lora import LoRA
+from langwright.base.errors import UserError
+from langwright.models.family import Model
+
+How = Literal["linear", "cat", "svd"]
+_KINDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+
+
+@torch.no_grad()
+def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "svd", rank: int | None = None) -> LoRA:
+    """A new adapter, chosen, whose change is about the weighted sum of the changes of others; returns its settings.
+
+    how: "cat" puts their A and B side by side, which is exact, at the sum of their ranks; "svd" keeps the largest
+    singular values of the summed change, `rank` of them (the largest rank among the adapters unless given), which is
+    the nearest matrix of that rank; "linear" adds A to A and B to B, which costs nothing and is rough.
+    UserError for adapters that are no LoRA, are DoRA, or have values of their own for the model's parameters.
+    """
+    carried = live(model)
+    methods: dict[str, LoRA] = {}
+    for other in weights:
+        method = carried.methods.get(other)
+        if not isinstance(method, LoRA):
+            raise UserError(f'"{other}" is no LoRA on this model, and only these can be combined')
+        if method.dora or carried.own.get(other):
+            raise UserError(f'"{other}" is more than a sum of B A (DoRA, biases or whole modules): not combined')
+        methods[other] = method
+    if not methods:
+        raise UserError("there is nothing to combine")
+    changes = {other: _changes(model, method, other) for other, method in methods.items()}
+    ranks = {o: max(a.shape[0] for a, _ in found.values()) for o, found in changes.items()}
+    if how == "linear" and len(set(ranks.values())) > 1:
+        raise UserError(f"linear needs adapters of one rank, not {sorted(set(ranks.values()))}; cat and svd do not")
+    width = sum(ranks.values()) if how == "cat" else max(ranks.values()) if how == "linear" or not rank else rank
+    keys = list(dict.fromkeys(key for found in changes.values() for key in found))
+    targets = tuple(key[0].removeprefix("base_model.model.") for key in keys)
+    made = LoRA(rank=width, alpha=float(width), target=targets)
+    made.attach(model, name)
+    tensors: dict[str, Tensor] = {}
+    for module, kind in keys:
+        given = [(weights[other], *found[module, kind]) for other, found in changes.items() if (module, kind) in found]
+        down, up = _COMBINED[how](given, width)
+        tensors[module + _KINDS[kind][0]] = _padded(down, width, 0)
+        tensors[module + _KINDS[kind][1]] = _padded(up, width, 1)
+    made.load(model, name, tensors, f'the combination "{name}"')
+    return made
+
+
+Given = list[tuple[float, Tensor, Tensor]]
+"""(weight, A, scaling * B) of each adapter at one module."""
+
+
+def _linear(given: Given, width: int) -> tuple[Tensor, Tensor]:
+    """The root of a weight goes to A and to B, its sign to A."""
+    down = torch.stack([abs(w) ** 0.5 * (1 if w >= 0 else -1) * a for w, a, _ in given]).sum(0)
+    return down, torch.stack([abs(w) ** 0.5 * b for w, _, b in given]).sum(0)
+
+
+def _cat(given: Given, width: int) -> tuple[Tensor, Tensor]:
+    return torch.cat([w * a for w, a, _ in given]), torch.cat([b for _, _, b in given], 1)
+
+
+def _svd(given: Given, width: int) -> tuple[Tensor, Tensor]:
+    left, values, right = torch.linalg.svd(torch.stack([w * b @ a for w, a, b in given]).sum(0), full_matrices=False)
+    return right[:width], left[:, :width] * values[:width]
+
+
+_COMBINED = {"linear": _linear, "cat": _cat, "svd": _svd}
+
+
+def _changes(model: Model, method: LoRA, name: str) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+    """A and scaled B of each module, half of the scaling in either."""
+    tensors = method.tensors(model, name)
+    found: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+    for key, down in tensors.items():
+        for kind, (a, b) in enumerate(_KINDS):
+            if key.endswith(a):
+                module = key.removesuffix(a)
+                half = method.scaling(module.removeprefix("base_model.model.")) ** 0.5
+                found[module, kind] = (half * down.float(), half * tensors[module + b].float())
+    return found
+
+
+def _padded(tensor: Tensor, width: int, dim: int) -> Tensor:
+    """With zeros up to the width."""
+    shape = list(tensor.shape)
+    shape[dim] = width - shape[dim]
+    return torch.cat((tensor, tensor.new_zeros(shape)), dim)

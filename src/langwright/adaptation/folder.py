@@ -1,0 +1,142 @@
+"""The adapter folder: PEFT's two files, and a record of ours beside them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langwright.adaptation.live import live
+from langwright.adaptation.method import DEFAULT, Method
+from langwright.adaptation.methods import METHODS
+from langwright.base.errors import UserError
+from langwright.base.files import read_json, sha256_file, write_json
+from langwright.models import heads
+from langwright.models.decoder import CausalLM
+from langwright.models.encoder import Encoder
+from langwright.models.family import Fields, Model
+from langwright.models.weights import read_tensors, weights_checksum, write_tensors
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EXTRA, RECORD = "langwright_extra.safetensors", "langwright.json"
+FORMAT_VERSION = 1
+_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "masked": None}
+
+
+def task_type(model: Model) -> str | None:
+    """What PEFT calls a model with this head."""
+    if isinstance(model, Encoder):
+        return _TASKS.get(heads.task_of(model), "FEATURE_EXTRACTION")
+    return "CAUSAL_LM" if isinstance(model, CausalLM) else "SEQ_2_SEQ_LM"
+
+
+def save_adapter(
+    model: Model,
+    folder: Path | str,
+    name: str = DEFAULT,
+    base: Path | str | None = None,
+    record: Fields | None = None,
+) -> None:
+    """Write an adapter of a model as a folder that `peft` opens over the same base.
+
+    base: the folder of the model it belongs to, whose weights are remembered by their checksum. record: what
+    langwright.json should tell besides. A folder of ours without langwright.json, which is written last, is unfinished.
+    """
+    folder, method = Path(folder), _method(model, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
+    fields = {
+        **method.to_peft(model),
+        "auto_mapping": None,
+        "base_model_name_or_path": None if base is None else str(base),
+        "inference_mode": True,
+        "peft_type": method.peft_type,
+        "revision": None,
+        "task_type": task_type(model),
+    }
+    write_json(folder / CONFIG, dict(sorted(fields.items())))
+    write_tensors(folder / WEIGHTS, {key: _alone(tensor) for key, tensor in method.tensors(model, name).items()})
+    files, extra = [CONFIG, WEIGHTS], method.extra(model, name)
+    (folder / EXTRA).unlink(missing_ok=True)
+    if extra:
+        write_tensors(folder / EXTRA, {key: _alone(tensor) for key, tensor in extra.items()})
+        files.append(EXTRA)
+    told: Fields = {"format_version": FORMAT_VERSION, **(record or {})}
+    if base is not None:
+        told |= {"base_folder": str(base), "base": weights_checksum(Path(base))}
+    told["settings"] = method.settings()
+    write_json(folder / RECORD, {**told, "checksums": {file: sha256_file(folder / file) for file in files}})
+
+
+def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Path | str | None = None) -> Method:
+    """Put the adapter of a folder, ours or PEFT's, on its base model, and choose it; returns its settings.
+
+    base: the folder that the model came from; an adapter of ours that was trained over other weights is refused.
+    Raises UserError naming the file and the field or tensor that does not fit.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: there is no {CONFIG} here; is this an adapter folder?")
+    fields = read_json(folder / CONFIG, "the adapter's config")
+    if not isinstance(fields, dict):
+        raise UserError(f"{folder / CONFIG}: the adapter's config is not a JSON object")
+    record = _read_record(folder)
+    if base is not None and "base" in record and weights_checksum(Path(base)) != record["base"]:
+        raise UserError(
+            f"{folder}: this adapter was trained over the weights of {record.get('base_folder')}, "
+            f"which are not those of {base}"
+        )
+    kind = fields.get("peft_type")
+    found = [row for row in METHODS.values() if row.peft_type == kind]
+    if not found:
+        known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
+        raise UserError(f"{folder / CONFIG}: peft_type {kind!r} is not supported, only {known}")
+    if "settings" in record:
+        method = found[0].from_settings(record["settings"])
+    else:
+        method = found[0].from_peft(fields, model, str(folder / CONFIG))
+    if not (folder / WEIGHTS).exists():
+        pickled = " (adapter_model.bin is a pickle, which is never loaded)" * (folder / "adapter_model.bin").exists()
+        raise UserError(f"{folder}: there is no {WEIGHTS} here{pickled}")
+    tensors = read_tensors(folder / WEIGHTS)
+    method.attach(model, name)
+    try:
+        with torch.no_grad():
+            method.load(model, name, tensors, str(folder / WEIGHTS))
+            extra = read_tensors(folder / EXTRA) if (folder / EXTRA).exists() else {}
+            method.load_extra(model, name, extra, str(folder / EXTRA))
+    except UserError:
+        method.detach(model, name)
+        raise
+    return method
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter."""
+    return (folder / CONFIG).exists()
+
+
+def _method(model: Model, name: str) -> Method:
+    carried = live(model).methods
+    if name not in carried:
+        raise UserError(f'there is no adapter "{name}" on this model, only {", ".join(carried) or "none"}')
+    return carried[name]
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """In float32, in memory of its own."""
+    return tensor.detach().float().clone().contiguous()
+
+
+def _read_record(folder: Path) -> Mapping[str, Any]:
+    """Our record in an adapter folder, if it has one; UserError where its files are not those it tells of."""
+    if not (folder / RECORD).exists():
+        return {}
+    record = read_json(folder / RECORD, "the record of the adapter")
+    if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{folder / RECORD}: not a record of version {FORMAT_VERSION}, which is read here")
+    for name, checksum in record.get("checksums", {}).items():
+        if not (folder / name).exists() or sha256_file(folder / name) != checksum:
+            raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
+    return record

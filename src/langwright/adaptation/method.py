@@ -1,0 +1,201 @@
+"""What a method of adaptation is: settings, and one protocol to put an adapter on a model and take it off again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from langwright.adaptation.live import choose, live
+from langwright.adaptation.sides import BASE, step_aside
+from langwright.adaptation.targets import Place
+from langwright.base.errors import UserError
+from langwright.models.family import Fields, Model
+
+DEFAULT = "default"
+"""The name of an adapter that needs none."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of an adapter's file: its name and shape there, how it is read off the model and written to it."""
+
+    key: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+    write: Callable[[Tensor], Any]
+
+    @classmethod
+    def of(cls, key: str, parameter: Tensor) -> "Stored":
+        """A tensor that lies in the file as it lies in memory."""
+        return cls(key, tuple(parameter.shape), lambda: parameter.detach(), parameter.data.copy_)
+
+
+def joined(key: str, place: Place, rows: Sequence[int], pieces: Sequence[Tensor]) -> Stored:
+    """A tensor that lies in the file as one fused module has it, and in memory in pieces, one for each of ours.
+
+    rows: the outputs of each of ours.
+    """
+
+    def write(tensor: Tensor) -> None:
+        for piece, part in zip(pieces, place.split(tensor, rows), strict=True):
+            piece.data.copy_(part)
+
+    shape = (sum(rows), *pieces[0].shape[1:])
+    return Stored(key, shape, lambda: place.join([piece.detach() for piece in pieces]), write)
+
+
+class Method(ABC):
+    """The settings of a way to adapt a model: a frozen dataclass. One protocol serves all of them.
+
+    A new method says what it adds (`_add`), what its file holds (`_stored`), and how PEFT spells its settings.
+    peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
+    merges: whether it changes weights alone, so that it can be worked into them.
+    """
+
+    peft_type: ClassVar[str]
+    mixes: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
+
+    def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
+        """Put an adapter on a model and choose it: all that the model had is frozen, the adapter trains.
+
+        seed: of its first numbers. Raises UserError where nothing would train, or the name is taken.
+        """
+        carried = live(model)
+        if not name.isidentifier() or name == BASE or name in carried.methods:
+            raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            trained = list(self._add(model, name))
+        if not trained:
+            raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
+        carried.methods[name], carried.trained[name] = self, trained
+        choose(model, name)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+    def detach(self, model: Model, name: str = DEFAULT) -> None:
+        """Take the adapter off; after the last one the model is what it was."""
+        carried = live(model)
+        choose(model, *(n for n in carried.choice.names if n != name))
+        self._remove(model, name)
+        carried.forget_own(model, name)
+        for parameter in carried.trained.pop(name):
+            parameter.requires_grad_(False)
+        del carried.methods[name]
+        if not carried.methods:
+            carried.thaw()
+            del vars(model)["adapters"]
+
+    def tensors(self, model: Model, name: str = DEFAULT) -> dict[str, Tensor]:
+        """What the adapter has learnt, under the names that PEFT gives it."""
+        return {stored.key: stored.read() for stored in self._stored(model, name)}
+
+    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Take up tensors of a file; UserError naming the one that is missing, unknown, or of another shape.
+
+        where: the file, for the message.
+        """
+        left = dict(tensors)
+        for stored in self._stored(model, name):
+            if stored.key not in left:
+                raise UserError(f'{where}: tensor "{stored.key}" is missing from the adapter')
+            tensor = left.pop(stored.key)
+            if tuple(tensor.shape) != stored.shape:
+                raise UserError(
+                    f'{where}: tensor "{stored.key}" has shape {list(tensor.shape)}, '
+                    f"settings and model ask for {list(stored.shape)}"
+                )
+            stored.write(tensor)
+        for key in left:
+            if not self._is_of_base(model, key, left[key]):
+                raise UserError(f'{where}: tensor "{key}" of the adapter matches nothing in the model')
+
+    def rate(self, parameter: str) -> float:
+        """By how much a parameter's learning rate differs from the run's; by its name in the model."""
+        return 1.0
+
+    def extra(self, model: Model, name: str) -> dict[str, Tensor]:
+        """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
+        return {}
+
+    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Take up what `extra` gave."""
+        if tensors:
+            raise UserError(f'{where}: tensor "{next(iter(tensors))}" matches nothing in the adapter')
+
+    def settings(self) -> Fields:
+        """All settings, as langwright.json keeps them: also those that PEFT has no word for."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_settings(cls, settings: Fields) -> Self:
+        """The reverse of `settings`, out of JSON."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+
+    @abstractmethod
+    def to_peft(self, model: Model) -> Fields:
+        """The fields of adapter_config.json, without those that all methods share (`adaptation/folder.py`)."""
+
+    @classmethod
+    @abstractmethod
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+        """The settings in an adapter_config.json; UserError naming the field that is not supported."""
+
+    @abstractmethod
+    def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
+        """Put the adapter's modules beside the model's own; returns what is to train."""
+
+    @abstractmethod
+    def _stored(self, model: Model, name: str) -> list[Stored]:
+        """The tensors of the adapter's file."""
+
+    def _remove(self, model: Model, name: str) -> None:
+        """Take the adapter's modules away again."""
+        step_aside(model, name)
+
+    def _is_of_base(self, model: Model, key: str, tensor: Tensor) -> bool:
+        """Whether a tensor that the adapter has no use for is a copy of one of the base's, which a file may hold."""
+        return False
+
+
+def trained_names(model: Model) -> list[str]:
+    """The parameters that train, by their names in the model."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def refuse_unknown(
+    given: Fields, honoured: Iterable[str], only: Mapping[str, Any], inert: Iterable[str], where: str
+) -> Fields:
+    """The honoured fields of an adapter_config.json; UserError naming one that changes the adapter and is not known.
+
+    only: fields that are understood at one value. inert: fields that change nothing here.
+    """
+    kept: Fields = {}
+    honoured, inert = set(honoured), {*inert, *COMMON}
+    for name, value in given.items():
+        if name in honoured:
+            kept[name] = value
+        elif name in only:
+            if value != only[name] and (value or only[name]):
+                raise UserError(f"{where}: {name} = {value!r} is not supported, only {only[name]!r}")
+        elif name not in inert and value:
+            raise UserError(f'{where}: field "{name}" = {value!r} of the adapter is not known')
+    return kept
+
+
+COMMON = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+)
+"""Fields that all methods share; `adaptation/folder.py` writes them."""

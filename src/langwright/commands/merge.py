@@ -1,0 +1,60 @@
+"""langwright merge: a model and an adapter as one plain model folder."""
+
+from pathlib import Path
+
+import torch
+
+from langwright.adaptation.loading import load_model
+from langwright.adaptation.merging import merge as merge_weights
+from langwright.adaptation.merging import settle
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.base.files import folder_lock
+from langwright.commands.results import print_json
+from langwright.models.folder import save_model
+from langwright.models.weights import SINGLE, weights_checksum
+from langwright.text.tokenizer import load_tokenizer
+
+PROBE = 64
+"""Tokens on which the change of the logits is measured."""
+
+
+def merge(
+    model: Path,
+    adapter: Path,
+    out: Path,
+    text: str | None = None,
+    ignore_field: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """Work an adapter into the weights of its model, in float32, and write a plain model folder.
+
+    model: the folder of the model that the adapter was trained over.
+    adapter: the adapter folder.
+    out: the new model folder; it computes in the model's own dtype.
+    text: what the change of the logits is measured on; tokens drawn at random unless given.
+    ignore_field: a field of config.json to pass over although it is not understood.
+    json: print the result as JSON.
+    """
+    if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
+        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
+    loaded, tokenizer = load_model(model, ignore_fields=ignore_field, adapter=adapter), load_tokenizer(model)
+    room = min(PROBE, loaded.context or PROBE)
+    ids = [torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()]
+    if text is not None:
+        ids = [tokenizer.encode(text)[:room]]
+        if not ids[0]:
+            raise UserError("--text is empty: nothing to measure on")
+    change = merge_weights(loaded, ids=torch.tensor(ids))
+    settle(loaded)
+    with folder_lock(out, "merging"):
+        save_model(
+            loaded,
+            tokenizer,
+            out,
+            {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)},
+        )
+    if json:
+        print_json({"out": str(out), "largest_logit_change": change, "tokens": len(ids[0])})
+    else:
+        say(f"wrote {out}; over {len(ids[0])} tokens no logit changed by more than {change:.2g}")
