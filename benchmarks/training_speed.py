@@ -1,11 +1,14 @@
 """Training speed of Langwright and its peers: AdamW on GPT-2 shapes, in turn, in one run.
 
-    python benchmarks/training_speed.py [--shape small|124M] [--steps 10] [--rounds 2]
+    python benchmarks/training_speed.py [--shape small|124M|...] [--device cpu|cuda] [--steps 10] [--rounds 2]
 
 Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here, and its
 best counts: bf16 weights with fp32 masters or autocast, SDPA or plain ("explicit") attention, eager and compiled.
 "kept" lets the C library keep freed memory (base/memory.py), which our commands do themselves; a peer's user would
 have to know two environment variables. A peer that is not installed is left out, and said to be.
+
+On a GPU the shapes are "124M gpu" and "1.5B gpu" (context 1,024), memory is the device's, and the variants are those
+that make sense there. The model FLOPs utilisation (MFU) is of the measured GEMM rate.
 """
 
 import argparse
@@ -33,10 +36,13 @@ from langwright.training.muon import newton_schulz_flops
 from langwright.training.optimizers import Rates
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SHAPES = {
     "small": {"layers": 6, "heads": 6, "width": 384, "context": 256, "vocabulary": 65, "batch": 16},
     "124M": {"layers": 12, "heads": 12, "width": 768, "context": 512, "vocabulary": 50304, "batch": 4},
+    "124M gpu": {"layers": 12, "heads": 12, "width": 768, "context": 1024, "vocabulary": 50304, "batch": 32},
+    "1.5B gpu": {"layers": 48, "heads": 25, "width": 1600, "context": 1024, "vocabulary": 50304, "batch": 8},
 }
 VARIANTS = (
     "langwright",
@@ -51,6 +57,13 @@ VARIANTS = (
     "litgpt bf16 compiled",
     "litgpt bf16 compiled kept",
 )
+GPU_VARIANTS = (
+    "langwright",
+    "langwright compiled",
+    "transformers bf16",
+    "transformers bf16 compiled",
+    "litgpt bf16 compiled",
+)
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
@@ -62,17 +75,17 @@ def config(shape: dict[str, int]) -> GPT2Config:
     )  # fmt: skip
 
 
-def ours(shape: dict[str, int], compiled: bool) -> Step:
+def ours(shape: dict[str, int], compiled: bool, device: torch.device) -> Step:
     """One step of our learner: backward, clip, AdamW."""
     keep_freed_memory()
-    model = new_model("gpt2", config(shape))
-    learner = Learner(model, causal(), torch.bfloat16, Rates(adamw=1e-4))
+    model = new_model("gpt2", config(shape)).to(device)
+    learner = Learner(model, causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape)))
+        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape, device=device)))
         learner.clip()
         learner.step(1.0)
         return float(loss)
@@ -80,7 +93,9 @@ def ours(shape: dict[str, int], compiled: bool) -> Step:
     return step
 
 
-def plain(model: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], autocast: bool) -> Step:
+def plain(
+    model: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], autocast: bool, loss_of: Loss
+) -> Step:
     """The usual loop: bf16 weights with fp32 masters, or fp32 weights under autocast; cross-entropy, clip, AdamW."""
     parameters = list(model.parameters())
     masters = parameters if autocast else [torch.nn.Parameter(p.detach().clone()) for p in parameters]
@@ -89,9 +104,9 @@ def plain(model: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor
     optimizer = torch.optim.AdamW(masters, lr=1e-4, fused=True)
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=autocast):
             logits = forward(ids)
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        loss = loss_of(logits, targets)
         loss.backward()
         if not autocast:
             for p, m in zip(parameters, masters, strict=True):
@@ -107,7 +122,17 @@ def plain(model: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor
     return step
 
 
-def theirs(shape: dict[str, int], how: str) -> Step:
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean loss as the peers write it."""
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+def peers_loss(how: str, device: torch.device) -> Loss:
+    """On a GPU a compiled model is given a compiled loss as well; on a CPU that gains nothing."""
+    return torch.compile(cross_entropy, dynamic=False) if "compiled" in how and device.type == "cuda" else cross_entropy
+
+
+def theirs(shape: dict[str, int], how: str, device: torch.device) -> Step:
     """GPT2LMHeadModel of transformers with SDPA attention."""
     from transformers import GPT2Config as TheirConfig
     from transformers import GPT2LMHeadModel
@@ -121,12 +146,13 @@ def theirs(shape: dict[str, int], how: str) -> Step:
             eos_token_id=0,
             attn_implementation="eager" if "explicit" in how else "sdpa",
         )
-    ).train()
+    )
+    model = model.train().to(device)
     run = torch.compile(model, dynamic=False) if "compiled" in how else model
-    return plain(model, lambda ids: run(ids).logits, "autocast" in how)
+    return plain(model, lambda ids: run(ids).logits, "autocast" in how, peers_loss(how, device))
 
 
-def litgpt(shape: dict[str, int], how: str) -> Step:
+def litgpt(shape: dict[str, int], how: str, device: torch.device) -> Step:
     """The GPT of litgpt in the nearest shape: GPT-2's block, with rotary positions where GPT-2 learns a table."""
     from litgpt import GPT, Config
 
@@ -137,21 +163,21 @@ def litgpt(shape: dict[str, int], how: str) -> Step:
             parallel_residual=False, rotary_percentage=1.0, norm_class_name="LayerNorm", mlp_class_name="GptNeoxMLP",
             intermediate_size=4 * shape["width"],
         )
-    )  # fmt: skip
+    ).to(device)  # fmt: skip
     run = torch.compile(model, dynamic=False) if "compiled" in how else model
-    return plain(model, run, False)
+    return plain(model, run, False, peers_loss(how, device))
 
 
-def measure(variant: str, shape: dict[str, int], steps: int) -> dict[str, float]:
-    """Tokens a second (median step), seconds to the end of the first step, and peak memory of this process."""
+def measure(variant: str, shape: dict[str, int], steps: int, device: torch.device) -> dict[str, float]:
+    """Tokens a second (median step), seconds to the end of the first step, and peak memory of process or device."""
     torch.manual_seed(0)
-    ids = torch.randint(0, shape["vocabulary"], (shape["batch"], shape["context"] + 1))
+    ids = torch.randint(0, shape["vocabulary"], (shape["batch"], shape["context"] + 1)).to(device)
     began = time.perf_counter()
     name, _, how = variant.partition(" ")
     step = (
-        ours(shape, "compiled" in how)
+        ours(shape, "compiled" in how, device)
         if name == "langwright"
-        else (theirs if name == "transformers" else litgpt)(shape, how)
+        else (theirs if name == "transformers" else litgpt)(shape, how, device)
     )
     step(ids[:, :-1], ids[:, 1:])
     first = time.perf_counter() - began
@@ -161,8 +187,10 @@ def measure(variant: str, shape: dict[str, int], steps: int) -> dict[str, float]
         step(ids[:, :-1], ids[:, 1:])
         times.append(time.perf_counter() - start)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
     tokens = shape["batch"] * shape["context"]
-    ceiling = gemm_rate(torch.device("cpu"), torch.bfloat16)  # here and now: a shared machine's speed swings
+    ceiling = gemm_rate(device, torch.bfloat16)  # here and now: a shared machine's speed swings
     speed = tokens / statistics.median(times[2:])
     return {"tokens_per_second": speed, "first_step": first, "memory": memory, "ceiling": ceiling}
 
@@ -173,22 +201,25 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, action="append")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    device = torch.device(options.device)
     if options.variant:
-        print(json.dumps(measure(options.variant, SHAPES[options.shape[0]], options.steps)))
+        print(json.dumps(measure(options.variant, SHAPES[options.shape[0]], options.steps, device)))
         return
-    missing = {v.split()[0] for v in VARIANTS if not _there(v.split()[0])}
+    variants = VARIANTS if device.type == "cpu" else GPU_VARIANTS
+    missing = {v.split()[0] for v in variants if not _there(v.split()[0])}
     if missing:
         print(f"not installed, and left out: {', '.join(sorted(missing))} (make bench-training installs them)")
-    for name in options.shape or SHAPES:
-        found: dict[str, list[dict[str, float]]] = {v: [] for v in VARIANTS if v.split()[0] not in missing}
+    for name in options.shape or [name for name in SHAPES if ("gpu" in name) == (device.type != "cpu")]:
+        found: dict[str, list[dict[str, float]]] = {v: [] for v in variants if v.split()[0] not in missing}
         for _ in range(options.rounds):
             for variant, runs in found.items():
                 command = [sys.executable, __file__, "--variant", variant, "--shape", name]
                 environment = {**os.environ, **(KEPT if "kept" in variant else {})}
                 done = subprocess.run(
-                    [*command, "--steps", str(options.steps)],
+                    [*command, "--steps", str(options.steps), "--device", options.device],
                     capture_output=True,
                     text=True,
                     check=False,

@@ -188,15 +188,36 @@ _BART = {
     "encoder_ffn_dim": 40, "decoder_ffn_dim": 32, "max_position_embeddings": 160, "dropout": 0.0, "bos_token_id": 2,
     "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": None,
 }  # fmt: skip
+_SWITCH = _T5 | {
+    "num_layers": 3, "num_experts": 4, "expert_capacity": 1000, "num_sparse_encoder_layers": 1,
+    "num_sparse_decoder_layers": 1,
+}  # fmt: skip
+"""As many layers on both sides, without which their cache fails."""
 SOURCED = {
     "t5": Case("t5"),
     "t5-v1.1": Case("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "switch": Case("switch_transformers", {"expert_capacity": 5}),
+    "switch-all": Case(
+        "switch_transformers",
+        {
+            "num_sparse_encoder_layers": 3,
+            "num_sparse_decoder_layers": 3,
+            "num_experts": 3,
+            "router_bias": True,
+            "dense_act_fn": "gelu",
+            "layer_norm_epsilon": 1e-2,
+        },
+    ),
     "bart": Case("bart", {"activation_function": "gelu"}),
     "bart-scaled": Case("bart", {"scale_embedding": True, "activation_function": "relu"}),
     "marian": Case("marian", {"scale_embedding": True, "activation_function": "swish"}),
 }
 """Families with an encoder and a decoder."""
 _SOURCED = {
+    "switch_transformers": (
+        transformers.SwitchTransformersConfig,
+        transformers.SwitchTransformersForConditionalGeneration,
+    ),
     "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
     "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
     "marian": (transformers.MarianConfig, transformers.MarianMTModel),
@@ -206,11 +227,11 @@ _SOURCED = {
 def sourced_oracle(case: Case) -> PreTrainedModel:
     """As `oracle`, for an encoder-decoder; the offset of the logits, which is no parameter, is noise too."""
     config, model = _SOURCED[case.family]
-    shape = _T5 if case.family == "t5" else _BART
+    shape = {"t5": _T5, "switch_transformers": _SWITCH}.get(case.family, _BART)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = model(config(vocab_size=VOCABULARY, pad_token_id=0, **(shape | case.changes))).eval()
-        if case.family == "t5":
+        if case.family in ("t5", "switch_transformers"):
             made.shared.weight.data *= 0.5  # as wide as 1 they make the logits so steep that float32 alone shows
         else:
             made.final_logits_bias.normal_()

@@ -23,6 +23,7 @@ from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import locate, to_disk
+from langwright.models.switch import SwitchConfig
 from langwright.models.t5 import T5Config
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
@@ -31,6 +32,7 @@ from oracles import SOURCED, VOCABULARY, left_padding, perturb, random_ids, reop
 NEAR = 1e-4
 LONG = 150
 """Beyond distance 128, where the last bucket of T5 begins."""
+LIKE_T5 = ("t5", "switch_transformers")
 SMALL: dict[str, Any] = {
     "t5": T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_decoder_layers=2, num_heads=2),
     "bart": BartConfig(
@@ -38,6 +40,10 @@ SMALL: dict[str, Any] = {
         encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=20, decoder_attention_heads=4, d_model=16,
     ),
 }  # fmt: skip
+SMALL["switch_transformers"] = SwitchConfig(
+    vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=2, num_decoder_layers=2, num_heads=2,
+    expert_capacity=4, num_experts=3, num_sparse_encoder_layers=1, num_sparse_decoder_layers=2,
+)  # fmt: skip
 SMALL["marian"] = dataclasses.replace(SMALL["bart"], scale_embedding=True, pad_token_id=0, decoder_start_token_id=0)
 
 
@@ -53,7 +59,12 @@ class Pair:
     @property
     def any_shift(self) -> bool:
         """Whether only distances count, so that padding may come first (theirs counts slots, ours real tokens)."""
-        return self.ours.family == "t5"
+        return self.ours.family in LIKE_T5 and not self.crowded
+
+    @property
+    def crowded(self) -> bool:
+        """Whether experts turn tokens away, so that what a pass holds decides what it gives."""
+        return bool(getattr(self.ours.config, "expert_capacity", LONG) < LONG)
 
 
 @pytest.fixture(scope="module", params=SOURCED)
@@ -106,17 +117,26 @@ def test_cache(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces, then a token at a time; the memory's keys and values are made once a layer."""
     source, target = random_ids(3, 30), random_ids(3, LONG, seed=5)
     mask = left_padding(3, 30).flip(1)
-    expected = logits(pair.theirs, source, target, (mask, torch.ones_like(target)))
+    pieces = [slice(0, 4), slice(4, 7), *(slice(i, i + 1) for i in range(7, LONG))]
+    expected = in_pieces(pair, source, target, mask, pieces)
     made: list[int] = []
     for block in pair.ours.body.blocks:
         project = block.cross.fn.k.forward
         monkeypatch.setattr(block.cross.fn.k, "forward", lambda x, p=project: made.append(1) or p(x))
-    memory, state, start = pair.ours.encode(source, mask, remember=True), KVCache(3), 0
-    for stop in (4, 7, *range(8, LONG + 1)):
-        given = pair.ours.decode(target[:, start:stop], memory, state=state)
-        assert near(given, expected[:, start:stop]), (start, stop)
-        start = stop
+    memory, state = pair.ours.encode(source, mask, remember=True), KVCache(3)
+    for piece in pieces:
+        assert near(pair.ours.decode(target[:, piece], memory, state=state), expected[:, piece]), piece
     assert len(made) == 3
+
+
+def in_pieces(pair: Pair, source: Tensor, target: Tensor, mask: Tensor, pieces: list[slice]) -> Tensor:
+    """Their logits: of the whole, or where that differs (an expert fills up in every pass anew) with their cache."""
+    if not pair.crowded:
+        return logits(pair.theirs, source, target, (mask, torch.ones_like(target)))
+    read = pair.theirs.encoder(input_ids=source, attention_mask=mask.long())
+    cache = transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
+    given = {"encoder_outputs": read, "attention_mask": mask.long(), "past_key_values": cache, "use_cache": True}
+    return torch.cat([pair.theirs(decoder_input_ids=target[:, piece], **given).logits for piece in pieces], 1)
 
 
 @torch.no_grad()
@@ -142,11 +162,11 @@ def test_weights_that_are_watched(pair: Pair) -> None:
     assert all(torch.allclose(w.sum(-1), torch.ones(())) and not w[1, ..., -7:].any() for w in across)
 
 
-@pytest.mark.parametrize("name", ["t5", "t5-v1.1", "bart"])
+@pytest.mark.parametrize("name", ["t5", "t5-v1.1", "bart", "switch", "switch-all"])
 def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     theirs = sourced_oracle(SOURCED[name])
     theirs.save_pretrained(tmp_path)
-    ours = load_model(tmp_path).train()
+    ours = load_model(tmp_path)  # in eval mode, where a router's noise is off
     source, target, weights = random_ids(2, 14), random_ids(2, 12, seed=5), torch.ones(2, 11)
     weights[0, 9:] = 0
     losses = F.cross_entropy(
@@ -192,7 +212,7 @@ def edited(pair: Pair, folder: Path, change: Any, **fields: Any) -> Path:
 
 
 def test_copies_of_the_embeddings(pair: Pair, tmp_path: Path) -> None:
-    prefix = "" if pair.ours.family == "t5" else "model."
+    prefix = "" if pair.ours.family in LIKE_T5 else "model."
     shared, name = f"{prefix}shared.weight", f"{prefix}decoder.embed_tokens.weight"
     folder = edited(pair, tmp_path / "equal", lambda t: t | {name: t[shared].clone()})
     assert torch.equal(load_model(folder).body.embed.tokens, pair.ours.body.embed.tokens)
@@ -207,6 +227,7 @@ def test_what_old_files_hold_besides(pair: Pair, tmp_path: Path) -> None:
     """The table of relative positions that cross-attention never used, and sinusoids."""
     extra = {
         "t5": "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+        "switch_transformers": "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
         "bart": "encoder.version",
         "marian": "model.encoder.embed_positions.weight",
     }[pair.ours.family]
@@ -315,6 +336,10 @@ HUB: dict[str, tuple[int, dict[str, Any]]] = {
 }  # fmt: skip
 """config.json of models on the Hub, and how many parameters they are published with."""
 CLASSES = {
+    "switch_transformers": (
+        transformers.SwitchTransformersConfig,
+        transformers.SwitchTransformersForConditionalGeneration,
+    ),
     "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
     "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
     "marian": (transformers.MarianConfig, transformers.MarianMTModel),
@@ -358,7 +383,8 @@ def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool
     parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
     compared = {name: value for name, value in dataclasses.asdict(parsed).items() if hasattr(theirs, name)}
     assert len(compared) > 10
-    compared = {name: value for name, value in compared.items() if name != "num_decoder_layers" or value is not None}
+    derived = ("num_decoder_layers", "encoder_sparse_step", "decoder_sparse_step")
+    compared = {name: value for name, value in compared.items() if name not in derived or value is not None}
     assert compared == {name: getattr(theirs, name) for name in compared}
 
 
@@ -372,6 +398,12 @@ def test_what_is_written_is_read_back(family: str, data: st.DataObject) -> None:
             "relative_attention_max_distance": data.draw(st.integers(20, 200)),
         }
         if family == "t5"
+        else {
+            "encoder_sparse_step": data.draw(st.sampled_from([None, 2])),
+            "router_bias": data.draw(st.booleans()),
+            "tie_word_embeddings": data.draw(st.booleans()),
+        }
+        if family == "switch_transformers"
         else {
             "bad_words_ids": data.draw(st.sampled_from([None, ((3,),), ((3,), (4,))])),
             "forced_bos_token_id": data.draw(st.sampled_from([None, 5])),
@@ -391,6 +423,11 @@ def test_what_is_written_is_read_back(family: str, data: st.DataObject) -> None:
         ("t5", {"relative_attention_num_buckets": 30}, "relative_attention_num_buckets = 30 is no multiple of 4"),
         ("t5", {"relative_attention_max_distance": 16}, "relative_attention_num_buckets = 32"),
         ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder = False is not supported"),
+        ("switch_transformers", {"expert_capacity": 0}, "expert_capacity = 0 is not a whole number above 0"),
+        ("switch_transformers", {"dense_act_fn": "gated-gelu"}, "dense_act_fn = 'gated-gelu' is not one of relu"),
+        ("switch_transformers", {"router_jitter_noise": 1}, "router_jitter_noise = 1 is not at least 0 and below 1"),
+        ("switch_transformers", {"feed_forward_proj": "gated-gelu"}, "feed_forward_proj = 'gated-gelu' is not supp"),
+        ("switch_transformers", {"router_dtype": "bfloat16"}, "router_dtype = 'bfloat16' is not supported"),
         ("bart", {"d_model": 1000}, "d_model = 1000 is not an even multiple"),
         ("bart", {"normalize_before": True}, "normalize_before = True is not supported"),
         ("bart", {"bad_words_ids": [[3, 4]]}, "only single tokens can be banned"),

@@ -66,8 +66,8 @@ def test_value_and_gradients(
     expected = plain(leaves[0], leaves[1], targets, each, z_loss, softcap)
     (expected * scale).backward()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "CHUNK_LOGITS", chunk * vocabulary)
-        patch.setattr(losses, "SLICE_LOGITS", chunk * vocabulary // 2)
+        patch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk * vocabulary})
+        patch.setattr(losses, "SLICE_LOGITS", {"cpu": chunk * vocabulary // 2})
         given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss, softcap)
         (given_loss * scale).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
@@ -80,7 +80,7 @@ def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> N
     sizes = []
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda x, w: sizes.append(x.shape[0]) or linear(x, w))
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 3 * 11 + 10)
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 3 * 11 + 10})
     linear_cross_entropy(normal(8, 4, seed=0), normal(11, 4, seed=1), torch.arange(8), torch.ones(8))
     assert sizes == [3, 3, 2]
 
@@ -89,19 +89,19 @@ def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> N
     ("vocabulary", "tokens"), [(50304, 1280), (2**17, 512), (2**18, 256), (300_000, 223), (2**27, 1)]
 )
 def test_chunks_are_multiples_of_256_where_they_are_large(vocabulary: int, tokens: int) -> None:
-    assert losses._chunk_tokens(vocabulary) == tokens
+    assert losses._chunk_tokens(vocabulary, torch.device("cpu")) == tokens
 
 
 def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, targets = normal(3, 4, seed=0), normal(11, 4, seed=1), torch.tensor([3, 0, 10])
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 5)
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 5})
     given_loss = linear_cross_entropy(hidden, weight, targets, torch.ones(3))
     assert torch.allclose(given_loss, plain(hidden, weight, targets, torch.ones(3), 0.0))
 
 
 def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 in, float32 inside: the loss is that of the rounded inputs, gradients are in the dtype of their tensor."""
-    monkeypatch.setattr(losses, "CHUNK_LOGITS", 40)
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 40})
     hidden, weight = normal(600, 32, seed=0).bfloat16(), normal(40, 32, seed=1)
     targets, weights = torch.arange(600) % 40, torch.ones(600)
     wide = [hidden.float().requires_grad_(), weight.bfloat16().float().requires_grad_()]
@@ -141,7 +141,9 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
         linear_cross_entropy(*arguments)
     assert not products
     assert not quiet.requires_grad
-    loud = linear_cross_entropy(*arguments)
+    linear_cross_entropy(*arguments)
+    assert not products  # the hidden states want none
+    loud = linear_cross_entropy(hidden.clone().requires_grad_(), *arguments[1:])
     assert products
     assert loud.item() == quiet.item()
 

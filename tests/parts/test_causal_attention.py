@@ -89,5 +89,7 @@ def test_when_it_is_preferred() -> None:
     assert not prefers_blocks(q.float())
     assert not prefers_blocks(torch.empty(1, 1, 2049, 2, dtype=torch.bfloat16))
     assert not prefers_blocks(q.to("meta"))
+    with torch.inference_mode():
+        assert not prefers_blocks(q)
     assert not prefers_blocks(torch.empty(1, 33, 2048, 1, dtype=torch.bfloat16))
     assert [block_size(time) for time in (1, 1023, 1024)] == [128, 128, 256]

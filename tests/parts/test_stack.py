@@ -129,7 +129,6 @@ def test_documents_in_one_row_see_only_themselves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
 def test_bfloat16_takes_either_path_to_the_same_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = ids_of(2, 12)
     mask = torch.arange(12) >= torch.tensor([[0], [3]])

@@ -54,7 +54,7 @@ def test_of_experts_those_count_that_a_token_passes() -> None:
 
 
 def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "GEMM_SIDE", 128)
+    monkeypatch.setattr(machine, "GEMM_SIDE", {"cpu": 128})
     found = machine.measure("cpu", "float32")
     assert (found.device, found.dtype) == (torch.device("cpu"), torch.float32)
     assert found.gemm_rate > 0
@@ -66,7 +66,7 @@ def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_rate_is_operations_over_the_median_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 9, 10, 12, 20, 21, 30, 39])  # the first of four, a warm-up, does not count
-    monkeypatch.setattr(machine, "GEMM_SIDE", 10)
+    monkeypatch.setattr(machine, "GEMM_SIDE", {"cpu": 10})
     monkeypatch.setattr(machine.time, "perf_counter", lambda: float(next(clock)))
     assert machine.gemm_rate(torch.device("cpu"), torch.float32, repeats=3) == 2 * 10**3 / 2
 

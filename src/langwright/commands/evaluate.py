@@ -1,22 +1,31 @@
 """langwright evaluate: how well a model predicts a text."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
-from langwright.commands.results import tell_likelihood
+from langwright.commands.results import print_json, tell_likelihood
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
 from langwright.data.prepare import tokenise
+from langwright.data.shards import Tokens
+from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Model
 from langwright.models.folder import load_language_model
+from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.viewing.terminal import bars
+
+SHARED_OVER = 256
+"""Windows over which choices of experts are counted, evenly spread."""
 
 
 def evaluate(
@@ -27,6 +36,7 @@ def evaluate(
     field: str = "text",
     context: int | None = None,
     batch_size: int = 16,
+    experts: bool = False,
     adapter: Path | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -41,6 +51,7 @@ def evaluate(
     field: the field or column that holds the text, in corpora that have several.
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
+    experts: tell also how the work is shared out among the experts of each layer.
     adapter: an adapter folder to put on the model, as finetune leaves it.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster on this machine.
@@ -49,8 +60,23 @@ def evaluate(
     """
     where = choose_device(device)
     loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
-    result = measure_text(loaded, load_tokenizer(model), text, split, field, context, batch_size)
+    if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
+        raise UserError(f"--experts: {model} has none")
+    tokenizer = load_tokenizer(model)
+    result = measure_text(loaded, tokenizer, text, split, field, context, batch_size)
+    if not experts:
+        tell_likelihood(result, text, json)
+        return
+    with tokens_of(tokenizer, text, split, field) as tokens:
+        shares = expert_shares(loaded, evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER))
+    if json:
+        told = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
+        print_json({**result.record(), "experts": told})
+        return
     tell_likelihood(result, text, json)
+    for one in shares:
+        print(f"experts of layer {one.layer}: the busiest has {one.busiest:.1f} times its part")
+        print("\n".join(bars([(f"{i}", float(share)) for i, share in enumerate(one.shares)], 60)))
 
 
 def measure_text(
@@ -69,11 +95,17 @@ def measure_text(
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
     check_vocabulary(model, tokenizer)
+    with tokens_of(tokenizer, text, split, field) as tokens:
+        return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
+
+
+@contextmanager
+def tokens_of(tokenizer: Tokenizer, text: str, split: str | None, field: str) -> Iterator[Tokens]:
+    """The tokens of a corpus, or of the held-out side of its split, in a file that is gone after."""
     corpus = open_corpus(text, field=field)
     documents = corpus.documents() if split is None else split_documents(corpus, split)[1]
     with tempfile.TemporaryDirectory(prefix="langwright-") as folder:
-        tokens = tokenise(documents, tokenizer, Path(folder) / "text.tokens")
-        return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
+        yield tokenise(documents, tokenizer, Path(folder) / "text.tokens")
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:

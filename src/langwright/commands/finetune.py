@@ -89,7 +89,7 @@ def run(
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
-        machine = measure(recipe.device, recipe.dtype)
+        machine = measure(recipe.device, recipe.dtype, recipe.exact)
         base = load_language_model(model, machine.device, ignore_fields=ignore_field)
         check_vocabulary(base, tokenizer)
         context = recipe.context or base.context

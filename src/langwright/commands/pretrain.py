@@ -1,7 +1,9 @@
 """langwright pretrain: from raw text to a model folder."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
@@ -57,7 +59,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             supply=texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing),
             context=recipe.context,
             learning_rate=recipe.learning_rate or 1 / width(config),
-            machine=measure(recipe.device, recipe.dtype),
+            machine=measure(recipe.device, recipe.dtype, recipe.exact),
             started=started,
         )
         return train(job, extend, profile=profile)
@@ -70,9 +72,19 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
         usual = PretrainRecipe()
         if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
+        if recipe.balance is not None:
+            raise UserError(
+                f"--balance {recipe.balance}: no preset has experts; name a --family that has, such as mixtral"
+            )
         return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
     if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
         raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
-    return recipe.family, by_depth(
-        recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width
-    )
+    config = by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
+    return recipe.family, config if recipe.balance is None else _balanced(config, recipe.balance)
+
+
+def _balanced(config: Any, weight: float) -> Any:
+    """The same config with another weight of what gives experts the same work."""
+    if not hasattr(config, "router_aux_loss_coef"):
+        raise UserError(f"--balance {weight}: means something for families with experts only, such as mixtral")
+    return replace(config, router_aux_loss_coef=weight)

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, save_parameters
-from langwright.planning.cost import parameters, training_flops_per_token
+from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
@@ -99,7 +98,7 @@ def train(
     supply, batches = job.supply, job.supply.batches
     learner = Learner(
         model,
-        causal(recipe.z_loss),
+        causal(recipe.z_loss, recipe.compile),
         job.machine.dtype,
         rates(recipe, job.learning_rate),
         recipe.clip,
@@ -110,6 +109,8 @@ def train(
         _compile(model)
     flops = training_flops_per_token(model, job.context)
     size = f"{parameters(model) / 1e6:.1f}M parameters"
+    if (active := active_parameters(model)) < parameters(model):
+        size += f", {active / 1e6:.1f}M for each token,"
     if (trained := sum(p.numel() for p in learner.masters.parameters)) < parameters(model):
         size = f"{trained:,} trained of {size}"
     with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
@@ -294,10 +295,8 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
 
 
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
-    """Compiled and GPU kernels are reproducible only when asked to be."""
+    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` told cuBLAS)."""
     exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
-    if exact:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(exact)
     # Filling new memory with NaN finds faults in kernels, not in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

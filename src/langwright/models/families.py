@@ -16,6 +16,7 @@ from langwright.models.mpt import MPT
 from langwright.models.nanochat import NANOCHAT
 from langwright.models.phi import PHI
 from langwright.models.roberta import ROBERTA
+from langwright.models.switch import SWITCH
 from langwright.models.t5 import T5
 
 DECODERS = (
@@ -37,7 +38,7 @@ DECODERS = (
     NANOCHAT,
 )
 ENCODERS = (BERT, ROBERTA)
-ENCODER_DECODERS = (T5, BART, MARIAN)
+ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
 FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
 LANGUAGE = [family.name for family in DECODERS]
 """Those that are built to continue a text."""

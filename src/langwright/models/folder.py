@@ -1,6 +1,8 @@
 """The model folder: the Hugging Face layout plus langwright.json, written last."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -77,18 +79,18 @@ def load_model(
     task = head or own or family.task
     known = heads.labels_in_file(raw, where) if heads.is_labelled(family, task) and task == own else ()
     fresh = task != own or (labels is not None and tuple(labels) != known)
-    _check_record(folder)
-    model = heads.build(family, config, task, labels or known)
-    if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
-        sentences.apply(layout, model)
-    if fresh:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if isinstance(model, EncoderDecoderLM):
-                family.initialise(model)
-            else:
-                normal(model.head, config.initializer_range)
-    _fill(model, family, folder, device, dtype, fresh, labels is not None)
+    with _checked(folder):
+        model = heads.build(family, config, task, labels or known)
+        if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
+            sentences.apply(layout, model)
+        if fresh:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                if isinstance(model, EncoderDecoderLM):
+                    family.initialise(model)
+                else:
+                    normal(model.head, config.initializer_range)
+        _fill(model, family, folder, device, dtype, fresh, labels is not None)
     return model.eval()
 
 
@@ -173,6 +175,17 @@ def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> st
         if wanted is None:
             raise
         return None
+
+
+@contextmanager
+def _checked(folder: Path) -> Iterator[None]:
+    """Check the record while the block reads the weights; what is wrong with it is told before the block's error."""
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(_check_record, folder)
+        try:
+            yield
+        finally:
+            checking.result()
 
 
 def _check_record(folder: Path) -> None:

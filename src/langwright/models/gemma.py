@@ -55,7 +55,7 @@ def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
         first, second = (Residual(fn, norm(), norm() if sandwich else None) for fn in (attention, glu))
         return Block(first, second, Bias(causal=True, window=c.window(layer)))
 
-    embed = Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5)
+    embed = Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5, round_scale=True)
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)

@@ -85,7 +85,8 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
     """The config of the one dial: `depth` layers, 64 * depth wide (unless `width` is given), heads of 64.
 
     The gated feed-forward is 8/3 wide, rounded up to a multiple of 64, so that all families are about equal; the
-    experts that a token passes are as wide together. Windows are left out, but for GPT-Neo's.
+    experts that a token passes are as wide together, and are balanced as strongly as Mixtral's were. Windows are
+    left out, but for GPT-Neo's.
     """
     without = [made.name for made in ENCODER_DECODERS]
     if family not in FAMILIES or family in without:
@@ -109,6 +110,8 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
         **({"layer_types": (FULL,) * depth} if "layer_types" in known else {"sliding_window": None}),
         "tie_word_embeddings": True,
         "query_pre_attn_scalar": 64,
+        "output_router_logits": True,
+        "router_aux_loss_coef": 0.02,
     }
     own = {name: value for name, value in usual.items() if name in known}
     return _fit(made.config(**{**made.defaults, **shape, **own}), vocabulary, context, dropout)

@@ -1,6 +1,8 @@
 """T5 (Raffel et al., 2020) and T5 v1.1: every task as text to text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,10 +57,20 @@ class T5Config:
             raise ValueError(f"relative_attention_num_buckets = {buckets} is no multiple of 4 that {longest} goes with")
 
 
-def build(config: T5Config) -> EncoderDecoderLM:
-    """Pre-norm blocks with RMSNorm, scores that are not scaled, and one table of relative positions a stack."""
+def dense(config: T5Config, decoder: bool, layer: int) -> nn.Module:
+    """The same feed-forward in every layer, plain or gated."""
+    kind, activation = FEEDFORWARDS[config.feed_forward_proj]
+    return kind(config.d_model, config.d_ff, activation, dropout=config.dropout_rate)
+
+
+def build(
+    config: T5Config, family: str = "t5", feedforward: Callable[[Any, bool, int], nn.Module] = dense
+) -> EncoderDecoderLM:
+    """Pre-norm blocks with RMSNorm, scores that are not scaled, and one table of relative positions a stack.
+
+    feedforward: makes that of a layer, given config, whether it is the decoder's, and the layer's number.
+    """
     c = config
-    kind, activation = FEEDFORWARDS[c.feed_forward_proj]
 
     def branch(fn: nn.Module) -> Residual:
         return Residual(fn, Norm(c.d_model, "rms", c.layer_norm_epsilon), dropout=c.dropout_rate)
@@ -75,11 +87,11 @@ def build(config: T5Config) -> EncoderDecoderLM:
         blocks = [
             Block(
                 attention(),
-                branch(kind(c.d_model, c.d_ff, activation, dropout=c.dropout_rate)),
+                branch(feedforward(c, decoder, layer)),
                 Bias(causal=decoder, term=table),
                 attention(c.d_model) if decoder else None,
             )
-            for _ in range(layers)
+            for layer in range(layers)
         ]
         return Stack(embed, blocks, Norm(c.d_model, "rms", c.layer_norm_epsilon), dropout=c.dropout_rate)
 
@@ -91,33 +103,41 @@ def build(config: T5Config) -> EncoderDecoderLM:
         head = LanguageHead(c.vocab_size, c.d_model, embed.tokens, scale=c.d_model**-0.5)
     else:
         head = LanguageHead(c.vocab_size, c.d_model)
-    return EncoderDecoderLM("t5", c, None, encoder, body, head, Frame(c.decoder_start_token_id))
+    return EncoderDecoderLM(family, c, None, encoder, body, head, Frame(c.decoder_start_token_id))
 
 
-def keys(config: T5Config) -> list[Entry]:
+def dense_keys(config: T5Config, decoder: bool, layer: int) -> dict[str, str]:
+    """Of the feed-forward of a layer: names on disk, and ours."""
+    wi = ("wi_0", "wi_1") if config.feed_forward_proj.startswith("gated") else ("wi",)
+    return {f"DenseReluDense.{name}.weight": OURS[name] for name in (*wi, "wo")}
+
+
+def keys(config: T5Config, feedforward: Callable[[Any, bool, int], dict[str, str]] = dense_keys) -> list[Entry]:
     """Branches are numbered; the table of relative positions lies with the first layer."""
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     tied = (*copies, "lm_head.weight") if config.tie_word_embeddings else copies
     entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=tied)]
     layers = {"encoder": config.num_layers, "decoder": config.num_decoder_layers or config.num_layers}
-    wi = ("wi_0", "wi_1") if config.feed_forward_proj.startswith("gated") else ("wi",)
     for side, name in (("encoder", "encoder"), ("decoder", "body")):
         table = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
         entries.append(Entry(table, (f"{name}.terms.0.table",)))
         for i in range(layers[side]):
-            ours = f"{name}.blocks.{i}"
-            branches = [("attention", "SelfAttention", "qkvo"), ("feedforward", "DenseReluDense", (*wi, "wo"))]
-            if side == "decoder":
-                branches.insert(1, ("cross", "EncDecAttention", "qkvo"))
-            for number, (branch, theirs, tensors) in enumerate(branches):
-                disk = f"{side}.block.{i}.layer.{number}"
-                entries.append(Entry(f"{disk}.layer_norm.weight", (f"{ours}.{branch}.in_norm.weight",)))
-                for tensor in tensors:
-                    entries.append(Entry(f"{disk}.{theirs}.{tensor}.weight", (f"{ours}.{branch}.fn.{OURS[tensor]}",)))
+            branches = {"attention": _attention_keys("SelfAttention"), "cross": _attention_keys("EncDecAttention")}
+            if side == "encoder":
+                del branches["cross"]
+            branches["feedforward"] = feedforward(config, side == "decoder", i)
+            for number, (branch, tensors) in enumerate(branches.items()):
+                disk, ours = f"{side}.block.{i}.layer.{number}", f"{name}.blocks.{i}.{branch}"
+                entries.append(Entry(f"{disk}.layer_norm.weight", (f"{ours}.in_norm.weight",)))
+                entries += [Entry(f"{disk}.{theirs}", (f"{ours}.fn.{own}",)) for theirs, own in tensors.items()]
         entries.append(Entry(f"{side}.final_layer_norm.weight", (f"{name}.final_norm.weight",)))
     if config.tie_word_embeddings:
         return entries
     return [*entries, Entry("lm_head.weight", ("head.weight",), fallback="shared.weight")]
+
+
+def _attention_keys(name: str) -> dict[str, str]:
+    return {f"{name}.{tensor}.weight": OURS[tensor] for tensor in "qkvo"}
 
 
 OURS = {

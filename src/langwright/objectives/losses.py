@@ -1,5 +1,7 @@
 """Losses as pure functions of tensors. Each returns a sum; the caller divides by the targets of the whole step."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -7,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_LOGITS = 2**26
-"""Logits held at once in `linear_cross_entropy` (128 MiB in bfloat16): enough tokens to keep its products busy."""
+CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits held at once in `linear_cross_entropy` (128 or 512 MiB in bfloat16): enough tokens to keep its products busy;
+elsewhere as on a CPU."""
 
-SLICE_LOGITS = 2**20
-"""Logits whose softmax is worked on at once, in float32: they stay in cache on a CPU."""
+SLICE_LOGITS = {"cpu": 2**20}
+"""Logits whose softmax is worked on at once, in float32: a CPU keeps them in cache; elsewhere a chunk is one."""
 
 LOG2_E = 1.4426950408889634
 
@@ -31,62 +34,68 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     bias: Float[Tensor, " vocabulary"] | None = None,
+    compiled: bool = False,
 ) -> Float[Tensor, ""]:
     """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ + bias, in nats.
 
     The logits are never held whole: each chunk of tokens gives its loss and its gradient in one visit, because the
     gradient of a softmax cross-entropy is known as soon as the logits are. log Z is the log of the softmax's
     denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022). softcap: of the logits, as in
-    `parts.heads.LanguageHead`.
+    `parts.heads.LanguageHead`. compiled: on a GPU the softmax and its gradient are one compiled kernel each.
     """
     if bias is not None:  # one more column, by which a hidden state of 1 is multiplied
         hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat((weight, bias[:, None].to(weight.dtype)), 1)
     flat = hidden.reshape(-1, hidden.shape[-1])
     if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
         flat, weight = flat.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap)  # type: ignore[no-untyped-call]
+    slopes = _compiled_slopes() if compiled and hidden.is_cuda else _losses_and_slopes
+    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap, slopes)  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        z_loss: float,
+        softcap: float | None,
+        losses_and_slopes: Callable[..., Tensor],
     ) -> Tensor:
-        wants_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        to_hidden, to_weight = ctx.needs_input_grad[:2]
         cast = weight.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if wants_grad else hidden
+        grad_hidden = torch.empty_like(hidden) if to_hidden else hidden
         grad_weight: Tensor | None = None
-        size = _chunk_tokens(weight.shape[0])
+        size = _chunk_tokens(weight.shape[0], hidden.device)
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):
             logits = F.linear(h, cast)
-            total += _losses_and_slopes(logits, t, w, z_loss, softcap, wants_grad)
-            if wants_grad:  # the logits are now the slopes of the loss
+            total += losses_and_slopes(logits, t, w, z_loss, softcap, to_hidden or to_weight)
+            if to_hidden:  # the logits are now the slopes of the loss
                 torch.mm(logits, cast, out=g)
+            if to_weight:
                 product = logits.t() @ h
                 grad_weight = product if grad_weight is None else grad_weight.float().add_(product)
-        if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight)
-            ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(grad_hidden if to_hidden else None, grad_weight)
+        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
-            grad_hidden * upstream[0].to(grad_hidden.dtype),
-            (grad_weight * upstream[0]).to(ctx.weight_dtype),
-            None,
-            None,
-            None,
-            None,
+            None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * upstream[0]).to(ctx.weight_dtype),
+            *[None] * 5,
         )
 
 
-def _chunk_tokens(vocabulary: int) -> int:
+def _chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens in a chunk: a multiple of 256 where so many fit, since odd sizes cost products a third of their speed."""
-    tokens = CHUNK_LOGITS // vocabulary
+    tokens = CHUNK_LOGITS.get(device.type, CHUNK_LOGITS["cpu"]) // vocabulary
     return max(1, tokens - tokens % 256 if tokens > 256 else tokens)
 
 
@@ -95,7 +104,7 @@ def _losses_and_slopes(
 ) -> Tensor:
     """The sum of the losses of some tokens; where wanted, `logits` are overwritten by the derivatives to them."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
-    size = max(1, SLICE_LOGITS // logits.shape[1])
+    size = max(1, SLICE_LOGITS.get(logits.device.type, logits.numel()) // logits.shape[1])
     for x, t, w in zip(logits.split(size), targets.split(size), weights.split(size), strict=True):
         y = x.float()
         if softcap is not None:  # tanh(y) = 2 sigmoid(2y) - 1, whose kernel is ten times as fast on a CPU
@@ -110,8 +119,16 @@ def _losses_and_slopes(
         total += (w * (z.log() - right + z_loss * log_z.square())).sum()
         if wants_slopes:
             slopes = odds.mul_((w * (1 + 2 * z_loss * log_z) / z)[:, None])
-            slopes.scatter_add_(1, t[:, None], -w[:, None])
+            if torch.compiler.is_compiling():  # in the same pass as the rest
+                slopes = slopes - w[:, None] * (torch.arange(slopes.shape[1], device=t.device) == t[:, None])
+            else:
+                slopes.scatter_add_(1, t[:, None], -w[:, None])
             if softcap is not None:
                 slopes *= squeezed.square_().neg_().add_(1)
             x.copy_(slopes)
     return total
+
+
+@cache
+def _compiled_slopes() -> Callable[..., Tensor]:
+    return torch.compile(_losses_and_slopes, dynamic=False)

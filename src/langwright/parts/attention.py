@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
@@ -33,7 +33,7 @@ class Cross(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a stack tells each branch of one layer besides the hidden state."""
+    """What a stack tells each branch of one layer besides the hidden state. real: which tokens are; None means all."""
 
     bias: Lowered
     explicit: bool
@@ -42,11 +42,17 @@ class Context(NamedTuple):
     taps: Taps | None = None
     layer: int = 0
     cross: Cross | None = None
+    real: Bool[Tensor, "batch time"] | None = None
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:
-    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added."""
-    return hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and keys < EXPLICIT_BELOW
+    """Whether the explicit product is the faster path for this device, dtype and length, where a bias is added.
+
+    It is so in training alone, for the fused kernel's backward pass is what takes long. Its forward pass is faster, and
+    closer to float32: it never rounds the scores.
+    """
+    slow = hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return slow and keys < EXPLICIT_BELOW
 
 
 def attend_explicitly(
@@ -60,20 +66,35 @@ def attend_explicitly(
         raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
     keys = k.shape[2]
+    if _shares_keys(q, k, bias):
+        mixed, weights = attend_explicitly(_grouped(q, k), k, v, bias, scale, dropout, softcap)
+        return mixed.reshape(q.shape), weights.view(batch, heads, 1, keys)
     q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
     added: Tensor | None = None
     if bias.scores is not None:
         shared = bias.scores.shape[:2] == (1, 1)
         added = bias.scores[0] if shared else bias.scores.expand(batch, heads, -1, -1).flatten(0, 1)
-    if added is None or softcap is not None:
+    if softcap is not None:
+        capped = torch.bmm(q3 * (scale / softcap), k3.transpose(1, 2)).tanh_()
+        scores = capped * softcap if added is None else torch.add(added, capped, alpha=softcap)
+    elif added is None:
         scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
-        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-        scores = scores if added is None else scores + added
     else:
         scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
     weights = scores.softmax(-1)
     mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
     return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, keys)
+
+
+def _shares_keys(q: Queries, k: Keys, bias: Lowered) -> bool:
+    """Whether heads with the same keys may stand as queries of one head, so that no key is written out again."""
+    alike = bias.scores is None or bias.scores.shape[1] == 1
+    return q.shape[2] == 1 and q.shape[1] != k.shape[1] and not bias.causal and alike
+
+
+def _grouped(q: Queries, k: Keys) -> Queries:
+    """A single query of each head as one head for each of the keys': [batch, kv_heads, heads / kv_heads, head_dim]."""
+    return q.reshape(len(q), k.shape[1], -1, q.shape[3])
 
 
 def _for_each_head(x: Keys, heads: int) -> Queries:
@@ -83,6 +104,8 @@ def _for_each_head(x: Keys, heads: int) -> Queries:
 
 def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
     """The same through PyTorch's fused kernels, which never store the weights."""
+    if _shares_keys(q, k, bias):
+        return attend_fused(_grouped(q, k), k, v, bias, scale, dropout).reshape(q.shape)
     return F.scaled_dot_product_attention(
         q,
         k,

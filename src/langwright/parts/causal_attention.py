@@ -1,8 +1,8 @@
 """Causal attention as explicit products over blocks of queries: the lower triangle and little more.
 
-On a CPU in bfloat16 it takes a quarter to a half of the fused kernel's time (docs/benchmarks.md). Each block of queries
-is multiplied with the keys up to its end only, so that half of the work above the diagonal is never done; the softmax
-happens in place, and the weights are kept for the backward pass.
+On a CPU in bfloat16, forward and backward, it takes a quarter to a half of the fused kernel's time
+(docs/benchmarks.md). Each block of queries is multiplied with the keys up to its end only, so that half of the work
+above the diagonal is never done; the softmax happens in place, and the weights are kept for the backward pass.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,10 @@ LONGEST, MOST_WEIGHTS = 2048, 2**27
 
 
 def prefers_blocks(q: Heads) -> bool:
-    """Whether the blocks are the faster path for this device, dtype and length (measured)."""
+    """Whether the blocks are the faster path for this device, dtype and length (measured); so in training alone."""
     rows, time = q.shape[0] * q.shape[1], q.shape[2]
-    return (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and time <= LONGEST and rows * time * time <= MOST_WEIGHTS
-    )
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return slow and time <= LONGEST and rows * time * time <= MOST_WEIGHTS
 
 
 def attend_causally(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from langwright.parts.feedforward import ACTIVATIONS
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, affine
 from langwright.parts.norms import Norm
 
 Pooling = Literal["first", "last", "mean", "max"]
@@ -55,7 +55,7 @@ class LanguageHead(nn.Module):
     def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """hidden Wᵀ + b, whatever stands beside it."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return F.linear(hidden, self.dense().to(hidden.dtype), bias)
+        return affine(hidden, self.dense().to(hidden.dtype), bias)
 
     def dense(self) -> Float[Tensor, "vocabulary dim"]:
         """W as one matrix of floats."""
@@ -101,7 +101,7 @@ class MaskedHead(nn.Module):
         self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "*batch vocabulary"]:
         found = self.norm(self.activation(self.dense(hidden)))
-        return F.linear(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+        return affine(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
 
 
 class SequenceHead(nn.Module):

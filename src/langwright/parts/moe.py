@@ -1,9 +1,10 @@
-"""Mixture of experts: every token is fed forward by a few of many (Shazeer et al., 2017)."""
+"""Mixture of experts: every token is fed forward by a few of many (Shazeer et al., 2017; Fedus et al., 2021)."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
@@ -14,41 +15,117 @@ class MoE(nn.Module):
     """The `active` experts that a router finds likeliest for a token, mixed by their probabilities.
 
     experts: modules with the call of a feed-forward. renormalise: the chosen probabilities are made to sum to 1.
-    balance: weight of `load_balance` as an auxiliary loss, put into the taps of kind "auxiliary".
-    Taps of kind "router" hold the router's logits, [batch, time, experts]. No token is ever dropped.
+    capacity: most tokens of one row that an expert takes in one call; it gives 0 for those that come after, so that
+    the residual carries them on unchanged. Padding takes no room. None: it takes all.
+    bias: whether the router has one. jitter: in training the router reads its input times noise within 1 ± jitter.
+    balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, put into the taps of kind
+    "auxiliary". With a capacity each row is balanced by itself, as each is filled by itself; else all tokens together.
+    Taps of kind "router" hold the router's logits, [batch, time, experts]; they are float32 in every model, since
+    rounding them would send tokens elsewhere.
     """
 
     def __init__(
-        self, dim: int, experts: Sequence[nn.Module], active: int, renormalise: bool = True, balance: float = 0.0
+        self,
+        dim: int,
+        experts: Sequence[nn.Module],
+        active: int,
+        renormalise: bool = True,
+        capacity: int | None = None,
+        bias: bool = False,
+        jitter: float = 0.0,
+        balance: float = 0.0,
+        z_loss: float = 0.0,
     ):
         super().__init__()
-        self.router = Linear(dim, len(experts))
+        self.router = Linear(dim, len(experts), bias)
         self.experts = nn.ModuleList(experts)
-        self.active, self.renormalise, self.balance = active, renormalise, balance
+        self.active, self.renormalise, self.capacity, self.jitter = active, renormalise, capacity, jitter
+        self.balance, self.z_loss = balance, z_loss
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        tokens, logits = x.flatten(0, 1), self.router(x)
-        chances = logits.flatten(0, 1).float().softmax(-1)
+        logits = self.router(self._seen(x))
+        chances = logits.softmax(-1)
         weights, chosen = chances.topk(self.active, -1)
         if self.renormalise:
             weights = weights / weights.sum(-1, keepdim=True)
-        mixed = torch.zeros_like(tokens)
-        for number, expert in enumerate(self.experts):
-            rows, ranks = (chosen == number).nonzero(as_tuple=True)
-            answers = expert(tokens[rows][None], context)[0] * weights[rows, ranks, None].to(x.dtype)
-            mixed = mixed.index_add(0, rows, answers)
+        taken = chosen
+        if self.capacity is not None:
+            taken = chosen.masked_fill(~has_room(chosen, len(self.experts), self.capacity, context.real), -1)
+        mixed = self._mix(x.flatten(0, 1), taken.flatten(0, 1), weights.flatten(0, 1), context)
         if context.taps is not None and context.taps.wants("router"):
             context.taps.put("router", context.layer, logits)
         if context.taps is not None and context.taps.wants("auxiliary"):
-            context.taps.put("auxiliary", context.layer, self.balance * load_balance(chances, chosen))
+            loss = self.balance * self._imbalance(chances, chosen, context.real)
+            context.taps.put("auxiliary", context.layer, loss + self.z_loss * router_z_loss(logits, context.real))
         return mixed.view(x.shape)
 
+    def _imbalance(self, chances: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:
+        if self.capacity is not None:
+            return load_balance(chances, chosen, real)
+        return load_balance(chances.flatten(0, 1), chosen.flatten(0, 1), None if real is None else real.flatten())
 
-def load_balance(chances: Float[Tensor, "tokens experts"], chosen: Int[Tensor, "tokens active"]) -> Float[Tensor, ""]:
-    """experts * Σ_e share_e * chance_e (Switch, Fedus et al., 2021): `active` when all experts have the same work.
+    def _seen(self, x: Tensor) -> Tensor:
+        """What the router reads."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if not (self.training and self.jitter):
+            return wide
+        return wide * torch.empty_like(wide).uniform_(1 - self.jitter, 1 + self.jitter)
 
-    share: choices of an expert over tokens. chance: its mean probability, through which gradients flow.
+    def _mix(self, tokens: Tensor, taken: Tensor, weights: Tensor, context: Context) -> Tensor:
+        """What the experts say of their tokens, in the proportions of `weights`; -1 was taken by none.
+
+        Choices are sorted by expert, so that each reads its tokens as one piece. An expert without tokens is asked only
+        where gradients are wanted: it then has zeros, as in every other step, instead of none.
+        """
+        counts = torch.bincount(taken.flatten() + 1, minlength=len(self.experts) + 1).tolist()
+        kept = taken.flatten().argsort(stable=True)[counts[0] :]
+        pieces = tokens[kept // taken.shape[1]].split(counts[1:])
+        asked = [(e, x) for e, x in zip(self.experts, pieces, strict=True) if len(x) or torch.is_grad_enabled()]
+        answers = [expert(piece[None], context)[0] for expert, piece in asked]
+        said = tokens.new_zeros(taken.numel(), tokens.shape[1])
+        if answers:
+            said = said.index_copy(0, kept, torch.cat(answers))
+        return (said.view(*taken.shape, -1) * weights[..., None].to(tokens.dtype)).sum(1)
+
+
+def has_room(
+    chosen: Int[Tensor, "batch time active"],
+    experts: int,
+    capacity: int,
+    real: Bool[Tensor, "batch time"] | None = None,
+) -> Bool[Tensor, "batch time active"]:
+    """Whether the expert of each choice still takes it: first choices before second ones, then earlier tokens first.
+
+    real: where there is no padding, which waits nowhere.
     """
-    experts = chances.shape[1]
-    shares = torch.bincount(chosen.flatten(), minlength=experts).to(chances.dtype) / len(chosen)
-    return experts * (shares * chances.mean(0)).sum()
+    queue = chosen.mT.flatten(1)
+    waiting = F.one_hot(queue, experts)
+    if real is not None:
+        waiting = waiting * real.repeat(1, chosen.shape[2]).unsqueeze(-1)
+    places = waiting.cumsum(1).gather(2, queue.unsqueeze(-1))  # 1 for the first who comes
+    return (places <= capacity).view(chosen.mT.shape).mT
+
+
+def load_balance(
+    chances: Float[Tensor, "*groups tokens experts"],
+    chosen: Int[Tensor, "*groups tokens active"],
+    real: Bool[Tensor, "*groups tokens"] | None = None,
+) -> Float[Tensor, ""]:
+    """experts * Σ_e share_e * chance_e, the mean over groups: `active` when all experts have the same work.
+
+    share: choices of an expert over tokens. chance: its mean probability, through which gradients flow (Switch
+    Transformer, Fedus et al., 2021, equations 4 to 6). real: the tokens that count.
+    """
+    experts = chances.shape[-1]
+    counted = torch.ones_like(chances[..., :1]) if real is None else real.unsqueeze(-1).to(chances.dtype)
+    counted = counted / counted.sum(-2, keepdim=True).clamp(min=1)
+    shares = (F.one_hot(chosen, experts).sum(-2) * counted).sum(-2)
+    return experts * (shares * (chances * counted).sum(-2)).sum(-1).mean()
+
+
+def router_z_loss(
+    logits: Float[Tensor, "batch time experts"], real: Bool[Tensor, "batch time"] | None = None
+) -> Float[Tensor, ""]:
+    """The mean of (ln Σ exp logits)², which keeps logits small (ST-MoE, Zoph et al., 2022). real: what counts."""
+    squares = logits.logsumexp(-1).square()
+    return (squares if real is None else squares[real]).mean()

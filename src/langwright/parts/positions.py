@@ -61,7 +61,7 @@ def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Flo
     if width < x.shape[-1]:
         return torch.cat((rotate(x[..., :width], tables), x[..., width:]), -1)
     partners = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(width // 2, -1)
-    return x * cos + partners * sin
+    return torch.addcmul(x * cos, partners, sin)
 
 
 def sinusoids(

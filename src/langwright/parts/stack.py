@@ -99,7 +99,7 @@ class ParallelBlock(nn.Module):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors, rounded to their dtype (Gemma).
+    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
     positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
     norm: of the sum, where the family has one. types: how many token types there are.
     offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
@@ -117,11 +117,12 @@ class Embedding(nn.Module):
         types: int | None = None,
         offset: int = 0,
         scale: float | None = None,
+        round_scale: bool = False,
         sinusoids: Sinusoids | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
-        self.scale = scale
+        self.scale, self.round_scale = scale, round_scale
         self.norm = norm
         self.offset, self.sinusoids = offset, sinusoids
         self.tokens = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
@@ -138,7 +139,8 @@ class Embedding(nn.Module):
     ) -> Float[Tensor, "batch time dim"]:
         x = self.plain(ids) if self.side is None else self.side(ids, self)
         if self.scale is not None:
-            x = x * torch.full((), self.scale, dtype=x.dtype, device=x.device)
+            rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
+            x = x * rounded
         if self.positions is not None:
             x = x + F.embedding(positions + self.offset if self.offset else positions, self.positions)
         if self.sinusoids is not None:
@@ -183,6 +185,7 @@ class Stack(nn.Module):
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
+        self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -215,7 +218,7 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross))
+            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross, mask))
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         x = x if self.final_norm is None else self.final_norm(x)
@@ -253,14 +256,14 @@ class Stack(nn.Module):
     ) -> list[tuple[Lowered, bool]]:
         """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
 
-        A plain causal triangle has kernels of its own, unless someone watches the weights. Layers that share
-        description and keys share the tensors.
+        A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
+        that share description and keys share the tensors.
         """
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:
                 lowered = bias.lower(place, like.dtype)
-                explicit = watched or (prefer_explicit and not lowered.causal)
+                explicit = watched or self.capped or (prefer_explicit and not lowered.causal)
                 if explicit:
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
                 made[bias, id(place.key)] = lowered, explicit

@@ -8,9 +8,14 @@ from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
 
 
-def parameters(model: CausalLM) -> int:
+def parameters(model: nn.Module) -> int:
     """All parameters, shared ones once."""
     return sum(p.numel() for p in model.parameters())
+
+
+def active_parameters(model: nn.Module) -> int:
+    """Those that one token passes: of experts, as many as its router chooses."""
+    return parameters(model) - sum(_idle(moe, parameters(moe.experts)) for moe in _mixtures(model))
 
 
 def training_flops_per_token(model: CausalLM, context: int) -> int:
@@ -20,8 +25,7 @@ def training_flops_per_token(model: CausalLM, context: int) -> int:
     attention, of which causality needs half.
     """
     matmul = _linear(model) + model.head.weight.numel()
-    for moe in (m for m in model.modules() if isinstance(m, MoE)):
-        matmul -= _linear(moe.experts) * (len(moe.experts) - moe.active) // len(moe.experts)
+    matmul -= sum(_idle(moe, _linear(moe.experts)) for moe in _mixtures(model))
     attention = sum(context * m.heads * m.head_dim for m in model.modules() if isinstance(m, Attention))
     return 6 * matmul + 6 * attention
 
@@ -29,3 +33,12 @@ def training_flops_per_token(model: CausalLM, context: int) -> int:
 def _linear(module: nn.Module) -> int:
     """Weights of all linear maps."""
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
+
+
+def _mixtures(model: nn.Module) -> list[MoE]:
+    return [module for module in model.modules() if isinstance(module, MoE)]
+
+
+def _idle(moe: MoE, of_experts: int) -> int:
+    """How much of what all experts have together lies with those that a token does not pass."""
+    return of_experts * (len(moe.experts) - moe.active) // len(moe.experts)

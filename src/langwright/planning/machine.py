@@ -11,12 +11,13 @@ import torch
 from langwright.base.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-GEMM_SIDE = 2048
+GEMM_SIDE = {"cpu": 2048, "cuda": 8192, "mps": 2048}
+"""Of the square product that measures a device; a GPU is not filled by 2048, nor its launch hidden."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """device: where models run. dtype: what they compute in. gemm_rate: FLOP/s of a 2048³ product in that dtype."""
+    """device: where models run. dtype: what they compute in. gemm_rate: FLOP/s of a large product in that dtype."""
 
     device: torch.device
     dtype: torch.dtype
@@ -50,8 +51,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """FLOP/s of a product of two 2048 x 2048 matrices, the median of several: the machine's ceiling."""
-    a, b = (torch.rand(GEMM_SIDE, GEMM_SIDE, device=device).to(dtype) for _ in range(2))
+    """FLOP/s of a product of two square matrices (2048 a side on a CPU), the median of several: the ceiling."""
+    side = GEMM_SIDE.get(device.type, 2048)
+    a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(repeats + 1):
         _wait(device)
@@ -59,11 +61,16 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> flo
         a @ b
         _wait(device)
         times.append(time.perf_counter() - began)
-    return 2 * GEMM_SIDE**3 / statistics.median(times[1:])
+    return 2 * side**3 / statistics.median(times[1:])
 
 
-def measure(device: str = "auto", dtype: str = "auto") -> Machine:
-    """Choose device and dtype and measure the ceiling."""
+def measure(device: str = "auto", dtype: str = "auto", exact: bool = False) -> Machine:
+    """Choose device and dtype and measure the ceiling.
+
+    exact: what follows is to be reproducible; cuBLAS wants to know before its first product.
+    """
+    if exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen = choose_device(device)
     kind = choose_dtype(dtype, chosen)
     return Machine(chosen, kind, gemm_rate(chosen, kind))

@@ -11,18 +11,20 @@ from langwright.parts.state import Taps
 from langwright.training.learner import Loss
 
 
-def causal(z_loss: float = 0.0) -> Loss:
-    """Next-token cross-entropy in nats, without ever holding all logits.
+def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
+    """Next-token cross-entropy in nats, without ever holding all logits. compiled: see `linear_cross_entropy`.
 
     Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
     """
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
-        taps = Taps("auxiliary") if any(isinstance(m, MoE) and m.balance for m in model.modules()) else None
+        taps = (
+            Taps("auxiliary") if any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules()) else None
+        )
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
         factors = head.factors(hidden)
-        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias)
+        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()

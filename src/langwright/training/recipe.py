@@ -139,6 +139,7 @@ class PretrainRecipe(TrainingRecipe):
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
         dropout: share of activations dropped in training.
+        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
     split: str = "5%"
@@ -152,9 +153,11 @@ class PretrainRecipe(TrainingRecipe):
     preset: str | None = None
     context: int = 256
     dropout: float = 0.0
+    balance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(self.balance is None or self.balance >= 0, "balance", self.balance, "0 or more")
         _require(self.context >= 2, "context", self.context, "at least 2 tokens")
         _require(self.depth >= 1, "depth", self.depth, "at least 1")
         sensible = self.width is None or (self.width > 0 and self.width % 64 == 0)

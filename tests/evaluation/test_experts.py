@@ -1,0 +1,34 @@
+"""Whose work is counted: every real target, twice where two experts are chosen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from langwright.evaluation.experts import Shares, expert_shares
+from langwright.models.folder import load_model
+from langwright.objectives.batch import Batch
+from oracles import CASES, oracle, random_ids
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mixtral", "mixtral-one"])
+def test_shares_are_those_of_their_routers(name: str, tmp_path: Path) -> None:
+    theirs = oracle(CASES[name])
+    theirs.save_pretrained(tmp_path)
+    weights = (torch.arange(12) < torch.tensor([[12], [5]])).float()
+    texts = [random_ids(2, 13, seed=seed) for seed in range(3)]
+    batches = [Batch(text[:, :-1], text[:, 1:], weights) for text in texts]
+    found = expert_shares(load_model(tmp_path), batches)
+    active, experts = theirs.config.num_experts_per_tok, theirs.config.num_local_experts
+    counts = torch.zeros(3, experts)
+    for batch in batches:
+        for layer, logits in enumerate(theirs(batch.ids, output_router_logits=True).router_logits):
+            chosen = logits[batch.weights.flatten() > 0].topk(active, -1).indices
+            counts[layer] += torch.bincount(chosen.flatten(), minlength=experts)
+    assert [one.layer for one in found] == [0, 1, 2]
+    assert torch.stack([one.shares for one in found]).allclose(counts / (3 * 17 * active))
+
+
+def test_the_busiest() -> None:
+    assert Shares(0, torch.tensor([0.1, 0.2, 0.2, 0.5])).busiest == pytest.approx(2)
