@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from langwright.adaptation.targets import (
     places,
     rows_of,
 )
-from langwright.adaptation.whole import own_stored, saved_entries, saved_modules
+from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
 from langwright.models.keymap import Entry
@@ -122,7 +122,7 @@ class LoRA(Method):
         }
 
     @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "LoRA":
         given = refuse_unknown(fields, HONOURED, DEFAULT_ONLY, INERT, where)
         init = given.get("init_lora_weights", True)
         if init not in INITS:
@@ -142,7 +142,7 @@ class LoRA(Method):
             rank_pattern=given.get("rank_pattern") or {},
             alpha_pattern=given.get("alpha_pattern") or {},
             bias=given.get("bias", "none"),
-            modules_to_save=tuple(given.get("modules_to_save") or ()),
+            modules_to_save=asked_modules(model, given.get("modules_to_save")),
             rslora=given.get("use_rslora", False),
             dora=given.get("use_dora", False),
             init="gaussian" if init == "gaussian" else "kaiming",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,13 +67,17 @@ class Method(ABC):
         carried = live(model)
         if not name.isidentifier() or name == BASE or name in carried.methods:
             raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                trained = list(self._add(model, name))
+            if not trained:
+                raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
+        except UserError:
+            self._remove(model, name)
+            raise
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            trained = list(self._add(model, name))
-        if not trained:
-            raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
         carried.methods[name], carried.trained[name] = self, trained
         choose(model, name)
         for parameter in trained:
@@ -134,7 +138,7 @@ class Method(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_settings(cls, settings: Fields) -> Self:
+    def from_settings(cls, settings: Fields) -> "Method":
         """The reverse of `settings`, out of JSON."""
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
 
@@ -144,7 +148,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> Self:
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "Method":
         """The settings in an adapter_config.json; UserError naming the field that is not supported."""
 
     @abstractmethod

@@ -63,3 +63,9 @@ def prefixes(disk: str) -> list[str]:
 
 def _is_tied(model: Model) -> bool:
     return getattr(model.head, "weight", None) is model.body.embed.tokens
+
+
+def asked_modules(model: Model, named: Iterable[str] | None) -> tuple[str, ...]:
+    """The modules that an adapter_config.json names, without those that PEFT adds for a head for labels."""
+    implied = _HEADS.get(heads.task_of(model), ())
+    return tuple(dict.fromkeys(name for name in named or () if name not in implied))

@@ -1,0 +1,79 @@
+"""The numbers of trained parameters that are published, each on a model without memory of its own."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from langwright.adaptation.lora import LoRA
+from langwright.base.errors import UserError
+from langwright.models import heads
+from langwright.models.families import FAMILIES
+from langwright.models.family import Model
+
+LLAMA_3B = {
+    "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8,
+    "intermediate_size": 8192, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": True,
+}  # fmt: skip
+QWEN_3B = {
+    "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2,
+    "intermediate_size": 11008, "vocab_size": 151936, "tie_word_embeddings": True,
+}  # fmt: skip
+GPT3 = {"n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}
+QV, ALL_FOUR = ("c_attn.q", "c_attn.v"), ("c_attn.q", "c_attn.k", "c_attn.v", "attn.c_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def made(family: str, shape: dict[str, Any], task: str | None = None) -> Model:
+    row = FAMILIES[family]
+    with torch.device("meta"):
+        return heads.build(row, row.config(**shape), task or row.task)
+
+
+@pytest.mark.parametrize(
+    ("family", "shape", "settings", "count"),
+    [
+        ("llama", LLAMA_3B, {"rank": 32, "alpha": 64}, 9_175_040),
+        ("llama", LLAMA_3B, {"rank": 32, "alpha": 64, "dora": True}, 9_289_728),
+        ("llama", LLAMA_3B, {"rank": 64}, 18_350_080),
+        ("llama", LLAMA_3B, {"rank": 64, "rslora": True}, 18_350_080),
+        ("llama", LLAMA_3B, {"rank": 10, "target": MLP}, 9_461_760),
+        ("qwen2", QWEN_3B, {"rank": 16}, 3_686_400),
+        ("gpt2", GPT3, {"rank": 1, "target": QV}, 4_718_592),
+        ("gpt2", GPT3, {"rank": 8, "target": QV}, 37_748_736),
+        ("gpt2", GPT3, {"rank": 8, "target": ("c_attn.q",)}, 18_874_368),
+        ("gpt2", GPT3, {"rank": 4, "target": QV}, 18_874_368),
+        ("gpt2", GPT3, {"rank": 2, "target": ALL_FOUR}, 18_874_368),
+        ("gpt2", {"n_embd": 1024, "n_layer": 24, "n_head": 16}, {"rank": 4, "target": QV}, 393_216),
+        ("gpt2", {"n_embd": 1280, "n_layer": 36, "n_head": 20}, {"rank": 4, "target": QV}, 737_280),
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, {"rank": 8}, 294_912),
+    ],
+)
+def test_as_published(family: str, shape: dict[str, Any], settings: dict[str, Any], count: int) -> None:
+    model = made(family, shape)
+    LoRA(**settings).attach(model)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
+
+
+def test_the_example_of_the_lesson() -> None:
+    """A change of a matrix of 100 x 100 is 10,000 numbers; of rank 2, 400."""
+    model = made("gpt2", {"n_embd": 100, "n_layer": 1, "n_head": 1})
+    LoRA(rank=2, target=("c_attn.q",)).attach(model)
+    assert model.body.blocks[0].attention.fn.q.weight.numel() == 10_000
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 400
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_targets(family: str) -> None:
+    model = made(family, {}) if family not in ("mixtral", "nanochat") else made(family, {"num_hidden_layers": 1})
+    LoRA(rank=1).attach(model)
+    assert all(".side." in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_unknown_targets_are_named_with_what_is_near() -> None:
+    model = made("gpt2", {"n_layer": 1})
+    with pytest.raises(UserError, match='no part of this model is named "c_atn"; did you mean c_attn'):
+        LoRA(target=("c_atn",)).attach(model)
+    with pytest.raises(UserError, match="norm"):
+        LoRA(target=("ln_1",)).attach(model)
+    assert "adapters" not in vars(model) or not vars(model)["adapters"].methods

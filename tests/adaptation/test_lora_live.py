@@ -1,0 +1,252 @@
+"""Adapters on one model: several at once, mixed in a batch, combined, merged and unmerged; folders that do not fit."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+from langwright.adaptation.combining import combine
+from langwright.adaptation.folder import load_adapter, save_adapter
+from langwright.adaptation.live import adapters, choose, mixed
+from langwright.adaptation.lora import LoRA
+from langwright.adaptation.merging import merge, settle, unmerge
+from langwright.base.errors import UserError
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.gpt2 import GPT2Config
+from langwright.models.llama import LlamaConfig
+from langwright.objectives.batch import Batch
+from langwright.training.learner import Learner
+from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
+from oracles import CASES, oracle, random_ids
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+IDS = random_ids(4, 9)
+SHAPE: dict[str, Any] = {
+    "vocab_size": 53, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 40, "max_position_embeddings": 64, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+def llama(**changes: Any) -> CausalLM:
+    made: CausalLM = new_model("llama", LlamaConfig(**SHAPE, **changes), seed=3)
+    return made.eval()
+
+
+def trained(model: CausalLM, name: str, seed: int = 0, **settings: Any) -> LoRA:
+    """An adapter whose numbers are noise."""
+    method = LoRA(**{"rank": 3, "alpha": 5.0, **settings})
+    method.attach(model, name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return method
+
+
+@torch.no_grad()
+def logits(model: CausalLM, ids: Tensor = IDS) -> Tensor:
+    return model(ids)
+
+
+def test_the_chosen_one_answers_and_none_is_the_base() -> None:
+    model = llama()
+    base = logits(model)
+    a, b = trained(model, "a"), trained(model, "b", 1, target="all-linear", dora=True)
+    with_b = logits(model)
+    choose(model, "a")
+    with_a = logits(model)
+    choose(model, "base")
+    assert torch.equal(logits(model), base)
+    assert min(float((x - y).abs().max()) for x, y in ((base, with_a), (base, with_b), (with_a, with_b))) > 0.1
+    choose(model, "a", "b")
+    assert (logits(model) - with_a).abs().max() > 0.1
+    with pytest.raises(UserError, match='no adapter "c"'):
+        choose(model, "c")
+    a.detach(model, "a")
+    b.detach(model, "b")
+    assert torch.equal(logits(model), base)
+    assert not adapters(model)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_mixed_batch_is_each_row_alone() -> None:
+    model = llama()
+    trained(model, "a", target=("q_proj", "embed_tokens", "lm_head"))
+    trained(model, "b", 1, target="all-linear", dora=True)
+    names = ["b", "base", "a", "b"]
+    with mixed(model, names):
+        together = logits(model)
+        with pytest.raises(ValueError, match="4 adapters were chosen for the rows of a batch of 2"):
+            logits(model, IDS[:2])
+    for row, name in enumerate(names):
+        choose(model, name)
+        assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-5
+    trained(model, "biased", 2, modules_to_save=("norm",))
+    with pytest.raises(UserError, match="not mixed"), mixed(model, ["biased"] * 4):
+        pass
+
+
+def test_own_values_come_and_go_with_their_adapter() -> None:
+    model = llama(attention_bias=True)
+    base = logits(model)
+    trained(model, "a", bias="all")
+    with_a = logits(model)
+    trained(model, "b", 1, modules_to_save=("lm_head",))
+    assert not torch.equal(logits(model), with_a)
+    choose(model, "a")
+    assert torch.equal(logits(model), with_a)
+    choose(model)
+    assert torch.equal(logits(model), base)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dora": True, "target": "all-linear"}, {"target": ("embed_tokens", "q_proj")}]
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_merging_keeps_the_logits_and_is_undone_exactly(settings: dict[str, Any], tied: bool) -> None:
+    model = llama(tie_word_embeddings=tied)
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    trained(model, "a", **settings)
+    adapted = logits(model)
+    change = merge(model, ids=IDS)
+    assert change is not None
+    assert change == float((logits(model) - adapted).abs().max()) < 1e-4
+    with pytest.raises(UserError, match="merged into the weights"):
+        choose(model)
+    unmerge(model)
+    assert torch.equal(logits(model), adapted)
+    assert all(torch.equal(model.get_parameter(name), value) for name, value in weights.items())
+    assert (model.head.weight is model.body.embed.tokens) == tied == model.config.tie_word_embeddings
+    merge(model)
+    settle(model)
+    assert not [name for name, _ in model.named_parameters() if ".side." in name]
+    assert (logits(model) - adapted).abs().max() < 1e-4
+
+
+def test_what_cannot_be_merged_is_refused() -> None:
+    model = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match="no adapter to merge"):
+        merge(model)
+    trained(model, "a", target=("wte",))
+    with pytest.raises(UserError, match="cannot hold the two apart"):
+        merge(model)
+    with pytest.raises(UserError, match="nothing is merged"):
+        unmerge(model)
+
+
+@pytest.mark.parametrize("how", ["linear", "cat", "svd"])
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_combinations_are_those_of_peft(how: Literal["linear", "cat", "svd"], case: str, tmp_path: Path) -> None:
+    oracle(CASES[case]).save_pretrained(tmp_path / "model")
+    ours = load_model(tmp_path / "model")
+    assert isinstance(ours, CausalLM)
+    for seed, name in enumerate(("a", "b")):
+        trained(ours, name, seed, alpha=3.0 + seed)
+        save_adapter(ours, tmp_path / name, name)
+    theirs = peft.PeftModel.from_pretrained(oracle(CASES[case]), tmp_path / "a", "a")
+    theirs.load_adapter(tmp_path / "b", "b")
+    theirs.add_weighted_adapter(["a", "b"], [0.7, -0.4], "c", how)
+    theirs.set_adapter("c")
+    combine(ours, {"a": 0.7, "b": -0.4}, "c", how)
+    with torch.no_grad():
+        assert (theirs.eval()(IDS).logits - logits(ours)).abs().max() < 1e-4
+    with pytest.raises(UserError, match="is no LoRA"):
+        combine(ours, {"d": 1.0}, "e")
+
+
+def test_a_cat_is_the_exact_sum() -> None:
+    model = llama()
+    trained(model, "a")
+    trained(model, "b", 1, rank=2, target=("k_proj", "q_proj"))
+    choose(model, "a", "b")
+    both = logits(model)
+    combine(model, {"a": 1.0, "b": 1.0}, "sum", "cat")
+    assert (logits(model) - both).abs().max() < 1e-4
+    with pytest.raises(UserError, match="linear needs adapters of one rank"):
+        combine(model, {"a": 1.0, "b": 1.0}, "line", "linear")
+
+
+def test_slices_come_back_as_slices(tmp_path: Path) -> None:
+    model = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
+    trained(model, "default", target=("c_attn.q", "c_attn.v"), rslora=True)
+    before = logits(model)
+    save_adapter(model, tmp_path)
+    again = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
+    load_adapter(again, tmp_path)
+    assert torch.equal(logits(again), before)
+    assert again.body.blocks[0].attention.fn.k.side is None
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model, other = llama(), llama()
+    save_model(model, None, tmp_path / "model")
+    with torch.no_grad():
+        other.body.embed.tokens.add_(1)
+    save_model(other, None, tmp_path / "other")
+    trained(model, "default")
+    save_adapter(model, tmp_path / "adapter", base=tmp_path / "model")
+    fresh = load_model(tmp_path / "other")
+    with pytest.raises(UserError, match=r"trained over the weights of .*model, which are not those of .*other"):
+        load_adapter(fresh, tmp_path / "adapter", base=tmp_path / "other")
+    tensors = LoRA(rank=3).tensors(model)
+    key = next(iter(tensors))
+    wide = LoRA(rank=3)
+    wide.attach(fresh)
+    with pytest.raises(UserError, match=f'"{key}" is missing'):
+        wide.load(fresh, "default", {k: v for k, v in tensors.items() if k != key}, "file")
+    with pytest.raises(UserError, match=r'"base_model.odd" of the adapter matches nothing'):
+        wide.load(fresh, "default", {**tensors, "base_model.odd": torch.ones(1)}, "file")
+    with pytest.raises(UserError, match=r"has shape \[1\]"):
+        wide.load(fresh, "default", {**tensors, key: torch.ones(1)}, "file")
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        load_adapter(fresh, tmp_path / "model", "more")
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="broken or replaced"):
+        load_adapter(fresh, tmp_path / "adapter", "more")
+
+
+def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
+    model = llama()
+    frozen = {name: p.clone() for name, p in model.named_parameters()}
+    method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
+    method.attach(model)
+    learner = Learner(model, causal(), torch.bfloat16, Rates(adamw=1e-3), factor=method.rate)
+    peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
+    assert peaks == {1e-3, 1.6e-2}
+    batch = Batch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
+    losses = []
+    for _ in range(12):
+        losses.append(float(learner.backward(batch)[0]))
+        learner.step(1.0)
+    assert losses[-1] < losses[0] - 0.3
+    assert all(torch.equal(model.get_parameter(n), v.bfloat16()) for n, v in frozen.items())
+    assert all(name.endswith(("down", "up")) for name in learner.masters.named)
+
+
+def test_the_loss_of_an_adapted_head_is_that_of_its_logits() -> None:
+    model = llama()
+    trained(model, "a", target=("lm_head",), dora=True)
+    batch = Batch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
+    with torch.no_grad():
+        given = causal()(model, batch)
+    expected = torch.nn.functional.cross_entropy(logits(model, batch.ids).flatten(0, 1), batch.targets.flatten())
+    assert (given / 32 - expected).abs() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"rank": 0}, "--rank 0"),
+        ({"dropout": 1.0}, "--dropout"),
+        ({"target": ("q_proj",), "exclude": ("q_proj",)}, "nothing"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        LoRA(**settings).attach(llama())
