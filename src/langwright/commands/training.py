@@ -95,6 +95,7 @@ def train(
     keep_freed_memory()
     _make_deterministic(recipe, job.machine)
     model = job.model().to(job.machine.device)
+    model.body.recompute = recipe.checkpoint
     supply, batches = job.supply, job.supply.batches
     learner = Learner(
         model,
@@ -197,6 +198,8 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
         recipe.head_learning_rate,
         (recipe.beta1, recipe.beta2),
         recipe.weight_decay,
+        recipe.optimizer_bits,
+        recipe.optimizer_host,
     )
 
 

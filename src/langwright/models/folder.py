@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
-from langwright.models import heads, sentences
+from langwright.models import heads, lowbit, sentences
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
 from langwright.models.encoder_decoder import EncoderDecoderLM
@@ -60,13 +60,15 @@ def load_model(
     head: str | None = None,
     labels: Sequence[str] | None = None,
     seed: int = 0,
+    bits: int | str | None = None,
 ) -> Model:
     """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
     not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
     the family has it; the one that `architectures` names unless given. labels: of a new classifying head. What is new
-    is filled from `seed` and told; tensors of other heads are listed and dropped.
+    is filled from `seed` and told; tensors of other heads are listed and dropped. bits: 8, 4, "int8", "int4", "nf4" or
+    "fp4" rounds the linear maps while loading, tensor by tensor; a folder that holds them so needs no word.
     Raises UserError naming the file and the field or tensor that is wrong; nothing else is skipped.
     """
     folder = Path(folder)
@@ -79,6 +81,7 @@ def load_model(
     task = head or own or family.task
     known = heads.labels_in_file(raw, where) if heads.is_labelled(family, task) and task == own else ()
     fresh = task != own or (labels is not None and tuple(labels) != known)
+    filler = _filler(raw, where, bits, device, dtype)
     with _checked(folder):
         model = heads.build(family, config, task, labels or known)
         if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
@@ -90,8 +93,23 @@ def load_model(
                     family.initialise(model)
                 else:
                     normal(model.head, config.initializer_range)
-        _fill(model, family, folder, device, dtype, fresh, labels is not None)
+        _fill(model, family, folder, device, dtype, fresh, labels is not None, filler)
     return model.eval()
+
+
+def _filler(
+    raw: Fields, where: str, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
+) -> lowbit.Filler | None:
+    """What fills linear maps with weights of few bits; None where the file holds floats and none are asked for."""
+    stored = lowbit.read_scheme(raw, where)
+    if stored is None or bits is None:
+        scheme = stored or (None if bits is None else lowbit.scheme_of(bits))
+        return None if scheme is None else lowbit.Filler(scheme, stored is not None, dtype, device)
+    if lowbit.scheme_of(bits).kind != stored.kind:
+        raise UserError(
+            f"{where}: the weights are in {stored.kind} already, and bits = {bits!r} would round them again"
+        )
+    return lowbit.Filler(stored, True, dtype, device)
 
 
 def load_generative(
@@ -99,6 +117,7 @@ def load_generative(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
 ) -> Generative:
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
     raw, family, _ = _read_config(Path(folder), ignore_fields)
@@ -108,7 +127,7 @@ def load_generative(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
             "this needs a causal language model such as gpt2 or llama"
         )
-    model = load_model(folder, device, dtype, ignore_fields)
+    model = load_model(folder, device, dtype, ignore_fields, bits=bits)
     assert not isinstance(model, Encoder)
     return model
 
@@ -131,10 +150,11 @@ def load_language_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
 ) -> CausalLM:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
     _refuse_two_stacks(Path(folder), ignore_fields)
-    model = load_generative(folder, device, dtype, ignore_fields)
+    model = load_generative(folder, device, dtype, ignore_fields, bits)
     assert isinstance(model, CausalLM)
     return model
 
@@ -164,7 +184,8 @@ def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, 
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
-    return raw, family, family.parse(raw, str(path), ignore_fields)
+    plain = {field: value for field, value in raw.items() if field != lowbit.FIELD}  # read by whoever fills the model
+    return raw, family, family.parse(plain, str(path), ignore_fields)
 
 
 def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> str | None:
@@ -213,6 +234,7 @@ def _fill(
     dtype: torch.dtype | None,
     fresh: bool,
     relabelled: bool,
+    filler: lowbit.Filler | None,
 ) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
 
@@ -233,7 +255,7 @@ def _fill(
                 _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
             elif not own and entry.zero_if_missing:
                 _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
-            else:
+            elif not (filler and own and _fill_few(filler, model, entry, own[0], left, read, folder)):
                 tensor = _read_one(own, entry, [p.shape for p in ours], read, folder)
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
@@ -246,6 +268,22 @@ def _fill(
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
     if new:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
+
+
+def _fill_few(
+    filler: lowbit.Filler,
+    model: Model,
+    entry: Entry,
+    name: str,
+    left: dict[str, str],
+    read: Callable[[str], Tensor],
+    folder: Path,
+) -> bool:
+    """Whether the entry was one of few bits, and is filled."""
+    try:
+        return filler.take(model, entry, name, left, read)
+    except ValueError as error:
+        raise UserError(f'{folder}: tensor "{name}": {error}') from None
 
 
 def _read_one(

@@ -92,7 +92,7 @@ def _shares_keys(q: Queries, k: Keys, bias: Lowered) -> bool:
     return q.shape[2] == 1 and q.shape[1] != k.shape[1] and not bias.causal and alike
 
 
-def _grouped(q: Queries, k: Keys) -> Queries:
+def _grouped(q: Queries, k: Keys) -> Float[Tensor, "batch kv_heads group head_dim"]:
     """A single query of each head as one head for each of the keys': [batch, kv_heads, heads / kv_heads, head_dim]."""
     return q.reshape(len(q), k.shape[1], -1, q.shape[3])
 

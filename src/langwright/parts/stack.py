@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
@@ -167,6 +168,8 @@ class Stack(nn.Module):
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
+    recompute: in training, keep only what goes into each block, and compute the block again for its gradients
+    (Chen et al., 2016).
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.dropout = dropout
+        self.recompute = False
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
@@ -218,7 +222,11 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            x = block(x, Context(*lowered[layer], tables, extend, taps, layer, cross, mask))
+            context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
         x = x if self.final_norm is None else self.final_norm(x)

@@ -6,11 +6,13 @@ from langwright.models.decoder import CausalLM
 from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
+from langwright.parts.quantised import QuantisedLinear
 
 
 def parameters(model: nn.Module) -> int:
-    """All parameters, shared ones once."""
-    return sum(p.numel() for p in model.parameters())
+    """All parameters, shared ones once, and the weights that are stored in few bits."""
+    packed = sum(m.inputs * m.outputs for m in model.modules() if isinstance(m, QuantisedLinear))
+    return packed + sum(p.numel() for p in model.parameters())
 
 
 def active_parameters(model: nn.Module) -> int:
@@ -32,7 +34,7 @@ def training_flops_per_token(model: CausalLM, context: int) -> int:
 
 def _linear(module: nn.Module) -> int:
     """Weights of all linear maps."""
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, Linear))
+    return sum(m.inputs * m.outputs for m in module.modules() if isinstance(m, Linear))
 
 
 def _mixtures(model: nn.Module) -> list[MoE]:

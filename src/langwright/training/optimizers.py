@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from langwright.training.adamw import LeanAdamW
 from langwright.training.muon import Muon
 
 
@@ -16,6 +17,7 @@ class Rates:
 
     kind: "adamw" for all parameters; "muon" for the matrices of the body, with AdamW for the rest.
     adamw, muon: their peaks. embedding, head: peaks of the token table and of an untied head, `adamw` unless given.
+    bits, host: how AdamW's averages are kept, see `LeanAdamW`.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -25,6 +27,8 @@ class Rates:
     head: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
+    bits: int = 32
+    host: bool = False
 
 
 def make_optimizers(
@@ -49,7 +53,11 @@ def make_optimizers(
     adamw_groups = [
         {"params": ps, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()
     ]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw_groups, betas=rates.betas, fused=True)]
+    made: list[torch.optim.Optimizer] = []
+    if rates.bits == 32 and not rates.host:
+        made.append(torch.optim.AdamW(adamw_groups, betas=rates.betas, fused=True))
+    else:
+        made.append(LeanAdamW(adamw_groups, betas=rates.betas, bits=rates.bits, host=rates.host))
     if muon:
         made.append(Muon(muon, rates.muon, rates.weight_decay))
         made[-1].param_groups[0]["peak"] = rates.muon

@@ -18,6 +18,10 @@ class TrainingRecipe:
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
         optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
+        optimizer_bits: bits of each of AdamW's averages; 8 takes a quarter of the memory of 32.
+        optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
+        checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
+            the same gradients.
         learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
@@ -49,6 +53,9 @@ class TrainingRecipe:
     batch_size: int = 16
     micro_batch: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer_bits: Literal[32, 8] = 32
+    optimizer_host: bool = False
+    checkpoint: bool = False
     learning_rate: float | None = None
     muon_learning_rate: float = 0.02
     embedding_learning_rate: float | None = None

@@ -1,0 +1,100 @@
+"""langwright compress: a model whose linear maps are in few bits."""
+
+import itertools
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.commands.evaluate import measure_text
+from langwright.commands.results import print_json
+from langwright.compression.lowbit import Compression, compress_folder
+from langwright.corpora.opening import open_corpus
+from langwright.corpora.splits import split_documents
+from langwright.evaluation.likelihood import Likelihood
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import load_language_model
+from langwright.text.tokenizer import Tokenizer, load_tokenizer
+
+CHARACTERS = 4000
+"""Of the text, at most, on which logits are compared."""
+
+
+def compress(
+    model: Path,
+    out: Path,
+    *,
+    to: Literal["int8", "int4", "nf4", "fp4"],
+    text: str | None = None,
+    split: str | None = None,
+    field: str = "text",
+    context: int | None = None,
+    ignore_field: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """Round the linear maps of a model to few bits, and tell what that costs and saves.
+
+    model: the folder of the model to begin with.
+    out: the new model folder.
+    to: int8 (rows), int4 (groups of 64), nf4 or fp4 (blocks of 64 with double quantisation).
+    text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
+    split: measure only the held-out side of this split of the text, such as 5%.
+    field: the field or column that holds the text, in corpora that have several.
+    context: tokens in a window; the model's own context unless given.
+    ignore_field: a field of config.json to pass over although it is not understood.
+    json: print the result as JSON.
+    """
+    model, out = Path(model), Path(out)
+    if text is None and (split or context):
+        raise UserError("--split and --context go with --text, the corpus to measure on")
+    if text is not None:
+        open_corpus(text, field=field)  # what cannot be measured should not be found out at the end
+    result = compress_folder(model, out, to, ignore_field)
+    told = result.record()
+    measured: list[Likelihood] = []
+    if text is not None:
+        tokenizer = load_tokenizer(out)
+        logits: list[Tensor] = []
+        for folder in (model, out):
+            loaded = load_language_model(folder, ignore_fields=ignore_field)
+            measured.append(measure_text(loaded, tokenizer, text, split, field, context))
+            logits.append(_logits(loaded, tokenizer, text, split, field, context))
+        told |= {
+            "perplexity_before": measured[0].perplexity,
+            "perplexity_after": measured[1].perplexity,
+            "largest_logit_change": float((logits[1] - logits[0]).abs().max()),
+        }
+    if json:
+        print_json(told)
+    else:
+        print("\n".join(_words(to, result, told)))
+        say(f"wrote {out}")
+
+
+def _words(to: str, result: Compression, told: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{result.weights:,} weights in {to}, {result.bits:.3f} bits each; "
+        f"all tensors {result.before / 2**20:.2f} -> {result.after / 2**20:.2f} MiB",
+        f"largest relative error of a tensor: {result.error:.4f} ({result.worst})",
+    ]
+    if "perplexity_before" in told:
+        lines.append(
+            f"perplexity per token: {told['perplexity_before']:.4f} -> {told['perplexity_after']:.4f}; "
+            f"largest change of a logit: {told['largest_logit_change']:.4f}"
+        )
+    return lines
+
+
+@torch.no_grad()
+def _logits(
+    model: CausalLM, tokenizer: Tokenizer, text: str, split: str | None, field: str, context: int | None
+) -> Tensor:
+    """Of the first window of the text."""
+    corpus = open_corpus(text, field=field)
+    documents = corpus.documents() if split is None else split_documents(corpus, split)[1]
+    first = next(itertools.chain((d.text for d in documents if d.text), [""]))
+    ids = tokenizer.encode(first[:CHARACTERS])[: context or model.context]
+    return model(torch.tensor([ids or [0]])).float()

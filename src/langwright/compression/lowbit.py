@@ -1,0 +1,178 @@
+"""A model's linear maps in few bits: of a model in memory, or from one folder to another, tensor by tensor."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from langwright.base.errors import UserError
+from langwright.base.files import read_json, sha256_file, write_json
+from langwright.models import heads, lowbit
+from langwright.models.families import FAMILIES
+from langwright.models.family import Fields, Model
+from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
+from langwright.models.keymap import Entry
+from langwright.models.lowbit import Scheme
+from langwright.models.weights import SINGLE, open_weights, write_tensors
+
+BESIDE = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
+"""Files of a model folder that hold no weights: they are copied."""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What became of a folder.
+
+    weights: numbers that are in few bits now, each in `bits` on average. before, after: bytes of all tensors.
+    error: |rounded - before| over |before| (Frobenius norms), the largest of any tensor, which is `worst`.
+    """
+
+    weights: int
+    bits: float
+    before: int
+    after: int
+    error: float
+    worst: str
+
+    def record(self) -> Fields:
+        """All numbers, for langwright.json and programs."""
+        return {
+            "weights": self.weights,
+            "bits_per_weight": self.bits,
+            "bytes_before": self.before,
+            "bytes_after": self.after,
+            "largest_relative_error": self.error,
+            "worst_tensor": self.worst,
+        }
+
+
+@torch.no_grad()
+def quantise_model(model: Model, bits: int | str) -> None:
+    """Round the linear maps of a model in memory, to what `load_model(..., bits=bits)` would give. UserError where a
+    weight cannot be cut into groups.
+    """
+    scheme = lowbit.scheme_of(bits)
+    for entry in _chosen(model):
+        upright = replace(entry, transposed=False).join([model.get_parameter(name) for name in entry.ours])
+        try:
+            lowbit.place(model, entry, scheme.quantise(upright), upright.device)
+        except ValueError as error:
+            raise UserError(f'tensor "{entry.disk}": {error}') from None
+
+
+def _chosen(model: Model) -> list[Entry]:
+    entries = heads.entries(FAMILIES[model.family], model.config, heads.task_of(model))
+    return [entry for entry in entries if lowbit.is_chosen(model, entry)]
+
+
+def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
+    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
+
+    In memory are the rounded tensors and one that is not. UserError where `source` is in few bits already, or a
+    weight cannot be cut into groups.
+    """
+    scheme = lowbit.scheme_of(bits)
+    family, config = load_config(source, ignore_fields)
+    raw = read_json(source / CONFIG, "the model's config")
+    if lowbit.read_scheme(raw, str(source / CONFIG)) is not None:
+        raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: the new model needs a folder of its own")
+    # A skeleton says which tensors are linear maps; labels only give its head a size.
+    task = heads.task_in_file(family, raw, str(source / CONFIG))
+    labels = heads.labels_in_file(raw, str(source / CONFIG)) if heads.is_labelled(family, task) else ()
+    with torch.device("meta"):
+        model = heads.build(family, config, task, labels)
+    spellings = {
+        spelling: entry
+        for entry in _chosen(model)
+        for full in (entry.disk, *entry.copies)
+        for spelling in (full, full.removeprefix(family.prefix))
+    }
+    tensors: dict[str, Tensor] = {}
+    tally = _Tally()
+    skipped: set[str] = set()
+    with open_weights(source) as (names, read):
+        for name in names:
+            tensor = read(name)
+            entry = spellings.get(name)
+            written = {name: tensor} if entry is None else _rounded(scheme, entry, name, tensor, source, tally)
+            if entry is None and tensor.ndim == 2 and name.endswith(".weight"):
+                skipped.add(name.removesuffix(".weight"))
+            tally.before += tensor.nbytes
+            tally.after += sum(part.nbytes for part in written.values())
+            tensors |= {key: part.clone() for key, part in written.items()}
+    result = tally.result()
+    dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    _write(source, out, {**raw, lowbit.FIELD: scheme.fields({*skipped, "lm_head"}, dtype)}, tensors, scheme, result)
+    return result
+
+
+class _Tally:
+    """What has been rounded so far."""
+
+    def __init__(self) -> None:
+        self.weights = self.packed = self.before = self.after = 0
+        self.error, self.worst = 0.0, ""
+
+    def result(self) -> Compression:
+        bits = 8 * self.packed / max(1, self.weights)
+        return Compression(self.weights, bits, self.before, self.after, self.error, self.worst)
+
+
+def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally) -> dict[str, Tensor]:
+    upright = tensor.t().contiguous() if entry.transposed else tensor
+    try:
+        packed = scheme.quantise(upright)
+    except ValueError as error:
+        raise UserError(f'{folder}: tensor "{name}": {error}') from None
+    before = upright.float()
+    relative = float((packed.dense(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
+    if relative > tally.error:
+        tally.error, tally.worst = relative, name
+    tally.weights += upright.numel()
+    tally.packed += packed.bytes
+    return lowbit.write_packed(name, packed)
+
+
+def _write(
+    source: Path, out: Path, config: Fields, tensors: dict[str, Tensor], scheme: Scheme, result: Compression
+) -> None:
+    """The new folder; langwright.json, which is last, keeps what the source's told of its making."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECORD).unlink(missing_ok=True)
+    write_json(out / CONFIG, config)
+    write_tensors(out / SINGLE, tensors)
+    copied = list(_copy_beside(source, out))
+    told = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
+    checksums = {name: sha256_file(out / name) for name in (CONFIG, SINGLE, *copied)}
+    compressed = {"to": scheme.kind, "from": str(source), **result.record()}
+    write_json(
+        out / RECORD, {**told, "format_version": FORMAT_VERSION, "compressed": compressed, "checksums": checksums}
+    )
+
+
+def _copy_beside(source: Path, out: Path) -> Iterator[str]:
+    for name in BESIDE:
+        if (source / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, out / name)
+            yield name

@@ -1,0 +1,191 @@
+"""Rounding to few bits, and back: rows of int8, groups of int4, blocks of 4-bit levels, and the dynamic 8-bit map.
+
+Values and packing are those of bitsandbytes, whose files can so be read and written. All of it is plain PyTorch.
+"""
+
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int8, Integer, UInt8
+from torch import Tensor
+
+Levels = Literal["nf4", "fp4"]
+BLOCK = 64
+"""Weights that share one largest value, in 4 bits."""
+NESTED_BLOCK = 256
+"""Numbers that share one largest value, in 8 bits: of an optimizer's state, or of the scales of 4-bit blocks."""
+TINY = 1e-38
+"""In place of a largest value of 0."""
+
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+"""Quantiles of the normal distribution, 7 below 0, 8 above, and 0 itself (QLoRA, Dettmers et al., 2023)."""
+
+_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
+FP4 = (*(value / 12 for value in _FP4), *(-value / 12 for value in _FP4))
+"""One bit of sign, two of exponent, one of fraction; in the order of the bit patterns, so not sorted."""
+
+
+class Nested(NamedTuple):
+    """Scales in 8 bits: levels[codes] * absmax of their block of 256 + offset."""
+
+    codes: UInt8[Tensor, " blocks"]
+    absmax: Float[Tensor, " outer"]
+    offset: Float[Tensor, ""]
+
+
+@cache
+def levels(kind: Levels) -> Float[Tensor, "16"]:
+    """The 16 values of a 4-bit code, by code."""
+    return torch.tensor(NF4 if kind == "nf4" else FP4)
+
+
+@cache
+def dynamic_map(signed: bool = True) -> Float[Tensor, "256"]:
+    """The 256 sorted values of an 8-bit code whose exponent takes as many bits as it needs (Dettmers, 2015).
+
+    Near 0 they stand close together, over seven powers of ten. Without a sign all values are 0 or above.
+    """
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        edges = torch.linspace(0.1, 1, 2 ** (exponent + (not signed)) + 1)
+        middles = (edges[:-1] + edges[1:]) / 2
+        for sign in (1, -1)[: 1 + signed]:
+            values += (sign * 10 ** (exponent - 6) * middles).tolist()
+    return torch.tensor(sorted(values))
+
+
+def _scaled(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """All numbers over the largest of their block, [blocks, block], the last one padded; and the largest ones."""
+    flat = x.detach().reshape(-1).float()
+    blocks = F.pad(flat, (0, -len(flat) % block)).view(-1, block)
+    absmax = blocks.abs().amax(1)
+    return (blocks * (1 / absmax.clamp(min=TINY))[:, None]).clamp(-1, 1), absmax
+
+
+def _nearest(scaled: Tensor, values: Tensor) -> Tensor:
+    """The numbers of the nearest of the sorted `values`."""
+    return torch.bucketize(scaled, (values[:-1] + values[1:]) / 2, out_int32=True)
+
+
+def quantise_blocks(
+    x: Float[Tensor, "*shape"], signed: bool = True, block: int = NESTED_BLOCK
+) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, " blocks"]]:
+    """8-bit codes of the dynamic map, and the largest value of each block of the flattened tensor.
+
+    As the PyTorch code of bitsandbytes does it; its compiled CPU code misses the nearest value now and then.
+    """
+    scaled, absmax = _scaled(x, block)
+    codes = _nearest(scaled, dynamic_map(signed).to(x.device)).to(torch.uint8)
+    return codes.view(-1)[: x.numel()].view(x.shape), absmax
+
+
+def dequantise_blocks(
+    codes: UInt8[Tensor, "*shape"], absmax: Float[Tensor, " blocks"], signed: bool = True, block: int = NESTED_BLOCK
+) -> Float[Tensor, "*shape"]:
+    """The numbers that `quantise_blocks` rounded to."""
+    values = dynamic_map(signed).to(codes.device)[codes.reshape(-1).int()]
+    blocks = F.pad(values, (0, -len(values) % block)).view(-1, block) * absmax[:, None]
+    return blocks.view(-1)[: codes.numel()].view(codes.shape)
+
+
+def quantise_levels(
+    weight: Float[Tensor, "*shape"], kind: Levels = "nf4", block: int = BLOCK
+) -> tuple[UInt8[Tensor, " bytes"], Float[Tensor, " blocks"]]:
+    """4-bit codes, two a byte, the first in the high half; and the largest value of each block."""
+    scaled, absmax = _scaled(weight, block)
+    values = levels(kind).to(weight.device)
+    order = values.argsort()
+    codes = order[_nearest(scaled, values[order])].to(torch.uint8).view(-1)[: weight.numel() + weight.numel() % 2]
+    return pack(codes), absmax
+
+
+def dequantise_levels(
+    packed: UInt8[Tensor, " bytes"], absmax: Float[Tensor, " blocks"], kind: Levels = "nf4", block: int = BLOCK
+) -> Float[Tensor, " numbers"]:
+    """The numbers that `quantise_levels` rounded to, flat; one more than there were if their count was odd."""
+    values = levels(kind).to(packed.device)[unpack(packed).int()]
+    blocks = F.pad(values, (0, -len(values) % block)).view(-1, block) * absmax[:, None]
+    return blocks.view(-1)[: len(values)]
+
+
+def nest(absmax: Float[Tensor, " blocks"]) -> Nested:
+    """Double quantisation: the scales less their mean, in 8 bits. 4 + 8/64 + 32/(64 * 256) = 4.127 bits a weight."""
+    offset = absmax.mean()
+    return Nested(*quantise_blocks(absmax - offset), offset)
+
+
+def quantise_rows(weight: Float[Tensor, "rows columns"]) -> tuple[Int8[Tensor, "rows columns"], Float[Tensor, " rows"]]:
+    """int8 codes from -127 to 127, and the largest value of each row: w ≈ code * absmax / 127."""
+    absmax = weight.detach().abs().amax(1).float()
+    codes = (weight.detach().float() * (127.0 / absmax.clamp(min=TINY))[:, None]).round()
+    return codes.to(torch.int8), absmax
+
+
+def dequantise_rows(
+    codes: Int8[Tensor, "rows columns"], absmax: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows columns"]:
+    """The numbers that `quantise_rows` rounded to."""
+    return codes * absmax[:, None] * (1 / 127)
+
+
+def quantise_groups(
+    weight: Float[Tensor, "rows columns"],
+    group: int = BLOCK,
+    symmetric: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+) -> tuple[UInt8[Tensor, "rows columns"], Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
+    """int4 codes from 0 to 15 with a scale and a zero for each `group` of columns: w ≈ (code - 8) * scale + zero.
+
+    symmetric: zero is 0 and codes are 1 to 15. Otherwise the smallest and the largest of a group are met, which costs
+    16 bits a group more and errs less. dtype: of scales and zeros; codes are chosen after these are rounded.
+    Raises ValueError where groups do not fill the rows.
+    """
+    if weight.shape[1] % group:
+        raise ValueError(f"rows of {weight.shape[1]} numbers cannot be cut into groups of {group}")
+    groups = weight.detach().float().unflatten(1, (-1, group))
+    if symmetric:
+        scale = (groups.abs().amax(2) / 7).to(dtype)
+        zero = torch.zeros_like(scale)
+    else:
+        low, high = groups.amin(2), groups.amax(2)
+        scale = ((high - low) / 15).to(dtype)
+        zero = (low + 8 * scale.float()).to(dtype)
+    steps = (groups - zero.float()[..., None]) / scale.float().clamp(min=TINY)[..., None]
+    return (steps.round() + 8).clamp(0, 15).to(torch.uint8).flatten(1), scale, zero
+
+
+def dequantise_groups(
+    codes: UInt8[Tensor, "rows columns"], scale: Float[Tensor, "rows groups"], zero: Float[Tensor, "rows groups"]
+) -> Float[Tensor, "rows columns"]:
+    """The numbers that `quantise_groups` rounded to."""
+    groups = codes.unflatten(1, (scale.shape[1], -1)).float().sub_(8)
+    return groups.mul_(scale.float()[..., None]).add_(zero.float()[..., None]).flatten(1)
+
+
+def pack(codes: UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*packed"]:
+    """Two codes below 16 in a byte, the first in its high half."""
+    return (codes[..., ::2] << 4) | codes[..., 1::2]
+
+
+def unpack(packed: UInt8[Tensor, "*packed"]) -> Integer[Tensor, "*shape"]:
+    """The two codes of each byte."""
+    return torch.stack((packed >> 4, packed & 15), -1).flatten(-2)

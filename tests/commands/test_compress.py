@@ -1,0 +1,80 @@
+"""langwright compress: what it writes, what it tells, and what opens it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from langwright.cli import main
+
+SIZES = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "cats.txt"
+    path.write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "model"
+    assert (
+        main(["pretrain", str(text), str(out), "--steps", "60", "--split", "0.9", "--sample-every", "0", *SIZES]) == 0
+    )
+    return out
+
+
+@pytest.mark.parametrize("to", ["int8", "int4", "nf4", "fp4"])
+def test_a_model_becomes_smaller_and_every_verb_opens_it(
+    to: str, text: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    assert main(["compress", str(model), str(out), "--to", to, "--text", str(text), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits_per_weight"] < (8.6 if to == "int8" else 5)
+    assert told["bytes_after"] < 0.8 * told["bytes_before"]
+    assert 0 < told["largest_logit_change"] < 2
+    assert abs(told["perplexity_after"] / told["perplexity_before"] - 1) < (0.01 if to == "int8" else 0.2)
+    before, after = (sum(path.stat().st_size for path in f.glob("*.safetensors")) for f in (model, out))
+    assert before - after == pytest.approx(told["bytes_before"] - told["bytes_after"], rel=0.05)
+    assert main(["evaluate", str(out), "--text", str(text), "--dtype", "float32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["perplexity_per_token"] == pytest.approx(told["perplexity_after"])
+    assert main(["generate", str(out), "--prompt", "One cat", "--max-new-tokens", "5", "--dtype", "bfloat16"]) == 0
+    assert main(["next", str(out), "One cat ate a"]) == 0
+    assert main(["show", str(out), "--attention", "One cat", "--out", str(tmp_path / "page.html")]) == 0
+
+
+def test_words_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(model), str(tmp_path / "small"), "--to", "nf4"]) == 0
+    out, err = capsys.readouterr()
+    assert "weights in nf4, 4." in out
+    assert "largest relative error of a tensor: 0." in out
+    assert "wrote" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--to", "nf5"], "nf5"),
+        (["--to", "nf4", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["--to", "nf4", "--context", "8"], "--split and --context go with --text"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    more: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(model), str(tmp_path / "small"), *more]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "small").exists()
+
+
+def test_folders_that_cannot_be(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(model), str(model), "--to", "nf4"]) == 2
+    assert "needs a folder of its own" in capsys.readouterr().err
+    assert main(["compress", str(model), str(tmp_path / "small"), "--to", "nf4"]) == 0
+    assert main(["compress", str(tmp_path / "small"), str(tmp_path / "smaller"), "--to", "int8"]) == 2
+    assert "in few bits already" in capsys.readouterr().err

@@ -1,0 +1,266 @@
+"""Models in few bits: from folder to folder and while loading, for every way that families lay their weights out."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from langwright.base.errors import UserError
+from langwright.compression.lowbit import compress_folder, quantise_model
+from langwright.models.family import Model
+from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.lowbit import KINDS
+from langwright.models.shapes import by_depth
+from langwright.parts.linear import Linear
+from langwright.parts.quantised import QuantisedLinear
+from langwright.planning.cost import parameters
+from oracles import _CLASSES, VOCABULARY, perturb, random_ids
+
+WIDE: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "llama": {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 192, "max_position_embeddings": 64,
+    },
+    "gpt_neox": {
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+        "max_position_embeddings": 64,
+    },
+    "mixtral": {
+        "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 64, "num_local_experts": 3, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+"""Sizes that fill blocks of 64. Each family lays its weights out in another way: fused and transposed (gpt2), plain
+(llama), in turns head by head (gpt_neox), as experts (mixtral)."""
+
+
+@pytest.fixture(scope="module", params=WIDE)
+def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `transformers` saved."""
+    config, made = _CLASSES[request.param]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE[request.param])).eval()
+    perturb(model)
+    folder = tmp_path_factory.mktemp("plain") / request.param
+    model.save_pretrained(folder)
+    return folder
+
+
+def logits(model: Model) -> Tensor:
+    with torch.no_grad():
+        return model(random_ids(2, 9))
+
+
+def linears(model: nn.Module) -> dict[str, Linear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compressed_folder_is_what_loading_and_rounding_in_memory_give(
+    kind: str, plain: Path, tmp_path: Path
+) -> None:
+    result = compress_folder(plain, tmp_path / "small", kind)
+    opened, rounded, here = load_model(tmp_path / "small"), load_model(plain, bits=kind), load_model(plain)
+    before = {name: linear.dense().detach() for name, linear in linears(here).items()}
+    quantise_model(here, kind)
+    for name, linear in linears(opened).items():
+        assert torch.equal(linear.dense(), linears(rounded)[name].dense())
+        assert torch.equal(linear.dense(), linears(here)[name].dense())
+        assert isinstance(linear, QuantisedLinear) == ("router" not in name)
+        relative = (linear.dense() - before[name]).norm() / before[name].norm()
+        assert relative <= 1.5 * result.error
+    assert torch.equal(logits(opened), logits(rounded))
+    assert torch.equal(logits(opened), logits(here))
+    assert parameters(opened) == parameters(load_model(plain))  # type: ignore[arg-type]
+    assert result.after < 0.65 * result.before
+
+
+def test_only_the_chosen_are_rounded_and_all_else_is_as_it_was(plain: Path) -> None:
+    model, before = load_model(plain, bits="nf4"), load_model(plain)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before.get_parameter(name))
+    assert any(name.startswith("body.embed.") for name, _ in model.named_parameters())
+    assert not isinstance(model.head, QuantisedLinear)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_transformers_opens_our_folders(
+    kind: str, family: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    import transformers
+
+    source = saved_by_transformers(family, tmp_path / "plain")
+    compress_folder(source, tmp_path / "small", kind)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small").eval()
+    ours = load_model(tmp_path / "small")
+    difference = (wanted(theirs) - logits(ours)).abs().max()
+    assert difference < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4-single", "int8"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox"])
+def test_we_open_the_folders_of_transformers(kind: str, family: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    import transformers
+
+    source = saved_by_transformers(family, tmp_path / "plain")
+    asked = {"load_in_8bit": True}
+    if kind != "int8":
+        asked = {"load_in_4bit": True, "bnb_4bit_quant_type": kind[:3], "bnb_4bit_use_double_quant": kind == "nf4"}  # type: ignore[dict-item]
+    config = transformers.BitsAndBytesConfig(**asked)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(source, quantization_config=config, device_map="cpu")
+    theirs.eval().save_pretrained(tmp_path / "small")
+    ours = load_model(tmp_path / "small")
+    difference = (wanted(theirs) - logits(ours)).abs().max()
+    assert difference < 1e-4
+
+
+def wanted(theirs: Any) -> Tensor:
+    """Their logits. Without gradients bitsandbytes computes in bfloat16 on a CPU; with int8 weights it rounds the
+    activations as well, so these are made dense.
+    """
+    for module in theirs.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            scale = module.state.SCB if module.weight.SCB is None else module.weight.SCB
+            dense = module.weight.data * scale[:, None] / 127
+            module.forward = partial(F.linear, weight=dense, bias=module.bias)
+    return theirs(random_ids(2, 9)).logits.detach()
+
+
+def saved_by_transformers(family: str, folder: Path) -> Path:
+    config, made = _CLASSES[family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE[family])).eval()
+    perturb(model)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_gradients_are_those_of_the_dense_weights(plain: Path) -> None:
+    """Of every parameter that is left, through all the linear maps."""
+    few, dense = load_model(plain, bits="nf4"), load_model(plain)
+    for name, linear in linears(few).items():
+        dense.get_submodule(name).weight.data = linear.dense()
+    ids = random_ids(2, 9)
+    for model in (few, dense):
+        model(ids).square().mean().backward()
+    for name, parameter in few.named_parameters():
+        wanted = dense.get_parameter(name).grad
+        assert wanted is not None
+        torch.testing.assert_close(parameter.grad, wanted, rtol=1e-3, atol=1e-6 + 1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["t5", "bert", "bloom"])
+def test_encoders_and_encoder_decoders_too(family: str, tmp_path: Path) -> None:
+    from langwright.models.bert import BertConfig
+    from langwright.models.t5 import T5Config
+
+    sizes = {"t5": T5Config(VOCABULARY, 64, 16, 128, 2, num_heads=4), "bert": BertConfig(VOCABULARY, 64, 2, 4, 128)}
+    config = sizes.get(family) or by_depth(family, 2, VOCABULARY, 32, dropout=0.0)
+    model = new_model(family, config)
+    save_model(model, None, tmp_path / "plain")
+    compress_folder(tmp_path / "plain", tmp_path / "small", "nf4")
+    opened = load_model(tmp_path / "small")
+    assert sum(isinstance(m, QuantisedLinear) for m in opened.modules()) > 8
+    rounded = load_model(tmp_path / "plain", bits="nf4")
+    assert all(torch.equal(linear.dense(), linears(rounded)[name].dense()) for name, linear in linears(opened).items())
+
+
+def test_bf16_folders(tmp_path: Path) -> None:
+    config = by_depth("llama", 1, VOCABULARY, 32, dropout=0.0)
+    save_model(new_model("llama", config).bfloat16(), None, tmp_path / "plain")
+    compress_folder(tmp_path / "plain", tmp_path / "small", "nf4")
+    model = load_model(tmp_path / "small")
+    assert logits(model).dtype == torch.bfloat16
+    assert linears(model)["body.blocks.0.attention.fn.q"].dense().dtype == torch.bfloat16
+    assert logits(load_model(tmp_path / "small", dtype=torch.float32)).dtype == torch.float32
+
+
+# What is refused
+
+
+def edited(folder: Path, **changes: Any) -> Path:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | changes))
+    (folder / "langwright.json").unlink(missing_ok=True)
+    return folder
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    compress_folder(saved_by_transformers("llama", tmp_path / "plain"), tmp_path / "small", "nf4")
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"quant_method": "gptq"}, 'weights quantised by "gptq" are not read here'),
+        ({"quant_method": "langwright", "bits": 3}, 'weights quantised by "langwright" are not read'),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_storage": "float16"}, "bnb_4bit_quant_storage = 'float16'"),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "af4"}, 'bnb_4bit_quant_type "af4" is not supported'),
+        ({"quant_method": "bitsandbytes", "sparsity": 2}, 'field "sparsity" of quantization_config is not known'),
+    ],
+)
+def test_other_ways_are_refused_by_name(told: dict[str, Any], message: str, small: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load_model(edited(small, quantization_config=told))
+
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "message"),
+    [
+        (DOWN, torch.zeros(8, 1, dtype=torch.uint8), "shape \\[8\\], where torch.uint8 of shape \\[6144\\] belongs"),
+        (f"{DOWN}.absmax", torch.zeros(5, dtype=torch.uint8), "shape \\[5\\]"),
+        (f"{DOWN}.nested_absmax", torch.zeros(2), "shape \\[2\\]"),
+        (f"{DOWN}.quant_map", torch.zeros(16), "levels other than those of nf4"),
+        (f"{DOWN}.nested_quant_map", torch.zeros(256), "rounded in another way"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(key: str, tensor: Tensor, message: str, small: Path) -> None:
+    tensors = load_file(small / "model.safetensors")
+    save_file(tensors | {key: tensor}, small / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f'tensor "{DOWN}".* {message}'):
+        load_model(edited(small))
+
+
+def test_rounding_twice_is_refused(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="in few bits already"):
+        compress_folder(small, tmp_path / "smaller", "int8")
+    with pytest.raises(UserError, match="in nf4 already, and bits = 8"):
+        load_model(small, bits=8)
+    assert torch.equal(logits(load_model(small, bits="nf4")), logits(load_model(small)))
+
+
+def test_what_cannot_be_cut_is_refused_by_name(tmp_path: Path) -> None:
+    config, made = _CLASSES["gpt2"]
+    odd = {"n_embd": 36, "n_layer": 1, "n_head": 3, "n_positions": 8}
+    made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **odd)).save_pretrained(tmp_path / "plain")
+    with pytest.raises(UserError, match=r"c_attn.weight.*rows of 36 numbers cannot be cut into groups of 32"):
+        compress_folder(tmp_path / "plain", tmp_path / "small", "int4")
+    with pytest.raises(UserError, match=r"c_attn.weight.*36 rows of 36 numbers do not own blocks of 64"):
+        load_model(tmp_path / "plain", bits="nf4")
+    with pytest.raises(UserError, match="bits = 3 is not known; choose 8, 4 or one of int8"):
+        load_model(tmp_path / "plain", bits=3)
+
+
+def test_int4_is_no_format_of_transformers(tmp_path: Path) -> None:
+    import transformers
+
+    compress_folder(saved_by_transformers("llama", tmp_path / "plain"), tmp_path / "small", "int4")
+    with pytest.raises(Exception, match="ignore_mismatched_sizes"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
