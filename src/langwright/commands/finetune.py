@@ -86,6 +86,7 @@ def run(
     model, out = Path(model), Path(out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
+    method = method_of(recipe)
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
@@ -95,7 +96,6 @@ def run(
         context = recipe.context or base.context
         if context > base.context:
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
-        method = method_of(recipe)
         supply = _supply(text, recipe, tokenizer, context, model, may_grow=method is None)
         old = _old_text(model, recipe)
 

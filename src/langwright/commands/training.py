@@ -206,9 +206,9 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
-    made = [out / name for name in ("model.safetensors", "adapter_model.safetensors") if (out / name).exists()]
-    if made and not (out / "checkpoints").is_dir():
-        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
+    for file, what in (("model.safetensors", "a model"), ("adapter_model.safetensors", "an adapter")):
+        if (out / file).exists() and not (out / "checkpoints").is_dir():
+            raise UserError(f"{out}: holds {what} that this command did not make here; choose another folder")
     with folder_lock(out, "a training run"):
         yield
 
