@@ -1,4 +1,4 @@
-"""langwright demo: the whole way on the built-in corpus, from raw text to a fine-tuned model and a report."""
+"""langwright demo: the whole way on the built-in corpus, from raw text to tuned models and a report."""
 
 import dataclasses
 import time
@@ -14,6 +14,7 @@ from langwright.base.files import read_json, write_atomic, write_json
 from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
+from langwright.commands.instructions import Asked, compare_answers, write_instructions
 from langwright.commands.reporting import run_report
 from langwright.commands.results import print_json
 from langwright.commands.show import attention_over
@@ -59,10 +60,10 @@ MODULE_BYTES = (20_000, 80_000)
 
 
 def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: str = CORPUS, json: bool = False) -> int:
-    """Pretrain on Python's own library, measure, let it write, fine-tune on one module, and write a report.
+    """Pretrain on Python's own library, measure, let it write, tune on a module and on instructions, write a report.
 
-    out: the folder for the two models and report.html.
-    budget: time for pretraining; the rest takes two to four minutes more.
+    out: the folder for the models and report.html.
+    budget: time for pretraining; the rest takes two to five minutes more.
     depth: the one dial of size.
     corpus: other Python source to train on.
     json: print the result as JSON.
@@ -101,7 +102,18 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     if tuned.held_out is None:
         return close(tuned, out / "finetuned")
 
-    summary = _summary(out, result.held_out.bits_per_byte, scores, writers, time.monotonic() - started)
+    say("5. instructions: a signature and its docstring are asked, the body is the answer; an adapter learns it")
+    part = write_instructions(out / "instructions.jsonl", training, held_out)
+    following = FinetuneRecipe(
+        task="chat", method="lora", target="all-linear", template="zephyr", packing=True, split=part, steps="2 epochs",
+        old_text=str(module), sample_every="0 steps",
+    )  # fmt: skip
+    followed = finetune.run(base, str(out / "instructions.jsonl"), out / "assistant", following)
+    if followed.held_out is None:
+        return close(followed, out / "assistant")
+    asked = compare_answers(base, out / "assistant", prompts.heads)
+
+    summary = _summary(out, result.held_out.bits_per_byte, scores, writers, asked, time.monotonic() - started)
     samples = _samples(prompts, writers, finish_docstrings(model, tokenizer, prompts.docstrings))
     line = next(line for line in prompts.heads[0].head.splitlines() if line.strip())
     attention = attention_over(model, tokenizer, line)
@@ -136,7 +148,12 @@ def _separate(held_out: Sequence[str], out: Path) -> tuple[Path, Path]:
 
 
 def _summary(
-    out: Path, bits_per_byte: float, scores: dict[str, float], writers: dict[str, list[Body]], seconds: float
+    out: Path,
+    bits_per_byte: float,
+    scores: dict[str, float],
+    writers: dict[str, list[Body]],
+    asked: Asked,
+    seconds: float,
 ) -> dict[str, Any]:
     """The demo's numbers, units named."""
     return {
@@ -144,6 +161,7 @@ def _summary(
         "bodies_that_parse": {name: sum(body.parses for body in bodies) for name, bodies in writers.items()},
         "bodies": len(next(iter(writers.values()))),
         "forgetting": read_json(out / "finetuned" / RECORD, "the record of the fine-tuning")["forgetting"],
+        "instructions": {"asked": len(asked.bodies), "before": asked.before, "after": asked.after},
         "seconds": round(seconds, 1),
     }
 
@@ -169,6 +187,12 @@ def _report(out: Path, summary: dict[str, Any], samples: Sequence[Sample]) -> Re
         Share(name, passed, summary["bodies"], NOTES.get(name, ""), ours=name == OURS)
         for name, passed in summary["bodies_that_parse"].items()
     ]
+    asked = summary["instructions"]
+    if asked["asked"]:
+        shares += [
+            Share("asked to, base model", asked["before"], asked["asked"], "never saw a question"),
+            Share("asked to, with adapter", asked["after"], asked["asked"], "tuned by LoRA on instructions", ours=True),
+        ]
     tuning = [
         BeforeAfter({"new": "the new module", "old": "the old held-out text"}[name], change["before"], change["after"])
         for name, change in summary["forgetting"].items()
@@ -201,8 +225,12 @@ def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
     print(f"function bodies that parse, of {summary['bodies']}:")
     for name, passed in summary["bodies_that_parse"].items():
         print(f"  {passed:5}  {name}")
+    asked = summary["instructions"]
+    print(f"asked for the bodies of {asked['asked']} documented functions, answers that parse:")
+    print(f"  {asked['before']:5}  base model\n  {asked['after']:5}  with the adapter that learnt instructions")
     print("fine-tuning on one module, bits per byte held out:")
     for name, change in summary["forgetting"].items():
         print(f"  {name} text {change['before']:.3f} -> {change['after']:.3f}")
     say(f"all in {format_seconds(summary['seconds'])}; look at {out / 'report.html'}")
     say(f"go on: langwright generate {out / 'model'} --prompt 'def '")
+    say(f"or: langwright chat {out / 'model'} --adapter {out / 'assistant'}")

@@ -1,13 +1,13 @@
-"""langwright finetune: go on training a model on your own text."""
+"""langwright finetune: go on training a model on your own text or conversations."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from langwright.adaptation.folder import save_adapter
+from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.leads import Leading
 from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
@@ -15,19 +15,23 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
 from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
 from langwright.commands.adapting import method_of
+from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
 from langwright.commands.results import tell_likelihood
+from langwright.commands.supply import Supply
 from langwright.commands.texts import read_texts
 from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
-from langwright.evaluation.likelihood import Likelihood
+from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
-from langwright.models.folder import RECORD, load_config, load_language_model
+from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
+from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
+from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.unfreezing import Unfreezing
@@ -47,11 +51,13 @@ def finetune(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model on your own text, or an adapter of it; what it learns and what it forgets is measured.
+    """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
+
+    What it forgets is measured too.
 
     model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name or
         hf:owner/name@revision. A run keeps to the revision that it began with.
-    text: a corpus as for pretrain: a file, folder, glob or name.
+    text: a corpus as for pretrain: a file, folder, glob or name; with --task chat, files of conversations.
     out: the new model folder, or with any --method but full the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
@@ -61,15 +67,18 @@ def finetune(
     """
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
-        tell_likelihood(result.held_out, "held-out new text", json)
+        chat = recipe.task == "chat"
+        tell_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
         record = read_json(out / RECORD, "the record of the run")
         for number, words in enumerate(record.get("nearest_words", ())):
             say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
         for name, change in record["forgetting"].items():
-            say(f"{name} text, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
+            what = "answers" if chat and name == "new" else f"{name} text"
+            say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
-            say(f"wrote {out} and {out / 'report.html'}")
+            how = f"{model} --adapter {out}" if is_adapter(out) else out
+            say(f"wrote {out}{f' (langwright chat {how})' if chat else ''} and {out / 'report.html'}")
     return close(result, out)
 
 
@@ -92,7 +101,6 @@ def run(
     config = load_config(model, ignore_field)[1]
     tokenizer = load_tokenizer(model)
     with claimed(out):
-        texts = read_texts(text, recipe.split, recipe.field, tokenizer)
         machine = measure(recipe.device, recipe.dtype, recipe.exact)
         base = load_language_model(model, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
         check_vocabulary(base, tokenizer)
@@ -100,42 +108,47 @@ def run(
             raise UserError(
                 f"{model}: weights in few bits cannot be trained; --method lora trains an adapter over them"
             )
-        method = method_of(recipe)
         method = None if method is None else method.begin_with(tokenizer)
         virtual = method.tokens if isinstance(method, Leading) else 0
         context = recipe.context or base.context - virtual
         if context + virtual > base.context:
             beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
+        supply = _supply(text, recipe, tokenizer, context, model, may_grow=method is None)
         old = _old_text(model, recipe)
+
+        def base_model() -> CausalLM:
+            """The model to begin with in float32, its tables as long as the vocabulary."""
+            found = load_language_model(model, ignore_fields=ignore_field, bits=recipe.bits).float()
+            grow_vocabulary(found, supply.tokenizer.vocab_size)
+            return found
+
+        def begun() -> CausalLM:
+            """The same with what is to be trained beside it."""
+            found = base_model()
+            if method is not None:
+                method.attach(found, seed=recipe.seed)
+            return found
 
         def measured(trained: CausalLM) -> Row:
             """Held-out bits per byte before and after, of the new text and of the old."""
-            before = load_language_model(model, machine.device, machine.dtype, ignore_field, recipe.bits)
-            sources = {"new": (text, recipe.split, recipe.field), **({"old": old} if old else {})}
+            before = base_model().to(machine.device, machine.dtype).eval()
+            changes = {"new": {"text": text, **_change(before, trained, lambda m: _held_out(m, supply))}}
+            if old is not None:
+                source = old
+                changes["old"] = {
+                    "text": old[0],
+                    **_change(before, trained, lambda m: measure_text(m, tokenizer, *source, context)),
+                }
             near = {"nearest_words": nearest_words(trained, tokenizer)} if isinstance(method, Prompting) else {}
-            return {
-                **near,
-                "forgetting": {
-                    name: {
-                        "text": source[0],
-                        "before": _score(before, tokenizer, source, context).bits_per_byte,
-                        "after": _score(trained, tokenizer, source, context).bits_per_byte,
-                    }
-                    for name, source in sources.items()
-                },
-            }
-
-        def begun() -> CausalLM:
-            """The model to begin with, and what is trained of it."""
-            loaded = load_language_model(model, ignore_fields=ignore_field, bits=recipe.bits).float()
-            if method is not None:
-                method.attach(loaded, seed=recipe.seed)
-            return loaded
+            return {**near, "forgetting": changes}
 
         def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
             for name, master in masters.items():
                 trained.get_parameter(name).data = master.detach()
+            if recipe.task == "chat":  # the template and the stop belong to what was tuned
+                supply.tokenizer.save(out)
+                write_json(out / GENERATION, supply.generation)
             save_adapter(trained, out, base=model, record=record)
 
         job = Job(
@@ -143,9 +156,8 @@ def run(
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
             model=begun,
-            texts=texts,
+            supply=supply,
             context=context,
-            crossing=recipe.crossing,
             learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
@@ -174,9 +186,24 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
     return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
 
 
-def _score(model: CausalLM, tokenizer: Tokenizer, source: tuple[str, str | None, str], context: int) -> Likelihood:
-    spec, split, field = source
-    return measure_text(model, tokenizer, spec, split, field, context)
+def _supply(
+    text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path, may_grow: bool
+) -> Supply:
+    """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
+    if recipe.task == "chat":
+        equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
+        return chat_supply(text, recipe, equipped, context)
+    texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+
+
+def _held_out(model: CausalLM, supply: Supply) -> Likelihood:
+    return likelihood(model, supply.held_out(None), supply.held_out_bytes)
+
+
+def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
+    """Bits per byte of two models."""
+    return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 
 
 def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str] | None:

@@ -73,7 +73,9 @@ def _detail(event: Row) -> str:
 def model_card(record: Row) -> dict[str, str]:
     """What someone who is handed the model should know."""
     corpus = record["corpus"]
-    size = f"{corpus['documents']:,} documents, {format_amount(corpus['bytes'], 'bytes')}"
+    chats = corpus.get("kind") == "chats"
+    what = "conversations" if chats else "documents"
+    size = f"{corpus['documents']:,} {what}, {format_amount(corpus['bytes'], 'bytes')}"
     about = {
         "Made by": f"langwright {record['command']}",
         "Trained on": f"{corpus['name']}, {size}, SHA-256 {corpus['hash'][:16]}…",
@@ -81,7 +83,11 @@ def model_card(record: Row) -> dict[str, str]:
         "Machine": record["machine"],
         "Computed in": f"{record['dtype']}, saved in float32, torch {record['torch']}",
         "Context": f"{record['context']} tokens",
-        "Meant for": "continuing text like that it was trained on; it knows nothing else and errs fluently",
+        "Meant for": (
+            "answering in the manner of the conversations it was tuned on; what it says may be wrong"
+            if chats
+            else "continuing text like that it was trained on; it knows nothing else and errs fluently"
+        ),
         "Licence of the text": "that of the corpus; the model may repeat parts of it word for word",
     }
     if "python" in corpus:

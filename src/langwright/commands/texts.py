@@ -9,10 +9,12 @@ from langwright.base.console import format_amount, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
 from langwright.base.hub import PREFIX
+from langwright.commands.supply import Supply
 from langwright.corpora.document import Corpus
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, split_documents
+from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.prepare import prepare
 from langwright.data.shards import Tokens
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -30,6 +32,17 @@ class Texts:
     training: Tokens
     validation: Tokens
     record: dict[str, Any]
+
+    def supply(self, context: int, batch_size: int, seed: int, crossing: bool = False) -> Supply:
+        """Windows of the training side, `batch_size` a step; and those of the other. See `CausalBatches`."""
+        return Supply(
+            self.tokenizer,
+            CausalBatches(self.training, context, batch_size, seed, crossing=crossing),
+            lambda limit: evaluation_batches(self.validation, context, batch_size, limit),
+            len(self.validation),
+            self.validation.text_bytes,
+            self.record,
+        )
 
 
 def read_texts(

@@ -19,8 +19,7 @@ from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_json
 from langwright.base.memory import keep_freed_memory
-from langwright.commands.texts import Texts
-from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.commands.supply import StepBatches, Supply
 from langwright.data.prefetch import prefetch
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.inference.generate import complete
@@ -54,7 +53,7 @@ class Job:
     """What is to be trained, where, and on what.
 
     origin: what began the run besides the recipe (the command, the base model), for its identity and record.
-    model: makes the model to begin with, in float32 on the CPU. context: tokens in a window.
+    model: makes the model to begin with, in float32 on the CPU. supply: the data. context: tokens in a window.
     learning_rate: the peak. started: `time.monotonic()` of the command's start.
     factor: what the peak of a parameter is multiplied by, given its name.
     unfreezing: which parameters train at which step; all unless given.
@@ -65,9 +64,8 @@ class Job:
     recipe: TrainingRecipe
     origin: Row
     model: Callable[[], CausalLM]
-    texts: Texts
+    supply: Supply
     context: int
-    crossing: bool
     learning_rate: float
     machine: Machine
     started: float
@@ -104,7 +102,7 @@ def train(
     _make_deterministic(recipe, job.machine)
     model = job.model().to(job.machine.device)
     model.body.recompute = recipe.checkpoint
-    batches = CausalBatches(job.texts.training, job.context, recipe.batch_size, recipe.seed, crossing=job.crossing)
+    supply, batches = job.supply, job.supply.batches
     learner = Learner(
         model,
         causal(recipe.z_loss, recipe.compile),
@@ -152,7 +150,7 @@ def train(
             return Result(stopped, None)
         model.eval()
         with _eager():
-            held_out = likelihood(model, _held_out(job), job.texts.validation.text_bytes)
+            held_out = likelihood(model, supply.held_out(None), supply.held_out_bytes)
         if not math.isfinite(held_out.nats):
             raise UserError(
                 f"{out}: training came apart: the loss on held-out text is {held_out.nats}; no model is written; "
@@ -170,7 +168,7 @@ def train(
         job.save(model, learner.masters.named, record)
     else:
         whole = {**dict(model.named_parameters()), **learner.masters.named}
-        save_parameters(whole, model, job.texts.tokenizer, out, record)
+        save_parameters(whole, model, supply.tokenizer, out, record, supply.generation)
     return Result(None, held_out, parameters(model))
 
 
@@ -180,7 +178,7 @@ def _record(job: Job, run: Run, model: CausalLM, windows: int, seconds: float, h
         **job.origin,
         **job.record,
         "recipe": asdict(job.recipe),
-        "corpus": job.texts.record,
+        "corpus": job.supply.record,
         "machine": job.machine.describe(),
         "gemm_rate": job.machine.gemm_rate,
         "dtype": str(job.machine.dtype).removeprefix("torch."),
@@ -247,21 +245,21 @@ def _identity(job: Job) -> Row:
     return {
         **{name: value for name, value in job.origin.items() if name != "corpus_spec"},  # its hash counts, not its path
         **recipe,
-        "corpus": job.texts.record["hash"],
-        "tokenizer_fingerprint": job.texts.tokenizer.fingerprint(),
+        "corpus": job.supply.record["hash"],
+        "tokenizer_fingerprint": job.supply.tokenizer.fingerprint(),
         "dtype": str(job.machine.dtype).removeprefix("torch."),
         "device": job.machine.device.type,
         "threads": torch.get_num_threads(),
     }
 
 
-def _steps(recipe: TrainingRecipe, batches: CausalBatches) -> int:
+def _steps(recipe: TrainingRecipe, batches: StepBatches) -> int:
     length = recipe.length()
     per_step = {"steps": 1.0, "tokens": batches.tokens_per_step, "epochs": recipe.batch_size / batches.windows}
     return max(1, round(length.value / per_step[length.unit]))
 
 
-def _plan_budget(run: Run, job: Job, batches: CausalBatches, extend: bool) -> None:
+def _plan_budget(run: Run, job: Job, batches: StepBatches, extend: bool) -> None:
     """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
     assert run.plan.budget is not None
     if run.step:
@@ -279,18 +277,14 @@ def _plan_budget(run: Run, job: Job, batches: CausalBatches, extend: bool) -> No
         )
 
 
-def _closing(job: Job, batches: CausalBatches, step_seconds: float) -> float:
+def _closing(job: Job, batches: StepBatches, step_seconds: float) -> float:
     """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
-    return len(job.texts.validation) / batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
-
-
-def _held_out(job: Job, limit: int | None = None) -> Iterator[Any]:
-    return evaluation_batches(job.texts.validation, job.context, job.recipe.batch_size, limit)
+    return job.supply.held_out_tokens / batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
 
 
 def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     def evaluate(stopped: Callable[[], bool]) -> Row:
-        windows = itertools.takewhile(lambda _: not stopped(), _held_out(job, job.recipe.validation_windows))
+        windows = itertools.takewhile(lambda _: not stopped(), job.supply.held_out(job.recipe.validation_windows))
         with _eager():
             measured = likelihood(model, windows, 1)
         return {} if stopped() else {"validation_loss": measured.loss}
@@ -298,8 +292,10 @@ def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     def sample() -> str:
         model.eval()
         with _eager():
+            if job.supply.sample is not None:
+                return job.supply.sample(model)
             limit = min(80, model.context - 1)
-            return complete(model, job.texts.tokenizer, [""], Sampling(0.8, top_k=50), max_new_tokens=limit)[0].text
+            return complete(model, job.supply.tokenizer, [""], Sampling(0.8, top_k=50), max_new_tokens=limit)[0].text
 
     return Hooks(evaluate, sample, view.row, view.sample, view.event)
 

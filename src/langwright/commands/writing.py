@@ -74,7 +74,7 @@ def model_bodies(
         for function, completion in zip(part, written, strict=True):
             same_line, _, lines = completion.text.partition("\n")
             ended = lines + "\n" * (completion.reason == "end")
-            bodies.append(_body(function, "" if same_line.strip() else ended))
+            bodies.append(body_of(function, "" if same_line.strip() else ended))
     return bodies
 
 
@@ -85,12 +85,12 @@ def ngram_bodies(ngram: NGram, heads: Sequence[FunctionHead], temperature: float
     def write(function: FunctionHead) -> str:
         return ngram.generate(function.head.encode(), BODY_BYTES, rng, temperature).decode(errors="replace")
 
-    return [_body(function, write(function)) for function in heads]
+    return [body_of(function, write(function)) for function in heads]
 
 
 def given_bodies(heads: Sequence[FunctionHead], body: Callable[[FunctionHead], str]) -> list[Body]:
     """Bodies that are known: the author's own, or `pass`."""
-    return [_body(function, body(function)) for function in heads]
+    return [body_of(function, body(function)) for function in heads]
 
 
 def finish_docstrings(
@@ -104,6 +104,7 @@ def finish_docstrings(
     return [c.text for c in complete(model, tokenizer, prompts, samplings, BODY_TOKENS, stop=('"""',))]
 
 
-def _body(function: FunctionHead, continuation: str) -> Body:
+def body_of(function: FunctionHead, continuation: str) -> Body:
+    """The body in a continuation of a head, and whether both together are Python."""
     body = cut_to_body(continuation)
     return Body(function.head, body, parses(function.head, body))

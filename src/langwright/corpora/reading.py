@@ -26,7 +26,7 @@ _LARGEST_CELL = 1 << 30
 
 def is_supported(path: Path) -> bool:
     """Whether the file's ending is one that `read_documents` knows."""
-    return _ending(path) in ENDINGS
+    return ending_of(path) in ENDINGS
 
 
 def read_documents(path: Path, field: str = "text") -> Iterator[Document]:
@@ -43,7 +43,7 @@ def read_documents(path: Path, field: str = "text") -> Iterator[Document]:
     if not is_supported(path):
         raise UserError(f"{path}: unknown ending {path.suffix!r}; a corpus file ends in {possible_endings()}")
     try:
-        yield from _READERS[_ending(path)](path, field)
+        yield from _READERS[ending_of(path)](path, field)
     except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
         raise UserError(f"{path}: the archive is damaged or cut short: {error}; fetch it again") from None
     except OSError as error:
@@ -55,7 +55,7 @@ def possible_endings() -> str:
     return f"{', '.join(ENDINGS)}, all but .parquet also with {' or '.join(PACKED_ENDINGS)}"
 
 
-def _ending(path: Path) -> str:
+def ending_of(path: Path) -> str:
     """The ending that decides the format: that of the unpacked file."""
     if path.suffix.lower() not in PACKED_ENDINGS:
         return path.suffix.lower()
@@ -122,7 +122,7 @@ def _read_python(path: Path, field: str) -> Iterator[Document]:
         raise UserError(f"{path}: byte at offset {error.start} is not {encoding}, which its first lines name") from None
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines_of(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file with their ends."""
     offset = 0
     with _open(path) as file:
@@ -132,7 +132,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _read_json_lines(path: Path, field: str) -> Iterator[Document]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         if not line.isspace():
             yield Document(_field_of(line, field, f"{path}:{number}"), f"{path}:{number}")
 
@@ -147,7 +147,7 @@ def _field_of(line: str, field: str, where: str) -> str:
     if not isinstance(value, dict):
         raise UserError(f'{where}: a line must be an object such as {{"{field}": "..."}}')
     if field not in value:
-        raise UserError(f'{where}: no field "{field}"; this line has {_names(value)}')
+        raise UserError(f'{where}: no field "{field}"; this line has {name_list(value)}')
     text = value[field]
     if not isinstance(text, str):
         raise UserError(f'{where}: the field "{field}" is {type(text).__name__}, not text')
@@ -166,11 +166,11 @@ def _without_surrogates(text: str, where: str) -> str:
 
 def _read_csv(path: Path, field: str) -> Iterator[Document]:
     csv.field_size_limit(_LARGEST_CELL)
-    rows = csv.reader(_lines(path), strict=True)
+    rows = csv.reader(lines_of(path), strict=True)
     try:
         header = next(rows, [])
         if field not in header:
-            raise UserError(f'{path}:1: no column "{field}"; the first line has {_names(header)}')
+            raise UserError(f'{path}:1: no column "{field}"; the first line has {name_list(header)}')
         column = header.index(field)
         line = rows.line_num + 1
         for row in rows:
@@ -192,7 +192,7 @@ def _read_parquet(path: Path, field: str) -> Iterator[Document]:
     try:
         with parquet.ParquetFile(path) as file:
             if field not in file.schema_arrow.names:
-                raise UserError(f'{path}: no column "{field}"; it has {_names(file.schema_arrow.names)}')
+                raise UserError(f'{path}: no column "{field}"; it has {name_list(file.schema_arrow.names)}')
             row = 0
             for batch in file.iter_batches(batch_size=1024, columns=[field]):
                 for text in batch.column(0).to_pylist():
@@ -204,7 +204,8 @@ def _read_parquet(path: Path, field: str) -> Iterator[Document]:
         raise UserError(f"{path}: not a whole Parquet file: {error}") from None
 
 
-def _names(names: Any) -> str:
+def name_list(names: Any) -> str:
+    """Names as a phrase for error messages."""
     return ", ".join(f'"{name}"' for name in names) or "none"
 
 

@@ -1,6 +1,6 @@
 """Text from a model, token by token: one prompt streamed, or a batch of prompts side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -79,8 +79,44 @@ def complete(
         rules = Rules.of(search, model.frame)
     else:
         rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    return write(
+        model,
+        tokenizer,
+        rows,
+        sampling,
+        max_new_tokens,
+        stop,
+        cache,
+        on_text,
+        streaming,
+        search,
+        rules,
+        memory,
+    )
+
+
+def write(
+    model: Generative,
+    tokenizer: Tokenizer,
+    rows: Sequence[Sequence[int]],
+    sampling: Sampling | Sequence[Sampling] = Sampling(),
+    max_new_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    cache: bool = True,
+    on_text: Callable[[int, str], None] = lambda row, text: None,
+    streaming: Streaming | None = None,
+    search: Search = Search(),
+    rules: Rules = Rules(),
+    memory: Memory | None = None,
+    ends: Collection[int] | None = None,
+) -> list[Completion]:
+    """Continue rows of ids; arguments as in `complete`.
+
+    rules, memory: as in `generate_ids`. ends: the tokens that end a text; the tokenizer's eos unless given.
+    """
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
+    over = (tokenizer.eos_id,) if ends is None else ends
+    writers = [_Writer(tokenizer, stop, partial(on_text, row), over) for row in range(len(rows))]
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     size = tokenizer.vocab_size
     steps: Iterator[tuple[int, int]]
@@ -234,8 +270,10 @@ def _limit(context: int | None, longest: int, wanted: int | None) -> int:
 class _Writer:
     """The text of one sequence: decodes tokens as they come and holds back what may become a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None]):
-        self._tokenizer, self._stop, self._emit = tokenizer, stop, emit
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None], ends: Collection[int | None]
+    ):
+        self._ends, self._stop, self._emit = ends, stop, emit
         self._decoder = StreamDecoder(tokenizer)
         self._text = ""
         self._emitted = 0
@@ -244,7 +282,7 @@ class _Writer:
 
     def take(self, token: int) -> None:
         self._ids.append(token)
-        if token == self._tokenizer.eos_id:
+        if token in self._ends:
             self.reason = "end"
         else:
             self._extend(self._decoder.feed(token))

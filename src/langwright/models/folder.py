@@ -379,8 +379,12 @@ def save_parameters(
     tokenizer: Tokenizer | None,
     folder: Path | str,
     record: Fields | None = None,
+    generation: Fields | None = None,
 ) -> None:
-    """As `save_model`, with `parameters` in place of the model's own (fp32 masters of a bf16 model, say)."""
+    """As `save_model`, with `parameters` in place of the model's own (fp32 masters of a bf16 model, say).
+
+    generation: fields for generation_config.json, before those that the tokenizer gives.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
@@ -404,7 +408,7 @@ def save_parameters(
         # `transformers` reads these from nowhere else once the file is there
         told = {name: fields[name] for name in IN_GENERATION if fields.get(name) is not None}
         told |= {name: value for name, value in roles.items() if value is not None}
-        write_json(folder / GENERATION, told)
+        write_json(folder / GENERATION, told | (generation or {}))
         files.append(GENERATION)
     write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))
     if isinstance(model, Encoder) and task == heads.EMBEDDING:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 import tokenizers
+from tokenizers import AddedToken
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
@@ -95,6 +96,19 @@ class Tokenizer:
             self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
+    def encode_named(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text in which the names of special tokens mean those tokens, as what a chat template writes.
+
+        Beside each, where it stands: (start, end) in characters. Nothing is added before or after the text.
+        """
+        _refuse_surrogates(text)
+        self._backend.encode_special_tokens = False
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        finally:
+            self._backend.encode_special_tokens = True
+        return encoding.ids, encoding.offsets
+
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
         """Cut a text into pieces of about `size` characters whose ids, joined, are the ids of the whole text.
 
@@ -134,6 +148,24 @@ class Tokenizer:
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         write_json(folder / "tokenizer_config.json", self._config | self.roles.config())
+
+    @property
+    def specials(self) -> tuple[str, ...]:
+        """The special tokens as text, in the order of their ids."""
+        return tuple(self._special[id] for id in sorted(self._special))
+
+    @property
+    def chat_template(self) -> Any:
+        """What the tokenizer's files say under "chat_template": a text, a list of named ones, or None."""
+        return self._config.get("chat_template")
+
+    def equipped(self, added: Sequence[str], roles: Roles, chat_template: str | None) -> "Tokenizer":
+        """The same tokenizer with more special tokens, whose ids follow the others, other roles, and a template."""
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
+        config = {**self._config, "chat_template": chat_template}
+        config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
+        return Tokenizer(backend, roles, config)
 
     @property
     def strips_space(self) -> bool:
@@ -248,10 +280,21 @@ def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:
         if not isinstance(content, dict):
             raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
         if name == "tokenizer_config.json":
-            config = content
+            config = content | _template_file(folder)
         if (roles := read_roles(content, str(path))) != Roles():
             return config, roles
     return config, Roles()
+
+
+def _template_file(folder: Path) -> dict[str, str]:
+    """The chat template, where it lies in a file of its own, which goes before one in `tokenizer_config.json`."""
+    path = folder / "chat_template.jinja"
+    if not path.exists():
+        return {}
+    try:
+        return {"chat_template": path.read_text(encoding="utf-8")}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: bad byte at offset {error.start}") from None
 
 
 def _refuse_surrogates(text: str) -> None:

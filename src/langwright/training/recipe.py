@@ -174,10 +174,15 @@ class PretrainRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class FinetuneRecipe(TrainingRecipe):
-    """How a model goes on learning from new text, for three epochs unless told otherwise.
+    """How a model goes on learning from new text or conversations, for three epochs unless told otherwise.
 
     Args:
-        split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
+        task: text (go on predicting every token), or chat (learn the assistant's words of conversations).
+        template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
+            template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
+        packing: let several conversations share a row; none sees another.
+        split: "5%" holds out 5 percent of the documents or conversations by content; 0.9 trains on the first 90
+            percent. Text is split at 0.9 and conversations at 5% unless told otherwise.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
         context: tokens in a window; the model's own context unless given.
@@ -213,7 +218,10 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
     batch_size: int = 8
-    split: str = "0.9"
+    task: Literal["text", "chat"] = "text"
+    template: str | None = None
+    packing: bool = False
+    split: str | None = None
     field: str = "text"
     crossing: bool = False
     context: int | None = None
@@ -246,6 +254,11 @@ class FinetuneRecipe(TrainingRecipe):
         if self.unfreeze_every is not None:
             _require(self.every("unfreeze_every") >= 1, "unfreeze_every", self.unfreeze_every, "at least 1 step")
         _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
+        for name, value in (("template", self.template), ("packing", self.packing)):
+            if value and self.task != "chat":
+                raise UserError(f"--{name}: goes with --task chat")
+        if self.task == "chat" and (self.crossing or self.field != "text"):
+            raise UserError("--crossing and --field are for --task text")
 
     @property
     def usual_steps(self) -> str:

@@ -1,0 +1,147 @@
+"""langwright chat: talk with a model."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from langwright.adaptation.loading import adapted
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.commands.evaluate import check_vocabulary
+from langwright.commands.results import print_json
+from langwright.inference.chat import Conversation, read_ends
+from langwright.inference.sampling import Sampling
+from langwright.models.folder import load_language_model
+from langwright.planning.machine import choose_device, choose_dtype
+from langwright.text.chat import own_template
+from langwright.text.equip import equip
+from langwright.text.tokenizer import load_tokenizer
+
+HELP = "/reset forgets what was said, /system TEXT tells the model who it is, /exit leaves; Ctrl-C stops an answer"
+
+
+def chat(
+    model: Path,
+    system: str | None = None,
+    template: str | None = None,
+    max_new_tokens: int | None = None,
+    adapter: Path | None = None,
+    sampling: Sampling = Sampling(),
+    ignore_field: tuple[str, ...] = (),
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Talk with a model, one line a turn; answers appear as they are written.
+
+    model: a model folder whose tokenizer has a chat template, as finetune --task chat leaves it.
+    system: what the model is told before the conversation.
+    template: another chat template: chatml, zephyr, alpaca, llama2, llama3, or a file.
+    max_new_tokens: the most tokens of an answer; the history is cut so that they fit the context; 128 unless given.
+    adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
+    ignore_field: a field of config.json to pass over although it is not understood.
+    dtype: what to compute in; auto is the faster for large products on this machine.
+    device: cpu, cuda, mps, or auto for the best at hand.
+    json: print each turn as one JSON object.
+    """
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
+    where = choose_device(device)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
+    tokenizer = load_tokenizer(home)
+    check_vocabulary(loaded, tokenizer)
+    ends = read_ends(home, tokenizer)
+    own = own_template(tokenizer, str(home))
+    if template is not None:
+        equipped = equip(tokenizer, template, may_grow=False, where=str(home))
+        own, ends = equipped.template, equipped.ends
+    if own is None:
+        raise UserError(
+            f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
+            "--task chat does, and --template NAME tries one without"
+        )
+    conversation = Conversation(loaded, tokenizer, own, ends, system, max_new_tokens)
+    _talk(conversation, sampling, json)
+
+
+def _talk(conversation: Conversation, sampling: Sampling, json: bool) -> None:
+    typed = sys.stdin.isatty()
+    if typed:
+        say(HELP)
+    for line in _typed_lines() if typed else _lines():
+        if line.startswith("/"):
+            if not _obey(conversation, line):
+                return
+        elif line.strip():
+            try:
+                _answer(conversation, line, sampling, json)
+            except UserError as error:
+                if not typed:
+                    raise
+                say(str(error))
+
+
+def _answer(conversation: Conversation, text: str, sampling: Sampling, json: bool) -> None:
+    def show(piece: str) -> None:
+        if not json:
+            print(piece, end="", flush=True)
+
+    try:
+        done, forgotten = conversation.ask(text, sampling, show)
+    except KeyboardInterrupt:
+        print(flush=True)
+        say("stopped; what was written so far stays in the conversation")
+        return
+    if json:
+        told = {"prompt": text, "text": done.text, "tokens": done.ids, "reason": done.reason, "forgotten": forgotten}
+        print_json(told)
+        sys.stdout.flush()
+    else:
+        print(flush=True)
+    if forgotten:
+        say(f"the context is full: the {forgotten} oldest messages are forgotten")
+    if done.reason == "length":
+        say(f"the answer was cut off after {len(done.ids)} tokens; --max-new-tokens gives more")
+
+
+def _obey(conversation: Conversation, line: str) -> bool:
+    """Follow a command; false when it ends the conversation."""
+    word, _, rest = line.strip().partition(" ")
+    match word:
+        case "/exit" | "/quit":
+            return False
+        case "/reset":
+            conversation.reset()
+            say("forgotten")
+        case "/system":
+            conversation.system = rest or None
+            say("told" if rest else "no system message any more")
+        case _:
+            say(f"{word} is no command; {HELP}")
+    return True
+
+
+def _typed_lines() -> Iterator[str]:
+    """What a person types, with a prompt and a history of lines; Ctrl-D ends it."""
+    import readline  # noqa: F401 (gives input() its line editing)
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print(flush=True)
+            return
+        except KeyboardInterrupt:
+            print(flush=True)
+            say(HELP)
+
+
+def _lines() -> Iterator[str]:
+    """The lines of standard input."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}: not UTF-8 text: bad byte {error.start + 1}") from None

@@ -1,0 +1,138 @@
+"""langwright prepare: conversations cleaned, chosen and varied before a model is tuned on them."""
+
+import json as json_
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.base.files import write_atomic
+from langwright.commands.results import print_json
+from langwright.corpora.augmentation import augmented, changes_named
+from langwright.corpora.chats import Chat, open_chats
+from langwright.corpora.duplicates import exact_duplicates, near_duplicates
+from langwright.corpora.quality import faults, heuristic_score, words_in
+
+By = Literal["heuristics", "relevance", "difficulty"]
+SHOWN = 3
+
+
+def prepare(
+    data: str,
+    out: Path,
+    deduplicate: bool = False,
+    near: float | None = None,
+    check: bool = False,
+    min_words: int | None = None,
+    max_words: int | None = None,
+    max_tokens: int | None = None,
+    keep: float | None = None,
+    by: By = "heuristics",
+    model: Path | None = None,
+    template: str | None = None,
+    augment: tuple[str, ...] = (),
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Clean, choose and vary conversations, and write them as messages, one JSON object a line.
+
+    data: a file, folder or glob of conversations in any format that finetune --task chat reads.
+    out: the new .jsonl file.
+    deduplicate: drop conversations that equal an earlier one.
+    near: drop those this similar to an earlier one or more: the share of runs of three words they have in common.
+    check: drop those with a fault: empty answers, answers that repeat the question, turns out of order, special tokens.
+    min_words: drop those whose answers have fewer words together.
+    max_words: drop those whose answers have more.
+    max_tokens: drop those that have more tokens than this with the template of --model.
+    keep: keep this share, the best by the score of --by.
+    by: heuristics (how varied and long answers are), relevance (how much the question helps --model to the answer), or
+        difficulty (how little, as long as it does help).
+    model: the folder of the model that counts tokens and scores.
+    template: the chat template for that, unless it is the model's own.
+    augment: add a copy of each with other words in the user's messages: synonyms, deletion, swap, typos.
+    seed: of all that is drawn.
+    json: print the counts as JSON.
+    """
+    _refuse(out, near, keep, by, model, max_tokens)
+    changes = changes_named(augment)
+    chats = list(open_chats(data).items)
+    report: dict[str, int] = {"read": len(chats)}
+    if deduplicate:
+        chats = _without(chats, exact_duplicates([chat.key for chat in chats]), "equal to an earlier one", report)
+    if check:
+        chats = _checked(chats, model, report)
+    for bound, sign, words in ((min_words, 1, "too short"), (max_words, -1, "too long")):
+        if bound is not None:
+            lengths = [len(words_in(chat.answer)) for chat in chats]
+            chats = _without(chats, [i for i, n in enumerate(lengths) if sign * n < sign * bound], words, report)
+    if near is not None:
+        found = near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near)
+        chats = _without(chats, list(found), "nearly equal to an earlier one", report)
+    if model is not None and (max_tokens is not None or (keep is not None and by != "heuristics")):
+        from langwright.commands.scoring import Scorer
+
+        scorer = Scorer(model, template)
+        if max_tokens is not None:
+            sizes = scorer.tokens(chats)
+            over = [i for i, n in enumerate(sizes) if n > max_tokens]
+            chats = _without(chats, over, "more tokens than --max-tokens", report)
+    if keep is not None:
+        scores = [heuristic_score(chat) for chat in chats] if by == "heuristics" else scorer.scores(chats, by)
+        best = sorted(range(len(chats)), key=lambda i: (-scores[i], i))[: max(1, round(keep * len(chats)))]
+        chats = _without(chats, sorted(set(range(len(chats))) - set(best)), f"a lower score by {by}", report)
+    if not chats:
+        raise UserError(f"{data}: nothing is left to write ({', '.join(f'{n} {what}' for what, n in report.items())})")
+    varied = [made for name in changes for i, chat in enumerate(chats) if (made := augmented(chat, name, seed, i))]
+    if changes:
+        report[f"added by {', '.join(changes)}"] = len(varied)
+    rows = [chat.record() for chat in [*chats, *varied]]
+    write_atomic(out, "".join(json_.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report["written"] = len(rows)
+    if json:
+        print_json(report)
+    else:
+        for what, count in report.items():
+            print(f"{count:9,}  {what}")
+    say(f"wrote {out}")
+
+
+def _refuse(
+    out: Path, near: float | None, keep: float | None, by: By, model: Path | None, max_tokens: int | None
+) -> None:
+    """Settings that make no sense, before anything is read."""
+    if out.suffix != ".jsonl":
+        raise UserError(f"{out}: the new file must end in .jsonl")
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another name, or remove it first")
+    for name, share in (("near", near), ("keep", keep)):
+        if share is not None and not 0 < share <= 1:
+            raise UserError(f"--{name} {share}: must be above 0 and at most 1")
+    if by != "heuristics" and keep is None:
+        raise UserError(f"--by {by}: goes with --keep, the share to keep")
+    if model is None and (max_tokens is not None or by != "heuristics"):
+        raise UserError(f"--{'max-tokens' if max_tokens is not None else f'by {by}'}: needs --model, a model's folder")
+
+
+def _without(chats: Sequence[Chat], dropped: Sequence[int], why: str, report: dict[str, int]) -> list[Chat]:
+    """The others; how many went is reported, the first few by name."""
+    gone = set(dropped)
+    report[f"dropped: {why}"] = len(gone)
+    if gone:
+        first = ", ".join(chats[i].source for i in sorted(gone)[:SHOWN])
+        say(f"{len(gone):,} {why}: {first}{' ...' if len(gone) > SHOWN else ''}")
+    return [chat for i, chat in enumerate(chats) if i not in gone]
+
+
+def _checked(chats: Sequence[Chat], model: Path | None, report: dict[str, int]) -> list[Chat]:
+    from langwright.text.chat import TEMPLATES
+    from langwright.text.tokenizer import load_tokenizer
+
+    specials = {token for tokens in TEMPLATES.values() for token in tokens}
+    if model is not None:
+        specials.update(load_tokenizer(model).specials)
+    found = [faults(chat, sorted(specials)) for chat in chats]
+    for fault, count in Counter(fault for one in found for fault in one).most_common():
+        say(f"{count:,} with: {fault}")
+    return _without(chats, [i for i, one in enumerate(found) if one], "a fault", report)

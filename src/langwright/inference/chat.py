@@ -1,0 +1,106 @@
+"""A conversation with a model: templates, history that fits the context, answers that stop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from langwright.base.errors import UserError
+from langwright.base.files import read_json
+from langwright.inference.generate import Completion, write
+from langwright.inference.sampling import Sampling
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import GENERATION
+from langwright.text.chat import ChatTemplate, prompt_ids
+from langwright.text.tokenizer import Tokenizer
+
+ROOM = 128
+"""Tokens that an answer may take unless told otherwise; half of a context that is shorter than twice as much."""
+
+
+@final
+@dataclass
+class Conversation:
+    """What has been said, and how the model goes on.
+
+    ends: the tokens that end an answer. system: what the model is told first, or None. room: tokens kept free for an
+    answer, which is also the most it may take. messages: the turns so far, without the system's.
+    """
+
+    model: CausalLM
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    ends: Sequence[int]
+    system: str | None = None
+    room: int | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(
+        self, text: str, sampling: Sampling = Sampling(), on_text: Callable[[str], None] = lambda text: None
+    ) -> tuple[Completion, int]:
+        """The answer to a message, and how many of the oldest messages had to be forgotten to make room.
+
+        on_text: told each piece of the answer as soon as it is final. What an error or Ctrl-C breaks off is in the
+        history as far as it was written. Raises UserError where even the message alone does not fit the context.
+        """
+        self.messages.append({"role": "user", "content": text})
+        try:
+            ids, dropped = self._fit()
+        except UserError:
+            self.messages.pop()
+            raise
+        said: list[str] = []
+
+        def hear(row: int, piece: str) -> None:
+            said.append(piece)
+            on_text(piece)
+
+        try:
+            done = write(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear, ends=tuple(self.ends))[
+                0
+            ]
+        finally:
+            self.messages.append({"role": "assistant", "content": "".join(said)})
+        return done, dropped
+
+    def reset(self) -> None:
+        """Forget what has been said; the system's message stays."""
+        self.messages.clear()
+
+    @property
+    def _room(self) -> int:
+        return self.room or min(ROOM, self.model.context // 2)
+
+    def _fit(self) -> tuple[list[int], int]:
+        """The ids of the history, without its oldest turns where the whole leaves no room for an answer."""
+        first = [] if self.system is None else [{"role": "system", "content": self.system}]
+        before = len(self.messages)
+        while True:
+            ids = prompt_ids(self.template, self.tokenizer, [*first, *self.messages])
+            if len(ids) + self._room <= self.model.context:
+                return ids, before - len(self.messages)
+            if len(self.messages) == 1:
+                raise UserError(
+                    f"a message of {len(ids)} tokens, with its template and the system's, and {self._room} for the "
+                    f"answer do not fit the model's context of {self.model.context}; write less, or fewer "
+                    "--max-new-tokens"
+                )
+            del self.messages[: self._oldest()]
+
+    def _oldest(self) -> int:
+        """How many messages the oldest turn has: a question and all that follows it up to the next."""
+        later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
+        return next(later, len(self.messages) - 1)
+
+
+def read_ends(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end an answer: those of generation_config.json, which may be several, else the tokenizer's eos.
+
+    Raises UserError where there are none, or they are no numbers.
+    """
+    path = folder / GENERATION
+    given = read_json(path, "the settings of generation").get("eos_token_id") if path.exists() else None
+    ends = given if isinstance(given, list) else [given if given is not None else tokenizer.eos_id]
+    if not all(isinstance(id, int) for id in ends) or not ends:
+        raise UserError(f"{folder}: no token is named that ends an answer, neither in {GENERATION} nor as eos_token")
+    return tuple(ends)

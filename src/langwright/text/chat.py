@@ -1,0 +1,237 @@
+"""Chat templates: a conversation as one text, and which of its characters and tokens are the assistant's own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, final
+
+from langwright.base.errors import UserError
+from langwright.text.jinja import CLOSE, OPEN, compile_template
+from langwright.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+"""`{"role": ..., "content": ...}`, with `tool_calls` where an assistant calls functions."""
+
+ROLES = ("system", "user", "assistant", "tool")
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "zephyr": (),
+    "alpaca": (),
+    "llama2": (),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+"""The templates that come with the package, and the special tokens each needs besides bos and eos."""
+
+_CONTINUED = "\x02continued\x02 "
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text. answers: (start, end) of the assistant's words in characters, the stop included."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as ids. trained: true for the tokens of the assistant's words and for the stop after them."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+@final
+class ChatTemplate:
+    """A Jinja template for conversations, in the form that `transformers` uses.
+
+    source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the special tokens by their names.
+    tokens: those, such as `{"eos_token": "</s>"}`. specials: the text of every special token. where: for errors.
+    """
+
+    def __init__(
+        self, source: str, tokens: Mapping[str, str], specials: Sequence[str] = (), where: str = "the chat template"
+    ) -> None:
+        """Compile the template; UserError where it is broken."""
+        import jinja2
+
+        self.source, self._tokens, self._specials, self._where = source, dict(tokens), tuple(specials), where
+        try:
+            self._template = compile_template(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{where}: the chat template is broken at its line {error.lineno}: {error}") from None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final: bool = False,
+    ) -> str:
+        """The conversation as text.
+
+        add_generation_prompt: end with what stands before an answer. continue_final: end inside the last message, so
+        that it can be gone on with. Raises UserError where the template refuses the messages.
+        """
+        if not continue_final:
+            return self._render(messages, tools, add_generation_prompt)
+        if not messages or not isinstance(messages[-1].get("content"), str):
+            raise UserError("there is no last message with a text to go on with")
+        last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUED}
+        text = self._render([*messages[:-1], last], tools)
+        at = text.rfind(_CONTINUED.strip())
+        if at < 0:
+            raise UserError(f"{self._where}: the template leaves out the end of the last message")
+        return text[:at] if text.startswith(_CONTINUED, at) else text[:at].rstrip()
+
+    def answers(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, first: int = 0) -> Rendered:
+        """The conversation with the places of the assistant's words in the messages from number `first` on.
+
+        They are the template's `{% generation %}` blocks. Where it has none, each answer is what its message adds to
+        the text before it, which must stay as it is. Either way it ends with the special token that stops the model.
+        Raises UserError where the template changes earlier text when a message is added, or never stops.
+        """
+        text = self._render(messages, tools)
+        marked = self._render(messages, tools, mark_answers=True)
+        if OPEN in marked:
+            before = self._render(messages[:first], tools, mark_answers=True) if first else ""
+            spans = _marked_spans(marked)[before.count(OPEN) :]
+        else:
+            spans = self._differences(text, messages, tools, first)
+        return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        add_generation_prompt: bool = False,
+        mark_answers: bool = False,
+    ) -> str:
+        try:
+            text: str = self._template.render(
+                messages=list(messages),
+                tools=None if tools is None else list(tools),
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                mark_answers=mark_answers,
+                **self._tokens,
+            )
+        except Exception as error:  # whatever a template does to its data
+            raise UserError(f"{self._where}: the chat template refuses the messages: {error}") from None
+        return text
+
+    def _differences(
+        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, first: int
+    ) -> list[tuple[int, int]]:
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] == "assistant" and i >= first:
+                before = self._render(messages[:i], tools, add_generation_prompt=True)
+                until = self._render(messages[: i + 1], tools)
+                if not (until.startswith(before) and text.startswith(until)):
+                    raise UserError(
+                        f"{self._where}: the chat template changes what stands before message {i + 1} when more is "
+                        "added, so that the assistant's words cannot be told; mark them with {% generation %}"
+                    )
+                spans.append((len(before), len(until)))
+        return spans
+
+    def _with_stop(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """The span up to the special token that ends it, which may stand right after it."""
+        inside = text[start:end].rstrip()
+        for token in self._specials:
+            if inside.endswith(token):
+                return start, start + len(inside)
+        for token in self._specials:
+            if text.startswith(token, end):
+                return start, end + len(token)
+        raise UserError(
+            f"{self._where}: no special token ends the assistant's words, so a model would never stop; "
+            "let the template put eos_token after them"
+        )
+
+
+def _marked_spans(marked: str) -> list[tuple[int, int]]:
+    """Where the marked answers lie in the text without the marks."""
+    spans, length = [], 0
+    for i, piece in enumerate(marked.split(OPEN)):
+        inside, close, after = piece.partition(CLOSE)
+        if i and not close:
+            raise UserError("a {% generation %} block of the chat template lies inside another")
+        if i:
+            spans.append((length, length + len(inside)))
+        length += len(inside) + len(after)
+    return spans
+
+
+def encode(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None = None,
+    first: int = 0,
+) -> Encoded:
+    """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
+
+    Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the
+    beginning or the end of an answer belongs to it.
+    """
+    rendered = template.answers(messages, tools, first)
+    ids, offsets = tokenizer.encode_named(rendered.text)
+    trained = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
+    return Encoded(ids, trained)
+
+
+def prompt_ids(
+    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None
+) -> list[int]:
+    """The ids after which a model writes the next answer."""
+    return tokenizer.encode_named(template.render(messages, tools, add_generation_prompt=True))[0]
+
+
+def own_template(tokenizer: Tokenizer, where: str, tools: bool = False) -> ChatTemplate | None:
+    """The template that came with a tokenizer, or None.
+
+    Of several it is the one called "default", or with `tools` the one called "tool_use". where: the folder, for errors.
+    """
+    source = tokenizer.chat_template
+    if isinstance(source, list):
+        named = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}
+        source = named.get("tool_use", named.get("default")) if tools else named.get("default")
+        if source is None:
+            raise UserError(
+                f'{where}: among its chat templates, {", ".join(map(str, named))}, none is called "default"'
+            )
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise UserError(f"{where}: the chat template in tokenizer_config.json is neither text nor a list of them")
+    return template_for(source, tokenizer, where)
+
+
+def built_in_source(name: str) -> str:
+    """The source of one of `TEMPLATES`."""
+    return (resources.files("langwright.text") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def choose_source(name: str) -> str:
+    """A template by its name in `TEMPLATES`, or the text of a file. UserError for neither."""
+    if name in TEMPLATES:
+        return built_in_source(name)
+    if Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
+
+
+def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
+    """The special token that ends an answer of this template."""
+    rendered = template.answers([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    start, end = rendered.answers[-1]
+    return next(token for token in specials if rendered.text[start:end].endswith(token))
+
+
+def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:
+    """A template that knows the special tokens of a tokenizer. where: for errors."""
+    return ChatTemplate(source, tokenizer.roles.config(), tokenizer.specials, where)

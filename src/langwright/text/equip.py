@@ -1,0 +1,73 @@
+"""A tokenizer made ready to chat: a template, the special tokens it needs, a stop, and padding that is not the stop."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+from langwright.base.errors import UserError
+from langwright.text.chat import TEMPLATES, ChatTemplate, choose_source, own_template, stop_token, template_for
+from langwright.text.tokenizer import Tokenizer
+
+PAD = "<|pad|>"
+
+
+@final
+@dataclass(frozen=True)
+class Equipped:
+    """A tokenizer that chats.
+
+    name: of the template, for people. added: special tokens that the vocabulary did not have.
+    ends: ids after which an answer is over, the template's own stop first.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    name: str
+    added: tuple[str, ...]
+    ends: tuple[int, ...]
+
+
+def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> Equipped:
+    """Choose a template and fit the tokenizer to it.
+
+    name: one of `TEMPLATES`, or a file; without it the tokenizer's own template, else chatml where its special tokens
+    are known, else zephyr, whose marks are plain text. may_grow: whether special tokens may be added, so that the
+    model's tables grow. where: the folder, for errors.
+
+    The stop becomes the tokenizer's eos unless the template itself writes eos. A pad that is the stop would teach a
+    model never to stop: it is replaced by a new token where the vocabulary may grow, and given up elsewhere.
+    Raises UserError for a template whose special tokens are missing and may not be added.
+    """
+    own = tokenizer.chat_template is not None
+    chosen = name or ("its own" if own else "chatml" if _knows(tokenizer, "chatml") else "zephyr")
+    missing = () if chosen == "its own" else _missing(tokenizer, chosen)
+    if missing and not may_grow:
+        raise UserError(
+            f"--template {chosen}: needs the special tokens {', '.join(missing)}, which {where} lacks "
+            "and this method of tuning would not train; zephyr and alpaca need none, and --method full adds them"
+        )
+    if chosen == "its own":
+        given = own_template(tokenizer, where)
+        assert given is not None
+        source = given.source
+    else:
+        source = choose_source(chosen)
+    grown = tokenizer.equipped(missing, tokenizer.roles, source)
+    stop = stop_token(template_for(source, grown, where), grown.specials)
+    eos = tokenizer.roles.eos if "eos_token" in source and tokenizer.roles.eos else stop
+    pad = tokenizer.roles.pad
+    if pad is None or pad in (eos, stop):
+        pad = PAD if may_grow or PAD in grown.specials else None
+        missing += (PAD,) if pad and pad not in grown.specials else ()
+    roles = replace(tokenizer.roles, eos=eos, pad=pad)
+    ready = tokenizer.equipped(missing, roles, source)
+    names = dict.fromkeys(token for token in (stop, eos, tokenizer.roles.eos) if token is not None)
+    ends = tuple(ready.encode_named(token)[0][0] for token in names)
+    return Equipped(ready, template_for(source, ready, where), chosen, missing, ends)
+
+
+def _missing(tokenizer: Tokenizer, name: str) -> tuple[str, ...]:
+    return tuple(token for token in TEMPLATES.get(name, ()) if token not in tokenizer.specials)
+
+
+def _knows(tokenizer: Tokenizer, name: str) -> bool:
+    return not _missing(tokenizer, name)

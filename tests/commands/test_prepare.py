@@ -1,0 +1,110 @@
+"""langwright prepare, as a user runs it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langwright.cli import main
+from langwright.corpora.chats import open_chats
+from langwright.models.folder import new_model, save_model
+from langwright.models.llama import LlamaConfig
+from langwright.text.training import raw_bytes
+
+LONG = "The cat sat on the mat because the mat was warm and nobody else had thought of sitting there before"
+
+
+def row(asked: str, said: str) -> dict[str, Any]:
+    return {"instruction": asked, "output": said}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        row("Why?", LONG),
+        row("Why?", LONG),  # the same
+        row("Why?", LONG + " today"),  # nearly
+        row("Explain the quick fox.", "It is fast, it is brown, and it has jumped over many a lazy dog."),
+        row("Empty?", ""),
+        row("One?", "Yes."),
+    ]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def run(data: Path, out: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
+    assert main(["prepare", str(data), str(out), *more, "--json"]) == 0
+    report: dict[str, int] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def test_each_step_drops_its_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    steps = ["--deduplicate", "--check", "--near", "0.8", "--min-words", "3", "--augment", "synonyms,swap"]
+    assert run(data, out, *steps, capsys=capsys) == {
+        "read": 6,
+        "dropped: equal to an earlier one": 1,
+        "dropped: a fault": 1,
+        "dropped: too short": 1,
+        "dropped: nearly equal to an earlier one": 1,
+        "added by synonyms, swap": 2,
+        "written": 4,
+    }
+    chats = open_chats(str(out)).items
+    assert [c.messages[0]["content"] for c in chats[:2]] == ["Why?", "Explain the quick fox."]
+    assert chats[2].messages[0]["content"] in (
+        "Clarify the quick fox.",
+        "Explain the fast fox.",
+        "Explain the rapid fox.",
+    )
+    again = tmp_path / "again.jsonl"
+    run(data, again, *steps, capsys=capsys)
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_the_best_by_heuristics(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(data, tmp_path / "out.jsonl", "--keep", "0.5", "--max-words", "30", capsys=capsys)
+    kept = open_chats(str(tmp_path / "out.jsonl")).items
+    assert [c.messages[0]["content"] for c in kept] == ["Why?"] * 3
+
+
+@pytest.mark.parametrize("by", ["relevance", "difficulty"])
+def test_a_model_counts_and_scores(by: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = raw_bytes()
+    config = LlamaConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
+                         num_key_value_heads=1, intermediate_size=24, max_position_embeddings=400)  # fmt: skip
+    save_model(new_model("llama", config), tokenizer, tmp_path / "model")
+    more = ["--model", str(tmp_path / "model"), "--max-tokens", "100", "--keep", "0.5", "--by", by]
+    report = run(data, tmp_path / "out.jsonl", *more, capsys=capsys)
+    assert report["dropped: more tokens than --max-tokens"] == 4
+    assert report["written"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--near", "1.5"], "--near 1.5: must be above 0 and at most 1"),
+        (["--keep", "0"], "--keep 0.0: must be above 0"),
+        (["--by", "relevance", "--keep", "0.5"], "--by relevance: needs --model"),
+        (["--max-tokens", "5"], "--max-tokens: needs --model"),
+        (["--by", "difficulty"], "goes with --keep"),
+        (["--augment", "typo"], 'did you mean "typos"'),
+        (["--min-words", "1000"], "nothing is left to write (6 read, 6 dropped: too short)"),
+    ],
+)
+def test_bad_settings(
+    more: list[str], words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", str(data), str(tmp_path / "out.jsonl"), *more]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_is_there_is_not_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out.jsonl").write_text("mine")
+    assert main(["prepare", str(data), str(tmp_path / "out.jsonl")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["prepare", str(data), str(tmp_path / "out.txt")]) == 2
+    assert "must end in .jsonl" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""A conversation: what the model is given, what is forgotten, when an answer stops."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from langwright.base.errors import UserError
+from langwright.inference.chat import Conversation, read_ends
+from langwright.inference.generate import write
+from langwright.inference.sampling import Sampling
+from langwright.models.decoder import CausalLM
+from langwright.models.folder import new_model
+from langwright.models.llama import LlamaConfig
+from langwright.text.equip import Equipped, equip
+from langwright.text.training import raw_bytes
+
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def equipped() -> Equipped:
+    return equip(raw_bytes(), "chatml", may_grow=True, where="x")
+
+
+def model(size: int, context: int = 120) -> CausalLM:
+    return new_model(
+        "llama",
+        LlamaConfig(vocab_size=size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
+                    num_key_value_heads=1, intermediate_size=24, max_position_embeddings=context),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def conversation(equipped: Equipped) -> Conversation:
+    return Conversation(
+        model(equipped.tokenizer.vocab_size), equipped.tokenizer, equipped.template, equipped.ends, room=8
+    )
+
+
+def saying(conversation: Conversation, text: str) -> None:
+    """Make the model say this text again and again, whatever it reads, by a head that looks at the last token."""
+    ids, _ = conversation.tokenizer.encode_named(text)
+    size = conversation.model.vocabulary
+    after = torch.zeros(size, size)
+    newline = conversation.tokenizer.encode("\n")[0]
+    for now, then in zip([newline, *ids], ids, strict=False):
+        after[now, then] = 50.0
+
+    class Table(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+            return torch.nn.functional.one_hot(ids, size).float()
+
+    body = Table()
+    body.blocks = torch.nn.ModuleList()  # type: ignore[assignment]
+    conversation.model.body = body  # type: ignore[assignment]
+    conversation.model.head.weight = torch.nn.Parameter(after.T.contiguous())
+
+
+def test_an_answer_ends_at_each_of_the_stop_tokens(conversation: Conversation) -> None:
+    for stop in ("<|im_end|>", "<|eos|>"):
+        conversation.reset()
+        saying(conversation, f"yes{stop}")
+        heard: list[str] = []
+        done, forgotten = conversation.ask("Is it?", GREEDY, heard.append)
+        assert (done.text, done.reason, forgotten) == ("yes", "end", 0)
+        assert "".join(heard) == "yes"
+        assert conversation.messages[-1] == {"role": "assistant", "content": "yes"}
+
+
+def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversation: Conversation) -> None:
+    conversation.system = "S"
+    conversation.ask("One?", GREEDY)
+    first = conversation.messages[-1]["content"]
+    history = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "Two?"},
+    ]
+    rendered = conversation.template.render(history, add_generation_prompt=True)
+    ids = conversation.tokenizer.encode_named(rendered)[0]
+    expected = write(conversation.model, conversation.tokenizer, [ids], GREEDY, 8, ends=conversation.ends)[0]
+    assert conversation.ask("Two?", GREEDY)[0] == expected
+
+
+def test_the_oldest_turns_are_forgotten_and_the_system_stays(conversation: Conversation) -> None:
+    conversation.system = "Be a cat."
+    saying(conversation, "no<|im_end|>")
+    forgotten = [conversation.ask(f"Number {n}?", GREEDY)[1] for n in range(5)]
+    assert forgotten[0] == 0
+    assert sum(forgotten) == 10 - len(conversation.messages)
+    assert sum(forgotten) > 0
+    assert all(count % 2 == 0 for count in forgotten)
+    assert conversation.messages[0]["role"] == "user"
+    assert conversation.messages[-2]["content"] == "Number 4?"
+    conversation.reset()
+    assert not conversation.messages
+    assert conversation.system == "Be a cat."
+
+
+def test_a_message_that_cannot_fit_is_refused_and_not_kept(conversation: Conversation) -> None:
+    with pytest.raises(UserError, match="do not fit the model's context of 120"):
+        conversation.ask("x" * 200, GREEDY)
+    assert not conversation.messages
+
+
+def test_what_is_broken_off_stays_as_far_as_it_came(conversation: Conversation) -> None:
+    saying(conversation, "yes indo<|im_end|>")
+
+    def interrupt(text: str) -> None:
+        if text == "s":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("Is it?", GREEDY, interrupt)
+    assert conversation.messages[-1] == {"role": "assistant", "content": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("given", "ends"), [({"eos_token_id": [7, 2]}, (7, 2)), ({"eos_token_id": 5}, (5,)), ({}, (1,))]
+)
+def test_the_stop_tokens_of_a_folder(given: dict[str, object], ends: tuple[int, ...], tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(given))
+    assert read_ends(tmp_path, raw_bytes()) == ends
+
+
+def test_without_a_stop_token_there_is_no_chat(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    plain = raw_bytes()
+    silent = plain.equipped((), replace(plain.roles, eos=None), None)
+    with pytest.raises(UserError, match="no token is named that ends an answer"):
+        read_ends(tmp_path, silent)

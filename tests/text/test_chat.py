@@ -1,0 +1,245 @@
+"""Chat templates against `transformers`: the same text, the same ids, the same assistant's tokens."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from langwright.base.errors import UserError
+from langwright.text.chat import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
+from langwright.text.equip import equip
+from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.training import train_bpe
+
+from .published_templates import CHATML, GEMMA, LLAMA2, LLAMA3, PUBLISHED, QWEN2_5, ZEPHYR
+
+SYSTEM = {"role": "system", "content": "Be brief, as a cat."}
+TURNS: list[dict[str, Any]] = [
+    {"role": "user", "content": "What did the cat eat?"},
+    {"role": "assistant", "content": "A tuna. 🐟"},
+    {"role": "user", "content": "And then?"},
+    {"role": "assistant", "content": "It slept\n\n  twice."},
+]
+CALL = {"type": "function", "function": {"name": "weigh", "arguments": {"what": "<tuna & co>", "times": 2}}}
+TOOLS = [{"type": "function", "function": {"name": "weigh", "description": "Its weight.", "parameters": {}}}]
+WITH_TOOLS: list[dict[str, Any]] = [
+    SYSTEM,
+    {"role": "user", "content": "How heavy?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "2 kg"},
+    {"role": "assistant", "content": "Two kilograms."},
+]
+SPECIALS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", *TEMPLATES["llama3"])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    plain = train_bpe(["the cat did eat a tuna and then it slept twice, user assistant system\n" * 20], 320)
+    return plain.equipped(SPECIALS, plain.roles, "")
+
+
+def peer(tokenizer: Tokenizer, source: str, folder: Path) -> PreTrainedTokenizerFast:
+    tokenizer.equipped((), tokenizer.roles, source).save(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def chats(name: str) -> list[list[dict[str, Any]]]:
+    return [TURNS, TURNS[:2]] if name in ("mistral", "gemma") else [TURNS, [SYSTEM, *TURNS], [SYSTEM, *TURNS[:2]]]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *(f"own {name}" for name in TEMPLATES)])
+def test_text_and_ids_are_those_of_transformers(name: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    source = built_in_source(name[4:]) if name.startswith("own ") else PUBLISHED[name]
+    theirs = peer(tokenizer, source, tmp_path)
+    ours = own_template(load_tokenizer(tmp_path), str(tmp_path))
+    assert ours is not None
+    for messages in chats(name):
+        for ask in (False, True):
+            text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+            assert ours.render(messages, add_generation_prompt=ask) == text
+        ids = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
+        assert prompt_ids(ours, tokenizer, messages[:-1]) == ids
+        assert encode(ours, tokenizer, messages).ids == theirs.apply_chat_template(messages)["input_ids"]
+        if name != "own llama2":  # trimmed spaces cannot be gone on with
+            begun = [*messages[:-1], {"role": "assistant", "content": "It slept "}]
+            text = theirs.apply_chat_template(begun, tokenize=False, continue_final_message=True)
+            assert ours.render(begun, continue_final=True) == text
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_tokens_of_generation_blocks_are_those_of_transformers(
+    name: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    theirs = peer(tokenizer, built_in_source(name), tmp_path)
+    ours = own_template(load_tokenizer(tmp_path), "x")
+    assert ours is not None
+    for messages in chats(name):
+        expected = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        encoded = encode(ours, tokenizer, messages)
+        assert [int(x) for x in encoded.trained] == expected["assistant_masks"]
+        assert tokenizer.token(encoded.ids[max(i for i, t in enumerate(encoded.trained) if t)]).startswith("<|e") or (
+            name == "chatml"
+        )
+
+
+@pytest.mark.parametrize(
+    ("own", "published"), [("chatml", CHATML), ("zephyr", ZEPHYR), ("llama2", LLAMA2), ("llama3", LLAMA3)]
+)
+def test_built_in_templates_write_what_the_published_ones_write(own: str, published: str, tokenizer: Tokenizer) -> None:
+    ours, theirs = (template_for(source, tokenizer, own) for source in (built_in_source(own), published))
+    for messages in ([SYSTEM, *TURNS], TURNS):
+        assert ours.render(messages) == theirs.render(messages)
+        asked = ours.render(messages[:-1], add_generation_prompt=True)
+        assert asked == theirs.render(messages[:-1], add_generation_prompt=True)
+
+
+def test_alpaca_is_the_published_prompt(tokenizer: Tokenizer) -> None:
+    template = template_for(built_in_source("alpaca"), tokenizer, "alpaca")
+    alone = [{"role": "user", "content": "Name a fish."}, {"role": "assistant", "content": "Tuna"}]
+    assert template.render(alone) == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nName a fish.\n\n### Response:Tuna<|eos|>"
+    )
+    with_input = [{"role": "user", "content": "Name it.\n\n### Input:\nA fish."}]
+    assert template.render(with_input) == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nName it.\n\n### Input:\nA fish.\n\n### Response:"
+    )
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "own chatml"])
+def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: Tokenizer) -> None:
+    """It agrees with blocks where there are both; headers are out, the stop is in, what follows it is out."""
+    source = PUBLISHED.get(name) or built_in_source("chatml").replace("{%- generation %}", "").replace(
+        "{%- endgeneration %}", ""
+    )
+    template = template_for(source, tokenizer, name)
+    for messages in chats(name):
+        rendered = template.answers(messages)
+        spans = [rendered.text[start:end] for start, end in rendered.answers]
+        stop = {"chatml": "<|im_end|>", "own chatml": "<|im_end|>", "llama3": "<|eot_id|>", "qwen2.5": "<|im_end|>"}
+        end = stop.get(name) or {"gemma": "<end_of_turn>"}.get(name, "<|eos|>")
+        wanted = [m["content"] for m in messages if m["role"] == "assistant"]
+        assert [span.strip() for span in spans] == [
+            f"{text} {end}" if name == "llama2" else f"{text}{end}" for text in wanted
+        ]
+
+
+def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for number, source in enumerate((QWEN2_5, built_in_source("chatml"))):
+        theirs = peer(tokenizer, source, tmp_path / str(number))
+        ours = template_for(source, tokenizer, "x")
+        expected = theirs.apply_chat_template(WITH_TOOLS, tools=TOOLS, tokenize=False)
+        assert ours.render(WITH_TOOLS, TOOLS) == expected
+        assert '"<tuna & co>"' in expected
+        spans = ours.answers(WITH_TOOLS, TOOLS)
+        called, said = (spans.text[start:end] for start, end in spans.answers)
+        assert '"name": "weigh"' in called
+        assert called.endswith("</tool_call><|im_end|>")
+        assert said == "Two kilograms.<|im_end|>"
+
+
+@pytest.mark.parametrize("name", ["zephyr", "alpaca", "llama2", "llama3"])
+@pytest.mark.parametrize("tools", [TOOLS, None])
+def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="no place for tools"):
+        template_for(built_in_source(name), tokenizer, name).render(WITH_TOOLS if tools is None else TURNS, tools)
+
+
+def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
+    for source in (built_in_source("chatml"), CHATML):
+        rendered = template_for(source, tokenizer, "x").answers(TURNS, first=2)
+        assert [rendered.text[start:end] for start, end in rendered.answers] == ["It slept\n\n  twice.<|im_end|>"]
+
+
+def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None:
+    source = built_in_source("chatml").replace(
+        "{{- '<|im_end|>' }}\n        {%- endgeneration %}", "{%- endgeneration %}{{- '<|im_end|>' }}"
+    )
+    assert source != built_in_source("chatml")
+    rendered = template_for(source, tokenizer, "x").answers(TURNS)
+    assert all(rendered.text[start:end].endswith("<|im_end|>") for start, end in rendered.answers)
+
+
+def test_several_templates_are_chosen_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN2_5}]
+
+    made = tokenizer.equipped((), tokenizer.roles, CHATML)
+    made.save(tmp_path)
+
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    ours = load_tokenizer(tmp_path)
+    assert own_template(ours, "x").source == CHATML
+    assert own_template(ours, "x", tools=True).source == QWEN2_5
+    (tmp_path / "chat_template.jinja").write_text(GEMMA)
+    assert own_template(load_tokenizer(tmp_path), "x").source == GEMMA
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == GEMMA
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{% for m in messages %}{{ m }", "broken at its line 1"),
+        ("{{ raise_exception('no cats') }}", "refuses the messages: no cats"),
+        ("{{ nobody + 'a' }}", "'nobody' is undefined"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}", "never stop"),
+        ("{% for m in messages %}{{ loop.length ~ m['content'] + eos_token }}{% endfor %}", "changes what stands"),
+    ],
+)
+def test_what_a_template_does_wrong_is_told_in_one_line(source: str, words: str, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        template_for(source, tokenizer, "folder").answers(TURNS)
+    assert "\n" not in str(error.value)
+    assert "folder" in str(error.value)
+
+
+def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
+    year = template_for("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
+    assert 2024 < int(year) < 2200
+
+
+def test_equipped_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp_path: Path) -> None:
+    plain = train_bpe(["the cat"], 259)
+    made = equip(plain, "chatml", may_grow=True, where="base")
+    assert made.added == ("<|im_start|>", "<|im_end|>")
+    assert made.tokenizer.vocab_size == plain.vocab_size + 2
+    assert made.tokenizer.roles.eos == "<|im_end|>"
+    assert made.ends == (plain.vocab_size + 1, plain.eos_id)
+    assert made.tokenizer.pad_id not in (None, *made.ends)
+    made.tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|pad|>")
+    ids = theirs.apply_chat_template(TURNS)["input_ids"]
+    assert ids == encode(made.template, made.tokenizer, TURNS).ids
+    with pytest.raises(UserError, match=r"--template chatml: needs the special tokens <\|im_start\|>"):
+        equip(plain, "chatml", may_grow=False, where="base")
+
+
+def test_without_a_name_the_own_template_or_chatml_or_zephyr(tokenizer: Tokenizer) -> None:
+    assert equip(train_bpe(["the cat"], 259), None, may_grow=False, where="x").name == "zephyr"
+    plain = train_bpe(["the cat"], 259)
+    knows = plain.equipped(TEMPLATES["chatml"], plain.roles, None)
+    assert equip(knows, None, may_grow=False, where="x").name == "chatml"
+    mine = plain.equipped((), plain.roles, MINE)
+    assert equip(mine, None, may_grow=False, where="x").template.source == MINE
+    with pytest.raises(UserError, match="--template chatlm: neither one of chatml, zephyr"):
+        equip(plain, "chatlm", may_grow=True, where="x")
+
+
+MINE = "{% for m in messages %}{{ m['role'] ~ m['content'] ~ eos_token }}{% endfor %}"
+
+
+@pytest.mark.parametrize("may_grow", [True, False])
+def test_padding_is_never_the_stop(may_grow: bool) -> None:
+    plain = train_bpe(["the cat"], 259)
+
+    bad = plain.equipped((), replace(plain.roles, bos="<|eos|>", pad="<|eos|>"), None)
+    made = equip(bad, "zephyr", may_grow, "x")
+    assert made.tokenizer.roles.pad == "<|pad|>"
+    assert made.tokenizer.pad_id != made.tokenizer.eos_id
