@@ -58,6 +58,7 @@ def test_show_draws_what_an_encoder_attends_to(tmp_path: Path) -> None:
         (["next", "MODEL", "the [MASK]" + " the" * 20], "masked", "does not fit the model's context of 16 tokens"),
         (["next", "MODEL", "[MASK]"], "hidden", 'head "hidden" neither continues a text nor fills a mask'),
         (["next", "MODEL", "[MASK]"], "sequence", 'head "sequence" neither continues'),
+        (["show", "MODEL", "--attention", "the", "--target", "a"], "masked", "--target: a bert model reads one text"),
         (["generate", "MODEL", "--prompt", "the"], "masked", 'head "masked" does not continue texts'),
         (["generate", "MODEL", "--prompt", "the"], "embedding", "a bert model with the head"),
         (["evaluate", "MODEL", "--text", "TEXT"], "masked", 'head "masked" does not continue texts'),

@@ -64,7 +64,7 @@ def test_bad_values(folder: str, flags: str, message: str, capsys: pytest.Captur
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["next", "a"], ["evaluate", "--text", "x.txt"], ["show", "--attention", "a"]])
+@pytest.mark.parametrize("command", [["next", "a"], ["evaluate", "--text", "x.txt"]])
 def test_verbs_that_need_a_decoder(folder: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     verb, *rest = command
     assert main([verb, folder, *rest]) == 2

@@ -1,6 +1,7 @@
 """What the model folder holds, what it accepts from others, and what it refuses by name."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file
+from langwright.cli import main
 from langwright.models import folder as folder_module
 from langwright.models import weights
 from langwright.models.decoder import CausalLM
@@ -240,20 +242,40 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def add_to_index(folder: Path, file: str) -> None:
+    """Name a tensor of z.safetensors, so that the shard is opened."""
+    path = folder / "model.safetensors.index.json"
+    tensors = read_tensors(folder / "z.safetensors")
+    save_file({**tensors, file: torch.ones(1)}, folder / "z.safetensors")
+    path.write_text(json.dumps({"weight_map": json.loads(path.read_text())["weight_map"] | {file: "z.safetensors"}}))
+
+
+def lie(folder: Path, length: int) -> None:
+    """Say another length of the header than it has."""
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
+
+
+def header(folder: Path, text: bytes) -> None:
+    """A file with this header and eight bytes of data."""
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+
+
 NORM = "model.norm.weight"
+NOT_WHOLE = r"model\.safetensors: not a whole safetensors file"
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(NORM)), f'tensor "{NORM}" is missing'),
     "extra tensor": (
         lambda f: edit_weights(f, lambda t: t.update(score=torch.ones(2))),
-        'tensor "score" in the weights is not known for llama',
+        r'model\.safetensors: tensor "score" is not known for llama',
     ),
     "another layer": (
         lambda f: edit_weights(f, lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)})),
-        r'tensor "model\.layers\.1\.mlp\.up_proj\.weight" in the weights is not known',
+        r'model\.safetensors: tensor "model\.layers\.1\.mlp\.up_proj\.weight" is not known',
     ),
     "wrong shape": (
         lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(65)})),
-        rf'tensor "{NORM}" has shape \[65\], the config asks for \[64\]',
+        rf'model\.safetensors: tensor "{NORM}" has shape \[65\], the config asks for \[64\]',
     ),
     "wrong number of axes": (
         lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64, 1)})),
@@ -281,7 +303,60 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: index(f, {"ghost": "shard.safetensors"}),
         r'"ghost" is not in shard\.safetensors',
     ),
-    "index names too little": (lambda f: index(f, {NORM: ""}), f'"{NORM}" is in a shard and not in the index'),
+    "index names too little": (
+        lambda f: index(f, {NORM: ""}),
+        rf'shard\.safetensors: tensor "{NORM}" is here, and is not in the index',
+    ),
+    "tensor in two shards": (
+        lambda f: (index(f, {}), save_file({NORM: torch.ones(64)}, f / "z.safetensors"), add_to_index(f, "x")),
+        rf'z\.safetensors: tensor "{NORM}" is here, and the index says shard\.safetensors',
+    ),
+    "empty shard": (
+        lambda f: (index(f, {NORM: "z.safetensors"}), (f / "z.safetensors").write_bytes(b"")),
+        r"z\.safetensors: not a whole safetensors file",
+    ),
+    "index that is no JSON": (
+        lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{")),
+        r"index\.json:1: the index of the shards is not valid JSON",
+    ),
+    "integers": (
+        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64, dtype=torch.int8)})),
+        rf'model\.safetensors: tensor "{NORM}" holds int8 numbers; only float32, bfloat16, float16, float64 are read',
+    ),
+    "eight bits": (
+        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64).to(torch.float8_e4m3fn)})),
+        rf'model\.safetensors: tensor "{NORM}" holds float8_e4m3fn numbers',
+    ),
+    "header longer than the file": (lambda f: lie(f, 1 << 40), NOT_WHOLE),
+    "header of no length": (lambda f: lie(f, 0), NOT_WHOLE),
+    "header cut short": (lambda f: lie(f, 40), NOT_WHOLE),
+    "header that is no JSON": (lambda f: header(f, b"{'a': 1}"), NOT_WHOLE),
+    "header that is a list": (lambda f: header(f, b"[]"), NOT_WHOLE),
+    "tensor beyond the end": (
+        lambda f: header(f, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}'),
+        NOT_WHOLE,
+    ),
+    "tensor of another size": (
+        lambda f: header(f, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}'),
+        NOT_WHOLE,
+    ),
+    "tensors that overlap": (
+        lambda f: header(
+            f,
+            b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
+            b' "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        ),
+        NOT_WHOLE,
+    ),
+    "a name twice": (
+        lambda f: header(
+            f,
+            b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
+            b' "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        ),
+        NOT_WHOLE,
+    ),
+    "unknown dtype": (lambda f: header(f, b'{"a": {"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}}'), NOT_WHOLE),
     "index without a map": (
         lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{}")),
         'there is no "weight_map"',
@@ -297,6 +372,21 @@ def test_files_that_are_refused(saved: Path, name: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_model(saved)
     assert_one_line(caught.value, saved)
+
+
+@pytest.mark.parametrize("name", ["wrong shape", "missing shard", "shard outside", "empty weights"])
+def test_a_command_ends_with_one_line_and_exit_code_2(
+    saved: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, message = FILES[name]
+    (saved / "langwright.json").unlink()
+    raw_bytes().save(saved)
+    spoil(saved)
+    assert main(["next", str(saved), "a"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.search(message, told.err)
+    assert len(told.err.splitlines()) == 1
 
 
 def test_our_record_vouches_for_the_weights(saved: Path) -> None:

@@ -152,6 +152,20 @@ def test_the_explicit_path_is_for_short_bfloat16_on_the_cpu() -> None:
         assert not prefers_explicit(short, 8)
 
 
+@pytest.mark.parametrize("heads", [1, 6])
+@pytest.mark.parametrize("softcap", [None, 0.5])
+def test_heads_that_share_keys_read_them_as_if_each_had_its_own(heads: int, softcap: float | None) -> None:
+    """A single query, as when text is written: also where scores differ from head to head."""
+    q, k, v = normal(2, 6, 1, 3), normal(2, 2, 4, 3, seed=1), normal(2, 2, 4, 3, seed=2)
+    bias = Lowered(scores=normal(1, heads, 1, 4, seed=3))
+    alone = [x.repeat_interleave(3, 1) for x in (k, v)]
+    mixed, weights = attend_explicitly(q, k, v, bias, 0.7, softcap=softcap)
+    expected, expected_weights = attend_explicitly(q, *alone, bias, 0.7, softcap=softcap)
+    assert torch.allclose(mixed, expected, atol=1e-6)
+    assert torch.allclose(weights, expected_weights, atol=1e-6)
+    assert torch.allclose(attend_fused(q, k, v, bias, 0.7), attend_fused(q, *alone, bias, 0.7), atol=1e-6)
+
+
 @pytest.mark.parametrize("window", [None, 2])
 def test_softcap_and_clip(window: int | None) -> None:
     """Scores are capped before who sees whom is added; q, k and v are cut before anything else."""

@@ -88,6 +88,7 @@ def test_when_it_is_preferred() -> None:
     assert prefers_blocks(q)
     assert not prefers_blocks(q.float())
     assert not prefers_blocks(torch.empty(1, 1, 2049, 2, dtype=torch.bfloat16))
+    assert not prefers_blocks(torch.empty(1, 1, 64, 2, dtype=torch.bfloat16))
     assert not prefers_blocks(q.to("meta"))
     with torch.inference_mode():
         assert not prefers_blocks(q)

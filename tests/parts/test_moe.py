@@ -52,6 +52,15 @@ def test_an_expert_that_nobody_chose_has_a_gradient_of_zero() -> None:
     assert all(g is not None for g in given)
 
 
+def test_without_gradients_only_the_chosen_are_asked() -> None:
+    moe, asked = made(1), []
+    for number, expert in enumerate(moe.experts):
+        expert.register_forward_hook(lambda *_, number=number: asked.append(number))
+    with torch.no_grad():
+        moe(torch.ones(1, 3, 6), CONTEXT)
+    assert len(asked) == 1
+
+
 def test_taps() -> None:
     moe, x, taps = made(2, balance=0.5), normal(2, 5, 6), Taps("router", "auxiliary")
     moe(x, Context(Lowered(), False, taps=taps, layer=3))

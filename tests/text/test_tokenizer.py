@@ -271,7 +271,7 @@ def broken_folders(folder: Path) -> list[tuple[str, str]]:
     pieces.decoder = decoders.CTC()
     pieces.save(str(folder / "pieces" / "tokenizer.json"))
     return [
-        ("nowhere", "nowhere: no such folder"),
+        ("nowhere", "nowhere: there is no such folder"),
         (
             "empty",
             "no tokenizer here; needed is tokenizer.json, vocab.json with merges.txt, vocab.txt, tokenizer.model",

@@ -49,7 +49,32 @@ def test_the_bias_stands_where_it_changes() -> None:
     assert set(cells(shown, 0, "hidden-key")) == {(0, 1), (0, 2), (1, 2)}
     assert cells(shown, 0, "cold") == {}
     assert cells(shown, 5, "cold") == {(0, 0): 1.0, (1, 0): 1.0, (2, 0): 1.0, (1, 1): 0.5, (2, 1): 0.5}
-    assert "scores change by up to -2" in words(shown)
+    assert "scores change by -2 to 0" in words(shown)
+
+
+def test_what_a_bias_adds_and_takes_are_two_colours() -> None:
+    learned = np.array([[[0.0, 2, 0], [-1, 0, 2], [0, -1, 0]]])
+    shown = heads_figure([LayerHeads(diagonal(1), learned)], TOKENS)
+    assert cells(shown, 0, "warm") == {(0, 1): 1.0, (1, 2): 1.0}
+    assert cells(shown, 0, "cold") == {(1, 0): 0.5, (2, 1): 0.5}
+    assert "scores change by -1 to 2" in words(shown)
+    assert "green what it adds" in words(shown)
+
+
+def test_queries_and_keys_may_differ() -> None:
+    weights = np.array([[[0.75, 0.25], [1, 0], [0.5, 0.5]]])
+    shown = heads_figure([LayerHeads(weights)], TOKENS, ["Ġeat", "<eos>"])
+    assert cells(shown, 0, "heat")[2, 1] == 0.7
+    assert "Layer 0, head 0: 75 % to ·eat, 25 % to <eos>" in words(shown)
+    assert "Queries, from the top: def ·read (. Keys, from the left: ·eat <eos>" in words(shown)
+    assert "Orange" not in words(shown)
+
+
+@pytest.mark.parametrize(("queries", "keys", "ratio"), [(3, 2, "0.667"), (1, 40, "2"), (40, 1, "0.5")])
+def test_long_texts_beside_short_ones_stay_small(queries: int, keys: int, ratio: str) -> None:
+    flat = np.full((1, queries, keys), 1 / keys)
+    shown = heads_figure([LayerHeads(flat)], ["a"] * queries, ["b"] * keys)
+    assert f"aspect-ratio:{ratio}" in shown
 
 
 def test_a_page_of_hostile_tokens_is_whole() -> None:
@@ -67,5 +92,5 @@ def test_many_layers_stay_small() -> None:
     [LayerHeads(np.ones((3, 3))), LayerHeads(np.ones((1, 2, 3))), LayerHeads(diagonal(1), np.ones((1, 2, 2)))],
 )
 def test_shapes_that_do_not_fit_are_refused(layer: LayerHeads) -> None:
-    with pytest.raises(ValueError, match="fit 3 tokens"):
+    with pytest.raises(ValueError, match="fit 3 query and 3 key tokens"):
         heads_figure([layer], TOKENS)

@@ -18,7 +18,8 @@ from langwright.models.encoder import Encoder
 from langwright.models.family import Fields, Model
 from langwright.models.weights import read_tensors, weights_checksum, write_tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+PICKLES = ("adapter_model.bin", "pytorch_adapter.bin")
 EXTRA, RECORD = "langwright_extra.safetensors", "langwright.json"
 FORMAT_VERSION = 1
 _TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "masked": None}
@@ -56,8 +57,9 @@ def save_adapter(
         "task_type": task_type(model),
     }
     write_json(folder / CONFIG, dict(sorted(fields.items())))
-    write_tensors(folder / WEIGHTS, {key: _alone(tensor) for key, tensor in method.tensors(model, name).items()})
-    files, extra = [CONFIG, WEIGHTS], method.extra(model, name)
+    tensors = {key: _alone(tensor) for key, tensor in method.tensors(model, name).items()}
+    write_tensors(folder / method.weights, tensors)
+    files, extra = [CONFIG, method.weights], method.extra(model, name)
     (folder / EXTRA).unlink(missing_ok=True)
     if extra:
         write_tensors(folder / EXTRA, {key: _alone(tensor) for key, tensor in extra.items()})
@@ -87,7 +89,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
             f"{folder}: this adapter was trained over the weights of {record.get('base_folder')}, "
             f"which are not those of {base}"
         )
-    kind = fields.get("peft_type")
+    kind = fields.get("peft_type", "BOTTLENECK" if "config" in fields else None)  # AdapterHub's own lack it
     found = [row for row in METHODS.values() if row.peft_type == kind]
     if not found:
         known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
@@ -96,14 +98,16 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         method = found[0].from_settings(record["settings"])
     else:
         method = found[0].from_peft(fields, model, str(folder / CONFIG))
-    if not (folder / WEIGHTS).exists():
-        pickled = " (adapter_model.bin is a pickle, which is never loaded)" * (folder / "adapter_model.bin").exists()
-        raise UserError(f"{folder}: there is no {WEIGHTS} here{pickled}")
-    tensors = read_tensors(folder / WEIGHTS)
+    weights = folder / method.weights
+    if not weights.exists():
+        pickles = [name for name in PICKLES if (folder / name).exists()]
+        pickled = f" ({pickles[0]} is a pickle, which is never loaded)" if pickles else ""
+        raise UserError(f"{folder}: there is no {weights.name} here{pickled}")
+    tensors = read_tensors(weights)
     method.attach(model, name)
     try:
         with torch.no_grad():
-            method.load(model, name, tensors, str(folder / WEIGHTS))
+            method.load(model, name, tensors, str(weights))
             extra = read_tensors(folder / EXTRA) if (folder / EXTRA).exists() else {}
             method.load_extra(model, name, extra, str(folder / EXTRA))
     except UserError:

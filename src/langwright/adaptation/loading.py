@@ -22,9 +22,10 @@ def load_model(
     labels: Sequence[str] | None = None,
     seed: int = 0,
     adapter: Path | str | None = None,
+    bits: int | str | None = None,
 ) -> Model:
     """As `models.folder.load_model`; adapter: a folder of an adapter, ours or PEFT's, that is put on the model."""
-    return adapted(models.load_model(folder, device, dtype, ignore_fields, head, labels, seed), adapter, folder)
+    return adapted(models.load_model(folder, device, dtype, ignore_fields, head, labels, seed, bits), adapter, folder)
 
 
 def adapted(model: AnyModel, adapter: Path | str | None, base: Path | str) -> AnyModel:

@@ -13,6 +13,7 @@ from langwright.adaptation.sides import BASE, step_aside
 from langwright.adaptation.targets import Place
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
+from langwright.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """The name of an adapter that needs none."""
@@ -52,11 +53,13 @@ class Method(ABC):
 
     A new method says what it adds (`_add`), what its file holds (`_stored`), and how PEFT spells its settings.
     peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
+    weights: the file of its tensors.
     merges: whether it changes weights alone, so that it can be worked into them.
     """
 
     peft_type: ClassVar[str]
     mixes: ClassVar[bool] = True
+    weights: ClassVar[str] = "adapter_model.safetensors"
     merges: ClassVar[bool] = True
 
     def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
@@ -119,6 +122,10 @@ class Method(ABC):
         for key in left:
             if not self._is_of_base(model, key, left[key]):
                 raise UserError(f'{where}: tensor "{key}" of the adapter matches nothing in the model')
+
+    def begin_with(self, tokenizer: Tokenizer) -> "Method":
+        """The same settings, ready for a model with this tokenizer: a text that an adapter begins as becomes ids."""
+        return self
 
     def rate(self, parameter: str) -> float:
         """By how much a parameter's learning rate differs from the run's; by its name in the model."""

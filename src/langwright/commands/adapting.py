@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
+from langwright.adaptation.bottleneck import Adapters
+from langwright.adaptation.ia3 import IA3
 from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
+from langwright.adaptation.own import BitFit, HeadOnly, LayerNorm
+from langwright.adaptation.prefix import PrefixTuning
+from langwright.adaptation.prompt import PromptTuning, PTuning
 from langwright.adaptation.targets import ALL_LINEAR, Targets
 from langwright.base.errors import UserError
 from langwright.training.recipe import FinetuneRecipe
@@ -46,8 +52,54 @@ def _words(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
-MAKERS: dict[str, Callable[[FinetuneRecipe], Method]] = {"lora": _lora}
+def _ia3(recipe: FinetuneRecipe) -> IA3:
+    return IA3(target=_targets(recipe.target), feedforward=_targets(recipe.feedforward))
+
+
+def _prompt(recipe: FinetuneRecipe) -> PromptTuning:
+    init, text = _beginning(recipe.prompt_init or "vocabulary", ("random", "vocabulary"))
+    return PromptTuning(recipe.virtual_tokens, init, text)
+
+
+def _p_tuning(recipe: FinetuneRecipe) -> PTuning:
+    return PTuning(recipe.virtual_tokens, recipe.prompt_encoder, recipe.encoder_width)
+
+
+def _prefix(recipe: FinetuneRecipe) -> PrefixTuning:
+    init, text = _beginning(recipe.prompt_init or "random", ("random", "zero"))
+    width = PrefixTuning.hidden if recipe.encoder_width is None else recipe.encoder_width
+    return PrefixTuning(recipe.virtual_tokens, recipe.projection, width, init, text)
+
+
+def _beginning(wanted: str, known: tuple[str, ...]) -> tuple[Any, str | None]:
+    """What virtual tokens begin as, and the text where they begin as one."""
+    if wanted.startswith(TEXT):
+        return "text", wanted.removeprefix(TEXT)
+    if wanted not in known:
+        raise UserError(f'--prompt-init {wanted}: must be {", ".join(known)} or "text:..." with words of yours')
+    return wanted, None
+
+
+TEXT = "text:"
+MAKERS: dict[str, Callable[[FinetuneRecipe], Method]] = {
+    "lora": _lora,
+    "ia3": _ia3,
+    "prompt": _prompt,
+    "p-tuning": _p_tuning,
+    "prefix": _prefix,
+    "bottleneck": lambda recipe: Adapters(recipe.bottleneck, recipe.reduction),
+    "bitfit": lambda recipe: BitFit(),
+    "layernorm": lambda recipe: LayerNorm(_targets(recipe.target)),
+    "head": lambda recipe: HeadOnly(),
+}
 SETTINGS: dict[str, tuple[str, ...]] = {
+    "full": ("unfreeze_every",),
     "lora": ("rank", "alpha", "target", "dropout", "bias", "whole", "rslora", "dora", "plus"),
+    "ia3": ("target", "feedforward"),
+    "prompt": ("virtual_tokens", "prompt_init"),
+    "p-tuning": ("virtual_tokens", "prompt_encoder", "encoder_width"),
+    "prefix": ("virtual_tokens", "prompt_init", "projection", "encoder_width"),
+    "bottleneck": ("bottleneck", "reduction"),
+    "layernorm": ("target",),
 }
 """The fields of a recipe that belong to a method."""

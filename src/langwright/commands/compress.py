@@ -9,6 +9,7 @@ from torch import Tensor
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure_text
 from langwright.commands.results import print_json
 from langwright.compression.lowbit import Compression, compress_folder
@@ -37,7 +38,7 @@ def compress(
 ) -> None:
     """Round the linear maps of a model to few bits, and tell what that costs and saves.
 
-    model: the folder of the model to begin with.
+    model: the folder of the model to begin with, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     out: the new model folder.
     to: int8 (rows), int4 (groups of 64), nf4 or fp4 (blocks of 64 with double quantisation).
     text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
@@ -47,7 +48,7 @@ def compress(
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
-    model, out = Path(model), Path(out)
+    model, out = model_folder(model), Path(out)
     if text is None and (split or context):
         raise UserError("--split and --context go with --text, the corpus to measure on")
     if text is not None:

@@ -45,7 +45,7 @@ def evaluate(
 ) -> None:
     """Loss, perplexity and bits per byte of a model on a text, every token predicted once.
 
-    model: a model folder.
+    model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     text: a corpus as for pretrain: a file, folder, glob or name.
     split: measure only the held-out side of this split, such as 5%.
     field: the field or column that holds the text, in corpora that have several.

@@ -8,9 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
+from langwright.adaptation.leads import Leading
+from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
+from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
 from langwright.commands.adapting import method_of
 from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
@@ -24,14 +27,18 @@ from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
 from langwright.models.growing import grow_vocabulary
+from langwright.models.lowbit import is_in_few_bits
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
+from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
+BEGAN_WITH = Path("checkpoints/base.json")
+"""Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
 def finetune(
@@ -48,9 +55,10 @@ def finetune(
 
     What it forgets is measured too.
 
-    model: the folder of the model to begin with, from here or from elsewhere.
+    model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name or
+        hf:owner/name@revision. A run keeps to the revision that it began with.
     text: a corpus as for pretrain: a file, folder, glob or name; with --task chat, files of conversations.
-    out: the new model folder, or with --method lora the new adapter folder.
+    out: the new model folder, or with any --method but full the new adapter folder.
     recipe: how.
     extend: go on with a finished run, for longer.
     profile: write the share of time of each part of a training step into the report.
@@ -61,8 +69,10 @@ def finetune(
     if result.held_out is not None:
         chat = recipe.task == "chat"
         tell_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
-        forgetting = read_json(out / RECORD, "the record of the run")["forgetting"]
-        for name, change in forgetting.items():
+        record = read_json(out / RECORD, "the record of the run")
+        for number, words in enumerate(record.get("nearest_words", ())):
+            say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
+        for name, change in record["forgetting"].items():
             what = "answers" if chat and name == "new" else f"{name} text"
             say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
@@ -83,7 +93,8 @@ def run(
 ) -> Result:
     """Fine-tuning without words at the end."""
     started = time.monotonic()
-    model, out = Path(model), Path(out)
+    out = Path(out)
+    model, origin = _base(model, out)
     if out.resolve() == model.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
@@ -91,17 +102,24 @@ def run(
     tokenizer = load_tokenizer(model)
     with claimed(out):
         machine = measure(recipe.device, recipe.dtype, recipe.exact)
-        base = load_language_model(model, machine.device, ignore_fields=ignore_field)
+        base = load_language_model(model, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
         check_vocabulary(base, tokenizer)
-        context = recipe.context or base.context
-        if context > base.context:
-            raise UserError(f"--context {context}: the model's own context is {base.context} tokens")
+        if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+            raise UserError(
+                f"{model}: weights in few bits cannot be trained; --method lora trains an adapter over them"
+            )
+        method = None if method is None else method.begin_with(tokenizer)
+        virtual = method.tokens if isinstance(method, Leading) else 0
+        context = recipe.context or base.context - virtual
+        if context + virtual > base.context:
+            beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
+            raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
         supply = _supply(text, recipe, tokenizer, context, model, may_grow=method is None)
         old = _old_text(model, recipe)
 
         def base_model() -> CausalLM:
             """The model to begin with in float32, its tables as long as the vocabulary."""
-            found = load_language_model(model, ignore_fields=ignore_field).float()
+            found = load_language_model(model, ignore_fields=ignore_field, bits=recipe.bits).float()
             grow_vocabulary(found, supply.tokenizer.vocab_size)
             return found
 
@@ -122,7 +140,8 @@ def run(
                     "text": old[0],
                     **_change(before, trained, lambda m: measure_text(m, tokenizer, *source, context)),
                 }
-            return {"forgetting": changes}
+            near = {"nearest_words": nearest_words(trained, tokenizer)} if isinstance(method, Prompting) else {}
+            return {**near, "forgetting": changes}
 
         def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
             for name, master in masters.items():
@@ -142,11 +161,29 @@ def run(
             learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
             machine=machine,
             started=started,
-            record={"base_folder": str(model)},
+            record=origin,
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else save,
+            unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
+        if "base_revision" in origin:
+            write_json(out / BEGAN_WITH, origin)
         return train(job, extend, measured, profile)
+
+
+def _base(model: Path, out: Path) -> tuple[Path, Row]:
+    """The folder of the model to begin with, and what the record tells of it.
+
+    A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
+    """
+    name = parse_hub_name(str(model))
+    if name is None:
+        return model_folder(model), {"base_folder": str(model)}
+    base = read_json(out / BEGAN_WITH, "the base of the run") if (out / BEGAN_WITH).exists() else {}
+    if base.get("base_folder") == str(name):
+        say(f"{name}: {out} began with revision {base['base_revision']}")
+        return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
+    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
 
 
 def _supply(

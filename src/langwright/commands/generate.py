@@ -36,7 +36,7 @@ def generate(
 ) -> None:
     """Continue a prompt, or let an encoder-decoder answer it; the text appears as it is written.
 
-    model: a model folder.
+    model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     prompt: what to continue, or what the encoder reads; "-" is standard input; several are written side by side.
     max_new_tokens: the most tokens to write; what the context has room for, at most 256, unless given.
     stop: a string that ends the text; it is left out.

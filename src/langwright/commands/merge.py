@@ -10,9 +10,11 @@ from langwright.adaptation.merging import settle
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock
+from langwright.base.hub import model_folder
+from langwright.base.shards import SINGLE
 from langwright.commands.results import print_json
 from langwright.models.folder import save_model
-from langwright.models.weights import SINGLE, weights_checksum
+from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
 
 PROBE = 64
@@ -29,13 +31,14 @@ def merge(
 ) -> None:
     """Work an adapter into the weights of its model, in float32, and write a plain model folder.
 
-    model: the folder of the model that the adapter was trained over.
+    model: the folder of the model that the adapter was trained over, or its name on the Hub: hf:owner/name@revision.
     adapter: the adapter folder.
     out: the new model folder; it computes in the model's own dtype.
     text: what the change of the logits is measured on; tokens drawn at random unless given.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
+    model = model_folder(model)
     if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
     loaded, tokenizer = load_model(model, ignore_fields=ignore_field, adapter=adapter), load_tokenizer(model)

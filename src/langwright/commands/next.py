@@ -25,7 +25,7 @@ def next_token(
 ) -> None:
     """The likeliest next tokens of a text with their probabilities, as a bar chart; or those for a mask in it.
 
-    model: a model folder.
+    model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     text: what comes before; for a masked model such as BERT, a text with its mask token, as in "It is [MASK]."
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.

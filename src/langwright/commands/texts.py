@@ -8,6 +8,7 @@ from typing import Any
 from langwright.base.console import format_amount, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
+from langwright.base.hub import PREFIX
 from langwright.commands.supply import Supply
 from langwright.corpora.document import Corpus
 from langwright.corpora.opening import open_corpus
@@ -86,6 +87,6 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
         if kind == "bpe":
             return train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
         return characters(document.text for part in (training, held_out) for document in part)
-    if not Path(kind).is_dir():
+    if not kind.startswith(PREFIX) and not Path(kind).is_dir():
         raise UserError(f"--tokenizer {kind}: neither bpe, characters or bytes nor a folder that holds a tokenizer")
     return load_tokenizer(kind)

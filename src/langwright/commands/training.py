@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ from langwright.training.plan import Plan
 from langwright.training.profile import Profile
 from langwright.training.recipe import FREE, TrainingRecipe
 from langwright.training.schedule import Schedule
+from langwright.training.unfreezing import Unfreezing
 from langwright.viewing.live import LiveView
 
 Row = dict[str, Any]
+MADE = ("model.safetensors", "adapter_model.safetensors", "adapter.safetensors")
+"""What a finished run leaves, one of them."""
 SAVING_SECONDS = 2.0
 """Set aside at the end of a budget for writing the model folder."""
 
@@ -52,6 +56,7 @@ class Job:
     model: makes the model to begin with, in float32 on the CPU. supply: the data. context: tokens in a window.
     learning_rate: the peak. started: `time.monotonic()` of the command's start.
     factor: what the peak of a parameter is multiplied by, given its name.
+    unfreezing: which parameters train at which step; all unless given.
     save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless given.
     """
 
@@ -67,6 +72,7 @@ class Job:
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
     save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    unfreezing: Unfreezing | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ def train(
             hooks=_hooks(job, model, view),
             started=job.started,
         )
+        if job.unfreezing is not None:
+            run.prepare = partial(job.unfreezing.apply, model)
         run.resume(("steps", "budget") if extend else ())
         if run.plan.budget is not None:
             _plan_budget(run, job, batches, extend)
@@ -206,9 +214,9 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
-    for file, what in (("model.safetensors", "a model"), ("adapter_model.safetensors", "an adapter")):
-        if (out / file).exists() and not (out / "checkpoints").is_dir():
-            raise UserError(f"{out}: holds {what} that this command did not make here; choose another folder")
+    made = [out / name for name in MADE if (out / name).exists()]
+    if made and not (out / "checkpoints").is_dir():
+        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
     with folder_lock(out, "a training run"):
         yield
 

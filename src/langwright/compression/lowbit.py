@@ -10,13 +10,14 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.shards import SINGLE
 from langwright.models import heads, lowbit
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields, Model
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
-from langwright.models.weights import SINGLE, open_weights, write_tensors
+from langwright.models.weights import open_weights, write_tensors
 
 BESIDE = (
     "generation_config.json",

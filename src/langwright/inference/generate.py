@@ -233,24 +233,25 @@ def _last(
     return hidden
 
 
+def source_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids an encoder is given for a text; UserError where it is empty or does not fit."""
+    begin = tokenizer.bos_id if model.frame.source_bos else None
+    ids = [token for token in (begin, *tokenizer.encode(text), tokenizer.eos_id) if token is not None]
+    if not ids:
+        raise UserError("the text is empty and this tokenizer has no token that ends one; give a text")
+    if model.context is not None and len(ids) > model.context:
+        raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
+    return ids
+
+
 def read_sources(
     model: EncoderDecoderLM, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
 ) -> tuple[Memory, list[list[int]]]:
     """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
-    frame, rows = model.frame, []
-    for text in texts:
-        begin = tokenizer.bos_id if frame.source_bos else None
-        ids = [begin, *tokenizer.encode(text), tokenizer.eos_id]
-        rows.append([token for token in ids if token is not None])
-        if not rows[-1]:
-            raise UserError("the text is empty and this tokenizer has no token that ends one; give a text")
-        if model.context is not None and len(rows[-1]) > model.context:
-            raise UserError(
-                f"a text of {len(rows[-1])} tokens does not fit the model's context of {model.context} tokens"
-            )
+    rows = [source_ids(model, tokenizer, text) for text in texts]
     source, mask = left_padded(rows, model.head.weight.device, right=True)
     with torch.inference_mode():
-        return model.encode(source, mask, remember=cache), [[frame.start] for _ in texts]
+        return model.encode(source, mask, remember=cache), [[model.frame.start] for _ in texts]
 
 
 def _limit(context: int | None, longest: int, wanted: int | None) -> int:

@@ -33,6 +33,11 @@ class Streaming:
             raise UserError(
                 f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
             )
+        if model.body.lead is not None:
+            raise UserError(
+                "--window: this adapter stands before the text with virtual tokens, which a window would forget; "
+                "leave it out"
+            )
         if model.body.max_positions is not None:
             raise UserError(
                 f"--window: {model.family} learns its positions, which cannot be given anew to tokens that were read; "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -67,7 +68,9 @@ class EncoderDecoderLM(nn.Module):
         remember: bool = False,
     ) -> Memory:
         """What the decoder reads of a source. remember: see `Memory`."""
-        return Memory(self.encoder(source, mask, taps=taps), mask, remember)
+        hidden = self.encoder(source, mask, taps=taps)
+        ahead = hidden.shape[1] - source.shape[1]  # a lead that stays is read as well
+        return Memory(hidden, F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask, remember)
 
     def decode(
         self,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.hub import model_folder
+from langwright.base.shards import SINGLE
 from langwright.models import heads, lowbit, sentences
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
@@ -21,7 +23,7 @@ from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.family import Family, Fields, Generative, Model
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, to_disk
-from langwright.models.weights import SINGLE, open_weights, write_tensors
+from langwright.models.weights import READ, open_weights, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -64,6 +66,8 @@ def load_model(
 ) -> Model:
     """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
 
+    folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
+
     dtype: that of the file unless given. ignore_fields: fields of config.json to pass over although the family does
     not understand them. head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as
     the family has it; the one that `architectures` names unless given. labels: of a new classifying head. What is new
@@ -71,7 +75,7 @@ def load_model(
     "fp4" rounds the linear maps while loading, tensor by tensor; a folder that holds them so needs no word.
     Raises UserError naming the file and the field or tensor that is wrong; nothing else is skipped.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     raw, family, config = _read_config(folder, ignore_fields)
     where = str(folder / CONFIG)
     layout = sentences.read(folder)
@@ -120,8 +124,9 @@ def load_generative(
     bits: int | str | None = None,
 ) -> Generative:
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
-    raw, family, _ = _read_config(Path(folder), ignore_fields)
-    task = heads.task_in_file(family, raw, str(Path(folder) / CONFIG))
+    folder = model_folder(folder)
+    raw, family, _ = _read_config(folder, ignore_fields)
+    task = heads.task_in_file(family, raw, str(folder / CONFIG))
     if task != "language":
         raise UserError(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
@@ -139,7 +144,7 @@ def load_one_stack(
     ignore_fields: Collection[str] = (),
 ) -> CausalLM | Encoder:
     """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
-    _refuse_two_stacks(Path(folder), ignore_fields)
+    _refuse_two_stacks(folder, ignore_fields)
     model = load_model(folder, device, dtype, ignore_fields)
     assert not isinstance(model, EncoderDecoderLM)
     return model
@@ -153,27 +158,25 @@ def load_language_model(
     bits: int | str | None = None,
 ) -> CausalLM:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
-    _refuse_two_stacks(Path(folder), ignore_fields)
+    _refuse_two_stacks(folder, ignore_fields)
     model = load_generative(folder, device, dtype, ignore_fields, bits)
     assert isinstance(model, CausalLM)
     return model
 
 
-def _refuse_two_stacks(folder: Path, ignore_fields: Collection[str]) -> None:
+def _refuse_two_stacks(folder: Path | str, ignore_fields: Collection[str]) -> None:
     family, _ = load_config(folder, ignore_fields)
     if family in ENCODER_DECODERS:
         raise UserError(f"{folder}: {family.name} is an encoder-decoder, and a model of one stack is needed here")
 
 
-def load_config(folder: Path, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
+def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
     """The family of a model folder and its config."""
-    return _read_config(folder, ignore_fields)[1:]
+    return _read_config(model_folder(folder, weights=False), ignore_fields)[1:]
 
 
 def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, Family, Any]:
     """config.json as it is, the family it names, and the family's config."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; give the path of a model folder")
     path = folder / CONFIG
     raw = read_json(path, "the model's config")
     if not isinstance(raw, dict):
@@ -244,8 +247,8 @@ def _fill(
     task = heads.task_of(model)
     anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
     new: list[str] = []
-    with open_weights(folder) as (names, read):
-        present = {_present(name, family): name for name in names if not name.endswith(family.ignored_keys or ("\0",))}
+    with open_weights(folder) as (places, read):
+        present = {_present(name, family): name for name in places if not name.endswith(family.ignored_keys or ("\0",))}
         left = dict(present)
         for entry in heads.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
@@ -256,14 +259,14 @@ def _fill(
             elif not own and entry.zero_if_missing:
                 _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
             elif not (filler and own and _fill_few(filler, model, entry, own[0], left, read, folder)):
-                tensor = _read_one(own, entry, [p.shape for p in ours], read, folder)
+                tensor = _read_one(own, entry, [p.shape for p in ours], read, places, folder)
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
-        _compare_copies(model, family, left, new, read, folder)
+        _compare_copies(model, family, left, new, read, places)
         dropped = [name for disk, name in left.items() if heads.is_of_another_head(family, model.config, disk)]
         for name in left.values():
             if name not in dropped:
-                raise UserError(f'{folder}: tensor "{name}" in the weights is not known for {family.name}')
+                raise UserError(f'{places[name]}: tensor "{name}" is not known for {family.name}')
     if dropped:
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
     if new:
@@ -287,18 +290,26 @@ def _fill_few(
 
 
 def _read_one(
-    names: Sequence[str], entry: Entry, ours: Sequence[torch.Size], read: Callable[[str], Tensor], folder: Path
+    names: Sequence[str],
+    entry: Entry,
+    ours: Sequence[torch.Size],
+    read: Callable[[str], Tensor],
+    places: Mapping[str, Path],
+    folder: Path,
 ) -> Tensor:
     """The tensor of an entry, which a file may hold under several names if the copies are equal."""
     if not names:
         raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
     name, tensor = names[0], read(names[0])
+    if tensor.dtype not in READ:
+        kind, known = (", ".join(str(t).removeprefix("torch.") for t in ts) for ts in ((tensor.dtype,), READ))
+        raise UserError(f'{places[name]}: tensor "{name}" holds {kind} numbers; only {known} are read')
     for copy in names[1:]:
         if not torch.equal(read(copy), tensor):
-            raise UserError(f'{folder}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
+            raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
     shape = entry.shape(ours)
     if list(tensor.shape) != shape:
-        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
+        raise UserError(f'{places[name]}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
     return tensor
 
 
@@ -316,14 +327,24 @@ def _compare_copies(
     left: dict[str, str],
     new: Collection[str],
     read: Callable[[str], Tensor],
-    folder: Path,
+    places: Mapping[str, Path],
 ) -> None:
     """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
     for disk, name in heads.copies(family, model).items():
         if disk in left and name not in new:
             parameter = model.get_parameter(name)
-            if not torch.equal(read(left.pop(disk)).to(parameter), parameter):
-                raise UserError(f'{folder}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it')
+            if not _equal(read(source := left.pop(disk)), parameter):
+                raise UserError(
+                    f'{places[source]}: tensor "{disk}" differs from the {_WHAT[name]}, to which {CONFIG} ties it'
+                )
+
+
+def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:
+    """Whether a tensor of the file is a parameter's numbers; some rows at a time, for the two may differ in dtype."""
+    if tensor.shape != parameter.shape:
+        return False
+    pieces = zip(tensor.split(rows), parameter.split(rows), strict=True)
+    return all(torch.equal(piece.to(own), own) for piece, own in pieces)
 
 
 _WHAT = {"body.embed.tokens": "embeddings", "head.bias": "bias of the head"}

@@ -112,6 +112,11 @@ def is_linear(model: Model, entry: Entry) -> bool:
     return len(owners) == len(entry.ours) and all(isinstance(model.get_submodule(o), Linear) for o in owners)
 
 
+def is_in_few_bits(model: Model) -> bool:
+    """Whether any of a model's weights are in few bits."""
+    return any(isinstance(module, QuantisedLinear) for module in model.modules())
+
+
 def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
     """Put a tensor of few bits into the linear maps that it belongs to, each with its own rows."""
     for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):

@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
+from langwright.base.shards import INDEX, SINGLE, read_index
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored in. Narrower numbers mean little without scales, which lie elsewhere."""
 
 
 @contextlib.contextmanager
-def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tensor]]]:
-    """The names of all tensors of a model folder, and a function that reads one of them.
+def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str], Tensor]]]:
+    """The file of each tensor of a model folder, and a function that reads one of them.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
     file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
@@ -33,9 +34,11 @@ def open_weights(folder: Path) -> Iterator[tuple[list[str], Callable[[str], Tens
         for name, file in where.items():
             if name not in held[file]:
                 raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
-        for name in sorted(set().union(*held.values()) - where.keys()):
-            raise UserError(f'{folder / INDEX}: tensor "{name}" is in a shard and not in the index')
-        yield list(where), lambda name: opened[where[name]].get_tensor(name)
+        for file, name in sorted((file, name) for file, names in held.items() for name in names):
+            if where.get(name) != file:
+                told = f"the index says {where[name]}" if name in where else "is not in the index"
+                raise UserError(f'{folder / file}: tensor "{name}" is here, and {told}')
+        yield {name: folder / file for name, file in where.items()}, lambda name: opened[where[name]].get_tensor(name)
 
 
 def _shards(folder: Path) -> dict[str, str]:
@@ -47,15 +50,8 @@ def _shards(folder: Path) -> dict[str, str]:
             " (pytorch_model.bin is a pickle, which is never loaded)" if (folder / "pytorch_model.bin").exists() else ""
         )
         raise UserError(f"{folder}: there is no {SINGLE} here{pickled}; is this a model folder?")
-    index = read_json(folder / INDEX, "the index of the shards")
-    files = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(files, dict) or not files:
-        raise UserError(f'{folder / INDEX}: there is no "weight_map" of tensors to files')
-    for name, file in files.items():
-        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            raise UserError(
-                f'{folder / INDEX}: tensor "{name}" is said to be in {file!r}, which is no shard of this folder'
-            )
+    files = read_index(folder / INDEX)
+    for file in dict.fromkeys(files.values()):
         if not (folder / file).exists():
             raise UserError(f"{folder / INDEX}: the shard {file} is missing")
     return files

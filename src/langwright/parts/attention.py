@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
 from langwright.parts.causal_attention import attend_causally, prefers_blocks
+from langwright.parts.flash_attention import attend_tiled
 from langwright.parts.linear import Linear
 from langwright.parts.memory import Memory
 from langwright.parts.norms import Norm
@@ -93,7 +94,7 @@ def _shares_keys(q: Queries, k: Keys, bias: Lowered) -> bool:
 
 
 def _grouped(q: Queries, k: Keys) -> Float[Tensor, "batch kv_heads group head_dim"]:
-    """A single query of each head as one head for each of the keys': [batch, kv_heads, heads / kv_heads, head_dim]."""
+    """A single query of each head, as the queries of one head for each of the keys'."""
     return q.reshape(len(q), k.shape[1], -1, q.shape[3])
 
 
@@ -197,14 +198,19 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Mix the values by the path that was chosen; weights go to the taps under the name `kind`."""
         dropout = self.dropout if self.training else 0.0
-        if bias.causal and dropout and prefers_explicit(q, k.shape[2]):  # the blocks drop nothing
+        blocks = not dropout and prefers_blocks(q)  # which drop nothing
+        if bias.causal and not blocks and prefers_explicit(q, k.shape[2]):
             explicit = True
-        if explicit or self.softcap is not None:
+        if bias.described is not None:
+            if dropout or self.softcap is not None:
+                raise ValueError("attention in tiles has neither dropout nor a cap: leave Stack.tiled False")
+            mixed = attend_tiled(q, k, v, *bias.described, self.scale)
+        elif explicit or self.softcap is not None:
             bias = bias.additive(q.shape[2], k.shape[2], q)
             mixed, weights = attend_explicitly(q, k, v, bias, self.scale, dropout, self.softcap)
             if context.taps is not None and context.taps.wants(kind):
                 context.taps.put(kind, context.layer, weights)
-        elif bias.causal and not dropout and prefers_blocks(q):
+        elif bias.causal and blocks:
             mixed = attend_causally(q, _for_each_head(k, self.heads), _for_each_head(v, self.heads), self.scale)
         else:
             mixed = attend_fused(q, k, v, bias, self.scale, dropout)

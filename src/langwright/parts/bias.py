@@ -16,6 +16,7 @@ class Places:
     query: positions of the queries. key: positions of the keys, -1 where a slot holds no real token.
     query_segments, key_segments: documents packed into one row see only themselves; None means one document.
     dense: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
+    common: how many of the first keys belong to all documents.
     """
 
     query: Int[Tensor, "#batch queries"]
@@ -23,6 +24,7 @@ class Places:
     dense: bool
     query_segments: Int[Tensor, "batch queries"] | None = None
     key_segments: Int[Tensor, "batch keys"] | None = None
+    common: int = 0
 
 
 @runtime_checkable
@@ -85,11 +87,15 @@ class RelativeBias(nn.Module):
 
 
 class Lowered(NamedTuple):
-    """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add."""
+    """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add.
+
+    described: or bias and places as they are, for the path that makes its masks tile by tile.
+    """
 
     causal: bool = False
     allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
     scores: Float[Tensor, "#batch #heads #queries keys"] | None = None
+    described: "tuple[Bias, Places] | None" = None
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""
@@ -144,5 +150,8 @@ class Bias:
         if self.window is not None:
             allowed = allowed & (query - key < self.window)
         if places.query_segments is not None and places.key_segments is not None:
-            allowed = allowed & (places.query_segments[:, :, None] == places.key_segments[:, None, :])
+            same = places.query_segments[:, :, None] == places.key_segments[:, None, :]
+            if places.common:
+                same = same | (torch.arange(keys, device=same.device) < places.common)
+            allowed = allowed & same
         return Lowered(allowed=allowed[:, None])

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.lead import Lead
 from langwright.parts.memory import Memory
 from langwright.parts.positions import Rope, Sinusoids
 from langwright.parts.state import State, Taps
@@ -29,6 +30,7 @@ class Residual(nn.Module):
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
+    side: None, or what is told x, the branch and this residual, and answers in the branch's place (an adapter).
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Residual(nn.Module):
         self.fn = fn
         self.in_norm, self.res_norm, self.out_norm, self.gate = in_norm, res_norm, out_norm, gate
         self.dropout = dropout
+        self.side: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         y = self.branch(x, context)
@@ -56,7 +59,8 @@ class Residual(nn.Module):
             y = self.res_norm(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        return y if self.gate is None else self.gate(y)
+        y = y if self.gate is None else self.gate(y)
+        return y if self.side is None else self.side(x, y, self)
 
 
 class Block(nn.Module):
@@ -135,10 +139,15 @@ class Embedding(nn.Module):
     def forward(
         self,
         ids: Int[Tensor, "batch time"],
-        positions: Int[Tensor, "#batch time"],
+        positions: Int[Tensor, "#batch length"],
         types: Int[Tensor, "batch time"] | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
+        lead: Float[Tensor, "slots dim"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """The sum for each token; `lead` are vectors in front of those of the tokens, of which `positions` tell too."""
         x = self.plain(ids) if self.side is None else self.side(ids, self)
+        if lead is not None:
+            x = torch.cat((lead.to(x.dtype).expand(x.shape[0], -1, -1), x), 1)
+            types = None if types is None else F.pad(types, (lead.shape[0], 0))
         if self.scale is not None:
             rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
             x = x * rounded
@@ -168,9 +177,13 @@ class Stack(nn.Module):
 
     max_positions: the longest sequence a learned position table allows; None where positions have no end.
     dropout: on what the stack gives, in training only (T5).
+    tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
     recompute: in training, keep only what goes into each block, and compute the block again for its gradients
     (Chen et al., 2016).
+    lead: None, or a module that gives what stands before the first token (a `Lead`), or None when nothing does.
     """
+
+    tiled = False
 
     def __init__(
         self,
@@ -190,6 +203,7 @@ class Stack(nn.Module):
         self.final_norm = final_norm
         self.rope = rope
         self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
+        self.lead: nn.Module | None = None
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -202,8 +216,8 @@ class Stack(nn.Module):
         taps: Taps | None = None,
         types: Int[Tensor, "batch time"] | None = None,
         memory: Memory | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """Hidden states after the final norm.
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden states after the final norm: of the tokens, and of a lead that stays (see `Lead`).
 
         mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
         positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
@@ -211,10 +225,18 @@ class Stack(nn.Module):
         types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
         """
-        if self.max_positions is not None and ids.shape[1] > self.max_positions:
-            raise ValueError(f"{ids.shape[1]} tokens do not fit the {self.max_positions} learned positions")
-        places, query_positions = self._places(ids, mask, positions, segments, state)
-        x = self.embed(ids, query_positions, types)
+        lead: Lead | None = None if self.lead is None or (state is not None and state.length) else self.lead()
+        longest = ids.shape[1] + (0 if lead is None else lead.length)
+        if self.max_positions is not None and longest > self.max_positions:
+            raise ValueError(f"{longest} tokens do not fit the {self.max_positions} learned positions")
+        if lead is None:
+            places, query_positions = self._places(ids, mask, positions, segments, state)
+            x = self.embed(ids, query_positions, types)
+        else:
+            slots = lead.slots(ids, mask, positions, segments)
+            places, query_positions = lead.places(*self._places(*slots, state))
+            x = self.embed(ids, query_positions, types, lead.vectors)
+            mask = mask if lead.vectors is None else slots[1]
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
@@ -222,6 +244,8 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
+            if lead is not None and lead.layers:
+                extend = partial(lead.extend, layer, extend)
             context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
@@ -229,14 +253,20 @@ class Stack(nn.Module):
                 x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
+        if lead is not None:
+            x = x[:, lead.dropped :]
         x = x if self.final_norm is None else self.final_norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def _cross(self, memory: Memory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
         """The memory and its padding, lowered once for all layers."""
         key = memory.positions
-        lowered = Bias().lower(Places(queries, key, dense=memory.mask is None), like.dtype)
-        explicit = prefers_explicit(like, key.shape[1]) or (taps is not None and taps.wants("cross_attention"))
+        places = Places(queries, key, dense=memory.mask is None)
+        watched = taps is not None and taps.wants("cross_attention")
+        if self.tiled and not watched:
+            return Cross(Lowered(described=(Bias(), places)), False, memory)
+        lowered = Bias().lower(places, like.dtype)
+        explicit = watched or prefers_explicit(like, key.shape[1])
         if explicit:
             lowered = lowered.additive(queries.shape[1], key.shape[1], like)
         return Cross(lowered, explicit, memory)
@@ -267,6 +297,8 @@ class Stack(nn.Module):
         A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
         that share description and keys share the tensors.
         """
+        if self.tiled and not watched:
+            return [(Lowered(described=pair), False) for pair in zip(self.biases, places, strict=True)]
         made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
         for bias, place in zip(self.biases, places, strict=True):
             if (bias, id(place.key)) not in made:

@@ -17,6 +17,11 @@ class State(Protocol):
     dense: bool
     """No row has held padding so far: keys are a gapless run of positions that ends with the newest query."""
 
+    @property
+    def length(self) -> int:
+        """How many slots are held; none before the first call."""
+        ...
+
     def place(
         self, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None
     ) -> tuple[Int[Tensor, "batch time"], Sequence[Int[Tensor, "batch keys"]]]:

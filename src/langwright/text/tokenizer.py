@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
+from langwright.base.hub import model_folder
 from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.token_bytes import read_spelling
@@ -236,12 +237,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     Those are `vocab.json` with `merges.txt` (GPT-1, GPT-2, RoBERTa), `vocab.txt` (BERT), and SentencePiece's
     `tokenizer.model` or `spiece.model`. Roles come from `tokenizer_config.json`, then `special_tokens_map.json`. Where
     neither names any, the authors' convention holds: GPT-2's `<|endoftext|>` both begins and ends a document, and
-    there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and `[UNK]`.
+    there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and `[UNK]`. A model of the Hub is written
+    `hf:owner/name[@revision]`.
     Raises UserError naming the file that is missing or broken.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name a folder that holds a tokenizer")
+    folder = model_folder(folder, weights=False)
     config, roles = _read_config(folder)
     if (folder / "tokenizer.json").exists():
         backend = _read_backend(folder / "tokenizer.json")

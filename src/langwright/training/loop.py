@@ -55,6 +55,7 @@ class Run:
     batches: from a step on, the batches of every step. loader: their record for the checkpoint.
     started: `time.monotonic()` of the command's start, against which a budget is measured.
     closing: seconds that the command needs after the loop.
+    prepare: told each step before it begins (see `training/unfreezing.py`).
     """
 
     learner: Learner
@@ -68,6 +69,7 @@ class Run:
     hooks: Hooks
     started: float
     closing: float = 0.0
+    prepare: Callable[[int], None] = lambda step: None
     step: int = 0
     tokens: int = 0
     metrics_offset: int = 0
@@ -105,6 +107,7 @@ class Run:
         with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
             metrics.truncate(min(self.metrics_offset, metrics.tell()))
             while self.step < self.plan.steps:
+                self.prepare(self.step)
                 batch = next(stream)
                 loss, targets = self.learner.backward(batch)
                 norm = self.learner.clip()

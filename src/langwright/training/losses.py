@@ -18,9 +18,8 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
     """
 
     def loss(model: CausalLM, batch: Batch) -> Tensor:
-        taps = (
-            Taps("auxiliary") if any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules()) else None
-        )
+        charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
+        taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
         factors = head.factors(hidden)

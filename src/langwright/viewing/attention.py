@@ -18,6 +18,11 @@ CAUTIONS = (
     "Each head is shown by itself, because an average over heads hides their structure.",
     "Attention says where a layer reads, not why the model answers as it does: it is not an explanation.",
 )
+CROSS_CAUTIONS = (
+    "A row shows where the decoder looks in the source while it holds this token and is about to choose the next. Its "
+    "weights sum to 1 over the source.",
+    *CAUTIONS[2:],
+)
 
 _LEVELS = 20  # steps of colour
 _LARGEST, _SMALLEST = 28, 10  # pixels a token in the large picture; smaller, its name could not be read
@@ -28,13 +33,17 @@ _STRONGEST = 3  # keys named for a row under the pointer
 
 
 def attention_figure(
-    weights: ArrayLike, queries: Sequence[str], keys: Sequence[str] | None = None, name: str = "attention"
+    weights: ArrayLike,
+    queries: Sequence[str],
+    keys: Sequence[str] | None = None,
+    name: str = "attention",
+    cautions: Sequence[str] = CAUTIONS,
 ) -> Html:
     """The heads of one layer, with words of caution.
 
     weights: `[heads, query, key]`, finite and not negative.
     queries, keys: the tokens as strings, one a row and one a column; `keys` is None for self-attention.
-    name: an identifier that tells this figure from others on the same page.
+    name: an identifier that tells this figure from others on the same page. cautions: what is said below.
 
     Raises ValueError when the shapes do not fit or a weight is impossible.
     """
@@ -47,7 +56,7 @@ def attention_figure(
     if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError("attention weights are finite and not negative")
     heads = range(array.shape[0])
-    cautions = element("ul", {"class": "cautions"}, *(element("li", None, text) for text in CAUTIONS))
+    said = element("ul", {"class": "cautions"}, *(element("li", None, text) for text in cautions)) if cautions else ""
     return element(
         "div",
         {"class": "attention"},
@@ -56,7 +65,7 @@ def attention_figure(
         element("div", {"class": "heads"}, *(_thumbnail(array[head], name, head) for head in heads)),
         *(_large(array[head], name, head, rows, columns) for head in heads),
         element("div", {"class": "heat-key"}, _key()),
-        cautions,
+        said,
     )
 
 
@@ -83,11 +92,17 @@ def _thumbnail(weights: NDArray[np.float64], name: str, head: int) -> Html:
     map_ = element("g", {"id": f"{name}-heat-{head}"}, *_heat(weights))
     picture = element(
         "svg",
-        {"viewBox": f"0 0 {width} {height}", "aria-hidden": "true"},
+        {**small_map(height, width), "aria-hidden": "true"},
         map_,
         element("rect", {"class": "frame", "width": width, "height": height}),
     )
     return element("label", {"for": f"{name}-{head}"}, element("span", None, f"Head {head}"), picture)
+
+
+def small_map(height: int, width: int) -> dict[str, str | float]:
+    """The attributes of a picture of so many cells: square ones, unless that were more than twice as long as broad."""
+    ratio = min(max(width / height, 0.5), 2.0)
+    return {"viewBox": f"0 0 {width} {height}", "preserveAspectRatio": "none", "style": f"aspect-ratio:{ratio:.3g}"}
 
 
 def _strength(weights: NDArray[np.float64]) -> NDArray[np.float64]:

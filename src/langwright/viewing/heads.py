@@ -9,16 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from langwright.viewing.attention import small_map
 from langwright.viewing.page import Html, element
 from langwright.viewing.text import percent, visible
 
 _LEVELS = 10  # steps of colour
 _LABELLED = 24  # tokens: with more, their names would not be legible beside a small map
+_STRONGEST = 3  # keys named for a head of cross-attention
 
 
 @dataclass(frozen=True)
 class LayerHeads:
-    """One layer: `weights` [heads, time, time], and `bias` [1 or heads, time, time], what was added to the scores.
+    """One layer: `weights` [heads, queries, keys], and `bias` [1 or heads, queries, keys], added to the scores.
 
     In `bias` a key that may not be seen is -inf; None shows no bias.
     """
@@ -27,72 +29,106 @@ class LayerHeads:
     bias: ArrayLike | None = None
 
 
-def heads_figure(layers: Sequence[LayerHeads], tokens: Sequence[str]) -> Html:
+def heads_figure(layers: Sequence[LayerHeads], queries: Sequence[str], keys: Sequence[str] | None = None) -> Html:
     """A grid with a row a layer and a column a head; beside each layer whose bias differs from the last, that bias.
 
-    tokens: the text that was read, one a row and one a column of each map. Raises ValueError where shapes do not fit.
+    queries, keys: the tokens, one a row and one a column of each map; `keys` is None for self-attention. Raises
+    ValueError where shapes do not fit.
     """
-    time, names = len(tokens), [visible(token) for token in tokens]
+    shape = len(queries), len(queries if keys is None else keys)
+    columns = None if keys is None else [visible(key) for key in keys]
     rows: list[Html] = []
     shown: NDArray[np.float64] | None = None
     for number, layer in enumerate(layers):
         weights = np.asarray(layer.weights, np.float64)
-        if weights.ndim != 3 or weights.shape[1:] != (time, time) or not weights.size:
-            raise ValueError(f"weights {weights.shape} of layer {number} do not fit {time} tokens")
+        if weights.ndim != 3 or weights.shape[1:] != shape or not weights.size:
+            raise ValueError(f"weights {weights.shape} of layer {number} do not fit {_tokens(shape)}")
         bias = None if layer.bias is None else np.asarray(layer.bias, np.float64)
-        if bias is not None and (bias.ndim != 3 or bias.shape[1:] != (time, time)):
-            raise ValueError(f"a bias {bias.shape} of layer {number} does not fit {time} tokens")
+        if bias is not None and (bias.ndim != 3 or bias.shape[1:] != shape):
+            raise ValueError(f"a bias {bias.shape} of layer {number} does not fit {_tokens(shape)}")
         if bias is not None and (shown is None or not np.array_equal(shown, bias)):
             shown = bias
-            rows.append(_row(f"bias from layer {number}", [_bias_map(one, number, names) for one in bias]))
-        rows.append(_row(f"layer {number}", [_head_map(one, number, head) for head, one in enumerate(weights)]))
-    text = element("p", {"class": "note"}, "Tokens, from the top and from the left: ", " ".join(names))
-    return element("div", {"class": "all-heads"}, *rows, text if time <= _LABELLED else "", _legend())
+            rows.append(_row(f"bias from layer {number}", [_bias_map(one, number) for one in bias]))
+        rows.append(
+            _row(f"layer {number}", [_head_map(one, number, head, columns) for head, one in enumerate(weights)])
+        )
+    names = _names([visible(query) for query in queries], columns) if max(shape) <= _LABELLED else ""
+    return element("div", {"class": "all-heads"}, *rows, names, _legend(with_bias=shown is not None))
+
+
+def _tokens(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} query and {shape[1]} key tokens"
+
+
+def _names(rows: Sequence[str], columns: Sequence[str] | None) -> Html:
+    """Which tokens the rows and columns of every map are."""
+    if columns is None:
+        return element("p", {"class": "note"}, "Tokens, from the top and from the left: ", " ".join(rows))
+    words = "Queries, from the top: ", " ".join(rows), ". Keys, from the left: ", " ".join(columns)
+    return element("p", {"class": "note"}, *words)
 
 
 def _row(name: str, maps: Sequence[Html]) -> Html:
     return element("div", {"class": "layer"}, element("h3", None, name), element("div", {"class": "maps"}, *maps))
 
 
-def _head_map(weights: NDArray[np.float64], layer: int, head: int) -> Html:
+def _head_map(weights: NDArray[np.float64], layer: int, head: int, keys: Sequence[str] | None) -> Html:
     """A head's weights, stronger colour for more, and in words how much goes where in the mean over queries."""
+    words = f"Layer {layer}, head {head}: {_of_itself(weights) if keys is None else _of_keys(weights, keys)}"
+    return _map(weights.shape, _shades(np.sqrt(np.minimum(weights, 1)), "heat"), f"head {head}", words)
+
+
+def _of_itself(weights: NDArray[np.float64]) -> str:
+    """Self-attention: by the places that heads are known for."""
     time = len(weights)
     rows = weights[1:] if time > 1 else weights
     first, itself = rows[:, 0].mean(), np.diagonal(weights)[-len(rows) :].mean()
     before = np.diagonal(weights, -1).mean() if time > 1 else 0.0
-    words = (
-        f"Layer {layer}, head {head}: {percent(float(first))} to the first token, "
-        f"{percent(float(before))} to the one before, {percent(float(itself))} to itself"
+    return (
+        f"{percent(float(first))} to the first token, {percent(float(before))} to the one before, "
+        f"{percent(float(itself))} to itself"
     )
-    return _map(np.sqrt(np.minimum(weights, 1)), "heat", f"head {head}", words)
 
 
-def _bias_map(bias: NDArray[np.float64], layer: int, names: Sequence[str]) -> Html:
-    """What is added: nothing is blank, a penalty the stronger the larger, and a key that may not be seen is grey."""
-    finite = np.isfinite(bias)
-    sizes = np.where(finite, np.abs(np.where(finite, bias, 0)), 0)
-    largest = sizes.max()
-    words = f"Bias from layer {layer}: " + (
-        f"scores change by up to {np.where(finite, bias, 0).min():.3g}" if largest else "nothing is added"
-    )
-    shades = sizes / largest if largest else sizes
-    hidden = element("path", {"class": "hidden-key", "d": _cells(~finite)})
-    caption = f"0 to {np.where(finite, bias, 0).min():.2g}" if largest else "who sees whom"
-    return _map(shades, "cold", caption, f"{words}; grey keys cannot be seen", hidden)
+def _of_keys(weights: NDArray[np.float64], keys: Sequence[str]) -> str:
+    """Cross-attention: by the keys that are read most."""
+    mean = weights.mean(0)
+    most = np.argsort(-mean, kind="stable")[:_STRONGEST]
+    return ", ".join(f"{percent(float(mean[key]))} to {keys[key]}" for key in most)
 
 
-def _map(strength: NDArray[np.float64], kind: str, caption: str, words: str, below: Html | None = None) -> Html:
-    height, width = strength.shape
-    levels = np.rint(strength * _LEVELS).astype(int)
+def _bias_map(bias: NDArray[np.float64], layer: int) -> Html:
+    """What is added: nothing is blank, a change the stronger the larger, and a key that may not be seen is grey."""
+    hidden = ~np.isfinite(bias)
+    added = np.where(hidden, 0, bias)
+    low, high, largest = added.min(), added.max(), np.abs(added).max()
+    caption = f"{low:.2g} to {high:.2g}" if largest else "who sees whom"
+    words = f"scores change by {low:.3g} to {high:.3g}" if largest else "nothing is added"
+    strength = added / largest if largest else added
     paths = [
+        element("path", {"class": "hidden-key", "d": _cells(hidden)}),
+        *_shades(np.maximum(-strength, 0), "cold"),
+        *_shades(np.maximum(strength, 0), "warm"),
+    ]
+    return _map(bias.shape, paths, caption, f"Bias from layer {layer}: {words}; grey keys cannot be seen")
+
+
+def _map(shape: tuple[int, ...], paths: Sequence[Html], caption: str, words: str) -> Html:
+    height, width = shape
+    frame = element("rect", {"class": "frame", "width": width, "height": height})
+    size = {**small_map(height, width), "role": "img", "aria-label": words}
+    picture = element("svg", size, element("title", None, words), *paths, frame)
+    return element("figure", None, picture, element("figcaption", None, caption))
+
+
+def _shades(strength: NDArray[np.float64], kind: str) -> list[Html]:
+    """A path for each step of colour, over the cells of that strength from 0 to 1."""
+    levels = np.rint(strength * _LEVELS).astype(int)
+    return [
         element("path", {"class": kind, "fill-opacity": level / _LEVELS, "d": _cells(levels == level)})
         for level in range(1, _LEVELS + 1)
         if (levels == level).any()
     ]
-    frame = element("rect", {"class": "frame", "width": width, "height": height})
-    size: dict[str, str | float] = {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": words}
-    picture = element("svg", size, element("title", None, words), below or "", *paths, frame)
-    return element("figure", None, picture, element("figcaption", None, caption))
 
 
 def _cells(chosen: NDArray[np.bool_]) -> str:
@@ -105,13 +141,11 @@ def _cells(chosen: NDArray[np.bool_]) -> str:
     )
 
 
-def _legend() -> Html:
-    return element(
-        "ul",
-        {"class": "cautions"},
-        element("li", None, "Rows are queries, columns are keys, both in reading order from the upper left corner."),
-        element(
-            "li", None, "Blue is attention, as strong as the square root of the weight. Point at a map to read it."
-        ),
-        element("li", None, "Orange is what the bias takes from a score, grey a key that it hides."),
-    )
+def _legend(with_bias: bool) -> Html:
+    items = [
+        "Rows are queries, columns are keys, both in reading order from the upper left corner.",
+        "Blue is attention, as strong as the square root of the weight. Point at a map to read it.",
+    ]
+    if with_bias:
+        items.append("Orange is what the bias takes from a score, green what it adds, grey a key that it hides.")
+    return element("ul", {"class": "cautions"}, *(element("li", None, item) for item in items))

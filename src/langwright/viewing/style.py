@@ -138,6 +138,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
 .maps figure { margin: 0; } .maps svg { display: block; width: 100%; background: var(--card); }
 .maps figcaption { margin: .25rem 0 0; font-size: .75rem; }
 .cold { fill: var(--second); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.warm { fill: var(--good); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .hidden-key { fill: var(--line); stroke: none; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .heat-key { margin: 1rem 0 0; }
 .cautions { margin: 1.5rem 0 0; padding-left: 1.125rem; color: var(--soft); font-size: .875rem; max-width: 50em; }
@@ -148,6 +149,7 @@ summary { cursor: pointer; color: var(--soft); font-size: .8125rem; padding: .5r
   .bars td.bar { width: 24%; min-width: 3.5rem; }
   .bars tbody th { white-space: normal; }
   .card .definitions div { grid-template-columns: 1fr; gap: 0; }
+  .layer { grid-template-columns: 1fr; gap: .375rem; }
 }
 @media print {
   html { font-size: 11.5px; }

@@ -1,0 +1,169 @@
+"""Virtual tokens: what stands before a model's own, and where its numbers come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from langwright.adaptation.live import live
+from langwright.adaptation.method import Method, Stored
+from langwright.adaptation.sides import Choice
+from langwright.adaptation.whole import own_stored, saved_entries
+from langwright.base.errors import UserError
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.family import Model
+from langwright.models.keymap import Entry
+from langwright.parts.lead import Lead
+from langwright.parts.stack import Stack
+
+KEY = "prompt_embeddings"
+"""The one tensor in a file of virtual tokens."""
+
+
+class Virtual(nn.Module, ABC):
+    """The virtual tokens of one adapter: a table that training changes, or what an encoder makes of a table.
+
+    encoder: turns the table into the rows of the file. It is what trains; whoever only uses the tokens needs its
+    output alone, which is all that PEFT keeps.
+    """
+
+    def __init__(self, table: Tensor, encoder: nn.Module | None = None):
+        super().__init__()
+        self.table = nn.Parameter(table)
+        self.encoder = encoder
+
+    def rows(self) -> Tensor:
+        """The numbers as they lie in the file, [rows, numbers]."""
+        return self.table if self.encoder is None else self.encoder(self.table)
+
+    @abstractmethod
+    def forward(self) -> Lead:
+        """What stands before the tokens."""
+
+
+class Leads(nn.Module):
+    """The virtual tokens before one stack, by the name of their adapter; those of the chosen one answer."""
+
+    def __init__(self, choice: Choice):
+        super().__init__()
+        self.held = nn.ModuleDict()
+        self.choice = choice
+
+    def forward(self) -> Lead | None:
+        """What stands before the tokens now; None where no chosen adapter has virtual tokens."""
+        chosen = [] if self.choice.rows is not None else [name for name in self.choice.names if name in self.held]
+        if len(chosen) > 1:
+            raise UserError(f'only one adapter can stand before the text: choose "{chosen[0]}" or "{chosen[1]}"')
+        lead: Lead | None = self.held[chosen[0]]() if chosen else None
+        return lead
+
+
+class Leading(Method):
+    """A method whose adapter is virtual tokens in front of every text. They take room in the model's context."""
+
+    mixes: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    tokens: int
+
+    def _check_tokens(self) -> None:
+        if self.tokens < 1:
+            raise UserError(f"--virtual-tokens {self.tokens}: must be at least 1")
+
+    @abstractmethod
+    def _stack(self, model: Model) -> Stack:
+        """The stack that the tokens stand before."""
+
+    @abstractmethod
+    def _virtual(self, model: Model) -> Virtual:
+        """New virtual tokens for a model."""
+
+    def _place(self, model: Model, name: str) -> list[nn.Parameter]:
+        """Put new virtual tokens before a model's own."""
+        if model.context is not None and self.tokens >= model.context:
+            raise UserError(
+                f"--virtual-tokens {self.tokens}: no room is left in the model's context of {model.context} tokens"
+            )
+        stack, virtual = self._stack(model), self._virtual(model).to(model.body.embed.tokens.device)
+        if stack.lead is None:
+            stack.lead = Leads(live(model).choice)
+        assert isinstance(stack.lead, Leads)
+        stack.lead.held[name] = virtual
+        _widen(model, -self.tokens)
+        head = live(model).keep_own(model, name, [ours for _, entry in _head(model) for ours in entry.ours])
+        return [*virtual.parameters(), *head]
+
+    def _remove(self, model: Model, name: str) -> None:
+        stack = self._stack(model)
+        assert isinstance(stack.lead, Leads)
+        del stack.lead.held[name]
+        if not stack.lead.held:
+            stack.lead = None
+        _widen(model, self.tokens)
+
+    def virtual(self, model: Model, name: str) -> Virtual:
+        """The virtual tokens of an adapter."""
+        leads = self._stack(model).lead
+        assert isinstance(leads, Leads)
+        found = leads.held[name]
+        assert isinstance(found, Virtual)
+        return found
+
+    def _stored(self, model: Model, name: str) -> list[Stored]:
+        virtual = self.virtual(model, name)
+
+        def write(tensor: Tensor) -> None:
+            """Without its encoder an adapter is the table that the encoder made."""
+            before = set(virtual.parameters())
+            virtual.encoder = None
+            virtual.table = nn.Parameter(tensor.to(virtual.table))
+            _train(model, name, before, virtual)
+
+        with torch.no_grad():
+            shape = tuple(virtual.rows().shape)
+        head = [own_stored(model, name, key, entry) for key, entry in _head(model)]
+        return [Stored(KEY, shape, lambda: virtual.rows().detach(), write), *head]
+
+    def extra(self, model: Model, name: str) -> dict[str, Tensor]:
+        virtual = self.virtual(model, name)
+        return {} if virtual.encoder is None else {k: v.detach() for k, v in virtual.state_dict().items()}
+
+    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+        if not tensors:
+            return
+        virtual, new = self.virtual(model, name), self._virtual(model).to(model.body.embed.tokens.device)
+        wanted = {key: tuple(value.shape) for key, value in new.state_dict().items()}
+        if wanted != {key: tuple(value.shape) for key, value in tensors.items()}:
+            odd = next(iter(set(wanted) ^ set(tensors)), None) or next(iter(wanted))
+            raise UserError(f'{where}: tensor "{odd}" does not fit the encoder that the settings describe')
+        new.load_state_dict(dict(tensors))
+        if not torch.allclose(new.rows(), virtual.rows(), rtol=1e-4, atol=1e-5):
+            raise UserError(f'{where}: the encoder does not give the "{KEY}" beside it')
+        before = set(virtual.parameters())
+        virtual.table, virtual.encoder = new.table, new.encoder
+        _train(model, name, before, virtual)
+
+
+def leading_tokens(model: Model) -> int:
+    """How many virtual tokens the chosen adapter puts before every text."""
+    stacks = [model.encoder, model.body] if isinstance(model, EncoderDecoderLM) else [model.body]
+    leads = [stack.lead() for stack in stacks if stack.lead is not None]
+    return sum(lead.length for lead in leads if lead is not None)
+
+
+def _head(model: Model) -> list[tuple[str, Entry]]:
+    """The tensors of a head for labels, which trains along, under the names that PEFT gives them here."""
+    return [(f"base_model.{entry.disk}", entry) for _, entry in saved_entries(model, ())]
+
+
+def _train(model: Model, name: str, before: set[nn.Parameter], virtual: Virtual) -> None:
+    """Let an adapter's new parameters train in place of those before."""
+    trained = live(model).trained
+    trained[name] = [*virtual.parameters(), *(p for p in trained[name] if p not in before)]
+
+
+def _widen(model: Model, tokens: int) -> None:
+    """Give the virtual tokens' room in the context to the text, or take it; texts without end have no limit."""
+    if model.context is not None:
+        model.context += tokens

@@ -1,0 +1,213 @@
+"""Prefix tuning (Li and Liang, 2021): learned keys and values before those of every text, in every layer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from langwright.adaptation.leads import Leading, Virtual
+from langwright.adaptation.method import refuse_unknown
+from langwright.adaptation.prompt import standard_normal, text_ids, token_count
+from langwright.base.errors import UserError
+from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.family import Fields, Model
+from langwright.parts.attention import Attention
+from langwright.parts.lead import Lead
+from langwright.parts.stack import Stack
+from langwright.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the keys and values that a stack's layers remember."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def width(self) -> int:
+        """Of one layer's keys: `token_dim` in PEFT."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def numbers(self) -> int:
+        """That one virtual token has."""
+        return 2 * self.layers * self.width
+
+
+class Prefix(Virtual):
+    """Keys and values of each layer. order: which layer's numbers each layer reads."""
+
+    def __init__(self, table: Tensor, encoder: nn.Module | None, shape: Shape, order: Sequence[int]):
+        super().__init__(table, encoder)
+        self.shape, self.order = shape, tuple(order)
+
+    def forward(self) -> Lead:
+        rows = self.rows()
+        parts = rows.view(len(rows), 2 * self.shape.layers, self.shape.kv_heads, self.shape.head_dim)
+        parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
+        return Lead(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
+
+
+@dataclass(frozen=True)
+class PrefixTuning(Leading):
+    """Every layer attends to keys and values of its own before those of the text; nothing else changes.
+
+    tokens: how many. projection: the numbers are what a layer, tanh and a layer make of a narrower table, which
+    trains more steadily; hidden: its width. init: N(0, 1); zero, from which training begins as the model with
+    attention to nothing; or the keys and values of a text (see `PromptTuning`), from which it begins as the model
+    that has read this text. In an encoder-decoder it is the decoder that reads the prefix, as in PEFT.
+    """
+
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+
+    tokens: int = 20
+    projection: bool = False
+    hidden: int = 512
+    init: Literal["random", "zero", "text"] = "random"
+    text: str | None = None
+    ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check_tokens()
+        if (self.init == "text") != (self.text is not None):
+            raise UserError("a prefix begins as a text when a text is given, and only then")
+        if self.init == "text" and self.projection:
+            raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
+        if self.hidden < 1:
+            raise UserError(f"a hidden width of {self.hidden}: must be at least 1")
+
+    def begin_with(self, tokenizer: Tokenizer) -> "PrefixTuning":
+        """The same, with the tokens of the text that it begins with."""
+        return replace(self, ids=text_ids(tokenizer, self.text)) if self.text is not None else self
+
+    def _stack(self, model: Model) -> Stack:
+        return model.body
+
+    def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
+        return self._place(model, name)
+
+    def _virtual(self, model: Model) -> Virtual:
+        shape, like = shape_of(model), model.body.embed.tokens
+        encoder: nn.Module | None = None
+        if self.projection:
+            table = standard_normal(like, self.tokens, shape.width)
+            with torch.device("meta" if like.is_meta else "cpu"):
+                last = nn.Linear(self.hidden, shape.numbers)
+                encoder = nn.Sequential(nn.Linear(shape.width, self.hidden), nn.Tanh(), last)
+            if self.init == "zero":
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        elif self.init == "text" and self.ids and not like.is_meta:
+            table = _numbers_of_text(model, torch.tensor(self.ids, device=like.device), self.tokens)
+        else:
+            table = standard_normal(like, self.tokens, shape.numbers)
+            table = table.zero_() if self.init == "zero" else table
+        return Prefix(table, encoder, shape, _order(model))
+
+    def to_peft(self, model: Model) -> Fields:
+        shape = shape_of(model)
+        return {
+            "encoder_hidden_size": self.hidden,
+            "init_weights": "zero" if self.init == "zero" else None,
+            "num_attention_heads": shape.kv_heads,
+            "num_layers": shape.layers,
+            "num_transformer_submodules": 2 if isinstance(model, EncoderDecoderLM) else 1,
+            "num_virtual_tokens": self.tokens,
+            "prefix_projection": self.projection,
+            "token_dim": shape.width,
+        }
+
+    @classmethod
+    def from_peft(cls, fields: Fields, model: Model, where: str) -> "PrefixTuning":
+        given = refuse_unknown(fields, HONOURED, {}, ("modules_to_save",), where)
+        shape = shape_of(model)
+        submodules = 2 if isinstance(model, EncoderDecoderLM) else 1
+        for field, value in (
+            ("num_layers", shape.layers),
+            ("num_attention_heads", shape.kv_heads),
+            ("token_dim", shape.width),
+            ("num_transformer_submodules", submodules),
+        ):
+            if given.get(field) not in (None, value):
+                raise UserError(f"{where}: {field} = {given[field]!r} does not fit this model, which has {value}")
+        return cls(
+            token_count(given, where),
+            projection=given.get("prefix_projection", False),
+            hidden=given.get("encoder_hidden_size") or 512,
+            init="zero" if given.get("init_weights") == "zero" else "random",
+        )
+
+
+def shape_of(model: Model) -> Shape:
+    """The shape of what a model's layers remember; UserError where they differ or are no attention."""
+    attentions = [block.get_submodule("attention.fn") for block in model.body.blocks]
+    sizes = {(a.kv_heads, a.head_dim) for a in attentions if isinstance(a, Attention)}
+    if len(sizes) != 1 or not all(isinstance(a, Attention) for a in attentions):
+        raise UserError("a prefix needs layers of attention that are all alike, and this model has others")
+    return Shape(len(attentions), *sizes.pop())
+
+
+def _order(model: Model) -> list[int]:
+    """Whose numbers each layer reads: its own.
+
+    For an encoder-decoder PEFT writes the numbers out twice and gives each layer four parts in a row, of which the
+    first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
+    """
+    layers = len(model.body.blocks)
+    return [2 * i % layers if isinstance(model, EncoderDecoderLM) else i for i in range(layers)]
+
+
+class _Recorder:
+    """A state that keeps the keys and values of one forward pass as they come."""
+
+    dense, length = True, 0
+
+    def __init__(self, layers: int):
+        self._layers = layers
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def place(
+        self, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None
+    ) -> tuple[Int[Tensor, "batch time"], Sequence[Int[Tensor, "batch keys"]]]:
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(*ids.shape)
+        return positions, [positions] * self._layers
+
+    def extend(
+        self,
+        layer: int,
+        k: Float[Tensor, "batch kv_heads time head_dim"],
+        v: Float[Tensor, "batch kv_heads time head_dim"],
+    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
+        self.seen.append((k, v))
+        return k, v
+
+
+def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
+    """The keys and values of a text, repeated or cut to so many tokens, as the file has them: [tokens, numbers]."""
+    if isinstance(model, EncoderDecoderLM):
+        raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
+    ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
+    recorder = _Recorder(len(model.body.blocks))
+    training = model.training
+    with torch.no_grad():
+        model.eval().body(ids, state=recorder)
+    model.train(training)
+    parts = torch.stack([part[0] for pair in recorder.seen for part in pair])
+    return parts.permute(2, 0, 1, 3).flatten(1).float()
+
+
+HONOURED: Any = (
+    "encoder_hidden_size",
+    "init_weights",
+    "num_attention_heads",
+    "num_layers",
+    "num_transformer_submodules",
+    "num_virtual_tokens",
+    "prefix_projection",
+    "token_dim",
+)

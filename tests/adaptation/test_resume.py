@@ -1,0 +1,93 @@
+"""A killed run resumes bit for bit, whatever is trained; and gradual unfreezing."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from langwright.adaptation.bottleneck import Adapters
+from langwright.adaptation.ia3 import IA3
+from langwright.adaptation.lora import LoRA
+from langwright.adaptation.method import Method
+from langwright.adaptation.own import BitFit, LayerNorm
+from langwright.adaptation.prefix import PrefixTuning
+from langwright.adaptation.prompt import PromptTuning, PTuning
+from langwright.models.folder import new_model
+from langwright.training.learner import Learner
+from langwright.training.loop import Hooks, Run
+from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
+from langwright.training.unfreezing import Unfreezing
+from tiny import CONFIG, same, tiny_model, tiny_run
+
+METHODS: dict[str, Method | Unfreezing | None] = {
+    "full": None,
+    "unfreezing": Unfreezing(3),
+    "lora": LoRA(rank=2, dropout=0.1),
+    "ia3": IA3(),
+    "prompt": PromptTuning(2),
+    "p-tuning": PTuning(2, "lstm", hidden=4, dropout=0.1),
+    "prefix": PrefixTuning(2, projection=True, hidden=4),
+    "bottleneck": Adapters("houlsby"),
+    "bitfit": BitFit(),
+    "layernorm": LayerNorm(),
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype, hooks: Hooks = Hooks()) -> Run:
+    model = new_model("gpt2", CONFIG.__class__(**{**vars(CONFIG), "n_positions": 18}), seed=1)
+    if isinstance(method, Method):
+        method.attach(model, seed=3)
+    run = tiny_run(folder, Learner(model, causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
+    if isinstance(method, Unfreezing):
+        run.prepare = lambda step: method.apply(model, step)
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_killed_run_resumes_bit_for_bit(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == 7:
+            raise Killed
+
+    ends = []
+    for name, attempts in (("undisturbed", [Hooks()]), ("killed", [Hooks(on_row=die), Hooks()])):
+        for hooks in attempts:
+            torch.manual_seed(0)
+            run = run_of(tmp_path / name, METHODS[kind], dtype, hooks)
+            resumed = run.resume()
+            with contextlib.suppress(Killed):
+                run.fit()
+        ends.append({name: p.detach().clone() for name, p in run.learner.masters.named.items()})
+    assert resumed
+    assert same(*ends)
+    begun = run_of(tmp_path / "begun", METHODS[kind], dtype)
+    assert not same(ends[0], {name: p.detach() for name, p in begun.learner.masters.named.items()})
+
+
+def test_layers_join_from_the_top_down() -> None:
+    names = [name for name, _ in tiny_model().named_parameters()]
+
+    def at(step: int) -> set[str]:
+        return {name for name, trains in Unfreezing(3).trains(names, step).items() if trains}
+
+    assert {name.split(".")[1] for name in at(0)} == {"blocks", "final_norm"}
+    assert all(name.startswith(("body.blocks.1.", "body.final_norm.")) for name in at(2))
+    assert at(3) - at(2) == {name for name in names if name.startswith("body.blocks.0.")}
+    assert at(6) == set(names)
+    assert at(6) - at(5) == {"body.embed.tokens", "body.embed.positions"}
+
+
+def test_a_frozen_layer_does_not_move_and_has_no_memory(tmp_path: Path) -> None:
+    run = run_of(tmp_path, Unfreezing(100), torch.float32)
+    before = {name: p.detach().clone() for name, p in run.learner.masters.named.items()}
+    run.fit()
+    moved = {name for name, p in run.learner.masters.named.items() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if name.startswith(("body.blocks.1.", "body.final_norm."))}
+    assert {key.split("/")[0] for key in run.learner.tensors()} == moved
