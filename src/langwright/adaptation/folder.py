@@ -12,6 +12,7 @@ from langwright.adaptation.method import DEFAULT, Method
 from langwright.adaptation.methods import METHODS
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.hub import parse_hub_name
 from langwright.models import heads
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
@@ -44,16 +45,18 @@ def save_adapter(
     base: the folder of the model it belongs to, whose weights are remembered by their checksum. record: what
     langwright.json should tell besides. A folder of ours without langwright.json, which is written last, is unfinished.
     """
-    folder, method = Path(folder), _method(model, name)
+    folder, method, record = Path(folder), _method(model, name), record or {}
+    hub = parse_hub_name(str(record.get("base_folder", "")))
+    named = None if base is None else str(base)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     fields = {
         **method.to_peft(model),
         "auto_mapping": None,
-        "base_model_name_or_path": None if base is None else str(base),
+        "base_model_name_or_path": named if hub is None else hub.repository,
         "inference_mode": True,
         "peft_type": method.peft_type,
-        "revision": None,
+        "revision": None if hub is None else record.get("base_revision"),
         "task_type": task_type(model),
     }
     write_json(folder / CONFIG, dict(sorted(fields.items())))
@@ -64,9 +67,9 @@ def save_adapter(
     if extra:
         write_tensors(folder / EXTRA, {key: _alone(tensor) for key, tensor in extra.items()})
         files.append(EXTRA)
-    told: Fields = {"format_version": FORMAT_VERSION, **(record or {})}
+    told: Fields = {"format_version": FORMAT_VERSION, "base_folder": named, **record}
     if base is not None:
-        told |= {"base_folder": str(base), "base": weights_checksum(Path(base))}
+        told["base"] = weights_checksum(Path(base))
     told["settings"] = method.settings()
     write_json(folder / RECORD, {**told, "checksums": {file: sha256_file(folder / file) for file in files}})
 

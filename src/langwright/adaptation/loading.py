@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from langwright.adaptation.folder import load_adapter
+from langwright.base.hub import model_folder
 from langwright.models import folder as models
 from langwright.models.family import Model
 
@@ -31,6 +32,6 @@ def load_model(
 def adapted(model: AnyModel, adapter: Path | str | None, base: Path | str) -> AnyModel:
     """A model just loaded from the folder `base`, in eval mode, with an adapter on it where there is one."""
     if adapter is not None:
-        load_adapter(model, adapter, base=base)
+        load_adapter(model, adapter, base=model_folder(base))
     model.eval()
     return model

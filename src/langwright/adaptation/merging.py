@@ -88,7 +88,10 @@ def _merged(
     assert isinstance(owner, Owner)
     own = getattr(owner, "tokens" if isinstance(owner, Embedding) else "weight", None)
     if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.dense() is not own:
-        raise UserError(f"the weights of {path} are kept in low precision; merge over the full model, then compress")
+        raise UserError(
+            f"the weights of {path} are in few bits, and so cannot take an adapter in; "
+            "an adapter that is to be merged is trained over the full model, with --bits"
+        )
     weight = own.detach().float()
     bias: Tensor | None = getattr(owner, "bias", None)
     bias = None if bias is None else bias.detach().float()

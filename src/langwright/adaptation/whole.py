@@ -11,6 +11,7 @@ from langwright.base.errors import UserError
 from langwright.models import heads
 from langwright.models.family import Model
 from langwright.models.keymap import Entry
+from langwright.parts.quantised import QuantisedLinear
 
 _HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"), "span": ("qa_outputs",)}
 """What PEFT trains whole with a head for labels, whether asked to or not."""
@@ -34,6 +35,9 @@ def saved_entries(model: Model, wanted: Iterable[str]) -> list[tuple[str, Entry]
         matched = [e for e in bare_entries(model) if any(module.endswith(name) for module in names[e.disk])]
         if name in wanted and not matched:
             raise UserError(f'no module of this model ends with "{name}", which was to be trained whole')
+        packed = [e.disk for e in matched if any(_is_packed(model, ours) for ours in e.ours)]
+        if packed:
+            raise UserError(f"{packed[0]} is in few bits and cannot train whole; leave it out, or take the full model")
         found |= {f"{PREFIX}{entry.disk}": entry for entry in matched}
     tied = [entry.disk for entry in found.values() if entry.ours[0].endswith(".embed.tokens") and _is_tied(model)]
     if tied:
@@ -59,6 +63,11 @@ def prefixes(disk: str) -> list[str]:
     """The modules that a tensor is in, from the outermost."""
     segments = disk.split(".")[:-1]
     return [".".join(segments[:end]) for end in range(1, len(segments) + 1)]
+
+
+def _is_packed(model: Model, ours: str) -> bool:
+    module, _, kind = ours.rpartition(".")
+    return kind == "weight" and isinstance(model.get_submodule(module), QuantisedLinear)
 
 
 def _is_tied(model: Model) -> bool:

@@ -23,6 +23,8 @@ SMALL = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     "vocab.json",
     "merges.txt",
     "vocab.txt",

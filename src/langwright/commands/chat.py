@@ -8,6 +8,7 @@ from typing import Literal
 from langwright.adaptation.loading import adapted
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
 from langwright.commands.results import print_json
 from langwright.inference.chat import Conversation, read_ends
@@ -47,7 +48,7 @@ def chat(
     """
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
-    where = choose_device(device)
+    model, where = model_folder(model), choose_device(device)
     loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
     home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
     tokenizer = load_tokenizer(home)

@@ -9,11 +9,11 @@ from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import say
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock
+from langwright.base.files import folder_lock, read_json
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.commands.results import print_json
-from langwright.models.folder import save_model
+from langwright.models.folder import GENERATION, save_parameters
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
 
@@ -41,7 +41,10 @@ def merge(
     model = model_folder(model)
     if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
-    loaded, tokenizer = load_model(model, ignore_fields=ignore_field, adapter=adapter), load_tokenizer(model)
+    loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter)
+    # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
+    home = adapter if (adapter / "tokenizer_config.json").exists() else model
+    tokenizer = load_tokenizer(home)
     room = min(PROBE, loaded.context or PROBE)
     ids = [torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()]
     if text is not None:
@@ -51,12 +54,9 @@ def merge(
     change = merge_weights(loaded, ids=torch.tensor(ids))
     settle(loaded)
     with folder_lock(out, "merging"):
-        save_model(
-            loaded,
-            tokenizer,
-            out,
-            {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)},
-        )
+        ends = read_json(home / GENERATION, "how texts end") if (home / GENERATION).exists() else None
+        record = {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)}
+        save_parameters(dict(loaded.named_parameters()), loaded, tokenizer, out, record, ends)
     if json:
         print_json({"out": str(out), "largest_logit_change": change, "tokens": len(ids[0])})
     else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
-from langwright.base.shards import SINGLE
+from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields, Model
@@ -97,6 +97,8 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
         raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
+    if any((out / name).exists() for name in (SINGLE, INDEX, "adapter_model.safetensors")):
+        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
     # A skeleton says which tensors are linear maps; labels only give its head a size.
     task = heads.task_in_file(family, raw, str(source / CONFIG))
     labels = heads.labels_in_file(raw, str(source / CONFIG)) if heads.is_labelled(family, task) else ()

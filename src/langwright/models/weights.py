@@ -95,8 +95,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def weights_checksum(folder: Path) -> str:
     """Identifies the weights of a model folder: the SHA-256 of those of its files, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: there are no weights here; is this a model folder?")
+    for path in files:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

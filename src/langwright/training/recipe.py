@@ -254,6 +254,8 @@ class FinetuneRecipe(TrainingRecipe):
         if self.unfreeze_every is not None:
             _require(self.every("unfreeze_every") >= 1, "unfreeze_every", self.unfreeze_every, "at least 1 step")
         _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
+        if self.optimizer == "muon" and self.method != "full":
+            raise UserError("--optimizer muon: is for the matrices of a whole model; adapters take adamw")
         for name, value in (("template", self.template), ("packing", self.packing)):
             if value and self.task != "chat":
                 raise UserError(f"--{name}: goes with --task chat")
