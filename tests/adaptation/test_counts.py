@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from langwright.adaptation.lora import LoRA
+from langwright.adaptation.method import trained_names
 from langwright.base.errors import UserError
 from langwright.models import heads
 from langwright.models.families import FAMILIES
@@ -77,3 +78,9 @@ def test_unknown_targets_are_named_with_what_is_near() -> None:
     with pytest.raises(UserError, match="norm"):
         LoRA(target=("ln_1",)).attach(model)
     assert "adapters" not in vars(model) or not vars(model)["adapters"].methods
+
+
+def test_a_target_is_a_whole_name_or_an_ending_behind_a_dot() -> None:
+    model = made("t5", {"num_layers": 1})
+    LoRA(rank=1, target=("o",)).attach(model)  # not wo, which ends so too
+    assert {n.rpartition(".side.")[0].rpartition(".")[2] for n in trained_names(model)} == {"out"}
