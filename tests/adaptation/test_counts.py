@@ -83,4 +83,4 @@ def test_unknown_targets_are_named_with_what_is_near() -> None:
 def test_a_target_is_a_whole_name_or_an_ending_behind_a_dot() -> None:
     model = made("t5", {"num_layers": 1})
     LoRA(rank=1, target=("o",)).attach(model)  # not wo, which ends so too
-    assert {n.rpartition(".side.")[0].rpartition(".")[2] for n in trained_names(model)} == {"out"}
+    assert {n.rpartition(".side.")[0].rpartition(".")[2] for n in trained_names(model)} == {"output"}
