@@ -77,3 +77,10 @@ def test_unknown_targets_are_named_with_what_is_near() -> None:
     with pytest.raises(UserError, match="norm"):
         LoRA(target=("ln_1",)).attach(model)
     assert "adapters" not in vars(model) or not vars(model)["adapters"].methods
+
+
+def test_a_target_is_a_whole_name_or_an_ending_behind_a_dot() -> None:
+    model = made("t5", {"num_layers": 1})
+    names = [target.place.name for target in LoRA(target=("o",)).targets(model)]
+    assert names
+    assert all(name.endswith(".o") for name in names)  # not wo, which ends so too

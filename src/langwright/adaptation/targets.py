@@ -254,4 +254,5 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "switch_transformers": ("q", "v"),
     "t5": ("q", "v"),
 }
-"""What LoRA is for unless told, as in PEFT; those it does not list (marian, nanochat, openai-gpt) after their like."""
+"""What LoRA is for unless told, as in PEFT; those it does not list (marian, nanochat, openai-gpt, switch_transformers)
+after their like."""
