@@ -279,8 +279,8 @@ def exact(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[Pair], shots: S
 def main() -> None:
     """Make the base and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("methods", "ranks", "sizes", "arithmetic"))
-    parser.add_argument("--folder", type=Path, default=Path("adaptation-benchmark"), help="where the base is kept")
+    parser.add_argument("table", nargs="?", default="methods", choices=("methods", "ranks", "sizes", "arithmetic"))
+    parser.add_argument("--folder", type=Path, default=Path("build/adaptation"), help="where the base is kept")
     parser.add_argument("--pretraining", default="250 steps")
     parser.add_argument("--steps", type=int, default=30, help="of tuning; arithmetic wants some hundreds")
     parser.add_argument("--seeds", type=int, default=1)
