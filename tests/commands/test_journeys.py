@@ -311,7 +311,7 @@ BAD = {
     "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s"], "went into preparation"),
     "bad tokenizer": (["pretrain", "CORPUS", "OUT", "--tokenizer", "wordpieces"], "neither bpe, characters or bytes"),
     "bad device": (["pretrain", "CORPUS", "OUT", "--device", "cuda:7"], "not to be had here"),
-    "foreign folder": (["pretrain", "CORPUS", "MODEL_COPY"], "holds a model that this command did not make"),
+    "foreign folder": (["pretrain", "CORPUS", "MODEL_COPY"], "holds a model or adapter that this command did not make"),
     "no model": (["generate", "nowhere"], "there is no such folder"),
     "long prompt": (["generate", "MODEL", "--prompt", "word " * 60], "does not fit the model's context"),
     "bad top-p": (["generate", "MODEL", "--top-p", "1.5"], "--top-p 1.5: must be above 0 and at most 1"),

@@ -153,11 +153,11 @@ class Adapters(Method):
         return [*trained, *live(model).keep_own(model, name, head)]
 
     def _remove(self, model: Model, name: str) -> None:
-        for _, residual, _ in self._residuals(model):
-            assert isinstance(residual.side, Branches)
-            del residual.side.held[name]
-            if not residual.side.held:
-                residual.side = None
+        for residual in model.modules():
+            if isinstance(residual, Residual) and isinstance(residual.side, Branches) and name in residual.side.held:
+                del residual.side.held[name]
+                if not residual.side.held:
+                    residual.side = None
 
     def _stored(self, model: Model, name: str) -> list[Stored]:
         stored = []

@@ -183,6 +183,7 @@ USUAL: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qwen2": (("q_proj", "v_proj"), ("down_proj",)),
     "qwen3": (("q_proj", "v_proj"), ("down_proj",)),
     "roberta": (("key", "value"), ("output.dense",)),
+    "switch_transformers": (("k", "v"), ("wo",)),
     "t5": (("k", "v"), ("wo",)),
 }
 """As in PEFT, where it departs from the paper too (queries instead of keys, fused maps whole); the others (marian, mpt,

@@ -96,7 +96,8 @@ class Leading(Method):
 
     def _remove(self, model: Model, name: str) -> None:
         stack = self._stack(model)
-        assert isinstance(stack.lead, Leads)
+        if not isinstance(stack.lead, Leads) or name not in stack.lead.held:
+            return  # it was refused before it stood there
         del stack.lead.held[name]
         if not stack.lead.held:
             stack.lead = None

@@ -35,7 +35,8 @@ class LowRank(Part):
         y = answer(x)
         drops = self.training and self.dropout > 0
         dropped = F.dropout(x, self.dropout) if drops else x
-        change = self.scaling * F.linear(F.linear(dropped, self.down.to(x.dtype)), self.up.to(x.dtype))
+        inner = self.scaling * F.linear(dropped, self.down.to(x.dtype))  # scaled where it is narrow
+        change = F.linear(inner, self.up.to(x.dtype))
         if self.magnitude is None:
             return y + change
         assert isinstance(owner, Linear | LanguageHead)
@@ -87,7 +88,7 @@ class LowRankTable(Part):
 
     def forward(self, x: Int[Tensor, "batch time"], owner: Owner, answer: Answer) -> Float[Tensor, "batch time dim"]:
         y = answer(x)
-        change = self.scaling * F.linear(F.embedding(x, self.down.t()).to(y.dtype), self.up.to(y.dtype))
+        change = F.linear(self.scaling * F.embedding(x, self.down.t()).to(y.dtype), self.up.to(y.dtype))
         return y + change if self.magnitude is None else self._scale(owner).to(y.dtype) * (y + change)
 
     def merged(

@@ -251,6 +251,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "qwen2": ("q_proj", "v_proj"),
     "qwen3": ("q_proj", "v_proj"),
     "roberta": ("query", "value"),
+    "switch_transformers": ("q", "v"),
     "t5": ("q", "v"),
 }
 """What LoRA is for unless told, as in PEFT; those it does not list (marian, nanochat, openai-gpt) after their like."""

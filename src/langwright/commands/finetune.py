@@ -111,6 +111,10 @@ def run(
         method = None if method is None else method.begin_with(tokenizer)
         virtual = method.tokens if isinstance(method, Leading) else 0
         context = recipe.context or base.context - virtual
+        if context < 2:
+            raise UserError(
+                f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens"
+            )
         if context + virtual > base.context:
             beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
             raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
