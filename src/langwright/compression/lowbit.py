@@ -10,6 +10,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
 from langwright.models.families import FAMILIES
@@ -19,22 +20,7 @@ from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
 from langwright.models.weights import open_weights, write_tensors
 
-BESIDE = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-)
+BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""
 
 
