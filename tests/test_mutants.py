@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def test_every_entry_fits_the_code(mutant: Mutant) -> None:
     assert check(mutant, ROOT) == []
     assert mutant.old != mutant.new
-    for argument in mutant.tests.split():
+    for argument in mutant.tests.split(" -k ")[0].split():
         assert (ROOT / argument.split("::")[0]).exists(), argument
 
 
