@@ -109,7 +109,7 @@ class Pair:
     method: LoRA
 
 
-@pytest.fixture(scope="module", params=GIVEN)
+@pytest.fixture(params=GIVEN)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     given, folder = GIVEN[request.param], tmp_path_factory.mktemp("adapted")
     theirs = MODELS[given.model]()
@@ -119,6 +119,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     method.attach(ours)
     kind = "SEQ_CLS" if given.model == "bert-sequence" else None
     config = peft.LoraConfig(r=3, lora_alpha=5, task_type=kind, **given.theirs)
+    torch.manual_seed(0)  # of the first numbers of peft, whatever ran before
     adapted = peft.get_peft_model(theirs, config).eval()
     return Pair(folder, adapted, ours, method)
 
@@ -188,8 +189,8 @@ def test_the_gradient_of_a_step_is_that_of_peft(pair: Pair) -> None:
     given = gradients(pair)
     assert set(given) == {plain(name) for name in expected}
     scale = max(float(g.abs().max()) for g in expected.values())
-    for name, gradient in expected.items():  # in float32, through the saturated softmax of shaken weights
-        assert (given[plain(name)] - gradient).abs().max() <= 50 * NEAR * max(scale, 1.0), name
+    for name, gradient in expected.items():
+        assert (given[plain(name)] - gradient).abs().max() <= NEAR * max(scale, 1.0), name
 
 
 def plain(name: str) -> str:
