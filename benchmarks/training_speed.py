@@ -1,6 +1,6 @@
 """Training speed of Langwright and its peers: AdamW on GPT-2 shapes, in turn, in one run.
 
-    python benchmarks/training_speed.py [--shape small|124M|...] [--device cpu|cuda] [--steps 10] [--rounds 2]
+    python benchmarks/training_speed.py [--shape small|124M|...] [--device cpu|cuda] [--steps 6] [--rounds 2]
 
 Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here, and its
 best counts: bf16 weights with fp32 masters or autocast, SDPA or plain ("explicit") attention, eager and compiled.
@@ -199,7 +199,7 @@ def main() -> None:
     """Measure all variants in turn and print a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, action="append")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
