@@ -30,6 +30,7 @@ from langwright.planning.cost import active_parameters, parameters, training_flo
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
+from langwright.training.compiled import compile_blocks, compiler_told, eager
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
@@ -98,7 +99,7 @@ def train(
     """
     model, learner = _begin(job)
     flops = training_flops_per_token(model, job.context)
-    with LiveView(_title(job, model, learner), flops, job.machine.gemm_rate) as view:
+    with LiveView(_title(job, model, learner), flops, job.machine.gemm_rate) as view, compiler_told():
         run = _open(job, model, learner, view, extend)
         if run.step >= run.plan.steps and _recorded_steps(job.out) == run.step:
             return Result(None, _recorded_measurement(job.out), parameters(model), already=True)
@@ -107,7 +108,7 @@ def train(
             return Result(stopped, None)
         held_out = _measure_held_out(job, model)
         final = _log_end(run, held_out, view)
-    with _eager():
+    with eager():
         more = on_finish(model) | spending
     _save(job, model, learner, _record(job, run, model, final["seconds"], held_out) | more)
     return Result(None, held_out, parameters(model))
@@ -131,7 +132,7 @@ def _begin(job: Job) -> tuple[CausalLM, Learner]:
         job.factor,
     )
     if recipe.compile:
-        _compile(model)
+        compile_blocks(model)
     return model, learner
 
 
@@ -182,7 +183,7 @@ def _fit(run: Run, compiled: bool, profile: bool) -> tuple[int | None, Row]:
 def _measure_held_out(job: Job, model: CausalLM) -> Likelihood:
     """How well the finished model predicts the held-out text; UserError where it does not at all."""
     model.eval()
-    with _eager():
+    with eager():
         held_out = likelihood(model, job.supply.held_out(None), job.supply.held_out_bytes)
     if not math.isfinite(held_out.nats):
         raise UserError(
@@ -330,13 +331,13 @@ def _closing(job: Job, batches: StepBatches, step_seconds: float) -> float:
 def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     def evaluate(stopped: Callable[[], bool]) -> Row:
         windows = itertools.takewhile(lambda _: not stopped(), job.supply.held_out(job.recipe.validation_windows))
-        with _eager():
+        with eager():
             measured = likelihood(model, windows, 1)
         return {} if stopped() else {"validation_loss": measured.loss}
 
     def sample() -> str:
         model.eval()
-        with _eager():
+        with eager():
             if job.supply.sample is not None:
                 return job.supply.sample(model)
             limit = min(80, model.context - 1)
@@ -345,29 +346,12 @@ def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     return Hooks(evaluate, sample, view.row, view.sample, view.event)
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled blocks are for training's one shape; measuring and sampling go without."""
-    return torch.compiler.set_stance("force_eager")
-
-
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
     """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` told cuBLAS)."""
     exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
     torch.use_deterministic_algorithms(exact)
     # Filling new memory with NaN finds faults in kernels, not in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _compile(model: CausalLM) -> None:
-    """Compile each block; they share their code, so one compilation serves all. UserError where that does not work."""
-    try:
-        torch.compile(torch.square)(torch.ones(8, device=model.head.weight.device))
-    except Exception as error:  # whatever the toolchain raises
-        raise UserError(
-            f"--compile: torch.compile does not work on this machine: {error!r:.200}; leave it out"
-        ) from None
-    for block in model.body.blocks:
-        block.compile(dynamic=False)
 
 
 def _recorded_steps(out: Path) -> int | None:
