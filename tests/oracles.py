@@ -197,6 +197,7 @@ SOURCED = {
     "t5": Case("t5"),
     "t5-v1.1": Case("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "switch": Case("switch_transformers", {"expert_capacity": 5}),
+    "switch-untied": Case("switch_transformers", {"expert_capacity": 5, "tie_word_embeddings": False}),
     "switch-all": Case(
         "switch_transformers",
         {
@@ -232,6 +233,7 @@ def sourced_oracle(case: Case) -> PreTrainedModel:
         torch.manual_seed(0)
         made = model(config(vocab_size=VOCABULARY, pad_token_id=0, **(shape | case.changes))).eval()
         if case.family in ("t5", "switch_transformers"):
+            made.set_input_embeddings(made.shared)  # theirs gives an untied Switch one for each stack
             made.shared.weight.data *= 0.5  # as wide as 1 they make the logits so steep that float32 alone shows
         else:
             made.final_logits_bias.normal_()

@@ -306,7 +306,7 @@ def _read_one(
         raise UserError(f'{places[name]}: tensor "{name}" holds {kind} numbers; only {known} are read')
     for copy in names[1:]:
         if not torch.equal(read(copy), tensor):
-            raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which {CONFIG} ties it')
+            raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which it is tied here')
     shape = entry.shape(ours)
     if list(tensor.shape) != shape:
         raise UserError(f'{places[name]}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')

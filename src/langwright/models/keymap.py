@@ -18,6 +18,7 @@ class Entry:
     transposed: the disk holds [inputs, outputs] (the Conv1D of GPT-2).
     heads: the rows of the parts take turns head by head, this many times; None where one part follows the other.
     copies: other names under which files hold the same tensor, beside this one or in its place.
+    repeated: it is written under those names as well, since `transformers` looks there.
     fallback: a tensor that stands for it in files without it. zero_if_missing: files without it mean zeros.
     """
 
@@ -26,6 +27,7 @@ class Entry:
     transposed: bool = False
     heads: int | None = None
     copies: tuple[str, ...] = ()
+    repeated: bool = False
     fallback: str | None = None
     zero_if_missing: bool = False
 
@@ -102,7 +104,12 @@ def untied_head(tied: bool, disk: str = "lm_head.weight", fallback: str | None =
 
 def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a checkpoint under their names on disk."""
-    return {entry.disk: entry.join([parameters[name].detach() for name in entry.ours]) for entry in entries}
+    tensors = {}
+    for entry in entries:
+        tensors[entry.disk] = entry.join([parameters[name].detach() for name in entry.ours])
+        if entry.repeated:
+            tensors |= {name: tensors[entry.disk].clone() for name in entry.copies}
+    return tensors
 
 
 def locate(

@@ -97,7 +97,7 @@ SWITCH = replace(
     architecture="SwitchTransformersForConditionalGeneration",
     config=SwitchConfig,
     build=partial(build, family="switch_transformers", feedforward=feedforward),
-    keys=partial(keys, feedforward=feedforward_keys),
+    keys=partial(keys, feedforward=feedforward_keys, apart=True),
     initialise=partial(by_inputs, variance=0.1, cut=2.0),  # section 2.4
     absent=("feed_forward_proj",),
     defaults={"d_model": 768, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12},

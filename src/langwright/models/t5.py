@@ -116,11 +116,17 @@ def dense_keys(config: T5Config, decoder: bool, layer: int) -> list[Entry]:
     return within("DenseReluDense", "fn", affines(names, bias=False))
 
 
-def keys(config: T5Config, feedforward: Callable[[Any, bool, int], list[Entry]] = dense_keys) -> list[Entry]:
-    """Branches are numbered; the table of relative positions lies with the first layer."""
+def keys(
+    config: T5Config, feedforward: Callable[[Any, bool, int], list[Entry]] = dense_keys, apart: bool = False
+) -> list[Entry]:
+    """Branches are numbered; the table of relative positions lies with the first layer.
+
+    apart: `transformers` takes the embeddings of each stack for a tensor of its own where the head is one.
+    """
     c = config
+    apart = apart and not c.tie_word_embeddings
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *["lm_head.weight"] * c.tie_word_embeddings)
-    entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=copies)]
+    entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=copies, repeated=apart)]
     norm = affine("layer_norm", "in_norm", bias=False)
     attention = within("layer.0", "attention", [*norm, *projections("SelfAttention.{}", "fn")])
     cross = within("layer.1", "cross", [*norm, *projections("EncDecAttention.{}", "fn")])
@@ -133,7 +139,7 @@ def keys(config: T5Config, feedforward: Callable[[Any, bool, int], list[Entry]] 
             layer = [*attention, *(cross if decoder else []), *last]
             entries += within(f"{side}.block.{i}", f"{ours}.blocks.{i}", layer)
         entries += affine(f"{side}.final_layer_norm", f"{ours}.final_norm", bias=False)
-    return entries + untied_head(c.tie_word_embeddings, fallback="shared.weight")
+    return entries + untied_head(c.tie_word_embeddings, fallback=None if apart else "shared.weight")
 
 
 def read(raw: Fields) -> Fields:
