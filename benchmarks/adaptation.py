@@ -1,6 +1,6 @@
 """What the ways to adapt a model cost and give, on one small base model that this script pretrains.
 
-    python benchmarks/adaptation.py methods --seeds 3      # every method on one task
+    python benchmarks/adaptation.py methods                # every method on one task
     python benchmarks/adaptation.py ranks                  # LoRA and rsLoRA of rank 1 to 64
     python benchmarks/adaptation.py sizes                  # 50, 200, 1,000 and all examples
     python benchmarks/adaptation.py arithmetic             # tuned to calculate, against few-shot prompts
@@ -13,6 +13,7 @@ thread. Memory is predicted here (`planning/memory.py`); `few_bits.py` measures 
 """
 
 import argparse
+import math
 import random
 import statistics
 import tempfile
@@ -54,8 +55,9 @@ from langwright.training.optimizers import Rates
 from langwright.training.recipe import PretrainRecipe
 
 CORPUS, TOKENS, ROWS = "python-stdlib", 128, 8
-LONGEST, LEARNT, HELD, OLD, BELOW = 300, 2000, 150, 9, 30
-"""Characters of an example; how many are learnt from and held out; modules of old text; a bound of numbers."""
+LONGEST, LEARNT, HELD, OLD, BELOW, RATES = 300, 2000, 150, 9, 30, 6
+"""Characters of an example; how many are learnt from and held out; modules of old text; a bound of numbers; the most
+learning rates that are tried."""
 DTYPE = torch.bfloat16
 Pair = tuple[int, str, int]
 
@@ -64,7 +66,7 @@ Pair = tuple[int, str, int]
 class Way:
     """A method by name, with its settings; full tuning has no name.
 
-    rate: the middle of the learning rates that are tried; the others are a third of it and three times it.
+    rate: the middle of the first three learning rates that are tried; the others are a third of it and three times it.
     """
 
     rate: float
@@ -80,6 +82,7 @@ WAYS = {
     "DoRA": Way(3e-3, "lora", {"dora": True}),
     "QLoRA (nf4)": Way(3e-3, "lora", bits="nf4"),
     "LoRA, all linear": Way(3e-3, "lora", {"target": "all-linear"}),
+    "LoRA, all linear, rank 2": Way(3e-3, "lora", {"target": "all-linear", "rank": 2}),
     "IA3": Way(3e-3, "ia3"),
     "prompt": Way(3e-2, "prompt"),
     "P-tuning": Way(3e-3, "p-tuning"),
@@ -191,16 +194,27 @@ def spread(values: Sequence[float]) -> str:
     return told if len(values) == 1 else f"{told} ({min(values):.3f} to {max(values):.3f})"
 
 
-def methods(task: Task, steps: int, seeds: int) -> None:
+def best_rate(task: Task, chosen: Way, steps: int) -> tuple[float, Outcome]:
+    """The learning rate whose choosing answers are best: of three, and of further ones while the best is outermost."""
+    tried: dict[float, Outcome] = {}
+    ahead = [chosen.rate / 3, chosen.rate, chosen.rate * 3]
+    while True:
+        tried |= {rate: run(task, chosen, rate, steps, seed=0) for rate in ahead}
+        best = min(tried, key=lambda rate: (math.isnan(tried[rate].choosing), tried[rate].choosing))
+        if min(tried) < best < max(tried) or len(tried) == RATES:
+            return best, tried[best]
+        ahead = [best * 3 if best == max(tried) else best / 3]
+
+
+def methods(task: Task, steps: int, seeds: int, names: Sequence[str]) -> None:
     """The comparison table."""
     base = prepared(task.base, WAYS["full"], seed=0)
     whole = sum(p.numel() for p in base.parameters())
     print(f"{whole:,} parameters; answers {task.quality(base, task.measured):.3f}, old {task.remembered(base):.3f}")
     print("| method | trained | share | MiB | seconds | learning rate | answers | old text |\n|" + "---|" * 8)
-    for name, chosen in WAYS.items():
-        rates = (chosen.rate / 3, chosen.rate, chosen.rate * 3)
-        tried = [(rate, run(task, chosen, rate, steps, seed=0)) for rate in rates]
-        rate, first = min(tried, key=lambda pair: pair[1].choosing)
+    for name in names:
+        chosen = WAYS[name]
+        rate, first = best_rate(task, chosen, steps)
         all_ = [first, *(run(task, chosen, rate, steps, seed) for seed in range(1, seeds))]
         seconds = statistics.median(outcome.seconds for outcome in all_)
         counts = f"{first.trained:,} | {first.trained / whole:.2%} | {first.bytes / 2**20:.1f} | {seconds:.1f}"
@@ -232,7 +246,7 @@ def sizes(task: Task, steps: int, seeds: int) -> None:
         print(f"| {count:,} | {steps * ROWS / count:.1f} | {' | '.join(cells)} |", flush=True)
 
 
-def arithmetic(base: Path, steps: int) -> None:
+def arithmetic(base: Path, steps: int, seeds: int) -> None:
     """Exact answers to held-out sums and differences: of the base with examples in the prompt, and tuned."""
     tokenizer, rng = load_tokenizer(base), random.Random(0)
     pairs = [(a, sign, b) for a in range(BELOW) for b in range(BELOW) for sign in "+-"]
@@ -244,15 +258,19 @@ def arithmetic(base: Path, steps: int) -> None:
     for shots in (0, 8):
         print(f"| base | {shots} | {exact(model, tokenizer, asked, learnt[:shots]):.1%} |", flush=True)
     for name, rate in (("full", 2e-3), ("LoRA, all linear", 1e-2)):
-        tuned = prepared(base, WAYS[name], 0)
-        seconds = tune(tuned, partial(lines, tokenizer, learnt), steps, rate)
-        print(f"| {name}, {seconds:.0f} s | 0 | {exact(tuned, tokenizer, asked, ()):.1%} |", flush=True)
+        right, seconds = [], []
+        for seed in range(seeds):
+            tuned = prepared(base, WAYS[name], seed)
+            seconds.append(tune(tuned, partial(lines, tokenizer, learnt, seed), steps, rate))
+            right.append(exact(tuned, tokenizer, asked, ()))
+        told = f"{statistics.mean(right):.1%}" + f" ({min(right):.1%} to {max(right):.1%})" * (seeds > 1)
+        print(f"| {name}, {statistics.median(seconds):.0f} s | 0 | {told} |", flush=True)
 
 
-def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], step: int) -> Batch:
+def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) -> Batch:
     """64 examples, of which the answers count."""
     examples = []
-    for pair in random.Random(step).sample(learnt, 64):
+    for pair in random.Random(f"{seed} {step}").sample(learnt, 64):
         question, answer = line(*pair).split(" =")
         before = prompt_ids(tokenizer, question + " =")
         after = tokenizer.encode(answer + "\n")
@@ -281,9 +299,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", default="methods", choices=("methods", "ranks", "sizes", "arithmetic"))
     parser.add_argument("--folder", type=Path, default=Path("build/adaptation"), help="where the base is kept")
-    parser.add_argument("--pretraining", default="250 steps")
-    parser.add_argument("--steps", type=int, default=30, help="of tuning; arithmetic wants some hundreds")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--pretraining", default="400 steps")
+    parser.add_argument("--steps", type=int, default=150, help="of tuning; arithmetic wants a thousand")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--way", choices=WAYS, nargs="+", default=list(WAYS), help="which methods to compare")
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -291,9 +310,11 @@ def main() -> None:
         base = pretrained(given.folder, given.pretraining)
         task = make_task(base)
     if given.table == "arithmetic":
-        arithmetic(base, given.steps)
+        arithmetic(base, given.steps, given.seeds)
+    elif given.table == "methods":
+        methods(task, given.steps, given.seeds, given.way)
     else:
-        {"methods": methods, "ranks": ranks, "sizes": sizes}[given.table](task, given.steps, given.seeds)
+        {"ranks": ranks, "sizes": sizes}[given.table](task, given.steps, given.seeds)
 
 
 if __name__ == "__main__":

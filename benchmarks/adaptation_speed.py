@@ -10,17 +10,14 @@ training_speed.py. Ours has float32 masters of the adapter in every case.
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from training_speed import KEPT, Step, peers_loss
+from _turns import Step, in_turn, timed
+from training_speed import peers_loss
 
 from langwright.adaptation.lora import LoRA
 from langwright.base.memory import keep_freed_memory
@@ -110,28 +107,6 @@ def theirs(name: str, folder: Path, how: str, device: torch.device) -> Step:
     return step
 
 
-def measure(variant: str, name: str, folder: Path, steps: int, device: torch.device) -> dict[str, float]:
-    """Tokens a second (median step), seconds to the end of the first step, and peak memory of process or device."""
-    torch.manual_seed(0)
-    shape = SHAPES[name]
-    ids = torch.randint(0, shape["vocabulary"], (shape["batch"], shape["context"] + 1)).to(device)
-    began = time.perf_counter()
-    who, _, how = variant.partition(" ")
-    step = (ours if who == "langwright" else theirs)(name, folder, how, device)
-    step(ids[:, :-1], ids[:, 1:])
-    first = time.perf_counter() - began
-    times = []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        step(ids[:, :-1], ids[:, 1:])
-        times.append(time.perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    speed = shape["batch"] * shape["context"] / statistics.median(times[2:])
-    return {"tokens_per_second": speed, "first_step": first, "memory": memory}
-
-
 def main() -> None:
     """Measure all variants in turn and print a table."""
     parser = argparse.ArgumentParser()
@@ -143,27 +118,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        device = torch.device(options.device)
-        print(json.dumps(measure(options.variant, options.shape[0], options.folder, options.steps, device)))
+        device, name = torch.device(options.device), options.shape[0]
+        who, _, how = options.variant.partition(" ")
+        make = partial(ours if who == "langwright" else theirs, name, options.folder, how, device)
+        sizes = (SHAPES[name][size] for size in ("vocabulary", "batch", "context"))
+        print(json.dumps(timed(make, *sizes, options.steps, device)))
         return
     for name in options.shape or SHAPES:
-        found: dict[str, list[dict[str, float]]] = {v: [] for v in VARIANTS}
         with tempfile.TemporaryDirectory() as folder:
             write_base(name, Path(folder))
-            for variant in VARIANTS * options.rounds:
-                command = [sys.executable, __file__, "--variant", variant, "--shape", name, "--folder", folder]
-                done = subprocess.run(
-                    [*command, "--steps", str(options.steps), "--device", options.device],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    env={**os.environ, **(KEPT if "kept" in variant else {})},
-                )
-                if done.returncode:
-                    print(f"{variant}: {(done.stderr.strip().splitlines() or ['ended'])[-1]}", file=sys.stderr)
-                else:
-                    found[variant].append(json.loads(done.stdout.splitlines()[-1]))
-        print_table(name, {variant: runs for variant, runs in found.items() if runs})
+            arguments = ["--shape", name, "--folder", folder, "--steps", str(options.steps), "--device", options.device]
+            print_table(name, in_turn(__file__, VARIANTS, options.rounds, arguments))
 
 
 def print_table(name: str, found: dict[str, list[dict[str, float]]]) -> None:

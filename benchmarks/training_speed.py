@@ -14,15 +14,11 @@ that make sense there. The model FLOPs utilisation (MFU) is of the measured GEMM
 import argparse
 import importlib.util
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 
 import torch
+from _turns import Step, in_turn, timed
 
 from langwright.base.memory import keep_freed_memory
 from langwright.models.folder import new_model
@@ -35,7 +31,6 @@ from langwright.training.losses import causal
 from langwright.training.muon import newton_schulz_flops
 from langwright.training.optimizers import Rates
 
-Step = Callable[[torch.Tensor, torch.Tensor], object]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SHAPES = {
@@ -64,7 +59,6 @@ GPU_VARIANTS = (
     "transformers bf16 compiled",
     "litgpt bf16 compiled",
 )
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2147483647"}
 
 
 def config(shape: dict[str, int]) -> GPT2Config:
@@ -169,30 +163,16 @@ def litgpt(shape: dict[str, int], how: str, device: torch.device) -> Step:
 
 
 def measure(variant: str, shape: dict[str, int], steps: int, device: torch.device) -> dict[str, float]:
-    """Tokens a second (median step), seconds to the end of the first step, and peak memory of process or device."""
-    torch.manual_seed(0)
-    ids = torch.randint(0, shape["vocabulary"], (shape["batch"], shape["context"] + 1)).to(device)
-    began = time.perf_counter()
+    """Speed and memory of a variant, and the GEMM rate here and now: a shared machine's speed swings."""
     name, _, how = variant.partition(" ")
-    step = (
-        ours(shape, "compiled" in how, device)
-        if name == "langwright"
-        else (theirs if name == "transformers" else litgpt)(shape, how, device)
-    )
-    step(ids[:, :-1], ids[:, 1:])
-    first = time.perf_counter() - began
-    times = []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        step(ids[:, :-1], ids[:, 1:])
-        times.append(time.perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    tokens = shape["batch"] * shape["context"]
-    ceiling = gemm_rate(device, torch.bfloat16)  # here and now: a shared machine's speed swings
-    speed = tokens / statistics.median(times[2:])
-    return {"tokens_per_second": speed, "first_step": first, "memory": memory, "ceiling": ceiling}
+
+    def make() -> Step:
+        if name == "langwright":
+            return ours(shape, "compiled" in how, device)
+        return (theirs if name == "transformers" else litgpt)(shape, how, device)
+
+    found = timed(make, shape["vocabulary"], shape["batch"], shape["context"], steps, device)
+    return found | {"ceiling": gemm_rate(device, torch.bfloat16)}
 
 
 def main() -> None:
@@ -213,26 +193,9 @@ def main() -> None:
     if missing:
         print(f"not installed, and left out: {', '.join(sorted(missing))} (make bench-training installs them)")
     for name in options.shape or [name for name in SHAPES if ("gpu" in name) == (device.type != "cpu")]:
-        found: dict[str, list[dict[str, float]]] = {v: [] for v in variants if v.split()[0] not in missing}
-        for _ in range(options.rounds):
-            for variant, runs in found.items():
-                command = [sys.executable, __file__, "--variant", variant, "--shape", name]
-                environment = {**os.environ, **(KEPT if "kept" in variant else {})}
-                done = subprocess.run(
-                    [*command, "--steps", str(options.steps), "--device", options.device],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    env=environment,
-                )
-                if done.returncode:
-                    print(
-                        f"{variant}: {(done.stderr.strip().splitlines() or [f'ended with {done.returncode}'])[-1]}",
-                        file=sys.stderr,
-                    )
-                else:
-                    runs.append(json.loads(done.stdout.splitlines()[-1]))
-        print_table(name, {variant: runs for variant, runs in found.items() if runs})
+        arguments = ["--shape", name, "--steps", str(options.steps), "--device", options.device]
+        present = [v for v in variants if v.split()[0] not in missing]
+        print_table(name, in_turn(__file__, present, options.rounds, arguments))
 
 
 def _there(package: str) -> bool:

@@ -86,7 +86,7 @@ def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "tokens"), [(50304, 1280), (2**17, 512), (2**18, 256), (300_000, 223), (2**27, 1)]
+    ("vocabulary", "tokens"), [(50304, 2560), (2**17, 1024), (2**18, 512), (300_000, 256), (2**27, 1)]
 )
 def test_chunks_are_multiples_of_256_where_they_are_large(vocabulary: int, tokens: int) -> None:
     assert losses._chunk_tokens(vocabulary, torch.device("cpu")) == tokens

@@ -129,6 +129,24 @@ def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: 
         ]
 
 
+@pytest.mark.parametrize("name", ["zephyr", "chatml"])
+def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> None:
+    """A tokenizer of code joins the end of a line to the blanks after it: no such token reaches into an answer."""
+    plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
+    code = plain.equipped(SPECIALS, plain.roles, "")
+    template = template_for(built_in_source(name), code, name)
+    asked = [{"role": "user", "content": "def f(x):"}]
+    answered = [*asked, {"role": "assistant", "content": "    return x"}]
+    before, whole = prompt_ids(template, code, asked), encode(template, code, answered)
+    joined = code.encode_named(template.render(answered))[0]
+    assert joined[: len(before)] != before, "nothing to see: no token reaches over the beginning"
+    assert whole.ids[: len(before)] == before
+    assert whole.trained.index(True) == len(before)
+    assert code.decode(whole.ids) == code.decode(joined)
+    twice = encode(template, code, [*answered, *answered])
+    assert sum(twice.trained) == 2 * sum(whole.trained)
+
+
 def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for number, source in enumerate((QWEN2_5, built_in_source("chatml"))):
         theirs = peer(tokenizer, source, tmp_path / str(number))

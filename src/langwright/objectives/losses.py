@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_LOGITS = {"cpu": 2**26, "cuda": 2**28}
-"""Logits held at once in `linear_cross_entropy` (128 or 512 MiB in bfloat16): enough tokens to keep its products busy;
-elsewhere as on a CPU."""
+CHUNK_LOGITS = {"cpu": 2**27, "cuda": 2**28}
+"""Logits held at once in `linear_cross_entropy` (256 or 512 MiB in bfloat16): enough tokens to keep its products busy,
+and few chunks, for each adds a gradient as large as the weight; elsewhere as on a CPU."""
 
 SLICE_LOGITS = {"cpu": 2**20}
 """Logits whose softmax is worked on at once, in float32: a CPU keeps them in cache; elsewhere a chunk is one."""
@@ -86,11 +86,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * upstream[0]).to(ctx.weight_dtype),
-            *[None] * 5,
-        )
+        # A CPU sees at once that nothing is to be scaled, and is spared a pass over gradients as large as the head.
+        if upstream[0].device.type != "cpu" or upstream[0] != 1:
+            grad_hidden = None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype)
+            grad_weight = None if grad_weight is None else grad_weight * upstream[0]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.weight_dtype), *[None] * 5
 
 
 def _chunk_tokens(vocabulary: int, device: torch.device) -> int:

@@ -65,7 +65,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tens
         torch.bmm(queries[:, begin:end], k[:, :end].mT, out=block)
         block[:, :, begin:] += above[: end - begin, : end - begin]
         torch._softmax(block, -1, False, out=block)
-        mixed[:, begin:end] = torch.bmm(block, v[:, :end])
+        torch.bmm(block, v[:, :end], out=mixed[:, begin:end])
     return mixed, weights
 
 
@@ -83,12 +83,12 @@ def _attend_backward(
     for begin, end, block in reversed(list(_blocks(weights, rows, time))):  # the last block reaches every key
         above, queries = upstream[:, begin:end], q[:, begin:end]
         to_scores = torch._softmax_backward_data(torch.bmm(above, v[:, :end].mT), block, -1, block.dtype)
-        to_q[:, begin:end] = torch.bmm(to_scores, k[:, :end])
-        for whole, part in ((to_k, torch.bmm(to_scores.mT, queries)), (to_v, torch.bmm(block.mT, above))):
+        torch.bmm(to_scores, k[:, :end], out=to_q[:, begin:end])
+        for whole, left, right in ((to_k[:, :end], to_scores, queries), (to_v[:, :end], block, above)):
             if end == time:
-                whole.copy_(part)
+                torch.bmm(left.mT, right, out=whole)
             else:
-                whole[:, :end] += part
+                torch.baddbmm(whole, left.mT, right, out=whole)
     return to_q.mul_(scale), to_k.mul_(scale), to_v
 
 

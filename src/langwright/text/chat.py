@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -175,11 +176,18 @@ def encode(
 ) -> Encoded:
     """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
 
-    Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the
-    beginning or the end of an answer belongs to it.
+    Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the end of
+    an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last blank to
+    the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded by itself.
     """
     rendered = template.answers(messages, tools, first)
     ids, offsets = tokenizer.encode_named(rendered.text)
+    begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
+    if begins:
+        cuts = [0, *sorted(begins), len(rendered.text)]
+        pieces = [(cut, *tokenizer.encode_named(rendered.text[cut:until])) for cut, until in pairwise(cuts)]
+        ids = [number for _, numbers, _ in pieces for number in numbers]
+        offsets = [(cut + start, cut + end) for cut, _, places in pieces for start, end in places]
     trained = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
     return Encoded(ids, trained)
 

@@ -1,6 +1,7 @@
 """A model, its masters and its optimizer: what one step of training changes."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Learner:
         targets = batch.weights.sum().clamp(min=1)
         total = torch.zeros((), device=self.device)
         for part in self._micro_batches(batch):
-            loss = self.loss(self.model, part) / targets
+            loss = self.loss(self.model, replace(part, weights=part.weights / targets))
             loss.backward()
             self.masters.gather()
             total += loss.detach()
