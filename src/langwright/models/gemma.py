@@ -6,6 +6,7 @@ from functools import partial
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Fields
 from langwright.models.llama import LLAMA, LlamaConfig
+from langwright.models.rope import reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import GLU
@@ -54,7 +55,7 @@ def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)
-    return CausalLM(family, c, c.max_position_embeddings, body, head)
+    return CausalLM(family, c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def read(raw: Fields) -> Fields:

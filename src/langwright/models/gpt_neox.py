@@ -7,7 +7,7 @@ from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, che
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered, untied_head
-from langwright.models.rope import RopeFields
+from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -69,7 +69,7 @@ def build(config: GPTNeoXConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, dropout=c.hidden_dropout)
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, embed.tokens if c.tie_word_embeddings else None)
-    return CausalLM("gpt_neox", c, c.max_position_embeddings, body, head)
+    return CausalLM("gpt_neox", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def keys(config: GPTNeoXConfig) -> list[Entry]:

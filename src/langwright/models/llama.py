@@ -9,7 +9,7 @@ from langwright.models.checks import check_choice, check_heads, check_layers, ch
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
-from langwright.models.rope import WHOLE
+from langwright.models.rope import WHOLE, reach
 from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -17,7 +17,6 @@ from langwright.parts.feedforward import GLU
 from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope
-from langwright.parts.rope_scaling import DynamicScaling
 from langwright.parts.stack import Block, Branch, Embedding, Residual, Stack
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -67,12 +66,6 @@ class LlamaConfig:
         head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
         return WHOLE.rope(self.rope_parameters, head_dim, self.max_position_embeddings)
 
-    def context(self) -> int:
-        """How many positions the model reads: `max_position_embeddings`, and `factor` as many with dynamic scaling."""
-        scaling = self.rope().scaling
-        stretched = scaling.factor if isinstance(scaling, DynamicScaling) else 1
-        return int(stretched * self.max_position_embeddings)
-
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
         sliding = self.layer_types is None or self.layer_types[layer] == SLIDING
@@ -113,7 +106,8 @@ def build(
     embed = Embedding(c.vocab_size, c.hidden_size)
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
-    return CausalLM(family, c, c.context(), body, LanguageHead(c.vocab_size, c.hidden_size, tied))
+    head = LanguageHead(c.vocab_size, c.hidden_size, tied)
+    return CausalLM(family, c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 NORMS = {"input_layernorm": "attention.in_norm", "post_attention_layernorm": "feedforward.in_norm"}

@@ -11,7 +11,7 @@ from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
-from langwright.models.rope import WHOLE
+from langwright.models.rope import WHOLE, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -73,7 +73,7 @@ def build(config: NanoChatConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
-    return CausalLM("nanochat", c, c.max_position_embeddings, body, head)
+    return CausalLM("nanochat", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 @torch.no_grad()

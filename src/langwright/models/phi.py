@@ -7,7 +7,7 @@ from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, che
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
-from langwright.models.rope import RopeFields
+from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -78,7 +78,7 @@ def build(config: PhiConfig) -> CausalLM:
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, bias=True)
-    return CausalLM("phi", c, c.max_position_embeddings, body, head)
+    return CausalLM("phi", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def keys(config: PhiConfig) -> list[Entry]:

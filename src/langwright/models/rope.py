@@ -77,6 +77,11 @@ class RopeFields:
         return {"rope_type": "default", "rope_theta": 10_000.0, **part, **(parameters or {})}
 
 
+def reach(rope: Rope, trained: int) -> int:
+    """How many positions a model reads: as many as in its training, and `factor` times as many with dynamic scaling."""
+    return int(rope.scaling.factor * trained) if isinstance(rope.scaling, DynamicScaling) else trained
+
+
 def _part(head_dim: int, fraction: float) -> int:
     """How wide the part of a head is that is rotated."""
     if not 2 <= int(head_dim * fraction) <= head_dim:
