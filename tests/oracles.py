@@ -233,11 +233,11 @@ def sourced_oracle(case: Case) -> PreTrainedModel:
         torch.manual_seed(0)
         made = model(config(vocab_size=VOCABULARY, pad_token_id=0, **(shape | case.changes))).eval()
         if case.family in ("t5", "switch_transformers"):
-            made.set_input_embeddings(made.shared)  # theirs gives an untied Switch one for each stack
             made.shared.weight.data *= 0.5  # as wide as 1 they make the logits so steep that float32 alone shows
         else:
             made.final_logits_bias.normal_()
     if case.changes.get("tie_word_embeddings") is False:
+        made.set_input_embeddings(made.shared)  # theirs gives an untied Switch one for each stack
         made.lm_head.weight = torch.nn.Parameter(torch.randn(made.lm_head.weight.shape, generator=_noise(7)) * 0.3)
     perturb(made)
     for module in made.modules():
