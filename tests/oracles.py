@@ -197,6 +197,7 @@ SOURCED = {
     "t5": Case("t5"),
     "t5-v1.1": Case("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "switch": Case("switch_transformers", {"expert_capacity": 5}),
+    "switch-untied": Case("switch_transformers", {"expert_capacity": 5, "tie_word_embeddings": False}),
     "switch-all": Case(
         "switch_transformers",
         {
@@ -236,6 +237,7 @@ def sourced_oracle(case: Case) -> PreTrainedModel:
         else:
             made.final_logits_bias.normal_()
     if case.changes.get("tie_word_embeddings") is False:
+        made.set_input_embeddings(made.shared)  # theirs gives an untied Switch one for each stack
         made.lm_head.weight = torch.nn.Parameter(torch.randn(made.lm_head.weight.shape, generator=_noise(7)) * 0.3)
     perturb(made)
     for module in made.modules():

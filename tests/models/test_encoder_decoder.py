@@ -267,6 +267,34 @@ def test_a_head_that_transformers_calls_tied(tmp_path: Path) -> None:
     assert near(logits(reopened_sourced(tmp_path / "ours"), source, target), expected)
 
 
+def untied_switch(folder: Path) -> PreTrainedModel:
+    """A Switch Transformer with a head of its own, and one table of embeddings under the names of both stacks."""
+    theirs = sourced_oracle(SOURCED["switch-untied"])
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_embeddings_of_an_untied_switch(tmp_path: Path) -> None:
+    """`transformers` knows no shared table there: what it would look for in vain is written."""
+    theirs = untied_switch(tmp_path / "theirs")
+    save_model(load_model(tmp_path / "theirs"), None, tmp_path / "ours")
+    tensors = load_file(tmp_path / "ours/model.safetensors")
+    for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"):
+        assert torch.equal(tensors[f"{name}.weight"], theirs.shared.weight), name
+    assert torch.equal(tensors["lm_head.weight"], theirs.lm_head.weight)
+    assert not torch.equal(tensors["lm_head.weight"], tensors["shared.weight"])
+
+
+def test_an_untied_head_that_is_missing(tmp_path: Path) -> None:
+    """The embeddings do not stand for it."""
+    untied_switch(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r'tensor "lm_head\.weight" is missing from the weights'):
+        load_model(tmp_path)
+
+
 def test_commands_that_need_a_decoder(pair: Pair) -> None:
     with pytest.raises(UserError, match="is an encoder-decoder, and a model of one stack is needed here"):
         load_language_model(pair.folder / "ours")

@@ -33,11 +33,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def folder_of(parameters: dict[str, Any], folder: Path) -> Any:
+def folder_of(parameters: dict[str, Any], folder: Path, family: str = "llama") -> Any:
     """A tiny model of theirs with these parameters, saved; in its first state, for theirs remember the longest text."""
     context = ORIGINAL if parameters["rope_type"] == "dynamic" else 64
     changes = {"rope_parameters": dict(parameters), "max_position_embeddings": context}
-    theirs = oracle(Case("llama", changes))
+    theirs = oracle(Case(family, changes))
     theirs.save_pretrained(folder)
     return theirs
 
@@ -59,6 +59,17 @@ def test_past_the_original_length(name: str, tmp_path: Path) -> None:
         assert near(ours(ids), expected)
         assert near(reopened(tmp_path / "ours")(ids).logits, expected)
     assert ours.context == (48 if name == "dynamic" else 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gemma", "gpt_neox", "phi", "nanochat"])
+def test_dynamic_scaling_in_other_families(family: str, tmp_path: Path) -> None:
+    """Whole heads and parts of them."""
+    part = {"partial_rotary_factor": 0.5} if family in ("gpt_neox", "phi") else {}
+    theirs = folder_of(DYNAMIC | part, tmp_path, family)
+    ours, ids = load_model(tmp_path), random_ids(2, 3 * ORIGINAL)
+    assert ours.context == 3 * ORIGINAL
+    assert near(ours(ids), theirs(ids).logits)
 
 
 @torch.no_grad()

@@ -178,7 +178,9 @@ def _download(name: HubName, revision: str, files: list[str], sizes: dict[str, i
     """Fetch files of a revision, unless the cache has them; the folder they lie in.
 
     A named revision is noted in the cache, so that it can be found without a network. A broken connection is taken up
-    where it broke; files that are whole are not fetched again.
+    where it broke; files that are whole are not fetched again. The one under way when a process ended begins anew: the
+    library keeps no part of it, since on some file systems two processes would write into it
+    (huggingface_hub's pull request 4306).
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError

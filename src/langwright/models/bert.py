@@ -2,21 +2,17 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
-from langwright.models.checks import ACTIVATIONS
+from langwright.models.bert_heads import masked_head, sequence_head, span_head, token_head
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.encoder import Encoder
-from langwright.models.family import Family, Head, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
+from langwright.models.family import Family
+from langwright.models.keymap import Entry, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
-from langwright.parts.heads import HiddenHead, MaskedHead, SequenceHead, TokenHead
+from langwright.parts.heads import HiddenHead
 from langwright.parts.norms import Norm
 from langwright.parts.stack import Block, Embedding, Residual, Stack
-
-KINDS = ("weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,8 @@ class BertConfig:
         check_sizes(self, (*sizes, "max_position_embeddings", "type_vocab_size"))
         if self.offset >= self.max_position_embeddings:
             raise ValueError(f"max_position_embeddings = {self.max_position_embeddings} leaves no room for positions")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of {self.num_attention_heads} heads")
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act = {self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+        check_heads(self, "hidden_size", "num_attention_heads")
+        check_choice(self, "hidden_act")
 
     @property
     def offset(self) -> int:
@@ -72,11 +66,8 @@ def build(config: BertConfig, family: str = "bert") -> Encoder:
     def block() -> Block:
         attention = Attention(c.hidden_size, c.num_attention_heads, bias="qkvo", dropout=c.attention_probs_dropout_prob)
         mlp = MLP(c.hidden_size, c.intermediate_size, ACTIVATIONS[c.hidden_act], bias=True)
-        return Block(
-            Residual(attention, out_norm=c.norm(), dropout=c.hidden_dropout_prob),
-            Residual(mlp, out_norm=c.norm(), dropout=c.hidden_dropout_prob),
-            Bias(),
-        )
+        first, second = (Residual(fn, out_norm=c.norm(), dropout=c.hidden_dropout_prob) for fn in (attention, mlp))
+        return Block(first, second, Bias())
 
     positions, dropout = c.max_position_embeddings, c.hidden_dropout_prob
     embed = Embedding(c.vocab_size, c.hidden_size, positions, dropout, c.norm(), c.type_vocab_size, c.offset)
@@ -84,107 +75,49 @@ def build(config: BertConfig, family: str = "bert") -> Encoder:
     return Encoder(family, "hidden", c, positions - c.offset, body, HiddenHead())
 
 
-def keys(config: BertConfig, prefix: str = "bert.") -> list[Entry]:
+def keys(config: BertConfig, prefix: str = "bert") -> list[Entry]:
     """Every projection is a tensor of its own."""
-    table = f"{prefix}embeddings"
-    entries = [
+    layer = {
+        "attention.self.query": "attention.fn.q",
+        "attention.self.key": "attention.fn.k",
+        "attention.self.value": "attention.fn.v",
+        "attention.output.dense": "attention.fn.output",
+        "attention.output.LayerNorm": "attention.out_norm",
+        "intermediate.dense": "feedforward.fn.input",
+        "output.dense": "feedforward.fn.output",
+        "output.LayerNorm": "feedforward.out_norm",
+    }
+    table = f"{prefix}.embeddings"
+    return [
         Entry(f"{table}.word_embeddings.weight", ("body.embed.tokens",)),
         Entry(f"{table}.position_embeddings.weight", ("body.embed.positions",)),
         Entry(f"{table}.token_type_embeddings.weight", ("body.embed.types",)),
-        *pairs(f"{table}.LayerNorm", "body.embed.norm"),
+        *affine(f"{table}.LayerNorm", "body.embed.norm"),
+        *numbered(config.num_hidden_layers, f"{prefix}.encoder.layer", affines(layer)),
     ]
-    for i in range(config.num_hidden_layers):
-        disk, attention, mlp = (
-            f"{prefix}encoder.layer.{i}",
-            f"body.blocks.{i}.attention",
-            f"body.blocks.{i}.feedforward",
-        )
-        entries += pairs(f"{disk}.attention.self.query", f"{attention}.fn.q")
-        entries += pairs(f"{disk}.attention.self.key", f"{attention}.fn.k")
-        entries += pairs(f"{disk}.attention.self.value", f"{attention}.fn.v")
-        entries += pairs(f"{disk}.attention.output.dense", f"{attention}.fn.output")
-        entries += pairs(f"{disk}.attention.output.LayerNorm", f"{attention}.out_norm")
-        entries += pairs(f"{disk}.intermediate.dense", f"{mlp}.fn.input")
-        entries += pairs(f"{disk}.output.dense", f"{mlp}.fn.output")
-        entries += pairs(f"{disk}.output.LayerNorm", f"{mlp}.out_norm")
-    return entries
 
 
-def pairs(disk: str, ours: str) -> list[Entry]:
-    """The weight and the bias of one module."""
-    return [Entry(f"{disk}.{kind}", (f"{ours}.{kind}",)) for kind in KINDS]
-
-
-def masked(config: BertConfig, tokens: nn.Parameter, activation: str | None = None) -> MaskedHead:
-    """The head of masked language modelling; its activation is that of the blocks unless given."""
-    return MaskedHead(config.hidden_size, activation or ACTIVATIONS[config.hidden_act], config.norm(), tokens)
-
-
-CLASSIFIER = ("classifier.weight", "classifier.bias")
-
-
-def token_heads(family: str) -> dict[str, Head]:
-    """The heads that answer for every token: one of the labels, or where an answer begins and ends."""
-    return {
-        "token": Head(
-            f"{family}ForTokenClassification",
-            lambda c, tokens, labels: TokenHead(c.hidden_size, labels, c.head_dropout()),
-            lambda c: pairs("classifier", "head.output"),
-            labelled=CLASSIFIER,
-        ),
-        "span": Head(
-            f"{family}ForQuestionAnswering",
-            lambda c, tokens, labels: TokenHead(c.hidden_size, 2),
-            lambda c: pairs("qa_outputs", "head.output"),
-        ),
-    }
-
-
-INERT = (
-    "_num_labels",
-    "directionality",
-    "num_labels",
-    "pooler_fc_size",
-    "pooler_num_attention_heads",
-    "pooler_num_fc_layers",
-    "pooler_size_per_head",
-    "pooler_type",
-)
 BERT = Family(
     name="bert",
     architecture="BertModel",
     config=BertConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     task="hidden",
     heads={
-        "masked": Head(
-            "BertForMaskedLM",
-            lambda c, tokens, labels: masked(c, tokens),
-            lambda c: [
-                *pairs("cls.predictions.transform.dense", "head.dense"),
-                *pairs("cls.predictions.transform.LayerNorm", "head.norm"),
-                Entry("cls.predictions.bias", ("head.bias",)),
-            ],
-            copies={
-                "cls.predictions.decoder.weight": "body.embed.tokens",
-                "cls.predictions.decoder.bias": "head.bias",
-            },
-        ),
-        "sequence": Head(
-            "BertForSequenceClassification",
-            lambda c, tokens, labels: SequenceHead(c.hidden_size, labels, dropout=c.head_dropout()),
-            lambda c: [*pairs("bert.pooler.dense", "head.dense"), *pairs("classifier", "head.output")],
-            labelled=CLASSIFIER,
-        ),
-        **token_heads("Bert"),
+        "masked": masked_head("BertForMaskedLM", "cls.predictions", "transform.dense", "transform.LayerNorm"),
+        "sequence": sequence_head("BertForSequenceClassification", "bert.pooler.dense", "classifier"),
+        "token": token_head("BertForTokenClassification"),
+        "span": span_head("BertForQuestionAnswering"),
     },
     absent=("pad_token_id",),
-    inert=INERT,
+    inert=(
+        "_num_labels", "directionality", "num_labels", "pooler_fc_size", "pooler_num_attention_heads",
+        "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+    ),
     default_only={"position_embedding_type": "absolute", "tie_word_embeddings": True},
     ignored_keys=("embeddings.position_ids",),
     dropped_keys=("cls.seq_relationship.",),
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     prefix="bert.",
-)
+)  # fmt: skip

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import check_heads
+from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
+from langwright.models.family import Family, Fields
+from langwright.models.keymap import QKV, Entry, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import MLP
@@ -57,18 +56,18 @@ def build(config: BloomConfig) -> CausalLM:
 
 def keys(config: BloomConfig) -> list[Entry]:
     """q, k, v are fused in query_key_value, in turns head by head."""
-    entries = [Entry("transformer.word_embeddings.weight", ("body.embed.tokens",))]
-    entries += affine("transformer.word_embeddings_layernorm", "body.embed.norm")
-    for i in range(config.n_layer):
-        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        qkv = (f"{attention}.fn.{x}" for x in "qkv")
-        entries += affine(f"{disk}.self_attention.query_key_value", *qkv, heads=config.n_head)
-        entries += affine(f"{disk}.self_attention.dense", f"{attention}.fn.output")
-        entries += affine(f"{disk}.input_layernorm", f"{attention}.in_norm")
-        entries += affine(f"{disk}.mlp.dense_h_to_4h", f"{mlp}.fn.input")
-        entries += affine(f"{disk}.mlp.dense_4h_to_h", f"{mlp}.fn.output")
-        entries += affine(f"{disk}.post_attention_layernorm", f"{mlp}.in_norm")
-    return entries + affine("transformer.ln_f", "body.final_norm")
+    layer = [
+        *affine("self_attention.query_key_value", *QKV, heads=config.n_head),
+        *affine("self_attention.dense", "attention.fn.output"),
+        *affines({"mlp.dense_h_to_4h": "feedforward.fn.input", "mlp.dense_4h_to_h": "feedforward.fn.output"}),
+        *affines({"input_layernorm": "attention.in_norm", "post_attention_layernorm": "feedforward.in_norm"}),
+    ]
+    return [
+        Entry("transformer.word_embeddings.weight", ("body.embed.tokens",)),
+        *affine("transformer.word_embeddings_layernorm", "body.embed.norm"),
+        *numbered(config.n_layer, "transformer.h", layer),
+        *affine("transformer.ln_f", "body.final_norm"),
+    ]
 
 
 def read(raw: Fields) -> Fields:
@@ -83,18 +82,11 @@ BLOOM = Family(
     config=BloomConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=(
-        "attention_softmax_in_fp32",
-        "bias_dropout_fusion",
-        "masked_softmax_fusion",
-        "offset_alibi",
-        "pretraining_tp",
-        "skip_bias_add",
-        "skip_bias_add_qkv",
-        "slow_but_exact",
+        "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi", "pretraining_tp",
+        "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact",
     ),
     default_only={"apply_residual_connection_post_layernorm": False, "n_inner": None, "tie_word_embeddings": True},
     prefix="transformer.",
     read=read,
-)
+)  # fmt: skip

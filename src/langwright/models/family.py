@@ -12,6 +12,7 @@ from langwright.base.errors import UserError
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
 from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
 
 Fields = dict[str, Any]
@@ -48,6 +49,15 @@ INERT = frozenset(
 )
 """Fields of config.json that never change the logits of a language model."""
 
+SUMMARY = (
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+)
+"""Fields of a head that language models lack."""
+
 DEFAULT_ONLY: Mapping[str, Any] = {
     "add_cross_attention": False,
     "is_decoder": False,
@@ -57,12 +67,9 @@ DEFAULT_ONLY: Mapping[str, Any] = {
 """Fields that are understood at one value only, in every family here."""
 
 
-def check_sizes(config: Any, needed: Collection[str], optional: Collection[str] = ()) -> None:
-    """ValueError naming the first of these fields that is no whole number above 0; optional ones may be None."""
-    for name in (*needed, *(name for name in optional if getattr(config, name) is not None)):
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} = {value!r} is not a whole number above 0")
+def _frozen(value: Any) -> Any:
+    """A value of JSON as configs hold it: lists as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ class Family:
     task: what the head of `build` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
     renamed: endings of tensor names in older files, and what they are now.
-    initialise: fills a new model's parameters. absent: honoured fields of `config` that this family's files lack.
+    initialise: fills a new model's parameters, by default from N(0, initializer_range²).
+    absent: honoured fields of `config` that this family's files lack.
     defaults: values of fields that the files leave out, where they differ from the dataclass.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
@@ -105,7 +113,7 @@ class Family:
     config: type
     build: Callable[[Any], Model]
     keys: Callable[[Any], list[Entry]]
-    initialise: Callable[[Any], None]
+    initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
@@ -127,7 +135,7 @@ class Family:
         values: Fields = {}
         for name, value in self.read({k: v for k, v in raw.items() if k not in ignore}).items():
             if name in honoured:
-                values[name] = value
+                values[name] = _frozen(value)
             elif name in only:
                 if value != only[name] and (value is not None or only[name]):  # null means no
                     raise UserError(

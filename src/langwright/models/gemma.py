@@ -1,16 +1,12 @@
-"""Gemma and Gemma 2 (Google, 2024): scaled embeddings, wide heads, 1 + weight in norms; caps and sandwiches in 2."""
+"""Gemma (Google, 2024): LLaMA with a scaled embedding, wide heads, 1 + weight in norms, and a feed-forward of GELUs."""
 
 from dataclasses import dataclass, replace
 from functools import partial
 
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
-from langwright.models.llama import FULL, SLIDING, LlamaConfig
-from langwright.models.llama import keys as llama_keys
-from langwright.models.llama import read as read_llama
-from langwright.models.llama import write as write_llama
+from langwright.models.family import Fields
+from langwright.models.llama import LLAMA, LlamaConfig
+from langwright.models.rope import reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import GLU
@@ -59,53 +55,30 @@ def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)
-    return CausalLM(family, c, c.max_position_embeddings, body, head)
-
-
-def keys(config: GemmaConfig, sandwich: bool) -> list[Entry]:
-    """LLaMA's names; the norm after attention is another one where there is a norm after each branch."""
-    entries = llama_keys(config)
-    if not sandwich:
-        return entries
-    before, after = "post_attention_layernorm", "pre_feedforward_layernorm"
-    entries = [replace(entry, disk=entry.disk.replace(before, after)) for entry in entries]
-    for i in range(config.num_hidden_layers):
-        for branch in ("attention", "feedforward"):
-            disk, ours = f"model.layers.{i}.post_{branch}_layernorm", f"body.blocks.{i}.{branch}.res_norm"
-            entries.append(Entry(f"{disk}.weight", (f"{ours}.weight",)))
-    return entries
+    return CausalLM(family, c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def read(raw: Fields) -> Fields:
-    """As LLaMA's; the first files say `gelu` and mean the tanh form; layers of Gemma 2 see a window in turns."""
-    fields = read_llama(raw)
+    """As LLaMA's; the first files say `gelu` and mean the tanh form."""
+    fields = LLAMA.read(raw)
     for name in ("hidden_act", "hidden_activation"):
         if fields.get(name) in (None, "gelu"):
             fields.pop(name, None)
     return fields
 
 
-def read_2(raw: Fields) -> Fields:
-    """As `read`; unless the file says otherwise, layers see a window and everything in turns."""
-    fields = read(raw)
-    if fields.get("layer_types") is None:
-        layers = fields.get("num_hidden_layers", 26)
-        fields["layer_types"] = tuple((SLIDING, FULL)[i % 2] for i in range(layers))
-    return fields
-
-
 def write(fields: Fields) -> Fields:
     """As LLaMA's, with the activation under both names."""
-    return {**write_llama(fields), "hidden_act": GELU, "hidden_activation": GELU}
+    return {**LLAMA.write(fields), "hidden_act": GELU, "hidden_activation": GELU}
 
 
-GEMMA = Family(
+GEMMA = replace(
+    LLAMA,
     name="gemma",
     architecture="GemmaForCausalLM",
     config=GemmaConfig,
     build=partial(build, family="gemma", sandwich=False),
-    keys=partial(keys, sandwich=False),
-    initialise=lambda model: normal(model, model.config.initializer_range),
+    heads={},
     absent=(
         "hidden_act",
         "mlp_bias",
@@ -127,30 +100,6 @@ GEMMA = Family(
         "tie_word_embeddings": True,
     },
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
-    ignored_keys=(".rotary_emb.inv_freq",),
-    prefix="model.",
     read=read,
     write=write,
-)
-GEMMA2 = replace(
-    GEMMA,
-    name="gemma2",
-    architecture="Gemma2ForCausalLM",
-    build=partial(build, family="gemma2", sandwich=True),
-    keys=partial(keys, sandwich=True),
-    absent=("hidden_act", "mlp_bias"),
-    defaults={
-        **GEMMA.defaults,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "sliding_window": 4096,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    },
-    inert=("cache_implementation", "sliding_window_size"),
-    read=read_2,
 )

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import SUMMARY, check_choice, check_heads
+from langwright.models.checks import check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
+from langwright.models.family import SUMMARY, Family
+from langwright.models.gpt2 import MAPS
+from langwright.models.keymap import Entry, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -50,11 +50,8 @@ def build(config: GPT1Config) -> CausalLM:
     def block() -> Block:
         attention = Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop)
         mlp = MLP(c.n_embd, 4 * c.n_embd, ACTIVATIONS[c.afn], bias=True)
-        return Block(
-            Residual(attention, out_norm=norm(), dropout=c.resid_pdrop),
-            Residual(mlp, out_norm=norm(), dropout=c.resid_pdrop),
-            Bias(causal=True),
-        )
+        first, second = (Residual(fn, out_norm=norm(), dropout=c.resid_pdrop) for fn in (attention, mlp))
+        return Block(first, second, Bias(causal=True))
 
     embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
     body = Stack(embed, [block() for _ in range(c.n_layer)], None)
@@ -62,20 +59,13 @@ def build(config: GPT1Config) -> CausalLM:
 
 
 def keys(config: GPT1Config) -> list[Entry]:
-    """q, k, v are fused in c_attn; every projection is stored transposed."""
-    entries = [
+    """GPT-2's names, but for the embeddings."""
+    norms = {"ln_1": "attention.out_norm", "ln_2": "feedforward.out_norm"}
+    return [
         Entry("transformer.tokens_embed.weight", ("body.embed.tokens",)),
         Entry("transformer.positions_embed.weight", ("body.embed.positions",)),
+        *numbered(config.n_layer, "transformer.h", affines(MAPS, transposed=True) + affines(norms)),
     ]
-    for i in range(config.n_layer):
-        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        entries += affine(f"{disk}.attn.c_attn", *(f"{attention}.fn.{x}" for x in "qkv"), transposed=True)
-        entries += affine(f"{disk}.attn.c_proj", f"{attention}.fn.output", transposed=True)
-        entries += affine(f"{disk}.ln_1", f"{attention}.out_norm")
-        entries += affine(f"{disk}.mlp.c_fc", f"{mlp}.fn.input", transposed=True)
-        entries += affine(f"{disk}.mlp.c_proj", f"{mlp}.fn.output", transposed=True)
-        entries += affine(f"{disk}.ln_2", f"{mlp}.out_norm")
-    return entries
 
 
 GPT1 = Family(
@@ -84,7 +74,6 @@ GPT1 = Family(
     config=GPT1Config,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=("n_ctx", "n_special", "predict_special_tokens", *SUMMARY),
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.bias", ".position_ids"),

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import ACTIVATIONS, SUMMARY, check_choice, check_heads
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
+from langwright.models.family import SUMMARY, Family
 from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
+from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -49,37 +49,32 @@ def build(config: GPT2Config) -> CausalLM:
     def block() -> Block:
         attention = Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop)
         mlp = MLP(c.n_embd, c.n_inner or 4 * c.n_embd, ACTIVATIONS[c.activation_function], bias=True)
-        return Block(
-            Residual(attention, in_norm=norm(), dropout=c.resid_pdrop),
-            Residual(mlp, in_norm=norm(), dropout=c.resid_pdrop),
-            Bias(causal=True),
-        )
+        first, second = (Residual(fn, in_norm=norm(), dropout=c.resid_pdrop) for fn in (attention, mlp))
+        return Block(first, second, Bias(causal=True))
 
     embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
     body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
     return CausalLM("gpt2", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
 
 
+MAPS: Table = {
+    "attn.c_attn": QKV,
+    "attn.c_proj": "attention.fn.output",
+    "mlp.c_fc": "feedforward.fn.input",
+    "mlp.c_proj": "feedforward.fn.output",
+}
+"""The linear maps of a layer on disk, where q, k, v are fused and all are transposed -> ours."""
+
+
 def keys(config: GPT2Config) -> list[Entry]:
-    """q, k, v are fused in c_attn; every projection is stored transposed."""
-    entries = [
+    """Linear maps are stored transposed, embeddings are not."""
+    norms = {"ln_1": "attention.in_norm", "ln_2": "feedforward.in_norm"}
+    return [
         Entry("transformer.wte.weight", ("body.embed.tokens",)),
         Entry("transformer.wpe.weight", ("body.embed.positions",)),
+        *numbered(config.n_layer, "transformer.h", affines(MAPS, transposed=True) + affines(norms)),
+        *affine("transformer.ln_f", "body.final_norm"),
     ]
-    for i in range(config.n_layer):
-        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        for kind in ("weight", "bias"):
-            entries += [
-                Entry(f"{disk}.ln_1.{kind}", (f"{attention}.in_norm.{kind}",)),
-                Entry(
-                    f"{disk}.attn.c_attn.{kind}", tuple(f"{attention}.fn.{x}.{kind}" for x in "qkv"), kind == "weight"
-                ),
-                Entry(f"{disk}.attn.c_proj.{kind}", (f"{attention}.fn.output.{kind}",), kind == "weight"),
-                Entry(f"{disk}.ln_2.{kind}", (f"{mlp}.in_norm.{kind}",)),
-                Entry(f"{disk}.mlp.c_fc.{kind}", (f"{mlp}.fn.input.{kind}",), kind == "weight"),
-                Entry(f"{disk}.mlp.c_proj.{kind}", (f"{mlp}.fn.output.{kind}",), kind == "weight"),
-            ]
-    return entries + [Entry(f"transformer.ln_f.{kind}", (f"body.final_norm.{kind}",)) for kind in ("weight", "bias")]
 
 
 GPT2 = Family(
@@ -90,14 +85,7 @@ GPT2 = Family(
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
     heads={"sequence": last_token_head("GPT2ForSequenceClassification")},
-    inert=(
-        "_num_labels",
-        "n_ctx",
-        "n_special",
-        "output_past",
-        "predict_special_tokens",
-        *SUMMARY,
-    ),
+    inert=("_num_labels", "n_ctx", "n_special", "output_past", "predict_special_tokens", *SUMMARY),
     default_only={
         "reorder_and_upcast_attn": False,
         "scale_attn_by_inverse_layer_idx": False,

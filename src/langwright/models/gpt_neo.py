@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from langwright.base.errors import UserError
-from langwright.models.checks import ACTIVATIONS, SUMMARY, check_choice, check_heads
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
+from langwright.models.family import SUMMARY, Family, Fields
+from langwright.models.keymap import Entry, affine, affines, numbered, projections
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -44,9 +43,7 @@ class GPTNeoConfig:
         check_sizes(self, sizes, ("intermediate_size",))
         check_heads(self, "hidden_size", "num_heads")
         check_choice(self, "activation_function")
-        layers = self.attention_layers
-        if layers is not None and (len(layers) != self.num_layers or not set(layers) <= {"global", "local"}):
-            raise ValueError(f"attention_types must name global or local once for each of {self.num_layers} layers")
+        check_layers("attention_types", self.attention_layers, ("global", "local"), self.num_layers)
 
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
@@ -65,11 +62,8 @@ def build(config: GPTNeoConfig) -> CausalLM:
         attention = Attention(c.hidden_size, c.num_heads, bias="o", scale=1.0, dropout=c.attention_dropout)
         inner = c.intermediate_size or 4 * c.hidden_size
         mlp = MLP(c.hidden_size, inner, ACTIVATIONS[c.activation_function], bias=True)
-        return Block(
-            Residual(attention, in_norm=norm(), dropout=c.resid_dropout),
-            Residual(mlp, in_norm=norm(), dropout=c.resid_dropout),
-            Bias(causal=True, window=c.window(layer)),
-        )
+        first, second = (Residual(fn, in_norm=norm(), dropout=c.resid_dropout) for fn in (attention, mlp))
+        return Block(first, second, Bias(causal=True, window=c.window(layer)))
 
     embed = Embedding(c.vocab_size, c.hidden_size, c.max_position_embeddings, c.embed_dropout)
     body = Stack(embed, [block(i) for i in range(c.num_layers)], norm())
@@ -79,32 +73,28 @@ def build(config: GPTNeoConfig) -> CausalLM:
 
 def keys(config: GPTNeoConfig) -> list[Entry]:
     """Every projection is a tensor of its own, as ours are."""
-    entries = [
+    layer = [
+        *projections("attn.attention.{}_proj", "attention.fn", biased="o", output="out"),
+        *affines({"mlp.c_fc": "feedforward.fn.input", "mlp.c_proj": "feedforward.fn.output"}),
+        *affines({"ln_1": "attention.in_norm", "ln_2": "feedforward.in_norm"}),
+    ]
+    return [
         Entry("transformer.wte.weight", ("body.embed.tokens",)),
         Entry("transformer.wpe.weight", ("body.embed.positions",)),
+        *numbered(config.num_layers, "transformer.h", layer),
+        *affine("transformer.ln_f", "body.final_norm"),
     ]
-    for i in range(config.num_layers):
-        disk, attention, mlp = f"transformer.h.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        for x in "qkv":
-            entries += affine(f"{disk}.attn.attention.{x}_proj", f"{attention}.fn.{x}", bias=False)
-        entries += affine(f"{disk}.attn.attention.out_proj", f"{attention}.fn.output")
-        entries += affine(f"{disk}.ln_1", f"{attention}.in_norm")
-        entries += affine(f"{disk}.mlp.c_fc", f"{mlp}.fn.input")
-        entries += affine(f"{disk}.mlp.c_proj", f"{mlp}.fn.output")
-        entries += affine(f"{disk}.ln_2", f"{mlp}.in_norm")
-    return entries + affine("transformer.ln_f", "body.final_norm")
 
 
 def read(raw: Fields) -> Fields:
     """`attention_types` written out, one word a layer; the list `attention_layers` beside it must say the same."""
     fields = dict(raw)
-    types, layers = fields.pop("attention_types", None), fields.pop("attention_layers", None)
+    types = fields.pop("attention_types", None)
     if types is not None:
-        fields["attention_layers"] = tuple(word for words, times in types for word in list(words) * times)
-        if layers is not None and tuple(layers) != fields["attention_layers"]:
+        layers = [word for words, times in types for word in list(words) * times]
+        if fields.get("attention_layers") not in (None, layers):
             raise UserError("attention_types and attention_layers of the config say different things")
-    elif layers is not None:
-        fields["attention_layers"] = tuple(layers)
+        fields["attention_layers"] = layers
     return fields
 
 
@@ -120,7 +110,6 @@ GPT_NEO = Family(
     config=GPTNeoConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=("classifier_dropout", *SUMMARY),
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.attention.bias", ".attn.attention.masked_bias"),

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from langwright.models.checks import ACTIVATIONS, check_choice, check_heads
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
-from langwright.models.partial_rope import partial_rope, reader, writer
+from langwright.models.family import Family
+from langwright.models.keymap import QKV, Entry, affine, affines, numbered, untied_head
+from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -16,6 +15,8 @@ from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual, Stack
+
+ROPE = RopeFields(theta="rotary_emb_base", fraction="rotary_pct", usual=0.25)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class GPTNeoXConfig:
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
         head_dim = self.hidden_size // self.num_attention_heads
-        return partial_rope(self.rope_parameters, head_dim, 0.25, self.max_position_embeddings)
+        return ROPE.rope(self.rope_parameters, head_dim, self.max_position_embeddings)
 
 
 def build(config: GPTNeoXConfig) -> CausalLM:
@@ -68,23 +69,24 @@ def build(config: GPTNeoXConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, dropout=c.hidden_dropout)
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, embed.tokens if c.tie_word_embeddings else None)
-    return CausalLM("gpt_neox", c, c.max_position_embeddings, body, head)
+    return CausalLM("gpt_neox", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def keys(config: GPTNeoXConfig) -> list[Entry]:
     """q, k, v are fused in query_key_value, in turns head by head."""
-    entries, heads = [Entry("gpt_neox.embed_in.weight", ("body.embed.tokens",))], config.num_attention_heads
-    for i in range(config.num_hidden_layers):
-        disk, attention, mlp = f"gpt_neox.layers.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        qkv, bias = (f"{attention}.fn.{x}" for x in "qkv"), config.attention_bias
-        entries += affine(f"{disk}.attention.query_key_value", *qkv, bias=bias, heads=heads)
-        entries += affine(f"{disk}.attention.dense", f"{attention}.fn.output", bias=bias)
-        entries += affine(f"{disk}.mlp.dense_h_to_4h", f"{mlp}.fn.input")
-        entries += affine(f"{disk}.mlp.dense_4h_to_h", f"{mlp}.fn.output")
-        entries += affine(f"{disk}.input_layernorm", f"{attention}.in_norm")
-        entries += affine(f"{disk}.post_attention_layernorm", f"{mlp}.in_norm")
-    entries += affine("gpt_neox.final_layer_norm", "body.final_norm")
-    return entries if config.tie_word_embeddings else [*entries, Entry("embed_out.weight", ("head.weight",))]
+    bias = config.attention_bias
+    layer = [
+        *affine("attention.query_key_value", *QKV, bias=bias, heads=config.num_attention_heads),
+        *affine("attention.dense", "attention.fn.output", bias=bias),
+        *affines({"mlp.dense_h_to_4h": "feedforward.fn.input", "mlp.dense_4h_to_h": "feedforward.fn.output"}),
+        *affines({"input_layernorm": "attention.in_norm", "post_attention_layernorm": "feedforward.in_norm"}),
+    ]
+    return [
+        Entry("gpt_neox.embed_in.weight", ("body.embed.tokens",)),
+        *numbered(config.num_hidden_layers, "gpt_neox.layers", layer),
+        *affine("gpt_neox.final_layer_norm", "body.final_norm"),
+        *untied_head(config.tie_word_embeddings, "embed_out.weight"),
+    ]
 
 
 GPT_NEOX = Family(
@@ -93,10 +95,9 @@ GPT_NEOX = Family(
     config=GPTNeoXConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=("classifier_dropout",),
     ignored_keys=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"),
     prefix="gpt_neox.",
-    read=reader("rotary_pct", "rotary_emb_base"),
-    write=writer("rotary_pct", "rotary_emb_base", 0.25),
+    read=ROPE.read,
+    write=ROPE.write,
 )

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import ACTIVATIONS, SUMMARY, check_choice, check_heads
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
+from langwright.models.family import SUMMARY, Family
+from langwright.models.keymap import Entry, affine, affines, numbered, projections, untied_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -54,12 +53,8 @@ def build(config: GPTJConfig) -> CausalLM:
     def block() -> ParallelBlock:
         attention = Attention(c.n_embd, c.n_head, dropout=c.attn_pdrop)
         mlp = MLP(c.n_embd, c.n_inner or 4 * c.n_embd, ACTIVATIONS[c.activation_function], bias=True)
-        return ParallelBlock(
-            Residual(attention, dropout=c.resid_pdrop),
-            Residual(mlp, dropout=c.resid_pdrop),
-            Bias(causal=True),
-            in_norm=norm(),
-        )
+        first, second = (Residual(fn, dropout=c.resid_pdrop) for fn in (attention, mlp))
+        return ParallelBlock(first, second, Bias(causal=True), in_norm=norm())
 
     embed = Embedding(c.vocab_size, c.n_embd, dropout=c.embd_pdrop)
     rope = Rope(c.rotary_dim, interleaved=True)
@@ -70,16 +65,18 @@ def build(config: GPTJConfig) -> CausalLM:
 
 def keys(config: GPTJConfig) -> list[Entry]:
     """Every projection is a tensor of its own; the head has a bias, which a tied one keeps."""
-    entries = [Entry("transformer.wte.weight", ("body.embed.tokens",))]
-    for i in range(config.n_layer):
-        disk, ours = f"transformer.h.{i}", f"body.blocks.{i}"
-        entries += affine(f"{disk}.ln_1", f"{ours}.in_norm")
-        for x, name in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "output")):
-            entries += affine(f"{disk}.attn.{x}_proj", f"{ours}.attention.fn.{name}", bias=False)
-        entries += affine(f"{disk}.mlp.fc_in", f"{ours}.feedforward.fn.input")
-        entries += affine(f"{disk}.mlp.fc_out", f"{ours}.feedforward.fn.output")
-    entries += [*affine("transformer.ln_f", "body.final_norm"), Entry("lm_head.bias", ("head.bias",))]
-    return entries if config.tie_word_embeddings else [*entries, Entry("lm_head.weight", ("head.weight",))]
+    layer = [
+        *affine("ln_1", "in_norm"),
+        *projections("attn.{}_proj", "attention.fn", output="out"),
+        *affines({"mlp.fc_in": "feedforward.fn.input", "mlp.fc_out": "feedforward.fn.output"}),
+    ]
+    return [
+        Entry("transformer.wte.weight", ("body.embed.tokens",)),
+        *numbered(config.n_layer, "transformer.h", layer),
+        *affine("transformer.ln_f", "body.final_norm"),
+        Entry("lm_head.bias", ("head.bias",)),
+        *untied_head(config.tie_word_embeddings),
+    ]
 
 
 GPTJ = Family(
@@ -88,7 +85,6 @@ GPTJ = Family(
     config=GPTJConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=("n_ctx", "n_special", "predict_special_tokens", *SUMMARY),
     default_only={"rotary": True, "scale_attn_weights": True},
     ignored_keys=(".attn.bias", ".attn.masked_bias"),

@@ -1,9 +1,12 @@
 """How new parameters are filled."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from langwright.parts.attention import Attention
+from langwright.parts.bias import RelativeBias
 from langwright.parts.feedforward import GLU, MLP
 from langwright.parts.heads import LanguageHead, MaskedHead
 from langwright.parts.linear import Linear
@@ -48,3 +51,33 @@ def normal(model: nn.Module, std: float, residual_scale: float = 1.0) -> None:
             residual += [module.output]
     for projection in residual:
         projection.weight.mul_(residual_scale)
+
+
+@torch.no_grad()
+def by_inputs(model: Any, variance: float = 1.0, cut: float | None = None) -> None:
+    """Linear maps from N(0, variance / inputs), tables of distances N(0, 1 / d_model), embeddings and head N(0, 1).
+
+    All that times `initializer_factor`, at which norms begin; as T5 does (Raffel et al., 2020). What makes queries is
+    divided by sqrt(d_kv), by which scores are not. cut: linear maps draw nothing beyond so many deviations.
+    """
+    c, factor = model.config, model.config.initializer_factor
+    normal(model, factor)
+    for module in model.modules():
+        if isinstance(module, Linear):
+            std = factor * (module.weight.shape[1] / variance) ** -0.5
+            if cut is None:
+                nn.init.normal_(module.weight, std=std)
+            else:
+                nn.init.trunc_normal_(module.weight, std=std, a=-cut * std, b=cut * std)
+        elif isinstance(module, RelativeBias):
+            nn.init.normal_(module.table, std=factor * c.d_model**-0.5)
+        elif isinstance(module, Norm) and module.weight is not None:
+            nn.init.constant_(module.weight, factor)
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.q.weight.mul_(c.d_kv**-0.5)
+
+
+def by_range(model: Any) -> None:
+    """`normal` with the deviation that most configs name."""
+    normal(model, model.config.initializer_range)

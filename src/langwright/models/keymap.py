@@ -1,6 +1,6 @@
 """How a family's parameters are named and laid out on disk."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
@@ -18,6 +18,7 @@ class Entry:
     transposed: the disk holds [inputs, outputs] (the Conv1D of GPT-2).
     heads: the rows of the parts take turns head by head, this many times; None where one part follows the other.
     copies: other names under which files hold the same tensor, beside this one or in its place.
+    repeated: it is written under those names as well, since `transformers` looks there.
     fallback: a tensor that stands for it in files without it. zero_if_missing: files without it mean zeros.
     """
 
@@ -26,6 +27,7 @@ class Entry:
     transposed: bool = False
     heads: int | None = None
     copies: tuple[str, ...] = ()
+    repeated: bool = False
     fallback: str | None = None
     zero_if_missing: bool = False
 
@@ -51,15 +53,63 @@ class Entry:
         return (joined.t() if self.transposed else joined).contiguous()
 
 
+Table = Mapping[str, str | tuple[str, ...]]
+"""Names of maps and norms on disk -> our name, or names where they are fused there."""
+QKV = ("attention.fn.q", "attention.fn.k", "attention.fn.v")
+"""The three maps of a layer that many files hold as one."""
+
+
 def affine(disk: str, *ours: str, bias: bool = True, transposed: bool = False, heads: int | None = None) -> list[Entry]:
     """Weight and bias of a linear map or a norm; several of ours where the disk holds them fused."""
     entries = [Entry(f"{disk}.weight", tuple(f"{name}.weight" for name in ours), transposed, heads)]
     return entries + [Entry(f"{disk}.bias", tuple(f"{name}.bias" for name in ours), heads=heads)] * bias
 
 
+def affines(table: Table, bias: bool = True, transposed: bool = False) -> list[Entry]:
+    """`affine` of each row of a table."""
+    rows = {disk: (ours,) if isinstance(ours, str) else ours for disk, ours in table.items()}
+    return [entry for disk, ours in rows.items() for entry in affine(disk, *ours, bias=bias, transposed=transposed)]
+
+
+def projections(disk: str, ours: str, biased: str = "", output: str = "o") -> list[Entry]:
+    """The four maps of an attention that are tensors of their own.
+
+    disk: their name there, in which {} stands for q, k, v and `output`. biased: those with a bias, letters of "qkvo".
+    """
+    names = zip("qkvo", ("q", "k", "v", output), ("q", "k", "v", "output"), strict=True)
+    return [
+        entry
+        for letter, theirs, own in names
+        for entry in affine(disk.format(theirs), f"{ours}.{own}", bias=letter in biased)
+    ]
+
+
+def within(disk: str, ours: str, entries: Iterable[Entry]) -> list[Entry]:
+    """The same entries with what stands before their names."""
+    return [
+        replace(entry, disk=f"{disk}.{entry.disk}", ours=tuple(f"{ours}.{name}" for name in entry.ours))
+        for entry in entries
+    ]
+
+
+def numbered(count: int, disk: str, one: Collection[Entry], ours: str = "body.blocks") -> list[Entry]:
+    """The entries of one layer, or whatever else is numbered on both sides, for each of `count`."""
+    return [entry for i in range(count) for entry in within(f"{disk}.{i}", f"{ours}.{i}", one)]
+
+
+def untied_head(tied: bool, disk: str = "lm_head.weight", fallback: str | None = None) -> list[Entry]:
+    """The weight of the head over the vocabulary; a tied one is the token table and has none of its own."""
+    return [] if tied else [Entry(disk, ("head.weight",), fallback=fallback)]
+
+
 def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All tensors of a checkpoint under their names on disk."""
-    return {entry.disk: entry.join([parameters[name].detach() for name in entry.ours]) for entry in entries}
+    tensors = {}
+    for entry in entries:
+        tensors[entry.disk] = entry.join([parameters[name].detach() for name in entry.ours])
+        if entry.repeated:
+            tensors |= {name: tensors[entry.disk].clone() for name in entry.copies}
+    return tensors
 
 
 def locate(

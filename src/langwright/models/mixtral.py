@@ -1,13 +1,13 @@
 """Mixtral (Jiang et al., 2024): Mistral whose feed-forward is a mixture of experts, two for each token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from langwright.models.family import Family, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
-from langwright.models.llama import LlamaConfig, build, read, write
-from langwright.models.llama import keys as llama_keys
+from langwright.models.checks import check_sizes
+from langwright.models.keymap import Entry, affine, affines, numbered, within
+from langwright.models.llama import LlamaConfig, build
+from langwright.models.llama import keys as keys_of_llama
+from langwright.models.mistral import MISTRAL
 from langwright.parts.feedforward import GLU
 from langwright.parts.moe import MoE
 
@@ -42,26 +42,22 @@ def experts(config: MixtralConfig) -> MoE:
 
 def keys(config: MixtralConfig) -> list[Entry]:
     """LLaMA's names, but for the feed-forward: an expert is three tensors of its own."""
-    entries = [entry for entry in llama_keys(config) if ".mlp." not in entry.disk]
-    for i in range(config.num_hidden_layers):
-        disk, ours = f"model.layers.{i}.block_sparse_moe", f"body.blocks.{i}.feedforward.fn"
-        entries.append(Entry(f"{disk}.gate.weight", (f"{ours}.router.weight",)))
-        for expert in range(config.num_local_experts):
-            for theirs, name in (("w1", "gate"), ("w2", "output"), ("w3", "input")):
-                entries.append(
-                    Entry(f"{disk}.experts.{expert}.{theirs}.weight", (f"{ours}.experts.{expert}.{name}.weight",))
-                )
-    return entries
+    expert = affines({"w1": "gate", "w2": "output", "w3": "input"}, bias=False)
+    mixture = [
+        *affine("gate", "router", bias=False),
+        *numbered(config.num_local_experts, "experts", expert, ours="experts"),
+    ]
+    return keys_of_llama(config, feedforward=within("block_sparse_moe", "feedforward.fn", mixture))
 
 
-MIXTRAL = Family(
+MIXTRAL = replace(
+    MISTRAL,
     name="mixtral",
     architecture="MixtralForCausalLM",
     config=MixtralConfig,
     build=partial(build, family="mixtral", feedforward=experts),
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
-    absent=("attention_bias", "mlp_bias", "layer_types"),
+    heads={},
     defaults={
         "intermediate_size": 14336,
         "num_key_value_heads": 8,
@@ -70,8 +66,4 @@ MIXTRAL = Family(
         "rope_parameters": {"rope_theta": 1e6},
     },
     default_only={"router_jitter_noise": 0.0},
-    ignored_keys=(".rotary_emb.inv_freq",),
-    prefix="model.",
-    read=read,
-    write=write,
 )

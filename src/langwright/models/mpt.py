@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import check_heads
+from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
+from langwright.models.family import Family, Fields
+from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import MLP
@@ -59,18 +58,19 @@ def build(config: MptConfig) -> CausalLM:
 
 def keys(config: MptConfig) -> list[Entry]:
     """q, k, v are fused in Wqkv, one after the other."""
-    entries = [Entry("transformer.wte.weight", ("body.embed.tokens",))]
-    for i in range(config.n_layers):
-        disk, attention, mlp = f"transformer.blocks.{i}", f"body.blocks.{i}.attention", f"body.blocks.{i}.feedforward"
-        entries += [
-            Entry(f"{disk}.norm_1.weight", (f"{attention}.in_norm.weight",)),
-            Entry(f"{disk}.attn.Wqkv.weight", tuple(f"{attention}.fn.{x}.weight" for x in "qkv")),
-            Entry(f"{disk}.attn.out_proj.weight", (f"{attention}.fn.output.weight",)),
-            Entry(f"{disk}.norm_2.weight", (f"{mlp}.in_norm.weight",)),
-            Entry(f"{disk}.ffn.up_proj.weight", (f"{mlp}.fn.input.weight",)),
-            Entry(f"{disk}.ffn.down_proj.weight", (f"{mlp}.fn.output.weight",)),
-        ]
-    return [*entries, Entry("transformer.norm_f.weight", ("body.final_norm.weight",))]
+    layer: Table = {
+        "norm_1": "attention.in_norm",
+        "attn.Wqkv": QKV,
+        "attn.out_proj": "attention.fn.output",
+        "norm_2": "feedforward.in_norm",
+        "ffn.up_proj": "feedforward.fn.input",
+        "ffn.down_proj": "feedforward.fn.output",
+    }
+    return [
+        Entry("transformer.wte.weight", ("body.embed.tokens",)),
+        *numbered(config.n_layers, "transformer.blocks", affines(layer, bias=False)),
+        *affine("transformer.norm_f", "body.final_norm", bias=False),
+    ]
 
 
 def read(raw: Fields) -> Fields:
@@ -91,7 +91,6 @@ MPT = Family(
     config=MptConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     inert=("attn_impl", "embedding_fraction", "init_config", "init_device", "norm_type", "tokenizer_name", "verbose"),
     default_only={
         "alibi": True,

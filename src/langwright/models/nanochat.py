@@ -1,17 +1,17 @@
 """NanoChat (Karpathy, 2025): squared ReLU, norms without weights, q and k normed after rotation, capped logits."""
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
-from langwright.models.keymap import Entry
-from langwright.models.llama import read, rotary, write
+from langwright.models.family import Family
+from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
+from langwright.models.rope import WHOLE, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -39,22 +39,16 @@ class NanoChatConfig:
     final_logit_softcapping: float | None = 15.0
 
     def __post_init__(self) -> None:
-        check_sizes(
-            self,
-            ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-            ("num_key_value_heads",),
-        )
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
-        if self.hidden_size % heads or heads % kv_heads:
-            raise ValueError(f"num_attention_heads = {heads} must divide hidden_size and be a multiple of {kv_heads}")
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_sizes(self, sizes, ("num_key_value_heads",))
+        check_heads(self, "hidden_size", "num_attention_heads")
+        check_heads(self, "num_attention_heads", "num_key_value_heads")
         self.rope()
 
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
-        forwards = rotary(
-            self.rope_parameters, self.hidden_size // self.num_attention_heads, self.max_position_embeddings
-        )
-        return dataclasses.replace(forwards, backwards=True)
+        head_dim = self.hidden_size // self.num_attention_heads
+        return replace(WHOLE.rope(self.rope_parameters, head_dim, self.max_position_embeddings), backwards=True)
 
 
 def build(config: NanoChatConfig) -> CausalLM:
@@ -79,7 +73,7 @@ def build(config: NanoChatConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
-    return CausalLM("nanochat", c, c.max_position_embeddings, body, head)
+    return CausalLM("nanochat", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 @torch.no_grad()
@@ -98,14 +92,15 @@ def initialise(model: CausalLM) -> None:
 
 def keys(config: NanoChatConfig) -> list[Entry]:
     """Every projection is a tensor of its own; norms have none."""
-    entries = [Entry("model.embed_tokens.weight", ("body.embed.tokens",))]
-    for i in range(config.num_hidden_layers):
-        disk, ours = f"model.layers.{i}", f"body.blocks.{i}"
-        for letter, name in zip("qkvo", ("q", "k", "v", "output"), strict=True):
-            entries.append(Entry(f"{disk}.self_attn.{letter}_proj.weight", (f"{ours}.attention.fn.{name}.weight",)))
-        entries.append(Entry(f"{disk}.mlp.fc1.weight", (f"{ours}.feedforward.fn.input.weight",)))
-        entries.append(Entry(f"{disk}.mlp.fc2.weight", (f"{ours}.feedforward.fn.output.weight",)))
-    return [*entries, Entry("lm_head.weight", ("head.weight",))]
+    layer = [
+        *projections("self_attn.{}_proj", "attention.fn"),
+        *affines({"mlp.fc1": "feedforward.fn.input", "mlp.fc2": "feedforward.fn.output"}, bias=False),
+    ]
+    return [
+        Entry("model.embed_tokens.weight", ("body.embed.tokens",)),
+        *numbered(config.num_hidden_layers, "model.layers", layer),
+        *untied_head(tied=False),
+    ]
 
 
 NANOCHAT = Family(
@@ -118,6 +113,6 @@ NANOCHAT = Family(
     inert=("initializer_range",),
     default_only={"hidden_act": "relu2", "attention_bias": False, "tie_word_embeddings": False},
     prefix="model.",
-    read=read,
-    write=write,
+    read=WHOLE.read,
+    write=WHOLE.write,
 )

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from langwright.models.checks import ACTIVATIONS, check_choice, check_heads
+from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry, affine
-from langwright.models.partial_rope import FRACTION, partial_rope, reader, writer
+from langwright.models.family import Family
+from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
+from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -16,6 +15,8 @@ from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope
 from langwright.parts.stack import Embedding, ParallelBlock, Residual, Stack
+
+ROPE = RopeFields(usual=0.5)
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,14 @@ class PhiConfig:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         check_sizes(self, (*sizes, "max_position_embeddings"), ("num_key_value_heads",))
         check_heads(self, "hidden_size", "num_attention_heads")
-        if self.num_key_value_heads is not None:
-            check_heads(self, "num_attention_heads", "num_key_value_heads")
+        check_heads(self, "num_attention_heads", "num_key_value_heads")
         check_choice(self, "hidden_act")
         self.rope()
 
     def rope(self) -> Rope:
         """The rotary embedding that `rope_parameters` describe."""
         head_dim = self.hidden_size // self.num_attention_heads
-        return partial_rope(self.rope_parameters, head_dim, 0.5, self.max_position_embeddings)
+        return ROPE.rope(self.rope_parameters, head_dim, self.max_position_embeddings)
 
 
 def build(config: PhiConfig) -> CausalLM:
@@ -78,24 +78,28 @@ def build(config: PhiConfig) -> CausalLM:
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, bias=True)
-    return CausalLM("phi", c, c.max_position_embeddings, body, head)
+    return CausalLM("phi", c, reach(c.rope(), c.max_position_embeddings), body, head)
 
 
 def keys(config: PhiConfig) -> list[Entry]:
     """Every projection is a tensor of its own; the head has a bias, which a tied one keeps."""
-    entries = [Entry("model.embed_tokens.weight", ("body.embed.tokens",))]
-    for i in range(config.num_hidden_layers):
-        disk, ours = f"model.layers.{i}", f"body.blocks.{i}"
-        entries += affine(f"{disk}.input_layernorm", f"{ours}.in_norm")
-        for x in "qkv":
-            entries += affine(f"{disk}.self_attn.{x}_proj", f"{ours}.attention.fn.{x}")
-        entries += affine(f"{disk}.self_attn.dense", f"{ours}.attention.fn.output")
-        for x in "qk" if config.qk_layernorm else "":
-            entries += affine(f"{disk}.self_attn.{x}_layernorm", f"{ours}.attention.fn.{x}_norm")
-        entries += affine(f"{disk}.mlp.fc1", f"{ours}.feedforward.fn.input")
-        entries += affine(f"{disk}.mlp.fc2", f"{ours}.feedforward.fn.output")
-    entries += [*affine("model.final_layernorm", "body.final_norm"), Entry("lm_head.bias", ("head.bias",))]
-    return entries if config.tie_word_embeddings else [*entries, Entry("lm_head.weight", ("head.weight",))]
+    layer = {
+        "input_layernorm": "in_norm",
+        "self_attn.q_proj": "attention.fn.q",
+        "self_attn.k_proj": "attention.fn.k",
+        "self_attn.v_proj": "attention.fn.v",
+        "self_attn.dense": "attention.fn.output",
+        "mlp.fc1": "feedforward.fn.input",
+        "mlp.fc2": "feedforward.fn.output",
+    }
+    norms = {"self_attn.q_layernorm": "attention.fn.q_norm", "self_attn.k_layernorm": "attention.fn.k_norm"}
+    return [
+        Entry("model.embed_tokens.weight", ("body.embed.tokens",)),
+        *numbered(config.num_hidden_layers, "model.layers", affines(layer | norms if config.qk_layernorm else layer)),
+        *affine("model.final_layernorm", "body.final_norm"),
+        Entry("lm_head.bias", ("head.bias",)),
+        *untied_head(config.tie_word_embeddings),
+    ]
 
 
 PHI = Family(
@@ -104,9 +108,8 @@ PHI = Family(
     config=PhiConfig,
     build=build,
     keys=keys,
-    initialise=lambda model: normal(model, model.config.initializer_range),
     ignored_keys=(".rotary_emb.inv_freq",),
     prefix="model.",
-    read=reader(FRACTION, "rope_theta"),
-    write=writer(FRACTION, "rope_theta", 0.5),
+    read=ROPE.read,
+    write=ROPE.write,
 )

@@ -1,23 +1,18 @@
 """Switch Transformer (Fedus et al., 2021): T5 in which some feed-forwards are many experts, one for each token."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
-import torch
 from torch import nn
 
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Family, Fields, check_sizes
-from langwright.models.keymap import Entry
-from langwright.models.t5 import OURS, T5Config, build
-from langwright.models.t5 import initialise as initialise_t5
-from langwright.models.t5 import keys as t5_keys
-from langwright.parts.attention import Attention
+from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
+from langwright.models.family import Fields
+from langwright.models.initialise import by_inputs
+from langwright.models.keymap import Entry, affine, affines, within
+from langwright.models.t5 import T5, T5Config, build, keys
 from langwright.parts.feedforward import MLP
-from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
-
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +39,13 @@ class SwitchConfig(T5Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, ("expert_capacity", "num_experts"))
-        if self.dense_act_fn not in ACTIVATIONS:
-            raise ValueError(f"dense_act_fn = {self.dense_act_fn!r} is not one of {', '.join(ACTIVATIONS)}")
+        check_choice(self, "dense_act_fn")
         if not 0 <= self.router_jitter_noise < 1:
             raise ValueError(f"router_jitter_noise = {self.router_jitter_noise!r} is not at least 0 and below 1")
 
     def is_sparse(self, decoder: bool, layer: int) -> bool:
         """Whether a layer has experts, by the rule of `transformers`: the second of every so many layers."""
-        layers = self.num_decoder_layers or self.num_layers if decoder else self.num_layers
+        layers = self.decoder_layers if decoder else self.num_layers
         sparse = self.num_sparse_decoder_layers if decoder else self.num_sparse_encoder_layers
         given = self.decoder_sparse_step if decoder else self.encoder_sparse_step
         step = layers // max(1, sparse) if given is None else given
@@ -80,35 +74,14 @@ def feedforward(config: SwitchConfig, decoder: bool, layer: int) -> nn.Module:
     )
 
 
-def feedforward_keys(config: SwitchConfig, decoder: bool, layer: int) -> dict[str, str]:
+def feedforward_keys(config: SwitchConfig, decoder: bool, layer: int) -> list[Entry]:
     """As `dense_keys` of T5."""
+    one = affines({"wi": "input", "wo": "output"}, bias=False)
     if not config.is_sparse(decoder, layer):
-        return {f"mlp.{name}.weight": OURS[name] for name in ("wi", "wo")}
-    router = ("weight", "bias") if config.router_bias else ("weight",)
-    return {f"mlp.router.classifier.{name}": f"router.{name}" for name in router} | {
-        f"mlp.experts.expert_{number}.{name}.weight": f"experts.{number}.{OURS[name]}"
-        for number in range(config.num_experts)
-        for name in ("wi", "wo")
-    }
-
-
-def keys(config: SwitchConfig) -> list[Entry]:
-    """T5's names, but for the feed-forward."""
-    return t5_keys(config, feedforward_keys)
-
-
-@torch.no_grad()
-def initialise(model: EncoderDecoderLM) -> None:
-    """As T5, but with a tenth of the variance in every linear map, and no draw beyond two deviations (section 2.4)."""
-    c = model.config
-    initialise_t5(model)
-    for module in model.modules():
-        if isinstance(module, Linear):
-            std = c.initializer_factor * (0.1 / module.weight.shape[1]) ** 0.5
-            nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.q.weight.mul_(c.d_kv**-0.5)
+        return within("mlp", "fn", one)
+    router = affine("router.classifier", "router", bias=config.router_bias)
+    experts = [within(f"experts.expert_{i}", f"experts.{i}", one) for i in range(config.num_experts)]
+    return within("mlp", "fn", [*router, *chain(*experts)])
 
 
 def write(fields: Fields) -> Fields:
@@ -118,13 +91,14 @@ def write(fields: Fields) -> Fields:
     }
 
 
-SWITCH = Family(
+SWITCH = replace(
+    T5,
     name="switch_transformers",
     architecture="SwitchTransformersForConditionalGeneration",
     config=SwitchConfig,
     build=partial(build, family="switch_transformers", feedforward=feedforward),
-    keys=keys,
-    initialise=initialise,
+    keys=partial(keys, feedforward=feedforward_keys, apart=True),
+    initialise=partial(by_inputs, variance=0.1, cut=2.0),  # section 2.4
     absent=("feed_forward_proj",),
     defaults={"d_model": 768, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12},
     inert=("add_router_probs", "n_positions", "output_past", "output_router_logits"),
@@ -137,6 +111,6 @@ SWITCH = Family(
         "router_ignore_padding_tokens": False,
         "router_type": "tokens_masked",
     },
-    ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
+    read=dict,
     write=write,
 )

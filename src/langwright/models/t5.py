@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from langwright.models.checks import check_choice, check_sizes
 from langwright.models.encoder_decoder import EncoderDecoderLM, Frame
-from langwright.models.family import Family, Fields, check_sizes
-from langwright.models.initialise import normal
-from langwright.models.keymap import Entry
+from langwright.models.family import Family, Fields
+from langwright.models.initialise import by_inputs
+from langwright.models.keymap import Entry, affine, affines, projections, untied_head, within
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias, RelativeBias
 from langwright.parts.feedforward import GLU, MLP
@@ -44,17 +44,21 @@ class T5Config:
     feed_forward_proj: str = "relu"
     tie_word_embeddings: bool = True
     decoder_start_token_id: int = 0
-    eos_token_id: int | list[int] | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 1
     pad_token_id: int | None = 0
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
         check_sizes(self, (*sizes, "relative_attention_max_distance"), ("num_decoder_layers",))
-        if self.feed_forward_proj not in FEEDFORWARDS:
-            raise ValueError(f"feed_forward_proj = {self.feed_forward_proj!r} is not one of {', '.join(FEEDFORWARDS)}")
+        check_choice(self, "feed_forward_proj", FEEDFORWARDS)
         buckets, longest = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 4 or longest <= buckets // 2:
             raise ValueError(f"relative_attention_num_buckets = {buckets} is no multiple of 4 that {longest} goes with")
+
+    @property
+    def decoder_layers(self) -> int:
+        """How many layers write."""
+        return self.num_decoder_layers or self.num_layers
 
 
 def dense(config: T5Config, decoder: bool, layer: int) -> nn.Module:
@@ -72,18 +76,19 @@ def build(
     """
     c = config
 
-    def branch(fn: nn.Module) -> Residual:
-        return Residual(fn, Norm(c.d_model, "rms", c.layer_norm_epsilon), dropout=c.dropout_rate)
+    def norm() -> Norm:
+        return Norm(c.d_model, "rms", c.layer_norm_epsilon)
 
-    def attention(memory_dim: int | None = None) -> Residual:
-        return branch(
-            Attention(c.d_model, c.num_heads, head_dim=c.d_kv, scale=1.0, dropout=c.dropout_rate, memory_dim=memory_dim)
-        )
+    def branch(fn: nn.Module) -> Residual:
+        return Residual(fn, norm(), dropout=c.dropout_rate)
+
+    def attention(memory: int | None = None) -> Residual:
+        drop = c.dropout_rate
+        return branch(Attention(c.d_model, c.num_heads, head_dim=c.d_kv, scale=1.0, dropout=drop, memory_dim=memory))
 
     def stack(embed: Embedding, layers: int, decoder: bool) -> Stack:
-        table = RelativeBias(
-            c.num_heads, c.relative_attention_num_buckets, c.relative_attention_max_distance, both=not decoder
-        )
+        buckets, longest = c.relative_attention_num_buckets, c.relative_attention_max_distance
+        table = RelativeBias(c.num_heads, buckets, longest, both=not decoder)
         blocks = [
             Block(
                 attention(),
@@ -93,76 +98,48 @@ def build(
             )
             for layer in range(layers)
         ]
-        return Stack(embed, blocks, Norm(c.d_model, "rms", c.layer_norm_epsilon), dropout=c.dropout_rate)
+        return Stack(embed, blocks, norm(), dropout=c.dropout_rate)
 
     embed = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate)
     encoder = stack(embed, c.num_layers, decoder=False)
     written = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate, tied=embed.tokens)
-    body = stack(written, c.num_decoder_layers or c.num_layers, decoder=True)
-    if c.tie_word_embeddings:
-        head = LanguageHead(c.vocab_size, c.d_model, embed.tokens, scale=c.d_model**-0.5)
-    else:
-        head = LanguageHead(c.vocab_size, c.d_model)
+    body = stack(written, c.decoder_layers, decoder=True)
+    tied, scale = (embed.tokens, c.d_model**-0.5) if c.tie_word_embeddings else (None, 1.0)
+    head = LanguageHead(c.vocab_size, c.d_model, tied, scale=scale)
     return EncoderDecoderLM(family, c, None, encoder, body, head, Frame(c.decoder_start_token_id))
 
 
-def dense_keys(config: T5Config, decoder: bool, layer: int) -> dict[str, str]:
-    """Of the feed-forward of a layer: names on disk, and ours."""
-    wi = ("wi_0", "wi_1") if config.feed_forward_proj.startswith("gated") else ("wi",)
-    return {f"DenseReluDense.{name}.weight": OURS[name] for name in (*wi, "wo")}
+def dense_keys(config: T5Config, decoder: bool, layer: int) -> list[Entry]:
+    """Of the feed-forward of a layer."""
+    gated = config.feed_forward_proj.startswith("gated")
+    names = {"wi_0": "gate", "wi_1": "input", "wo": "output"} if gated else {"wi": "input", "wo": "output"}
+    return within("DenseReluDense", "fn", affines(names, bias=False))
 
 
-def keys(config: T5Config, feedforward: Callable[[Any, bool, int], dict[str, str]] = dense_keys) -> list[Entry]:
-    """Branches are numbered; the table of relative positions lies with the first layer."""
-    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    tied = (*copies, "lm_head.weight") if config.tie_word_embeddings else copies
-    entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=tied)]
-    layers = {"encoder": config.num_layers, "decoder": config.num_decoder_layers or config.num_layers}
-    for side, name in (("encoder", "encoder"), ("decoder", "body")):
+def keys(
+    config: T5Config, feedforward: Callable[[Any, bool, int], list[Entry]] = dense_keys, apart: bool = False
+) -> list[Entry]:
+    """Branches are numbered; the table of relative positions lies with the first layer.
+
+    apart: `transformers` takes the embeddings of each stack for a tensor of its own where the head is one.
+    """
+    c = config
+    apart = apart and not c.tie_word_embeddings
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *["lm_head.weight"] * c.tie_word_embeddings)
+    entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=copies, repeated=apart)]
+    norm = affine("layer_norm", "in_norm", bias=False)
+    attention = within("layer.0", "attention", [*norm, *projections("SelfAttention.{}", "fn")])
+    cross = within("layer.1", "cross", [*norm, *projections("EncDecAttention.{}", "fn")])
+    for side, ours, layers in (("encoder", "encoder", c.num_layers), ("decoder", "body", c.decoder_layers)):
         table = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        entries.append(Entry(table, (f"{name}.terms.0.table",)))
-        for i in range(layers[side]):
-            branches = {"attention": _attention_keys("SelfAttention"), "cross": _attention_keys("EncDecAttention")}
-            if side == "encoder":
-                del branches["cross"]
-            branches["feedforward"] = feedforward(config, side == "decoder", i)
-            for number, (branch, tensors) in enumerate(branches.items()):
-                disk, ours = f"{side}.block.{i}.layer.{number}", f"{name}.blocks.{i}.{branch}"
-                entries.append(Entry(f"{disk}.layer_norm.weight", (f"{ours}.in_norm.weight",)))
-                entries += [Entry(f"{disk}.{theirs}", (f"{ours}.fn.{own}",)) for theirs, own in tensors.items()]
-        entries.append(Entry(f"{side}.final_layer_norm.weight", (f"{name}.final_norm.weight",)))
-    if config.tie_word_embeddings:
-        return entries
-    return [*entries, Entry("lm_head.weight", ("head.weight",), fallback="shared.weight")]
-
-
-def _attention_keys(name: str) -> dict[str, str]:
-    return {f"{name}.{tensor}.weight": OURS[tensor] for tensor in "qkvo"}
-
-
-OURS = {
-    "q": "q.weight", "k": "k.weight", "v": "v.weight", "o": "output.weight",
-    "wi": "input.weight", "wi_0": "gate.weight", "wi_1": "input.weight", "wo": "output.weight",
-}  # fmt: skip
-
-
-@torch.no_grad()
-def initialise(model: EncoderDecoderLM) -> None:
-    """N(0, 1 / inputs), the queries smaller by sqrt(d_kv) since scores are not scaled; embeddings and head N(0, 1)."""
-    c, factor = model.config, model.config.initializer_factor
-    normal(model, factor)
-    for module in model.modules():
-        if isinstance(module, Attention):
-            for projection in (module.q, module.k, module.v, module.output):
-                nn.init.normal_(projection.weight, std=factor * projection.weight.shape[1] ** -0.5)
-            module.q.weight.mul_(c.d_kv**-0.5)
-        elif isinstance(module, MLP | GLU):
-            for projection in (module.input, module.output, *([module.gate] if isinstance(module, GLU) else [])):
-                nn.init.normal_(projection.weight, std=factor * projection.weight.shape[1] ** -0.5)
-        elif isinstance(module, RelativeBias):
-            nn.init.normal_(module.table, std=factor * c.d_model**-0.5)
-        elif isinstance(module, Norm) and module.weight is not None:
-            nn.init.constant_(module.weight, factor)
+        entries.append(Entry(table, (f"{ours}.terms.0.table",)))
+        decoder = side == "decoder"
+        for i in range(layers):
+            last = within(f"layer.{1 + decoder}", "feedforward", [*norm, *feedforward(c, decoder, i)])
+            layer = [*attention, *(cross if decoder else []), *last]
+            entries += within(f"{side}.block.{i}", f"{ours}.blocks.{i}", layer)
+        entries += affine(f"{side}.final_layer_norm", f"{ours}.final_norm", bias=False)
+    return entries + untied_head(c.tie_word_embeddings, fallback=None if apart else "shared.weight")
 
 
 def read(raw: Fields) -> Fields:
@@ -183,14 +160,8 @@ T5 = Family(
     config=T5Config,
     build=build,
     keys=keys,
-    initialise=initialise,
-    inert=(
-        "classifier_dropout",
-        "dense_act_fn",
-        "is_gated_act",
-        "n_positions",
-        "output_past",
-    ),
+    initialise=by_inputs,
+    inert=("classifier_dropout", "dense_act_fn", "is_gated_act", "n_positions", "output_past"),
     default_only={"is_encoder_decoder": True},
     ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
     read=read,
