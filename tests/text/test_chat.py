@@ -217,6 +217,37 @@ def test_what_a_template_does_wrong_is_told_in_one_line(source: str, words: str,
     assert "folder" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "leaves out what the user says"),
+        ("{% for m in messages %}{{ m.contnt }}{{ eos_token }}{% endfor %}", "leaves out what the user says"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endfor %}",
+            "leaves out what the assistant says; a message has the fields role and content",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.answer }}{{ eos_token }}"
+            "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            "leaves out what the assistant says",
+        ),
+        ("caf\xe9", "not UTF-8 text: bad byte at offset 3"),
+    ],
+)
+def test_a_template_that_loses_what_was_said_is_refused(
+    source: str, words: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_bytes(source.encode("latin-1"))
+    with pytest.raises(UserError, match=words) as error:
+        equip(tokenizer, str(file), may_grow=True, where="folder")
+    assert "own.jinja" in str(error.value)
+    own = tokenizer.equipped((), tokenizer.roles, source)
+    if source and source.isascii():
+        with pytest.raises(UserError, match=f"folder.*{words}"):
+            equip(own, None, may_grow=True, where="folder")
+
+
 def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
     year = template_for("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
     assert 2024 < int(year) < 2200
