@@ -22,8 +22,8 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
 
     ids: what the change of the logits is measured on; returns the largest, None without ids. The weights as they were
     are kept, so that `unmerge` restores them bit by bit. UserError where a method cannot be merged, where a weight is
-    kept in low precision (merge over the full model, and compress that), or where the token table is the head and
-    only one of them is adapted in a family that ties both.
+    in few bits (`models.lowbit.dequantise` makes it a float), or where the token table is the head and only one of them
+    is adapted in a family that ties both.
     """
     carried = live(model)
     choose(model, *(names or carried.choice.names))
@@ -90,7 +90,7 @@ def _merged(
     if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.dense() is not own:
         raise UserError(
             f"the weights of {path} are in few bits, and so cannot take an adapter in; "
-            "an adapter that is to be merged is trained over the full model, with --bits"
+            "models.lowbit.dequantise makes them floats first"
         )
     weight = own.detach().float()
     bias: Tensor | None = getattr(owner, "bias", None)

@@ -14,6 +14,7 @@ from langwright.commands.results import print_json
 from langwright.inference.chat import Conversation, read_ends
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
+from langwright.models.lowbit import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.chat import own_template
 from langwright.text.equip import equip
@@ -28,6 +29,7 @@ def chat(
     template: str | None = None,
     max_new_tokens: int | None = None,
     adapter: Path | None = None,
+    bits: Kind | None = None,
     sampling: Sampling = Sampling(),
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
@@ -41,6 +43,7 @@ def chat(
     template: another chat template: chatml, zephyr, alpaca, llama2, llama3, or a file.
     max_new_tokens: the most tokens of an answer; the history is cut so that they fit the context; 128 unless given.
     adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
+    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -49,7 +52,7 @@ def chat(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     model, where = model_folder(model), choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
     home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
     tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)

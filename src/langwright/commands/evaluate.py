@@ -19,6 +19,7 @@ from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.decoder import CausalLM
 from langwright.models.family import Model
 from langwright.models.folder import load_language_model
+from langwright.models.lowbit import Kind
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -38,6 +39,7 @@ def evaluate(
     batch_size: int = 16,
     experts: bool = False,
     adapter: Path | None = None,
+    bits: Kind | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str = "auto",
@@ -53,13 +55,14 @@ def evaluate(
     batch_size: windows in a forward pass.
     experts: tell also how the work is shared out among the experts of each layer.
     adapter: an adapter folder to put on the model, as finetune leaves it.
+    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
     where = choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     tokenizer = load_tokenizer(model)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.leads import Leading
+from langwright.adaptation.method import Method
 from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
@@ -30,13 +32,15 @@ from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
-from langwright.planning.machine import measure
+from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
+OldText = tuple[str, str | None, str]
+"""A corpus, its split and its field, as `measure_text` takes them."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
@@ -82,6 +86,67 @@ def finetune(
     return close(result, out)
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """A base model and what it is to learn, nothing of it refused.
+
+    folder: of the base. method: None for full tuning. tokenizer: the base's own; that of `supply` may have grown.
+    context: tokens in a window. old: what forgetting is measured on, where there is anything.
+    """
+
+    folder: Path
+    text: str
+    out: Path
+    recipe: FinetuneRecipe
+    ignore_field: tuple[str, ...]
+    machine: Machine
+    method: Method | None
+    tokenizer: Tokenizer
+    context: int
+    supply: Supply
+    old: OldText | None
+
+    def base(self) -> CausalLM:
+        """The model to begin with in float32, its tables as long as the vocabulary."""
+        found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
+        grow_vocabulary(found, self.supply.tokenizer.vocab_size)
+        return found
+
+    def begun(self) -> CausalLM:
+        """The same with what is to be trained beside it."""
+        found = self.base()
+        if self.method is not None:
+            self.method.attach(found, seed=self.recipe.seed)
+        return found
+
+    def measure(self, trained: CausalLM) -> Row:
+        """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
+        told: Row = {}
+        if isinstance(self.method, Prompting):
+            told["nearest_words"] = nearest_words(trained, self.tokenizer)
+        before = self.base().to(self.machine.device, self.machine.dtype).eval()
+        told["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
+        if self.old is not None:
+            told["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
+        return told
+
+    def save(self, trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+        """Write the adapter's folder, its numbers those of the masters."""
+        for name, master in masters.items():
+            trained.get_parameter(name).data = master.detach()
+        if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
+            self.supply.tokenizer.save(self.out)
+            write_json(self.out / GENERATION, self.supply.generation)
+        save_adapter(trained, self.out, base=self.folder, record=record)
+
+    def _new_text(self, model: CausalLM) -> Likelihood:
+        return likelihood(model, self.supply.held_out(None), self.supply.held_out_bytes)
+
+    def _old_text(self, model: CausalLM) -> Likelihood:
+        assert self.old is not None
+        return measure_text(model, self.tokenizer, *self.old, self.context)
+
+
 def run(
     model: Path,
     text: str,
@@ -92,87 +157,71 @@ def run(
     profile: bool = False,
 ) -> Result:
     """Fine-tuning without words at the end."""
-    started = time.monotonic()
-    out = Path(out)
-    model, origin = _base(model, out)
-    if out.resolve() == model.resolve():
+    started, out = time.monotonic(), Path(out)
+    folder, origin = _base(model, out)
+    if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
-    config = load_config(model, ignore_field)[1]
-    tokenizer = load_tokenizer(model)
+    usual_rate = (0.1 if method is None else 1) / width(load_config(folder, ignore_field)[1])
+    tokenizer = load_tokenizer(folder)
     with claimed(out):
-        machine = measure(recipe.device, recipe.dtype, recipe.exact)
-        base = load_language_model(model, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
-        check_vocabulary(base, tokenizer)
-        if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
-            raise UserError(
-                f"{model}: weights in few bits cannot be trained; --method lora trains an adapter over them"
-            )
-        method = None if method is None else method.begin_with(tokenizer)
-        virtual = method.tokens if isinstance(method, Leading) else 0
-        context = recipe.context or base.context - virtual
-        if context < 2:
-            raise UserError(
-                f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens"
-            )
-        if context + virtual > base.context:
-            beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
-            raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
-        supply = _supply(text, recipe, tokenizer, context, model, may_grow=method is None)
-        old = _old_text(model, recipe)
-
-        def base_model() -> CausalLM:
-            """The model to begin with in float32, its tables as long as the vocabulary."""
-            found = load_language_model(model, ignore_fields=ignore_field, bits=recipe.bits).float()
-            grow_vocabulary(found, supply.tokenizer.vocab_size)
-            return found
-
-        def begun() -> CausalLM:
-            """The same with what is to be trained beside it."""
-            found = base_model()
-            if method is not None:
-                method.attach(found, seed=recipe.seed)
-            return found
-
-        def measured(trained: CausalLM) -> Row:
-            """Held-out bits per byte before and after, of the new text and of the old."""
-            before = base_model().to(machine.device, machine.dtype).eval()
-            changes = {"new": {"text": text, **_change(before, trained, lambda m: _held_out(m, supply))}}
-            if old is not None:
-                source = old
-                changes["old"] = {
-                    "text": old[0],
-                    **_change(before, trained, lambda m: measure_text(m, tokenizer, *source, context)),
-                }
-            near = {"nearest_words": nearest_words(trained, tokenizer)} if isinstance(method, Prompting) else {}
-            return {**near, "forgetting": changes}
-
-        def save(trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
-            for name, master in masters.items():
-                trained.get_parameter(name).data = master.detach()
-            if recipe.task == "chat":  # the template and the stop belong to what was tuned
-                supply.tokenizer.save(out)
-                write_json(out / GENERATION, supply.generation)
-            save_adapter(trained, out, base=model, record=record)
-
+        tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer)
         job = Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(model)},
-            model=begun,
-            supply=supply,
-            context=context,
-            learning_rate=recipe.learning_rate or (0.1 if method is None else 1) / width(config),
-            machine=machine,
+            origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(folder)},
+            model=tuning.begun,
+            supply=tuning.supply,
+            context=tuning.context,
+            learning_rate=recipe.learning_rate or usual_rate,
+            machine=tuning.machine,
             started=started,
             record=origin,
-            factor=(lambda name: 1.0) if method is None else method.rate,
-            save=None if method is None else save,
+            factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
+            save=None if tuning.method is None else tuning.save,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
         if "base_revision" in origin:
             write_json(out / BEGAN_WITH, origin)
-        return train(job, extend, measured, profile)
+        return train(job, extend, tuning.measure, profile)
+
+
+def _open(
+    folder: Path,
+    text: str,
+    out: Path,
+    recipe: FinetuneRecipe,
+    ignore_field: tuple[str, ...],
+    method: Method | None,
+    tokenizer: Tokenizer,
+) -> Tuning:
+    """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
+    machine = measure(recipe.device, recipe.dtype, recipe.exact)
+    base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
+    check_vocabulary(base, tokenizer)
+    _refuse_full_in_few_bits(folder, recipe, base)
+    method = None if method is None else method.begin_with(tokenizer)
+    context = _context(recipe, base, method)
+    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None)
+    old = _find_old_text(folder, recipe)
+    return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
+
+
+def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: CausalLM) -> None:
+    if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+        raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
+
+
+def _context(recipe: FinetuneRecipe, base: CausalLM, method: Method | None) -> int:
+    """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
+    virtual = method.tokens if isinstance(method, Leading) else 0
+    context = recipe.context or base.context - virtual
+    if context < 2:
+        raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")
+    if context + virtual > base.context:
+        beside = f", of which virtual tokens take {virtual}" * (virtual > 0)
+        raise UserError(f"--context {context}: the model's own context is {base.context} tokens{beside}")
+    return context
 
 
 def _base(model: Path, out: Path) -> tuple[Path, Row]:
@@ -201,16 +250,12 @@ def _supply(
     return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
 
 
-def _held_out(model: CausalLM, supply: Supply) -> Likelihood:
-    return likelihood(model, supply.held_out(None), supply.held_out_bytes)
-
-
 def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
     """Bits per byte of two models."""
     return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 
 
-def _old_text(model: Path, recipe: FinetuneRecipe) -> tuple[str, str | None, str] | None:
+def _find_old_text(model: Path, recipe: FinetuneRecipe) -> OldText | None:
     """What forgetting is measured on: what the user names, else the held-out part of the base's own corpus."""
     if recipe.old_text is not None:
         open_corpus(recipe.old_text, field=recipe.field)

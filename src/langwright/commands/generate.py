@@ -14,6 +14,7 @@ from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_generative
+from langwright.models.lowbit import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 
@@ -29,6 +30,7 @@ def generate(
     window: int | None = None,
     sinks: int | None = None,
     adapter: Path | None = None,
+    bits: Kind | None = None,
     ignore_field: tuple[str, ...] = (),
     dtype: Literal["auto", "float32", "bfloat16"] = "float32",
     device: str = "auto",
@@ -44,6 +46,7 @@ def generate(
     window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
     sinks: how many of the first tokens are remembered beside the window; 4 unless given.
     adapter: an adapter folder to put on the model, as finetune leaves it.
+    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -53,7 +56,7 @@ def generate(
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
     where = choose_device(device)
-    loaded = adapted(load_generative(model, where, choose_dtype(dtype, where), ignore_field), adapter, model)
+    loaded = adapted(load_generative(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json

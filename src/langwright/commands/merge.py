@@ -14,6 +14,7 @@ from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.commands.results import print_json
 from langwright.models.folder import GENERATION, save_parameters
+from langwright.models.lowbit import Kind, dequantise, is_in_few_bits
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
 
@@ -26,6 +27,7 @@ def merge(
     adapter: Path,
     out: Path,
     text: str | None = None,
+    bits: Kind | None = None,
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -33,8 +35,10 @@ def merge(
 
     model: the folder of the model that the adapter was trained over, or its name on the Hub: hf:owner/name@revision.
     adapter: the adapter folder.
-    out: the new model folder; it computes in the model's own dtype.
+    out: the new model folder, in the model's own dtype, or in float32 where the model is in few bits.
     text: what the change of the logits is measured on; tokens drawn at random unless given.
+    bits: int8, int4, nf4 or fp4: merge into what the linear maps are rounded to, where the adapter was trained over
+        that; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
@@ -43,7 +47,9 @@ def merge(
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
     if out.is_file():
         raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
-    loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter)
+    loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
+    if is_in_few_bits(loaded):
+        dequantise(loaded.float())
     # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
     home = adapter if (adapter / "tokenizer_config.json").exists() else model
     tokenizer = load_tokenizer(home)

@@ -10,6 +10,7 @@ from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
 from langwright.models.encoder import Encoder
 from langwright.models.folder import load_one_stack
+from langwright.models.lowbit import Kind
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 
@@ -20,6 +21,7 @@ def next_token(
     top: int = 10,
     temperature: float = 1.0,
     adapter: Path | None = None,
+    bits: Kind | None = None,
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
@@ -30,6 +32,7 @@ def next_token(
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.
     adapter: an adapter folder to put on the model, as finetune leaves it.
+    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
@@ -37,7 +40,7 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if temperature <= 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded = adapted(load_one_stack(model, ignore_fields=ignore_field), adapter, model)
+    loaded = adapted(load_one_stack(model, ignore_fields=ignore_field, bits=bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     if isinstance(loaded, Encoder):

@@ -30,6 +30,7 @@ from langwright.planning.cost import active_parameters, parameters, training_flo
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
+from langwright.training.compiled import compile_blocks, compiler_told, eager
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
@@ -96,13 +97,31 @@ def train(
     extend: a longer recipe than the run began with is welcome. on_finish: measures more on the finished model, for
     the record. profile: see where some steps spend their time. A run that is finished already is left as it is.
     """
-    recipe, out = job.recipe, job.out
+    model, learner = _begin(job)
+    flops = training_flops_per_token(model, job.context)
+    with LiveView(_title(job, model, learner), flops, job.machine.gemm_rate) as view, compiler_told():
+        run = _open(job, model, learner, view, extend)
+        if run.step >= run.plan.steps and _recorded_steps(job.out) == run.step:
+            return Result(None, _recorded_measurement(job.out), parameters(model), already=True)
+        stopped, spending = _fit(run, job.recipe.compile, profile)
+        if stopped is not None:
+            return Result(stopped, None)
+        held_out = _measure_held_out(job, model)
+        final = _log_end(run, held_out, view)
+    with eager():
+        more = on_finish(model) | spending
+    _save(job, model, learner, _record(job, run, model, final["seconds"], held_out) | more)
+    return Result(None, held_out, parameters(model))
+
+
+def _begin(job: Job) -> tuple[CausalLM, Learner]:
+    """The model to begin with, on its device, and what trains it; all that is random follows the seed."""
+    recipe = job.recipe
     torch.manual_seed(recipe.seed)
     keep_freed_memory()
     _make_deterministic(recipe, job.machine)
     model = job.model().to(job.machine.device)
     model.body.recompute = recipe.checkpoint
-    supply, batches = job.supply, job.supply.batches
     learner = Learner(
         model,
         causal(recipe.z_loss, recipe.compile),
@@ -113,67 +132,94 @@ def train(
         job.factor,
     )
     if recipe.compile:
-        _compile(model)
-    flops = training_flops_per_token(model, job.context)
+        compile_blocks(model)
+    return model, learner
+
+
+def _title(job: Job, model: CausalLM, learner: Learner) -> str:
+    """What is trained, how large it is, and on what, in one line."""
     size = f"{parameters(model) / 1e6:.1f}M parameters"
     if (active := active_parameters(model)) < parameters(model):
         size += f", {active / 1e6:.1f}M for each token,"
     if (trained := sum(p.numel() for p in learner.masters.parameters)) < parameters(model):
         size = f"{trained:,} trained of {size}"
-    with LiveView(f"{out.name}: {size} on {job.machine.describe()}", flops, job.machine.gemm_rate) as view:
-        run = Run(
-            learner=learner,
-            batches=lambda step: prefetch(batches.batch, step),
-            loader=batches.record(),
-            plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
-            schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
-            checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)())),
-            metrics=out / "metrics.jsonl",
-            every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
-            hooks=_hooks(job, model, view),
-            started=job.started,
+    return f"{job.out.name}: {size} on {job.machine.describe()}"
+
+
+def _open(job: Job, model: CausalLM, learner: Learner, view: LiveView, extend: bool) -> Run:
+    """The run in the folder: at its beginning, or where its newest whole checkpoint left it; the plan is settled."""
+    recipe, out, batches = job.recipe, job.out, job.supply.batches
+    run = Run(
+        learner=learner,
+        batches=lambda step: prefetch(batches.batch, step),
+        loader=batches.record(),
+        plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
+        schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
+        checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)())),
+        metrics=out / "metrics.jsonl",
+        every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
+        hooks=_hooks(job, model, view),
+        started=job.started,
+    )
+    if job.unfreezing is not None:
+        run.prepare = partial(job.unfreezing.apply, model)
+    run.resume(("steps", "budget") if extend else ())
+    if run.plan.budget is not None:
+        _plan_budget(run, job, batches, extend)
+    return run
+
+
+def _fit(run: Run, compiled: bool, profile: bool) -> tuple[int | None, Row]:
+    """Train until the plan is done: the signal that ended it early, if one did, and what a profile found."""
+    measured = Profile()
+    if profile:
+        measured.watch(run, compiled)
+    stopped = run.fit()
+    if profile:
+        measured.finish()
+    return stopped, {"profile": measured.record()} if measured.measured else {}
+
+
+def _measure_held_out(job: Job, model: CausalLM) -> Likelihood:
+    """How well the finished model predicts the held-out text; UserError where it does not at all."""
+    model.eval()
+    with eager():
+        held_out = likelihood(model, job.supply.held_out(None), job.supply.held_out_bytes)
+    if not math.isfinite(held_out.nats):
+        raise UserError(
+            f"{job.out}: training came apart: the loss on held-out text is {held_out.nats}; no model is written; "
+            "begin again in another folder with a lower --learning-rate"
         )
-        if job.unfreezing is not None:
-            run.prepare = partial(job.unfreezing.apply, model)
-        run.resume(("steps", "budget") if extend else ())
-        if run.plan.budget is not None:
-            _plan_budget(run, job, batches, extend)
-        if run.step >= run.plan.steps and _recorded_steps(out) == run.step:
-            return Result(None, _measured(out), parameters(model), already=True)
-        measured = Profile()
-        if profile:
-            measured.watch(run, recipe.compile)
-        stopped = run.fit()
-        if profile:
-            measured.finish()
-        if stopped is not None:
-            return Result(stopped, None)
-        model.eval()
-        with _eager():
-            held_out = likelihood(model, supply.held_out(None), supply.held_out_bytes)
-        if not math.isfinite(held_out.nats):
-            raise UserError(
-                f"{out}: training came apart: the loss on held-out text is {held_out.nats}; no model is written; "
-                "begin again in another folder with a lower --learning-rate"
-            )
-        final = {"step": run.step, "tokens": run.tokens, "seconds": round(time.monotonic() - run.started, 3)}
-        row = {**final, "validation_loss": held_out.loss, "validation_bits_per_byte": held_out.bits_per_byte}
-        with open(run.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        view.row(row)
-    with _eager():
-        more = on_finish(model) | ({"profile": measured.record()} if measured.measured else {})
-    record = _record(job, run, model, batches.windows, final["seconds"], held_out) | more
+    return held_out
+
+
+def _log_end(run: Run, held_out: Likelihood, view: LiveView) -> Row:
+    """Write the last line of the metrics, and show it; returns it."""
+    row = {
+        "step": run.step,
+        "tokens": run.tokens,
+        "seconds": round(time.monotonic() - run.started, 3),
+        "validation_loss": held_out.loss,
+        "validation_bits_per_byte": held_out.bits_per_byte,
+    }
+    with open(run.metrics, "a") as file:
+        file.write(json.dumps(row) + "\n")
+    view.row(row)
+    return row
+
+
+def _save(job: Job, model: CausalLM, learner: Learner, record: Row) -> None:
+    """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
+    masters, supply = learner.masters.named, job.supply
     if job.save is not None:
-        job.save(model, learner.masters.named, record)
-    else:
-        whole = {**dict(model.named_parameters()), **learner.masters.named}
-        save_parameters(whole, model, supply.tokenizer, out, record, supply.generation)
-    return Result(None, held_out, parameters(model))
+        job.save(model, masters, record)
+        return
+    whole = {**dict(model.named_parameters()), **masters}
+    save_parameters(whole, model, supply.tokenizer, job.out, record, supply.generation)
 
 
-def _record(job: Job, run: Run, model: CausalLM, windows: int, seconds: float, held_out: Likelihood) -> Row:
-    """What langwright.json tells of a finished run; `windows` make an epoch."""
+def _record(job: Job, run: Run, model: CausalLM, seconds: float, held_out: Likelihood) -> Row:
+    """What langwright.json tells of a finished run."""
     return {
         **job.origin,
         **job.record,
@@ -189,7 +235,7 @@ def _record(job: Job, run: Run, model: CausalLM, windows: int, seconds: float, h
         "context": job.context,
         "steps": run.step,
         "tokens": run.tokens,
-        "epochs": round(run.step * job.recipe.batch_size / windows, 3),
+        "epochs": round(run.step * job.recipe.batch_size / job.supply.batches.windows, 3),
         "seconds": seconds,
         "events": run.history,
         "held_out": held_out.record(),
@@ -285,24 +331,19 @@ def _closing(job: Job, batches: StepBatches, step_seconds: float) -> float:
 def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
     def evaluate(stopped: Callable[[], bool]) -> Row:
         windows = itertools.takewhile(lambda _: not stopped(), job.supply.held_out(job.recipe.validation_windows))
-        with _eager():
+        with eager():
             measured = likelihood(model, windows, 1)
         return {} if stopped() else {"validation_loss": measured.loss}
 
     def sample() -> str:
         model.eval()
-        with _eager():
+        with eager():
             if job.supply.sample is not None:
                 return job.supply.sample(model)
             limit = min(80, model.context - 1)
             return complete(model, job.supply.tokenizer, [""], Sampling(0.8, top_k=50), max_new_tokens=limit)[0].text
 
     return Hooks(evaluate, sample, view.row, view.sample, view.event)
-
-
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Compiled blocks are for training's one shape; measuring and sampling go without."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
@@ -313,18 +354,6 @@ def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _compile(model: CausalLM) -> None:
-    """Compile each block; they share their code, so one compilation serves all. UserError where that does not work."""
-    try:
-        torch.compile(torch.square)(torch.ones(8, device=model.head.weight.device))
-    except Exception as error:  # whatever the toolchain raises
-        raise UserError(
-            f"--compile: torch.compile does not work on this machine: {error!r:.200}; leave it out"
-        ) from None
-    for block in model.body.blocks:
-        block.compile(dynamic=False)
-
-
 def _recorded_steps(out: Path) -> int | None:
     """The steps of the model that lies in a folder, if it was written to its end."""
     if not (out / RECORD).exists():
@@ -333,6 +362,7 @@ def _recorded_steps(out: Path) -> int | None:
     return steps
 
 
-def _measured(out: Path) -> Likelihood:
+def _recorded_measurement(out: Path) -> Likelihood:
+    """What was measured when the model that lies in a folder was written."""
     held_out = read_json(out / RECORD, "the record of the run")["held_out"]
     return Likelihood(held_out["loss_nats_per_token"] * held_out["tokens"], held_out["tokens"], held_out["bytes"])

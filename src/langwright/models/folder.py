@@ -113,7 +113,8 @@ def _filler(
         return None if scheme is None else lowbit.Filler(scheme, stored is not None, dtype, device)
     if lowbit.scheme_of(bits).kind != stored.kind:
         raise UserError(
-            f"{where}: the weights are in {stored.kind} already, and bits = {bits!r} would round them again"
+            f"{where}: the weights are in {stored.kind} already, and bits = {bits!r} would round them again; "
+            "leave it out"
         )
     return lowbit.Filler(stored, True, dtype, device)
 
@@ -144,10 +145,11 @@ def load_one_stack(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
 ) -> CausalLM | Encoder:
     """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
     _refuse_two_stacks(folder, ignore_fields)
-    model = load_model(folder, device, dtype, ignore_fields)
+    model = load_model(folder, device, dtype, ignore_fields, bits=bits)
     assert not isinstance(model, EncoderDecoderLM)
     return model
 

@@ -126,6 +126,20 @@ def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str
         model.set_submodule(name.removesuffix(".weight"), QuantisedLinear(part.to(device), bias))
 
 
+@torch.no_grad()
+def dequantise(model: Model) -> None:
+    """Turn linear maps of few bits into plain ones in float32 with the numbers that their weights were rounded to.
+
+    What stands beside them stays. The weights are frozen, as they were.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantisedLinear):
+            plain = Linear(module.inputs, module.outputs)
+            plain.weight = nn.Parameter(module.packed.dense(torch.float32), requires_grad=False)
+            plain.bias, plain.side = module.bias, module.side
+            model.set_submodule(name, plain)
+
+
 class Filler:
     """Fills linear maps with weights of few bits, from a folder that holds them so or from one that holds floats.
 
