@@ -1,5 +1,6 @@
 """Adapters on one model: several at once, mixed in a batch, combined, merged and unmerged; folders that do not fit."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,6 +210,60 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="broken or replaced"):
         load_adapter(fresh, tmp_path / "adapter", "more")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("r", "8", "r = '8' must be an integer"),
+        ("r", 8.5, "must be an integer"),
+        ("r", True, "must be an integer"),
+        ("lora_alpha", "x", "must be a number"),
+        ("lora_dropout", "a", "must be a number"),
+        ("alpha_pattern", {"q_proj": None}, "must be an object of values that are each a number"),
+        ("rank_pattern", [1], "must be an object of values that are each an integer"),
+        ("rank_pattern", {"(q": 2}, '"[(]q" is no regular expression'),
+        ("bias", "x", 'must be "none" or "all" or "lora_only"'),
+        ("target_modules", 3, "must be a list of values that are each text or text"),
+        ("target_modules", [3], "must be a list"),
+        ("target_modules", "(q_proj", '"[(]q_proj" is no regular expression'),
+        ("exclude_modules", "(x", "is no regular expression"),
+        ("layers_to_transform", "x", "must be an integer or a list"),
+        ("modules_to_save", "lm_head", "must be a list of values that are each text"),
+        ("use_rslora", "yes", "must be true or false"),
+        ("init_lora_weights", [], "must be true or false or text"),
+    ],
+)
+def test_a_field_of_peft_of_the_wrong_type_is_named(field: str, value: Any, told: str, tmp_path: Path) -> None:
+    model = llama()
+    trained(model, "default")
+    save_adapter(model, tmp_path)
+    (tmp_path / "langwright.json").unlink()
+    fields = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields | {field: value}))
+    with pytest.raises(UserError, match=told):
+        load_adapter(llama(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"settings": []}, "settings of the adapter are not a JSON object"),
+        ({"settings": {"a": 1}}, 'setting "a" of the adapter is not known'),
+        ({"settings": {"rank": "x"}}, "rank = 'x' must be an integer"),
+        ({"settings": {"target": 5}}, "target = 5 must be"),
+        ({"checksums": [1]}, "checksums is no JSON object"),
+        ({"checksums": {"../other": "x"}}, "is no file of this folder"),
+    ],
+)
+def test_a_broken_record_of_an_adapter_is_named(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    model = llama()
+    trained(model, "default")
+    save_adapter(model, tmp_path)
+    record = json.loads((tmp_path / "langwright.json").read_text())
+    (tmp_path / "langwright.json").write_text(json.dumps(record | change))
+    with pytest.raises(UserError, match=rf"langwright\.json: .*{told}"):
+        load_adapter(llama(), tmp_path)
 
 
 def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:

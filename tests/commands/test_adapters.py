@@ -108,6 +108,10 @@ BAD = {
     "no adapter": (["generate", "base", "--adapter", "base"], "no adapter_config.json here"),
     "another base": (["generate", "merged", "--adapter", "adapter"], "which are not those of"),
     "merged onto itself": (["merge", "base", "adapter", "base"], "choose another folder"),
+    "an adapter as the model": (["generate", "adapter", "--prompt", "a"], "is an adapter, not a model; name the model"),
+    "merged into a file": (["merge", "base", "adapter", "new.txt"], "is a file, and the new model needs a folder"),
+    "compressed into a file": (["compress", "base", "new.txt", "--to", "nf4"], "is a file, and the new model needs"),
+    "tuned into a file": (["finetune", "base", "new.txt", "new.txt"], "a file is in the way, and a folder is to be"),
     "changed rank": (["finetune", "base", "new.txt", "adapter", "--method", "lora"], "the run here began with"),
 }  # fmt: skip
 

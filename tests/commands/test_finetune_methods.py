@@ -75,6 +75,9 @@ def test_layers_unfreeze_from_the_top(model: Path, corpus: Path, tmp_path: Path)
         (["--method", "prompt", "--prompt-init", "text:"], "the text is empty"),
         (["--method", "ia3", "--virtual-tokens", "3"], "--virtual-tokens goes with"),
         (["--method", "ia3", "--target", "w_proj"], 'named "w_proj"'),
+        (["--method", "lora", "--target", "(q_proj"], '"(q_proj" is no regular expression: missing )'),
+        (["--method", "lora", "--target", ","], '",": no name is in it'),
+        (["--method", "lora", "--alpha", "0"], "--alpha 0: must be above 0"),
         (["--method", "ia3", "--unfreeze-every", "3 steps"], "--unfreeze-every goes with --method full"),
     ],
 )

@@ -147,6 +147,27 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     assert sum(twice.trained) == 2 * sum(whole.trained)
 
 
+def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:
+    """GPT-NeoX and RoBERTa say of " return" that it stands where its "r" does, and of blanks alone that they are empty.
+
+    What is trained is then the same as by a tokenizer that tells the whole places.
+    """
+    plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
+    plain.equipped(SPECIALS, plain.roles, "").save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    messages = [{"role": "user", "content": "def f(x):"}, {"role": "assistant", "content": "    return x"}]
+    seen = []
+    for trims in (False, True):
+        trimming = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trims, "use_regex": True}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": trimming}))
+        code = load_tokenizer(tmp_path)
+        whole = encode(template_for(built_in_source("zephyr"), code, "zephyr"), code, messages)
+        answer = [id for id, trained in zip(whole.ids, whole.trained, strict=True) if trained]
+        assert code.decode(answer) == "    return x<|eos|>"
+        seen.append(whole)
+    assert seen[0] == seen[1]
+
+
 def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for number, source in enumerate((QWEN2_5, built_in_source("chatml"))):
         theirs = peer(tokenizer, source, tmp_path / str(number))
@@ -215,6 +236,37 @@ def test_what_a_template_does_wrong_is_told_in_one_line(source: str, words: str,
         template_for(source, tokenizer, "folder").answers(TURNS)
     assert "\n" not in str(error.value)
     assert "folder" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "leaves out what the user says"),
+        ("{% for m in messages %}{{ m.contnt }}{{ eos_token }}{% endfor %}", "leaves out what the user says"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endfor %}",
+            "leaves out what the assistant says; a message has the fields role and content",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.answer }}{{ eos_token }}"
+            "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            "leaves out what the assistant says",
+        ),
+        ("caf\xe9", "not UTF-8 text: bad byte at offset 3"),
+    ],
+)
+def test_a_template_that_loses_what_was_said_is_refused(
+    source: str, words: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_bytes(source.encode("latin-1"))
+    with pytest.raises(UserError, match=words) as error:
+        equip(tokenizer, str(file), may_grow=True, where="folder")
+    assert "own.jinja" in str(error.value)
+    own = tokenizer.equipped((), tokenizer.roles, source)
+    if source and source.isascii():
+        with pytest.raises(UserError, match=f"folder.*{words}"):
+            equip(own, None, may_grow=True, where="folder")
 
 
 def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:

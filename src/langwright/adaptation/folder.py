@@ -98,7 +98,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
         raise UserError(f"{folder / CONFIG}: peft_type {kind!r} is not supported, only {known}")
     if "settings" in record:
-        method = found[0].from_settings(record["settings"])
+        method = found[0].from_settings(record["settings"], str(folder / RECORD))
     else:
         method = found[0].from_peft(fields, model, str(folder / CONFIG))
     weights = folder / method.weights
@@ -143,7 +143,12 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     record = read_json(folder / RECORD, "the record of the adapter")
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{folder / RECORD}: not a record of version {FORMAT_VERSION}, which is read here")
-    for name, checksum in record.get("checksums", {}).items():
+    checksums = record.get("checksums", {})
+    if not isinstance(checksums, dict):
+        raise UserError(f"{folder / RECORD}: checksums is no JSON object of files")
+    for name, checksum in checksums.items():
+        if Path(name).name != name:
+            raise UserError(f"{folder / RECORD}: checksums names {name!r}, which is no file of this folder")
         if not (folder / name).exists() or sha256_file(folder / name) != checksum:
             raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
     return record

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from langwright.adaptation.live import live
 from langwright.adaptation.method import Method, Stored, refuse_unknown
 from langwright.adaptation.sides import Answer, Owner, Part, parts, stand_beside
-from langwright.adaptation.targets import ALL_LINEAR, PREFIX, Kind, Target, Targets, match, places, rows_of
+from langwright.adaptation.targets import (
+    ALL_LINEAR,
+    PREFIX,
+    Kind,
+    Target,
+    Targets,
+    match,
+    places,
+    refuse_broken,
+    rows_of,
+)
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
@@ -60,6 +70,8 @@ class IA3(Method):
     def targets(self, model: Model) -> list[Target]:
         """What is rescaled of a model."""
         saved, kinds = saved_modules(model, self.modules_to_save), _KINDS
+        if isinstance(self.feedforward, str):
+            refuse_broken(self.feedforward)
         return match(places(model), self._wanted(model), self.exclude, kinds=kinds, saved=saved)
 
     def _wanted(self, model: Model) -> Targets:

@@ -3,15 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.live import choose, live
 from langwright.adaptation.sides import BASE, step_aside
-from langwright.adaptation.targets import Place
+from langwright.adaptation.targets import Place, Targets
 from langwright.base.errors import UserError
+from langwright.base.kinds import fits, spelt
 from langwright.models.family import Fields, Model
 from langwright.text.tokenizer import Tokenizer
 
@@ -145,8 +146,16 @@ class Method(ABC):
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_settings(cls, settings: Fields) -> "Method":
-        """The reverse of `settings`, out of JSON."""
+    def from_settings(cls, settings: Any, where: str) -> "Method":
+        """The reverse of `settings`, out of JSON; UserError naming a setting that is unknown or of the wrong type."""
+        kinds = get_type_hints(cls)
+        known = {field.name: kinds[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(settings, dict):
+            raise UserError(f"{where}: the settings of the adapter are not a JSON object")
+        for name, value in settings.items():
+            if name not in known:
+                raise UserError(f'{where}: setting "{name}" of the adapter is not known')
+            refuse_misfit(name, value, known[name], where)
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
 
     @abstractmethod
@@ -188,7 +197,11 @@ def refuse_unknown(
     only: fields that are understood at one value. inert: fields that change nothing here.
     """
     kept: Fields = {}
-    honoured, inert = set(honoured), {*inert, *COMMON}
+    honoured = set(honoured)
+    given = {name: value for name, value in given.items() if value is not None}  # null is what was not set
+    for name in KINDS.keys() & honoured & given.keys():
+        refuse_misfit(name, given[name], KINDS[name], where)
+    inert = {*inert, *COMMON}
     for name, value in given.items():
         if name in honoured:
             kept[name] = value
@@ -199,6 +212,38 @@ def refuse_unknown(
             raise UserError(f'{where}: field "{name}" = {value!r} of the adapter is not known')
     return kept
 
+
+def refuse_misfit(name: str, value: Any, kind: Any, where: str) -> None:
+    """UserError for a field whose value is not of its type."""
+    if not fits(value, kind):
+        raise UserError(f"{where}: {name} = {value!r} must be {spelt(kind)}")
+
+
+KINDS: Mapping[str, Any] = {
+    "alpha_pattern": Mapping[str, float],
+    "bias": Literal["none", "all", "lora_only"],
+    "encoder_dropout": float,
+    "encoder_hidden_size": int,
+    "encoder_num_layers": int,
+    "encoder_reparameterization_type": str,
+    "exclude_modules": Targets,
+    "feedforward_modules": Targets,
+    "init_lora_weights": bool | str,
+    "layers_pattern": Targets,
+    "layers_to_transform": int | tuple[int, ...],
+    "lora_alpha": float,
+    "lora_dropout": float,
+    "modules_to_save": tuple[str, ...],
+    "num_transformer_submodules": int,
+    "num_virtual_tokens": int,
+    "prefix_projection": bool,
+    "r": int,
+    "rank_pattern": Mapping[str, int],
+    "target_modules": Targets,
+    "use_dora": bool,
+    "use_rslora": bool,
+}
+"""The types of PEFT's fields."""
 
 COMMON = (
     "auto_mapping",

@@ -149,6 +149,9 @@ def match(
     whose number follows one of these names (any, unless given). saved: modules that are trained whole, left out too.
     Raises UserError naming a target that matches nothing, with what is near.
     """
+    saved = tuple(saved)
+    for expression in (*(t for t in (targets, exclude) if isinstance(t, str)), *saved, *layers_pattern):
+        refuse_broken(expression)
     if targets == ALL_LINEAR:
         return [Target(p) for p in found.values() if p.kind == "linear" and not _excluded(p.name, exclude, saved)]
     chosen = [target for place in found.values() if (target := _target(place, targets, exclude, saved, kinds))]
@@ -161,6 +164,14 @@ def match(
     if not chosen:
         raise UserError(f"the targets {_spelt(targets)} with these exclusions and layers leave nothing to adapt")
     return chosen
+
+
+def refuse_broken(expression: str) -> None:
+    """UserError for what is no regular expression."""
+    try:
+        re.compile(expression)
+    except re.error as error:
+        raise UserError(f'the name "{expression}" is no regular expression: {error}') from None
 
 
 def _target(
@@ -215,6 +226,7 @@ def _spelt(targets: Targets) -> str:
 def by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Value:
     """The value of the first pattern that is the end of a module's name (`get_pattern_key` of PEFT)."""
     for pattern, value in patterns.items():
+        refuse_broken(pattern)
         if re.match(rf"(.*\.)?({pattern})$", name):
             return value
     return default

@@ -103,6 +103,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing; UserError where a file has the name."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name") from None
+
+
 def cache_folder() -> Path:
     """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright. Made when missing."""
     folder = Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
@@ -132,7 +140,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
     The small file `.lock` that carries it stays. Raises UserError naming the owner's process id when it is taken.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,6 +28,8 @@ def method_of(recipe: FinetuneRecipe) -> Method | None:
 
 
 def _lora(recipe: FinetuneRecipe) -> LoRA:
+    if recipe.alpha is not None and recipe.alpha <= 0:
+        raise UserError(f"--alpha {recipe.alpha:g}: must be above 0, for it multiplies all that LoRA adds")
     return LoRA(
         rank=recipe.rank,
         alpha=recipe.alpha,
@@ -45,6 +47,8 @@ def _targets(words: str | None) -> Targets | None:
     """Names between commas, "all-linear", or a regular expression, which has letters that no name has."""
     if words is None or words == ALL_LINEAR or set(words) & set("*+?|()[]\\^$"):
         return words
+    if not _words(words):
+        raise UserError(f'--target and --feedforward "{words}": no name is in it; such as q_proj,v_proj')
     return _words(words)
 
 

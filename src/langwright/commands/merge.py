@@ -45,6 +45,8 @@ def merge(
     model = model_folder(model)
     if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
+    if out.is_file():
+        raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
     loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
     if is_in_few_bits(loaded):
         dequantise(loaded.float())

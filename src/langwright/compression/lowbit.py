@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.files import make_folder, read_json, sha256_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
@@ -81,6 +81,8 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
     raw = read_json(source / CONFIG, "the model's config")
     if lowbit.read_scheme(raw, str(source / CONFIG)) is not None:
         raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
+    if out.is_file():
+        raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     if any((out / name).exists() for name in (SINGLE, INDEX, "adapter_model.safetensors")):
@@ -146,7 +148,7 @@ def _write(
     source: Path, out: Path, config: Fields, tensors: dict[str, Tensor], scheme: Scheme, result: Compression
 ) -> None:
     """The new folder; langwright.json, which is last, keeps what the source's told of its making."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / RECORD).unlink(missing_ok=True)
     write_json(out / CONFIG, config)
     write_tensors(out / SINGLE, tensors)

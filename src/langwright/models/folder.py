@@ -27,6 +27,8 @@ from langwright.models.weights import write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a folder that holds an adapter alone has instead."""
 FORMAT_VERSION = 1
 IN_GENERATION = (
     "decoder_start_token_id",
@@ -180,6 +182,8 @@ def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tupl
 def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, Family, Any]:
     """config.json as it is, the family it names, and the family's config."""
     path = folder / CONFIG
+    if (folder / ADAPTER_CONFIG).exists() and not path.exists():
+        raise UserError(f"{folder}: is an adapter, not a model; name the model it belongs to, and --adapter {folder}")
     raw = read_json(path, "the model's config")
     if not isinstance(raw, dict):
         raise UserError(f"{path}: the model's config is not a JSON object")

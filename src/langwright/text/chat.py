@@ -24,6 +24,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """The templates that come with the package, and the special tokens each needs besides bos and eos."""
 
+_PROBE = ("wherefore", "therefore")
+"""A question and an answer that no template has words of."""
 _CONTINUED = "\x02continued\x02 "
 
 
@@ -102,6 +104,10 @@ class ChatTemplate:
         else:
             spans = self._differences(text, messages, tools, first)
         return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
+
+    def fault(self, words: str) -> UserError:
+        """What to raise for something that this template does wrong."""
+        return UserError(f"{self._where}: the chat template {words}")
 
     def _render(
         self,
@@ -229,15 +235,30 @@ def choose_source(name: str) -> str:
     if name in TEMPLATES:
         return built_in_source(name)
     if Path(name).is_file():
-        return Path(name).read_text(encoding="utf-8")
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: the chat template is not UTF-8 text: bad byte at offset {error.start}") from None
     raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
 
 
 def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
-    """The special token that ends an answer of this template."""
-    rendered = template.answers([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    start, end = rendered.answers[-1]
-    return next(token for token in specials if rendered.text[start:end].endswith(token))
+    """The special token that ends an answer of this template.
+
+    Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
+    """
+    asked, answered = (
+        {"role": role, "content": word} for role, word in zip(("user", "assistant"), _PROBE, strict=True)
+    )
+    rendered = template.answers([asked, answered])
+    answer = "".join(rendered.text[start:end] for start, end in rendered.answers)
+    for message, text in ((asked, rendered.text), (answered, answer)):
+        if message["content"] not in text:
+            raise template.fault(
+                f"leaves out what the {message['role']} says; a message has the fields role and content, "
+                'and the assistant\'s role is "assistant"'
+            )
+    return next(token for token in specials if answer.endswith(token))
 
 
 def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:

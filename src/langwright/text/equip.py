@@ -51,6 +51,7 @@ def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) ->
         source = given.source
     else:
         source = choose_source(chosen)
+        where = f"--template {chosen}"
     grown = tokenizer.equipped(missing, tokenizer.roles, source)
     stop = stop_token(template_for(source, grown, where), grown.specials)
     eos = tokenizer.roles.eos if "eos_token" in source and tokenizer.roles.eos else stop

@@ -99,14 +99,16 @@ class Tokenizer:
     def encode_named(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text in which the names of special tokens mean those tokens, as what a chat template writes.
 
-        Beside each, where it stands: (start, end) in characters. Nothing is added before or after the text.
+        Beside each, where it stands: (start, end) in characters, blanks included: what a tokenizer does to its ids
+        afterwards may leave them out (RoBERTa, GPT-NeoX). Nothing is added before or after the text.
         """
         _refuse_surrogates(text)
-        self._backend.encode_special_tokens = False
+        afterwards = self._backend.post_processor
+        self._backend.encode_special_tokens, self._backend.post_processor = False, None
         try:
             encoding = self._backend.encode(text, add_special_tokens=False)
         finally:
-            self._backend.encode_special_tokens = True
+            self._backend.encode_special_tokens, self._backend.post_processor = True, afterwards
         return encoding.ids, encoding.offsets
 
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
