@@ -174,3 +174,12 @@ def test_layers_may_be_left_out_and_odd_ones_are_refused(tmp_path: Path) -> None
     oracle(CASES["gptj"]).save_pretrained(tmp_path / "gptj")
     with pytest.raises(UserError, match="parallel blocks"):
         Adapters().attach(load_model(tmp_path / "gptj"))
+
+
+def test_a_bottleneck_of_no_width_is_refused(tmp_path: Path) -> None:
+    oracle(CASES["gpt2"]).save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    dim = model.config.n_embd
+    Adapters("pfeiffer", reduction=dim).attach(model)
+    with pytest.raises(UserError, match=f"--reduction {dim + 1}: must be at most the width of the model"):
+        Adapters("pfeiffer", reduction=dim + 1).attach(load_model(tmp_path))

@@ -110,8 +110,11 @@ class Adapters(Method):
         return self.init or ("mam_adapter" if self._parallel else "bert")
 
     def width(self, dim: int) -> int:
-        """Of the bottleneck in a model of this width."""
-        return max(1, int(dim // (self.reduction or (2 if self._parallel else 16))))
+        """Of the bottleneck in a model of this width; UserError where nothing would be left of it."""
+        reduction = self.reduction or (2 if self._parallel else 16)
+        if reduction > dim:
+            raise UserError(f"--reduction {reduction:g}: must be at most the width of the model, which is {dim}")
+        return int(dim // reduction)
 
     def _where(self) -> dict[str, Where]:
         """At which branches of a block, and what is read there."""
