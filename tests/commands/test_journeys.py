@@ -305,7 +305,7 @@ BAD = {
     "two lengths": (["pretrain", "CORPUS", "OUT", "--steps", "5", "--budget", "9s"], "exclude each other"),
     "shape twice": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2", "--depth", "2"], "--preset names a whole shape"),
     "too large": (["pretrain", "CORPUS", "OUT", "--depth", "100000"], "not enough memory"),
-    "a file": (["pretrain", "CORPUS", "SHORT"], "File exists"),
+    "a file": (["pretrain", "CORPUS", "SHORT"], "a file is in the way"),
     "large seed": (["generate", "MODEL", "--seed", "99999999999999999999"], "below 2**63"),
     "bad split": (["pretrain", "CORPUS", "OUT", "--split", "1.5"], "is not a split"),
     "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s"], "went into preparation"),
