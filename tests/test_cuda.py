@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from langwright.adaptation.lora import LoRA
+from langwright.compression.lowbit import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
@@ -96,6 +98,27 @@ def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
     for name, master in here.masters.named.items():
         moved = (there.masters.named[name].cpu() - master).abs()
         assert moved.mean() < (1e-4 if dtype == torch.float32 and kind == "adamw" else 5e-3), name
+
+
+@pytest.mark.parametrize("bits", ["int8", "int4", "nf4", "fp4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_over_few_bits(bits: str, dtype: torch.dtype) -> None:
+    """QLoRA: three steps over packed weights, AdamW's averages in 8 bits."""
+    models = pair("llama")
+    moved = []
+    for model in models:
+        quantise_model(model, bits)
+        LoRA(rank=4, target="all-linear").attach(model, seed=1)
+        learner = Learner(model, causal(), dtype, Rates(adamw=1e-3, bits=8))
+        for step in range(3):
+            learner.backward(batch_of(step))
+            learner.clip()
+            learner.step(1.0)
+        moved.append(learner.masters.named)
+    here, there = moved
+    assert len(here) == 28  # two thin matrices beside seven maps in each of two layers
+    for name, master in here.items():
+        assert (there[name].cpu() - master).abs().mean() < (1e-4 if dtype == torch.float32 else 5e-4), name
 
 
 @pytest.mark.parametrize("more", [["--optimizer", "muon"], ["--compile"]])
