@@ -17,17 +17,13 @@ from pathlib import Path
 
 import torch
 from _turns import Step, in_turn, timed
-from training_speed import peers_loss
+from training_speed import ours, peers_loss
 
 from langwright.adaptation.lora import LoRA
 from langwright.base.memory import keep_freed_memory
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.shapes import by_depth
-from langwright.objectives.batch import Batch
-from langwright.training.learner import Learner
-from langwright.training.losses import causal
-from langwright.training.optimizers import Rates
 
 SHAPES = {
     "small": {"family": "llama", "targets": ("q_proj", "v_proj"), "vocabulary": 4096, "context": 256, "batch": 16},
@@ -57,23 +53,12 @@ def write_base(name: str, folder: Path) -> None:
     save_model(new_model(shape["family"], config).to(torch.bfloat16), None, folder)
 
 
-def ours(name: str, folder: Path, how: str, device: torch.device) -> Step:
+def adapted(name: str, folder: Path, how: str, device: torch.device) -> Step:
     """One step of our learner on a LoRA."""
     keep_freed_memory()
     model = load_model(folder, device)
     LoRA(RANK, target=SHAPES[name]["targets"]).attach(model)
-    learner = Learner(model, causal(compiled="compiled" in how), torch.bfloat16, Rates(adamw=1e-4))
-    if "compiled" in how:
-        for block in model.body.blocks:
-            block.compile(dynamic=False)
-
-    def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape, device=device)))
-        learner.clip()
-        learner.step(1.0)
-        return float(loss)
-
-    return step
+    return ours(model, "compiled" in how)
 
 
 def theirs(name: str, folder: Path, how: str, device: torch.device) -> Step:
@@ -120,7 +105,7 @@ def main() -> None:
     if options.variant:
         device, name = torch.device(options.device), options.shape[0]
         who, _, how = options.variant.partition(" ")
-        make = partial(ours if who == "langwright" else theirs, name, options.folder, how, device)
+        make = partial(adapted if who == "langwright" else theirs, name, options.folder, how, device)
         sizes = (SHAPES[name][size] for size in ("vocabulary", "batch", "context"))
         print(json.dumps(timed(make, *sizes, options.steps, device)))
         return

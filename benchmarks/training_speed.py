@@ -21,6 +21,7 @@ import torch
 from _turns import Step, in_turn, timed
 
 from langwright.base.memory import keep_freed_memory
+from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.objectives.batch import Batch
@@ -69,17 +70,15 @@ def config(shape: dict[str, int]) -> GPT2Config:
     )  # fmt: skip
 
 
-def ours(shape: dict[str, int], compiled: bool, device: torch.device) -> Step:
-    """One step of our learner: backward, clip, AdamW."""
-    keep_freed_memory()
-    model = new_model("gpt2", config(shape)).to(device)
+def ours(model: CausalLM, compiled: bool) -> Step:
+    """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
     learner = Learner(model, causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape, device=device)))
+        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape, device=ids.device)))
         learner.clip()
         learner.step(1.0)
         return float(loss)
@@ -168,7 +167,8 @@ def measure(variant: str, shape: dict[str, int], steps: int, device: torch.devic
 
     def make() -> Step:
         if name == "langwright":
-            return ours(shape, "compiled" in how, device)
+            keep_freed_memory()
+            return ours(new_model("gpt2", config(shape)).to(device), "compiled" in how)
         return (theirs if name == "transformers" else litgpt)(shape, how, device)
 
     found = timed(make, shape["vocabulary"], shape["batch"], shape["context"], steps, device)
