@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from langwright.base.errors import UserError
 from langwright.base.files import (
     atomic_folder,
     cache_folder,
+    crc32_blocks,
     data_folder,
     folder_lock,
     read_json,
@@ -287,3 +289,13 @@ def test_a_child_that_leaves_the_block_does_not_free_its_parents_lock(tmp_path: 
     command = [sys.executable, "-c", FORKING_OWNER, str(tmp_path)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == "still held\nfree again\n"
+
+
+def test_each_block_of_a_file_has_a_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(files, "PIECE_BYTES", 30)
+    data = os.urandom(250)
+    (tmp_path / "a").write_bytes(data)
+    assert crc32_blocks(tmp_path / "a") == [zlib.crc32(data[at : at + 100]) for at in (0, 100, 200)]
+    (tmp_path / "a").write_bytes(b"")
+    assert crc32_blocks(tmp_path / "a") == []

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,9 @@ def test_a_folder_holds_all_and_its_record_says_so(tmp_path: Path) -> None:
     assert record["recipe"] == {"steps": 3}
     names = {path.name for path in (tmp_path / "out").iterdir()} - {"langwright.json"}
     assert names == record["checksums"].keys()
+    assert record["crc32_blocks"] == {
+        "model.safetensors": [zlib.crc32((tmp_path / "out/model.safetensors").read_bytes())]
+    }
     assert names >= {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
     assert all(sha256_file(tmp_path / "out" / name) == digest for name, digest in record["checksums"].items())
     config = json.loads((tmp_path / "out/config.json").read_text())
@@ -75,7 +79,7 @@ def test_a_folder_holds_all_and_its_record_says_so(tmp_path: Path) -> None:
     assert same(load_model(tmp_path / "out"), model)
 
 
-@pytest.mark.parametrize("failing", ["write_tensors", "sha256_file"])
+@pytest.mark.parametrize("failing", ["write_tensors", "checksums"])
 def test_a_folder_that_was_not_finished_has_no_record(
     saved: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +398,16 @@ def test_our_record_vouches_for_the_weights(saved: Path) -> None:
     with pytest.raises(UserError, match=r"model\.safetensors: broken or replaced, its checksum differs") as caught:
         load_model(saved)
     assert_one_line(caught.value, saved)
+
+
+def test_a_record_without_blocks_vouches_by_its_sums(saved: Path) -> None:
+    record = json.loads((saved / "langwright.json").read_text())
+    assert list(record.pop("crc32_blocks")) == ["model.safetensors"]
+    (saved / "langwright.json").write_text(json.dumps(record))
+    load_model(saved)
+    edit_weights(saved, lambda t: t[NORM].mul_(2))
+    with pytest.raises(UserError, match=r"model\.safetensors: broken or replaced, its checksum differs"):
+        load_model(saved)
 
 
 @pytest.mark.parametrize("record", ['{"format_version": 2}', "{}", "[]"])

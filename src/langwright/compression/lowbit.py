@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import make_folder, read_json, sha256_file, write_json
+from langwright.base.files import make_folder, read_json, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
@@ -18,7 +18,7 @@ from langwright.models.family import Fields, Model
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
-from langwright.models.weights import open_weights, write_tensors
+from langwright.models.weights import checksums, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""
@@ -154,11 +154,9 @@ def _write(
     write_tensors(out / SINGLE, tensors)
     copied = list(_copy_beside(source, out))
     told = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
-    checksums = {name: sha256_file(out / name) for name in (CONFIG, SINGLE, *copied)}
     compressed = {"to": scheme.kind, "from": str(source), **result.record()}
-    write_json(
-        out / RECORD, {**told, "format_version": FORMAT_VERSION, "compressed": compressed, "checksums": checksums}
-    )
+    sums = checksums(out, (CONFIG, SINGLE, *copied))
+    write_json(out / RECORD, {**told, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})
 
 
 def _copy_beside(source: Path, out: Path) -> Iterator[str]:

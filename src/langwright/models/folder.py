@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.files import crc32_blocks, read_json, sha256_file, write_json
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.models import heads, lowbit, sentences
@@ -23,7 +23,7 @@ from langwright.models.family import Family, Fields, Generative, Model
 from langwright.models.filling import fill
 from langwright.models.initialise import normal
 from langwright.models.keymap import to_disk
-from langwright.models.weights import write_tensors
+from langwright.models.weights import checksums, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -227,12 +227,16 @@ def _check_record(folder: Path) -> None:
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{path}: format version {version} is not the version {FORMAT_VERSION} that is read here")
-    checksums = record.get("checksums")
-    if not isinstance(checksums, dict):
+    sums, blocks = record.get("checksums"), record.get("crc32_blocks", {})
+    if not isinstance(sums, dict) or not isinstance(blocks, dict):
         raise UserError(f"{path}: there are no checksums of the files; save the model again")
-    for name, checksum in checksums.items():
-        if name.endswith(".safetensors") and (folder / name).exists() and sha256_file(folder / name) != checksum:
-            raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
+    for name, checksum in sums.items():
+        file = folder / name
+        if not name.endswith(".safetensors") or not file.exists():
+            continue
+        quick = name in blocks
+        if (crc32_blocks(file) if quick else sha256_file(file)) != (blocks[name] if quick else checksum):
+            raise UserError(f"{file}: broken or replaced, its checksum differs from that in {RECORD}")
 
 
 def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
@@ -285,5 +289,4 @@ def save_parameters(
     if isinstance(model, Encoder) and task == heads.EMBEDDING:
         files += sentences.write(folder, model)
     files += [n for n in ("tokenizer.json", "tokenizer_config.json") if (folder / n).exists()]
-    checksums = {name: sha256_file(folder / name) for name in files}
-    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **(record or {}), "checksums": checksums})
+    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **(record or {}), **checksums(folder, files)})
