@@ -87,3 +87,4 @@ def test_bad_wishes_are_answered_in_one_line(
     assert main(["finetune", str(model), str(corpus), str(tmp_path / "out"), *words, *TINY]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert told in error
+    assert not (tmp_path / "out").exists()

@@ -348,3 +348,4 @@ def test_bad_input_is_one_line_and_exit_code_2(
     last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
     assert last.startswith(f"langwright {arguments[0]}: ")
     assert message in last
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import make_folder, read_json, sha256_file, write_json
+from langwright.base.files import make_folder, read_json, refuse_file, sha256_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
@@ -70,23 +70,28 @@ def _chosen(model: Model) -> list[Entry]:
     return [entry for entry in entries if lowbit.is_chosen(model, entry)]
 
 
-def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
-    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
-
-    In memory are the rounded tensors and one that is not. UserError where `source` is in few bits already, or a
-    weight cannot be cut into groups.
-    """
-    scheme = lowbit.scheme_of(bits)
-    family, config = load_config(source, ignore_fields)
+def refuse_folders(source: Path, out: Path) -> None:
+    """UserError where `source` is in few bits already, or `out` is no place for a new model."""
     raw = read_json(source / CONFIG, "the model's config")
     if lowbit.read_scheme(raw, str(source / CONFIG)) is not None:
         raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
-    if out.is_file():
-        raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
+    refuse_file(out)
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     if any((out / name).exists() for name in (SINGLE, INDEX, "adapter_model.safetensors")):
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
+
+
+def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
+    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
+
+    In memory are the rounded tensors and one that is not. UserError as `refuse_folders`, and where a weight cannot be
+    cut into groups.
+    """
+    scheme = lowbit.scheme_of(bits)
+    family, config = load_config(source, ignore_fields)
+    refuse_folders(source, out)
+    raw = read_json(source / CONFIG, "the model's config")
     # A skeleton says which tensors are linear maps; labels only give its head a size.
     task = heads.task_in_file(family, raw, str(source / CONFIG))
     labels = heads.labels_in_file(raw, str(source / CONFIG)) if heads.is_labelled(family, task) else ()
