@@ -179,10 +179,9 @@ def run(
             record=origin,
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
+            begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        if "base_revision" in origin:
-            write_json(out / BEGAN_WITH, origin)
         return train(job, extend, tuning.measure, profile)
 
 

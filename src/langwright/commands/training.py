@@ -59,6 +59,7 @@ class Job:
     factor: what the peak of a parameter is multiplied by, given its name.
     unfreezing: which parameters train at which step; all unless given.
     save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless given.
+    begin: what else is to be written before the first step, when nothing is refused any more.
     """
 
     out: Path
@@ -73,6 +74,7 @@ class Job:
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
     save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
 
 
@@ -103,6 +105,7 @@ def train(
         run = _open(job, model, learner, view, extend)
         if run.step >= run.plan.steps and _recorded_steps(job.out) == run.step:
             return Result(None, _recorded_measurement(job.out), parameters(model), already=True)
+        job.begin()
         stopped, spending = _fit(run, job.recipe.compile, profile)
         if stopped is not None:
             return Result(stopped, None)
