@@ -18,7 +18,7 @@ from langwright.models.family import Fields, Model
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
-from langwright.models.weights import open_weights, write_tensors
+from langwright.models.weights import check_floats, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""
@@ -137,6 +137,7 @@ class _Tally:
 def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally) -> dict[str, Tensor]:
     upright = tensor.t().contiguous() if entry.transposed else tensor
     try:
+        check_floats(tensor)
         packed = scheme.quantise(upright)
     except ValueError as error:
         raise UserError(f'{folder}: tensor "{name}": {error}') from None
