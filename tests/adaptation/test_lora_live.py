@@ -8,6 +8,7 @@ from typing import Any, Literal
 import peft
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -355,3 +356,27 @@ def test_the_loss_of_an_adapted_head_is_that_of_its_logits() -> None:
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         LoRA(**settings).attach(llama())
+
+
+def test_a_rank_above_the_weights_is_for_files_of_others(tmp_path: Path) -> None:
+    """k and v are 16 x 32 here. PEFT makes such adapters."""
+    with pytest.raises(UserError, match=r"--rank 17: must be at most 16, .*layers\.0\.self_attn\.v_proj, .* 16 x 32"):
+        LoRA(rank=17).check_new(llama())
+    LoRA(rank=16).check_new(llama())
+    LoRA(rank=17, target="all-linear").check_new(llama())
+    LoRA(rank=17, target=("q_proj",)).check_new(llama())
+    with pytest.raises(UserError, match="--rank 64: must be at most 32"):
+        LoRA(rank=64, target="all-linear").check_new(llama())
+    fused = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2))
+    for target in ("c_attn", "c_attn.q"):
+        LoRA(rank=16, target=(target,)).check_new(fused)
+        with pytest.raises(UserError, match="--rank 17: must be at most 16"):
+            LoRA(rank=17, target=(target,)).check_new(fused)
+    save_model(llama(), None, tmp_path / "base")
+    theirs = peft.LoraConfig(r=64, target_modules=["v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    made = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), theirs).eval()
+    made.save_pretrained(tmp_path / "adapter")
+    ours = load_model(tmp_path / "base")
+    load_adapter(ours, tmp_path / "adapter")
+    with torch.no_grad():
+        assert (logits(ours) - made(input_ids=IDS).logits).abs().max() < 1e-5

@@ -15,12 +15,14 @@ from langwright.adaptation.lowrank import LowRank, LowRankTable
 from langwright.adaptation.method import Method, SettingError, Stored, joined, refuse_unknown
 from langwright.adaptation.sides import Owner, Part, parts, stand_beside
 from langwright.adaptation.targets import (
+    ALL_LINEAR,
     DEFAULTS,
     PREFIX,
     Target,
     Targets,
     by_pattern,
     match,
+    narrowest,
     places,
     rows_of,
 )
@@ -96,6 +98,18 @@ class LoRA(Method):
         rank = self.rank_of(name)
         alpha = by_pattern(name, self.alpha_pattern, 2.0 * self.rank if self.alpha is None else self.alpha)
         return float(alpha / (rank**0.5 if self.rslora else rank))
+
+    def check_new(self, model: Model) -> None:
+        """A product of higher rank than the weight can do no more than one of the weight's; PEFT's files may have it.
+
+        All linear maps together may hold some that are narrower, such as the router of a mixture of experts.
+        """
+        sizes = {target.place.name: narrowest(model, target) for target in self.targets(model)}
+        narrow = [name for name, size in sizes.items() if self.rank_of(name) > min(size)]
+        if narrow and (self.target != ALL_LINEAR or len(narrow) == len(sizes)):
+            name, (rows, columns) = narrow[0], sizes[narrow[0]]
+            wanted = f"at most {min(rows, columns)}, the smaller side of {name}, which is {rows} x {columns}"
+            raise SettingError("rank", self.rank_of(name), wanted)
 
     def rate(self, parameter: str) -> float:
         return self.plus if parameter.endswith((".up", ".magnitude")) else 1.0

@@ -142,6 +142,9 @@ class Method(ABC):
         """The same settings, ready for a model with this tokenizer: a text that an adapter begins as becomes ids."""
         return self
 
+    def check_new(self, model: Model) -> None:  # noqa: B027 (most methods have no such settings)
+        """UserError for settings that no new adapter should have on a model, though a file that has them is read."""
+
     def rate(self, parameter: str) -> float:
         """By how much a parameter's learning rate differs from the run's; by its name in the model."""
         return 1.0

@@ -200,6 +200,8 @@ def _open(
     check_vocabulary(base, tokenizer)
     _refuse_full_in_few_bits(folder, recipe, base)
     method = None if method is None else method.begin_with(tokenizer)
+    if method is not None:
+        method.check_new(base)
     context = _context(recipe, base, method)
     supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)

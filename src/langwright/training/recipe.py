@@ -193,7 +193,7 @@ class FinetuneRecipe(TrainingRecipe):
             its biases; layernorm its norms; head its head.
         bits: round the linear maps of the model to int8, int4, nf4 or fp4 while loading it, to train an adapter over
             them (QLoRA).
-        rank: width of the two matrices of lora.
+        rank: width of the two matrices of lora; at most the smaller side of a weight that it is for.
         alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
         target: what lora, ia3 or layernorm is for: names of modules or their endings between commas, a regular
             expression of whole names, or all-linear; the family's usual ones unless given.
