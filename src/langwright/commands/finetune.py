@@ -170,6 +170,7 @@ def run(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(folder)},
+            names={"base": origin["base_folder"], "corpus": text, "tokenizer_fingerprint": origin["base_folder"]},
             model=tuning.begun,
             supply=tuning.supply,
             context=tuning.context,

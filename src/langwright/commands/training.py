@@ -54,6 +54,7 @@ class Job:
     """What is to be trained, where, and on what.
 
     origin: what began the run besides the recipe (the command, the base model), for its identity and record.
+    names: what the user calls that of which the identity has a hash.
     model: makes the model to begin with, in float32 on the CPU. supply: the data. context: tokens in a window.
     learning_rate: the peak. started: `time.monotonic()` of the command's start.
     factor: what the peak of a parameter is multiplied by, given its name.
@@ -71,6 +72,7 @@ class Job:
     learning_rate: float
     machine: Machine
     started: float
+    names: Mapping[str, str] = field(default_factory=dict)
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
     save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
@@ -158,7 +160,7 @@ def _open(job: Job, model: CausalLM, learner: Learner, view: LiveView, extend: b
         loader=batches.record(),
         plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
         schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
-        checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)())),
+        checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)()), job.names),
         metrics=out / "metrics.jsonl",
         every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
         hooks=_hooks(job, model, view),
