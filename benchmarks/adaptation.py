@@ -53,6 +53,7 @@ from langwright.training.learner import Learner
 from langwright.training.losses import causal
 from langwright.training.optimizers import Rates
 from langwright.training.recipe import PretrainRecipe
+from langwright.training.unfreezing import Unfreezing
 
 CORPUS, TOKENS, ROWS = "python-stdlib", 128, 8
 LONGEST, LEARNT, HELD, OLD, BELOW, RATES = 300, 2000, 150, 9, 30, 6
@@ -67,22 +68,27 @@ class Way:
     """A method by name, with its settings; full tuning has no name.
 
     rate: the middle of the first three learning rates that are tried; the others are a third of it and three times it.
+    unfreeze_every: steps after which the next layer from the top joins; all train from the beginning unless given.
     """
 
     rate: float
     method: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     bits: str | None = None
+    unfreeze_every: int | None = None
 
 
 WAYS = {
     "full": Way(3e-4),
+    "gradual unfreezing": Way(3e-4, unfreeze_every=30),
     "LoRA": Way(3e-3, "lora"),
     "rsLoRA": Way(3e-3, "lora", {"rslora": True}),
+    "LoRA+": Way(1e-3, "lora", {"plus": 16.0}),
     "DoRA": Way(3e-3, "lora", {"dora": True}),
     "QLoRA (nf4)": Way(3e-3, "lora", bits="nf4"),
     "LoRA, all linear": Way(3e-3, "lora", {"target": "all-linear"}),
     "LoRA, all linear, rank 2": Way(3e-3, "lora", {"target": "all-linear", "rank": 2}),
+    "LoRA+, all linear, rank 2": Way(1e-3, "lora", {"target": "all-linear", "rank": 2, "plus": 16.0}),
     "IA3": Way(3e-3, "ia3"),
     "prompt": Way(3e-2, "prompt"),
     "P-tuning": Way(3e-3, "p-tuning"),
@@ -165,13 +171,17 @@ def prepared(base: Path, chosen: Way, seed: int) -> CausalLM:
     return model
 
 
-def tune(model: CausalLM, batches: Callable[[int], Batch], steps: int, rate: float) -> float:
+def tune(
+    model: CausalLM, batches: Callable[[int], Batch], steps: int, rate: float, unfreezing: Unfreezing | None = None
+) -> float:
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
     learner = Learner(model, causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
     began = time.perf_counter()
     for step in range(steps):
+        if unfreezing is not None:
+            unfreezing.apply(model, step)
         learner.backward(batches(step))
         learner.clip()
         learner.step(min((step + 1) / (0.1 * steps), (steps - step) / (0.9 * steps), 1.0))
@@ -183,7 +193,8 @@ def run(task: Task, chosen: Way, rate: float, steps: int, seed: int, examples: i
     model = prepared(task.base, chosen, seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = training_memory(model, ROWS, TOKENS, DTYPE).total
-    seconds = tune(model, ChatBatches(task.training[:examples], TOKENS, ROWS, seed).batch, steps, rate)
+    unfreezing = None if chosen.unfreeze_every is None else Unfreezing(chosen.unfreeze_every)
+    seconds = tune(model, ChatBatches(task.training[:examples], TOKENS, ROWS, seed).batch, steps, rate, unfreezing)
     choosing, quality = task.quality(model, task.choosing), task.quality(model, task.measured)
     return Outcome(trained, memory, seconds, choosing, quality, task.remembered(model))
 

@@ -27,14 +27,16 @@ def affine(
     """x Wᵀ + b. For a few rows, as when text is written token by token, it is (W xᵀ + b)ᵀ.
 
     oneDNN copies the right factor into an order of its own at every call. With few rows that copy of W takes as long as
-    the product; xᵀ is soon copied.
+    the product; xᵀ is soon copied, and so is the result, which would be slow to work on with its rows as columns.
     """
-    rows = x.numel() // x.shape[-1]
-    if rows > FEW or x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.is_grad_enabled():
+    if torch.is_grad_enabled() or x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return F.linear(x, weight, bias)
-    columns = x.reshape(1, rows, -1).mT
-    product = torch.bmm(weight[None], columns) if bias is None else torch.baddbmm(bias[:, None], weight[None], columns)
-    return product.mT.reshape(*x.shape[:-1], -1)
+    rows = x.numel() // x.shape[-1]
+    if rows > FEW:
+        return F.linear(x, weight, bias)
+    left, right = weight.unsqueeze(0), x.reshape(1, rows, -1).mT
+    product = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
+    return product.mT.contiguous().view(*x.shape[:-1], -1)
 
 
 class Linear(nn.Module):

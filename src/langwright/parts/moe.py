@@ -1,6 +1,7 @@
 """Mixture of experts: every token is fed forward by a few of many (Shazeer et al., 2017; Fedus et al., 2021)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,18 +75,40 @@ class MoE(nn.Module):
     def _mix(self, tokens: Tensor, taken: Tensor, weights: Tensor, context: Context) -> Tensor:
         """What the experts say of their tokens, in the proportions of `weights`; -1 was taken by none.
 
-        Choices are sorted by expert, so that each reads its tokens as one piece. An expert without tokens is asked only
-        where gradients are wanted: it then has zeros, as in every other step, instead of none.
+        Choices are sorted by expert, so that each reads its tokens as one piece; zeros are said of what none took.
+        An expert without tokens is not asked; where gradients are wanted it has zeros, as in every other step,
+        instead of none.
         """
-        counts = torch.bincount(taken.flatten() + 1, minlength=len(self.experts) + 1).tolist()
-        kept = taken.flatten().argsort(stable=True)[counts[0] :]
-        pieces = tokens[kept // taken.shape[1]].split(counts[1:])
-        asked = [(e, x) for e, x in zip(self.experts, pieces, strict=True) if len(x) or torch.is_grad_enabled()]
-        answers = [expert(piece[None], context)[0] for expert, piece in asked]
-        said = tokens.new_zeros(taken.numel(), tokens.shape[1])
-        if answers:
-            said = said.index_copy(0, kept, torch.cat(answers))
-        return (said.view(*taken.shape, -1) * weights[..., None].to(tokens.dtype)).sum(1)
+        none, *counts = torch.bincount(taken.flatten() + 1, minlength=len(self.experts) + 1).tolist()
+        order = taken.flatten().argsort(stable=True)
+        pieces = tokens.index_select(0, order[none:] // taken.shape[1]).split(counts)
+        asked = [(e, piece) for e, piece in zip(self.experts, pieces, strict=True) if len(piece)]
+        said = [tokens.new_zeros(none, tokens.shape[1]), *(expert(piece[None], context)[0] for expert, piece in asked)]
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        answers = torch.cat(said).index_select(0, back).view(*taken.shape, -1)
+        first, *others = zip(answers.unbind(1), weights[..., None].to(tokens.dtype).unbind(1), strict=True)
+        mixed = first[0] * first[1]
+        for answer, weight in others:
+            mixed = torch.addcmul(mixed, answer, weight)
+        if torch.is_grad_enabled() and 0 in counts:
+            idle = [e for e, count in zip(self.experts, counts, strict=True) if not count]
+            parameters = [p for e in idle for p in e.parameters()]
+            return _WithZeroGradients.apply(mixed, *parameters)  # type: ignore[no-untyped-call]
+        return mixed
+
+
+class _WithZeroGradients(torch.autograd.Function):
+    """The same tensor, which also depends on parameters whose gradients are zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.parameters, ctx.needs_input_grad[1:], strict=True)
+        return *upstream, *(torch.zeros_like(p) if needed else None for p, needed in pairs)
 
 
 def has_room(
