@@ -167,6 +167,8 @@ def test_layers_may_be_left_out_and_odd_ones_are_refused(tmp_path: Path) -> None
         ({"mh_adapter": True, "output_adapter": False}, "none of pfeiffer, houlsby and parallel"),
         ({"scaling": "learned"}, "one number"),
         ({"wings": 2}, '"wings" = 2 of the adapter is not known'),
+        ({"reduction_factor": 0}, "adapter_config.json: reduction_factor = 0.0 must be above 0"),
+        ({"reduction_factor": 10**4}, "adapter_config.json: reduction_factor = 10000.0 must be at most the width"),
     ):
         path.write_text(json.dumps({**fields, "config": {**fields["config"], **changes}}))
         with pytest.raises(UserError, match=told):

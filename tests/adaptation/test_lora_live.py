@@ -1,12 +1,15 @@
 """Adapters on one model: several at once, mixed in a batch, combined, merged and unmerged; folders that do not fit."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import peft
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langwright.adaptation.combining import combine
@@ -220,18 +223,26 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("r", True, "must be an integer"),
         ("lora_alpha", "x", "must be a number"),
         ("lora_dropout", "a", "must be a number"),
-        ("alpha_pattern", {"q_proj": None}, "must be an object of values that are each a number"),
-        ("rank_pattern", [1], "must be an object of values that are each an integer"),
+        ("alpha_pattern", {"q_proj": None}, "must be an object of numbers"),
+        ("rank_pattern", [1], "must be an object of integers"),
         ("rank_pattern", {"(q": 2}, '"[(]q" is no regular expression'),
-        ("bias", "x", 'must be "none" or "all" or "lora_only"'),
-        ("target_modules", 3, "must be a list of values that are each text or text"),
+        ("bias", "x", 'must be "none", "all" or "lora_only"'),
+        ("target_modules", 3, "must be a list of texts or text"),
         ("target_modules", [3], "must be a list"),
         ("target_modules", "(q_proj", '"[(]q_proj" is no regular expression'),
         ("exclude_modules", "(x", "is no regular expression"),
         ("layers_to_transform", "x", "must be an integer or a list"),
-        ("modules_to_save", "lm_head", "must be a list of values that are each text"),
+        ("modules_to_save", "lm_head", "must be a list of texts"),
         ("use_rslora", "yes", "must be true or false"),
         ("init_lora_weights", [], "must be true or false or text"),
+        ("r", 0, "adapter_config.json: r = 0 must be at least 1"),
+        ("r", -8, "adapter_config.json: r = -8 must be at least 1"),
+        ("rank_pattern", {"q_proj": 0}, "rank_pattern = {'q_proj': 0} must be ranks of at least 1"),
+        ("lora_dropout", 1.0, "lora_dropout = 1.0 must be at least 0 and below 1"),
+        ("lora_alpha", float("nan"), "lora_alpha = nan must be a finite number"),
+        ("alpha_pattern", {"q_proj": float("inf")}, "alpha_pattern = inf must be a finite number"),
+        ("task_type", "SEQ_CLS", '"sequence", and this one has "language"'),
+        ("task_type", "ODD", "task_type = 'ODD' is none of CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS"),
     ],
 )
 def test_a_field_of_peft_of_the_wrong_type_is_named(field: str, value: Any, told: str, tmp_path: Path) -> None:
@@ -245,12 +256,52 @@ def test_a_field_of_peft_of_the_wrong_type_is_named(field: str, value: Any, told
         load_adapter(llama(), tmp_path)
 
 
+@pytest.mark.parametrize("task", ["CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None])
+def test_a_task_that_peft_takes_for_a_causal_model_passes(task: str | None, tmp_path: Path) -> None:
+    model = llama()
+    trained(model, "default")
+    save_adapter(model, tmp_path)
+    fields = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert fields["task_type"] == "CAUSAL_LM"
+    (tmp_path / "langwright.json").unlink()
+    (tmp_path / "adapter_config.json").write_text(json.dumps(fields | {"task_type": task}))
+    again = llama()
+    load_adapter(again, tmp_path)
+    assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda t: t.fill_(torch.nan), "holds NaN or infinity"),
+        (lambda t: t.index_fill_(0, torch.tensor([1]), -torch.inf), "holds NaN or infinity"),
+        (lambda t: t.long(), "holds int64 numbers; only float32, bfloat16, float16, float64 are read"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_name(
+    spoil: Callable[[Tensor], Tensor], told: str, tmp_path: Path
+) -> None:
+    model = llama()
+    trained(model, "default")
+    save_adapter(model, tmp_path)
+    (tmp_path / "langwright.json").unlink()
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    key = list(tensors)[1]
+    save_file({**tensors, key: spoil(tensors[key].clone())}, file)
+    fresh = llama()
+    with pytest.raises(UserError, match=rf'adapter_model\.safetensors: tensor "{key}" {told}'):
+        load_adapter(fresh, tmp_path)
+    assert not adapters(fresh)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"settings": []}, "settings of the adapter are not a JSON object"),
         ({"settings": {"a": 1}}, 'setting "a" of the adapter is not known'),
         ({"settings": {"rank": "x"}}, "rank = 'x' must be an integer"),
+        ({"settings": {"rank": 0}}, "rank = 0 must be at least 1"),
         ({"settings": {"target": 5}}, "target = 5 must be"),
         ({"checksums": [1]}, "checksums is no JSON object"),
         ({"checksums": {"../other": "x"}}, "is no file of this folder"),
@@ -305,3 +356,27 @@ def test_the_loss_of_an_adapted_head_is_that_of_its_logits() -> None:
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         LoRA(**settings).attach(llama())
+
+
+def test_a_rank_above_the_weights_is_for_files_of_others(tmp_path: Path) -> None:
+    """k and v are 16 x 32 here. PEFT makes such adapters."""
+    with pytest.raises(UserError, match=r"--rank 17: must be at most 16, .*layers\.0\.self_attn\.v_proj, .* 16 x 32"):
+        LoRA(rank=17).check_new(llama())
+    LoRA(rank=16).check_new(llama())
+    LoRA(rank=17, target="all-linear").check_new(llama())
+    LoRA(rank=17, target=("q_proj",)).check_new(llama())
+    with pytest.raises(UserError, match="--rank 64: must be at most 32"):
+        LoRA(rank=64, target="all-linear").check_new(llama())
+    fused = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2))
+    for target in ("c_attn", "c_attn.q"):
+        LoRA(rank=16, target=(target,)).check_new(fused)
+        with pytest.raises(UserError, match="--rank 17: must be at most 16"):
+            LoRA(rank=17, target=(target,)).check_new(fused)
+    save_model(llama(), None, tmp_path / "base")
+    theirs = peft.LoraConfig(r=64, target_modules=["v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    made = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), theirs).eval()
+    made.save_pretrained(tmp_path / "adapter")
+    ours = load_model(tmp_path / "base")
+    load_adapter(ours, tmp_path / "adapter")
+    with torch.no_grad():
+        assert (logits(ours) - made(input_ids=IDS).logits).abs().max() < 1e-5

@@ -165,7 +165,7 @@ def test_virtual_tokens_take_room_in_the_context() -> None:
         model(batch_of(0, time=13).ids)
     PrefixTuning(4).detach(model)
     assert (model.context, leading_tokens(model)) == (16, 0)
-    with pytest.raises(UserError, match="no room"):
+    with pytest.raises(UserError, match="no room is left"):
         PromptTuning(16, "random").attach(model)
 
 
@@ -226,10 +226,17 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: CausalLM) -> None:
     (tmp_path / "one" / "langwright.json").unlink()
     path = tmp_path / "one" / "adapter_config.json"
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps(fields | {"num_layers": 5}))
     PrefixTuning(3).detach(model)
-    with pytest.raises(UserError, match="num_layers = 5 does not fit this model, which has 3"):
-        load_adapter(model, tmp_path / "one")
+    for field, value, told in (
+        ("num_layers", 5, "num_layers = 5 does not fit this model, which has 3"),
+        ("num_virtual_tokens", 0, "adapter_config.json: num_virtual_tokens = 0 must be at least 1"),
+        ("num_virtual_tokens", 10**6, "num_virtual_tokens = 1000000 must be fewer than the .* no room is left"),
+        ("encoder_hidden_size", -1, "encoder_hidden_size = -1 must be at least 1"),
+        ("task_type", "QUESTION_ANS", '"span", and this one has "language"'),
+    ):
+        path.write_text(json.dumps(fields | {field: value}))
+        with pytest.raises(UserError, match=told):
+            load_adapter(model, tmp_path / "one")
 
 
 @pytest.mark.parametrize("method", VIRTUAL, ids=NAMES)

@@ -18,6 +18,7 @@ from langwright.base.files import (
     crc32_blocks,
     data_folder,
     folder_lock,
+    make_folder,
     read_json,
     recover_folder,
     sha256_file,
@@ -299,3 +300,56 @@ def test_each_block_of_a_file_has_a_checksum(tmp_path: Path, monkeypatch: pytest
     assert crc32_blocks(tmp_path / "a") == [zlib.crc32(data[at : at + 100]) for at in (0, 100, 200)]
     (tmp_path / "a").write_bytes(b"")
     assert crc32_blocks(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize("there", ["nothing", "the folder", "an old lock", "a file"])
+def test_a_refusal_under_the_lock_leaves_the_disk_as_it_was(tmp_path: Path, there: str) -> None:
+    folder = tmp_path / "a" / "b"
+    if there != "nothing":
+        folder.mkdir(parents=True)
+    if there in ("an old lock", "a file"):
+        (folder / (".lock" if there == "an old lock" else "mine")).write_text("")
+    with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):
+        raise UserError("no")
+    assert folder.exists() == (there != "nothing")
+    assert (tmp_path / "a").exists() == (there != "nothing")
+    assert not folder.exists() or set(names(folder)) <= {"mine", ".lock"}
+    assert (folder / "mine").exists() == (there == "a file")
+    with folder_lock(folder, "a run"):
+        (folder / "work").write_text("")
+    with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):
+        raise UserError("no")
+    assert (folder / "work").exists()
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from langwright.base import files
+
+folder, flock, done = Path(sys.argv[1]), files.fcntl.flock, []
+
+def late(lock, how):
+    if not done:  # the owner removes the lock file after we have opened it
+        done.append((folder / ".lock").unlink())
+    flock(lock, how)
+
+files.fcntl.flock = late
+with files.folder_lock(folder, "a run"):
+    print((folder / ".lock").exists())
+"""
+
+
+def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True\n"
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name in ("file", "file/below/that", "nowhere"):
+        with pytest.raises(UserError, match=f"{name}: a file is in the way"):
+            make_folder(tmp_path / name)
+    assert make_folder(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
+    assert make_folder(tmp_path / "a/b") == []

@@ -109,8 +109,8 @@ BAD = {
     "another base": (["generate", "merged", "--adapter", "adapter"], "which are not those of"),
     "merged onto itself": (["merge", "base", "adapter", "base"], "choose another folder"),
     "an adapter as the model": (["generate", "adapter", "--prompt", "a"], "is an adapter, not a model; name the model"),
-    "merged into a file": (["merge", "base", "adapter", "new.txt"], "is a file, and the new model needs a folder"),
-    "compressed into a file": (["compress", "base", "new.txt", "--to", "nf4"], "is a file, and the new model needs"),
+    "merged into a file": (["merge", "base", "adapter", "new.txt"], "a file is in the way, and a folder is to be"),
+    "compressed into a file": (["compress", "base", "new.txt", "--to", "nf4"], "a file is in the way"),
     "tuned into a file": (["finetune", "base", "new.txt", "new.txt"], "a file is in the way, and a folder is to be"),
     "changed rank": (["finetune", "base", "new.txt", "adapter", "--method", "lora"], "the run here began with"),
 }  # fmt: skip
@@ -126,3 +126,4 @@ def test_bad_input_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFi
     assert main([str(folder / word) if word in known else word for word in words]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert told in last
+    assert not (folder / "x").exists()

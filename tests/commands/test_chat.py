@@ -126,6 +126,11 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path, capsys: pytest.
     ("rows", "more", "words"),
     [
         (['{"messages": [{"role": "user", "content": "a"}]}'], [], "bad.jsonl:1: a conversation without an assistant"),
+        (
+            ['{"prompt": "a", "completion": "b"}'] * 8 + ['{"prompt": "a", "completion": " "}'],
+            ["--split", "0.5"],
+            "bad.jsonl:9: every answer of the assistant is empty",
+        ),
         (['{"text": "a"}'], [], 'bad.jsonl:1: no conversation in the fields "text"'),
         (['{"prompt": "a", "completion": "b"}'], ["--template", "chatlm"], "--template chatlm: neither one of chatml"),
         (
@@ -149,6 +154,7 @@ def test_bad_conversations_are_answered_in_one_line(
         main(["finetune", str(folder / "base"), str(tmp_path / "bad.jsonl"), str(tmp_path / "out"), *TUNE, *more]) == 2
     )
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_chat_settings_without_the_task_are_refused(

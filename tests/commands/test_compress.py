@@ -60,6 +60,8 @@ def test_words_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--to", "nf5"], "nf5"),
         (["--to", "nf4", "--text", "nowhere.txt"], "nowhere.txt"),
         (["--to", "nf4", "--context", "8"], "--split and --context go with --text"),
+        (["--to", "nf4", "--text", __file__, "--context", "9999"], "--context 9999: must be from 2 to the model's"),
+        (["--to", "nf4", "--text", __file__, "--context", "0"], "--context 0: must be from 2 to the model's"),
     ],
 )
 def test_bad_input_ends_in_one_line(

@@ -77,6 +77,13 @@ def test_layers_unfreeze_from_the_top(model: Path, corpus: Path, tmp_path: Path)
         (["--method", "ia3", "--target", "w_proj"], 'named "w_proj"'),
         (["--method", "lora", "--target", "(q_proj"], '"(q_proj" is no regular expression: missing )'),
         (["--method", "lora", "--target", ","], '",": no name is in it'),
+        (
+            ["--method", "lora", "--rank", "65"],
+            "smaller side of transformer.h.0.attn.c_attn, which is 192 x 64",
+        ),
+        (["--method", "lora", "--rank", "65", "--target", "all-linear"], "--rank 65: must be at most 64"),
+        (["--method", "lora", "--alpha", ".nan"], "--alpha nan: must be above 0"),
+        (["--method", "lora", "--plus", ".inf"], "--plus inf: must be above 0"),
         (["--method", "lora", "--alpha", "0"], "--alpha 0: must be above 0"),
         (["--method", "ia3", "--unfreeze-every", "3 steps"], "--unfreeze-every goes with --method full"),
     ],
@@ -87,3 +94,4 @@ def test_bad_wishes_are_answered_in_one_line(
     assert main(["finetune", str(model), str(corpus), str(tmp_path / "out"), *words, *TINY]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert told in error
+    assert not (tmp_path / "out").exists()

@@ -114,4 +114,10 @@ def test_a_run_keeps_the_revision_it_began_with(
     connect(True, monkeypatch)
     now = f"hf:{NAME}@{hub.branches[NAME]['main']}"
     assert main(["finetune", now, *rest, "--steps", "6", "--extend"]) == 2
-    assert "the run here began with base" in capsys.readouterr().err
+    assert (
+        f"the run here began with the base hf:{NAME}@main, and the contents of {now} differ" in capsys.readouterr().err
+    )
+    assert json.loads((out / "checkpoints/base.json").read_text())["base_revision"] == began
+    rest[1] = str(tmp_path / "refused")
+    assert main(["finetune", f"hf:{NAME}", *rest, "--method", "lora", "--target", "odd"]) == 2
+    assert not (tmp_path / "refused").exists()

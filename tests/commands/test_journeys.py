@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from langwright.cli import main
 
@@ -203,6 +204,35 @@ def test_a_changed_tokenizer_is_refused(corpus: Path, tmp_path: Path, capsys: py
     assert "began with tokenizer = 'bpe', not 'bytes'" in capsys.readouterr().err
 
 
+def test_what_changed_under_a_run_is_told_by_its_name(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other, out = tmp_path / "one.txt", tmp_path / "other.txt", tmp_path / "out"
+    one.write_text("One cat ate a tuna.\n" * 300)
+    other.write_text("One weird cat ate a chicken.\n" * 300)
+    shutil.copytree(model, tmp_path / "base", ignore=shutil.ignore_patterns("checkpoints", ".lock"))
+    options = ["--steps", "2", "--batch-size", "4", "--dtype", "float32", "--sample-every", "0"]
+
+    def tune(base: Path, text: Path, code: int = 2) -> str:
+        assert main(["finetune", str(base), str(text), str(out), *options]) == code
+        return capsys.readouterr().err.splitlines()[-1]
+
+    tune(model, one, 0)
+    assert f"began with the corpus {one}, and the contents of {other} differ; give {one} again" in tune(model, other)
+    assert "is finished already" in tune(tmp_path / "base", one, 0)  # the same weights under another name
+    (tmp_path / "base/langwright.json").unlink()
+    changed = {name: tensor + 1 for name, tensor in load_file(model / "model.safetensors").items()}
+    save_file(changed, tmp_path / "base/model.safetensors", {"format": "pt"})
+    assert f"began with the base {model}, and the contents of {tmp_path}/base differ" in tune(tmp_path / "base", one)
+    one.write_text("One cat ate a human.\n" * 300)
+    assert f"began with other contents of the corpus {one}, which has changed; bring them back" in tune(model, one)
+    for state in (out / "checkpoints").glob("step-*/state.json"):
+        told = json.loads(state.read_text())
+        del told["names"], told["checksum"]  # as older versions wrote it
+        state.write_text(json.dumps(told))
+    assert f"began with a corpus whose contents are not those of {one}" in tune(model, one)
+
+
 def test_other_weights_under_the_same_record_are_noticed(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,3 +378,4 @@ def test_bad_input_is_one_line_and_exit_code_2(
     last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
     assert last.startswith(f"langwright {arguments[0]}: ")
     assert message in last
+    assert not (tmp_path / "out").exists()

@@ -91,6 +91,11 @@ def test_a_model_counts_and_scores(by: str, data: Path, tmp_path: Path, capsys: 
         (["--max-tokens", "5"], "--max-tokens: needs --model"),
         (["--by", "difficulty"], "goes with --keep"),
         (["--augment", "typo"], 'did you mean "typos"'),
+        (["--max-words", "0"], "--max-words 0: must be at least 1"),
+        (["--min-words=-3"], "--min-words -3: must be at least 1"),
+        (["--max-tokens", "0", "--model", "nowhere"], "--max-tokens 0: must be at least 1"),
+        (["--min-words", "9", "--max-words", "8"], "--max-words 8: must be at least --min-words, which is 9"),
+        (["--seed=-1"], "--seed -1: must be 0 or more"),
         (["--min-words", "1000"], "nothing is left to write (6 read, 6 dropped: too short)"),
     ],
 )

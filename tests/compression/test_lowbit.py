@@ -238,6 +238,17 @@ def test_tensors_that_do_not_fit_are_named(key: str, tensor: Tensor, message: st
         load_model(edited(small))
 
 
+def test_integers_are_not_rounded(tmp_path: Path) -> None:
+    config, made = _CLASSES["llama"]
+    made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE["llama"])).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {DOWN: tensors[DOWN].long()}, tmp_path / "model.safetensors", {"format": "pt"})
+    for refused in (lambda: load_model(tmp_path, bits="nf4"), lambda: compress_folder(tmp_path, tmp_path / "x", "nf4")):
+        with pytest.raises(UserError, match=f'tensor "{DOWN}": holds int64 numbers; only float32'):
+            refused()
+    assert not (tmp_path / "x").exists()
+
+
 def test_rounding_twice_is_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="in few bits already"):
         compress_folder(small, tmp_path / "smaller", "int8")

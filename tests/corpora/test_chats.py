@@ -202,3 +202,16 @@ def test_the_record_changes_with_the_content(tmp_path: Path) -> None:
     assert (record["documents"], record["bytes"], record["kind"]) == (3, 9, "chats")
     write(tmp_path / "a.jsonl", 4)
     assert open_chats(str(tmp_path / "a.jsonl")).record()["hash"] != record["hash"]
+
+
+def test_who_says_nothing_is_silent() -> None:
+    empty, call = {"role": "assistant", "content": " \n"}, {"function": {"name": "f", "arguments": {}}}
+    for messages, first, silent in (
+        ([ASKED, empty], 0, True),
+        ([ASKED, empty, ASKED, empty], 0, True),
+        ([ASKED, SAID, ASKED, empty], 0, False),
+        ([ASKED, SAID, ASKED, empty], 2, True),
+        ([ASKED, {**empty, "tool_calls": [call]}], 0, False),
+        ([ASKED, {**empty, "reasoning_content": "Hm."}], 0, False),
+    ):
+        assert Chat(tuple(messages), "f:1", first=first).is_silent is silent

@@ -132,6 +132,8 @@ def test_bfloat16_logits_are_widened() -> None:
     [
         ("temperature", -0.1, "0 or more"),
         ("temperature", math.nan, "0 or more"),
+        ("temperature", math.inf, "0 or more, and finite"),
+        ("repetition_penalty", math.inf, "above 0 and finite"),
         ("top_k", -1, "0 or more"),
         ("top_p", 0.0, "above 0 and at most 1"),
         ("top_p", 1.1, "above 0 and at most 1"),

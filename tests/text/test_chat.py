@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import decoders, normalizers, pre_tokenizers
+from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from langwright.base.errors import UserError
 from langwright.text.chat import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
 from langwright.text.equip import equip
+from langwright.text.roles import Roles
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
@@ -145,6 +149,53 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     assert code.decode(whole.ids) == code.decode(joined)
     twice = encode(template, code, [*answered, *answered])
     assert sum(twice.trained) == 2 * sum(whole.trained)
+
+
+VICUNA = (
+    "{% for m in messages %}{{ bos_token if m.role == 'user' }}{{ '[INST] ' if m.role == 'user' }}{{ m.content }}"
+    "{{ ' [/INST] ' if m.role == 'user' else eos_token }}{% endfor %}"
+)
+"""LLaMA 2's, with a blank before the answer that belongs to the question: a token would reach over it."""
+
+
+def sentencepiece_like(kind: str) -> tokenizers.Tokenizer:
+    """As LLaMA 2's and its like: a blank becomes ▁, and one is put before each text, or each stretch of it."""
+    words = ["▁[INST]", "▁[/INST]", "▁the", "▁cat", "▁ate", "cat", "ate", "▁▁"]
+    singles = [*dict.fromkeys("▁" + "".join(words))]
+    specials = ["<unk>", "<s>", "</s>"]
+    bare = tokenizers.Tokenizer(
+        Unigram([(t, 0.0) for t in specials] + [(t, -len(t) / 9) for t in words] + [(t, -9.0) for t in singles], 0)
+    )
+    if kind == "prepend":
+        bare.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        after = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        bare.decoder = decoders.Sequence(after)
+    else:
+        bare.pre_tokenizer = pre_tokenizers.Metaspace("▁", kind)
+        bare.decoder = decoders.Metaspace("▁", kind)
+    bare.add_special_tokens([tokenizers.AddedToken(t, normalized=False, special=True) for t in specials])
+    return bare
+
+
+@pytest.mark.parametrize("kind", ["prepend", "first", "always", "never"])
+def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: str, tmp_path: Path) -> None:
+    roles = Roles(bos="<s>", eos="</s>", unknown="<unk>")
+    ours = Tokenizer(sentencepiece_like(kind), roles)
+    theirs = peer(ours, VICUNA, tmp_path)
+    template = template_for(VICUNA, ours, kind)
+    turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
+    cut, before = encode(template, ours, turns), prompt_ids(template, ours, turns[:1])
+    whole = theirs.apply_chat_template(turns, tokenize=True, return_dict=False)
+    assert ours.encode_named(template.render(turns))[0] == whole
+    assert cut.ids[: len(before)] == before
+    assert cut.trained.index(True) == len(before)
+    named = [[ours.token(i) for i in ids] for ids in (cut.ids, whole)]
+    parts = named[1].index(" ate"), named[1].index(" ate", named[1].index(" ate") + 1)
+    for at in reversed(parts):  # what reached over the beginning is in two; all else is as in the whole
+        named[1][at : at + 1] = [" ", "ate"]
+    assert named[0] == named[1]
+    assert [named[0][i] for i, trained in enumerate(cut.trained) if trained] == ["ate", " the", " cat", "</s>"] * 2
+    assert ours.decode(cut.ids) == ours.decode(whole)
 
 
 def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_a_plan_without_budget_stays() -> None:
         ("batch_size", 0), ("micro_batch", 0), ("learning_rate", 0.0), ("muon_learning_rate", 0.0), ("warmup", 1.5),
         ("decay", 0.99), ("beta1", -0.1), ("clip", -1.0), ("steps", "0 steps"), ("steps", "10m"),
         ("budget", "10 steps"), ("save_every", "0 steps"), ("log_every", "2 epochs"), ("keep", 0),
-        ("validation_windows", 0), ("weight_decay", -1.0), ("seed", -1),
+        ("validation_windows", 0), ("weight_decay", -1.0), ("seed", -1), ("beta1", 1.0), ("beta2", 1.0),
+        ("learning_rate", math.inf), ("learning_rate", math.nan), ("weight_decay", math.inf), ("clip", math.nan),
     ],
 )  # fmt: skip
 def test_recipes_refuse_values_that_make_no_sense(field: str, value: object) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.live import live
-from langwright.adaptation.method import Method, Stored, refuse_unknown
+from langwright.adaptation.method import Method, SettingError, Stored, refuse_unknown
 from langwright.adaptation.sides import Choice
 from langwright.adaptation.targets import bare_entries
 from langwright.adaptation.whole import own_stored, saved_entries
@@ -83,6 +83,7 @@ class Adapters(Method):
     mixes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     weights: ClassVar[str] = "adapter.safetensors"
+    in_peft: ClassVar[Mapping[str, str]] = {"reduction": "reduction_factor"}
 
     kind: Kind = "pfeiffer"
     reduction: float | None = None
@@ -92,8 +93,8 @@ class Adapters(Method):
     leave_out: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.reduction is not None and self.reduction <= 0:
-            raise UserError(f"--reduction {self.reduction}: must be above 0")
+        if self.reduction is not None and not self.reduction > 0:
+            raise SettingError("reduction", self.reduction, "above 0")
         if self._activation not in ACTIVATIONS:
             raise UserError(f"an activation {self._activation}: must be one of {', '.join(ACTIVATIONS)}")
 
@@ -113,7 +114,7 @@ class Adapters(Method):
         """Of the bottleneck in a model of this width; UserError where nothing would be left of it."""
         reduction = self.reduction or (2 if self._parallel else 16)
         if reduction > dim:
-            raise UserError(f"--reduction {reduction:g}: must be at most the width of the model, which is {dim}")
+            raise SettingError("reduction", reduction, f"at most the width of the model, which is {dim}")
         return int(dim // reduction)
 
     def _where(self) -> dict[str, Where]:

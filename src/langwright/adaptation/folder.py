@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from langwright.adaptation.live import live
-from langwright.adaptation.method import DEFAULT, Method
+from langwright.adaptation.method import DEFAULT, Method, SettingError
 from langwright.adaptation.methods import METHODS
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
@@ -17,19 +17,22 @@ from langwright.models import heads
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder import Encoder
 from langwright.models.family import Fields, Model
-from langwright.models.weights import read_tensors, weights_checksum, write_tensors
+from langwright.models.weights import check_floats, read_tensors, weights_checksum, write_tensors
 
 CONFIG = "adapter_config.json"
 PICKLES = ("adapter_model.bin", "pytorch_adapter.bin")
 EXTRA, RECORD = "langwright_extra.safetensors", "langwright.json"
 FORMAT_VERSION = 1
 _TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "masked": None}
+_WRITING = {"CAUSAL_LM": "language", "SEQ_2_SEQ_LM": "language"}
+"""Files take the one's name for the other, and PEFT lets them."""
+FEATURES = "FEATURE_EXTRACTION"
 
 
 def task_type(model: Model) -> str | None:
     """What PEFT calls a model with this head."""
     if isinstance(model, Encoder):
-        return _TASKS.get(heads.task_of(model), "FEATURE_EXTRACTION")
+        return _TASKS.get(heads.task_of(model), FEATURES)
     return "CAUSAL_LM" if isinstance(model, CausalLM) else "SEQ_2_SEQ_LM"
 
 
@@ -92,26 +95,22 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
             f"{folder}: this adapter was trained over the weights of {record.get('base_folder')}, "
             f"which are not those of {base}"
         )
-    kind = fields.get("peft_type", "BOTTLENECK" if "config" in fields else None)  # AdapterHub's own lack it
-    found = [row for row in METHODS.values() if row.peft_type == kind]
-    if not found:
-        known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
-        raise UserError(f"{folder / CONFIG}: peft_type {kind!r} is not supported, only {known}")
-    if "settings" in record:
-        method = found[0].from_settings(record["settings"], str(folder / RECORD))
-    else:
-        method = found[0].from_peft(fields, model, str(folder / CONFIG))
-    weights = folder / method.weights
-    if not weights.exists():
-        pickles = [name for name in PICKLES if (folder / name).exists()]
-        pickled = f" ({pickles[0]} is a pickle, which is never loaded)" if pickles else ""
-        raise UserError(f"{folder}: there is no {weights.name} here{pickled}")
-    tensors = read_tensors(weights)
-    method.attach(model, name)
+    _refuse_task(fields.get("task_type"), model, folder / CONFIG)
+    kind = _kind(fields, folder / CONFIG)
+    where, names = (RECORD, {}) if "settings" in record else (CONFIG, kind.in_peft)
+    try:
+        if "settings" in record:
+            method = kind.from_settings(record["settings"], str(folder / RECORD))
+        else:
+            method = kind.from_peft(fields, model, str(folder / CONFIG))
+        tensors = _read_finite(_weights(folder, method.weights))
+        extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
+        method.attach(model, name)
+    except SettingError as error:
+        raise error.in_file(str(folder / where), names) from None
     try:
         with torch.no_grad():
-            method.load(model, name, tensors, str(weights))
-            extra = read_tensors(folder / EXTRA) if (folder / EXTRA).exists() else {}
+            method.load(model, name, tensors, str(folder / method.weights))
             method.load_extra(model, name, extra, str(folder / EXTRA))
     except UserError:
         method.detach(model, name)
@@ -122,6 +121,55 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter."""
     return (folder / CONFIG).exists()
+
+
+def _kind(fields: Fields, where: Path) -> type[Method]:
+    """The method of an adapter_config.json."""
+    kind = fields.get("peft_type", "BOTTLENECK" if "config" in fields else None)  # AdapterHub's own lack it
+    for row in METHODS.values():
+        if row.peft_type == kind:
+            return row
+    known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
+    raise UserError(f"{where}: peft_type {kind!r} is not supported, only {known}")
+
+
+def _refuse_task(asked: Any, model: Model, where: Path) -> None:
+    """UserError where a base with another head is asked for; null and features go with any."""
+    head, known = heads.task_of(model), {**_WRITING, **{task: head for head, task in _TASKS.items() if task}}
+    if asked in (None, FEATURES):
+        return
+    if asked not in known:
+        raise UserError(f"{where}: task_type = {asked!r} is none of {', '.join((*known, FEATURES))}")
+    if head != known[asked]:
+        raise UserError(
+            f'{where}: task_type = {asked!r} is for a model with the head "{known[asked]}", and this one has "{head}"; '
+            "load the model that the adapter was trained over"
+        )
+
+
+def _weights(folder: Path, name: str) -> Path:
+    """The file of an adapter's tensors."""
+    if not (folder / name).exists():
+        pickles = [pickle for pickle in PICKLES if (folder / pickle).exists()]
+        pickled = f" ({pickles[0]} is a pickle, which is never loaded)" if pickles else ""
+        raise UserError(f"{folder}: there is no {name} here{pickled}")
+    return folder / name
+
+
+def _read_finite(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file; UserError naming one that holds no floats, or a number that is none."""
+    tensors = read_tensors(path)
+    for name, tensor in tensors.items():
+        try:
+            check_floats(tensor)
+        except ValueError as error:
+            raise UserError(f'{path}: tensor "{name}" {error}') from None
+        if not tensor.isfinite().all():
+            raise UserError(
+                f'{path}: tensor "{name}" holds NaN or infinity: the training that wrote it came apart; '
+                "train again with a lower learning rate"
+            )
+    return tensors
 
 
 def _method(model: Model, name: str) -> Method:

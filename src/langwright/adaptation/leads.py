@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.live import live
-from langwright.adaptation.method import Method, Stored
+from langwright.adaptation.method import Method, SettingError, Stored
 from langwright.adaptation.sides import Choice
 from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
@@ -60,16 +60,26 @@ class Leads(nn.Module):
         return lead
 
 
+FLAG = "--virtual-tokens"
+
+
 class Leading(Method):
     """A method whose adapter is virtual tokens in front of every text. They take room in the model's context."""
 
     mixes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    in_peft: ClassVar[Mapping[str, str]] = {
+        "tokens": "num_virtual_tokens",
+        "submodules": "num_transformer_submodules",
+        "hidden": "encoder_hidden_size",
+        "layers": "encoder_num_layers",
+        "dropout": "encoder_dropout",
+    }
     tokens: int
 
     def _check_tokens(self) -> None:
         if self.tokens < 1:
-            raise UserError(f"--virtual-tokens {self.tokens}: must be at least 1")
+            raise SettingError("tokens", self.tokens, "at least 1", FLAG)
 
     @abstractmethod
     def _stack(self, model: Model) -> Stack:
@@ -82,9 +92,8 @@ class Leading(Method):
     def _place(self, model: Model, name: str) -> list[nn.Parameter]:
         """Put new virtual tokens before a model's own."""
         if model.context is not None and self.tokens >= model.context:
-            raise UserError(
-                f"--virtual-tokens {self.tokens}: no room is left in the model's context of {model.context} tokens"
-            )
+            wanted = f"fewer than the {model.context} tokens of the model's context, or no room is left for a text"
+            raise SettingError("tokens", self.tokens, wanted, FLAG)
         stack, virtual = self._stack(model), self._virtual(model).to(model.body.embed.tokens.device)
         if stack.lead is None:
             stack.lead = Leads(live(model).choice)

@@ -1,5 +1,6 @@
 """LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024) and LoRA+ (Hayou et al., 2024)."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,15 +12,17 @@ from torch import Tensor, nn
 
 from langwright.adaptation.live import live
 from langwright.adaptation.lowrank import LowRank, LowRankTable
-from langwright.adaptation.method import Method, Stored, joined, refuse_unknown
+from langwright.adaptation.method import Method, SettingError, Stored, joined, refuse_unknown
 from langwright.adaptation.sides import Owner, Part, parts, stand_beside
 from langwright.adaptation.targets import (
+    ALL_LINEAR,
     DEFAULTS,
     PREFIX,
     Target,
     Targets,
     by_pattern,
     match,
+    narrowest,
     places,
     rows_of,
 )
@@ -48,6 +51,7 @@ class LoRA(Method):
     """
 
     peft_type: ClassVar[str] = "LORA"
+    in_peft: ClassVar[Mapping[str, str]] = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
 
     rank: int = 8
     alpha: float | None = None
@@ -66,13 +70,18 @@ class LoRA(Method):
     plus: float = 1.0
 
     def __post_init__(self) -> None:
-        for rank in (self.rank, *self.rank_pattern.values()):
+        if self.rank < 1:
+            raise SettingError("rank", self.rank, "at least 1")
+        for module, rank in self.rank_pattern.items():
             if rank < 1:
-                raise UserError(f"--rank {rank}: must be at least 1")
+                raise SettingError("rank_pattern", {module: rank}, "ranks of at least 1", "rank_pattern")
+        for setting, value in (("alpha", self.alpha), *(("alpha_pattern", a) for a in self.alpha_pattern.values())):
+            if value is not None and not math.isfinite(value):
+                raise SettingError(setting, value, "a finite number")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout {self.dropout}: must be at least 0 and below 1")
-        if self.plus <= 0:
-            raise UserError(f"--plus {self.plus}: must be above 0")
+            raise SettingError("dropout", self.dropout, "at least 0 and below 1")
+        if not 0 < self.plus < math.inf:
+            raise SettingError("plus", self.plus, "above 0 and finite")
 
     def targets(self, model: Model) -> list[Target]:
         """What is adapted of a model."""
@@ -89,6 +98,18 @@ class LoRA(Method):
         rank = self.rank_of(name)
         alpha = by_pattern(name, self.alpha_pattern, 2.0 * self.rank if self.alpha is None else self.alpha)
         return float(alpha / (rank**0.5 if self.rslora else rank))
+
+    def check_new(self, model: Model) -> None:
+        """A product of higher rank than the weight can do no more than one of the weight's; PEFT's files may have it.
+
+        All linear maps together may hold some that are narrower, such as the router of a mixture of experts.
+        """
+        sizes = {target.place.name: narrowest(model, target) for target in self.targets(model)}
+        narrow = [name for name, size in sizes.items() if self.rank_of(name) > min(size)]
+        if narrow and (self.target != ALL_LINEAR or len(narrow) == len(sizes)):
+            name, (rows, columns) = narrow[0], sizes[narrow[0]]
+            wanted = f"at most {min(rows, columns)}, the smaller side of {name}, which is {rows} x {columns}"
+            raise SettingError("rank", self.rank_of(name), wanted)
 
     def rate(self, parameter: str) -> float:
         return self.plus if parameter.endswith((".up", ".magnitude")) else 1.0

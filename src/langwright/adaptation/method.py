@@ -49,6 +49,18 @@ def joined(key: str, place: Place, rows: Sequence[int], pieces: Sequence[Tensor]
     return Stored(key, shape, lambda: place.join([piece.detach() for piece in pieces]), write)
 
 
+class SettingError(UserError):
+    """A setting out of its range: the message names its flag; `in_file` gives one that names a field of a file."""
+
+    def __init__(self, setting: str, value: object, wanted: str, flag: str | None = None):
+        self.setting, self.value, self.wanted = setting, value, wanted
+        super().__init__(f"{flag or f'--{setting}'} {value}: must be {wanted}")
+
+    def in_file(self, where: str, names: Mapping[str, str]) -> UserError:
+        """The same for who reads a file. names: of the fields that are called otherwise there."""
+        return UserError(f"{where}: {names.get(self.setting, self.setting)} = {self.value!r} must be {self.wanted}")
+
+
 class Method(ABC):
     """The settings of a way to adapt a model: a frozen dataclass. One protocol serves all of them.
 
@@ -56,12 +68,14 @@ class Method(ABC):
     peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
     weights: the file of its tensors.
     merges: whether it changes weights alone, so that it can be worked into them.
+    in_peft: settings that adapter_config.json calls otherwise.
     """
 
     peft_type: ClassVar[str]
     mixes: ClassVar[bool] = True
     weights: ClassVar[str] = "adapter_model.safetensors"
     merges: ClassVar[bool] = True
+    in_peft: ClassVar[Mapping[str, str]] = {}
 
     def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
         """Put an adapter on a model and choose it: all that the model had is frozen, the adapter trains.
@@ -127,6 +141,9 @@ class Method(ABC):
     def begin_with(self, tokenizer: Tokenizer) -> "Method":
         """The same settings, ready for a model with this tokenizer: a text that an adapter begins as becomes ids."""
         return self
+
+    def check_new(self, model: Model) -> None:  # noqa: B027 (most methods have no such settings)
+        """UserError for settings that no new adapter should have on a model, though a file that has them is read."""
 
     def rate(self, parameter: str) -> float:
         """By how much a parameter's learning rate differs from the run's; by its name in the model."""

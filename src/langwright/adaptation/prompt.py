@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.leads import Leading, Virtual
 from langwright.adaptation.live import live
-from langwright.adaptation.method import DEFAULT, refuse_unknown
+from langwright.adaptation.method import DEFAULT, SettingError, refuse_unknown
 from langwright.base.errors import UserError
 from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.family import Fields, Model
@@ -39,6 +39,10 @@ class Prompting(Leading):
     """What both methods share: the rows of the file are vectors of the model's width."""
 
     submodules: int
+
+    def _check_submodules(self) -> None:
+        if self.submodules < 1:
+            raise SettingError("submodules", self.submodules, "at least 1", "submodules")
 
     def _stack(self, model: Model) -> Stack:
         return model.encoder if isinstance(model, EncoderDecoderLM) else model.body
@@ -93,6 +97,7 @@ class PromptTuning(Prompting):
         self._check_tokens()
         if (self.init == "text") != (self.text is not None):
             raise UserError("a prompt begins as a text when a text is given, and only then")
+        self._check_submodules()
 
     def begin_with(self, tokenizer: Tokenizer) -> "PromptTuning":
         """The same, with the tokens of the text that it begins with."""
@@ -138,8 +143,13 @@ class PTuning(Prompting):
 
     def __post_init__(self) -> None:
         self._check_tokens()
-        if (self.hidden is not None and self.hidden < 1) or self.layers < 1:
-            raise UserError("the encoder of virtual tokens has a width and a depth of at least 1")
+        self._check_submodules()
+        if self.hidden is not None and self.hidden < 1:
+            raise SettingError("hidden", self.hidden, "at least 1", "--encoder-width")
+        if self.layers < 1:
+            raise SettingError("layers", self.layers, "at least 1", "layers")
+        if not 0 <= self.dropout < 1:
+            raise SettingError("dropout", self.dropout, "at least 0 and below 1", "dropout")
 
     def _table(self, table: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
         dim = table.shape[1]
@@ -229,14 +239,14 @@ def standard_normal(like: Tensor, *shape: int) -> Tensor:
 
 def token_count(given: Mapping[str, Any], where: str) -> int:
     """How many virtual tokens an adapter_config.json tells of."""
-    if not given.get("num_virtual_tokens"):
+    if "num_virtual_tokens" not in given:
         raise UserError(f"{where}: num_virtual_tokens is missing")
     return int(given["num_virtual_tokens"])
 
 
 def _submodules(given: Mapping[str, Any], model: Model) -> int:
     usual = 2 if isinstance(model, EncoderDecoderLM) else 1
-    return int(given.get("num_transformer_submodules") or usual)
+    return int(given.get("num_transformer_submodules", usual))
 
 
 HONOURED = ("num_transformer_submodules", "num_virtual_tokens")

@@ -234,12 +234,21 @@ def by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Valu
 
 def rows_of(model: Model, target: Target) -> list[int]:
     """The outputs of each of ours in a target's place."""
-    return [_outputs(model.get_submodule(name)) for name in target.place.ours]
+    return [_size(model.get_submodule(name))[0] for name in target.place.ours]
 
 
-def _outputs(module: nn.Module) -> int:
-    assert isinstance(module, Linear | Embedding | LanguageHead)
-    return module.dense().shape[0]
+def narrowest(model: Model, target: Target) -> tuple[int, int]:
+    """Rows and columns of a target's weight; of slices, those of the one with the smallest side."""
+    sizes = [_size(model.get_submodule(name)) for name in target.ours]
+    return min(sizes, key=min) if target.parts is not None else (sum(rows for rows, _ in sizes), sizes[0][1])
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, Linear):
+        return module.outputs, module.inputs
+    assert isinstance(module, Embedding | LanguageHead)
+    rows, columns = module.dense().shape
+    return rows, columns
 
 
 DEFAULTS: dict[str, tuple[str, ...]] = {

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from langwright.base.errors import UserError
+from langwright.base.kinds import spelt
 
 MISSING = dataclasses.MISSING
 
@@ -304,7 +305,7 @@ def _convert(option: Option, value: Any, where: str) -> Any:
     except ArgumentError:
         bad = value[0] if option.many and isinstance(value, list) and len(value) == 1 else value
         shown = json.dumps(bad, ensure_ascii=False, default=str)
-        raise UserError(f"{where}: expected {_description(option.kind)}, got {shown}") from None
+        raise UserError(f"{where}: expected {spelt(option.kind)}, got {shown}") from None
 
 
 @functools.cache
@@ -314,22 +315,6 @@ def _converter(kind: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     return parser
-
-
-def _description(kind: Any) -> str:
-    """A type in a person's words."""
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-    if kind in words:
-        return words[kind]
-    parts = get_args(kind)
-    if get_origin(kind) is Literal:
-        return " or ".join(filter(None, [", ".join(f'"{part}"' for part in parts[:-1]), f'"{parts[-1]}"']))
-    if get_origin(kind) in (tuple, list):
-        plural = {int: "integers", float: "numbers", str: "texts", Path: "paths"}
-        return f"a list of {plural.get(parts[0], 'values')}"
-    if get_origin(kind) in (types.UnionType, typing.Union):
-        return " or ".join("null" if part is types.NoneType else _description(part) for part in parts)
-    return str(kind)
 
 
 def _yaml_items(path: Path) -> list[tuple[Any, Any]]:

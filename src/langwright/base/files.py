@@ -9,7 +9,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from langwright.base.errors import UserError
 
 BLOCK_BYTES, PIECE_BYTES = 1 << 24, 1 << 18
+LOCK = ".lock"
+"""The file in a folder that carries its lock."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -125,12 +127,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing; UserError where a file has the name."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name") from None
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and those above it; returns those that were missing, the folder first. Errors as `refuse_file`."""
+    refuse_file(path)
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def refuse_file(path: Path) -> None:
+    """UserError where a folder is to be made and a file has its name, or that of one above it."""
+    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
+        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
 
 
 def cache_folder() -> Path:
@@ -160,29 +168,58 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
 
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
-    The small file `.lock` that carries it stays. Raises UserError naming the owner's process id when it is taken.
+    The small file `.lock` that carries it stays, unless the block raises before anything else lies in the folder: then
+    that is left as it was found, or not there. Raises UserError naming the owner's process id when it is taken.
     """
-    make_folder(folder)
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    made = make_folder(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise UserError(f"{folder}: {what} is already at work here (process {owner}); wait for it or stop it") from None
-    except OSError as error:
-        os.close(lock)
-        raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
+        lock = _take_lock(folder, what)
+    except UserError:
+        _remove_empty(made)
+        raise
     _held_locks.add(lock)
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
+    except BaseException:
+        if lock in _held_locks:
+            with suppress(OSError):  # the folder may be gone
+                if os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+            _remove_empty(made)
+        raise
     finally:
         if lock in _held_locks:
             _held_locks.remove(lock)
             os.ftruncate(lock, 0)
             os.close(lock)
+
+
+def _take_lock(folder: Path, what: str) -> int:
+    """The descriptor of the lock file, locked; errors as in `folder_lock`."""
+    while True:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+                return lock
+            os.close(lock)  # its owner removed the file between open and flock
+        except BlockingIOError:
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            told = f"{what} is already at work here (process {owner}); wait for it or stop it"
+            raise UserError(f"{folder}: {told}") from None
+        except OSError as error:
+            os.close(lock)
+            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, inner ones first, as far as nothing lies in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 _held_locks: set[int] = set()

@@ -1,8 +1,9 @@
-"""Whether a value out of a JSON file is of the type that a field has."""
+"""Types of values out of JSON files, recipes and command lines: whether a value is of one, and its words."""
 
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -24,13 +25,28 @@ def fits(value: Any, kind: Any) -> bool:
 
 def spelt(kind: Any) -> str:
     """A type in a person's words."""
-    parts = get_args(kind)
-    if get_origin(kind) in (typing.Union, types.UnionType):
+    if kind in _WORDS:
+        return _WORDS[kind][0]
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (typing.Union, types.UnionType):
         return " or ".join(spelt(part) for part in parts)
-    if get_origin(kind) is Literal:
-        return " or ".join(f'"{part}"' for part in parts)
-    if get_origin(kind) is Mapping:
-        return f"an object of values that are each {spelt(parts[1])}"
-    if get_origin(kind) is tuple:
-        return f"a list of values that are each {spelt(parts[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}[kind]
+    if origin is Literal:
+        return " or ".join(filter(None, [", ".join(f'"{part}"' for part in parts[:-1]), f'"{parts[-1]}"']))
+    if origin is Mapping:
+        return f"an object of {_plural(parts[1])}"
+    return f"a list of {_plural(parts[0])}" if origin in (tuple, list) else str(kind)
+
+
+def _plural(kind: Any) -> str:
+    return _WORDS[kind][1] if kind in _WORDS else f"values that are each {spelt(kind)}"
+
+
+_WORDS: Mapping[Any, tuple[str, str]] = {
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "values that are each true or false"),
+    str: ("text", "texts"),
+    Path: ("a path", "paths"),
+    types.NoneType: ("null", "nulls"),
+}
+"""One value, and several."""

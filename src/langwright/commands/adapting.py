@@ -1,5 +1,6 @@
 """From the fields of a recipe to a method of adaptation."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -28,8 +29,8 @@ def method_of(recipe: FinetuneRecipe) -> Method | None:
 
 
 def _lora(recipe: FinetuneRecipe) -> LoRA:
-    if recipe.alpha is not None and recipe.alpha <= 0:
-        raise UserError(f"--alpha {recipe.alpha:g}: must be above 0, for it multiplies all that LoRA adds")
+    if recipe.alpha is not None and not 0 < recipe.alpha < math.inf:
+        raise UserError(f"--alpha {recipe.alpha:g}: must be above 0 and finite, for it multiplies all that LoRA adds")
     return LoRA(
         rank=recipe.rank,
         alpha=recipe.alpha,

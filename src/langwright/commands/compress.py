@@ -12,7 +12,7 @@ from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure_text
 from langwright.commands.results import print_json
-from langwright.compression.lowbit import Compression, compress_folder
+from langwright.compression.lowbit import Compression, compress_folder, refuse_folders
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.likelihood import Likelihood
@@ -51,22 +51,24 @@ def compress(
     model, out = model_folder(model), Path(out)
     if text is None and (split or context):
         raise UserError("--split and --context go with --text, the corpus to measure on")
-    if text is not None:
-        open_corpus(text, field=field)  # what cannot be measured should not be found out at the end
+    refuse_folders(model, out)
+
+    def measure(folder: Path) -> tuple[Likelihood, Tensor]:
+        assert text is not None
+        loaded, tokenizer = load_language_model(folder, ignore_fields=ignore_field), load_tokenizer(model)
+        measured = measure_text(loaded, tokenizer, text, split, field, context)
+        return measured, _logits(loaded, tokenizer, text, split, field, context)
+
+    # What cannot be measured should not be found out when the new folder is there.
+    before = None if text is None else measure(model)
     result = compress_folder(model, out, to, ignore_field)
     told = result.record()
-    measured: list[Likelihood] = []
-    if text is not None:
-        tokenizer = load_tokenizer(out)
-        logits: list[Tensor] = []
-        for folder in (model, out):
-            loaded = load_language_model(folder, ignore_fields=ignore_field)
-            measured.append(measure_text(loaded, tokenizer, text, split, field, context))
-            logits.append(_logits(loaded, tokenizer, text, split, field, context))
+    if before is not None:
+        after = measure(out)
         told |= {
-            "perplexity_before": measured[0].perplexity,
-            "perplexity_after": measured[1].perplexity,
-            "largest_logit_change": float((logits[1] - logits[0]).abs().max()),
+            "perplexity_before": before[0].perplexity,
+            "perplexity_after": after[0].perplexity,
+            "largest_logit_change": float((after[1] - before[1]).abs().max()),
         }
     if json:
         print_json(told)

@@ -92,7 +92,7 @@ def measure_text(
     batch_size: int = 16,
 ) -> Likelihood:
     """The likelihood of a corpus, or of the held-out side of its split."""
-    window = context or model.context
+    window = model.context if context is None else context
     if not 2 <= window <= model.context:
         raise UserError(f"--context {context}: must be from 2 to the model's context of {model.context} tokens")
     if batch_size < 1:

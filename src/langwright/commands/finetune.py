@@ -170,6 +170,7 @@ def run(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(folder)},
+            names={"base": origin["base_folder"], "corpus": text, "tokenizer_fingerprint": origin["base_folder"]},
             model=tuning.begun,
             supply=tuning.supply,
             context=tuning.context,
@@ -179,10 +180,9 @@ def run(
             record=origin,
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
+            begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        if "base_revision" in origin:
-            write_json(out / BEGAN_WITH, origin)
         return train(job, extend, tuning.measure, profile)
 
 
@@ -201,6 +201,8 @@ def _open(
     check_vocabulary(base, tokenizer)
     _refuse_full_in_few_bits(folder, recipe, base)
     method = None if method is None else method.begin_with(tokenizer)
+    if method is not None:
+        method.check_new(base)
     context = _context(recipe, base, method)
     supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)

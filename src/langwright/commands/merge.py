@@ -9,7 +9,7 @@ from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import say
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock, read_json
+from langwright.base.files import folder_lock, read_json, refuse_file
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.commands.results import print_json
@@ -45,8 +45,7 @@ def merge(
     model = model_folder(model)
     if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
-    if out.is_file():
-        raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
+    refuse_file(out)
     loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
     if is_in_few_bits(loaded):
         dequantise(loaded.float())

@@ -38,7 +38,7 @@ def next_token(
     """
     if top < 1:
         raise UserError(f"--top {top}: must be at least 1")
-    if temperature <= 0:
+    if not temperature > 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
     loaded = adapted(load_one_stack(model, ignore_fields=ignore_field, bits=bits), adapter, model)
     tokenizer = load_tokenizer(model)

@@ -56,6 +56,7 @@ def prepare(
     json: print the counts as JSON.
     """
     _refuse(out, near, keep, by, model, max_tokens)
+    _refuse_counts(min_words, max_words, max_tokens, seed)
     changes = changes_named(augment)
     chats = list(open_chats(data).items)
     report: dict[str, int] = {"read": len(chats)}
@@ -113,6 +114,17 @@ def _refuse(
         raise UserError(f"--by {by}: goes with --keep, the share to keep")
     if model is None and (max_tokens is not None or by != "heuristics"):
         raise UserError(f"--{'max-tokens' if max_tokens is not None else f'by {by}'}: needs --model, a model's folder")
+
+
+def _refuse_counts(min_words: int | None, max_words: int | None, max_tokens: int | None, seed: int) -> None:
+    """Counts that keep everything or nothing."""
+    for name, count in (("min-words", min_words), ("max-words", max_words), ("max-tokens", max_tokens)):
+        if count is not None and count < 1:
+            raise UserError(f"--{name} {count}: must be at least 1")
+    if min_words is not None and max_words is not None and max_words < min_words:
+        raise UserError(f"--max-words {max_words}: must be at least --min-words, which is {min_words}")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must be 0 or more")
 
 
 def _without(chats: Sequence[Chat], dropped: Sequence[int], why: str, report: dict[str, int]) -> list[Chat]:

@@ -55,6 +55,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
+            names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
             model=lambda: new_model(family, config, recipe.seed),
             supply=texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing),
             context=recipe.context,

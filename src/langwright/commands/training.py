@@ -54,11 +54,13 @@ class Job:
     """What is to be trained, where, and on what.
 
     origin: what began the run besides the recipe (the command, the base model), for its identity and record.
+    names: what the user calls that of which the identity has a hash.
     model: makes the model to begin with, in float32 on the CPU. supply: the data. context: tokens in a window.
     learning_rate: the peak. started: `time.monotonic()` of the command's start.
     factor: what the peak of a parameter is multiplied by, given its name.
     unfreezing: which parameters train at which step; all unless given.
     save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless given.
+    begin: what else is to be written before the first step, when nothing is refused any more.
     """
 
     out: Path
@@ -70,9 +72,11 @@ class Job:
     learning_rate: float
     machine: Machine
     started: float
+    names: Mapping[str, str] = field(default_factory=dict)
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
     save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
 
 
@@ -103,6 +107,7 @@ def train(
         run = _open(job, model, learner, view, extend)
         if run.step >= run.plan.steps and _recorded_steps(job.out) == run.step:
             return Result(None, _recorded_measurement(job.out), parameters(model), already=True)
+        job.begin()
         stopped, spending = _fit(run, job.recipe.compile, profile)
         if stopped is not None:
             return Result(stopped, None)
@@ -155,7 +160,7 @@ def _open(job: Job, model: CausalLM, learner: Learner, view: LiveView, extend: b
         loader=batches.record(),
         plan=Plan(_steps(recipe, batches), recipe.budget_seconds()),
         schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
-        checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)())),
+        checkpoints=Checkpoints(out / "checkpoints", _identity(job), recipe.keep, asdict(type(recipe)()), job.names),
         metrics=out / "metrics.jsonl",
         every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
         hooks=_hooks(job, model, view),

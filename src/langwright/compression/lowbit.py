@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import make_folder, read_json, write_json
+from langwright.base.files import make_folder, read_json, refuse_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
@@ -18,7 +18,7 @@ from langwright.models.family import Fields, Model
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
-from langwright.models.weights import checksums, open_weights, write_tensors
+from langwright.models.weights import check_floats, checksums, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""
@@ -70,23 +70,28 @@ def _chosen(model: Model) -> list[Entry]:
     return [entry for entry in entries if lowbit.is_chosen(model, entry)]
 
 
-def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
-    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
-
-    In memory are the rounded tensors and one that is not. UserError where `source` is in few bits already, or a
-    weight cannot be cut into groups.
-    """
-    scheme = lowbit.scheme_of(bits)
-    family, config = load_config(source, ignore_fields)
+def refuse_folders(source: Path, out: Path) -> None:
+    """UserError where `source` is in few bits already, or `out` is no place for a new model."""
     raw = read_json(source / CONFIG, "the model's config")
     if lowbit.read_scheme(raw, str(source / CONFIG)) is not None:
         raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
-    if out.is_file():
-        raise UserError(f"{out}: is a file, and the new model needs a folder; choose another name")
+    refuse_file(out)
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     if any((out / name).exists() for name in (SINGLE, INDEX, "adapter_model.safetensors")):
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
+
+
+def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
+    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
+
+    In memory are the rounded tensors and one that is not. UserError as `refuse_folders`, and where a weight cannot be
+    cut into groups.
+    """
+    scheme = lowbit.scheme_of(bits)
+    family, config = load_config(source, ignore_fields)
+    refuse_folders(source, out)
+    raw = read_json(source / CONFIG, "the model's config")
     # A skeleton says which tensors are linear maps; labels only give its head a size.
     task = heads.task_in_file(family, raw, str(source / CONFIG))
     labels = heads.labels_in_file(raw, str(source / CONFIG)) if heads.is_labelled(family, task) else ()
@@ -132,6 +137,7 @@ class _Tally:
 def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally) -> dict[str, Tensor]:
     upright = tensor.t().contiguous() if entry.transposed else tensor
     try:
+        check_floats(tensor)
         packed = scheme.quantise(upright)
     except ValueError as error:
         raise UserError(f'{folder}: tensor "{name}": {error}') from None

@@ -64,6 +64,13 @@ class Chat:
         """The answers that are trained on."""
         return "\n".join(m["content"] for i, m in enumerate(self.messages) if self._is_answer(i))
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no answer that is trained on says, calls or thinks anything."""
+        answers = (message for i, message in enumerate(self.messages) if self._is_answer(i))
+        values = (value for message in answers for name, value in message.items() if name != "role")
+        return not any(value.strip() if isinstance(value, str) else value for value in values)
+
     def _is_answer(self, i: int) -> bool:
         return i >= self.first and self.messages[i]["role"] == "assistant"
 

@@ -72,14 +72,19 @@ class Fitted:
 def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int) -> Fitted:
     """The conversations as examples of at most `context` inputs, their ends cut off where they are longer.
 
-    Raises UserError naming file and row where the template refuses a conversation, or finds nothing to learn in it;
-    and where not one example has an answer inside the context.
+    Raises UserError naming file and row where the template refuses a conversation, or finds nothing to learn in it, or
+    every answer is empty; and where not one example has an answer inside the context.
     """
     examples: list[Example] = []
     unanswered: list[str] = []
     shortened = lost = 0
     with progress("tokenising", len(chats), "conversations") as advance:
         for chat in chats:
+            if chat.is_silent:
+                raise UserError(
+                    f"{chat.source}: every answer of the assistant is empty, and a model would learn to say nothing; "
+                    "leave the row out, as langwright prepare --check does"
+                )
             example = example_of(chat, template, tokenizer)
             advance(1)
             over = example.inputs - context

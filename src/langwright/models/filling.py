@@ -11,7 +11,7 @@ from langwright.base.errors import UserError
 from langwright.models import heads, lowbit
 from langwright.models.family import Family, Model
 from langwright.models.keymap import Entry
-from langwright.models.weights import READ, open_weights
+from langwright.models.weights import check_floats, open_weights
 
 
 def fill(
@@ -86,9 +86,10 @@ def _read_one(
     if not names:
         raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
     name, tensor = names[0], read(names[0])
-    if tensor.dtype not in READ:
-        kind, known = (", ".join(str(t).removeprefix("torch.") for t in ts) for ts in ((tensor.dtype,), READ))
-        raise UserError(f'{places[name]}: tensor "{name}" holds {kind} numbers; only {known} are read')
+    try:
+        check_floats(tensor)
+    except ValueError as error:
+        raise UserError(f'{places[name]}: tensor "{name}" {error}') from None
     for copy in names[1:]:
         if not torch.equal(read(copy), tensor):
             raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which it is tied here')

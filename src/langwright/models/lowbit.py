@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
 from langwright.models.keymap import Entry, locate
+from langwright.models.weights import check_floats
 from langwright.parts import quantisers
 from langwright.parts.attention import Attention
 from langwright.parts.feedforward import GLU, MLP
@@ -160,6 +161,7 @@ class Filler:
                 del left[key]
         elif not self.stored and is_chosen(model, entry):
             tensor = read(name)
+            check_floats(tensor)
             wanted = entry.shape([torch.Size(model.get_parameter(ours).shape) for ours in entry.ours])
             if list(tensor.shape) != wanted:
                 raise ValueError(f"has shape {list(tensor.shape)}, the config asks for {wanted}")

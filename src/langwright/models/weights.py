@@ -107,6 +107,13 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, object]:
     }
 
 
+def check_floats(tensor: Tensor) -> None:
+    """ValueError for a tensor of numbers that are not of `READ`."""
+    if tensor.dtype not in READ:
+        kind, known = (", ".join(str(t).removeprefix("torch.") for t in ts) for ts in ((tensor.dtype,), READ))
+        raise ValueError(f"holds {kind} numbers; only {known} are read")
+
+
 def weights_checksum(folder: Path) -> str:
     """Identifies the weights of a model folder: the SHA-256 of those of its files, in hexadecimal."""
     digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))

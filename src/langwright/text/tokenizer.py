@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
 from langwright.base.hub import model_folder
+from langwright.text.beginnings import without_beginning
 from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.token_bytes import read_spelling
@@ -96,20 +97,21 @@ class Tokenizer:
             self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
-    def encode_named(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_named(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text in which the names of special tokens mean those tokens, as what a chat template writes.
 
         Beside each, where it stands: (start, end) in characters, blanks included: what a tokenizer does to its ids
-        afterwards may leave them out (RoBERTa, GPT-NeoX). Nothing is added before or after the text.
+        afterwards may leave them out (RoBERTa, GPT-NeoX). No special token is added before or after the text.
+        inside: the text goes on from another, so that nothing stands before its first word: neither SentencePiece's ▁
+        nor a space. Behind a special token that may be, as it is in the whole of both.
         """
         _refuse_surrogates(text)
-        afterwards = self._backend.post_processor
-        self._backend.encode_special_tokens, self._backend.post_processor = False, None
-        try:
-            encoding = self._backend.encode(text, add_special_tokens=False)
-        finally:
-            self._backend.encode_special_tokens, self._backend.post_processor = True, afterwards
-        return encoding.ids, encoding.offsets
+        ids, offsets = _encode_named(self._backend, text)
+        if not inside or not self._begins_texts:
+            return ids, offsets
+        first = next((i for i, id in enumerate(ids) if id in self._added), len(ids))
+        head_ids, head_offsets = _encode_named(self._inside, text[: offsets[first][0] if first < len(ids) else None])
+        return head_ids + ids[first:], head_offsets + offsets[first:]
 
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
         """Cut a text into pieces of about `size` characters whose ids, joined, are the ids of the whole text.
@@ -183,6 +185,20 @@ class Tokenizer:
         return id
 
     @cached_property
+    def _added(self) -> frozenset[int]:
+        """Tokens that cut a text before it is anything else."""
+        return frozenset(self._backend.get_added_tokens_decoder())
+
+    @cached_property
+    def _begins_texts(self) -> bool:
+        return without_beginning(self._layout) != self._layout
+
+    @cached_property
+    def _inside(self) -> tokenizers.Tokenizer:
+        """The same tokenizer for the middle of a text."""
+        return tokenizers.Tokenizer.from_str(json.dumps(without_beginning(self._layout)))
+
+    @cached_property
     def _token_bytes(self) -> list[bytes]:
         table = [b""] * self.vocab_size
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
@@ -231,6 +247,16 @@ class StreamDecoder:
             self._at_start = False
             return text.removeprefix(" ")
         return text
+
+
+def _encode_named(backend: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    before, afterwards = backend.encode_special_tokens, backend.post_processor
+    backend.encode_special_tokens, backend.post_processor = False, None
+    try:
+        encoding = backend.encode(text, add_special_tokens=False)
+    finally:
+        backend.encode_special_tokens, backend.post_processor = before, afterwards
+    return encoding.ids, encoding.offsets
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:

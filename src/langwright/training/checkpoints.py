@@ -45,11 +45,19 @@ class Checkpoints:
 
     identity: what must not change between a run and its resumption (recipe, corpus, dtype, threads).
     defaults: what a field means that an older version did not write into its identity yet.
+    names: what the user called that of which the identity holds a hash; for messages.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], keep: int, defaults: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        keep: int,
+        defaults: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+    ):
         self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
-        self.defaults = dict(defaults or {})
+        self.defaults, self.names = dict(defaults or {}), dict(names or {})
 
     def save(self, learner: Learner, progress: Progress) -> None:
         """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`."""
@@ -58,8 +66,8 @@ class Checkpoints:
             write_tensors(folder / "optimizer.safetensors", learner.tensors())
             write_tensors(folder / "random.safetensors", _random_states(learner.device))
             checksums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-            state = {"format_version": FORMAT_VERSION, "identity": self.identity, "checksums": checksums}
-            state |= json.loads(json.dumps(vars(progress)))
+            state = {"format_version": FORMAT_VERSION, "identity": self.identity, "names": self.names}
+            state |= {"checksums": checksums} | json.loads(json.dumps(vars(progress)))
             write_json(folder / STATE, {**state, "checksum": _checksum(state)})
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
@@ -81,7 +89,7 @@ class Checkpoints:
             except UserError as error:
                 complaints.append(str(error))
                 continue
-            self._compare(state["identity"], folder, free)
+            self._compare(state["identity"], state.get("names", {}), folder, free)
             learner.load(read_tensors(folder / "masters.safetensors"), read_tensors(folder / "optimizer.safetensors"))
             _restore_random_states(read_tensors(folder / "random.safetensors"), learner.device)
             known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
@@ -95,14 +103,25 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-????????")) if self.folder.is_dir() else []
 
-    def _compare(self, found: dict[str, Any], folder: Path, free: Collection[str]) -> None:
+    def _compare(self, found: dict[str, Any], names: dict[str, str], folder: Path, free: Collection[str]) -> None:
         for name in sorted({*found, *self.identity} - set(free)):
             before, now = found.get(name, self.defaults.get(name)), self.identity.get(name)
-            if before != now:
-                wish = f"give {name} = {before!r} again, or choose another folder"
-                raise UserError(
-                    f"{folder.parents[1]}: the run here began with {name} = {before!r}, not {now!r}; {wish}"
-                )
+            if before == now:
+                continue
+            run = f"{folder.parents[1]}: the run here began with"
+            if name in self.names:
+                raise UserError(f"{run} {_other(name.split('_')[0], names.get(name), self.names[name])}")
+            wish = f"give {name} = {before!r} again, or choose another folder"
+            raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
+
+
+def _other(what: str, before: str | None, now: str) -> str:
+    """That something is not what it was, by the names that the user gave then, where they were kept, and now."""
+    if before == now:
+        return f"other contents of the {what} {now}, which has changed; bring them back, or choose another folder"
+    if before is None:
+        return f"a {what} whose contents are not those of {now}; give that again, or choose another folder"
+    return f"the {what} {before}, and the contents of {now} differ; give {before} again, or choose another folder"
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a training run is told: typed, without torch, equal in Python, YAML and flags."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,15 +87,18 @@ class TrainingRecipe:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
         for name in ("learning_rate", "muon_learning_rate", "embedding_learning_rate", "head_learning_rate"):
-            _require(getattr(self, name) is None or getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("warmup", "decay", "final", "beta1", "beta2"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < math.inf, name, value, "above 0 and finite")
+        for name in ("warmup", "decay", "final"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
         _require(
             self.schedule != "trapezoid" or self.warmup + self.decay <= 1, "decay", self.decay, "at most 1 - warmup"
         )
         _require(self.seed < 2**63, "seed", self.seed, "below 2**63")
         for name in ("weight_decay", "clip", "z_loss", "seed"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         for name in ("save_every", "evaluate_every", "log_every"):
             _require(self.every(name) >= 1, name, getattr(self, name), "at least 1 step")
         self.every("sample_every")
@@ -164,7 +168,9 @@ class PretrainRecipe(TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.balance is None or self.balance >= 0, "balance", self.balance, "0 or more")
+        sensible = self.balance is None or 0 <= self.balance < math.inf
+        _require(sensible, "balance", self.balance, "0 or more, and finite")
+        _require(self.vocabulary >= 1, "vocabulary", self.vocabulary, "at least 1")
         _require(self.context >= 2, "context", self.context, "at least 2 tokens")
         _require(self.depth >= 1, "depth", self.depth, "at least 1")
         sensible = self.width is None or (self.width > 0 and self.width % 64 == 0)
@@ -193,7 +199,7 @@ class FinetuneRecipe(TrainingRecipe):
             its biases; layernorm its norms; head its head.
         bits: round the linear maps of the model to int8, int4, nf4 or fp4 while loading it, to train an adapter over
             them (QLoRA).
-        rank: width of the two matrices of lora.
+        rank: width of the two matrices of lora; at most the smaller side of a weight that it is for.
         alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
         target: what lora, ia3 or layernorm is for: names of modules or their endings between commas, a regular
             expression of whole names, or all-linear; the family's usual ones unless given.
