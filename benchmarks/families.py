@@ -8,7 +8,8 @@ attention, and the faster one counts for each workload by itself. A cell is how 
 median; below 0.98 it is bold. "forward B x T" is one pass without gradients, "step B x T" is forward, cross-entropy and
 backward, "decode B" is greedy text with the cache after a prompt of 32 tokens, each through the library's own
 `generate`; T5 reads a source and writes a target of T tokens each. "load" opens the folder, its pages in memory. "peak"
-is what loading and one step of 4 x 128 add to the memory of a fresh process.
+is what loading and one step of 4 x 128 add to the memory of a fresh process. All but the peak is timed in one process
+whose allocator keeps what both sides free, as our training does: else page faults decide, and they come by chance.
 """
 
 import argparse
@@ -31,6 +32,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from langwright.base.memory import keep_freed_memory
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.bert import BertConfig
@@ -263,6 +265,7 @@ def main() -> None:
     if options.peak:
         print(peak(options.peak[0], options.family[0], Path(options.peak[1]), first, options.device))
         return
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as place:
         if options.profile:
             family, work = options.profile

@@ -102,9 +102,15 @@ def _read_one(
 def _set(
     ours: Sequence[nn.Parameter], pieces: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None
 ) -> None:
-    """Give parameters their numbers; their dtype is that of the numbers unless given."""
+    """Give parameters their numbers, in their own memory where it fits; their dtype is that of the numbers unless given.
+
+    Memory that is freed here would tell the GNU C library to take whatever training asks for from its heap, which then
+    keeps what was freed between what is still held.
+    """
     for parameter, piece in zip(ours, pieces, strict=True):
-        parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device).copy_(piece)
+        if parameter.dtype != (dtype or piece.dtype) or parameter.device != torch.device(device):
+            parameter.data = torch.empty(piece.shape, dtype=dtype or piece.dtype, device=device)
+        parameter.data.copy_(piece)
 
 
 def _compare_copies(
