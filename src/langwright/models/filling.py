@@ -102,7 +102,7 @@ def _read_one(
 def _set(
     ours: Sequence[nn.Parameter], pieces: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None
 ) -> None:
-    """Give parameters their numbers, in their own memory where it fits; their dtype is that of the numbers unless given.
+    """Give parameters their numbers, in the memory that they have if it fits; the numbers' dtype is kept unless given.
 
     Memory that is freed here would tell the GNU C library to take whatever training asks for from its heap, which then
     keeps what was freed between what is still held.
