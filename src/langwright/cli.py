@@ -40,6 +40,7 @@ MENDABLE = {
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
+    errno.ENAMETOOLONG,
     errno.ENOENT,
 }
 

@@ -313,8 +313,8 @@ def test_a_refusal_under_the_lock_leaves_the_disk_as_it_was(tmp_path: Path, ther
         raise UserError("no")
     assert folder.exists() == (there != "nothing")
     assert (tmp_path / "a").exists() == (there != "nothing")
-    assert not folder.exists() or set(names(folder)) <= {"mine", ".lock"}
-    assert (folder / "mine").exists() == (there == "a file")
+    left = {"an old lock": [".lock"], "a file": ["mine"]}
+    assert not folder.exists() or names(folder) == left.get(there, [])
     with folder_lock(folder, "a run"):
         (folder / "work").write_text("")
     with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):

@@ -202,6 +202,12 @@ def test_a_changed_tokenizer_is_refused(corpus: Path, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert main([*again, "--tokenizer", "bytes"]) == 2
     assert "began with tokenizer = 'bpe', not 'bytes'" in capsys.readouterr().err
+    assert main([*again, "--vocabulary", "280"]) == 2  # a setting says more than the tokenizer that it changed
+    assert "not 280; give vocabulary" in capsys.readouterr().err
+    assert main(["finetune", str(tmp_path), str(corpus), "", "--steps", "3"]) == 2
+    assert "OUT: expected a path, got nothing" in capsys.readouterr().err
+    assert main(["pretrain", str(corpus), "x" * 300, "--steps", "3", *TINY]) == 2
+    assert "File name too long" in capsys.readouterr().err
 
 
 def test_what_changed_under_a_run_is_told_by_its_name(

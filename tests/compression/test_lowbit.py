@@ -249,6 +249,24 @@ def test_integers_are_not_rounded(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil", "told"),
+    [
+        (DOWN, lambda t: t[:3].clone(), r"has shape \[3, \d+\], the config asks for"),
+        (DOWN, lambda t: t * float("nan"), "holds NaN or infinity, which no scale can round"),
+        ("model.norm.weight", lambda t: t.int(), "holds int32 numbers; only float32"),
+    ],
+)
+def test_what_could_not_be_opened_is_not_written(name: str, spoil: Any, told: str, tmp_path: Path) -> None:
+    config, made = _CLASSES["llama"]
+    made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE["llama"])).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {name: spoil(tensors[name])}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f'tensor "{name}":? {told}'):
+        compress_folder(tmp_path, tmp_path / "x", "int8")
+    assert not (tmp_path / "x").exists()
+
+
 def test_rounding_twice_is_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="in few bits already"):
         compress_folder(small, tmp_path / "smaller", "int8")

@@ -213,5 +213,6 @@ def test_who_says_nothing_is_silent() -> None:
         ([ASKED, SAID, ASKED, empty], 2, True),
         ([ASKED, {**empty, "tool_calls": [call]}], 0, False),
         ([ASKED, {**empty, "reasoning_content": "Hm."}], 0, False),
+        ([ASKED, {**empty, "name": "bob", "weight": 1}], 0, True),
     ):
         assert Chat(tuple(messages), "f:1", first=first).is_silent is silent

@@ -410,6 +410,14 @@ def test_a_record_without_blocks_vouches_by_its_sums(saved: Path) -> None:
         load_model(saved)
 
 
+def test_a_record_that_names_files_elsewhere(saved: Path) -> None:
+    record = json.loads((saved / "langwright.json").read_text())
+    record["checksums"]["../model.safetensors"] = ""
+    (saved / "langwright.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"names '\.\./model\.safetensors', which is no file of this folder"):
+        load_model(saved)
+
+
 @pytest.mark.parametrize("record", ['{"format_version": 2}', "{}", "[]"])
 def test_a_record_of_another_version(saved: Path, record: str) -> None:
     (saved / "langwright.json").write_text(record)

@@ -166,7 +166,11 @@ def sentencepiece_like(kind: str) -> tokenizers.Tokenizer:
     bare = tokenizers.Tokenizer(
         Unigram([(t, 0.0) for t in specials] + [(t, -len(t) / 9) for t in words] + [(t, -9.0) for t in singles], 0)
     )
-    if kind == "prepend":
+    if kind == "trimming":  # T5's, as it is read from a SentencePiece model
+        before = [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        bare.normalizer = normalizers.Sequence([*before, normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        bare.decoder = decoders.Metaspace("▁", "always")
+    elif kind == "prepend":
         bare.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
         after = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         bare.decoder = decoders.Sequence(after)
@@ -196,6 +200,13 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
     assert named[0] == named[1]
     assert [named[0][i] for i, trained in enumerate(cut.trained) if trained] == ["ate", " the", " cat", "</s>"] * 2
     assert ours.decode(cut.ids) == ours.decode(whole)
+
+
+def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
+    ours = Tokenizer(sentencepiece_like("trimming"), Roles(bos="<s>", eos="</s>", unknown="<unk>"))
+    turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
+    template = template_for(VICUNA, ours, "trimming")
+    assert ours.decode(encode(template, ours, turns).ids) == ours.decode(ours.encode_named(template.render(turns))[0])
 
 
 def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:

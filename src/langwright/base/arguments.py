@@ -300,6 +300,8 @@ def _convert(option: Option, value: Any, where: str) -> Any:
     """`value` as the option's type. Raises UserError that begins with `where`."""
     from jsonargparse import ArgumentError
 
+    if value == "" and Path in (option.kind, *get_args(option.kind)):
+        raise UserError(f"{where}: expected a path, got nothing")
     try:
         return _converter(option.kind).parse_object({"value": value}).value
     except ArgumentError:

@@ -168,13 +168,15 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
 
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
-    The small file `.lock` that carries it stays, unless the block raises before anything else lies in the folder: then
-    that is left as it was found, or not there. Raises UserError naming the owner's process id when it is taken.
+    The small file `.lock` that carries it stays, unless the block raises before it has put anything else into the
+    folder: then that is left as it was found, or not there. Raises UserError naming the owner's process id when it is
+    taken.
     """
     made = make_folder(folder)
+    found = set(os.listdir(folder))
     try:
         lock = _take_lock(folder, what)
-    except UserError:
+    except BaseException:
         _remove_empty(made)
         raise
     _held_locks.add(lock)
@@ -185,7 +187,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     except BaseException:
         if lock in _held_locks:
             with suppress(OSError):  # the folder may be gone
-                if os.listdir(folder) == [LOCK]:
+                if set(os.listdir(folder)) - found == {LOCK}:
                     (folder / LOCK).unlink()
             _remove_empty(made)
         raise

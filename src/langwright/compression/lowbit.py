@@ -110,6 +110,8 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
         for name in names:
             tensor = read(name)
             entry = spellings.get(name)
+            if not name.endswith(family.ignored_keys):
+                _check(tensor, name, source, None if entry is None else _shape(entry, model))
             written = {name: tensor} if entry is None else _rounded(scheme, entry, name, tensor, source, tally)
             if entry is None and tensor.ndim == 2 and name.endswith(".weight"):
                 skipped.add(name.removesuffix(".weight"))
@@ -134,10 +136,25 @@ class _Tally:
         return Compression(self.weights, bits, self.before, self.after, self.error, self.worst)
 
 
+def _shape(entry: Entry, model: Model) -> list[int]:
+    return entry.shape([model.get_parameter(ours).shape for ours in entry.ours])
+
+
+def _check(tensor: Tensor, name: str, folder: Path, shape: list[int] | None) -> None:
+    """UserError for a tensor that no model would be opened with; shape: what the config asks for, if it is known."""
+    try:
+        check_floats(tensor)
+    except ValueError as error:
+        raise UserError(f'{folder}: tensor "{name}": {error}') from None
+    if shape is not None and list(tensor.shape) != shape:
+        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
+    if not tensor.isfinite().all():
+        raise UserError(f'{folder}: tensor "{name}" holds NaN or infinity, which no scale can round')
+
+
 def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally) -> dict[str, Tensor]:
     upright = tensor.t().contiguous() if entry.transposed else tensor
     try:
-        check_floats(tensor)
         packed = scheme.quantise(upright)
     except ValueError as error:
         raise UserError(f'{folder}: tensor "{name}": {error}') from None

@@ -24,6 +24,9 @@ SPEAKERS = {
 }  # fmt: skip
 """Who speaks in ShareGPT files."""
 
+SPOKEN = ("content", "tool_calls", "reasoning_content", "thinking")
+"""Of a message: what its author says, calls or thinks."""
+
 INPUT = "\n\n### Input:\n"
 """Between the instruction and the input of an Alpaca row; the template `alpaca` knows it."""
 
@@ -68,7 +71,7 @@ class Chat:
     def is_silent(self) -> bool:
         """Whether no answer that is trained on says, calls or thinks anything."""
         answers = (message for i, message in enumerate(self.messages) if self._is_answer(i))
-        values = (value for message in answers for name, value in message.items() if name != "role")
+        values = (message.get(name) for message in answers for name in SPOKEN)
         return not any(value.strip() if isinstance(value, str) else value for value in values)
 
     def _is_answer(self, i: int) -> bool:

@@ -191,11 +191,12 @@ def encode(
     begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
     if begins:
         cuts = [0, *sorted(begins), len(rendered.text)]
-        pieces = [
-            (cut, *tokenizer.encode_named(rendered.text[cut:until], inside=cut > 0)) for cut, until in pairwise(cuts)
-        ]
-        ids = [number for _, numbers, _ in pieces for number in numbers]
-        offsets = [(cut + start, cut + end) for cut, _, places in pieces for start, end in places]
+        ids, offsets, kept = [], [], False
+        for cut, until in pairwise(cuts):
+            numbers, places = tokenizer.encode_named(rendered.text[cut:until], inside=kept)
+            ids += numbers
+            offsets += [(cut + start, cut + end) for start, end in places]
+            kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
     trained = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
     return Encoded(ids, trained)
 

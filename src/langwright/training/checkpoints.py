@@ -40,6 +40,10 @@ class Progress:
     skips: int = 0
 
 
+HASHED = ("base", "corpus", "tokenizer_fingerprint")
+"""Of an identity; compared last, for what else differs says more."""
+
+
 class Checkpoints:
     """The folder OUT/checkpoints of one run.
 
@@ -104,7 +108,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-????????")) if self.folder.is_dir() else []
 
     def _compare(self, found: dict[str, Any], names: dict[str, str], folder: Path, free: Collection[str]) -> None:
-        for name in sorted({*found, *self.identity} - set(free)):
+        for name in sorted({*found, *self.identity} - set(free), key=lambda name: (name in HASHED, name)):
             before, now = found.get(name, self.defaults.get(name)), self.identity.get(name)
             if before == now:
                 continue
