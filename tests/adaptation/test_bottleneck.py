@@ -153,6 +153,9 @@ def test_only_mam_begins_as_the_model_without(tmp_path: Path) -> None:
     assert spreads["houlsby"] == (pytest.approx(0.0088, rel=0.05), pytest.approx(0.02, rel=0.01))
 
 
+ODD: list[Any] = [5, -1, True, "01", {"a": []}]
+
+
 def test_layers_may_be_left_out_and_odd_ones_are_refused(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     model = load_model(tmp_path)
@@ -165,14 +168,29 @@ def test_layers_may_be_left_out_and_odd_ones_are_refused(tmp_path: Path) -> None
     for changes, told in (
         ({"ln_after": True}, "ln_after = True is not supported"),
         ({"mh_adapter": True, "output_adapter": False}, "none of pfeiffer, houlsby and parallel"),
-        ({"scaling": "learned"}, "one number"),
+        ({"scaling": "learned"}, "adapter_config.json: scaling = 'learned' must be a number"),
+        ({"scaling": True}, "scaling = True must be a number"),
+        ({"scaling": float("nan")}, "adapter_config.json: scaling = nan must be a finite number"),
+        ({"scaling": 10**40}, "adapter_config.json: scaling = 10+ must be a finite number"),
+        *(({"leave_out": value}, "adapter_config.json: leave_out = .* must be a list of integers") for value in ODD),
+        ({"non_linearity": []}, r"adapter_config.json: non_linearity = \[\] must be text"),
+        ({"non_linearity": "sine"}, "adapter_config.json: non_linearity = 'sine' must be one of "),
+        ({"non_linearity": ""}, "adapter_config.json: non_linearity = '' must be one of "),
+        ({"reduction_factor": 1e-30}, "adapter_config.json: reduction_factor = 1e-30 must be such that the width"),
         ({"wings": 2}, '"wings" = 2 of the adapter is not known'),
-        ({"reduction_factor": 0}, "adapter_config.json: reduction_factor = 0.0 must be above 0"),
-        ({"reduction_factor": 10**4}, "adapter_config.json: reduction_factor = 10000.0 must be at most the width"),
+        ({"reduction_factor": 0}, "adapter_config.json: reduction_factor = 0 must be above 0"),
+        ({"reduction_factor": 10**4}, "adapter_config.json: reduction_factor = 10000 must be at most the width"),
     ):
         path.write_text(json.dumps({**fields, "config": {**fields["config"], **changes}}))
         with pytest.raises(UserError, match=told):
             load_adapter(model, tmp_path / "adapter", "other")
+    path.write_text(json.dumps(fields))
+    save_adapter(model, tmp_path / "adapter")
+    record = json.loads((tmp_path / "adapter" / "langwright.json").read_text())
+    record["settings"]["scaling"] = 10**30  # an integer, as JSON may have it, that is none of torch's
+    (tmp_path / "adapter" / "langwright.json").write_text(json.dumps(record))
+    load_adapter(model, tmp_path / "adapter", "large")
+    assert model(torch.ones(1, 3, dtype=torch.long)).shape[:2] == (1, 3)
     oracle(CASES["gptj"]).save_pretrained(tmp_path / "gptj")
     with pytest.raises(UserError, match="parallel blocks"):
         Adapters().attach(load_model(tmp_path / "gptj"))

@@ -213,6 +213,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="broken or replaced"):
         load_adapter(fresh, tmp_path / "adapter", "more")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: missing, and langwright\.json beside it"):
+        load_adapter(fresh, tmp_path / "adapter", "more")
 
 
 @pytest.mark.parametrize(
@@ -240,8 +243,18 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("rank_pattern", {"q_proj": 0}, "rank_pattern = {'q_proj': 0} must be ranks of at least 1"),
         ("lora_dropout", 1.0, "lora_dropout = 1.0 must be at least 0 and below 1"),
         ("lora_alpha", float("nan"), "lora_alpha = nan must be a finite number"),
-        ("alpha_pattern", {"q_proj": float("inf")}, "alpha_pattern = inf must be a finite number"),
+        ("alpha_pattern", {"q_proj": float("inf")}, "alpha_pattern = {'q_proj': inf} must be finite numbers"),
+        ("alpha_pattern", {"q_proj": float("nan")}, "alpha_pattern = {'q_proj': nan} must be finite numbers"),
+        ("lora_alpha", 10**400, "lora_alpha = 10+ must be a finite number"),
+        ("r", 10**30, "adapter_config.json: r = 10+ must be at most 2147483647"),
+        ("rank_pattern", {"q_proj": 10**30}, "adapter_config.json: rank_pattern = .* at most 2147483647"),
+        ("target_modules", "a", 'adapter_config.json: no part of this model is named "a"'),
+        ("target_modules", "(", 'adapter_config.json: the name "[(]" is no regular expression'),
+        ("layers_to_transform", -1, "adapter_config.json: the targets .* leave nothing to adapt"),
+        ("modules_to_save", ["nope"], "adapter_config.json: .*nope"),
         ("task_type", "SEQ_CLS", '"sequence", and this one has "language"'),
+        ("task_type", [], r"adapter_config.json: task_type = \[\] is none of CAUSAL_LM"),
+        ("task_type", {}, "adapter_config.json: task_type = {} is none of CAUSAL_LM"),
         ("task_type", "ODD", "task_type = 'ODD' is none of CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS"),
     ],
 )
@@ -302,7 +315,9 @@ def test_numbers_that_are_none_are_refused_by_name(
         ({"settings": {"a": 1}}, 'setting "a" of the adapter is not known'),
         ({"settings": {"rank": "x"}}, "rank = 'x' must be an integer"),
         ({"settings": {"rank": 0}}, "rank = 0 must be at least 1"),
+        ({"settings": {"rank": 10**30}}, "rank = 10+ must be at most 2147483647"),
         ({"settings": {"target": 5}}, "target = 5 must be"),
+        ({"settings": {"target": "nope"}}, 'no part of this model is named "nope"'),
         ({"checksums": [1]}, "checksums is no JSON object"),
         ({"checksums": {"../other": "x"}}, "is no file of this folder"),
     ],

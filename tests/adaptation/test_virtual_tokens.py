@@ -215,6 +215,10 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: CausalLM) -> None:
         PromptTuning(3).attach(labelled)
     for make, told in (
         (lambda: PromptTuning(0), "--virtual-tokens 0"),
+        (lambda: PromptTuning(10**30), "--virtual-tokens 10+: must be at most 2147483647"),
+        (lambda: PromptTuning(3, submodules=10**30), "submodules 10+: must be at most 2147483647"),
+        (lambda: PTuning(3, hidden=10**30), "--encoder-width 10+: must be at most 2147483647"),
+        (lambda: PTuning(3, "lstm", layers=10**30), "layers 10+: must be at most 2147483647"),
         (lambda: PromptTuning(3, "text"), "when a text is given"),
         (lambda: PrefixTuning(3, init="text", text="x", projection=True), "projected"),
         (lambda: HeadOnly().attach(tiny_model()), "token table"),
@@ -231,6 +235,8 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: CausalLM) -> None:
         ("num_layers", 5, "num_layers = 5 does not fit this model, which has 3"),
         ("num_virtual_tokens", 0, "adapter_config.json: num_virtual_tokens = 0 must be at least 1"),
         ("num_virtual_tokens", 10**6, "num_virtual_tokens = 1000000 must be fewer than the .* no room is left"),
+        ("num_virtual_tokens", 10**30, "num_virtual_tokens = 10+ must be at most 2147483647"),
+        ("encoder_hidden_size", 10**30, "encoder_hidden_size = 10+ must be at most 2147483647"),
         ("encoder_hidden_size", -1, "encoder_hidden_size = -1 must be at least 1"),
         ("task_type", "QUESTION_ANS", '"span", and this one has "language"'),
     ):

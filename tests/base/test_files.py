@@ -185,6 +185,8 @@ def test_json_round_trip_keeps_order_and_letters(tmp_path: Path) -> None:
         (None, "a.json: the config is missing"),
         (b'{"a": 1,\n "b": }', "a.json:2: the config is not valid JSON: Expecting value"),
         (b"\xff", "a.json: the config is not UTF-8 text: bad byte at offset 0"),
+        (b"[" * 100_000, "a.json: the config cannot be read: its brackets are nested too deeply"),
+        (b"1" * 5_000, "a.json: the config cannot be read: it holds an integer of too many digits"),
     ],
 )
 def test_read_json_names_file_and_line(tmp_path: Path, content: bytes | None, message: str) -> None:

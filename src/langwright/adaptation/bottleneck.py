@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.live import live
-from langwright.adaptation.method import Method, SettingError, Stored, refuse_unknown
+from langwright.adaptation.method import LARGEST, Method, SettingError, Stored, finite, refuse_unknown
 from langwright.adaptation.sides import Choice
 from langwright.adaptation.targets import bare_entries
 from langwright.adaptation.whole import own_stored, saved_entries
@@ -83,7 +83,7 @@ class Adapters(Method):
     mixes: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     weights: ClassVar[str] = "adapter.safetensors"
-    in_peft: ClassVar[Mapping[str, str]] = {"reduction": "reduction_factor"}
+    in_peft: ClassVar[Mapping[str, str]] = {"reduction": "reduction_factor", "activation": "non_linearity"}
 
     kind: Kind = "pfeiffer"
     reduction: float | None = None
@@ -96,7 +96,9 @@ class Adapters(Method):
         if self.reduction is not None and not self.reduction > 0:
             raise SettingError("reduction", self.reduction, "above 0")
         if self._activation not in ACTIVATIONS:
-            raise UserError(f"an activation {self._activation}: must be one of {', '.join(ACTIVATIONS)}")
+            raise SettingError("activation", self._activation, f"one of {', '.join(ACTIVATIONS)}")
+        if self.scaling is not None and not finite(self.scaling):
+            raise SettingError("scaling", self.scaling, "a finite number")
 
     @property
     def _parallel(self) -> bool:
@@ -104,7 +106,7 @@ class Adapters(Method):
 
     @property
     def _activation(self) -> str:
-        return self.activation or ("silu" if self.kind == "houlsby" else "relu")
+        return ("silu" if self.kind == "houlsby" else "relu") if self.activation is None else self.activation
 
     @property
     def _init(self) -> Init:
@@ -115,6 +117,10 @@ class Adapters(Method):
         reduction = self.reduction or (2 if self._parallel else 16)
         if reduction > dim:
             raise SettingError("reduction", reduction, f"at most the width of the model, which is {dim}")
+        if reduction * LARGEST < dim:
+            raise SettingError(
+                "reduction", reduction, f"such that the width, which is {dim} / it, is at most {LARGEST}"
+            )
         return int(dim // reduction)
 
     def _where(self) -> dict[str, Where]:
@@ -146,7 +152,7 @@ class Adapters(Method):
         for _, residual, where in self._residuals(model):
             scaling = self.scaling if self.scaling is not None else 4.0 if self._parallel else 1.0
             with torch.device("meta" if like.is_meta else "cpu"):
-                made = Bottleneck(dim, self.width(dim), where, self._activation, scaling)
+                made = Bottleneck(dim, self.width(dim), where, self._activation, float(scaling))
             _fill(made, self._init)
             if residual.side is None:
                 residual.side = Branches(live(model).choice)
@@ -206,19 +212,16 @@ class Adapters(Method):
         kinds = [kind for kind, shape in _SHAPES.items() if all(given.get(k, _DEFAULTS[k]) == shape[k] for k in shape)]
         if not kinds:
             raise UserError(f"{where}: the adapter is none of pfeiffer, houlsby and parallel, which are supported")
-        scaling, reduction = given.get("scaling", 1.0), given.get("reduction_factor", 16)
-        if not isinstance(scaling, int | float) or not isinstance(reduction, int | float):
-            raise UserError(f"{where}: scaling and reduction_factor are supported as one number each")
         spelt, init = given.get("non_linearity", "relu"), given.get("init_weights", "bert")
         if init not in ("bert", "houlsby", "mam_adapter"):
             raise UserError(f"{where}: init_weights = {init!r} is none of bert, houlsby and mam_adapter")
         return cls(
             kind=kinds[0],
-            reduction=float(reduction),
+            reduction=given.get("reduction_factor", 16.0),
             activation={"swish": "silu", "gelu_new": "gelu_tanh"}.get(spelt, spelt),
-            scaling=float(scaling),
+            scaling=given.get("scaling", 1.0),
             init=init,
-            leave_out=tuple(given.get("leave_out") or ()),
+            leave_out=tuple(given.get("leave_out", ())),
         )
 
 

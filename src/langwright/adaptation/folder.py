@@ -105,7 +105,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
             method = kind.from_peft(fields, model, str(folder / CONFIG))
         tensors = _read_finite(_weights(folder, method.weights))
         extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
-        method.attach(model, name)
+        _attach(method, model, name, folder / where)
     except SettingError as error:
         raise error.in_file(str(folder / where), names) from None
     try:
@@ -116,6 +116,16 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         method.detach(model, name)
         raise
     return method
+
+
+def _attach(method: Method, model: Model, name: str, where: Path) -> None:
+    """Put an adapter on a model; what its settings ask of the model in vain is told of the file `where`."""
+    try:
+        method.attach(model, name)
+    except SettingError:
+        raise
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -138,7 +148,7 @@ def _refuse_task(asked: Any, model: Model, where: Path) -> None:
     head, known = heads.task_of(model), {**_WRITING, **{task: head for head, task in _TASKS.items() if task}}
     if asked in (None, FEATURES):
         return
-    if asked not in known:
+    if not isinstance(asked, str) or asked not in known:
         raise UserError(f"{where}: task_type = {asked!r} is none of {', '.join((*known, FEATURES))}")
     if head != known[asked]:
         raise UserError(
@@ -197,6 +207,8 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     for name, checksum in checksums.items():
         if Path(name).name != name:
             raise UserError(f"{folder / RECORD}: checksums names {name!r}, which is no file of this folder")
-        if not (folder / name).exists() or sha256_file(folder / name) != checksum:
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: missing, and {RECORD} beside it tells of it")
+        if sha256_file(folder / name) != checksum:
             raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
     return record

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.live import live
-from langwright.adaptation.method import Method, SettingError, Stored
+from langwright.adaptation.method import Method, SettingError, Stored, check_size
 from langwright.adaptation.sides import Choice
 from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
@@ -78,8 +78,7 @@ class Leading(Method):
     tokens: int
 
     def _check_tokens(self) -> None:
-        if self.tokens < 1:
-            raise SettingError("tokens", self.tokens, "at least 1", FLAG)
+        check_size("tokens", self.tokens, FLAG)
 
     @abstractmethod
     def _stack(self, model: Model) -> Stack:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from langwright.adaptation.live import live
 from langwright.adaptation.lowrank import LowRank, LowRankTable
-from langwright.adaptation.method import Method, SettingError, Stored, joined, refuse_unknown
+from langwright.adaptation.method import (
+    LARGEST,
+    Method,
+    SettingError,
+    Stored,
+    check_size,
+    finite,
+    joined,
+    refuse_unknown,
+)
 from langwright.adaptation.sides import Owner, Part, parts, stand_beside
 from langwright.adaptation.targets import (
     ALL_LINEAR,
@@ -70,14 +79,16 @@ class LoRA(Method):
     plus: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise SettingError("rank", self.rank, "at least 1")
+        check_size("rank", self.rank)
         for module, rank in self.rank_pattern.items():
-            if rank < 1:
-                raise SettingError("rank_pattern", {module: rank}, "ranks of at least 1", "rank_pattern")
-        for setting, value in (("alpha", self.alpha), *(("alpha_pattern", a) for a in self.alpha_pattern.values())):
-            if value is not None and not math.isfinite(value):
-                raise SettingError(setting, value, "a finite number")
+            if not 1 <= rank <= LARGEST:
+                wanted = f"ranks of at least 1 and at most {LARGEST}"
+                raise SettingError("rank_pattern", {module: rank}, wanted, "rank_pattern")
+        if self.alpha is not None and not finite(self.alpha):
+            raise SettingError("alpha", self.alpha, "a finite number")
+        for module, alpha in self.alpha_pattern.items():
+            if not finite(alpha):
+                raise SettingError("alpha_pattern", {module: alpha}, "finite numbers", "alpha_pattern")
         if not 0 <= self.dropout < 1:
             raise SettingError("dropout", self.dropout, "at least 0 and below 1")
         if not 0 < self.plus < math.inf:
@@ -154,7 +165,7 @@ class LoRA(Method):
         layers, pattern = given.get("layers_to_transform"), given.get("layers_pattern") or ()
         return cls(
             rank=given.get("r", 8),
-            alpha=float(given.get("lora_alpha", 8)),
+            alpha=given.get("lora_alpha", 8.0),
             dropout=given.get("lora_dropout", 0.0),
             target=_targets(target),
             exclude=_targets(given.get("exclude_modules") or ()),

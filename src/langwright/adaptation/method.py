@@ -18,6 +18,8 @@ from langwright.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
 """The name of an adapter that needs none."""
+LARGEST = 2**31 - 1
+"""Of the sizes that a setting may have."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ class SettingError(UserError):
     def in_file(self, where: str, names: Mapping[str, str]) -> UserError:
         """The same for who reads a file. names: of the fields that are called otherwise there."""
         return UserError(f"{where}: {names.get(self.setting, self.setting)} = {self.value!r} must be {self.wanted}")
+
+
+def check_size(setting: str, size: int, flag: str | None = None) -> None:
+    """SettingError for a size that no tensor can have."""
+    if size < 1:
+        raise SettingError(setting, size, "at least 1", flag)
+    if size > LARGEST:
+        raise SettingError(setting, size, f"at most {LARGEST}", flag)
+
+
+def finite(value: float) -> bool:
+    """Whether a number can be reckoned with in float32; an integer of any length may be asked."""
+    return abs(value) <= torch.finfo(torch.float32).max  # false for NaN
 
 
 class Method(ABC):
@@ -248,19 +263,23 @@ KINDS: Mapping[str, Any] = {
     "init_lora_weights": bool | str,
     "layers_pattern": Targets,
     "layers_to_transform": int | tuple[int, ...],
+    "leave_out": tuple[int, ...],
     "lora_alpha": float,
     "lora_dropout": float,
     "modules_to_save": tuple[str, ...],
+    "non_linearity": str,
     "num_transformer_submodules": int,
     "num_virtual_tokens": int,
     "prefix_projection": bool,
     "r": int,
     "rank_pattern": Mapping[str, int],
+    "reduction_factor": float,
+    "scaling": float,
     "target_modules": Targets,
     "use_dora": bool,
     "use_rslora": bool,
 }
-"""The types of PEFT's fields."""
+"""The types of the fields of PEFT and AdapterHub."""
 
 COMMON = (
     "auto_mapping",

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.adaptation.leads import Leading, Virtual
-from langwright.adaptation.method import SettingError, refuse_unknown
+from langwright.adaptation.method import check_size, refuse_unknown
 from langwright.adaptation.prompt import standard_normal, text_ids, token_count
 from langwright.base.errors import UserError
 from langwright.models.encoder_decoder import EncoderDecoderLM
@@ -78,8 +78,7 @@ class PrefixTuning(Leading):
             raise UserError("a prefix begins as a text when a text is given, and only then")
         if self.init == "text" and self.projection:
             raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
-        if self.hidden < 1:
-            raise SettingError("hidden", self.hidden, "at least 1", "--encoder-width")
+        check_size("hidden", self.hidden, "--encoder-width")
 
     def begin_with(self, tokenizer: Tokenizer) -> "PrefixTuning":
         """The same, with the tokens of the text that it begins with."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.leads import Leading, Virtual
 from langwright.adaptation.live import live
-from langwright.adaptation.method import DEFAULT, SettingError, refuse_unknown
+from langwright.adaptation.method import DEFAULT, SettingError, check_size, refuse_unknown
 from langwright.base.errors import UserError
 from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.family import Fields, Model
@@ -41,8 +41,7 @@ class Prompting(Leading):
     submodules: int
 
     def _check_submodules(self) -> None:
-        if self.submodules < 1:
-            raise SettingError("submodules", self.submodules, "at least 1", "submodules")
+        check_size("submodules", self.submodules, "submodules")
 
     def _stack(self, model: Model) -> Stack:
         return model.encoder if isinstance(model, EncoderDecoderLM) else model.body
@@ -144,10 +143,9 @@ class PTuning(Prompting):
     def __post_init__(self) -> None:
         self._check_tokens()
         self._check_submodules()
-        if self.hidden is not None and self.hidden < 1:
-            raise SettingError("hidden", self.hidden, "at least 1", "--encoder-width")
-        if self.layers < 1:
-            raise SettingError("layers", self.layers, "at least 1", "layers")
+        if self.hidden is not None:
+            check_size("hidden", self.hidden, "--encoder-width")
+        check_size("layers", self.layers, "layers")
         if not 0 <= self.dropout < 1:
             raise SettingError("dropout", self.dropout, "at least 0 and below 1", "dropout")
 

@@ -117,6 +117,10 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: {what} cannot be read: its brackets are nested too deeply") from None
+    except ValueError:  # Python's limit
+        raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
 
 
 def write_json(path: Path, value: Any) -> None:
