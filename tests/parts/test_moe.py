@@ -52,6 +52,12 @@ def test_an_expert_that_nobody_chose_has_a_gradient_of_zero() -> None:
     assert all(g is not None for g in given)
 
 
+def test_no_tokens_give_none() -> None:
+    x = torch.zeros(2, 0, 6, requires_grad=True)
+    made(2)(x, CONTEXT).sum().backward()
+    assert made(2)(x, CONTEXT).shape == (2, 0, 6)
+
+
 def test_without_gradients_only_the_chosen_are_asked() -> None:
     moe, asked = made(1), []
     for number, expert in enumerate(moe.experts):

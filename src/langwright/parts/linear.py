@@ -32,7 +32,7 @@ def affine(
     if torch.is_grad_enabled() or x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return F.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
-    if rows > FEW:
+    if not 0 < rows <= FEW:
         return F.linear(x, weight, bias)
     left, right = weight.unsqueeze(0), x.reshape(1, rows, -1).mT
     product = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)

@@ -85,7 +85,7 @@ class MoE(nn.Module):
         asked = [(e, piece) for e, piece in zip(self.experts, pieces, strict=True) if len(piece)]
         said = [tokens.new_zeros(none, tokens.shape[1]), *(expert(piece[None], context)[0] for expert, piece in asked)]
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        answers = torch.cat(said).index_select(0, back).view(*taken.shape, -1)
+        answers = torch.cat(said).index_select(0, back).view(*taken.shape, tokens.shape[1])
         first, *others = zip(answers.unbind(1), weights[..., None].to(tokens.dtype).unbind(1), strict=True)
         mixed = first[0] * first[1]
         for answer, weight in others:
@@ -98,7 +98,7 @@ class MoE(nn.Module):
 
 
 class _WithZeroGradients(torch.autograd.Function):
-    """The same tensor, which also depends on parameters whose gradients are zero."""
+    """The same tensor, which also depends on parameters whose gradients are zero. A view: not to be changed in place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
