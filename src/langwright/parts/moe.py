@@ -98,7 +98,7 @@ class MoE(nn.Module):
 
 
 class _WithZeroGradients(torch.autograd.Function):
-    """The same tensor, which also depends on parameters whose gradients are zero. A view: not to be changed in place."""
+    """The same tensor, as a view, which also depends on parameters whose gradients are zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
