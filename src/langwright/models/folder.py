@@ -232,7 +232,7 @@ def _check_record(folder: Path) -> None:
         raise UserError(f"{path}: there are no checksums of the files; save the model again")
     for name, checksum in sums.items():
         file = folder / name
-        if Path(name).name != name:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{path}: checksums names {name!r}, which is no file of this folder")
         if not name.endswith(".safetensors") or not file.exists():
             continue
