@@ -16,7 +16,7 @@ from typing import Any
 
 from langwright.base.errors import UserError
 
-BLOCK_BYTES, PIECE_BYTES = 1 << 24, 1 << 18
+BLOCK_BYTES, PIECE_BYTES = 1 << 24, 1 << 16
 LOCK = ".lock"
 """The file in a folder that carries its lock."""
 
@@ -88,7 +88,7 @@ def sha256_file(path: Path) -> str:
 def crc32_blocks(path: Path) -> list[int]:
     """The CRC-32 of each 16 MiB of a file, several of them at a time."""
     starts = range(0, path.stat().st_size, BLOCK_BYTES)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(partial(_crc32_block, path), starts))
 
 
