@@ -38,7 +38,7 @@ def pair(family: str) -> tuple[Any, Any]:
     return here, there.to(GPU)
 
 
-def close(there: Tensor, here: Tensor, atol: float = 1e-4) -> None:
+def assert_close(there: Tensor, here: Tensor, atol: float = 1e-4) -> None:
     torch.testing.assert_close(there.detach().cpu(), here.detach(), rtol=0, atol=atol)
 
 
@@ -47,12 +47,12 @@ def close(there: Tensor, here: Tensor, atol: float = 1e-4) -> None:
 def test_logits_padding_and_cache(family: str) -> None:
     here, there = pair(family)
     ids, mask = random_ids(4, 21), left_padding(4, 21)
-    close(there(ids.to(GPU)), here(ids))
+    assert_close(there(ids.to(GPU)), here(ids))
     expected = here(ids, mask)
-    close(there(ids.to(GPU), mask.to(GPU))[mask.to(GPU)], expected[mask])
+    assert_close(there(ids.to(GPU), mask.to(GPU))[mask.to(GPU)], expected[mask])
     state = KVCache(len(there.body.blocks))
     parts = [there(ids[:, feed].to(GPU), mask[:, feed].to(GPU), state=state) for feed in (slice(0, 18), slice(18, 21))]
-    close(torch.cat(parts, 1)[mask.to(GPU)], expected[mask])
+    assert_close(torch.cat(parts, 1)[mask.to(GPU)], expected[mask])
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
         assert ours.grad is not None
         assert theirs is not None
         assert theirs.grad is not None
-        close(ours.grad, theirs.grad)
+        assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
