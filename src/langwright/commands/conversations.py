@@ -43,7 +43,6 @@ def chat_supply(spec: str, recipe: FinetuneRecipe, equipped: Equipped, context: 
         held_out.tokens,
         answer_bytes(held_out.examples, equipped.tokenizer),
         record,
-        {"eos_token_id": list(equipped.ends) if len(equipped.ends) > 1 else equipped.ends[0]},
         _sampler(sides[1][0], equipped, context),
     )
 
@@ -55,7 +54,7 @@ def _sampler(chat: Chat, equipped: Equipped, context: int) -> Sampler:
 
     def sample(model: CausalLM) -> str:
         limit = min(80, context - len(ids))
-        return write(model, equipped.tokenizer, [ids], Sampling(0.8, top_k=50), limit, ends=equipped.ends)[0].text
+        return write(model, equipped.tokenizer, [ids], Sampling(0.8, top_k=50), limit)[0].text
 
     return sample
 

@@ -1,7 +1,7 @@
 """What a training run learns from and is measured on, whatever kind of data it came from."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from langwright.models.decoder import CausalLM
@@ -42,7 +42,6 @@ class Supply:
     held_out: batches with every held-out target once, or with those of at most so many windows, evenly spread.
     held_out_tokens, held_out_bytes: the size of all of it; bytes of the text in UTF-8.
     record: what identifies the data; its "hash" is part of the run's identity.
-    generation: fields for generation_config.json besides those of the tokenizer.
     sample: lets a model write something for the live view; it goes on from nothing unless given.
     """
 
@@ -52,5 +51,4 @@ class Supply:
     held_out_tokens: int
     held_out_bytes: int
     record: Row
-    generation: Row = field(default_factory=dict)
     sample: Sampler | None = None

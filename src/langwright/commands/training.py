@@ -220,7 +220,7 @@ def _save(job: Job, model: CausalLM, learner: Learner, record: Row) -> None:
         job.save(model, masters, record)
         return
     whole = {**dict(model.named_parameters()), **masters}
-    save_parameters(whole, model, supply.tokenizer, job.out, record, supply.generation)
+    save_parameters(whole, model, supply.tokenizer, job.out, record)
 
 
 def _record(job: Job, run: Run, model: CausalLM, seconds: float, held_out: Likelihood) -> Row:
