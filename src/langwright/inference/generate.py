@@ -26,7 +26,13 @@ Reason = Literal["length", "end", "stop"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt. reason: the limit was reached, the document ended, or a stop string came."""
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: what the ids add to the text of the prompt, so that both joined are the whole text.
+        ids: the new tokens.
+        reason: the limit was reached, the document ended, or a stop string came.
+    """
 
     text: str
     ids: list[int]
@@ -108,7 +114,7 @@ def write(
 ) -> list[Completion]:
     """Continue rows of ids; arguments as in `complete`, rules and memory as in `generate_ids`."""
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    writers = [_Writer(tokenizer, stop, partial(on_text, row)) for row in range(len(rows))]
+    writers = [_Writer(tokenizer, ids, stop, partial(on_text, row)) for row, ids in enumerate(rows)]
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     size = tokenizer.vocab_size
     steps: Iterator[tuple[int, int]]
@@ -262,9 +268,11 @@ def _limit(context: int | None, longest: int, wanted: int | None) -> int:
 class _Writer:
     """The text of one sequence: decodes tokens as they come and holds back what may become a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None]):
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], emit: Callable[[str], None]
+    ) -> None:
         self._ends, self._stop, self._emit = tokenizer.ends, stop, emit
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder = StreamDecoder(tokenizer, prompt)
         self._text = ""
         self._emitted = 0
         self._ids: list[int] = []

@@ -63,7 +63,7 @@ class Tokenizer:
         self._backend = backend
         self._config = without_roles(config)
         self._layout = json.loads(backend.to_str())
-        self._spelling = read_spelling(self._layout["decoder"], where)
+        self.spelling = read_spelling(self._layout["decoder"], where)
         self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.roles = roles
         ids = {role: token and _id_of(backend, token, where) for role, token in vars(roles).items()}
@@ -138,7 +138,8 @@ class Tokenizer:
         special = {} if skip_special else self._special
         data = b"".join(special[i].encode() if i in special else self.token_bytes(i) for i in map(int, ids))
         text = data.decode("utf-8", "replace")
-        return text[1:] if self._spelling.strips_space and text.startswith(" ") else text
+        text = text.removesuffix(" ") if self.spelling.ends_with_space else text
+        return text.removeprefix(" ") if self.spelling.starts_with_space else text
 
     def token(self, id: int) -> str:
         """One token in readable form: its text, `\\xe2` for bytes that are no character alone, a special's name."""
@@ -185,11 +186,6 @@ class Tokenizer:
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, roles, config, ends=ends)
 
-    @property
-    def strips_space(self) -> bool:
-        """Whether `decode` drops one space at the very start of a text (SentencePiece adds one before encoding)."""
-        return self._spelling.strips_space
-
     @cached_property
     def prefix(self) -> tuple[int, ...]:
         """The ids before every text, as `transformers` puts them for the same folder: bos, or nothing."""
@@ -221,7 +217,7 @@ class Tokenizer:
         table = [b""] * self.vocab_size
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             if id not in self._special:
-                table[id] = self._spelling.spell(token)
+                table[id] = self.spelling.spell(token)
         return table
 
     @cached_property
@@ -251,13 +247,18 @@ class Tokenizer:
 class StreamDecoder:
     """Text from ids that arrive one at a time: each character is given out as soon as its last byte is there.
 
-    The pieces, joined, equal `tokenizer.decode(ids, skip_special=True)`.
+    The pieces, joined, are what the ids add to the text of those before them, special tokens left out:
+    `decode([*before, *ids])` without `decode(before)`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        """Begin a text, or go on after the ids `before`."""
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer.strips_space
+        self._at_start = tokenizer.spelling.starts_with_space
+        self._held = ""
+        for id in before:
+            self.feed(id)
 
     def feed(self, id: int) -> str:
         """The text that this id completes, often empty in the middle of a character."""
@@ -270,7 +271,11 @@ class StreamDecoder:
     def _trim(self, text: str) -> str:
         if self._at_start and text:
             self._at_start = False
-            return text.removeprefix(" ")
+            text = text.removeprefix(" ")
+        if self._tokenizer.spelling.ends_with_space and text:  # there is one only if another word follows
+            text = self._held + text
+            self._held = " " if text.endswith(" ") else ""
+            text = text.removesuffix(" ")
         return text
 
 
