@@ -2,7 +2,7 @@
 
 from langwright.base.console import format_amount, say, warn
 from langwright.commands.supply import Sampler, Supply
-from langwright.corpora.chats import Chat, open_chats
+from langwright.corpora.conversations import Chat, open_chats
 from langwright.data.chat import ChatBatches, Fitted, answer_bytes, evaluation_rows, fit_examples
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling

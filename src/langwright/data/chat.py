@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.objectives.batch import Batch

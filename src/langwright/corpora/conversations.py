@@ -12,7 +12,7 @@ from langwright.base.errors import UserError
 from langwright.corpora.document import Document
 from langwright.corpora.reading import name_list
 from langwright.corpora.rows import Row, read_rows
-from langwright.corpora.splits import ContentSplit, Split, is_validation, parse_split
+from langwright.corpora.splits import ContentSplit, SplitRule, is_validation, parse_split
 from langwright.text.chat import ROLES
 
 Message = dict[str, Any]
@@ -106,7 +106,7 @@ class Chats:
         """What identifies the conversations; see docs/formats.md. bytes: of the messages' contents."""
         return dict(self._record)
 
-    def split(self, split: Split | str) -> tuple[list[Chat], list[Chat]]:
+    def split(self, split: SplitRule | str) -> tuple[list[Chat], list[Chat]]:
         """The conversations to train on and those held out: by content ("5%"), or the first and the last (0.9).
 
         Raises UserError when one side is empty.
