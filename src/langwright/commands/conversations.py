@@ -50,8 +50,8 @@ def chat_supply(spec: str, recipe: FinetuneRecipe, equipped: Equipped, context: 
 
 def _sampler(chat: Chat, equipped: Equipped, context: int) -> Sampler:
     """Lets a model answer the first held-out conversation, for the live view."""
-    asked = next(i for i, m in enumerate(chat.messages) if i >= chat.first and m["role"] == "assistant")
-    ids = prompt_ids(equipped.template, equipped.tokenizer, chat.messages[:asked], chat.tools)[: context - 8]
+    asked = chat.messages[: chat.answers[0]]
+    ids = prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools)[: context - 8]
 
     def sample(model: CausalLM) -> str:
         limit = min(80, context - len(ids))
