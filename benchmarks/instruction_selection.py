@@ -20,7 +20,7 @@ from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
 from langwright.commands.instructions import mine
 from langwright.commands.scoring import Scorer
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.quality import heuristic_score
 from langwright.corpora.splits import split_documents

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from langwright.base.console import progress
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.chat import Example, example_of
 from langwright.evaluation.relevance import answer_difficulty
 from langwright.models.folder import load_language_model

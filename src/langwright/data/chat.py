@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.objectives.batch import Batch
@@ -105,7 +105,7 @@ def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Token
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
     """One conversation as tokens, at its full length; errors as in `fit_examples`."""
     try:
-        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.first)
+        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.answers)
     except UserError as error:
         raise UserError(f"{chat.source}: {error}") from None
     if not any(encoded.trained[1:]):

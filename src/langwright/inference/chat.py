@@ -7,7 +7,7 @@ from typing import Any, final
 from langwright.base.errors import UserError
 from langwright.inference.generate import Completion, write
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.text.chat import ChatTemplate, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ class Conversation:
     answer, which is also the most it may take. messages: the turns so far, without the system's.
     """
 
-    model: CausalLM
+    model: Model
     tokenizer: Tokenizer
     template: ChatTemplate
     system: str | None = None
