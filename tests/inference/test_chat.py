@@ -48,7 +48,7 @@ def saying(conversation: Conversation, text: str) -> None:
             return torch.nn.functional.one_hot(ids, size).float()
 
     body = Table()
-    body.blocks = torch.nn.ModuleList()  # type: ignore[assignment]
+    body.blocks, body.embed = torch.nn.ModuleList(), conversation.model.body.embed  # type: ignore[assignment]
     conversation.model.body = body  # type: ignore[assignment]
     conversation.model.head.weight = torch.nn.Parameter(after.T.contiguous())
 
