@@ -81,7 +81,7 @@ class Sides(nn.Module):
             raise ValueError("one product cannot serve rows with different heads: a mixed batch gives logits only")
         chosen = [self.held[name] for name in self.choice.names if name in self.held]
         if len(chosen) == 1:
-            return chosen[0].projection(plain, owner)  # type: ignore[operator, no-any-return]
+            return chosen[0].projection(plain, owner)  # type: ignore[operator]
         for part in chosen:
             plain = Part.projection(part, plain, owner)  # type: ignore[arg-type]
         return plain

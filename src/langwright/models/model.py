@@ -105,8 +105,8 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the token table is."""
-        return self.body.embed.tokens.device
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
     @property
     def generates(self) -> bool:
