@@ -101,7 +101,7 @@ class Model(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
-        return self.body.embed.tokens.shape[0]
+        return int(self.config.vocab_size)
 
     @property
     def device(self) -> torch.device:
