@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat, open_chats, read_chat
+from langwright.corpora.conversations import Chat, open_chats, read_chat
 from langwright.corpora.rows import Row, read_rows
 
 ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
 from langwright.models.bloom import BloomConfig
 from langwright.models.folder import new_model

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat, open_chats
+from langwright.corpora.conversations import Chat, open_chats
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
@@ -287,8 +287,8 @@ def chat_supply(
 
 def _question(chat: Chat, equipped: Equipped) -> tuple[int, ...]:
     """The ids of a conversation up to its first answer."""
-    asked = next(i for i, m in enumerate(chat.messages) if i >= chat.first and m["role"] == "assistant")
-    return tuple(prompt_ids(equipped.template, equipped.tokenizer, chat.messages[:asked], chat.tools))
+    asked = chat.messages[: chat.answers[0]]
+    return tuple(prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools))
 
 
 def _tell(spec: str, training: Fitted, held_out: Fitted, equipped: Equipped) -> None:

@@ -20,8 +20,8 @@ from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_json
 from langwright.data.prefetch import prefetch
 from langwright.data.supply import Supply
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, save_parameters
+from langwright.models.model import Model
 from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
@@ -58,9 +58,9 @@ class Evaluation:
     record: Row
 
 
-Evaluate = Callable[[CausalLM, int | None, Callable[[], bool]], Evaluation]
+Evaluate = Callable[[Model, int | None, Callable[[], bool]], Evaluation]
 """(model, at most so many windows, whether to break off) -> what was measured."""
-Sample = Callable[[CausalLM], str]
+Sample = Callable[[Model], str]
 """Something that the model writes, for the live view."""
 
 
@@ -92,7 +92,7 @@ class Job:
     out: Path
     recipe: TrainingRecipe
     origin: Row
-    model: Callable[[], CausalLM]
+    model: Callable[[], Model]
     supply: Supply
     context: int
     learning_rate: float
@@ -103,7 +103,7 @@ class Job:
     names: Mapping[str, str] = field(default_factory=dict)
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
-    save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    save: Callable[[Model, Mapping[str, Tensor], Row], None] | None = None
     begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
 
@@ -147,7 +147,7 @@ class Trainer:
             compile_blocks(self.model)
         self.profile = Profile() if profile else None
 
-    def train(self, on_finish: Callable[[CausalLM], Row] = lambda model: {}) -> Result:
+    def train(self, on_finish: Callable[[Model], Row] = lambda model: {}) -> Result:
         """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
 
         A run that is finished already is left as it is.
