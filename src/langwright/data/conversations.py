@@ -109,7 +109,7 @@ def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Token
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
     """One conversation as tokens, at its full length; errors as in `fit_examples`."""
     try:
-        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.first)
+        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.answers)
     except UserError as error:
         raise UserError(f"{chat.source}: {error}") from None
     if not any(encoded.trained[1:]):
