@@ -13,8 +13,8 @@ from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.baselines.parsing import FunctionHead, function_heads
-from langwright.commands.writing import BODY_TOKENS, Body, body_of
-from langwright.corpora.chats import Chat
+from langwright.commands._demo.writing import BODY_TOKENS, Body, body_of
+from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
 from langwright.inference.chat import read_ends
 from langwright.inference.generate import write
