@@ -32,7 +32,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
-from langwright.base.memory import keep_freed_memory
+from langwright.base.allocator import keep_freed_memory
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.bert import BertConfig

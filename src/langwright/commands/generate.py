@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.loading import adapted
+from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
-from langwright.commands.results import print_json
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
-from langwright.commands.results import print_json
 from langwright.corpora.augmentation import augmented, changes_named
 from langwright.corpora.conversations import Chat, open_chats
 from langwright.corpora.duplicates import exact_duplicates, near_duplicates
@@ -73,7 +72,7 @@ def prepare(
         found = near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near)
         chats = _without(chats, list(found), "nearly equal to an earlier one", report)
     if model is not None and (max_tokens is not None or (keep is not None and by != "heuristics")):
-        from langwright.commands.scoring import Scorer
+        from langwright.evaluation.relevance import Scorer
 
         scorer = Scorer(model, template)
         if max_tokens is not None:

@@ -10,7 +10,7 @@ import torch
 
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat
-from langwright.data.chat import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
 from langwright.models.bloom import BloomConfig
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config

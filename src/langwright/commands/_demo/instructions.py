@@ -13,7 +13,7 @@ from langwright.adaptation.loading import adapted
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.baselines.parsing import FunctionHead, function_heads
-from langwright.commands.writing import BODY_TOKENS, Body, body_of
+from langwright.commands._demo.writing import BODY_TOKENS, Body, body_of
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
 from langwright.inference.chat import read_ends
