@@ -260,7 +260,7 @@ def _supply(
             fixed=recipe.compile,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

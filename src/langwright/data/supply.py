@@ -21,7 +21,7 @@ class StepBatches(Protocol):
 
     @property
     def tokens_per_step(self) -> int:
-        """Inputs a step, padding included."""
+        """Real inputs a step, on average."""
         ...
 
     def batch(self, step: int) -> Batch:
