@@ -18,10 +18,10 @@ from langwright.adaptation.live import adapters, choose, mixed
 from langwright.adaptation.lora import LoRA
 from langwright.adaptation.merging import merge, settle, unmerge
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.training.learner import Learner
 from langwright.training.losses import causal
@@ -36,12 +36,12 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def llama(**changes: Any) -> CausalLM:
-    made: CausalLM = new_model("llama", LlamaConfig(**SHAPE, **changes), seed=3)
+def llama(**changes: Any) -> Model:
+    made: Model = new_model("llama", LlamaConfig(**SHAPE, **changes), seed=3)
     return made.eval()
 
 
-def trained(model: CausalLM, name: str, seed: int = 0, **settings: Any) -> LoRA:
+def trained(model: Model, name: str, seed: int = 0, **settings: Any) -> LoRA:
     """An adapter whose numbers are noise."""
     method = LoRA(**{"rank": 3, "alpha": 5.0, **settings})
     method.attach(model, name, seed)
@@ -54,7 +54,7 @@ def trained(model: CausalLM, name: str, seed: int = 0, **settings: Any) -> LoRA:
 
 
 @torch.no_grad()
-def logits(model: CausalLM, ids: Tensor = IDS) -> Tensor:
+def logits(model: Model, ids: Tensor = IDS) -> Tensor:
     return model(ids)
 
 
@@ -129,7 +129,7 @@ def test_merging_keeps_the_logits_and_is_undone_exactly(settings: dict[str, Any]
     assert (model.head.weight is model.body.embed.tokens) == tied == model.config.tie_word_embeddings
     merge(model)
     settle(model)
-    assert not [name for name, _ in model.named_parameters() if ".side." in name]
+    assert not [name for name, _ in model.named_parameters() if ".adapter." in name]
     assert (logits(model) - adapted).abs().max() < 1e-4
 
 
@@ -149,7 +149,6 @@ def test_what_cannot_be_merged_is_refused() -> None:
 def test_combinations_are_those_of_peft(how: Literal["linear", "cat", "svd"], case: str, tmp_path: Path) -> None:
     oracle(CASES[case]).save_pretrained(tmp_path / "model")
     ours = load_model(tmp_path / "model")
-    assert isinstance(ours, CausalLM)
     for seed, name in enumerate(("a", "b")):
         trained(ours, name, seed, alpha=3.0 + seed)
         save_adapter(ours, tmp_path / name, name)
@@ -184,7 +183,7 @@ def test_slices_come_back_as_slices(tmp_path: Path) -> None:
     again = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
     load_adapter(again, tmp_path)
     assert torch.equal(logits(again), before)
-    assert again.body.blocks[0].attention.fn.k.side is None
+    assert again.body.blocks[0].attention.fn.k.adapter is None
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

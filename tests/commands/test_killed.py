@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from langwright.commands.adapting import SETTINGS
+from langwright.adaptation.options import SETTINGS
 from langwright.models.folder import new_model, save_model
 from langwright.models.gpt_neox import GPTNeoXConfig
 from langwright.text.training import raw_bytes

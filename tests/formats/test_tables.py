@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from langwright.commands._demo.instructions import Asked
 from langwright.commands.demo import _summary
-from langwright.commands.instructions import Asked
 from langwright.models.families import FAMILIES
 from langwright.models.family import DEFAULT_ONLY
 from langwright.training.recipe import FREE, FinetuneRecipe, PretrainRecipe

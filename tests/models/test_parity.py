@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langwright.inference.cache import KVCache
-from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.keymap import to_disk
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
 from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
@@ -27,7 +27,7 @@ class Pair:
     """The same model, theirs and ours; `back` is theirs again, read from the folder that ours saved."""
 
     theirs: PreTrainedModel
-    ours: CausalLM
+    ours: Model
     back: PreTrainedModel
 
 
@@ -118,7 +118,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     losses = F.cross_entropy(theirs(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     expected = (losses * weights.flatten()).sum() / weights.sum()
     expected.backward()
-    total = linear_cross_entropy(ours.body(ids[:, :-1]), ours.head.weight, ids[:, 1:], weights, bias=ours.head.bias)
+    total = linear_cross_entropy(ours.head.projection(ours.body(ids[:, :-1])), ids[:, 1:], weights)
     loss = total / weights.sum()
     loss.backward()
     assert abs(loss - expected) <= NEAR

@@ -25,7 +25,8 @@ from langwright.adaptation.targets import (
 )
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 
 
 class Scale(Part):
@@ -91,7 +92,7 @@ class IA3(Method):
             for path in target.ours:
                 owner, inputs = model.get_submodule(path), self._at_input(model, target.place.name)
                 assert isinstance(owner, Owner)
-                weight = owner.dense()
+                weight = owner.full_weight()
                 if shared is None or not inputs:  # a fused map has one input
                     shared = nn.Parameter(torch.ones(weight.shape[1 if inputs else 0], device=weight.device))
                 stand_beside(owner, name, Scale(shared, inputs), live(model).choice)

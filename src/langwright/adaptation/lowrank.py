@@ -1,12 +1,14 @@
 """The arithmetic of LoRA (Hu et al., 2021) and DoRA (Liu et al., 2024) beside one map."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from langwright.adaptation.sides import Answer, Owner, Part
-from langwright.parts.heads import LanguageHead
+from langwright.parts.heads import LanguageHead, Projection
 from langwright.parts.linear import Linear
 
 
@@ -41,7 +43,7 @@ class LowRank(Part):
             return y + change
         assert isinstance(owner, Linear | LanguageHead)
         if drops:
-            straight = F.linear(dropped, owner.dense().to(x.dtype))
+            straight = F.linear(dropped, owner.full_weight().to(x.dtype))
         else:
             straight = y if owner.bias is None else y - owner.bias.to(y.dtype)
         scale = self._scale(owner).to(y.dtype)
@@ -53,20 +55,21 @@ class LowRank(Part):
         changed = weight + self.scaling * self.up.float() @ self.down.float()
         return changed if self.magnitude is None else self._scale(owner)[:, None] * changed, bias
 
-    def factors(self, hidden: Tensor, owner: Owner) -> tuple[Tensor, Tensor]:
+    def projection(self, plain: Projection, owner: Owner) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
+        hidden = plain.hidden
         dropped = F.dropout(hidden, self.dropout, self.training)
         inner = self.scaling * F.linear(dropped, self.down.to(hidden.dtype))
-        weight = torch.cat((owner.dense().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
+        weight = torch.cat((owner.full_weight().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
         if self.magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
-        return torch.cat((hidden, inner), -1), weight
+        return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)
 
     def _scale(self, owner: Owner) -> Float[Tensor, " outputs"]:
         """The length that each row is to have over the length it has."""
         assert self.magnitude is not None
         with torch.no_grad():
-            lengths = (owner.dense().float() + self.scaling * self.up.float() @ self.down.float()).norm(dim=1)
+            lengths = (owner.full_weight().float() + self.scaling * self.up.float() @ self.down.float()).norm(dim=1)
         return self.magnitude.float() / lengths
 
 
@@ -100,5 +103,7 @@ class LowRankTable(Part):
     def _scale(self, owner: Owner) -> Float[Tensor, " dim"]:
         assert self.magnitude is not None
         with torch.no_grad():
-            lengths = (owner.dense().float() + self.scaling * (self.up.float() @ self.down.float()).t()).norm(dim=0)
+            lengths = (owner.full_weight().float() + self.scaling * (self.up.float() @ self.down.float()).t()).norm(
+                dim=0
+            )
         return self.magnitude.float() / lengths

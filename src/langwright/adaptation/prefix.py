@@ -12,11 +12,11 @@ from langwright.adaptation.leads import Leading, Virtual
 from langwright.adaptation.method import check_size, refuse_unknown
 from langwright.adaptation.prompt import standard_normal, text_ids, token_count
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
-from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
+from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
 
@@ -46,11 +46,11 @@ class Prefix(Virtual):
         super().__init__(table, encoder)
         self.shape, self.order = shape, tuple(order)
 
-    def forward(self) -> Lead:
+    def forward(self) -> VirtualTokens:
         rows = self.rows()
         parts = rows.view(len(rows), 2 * self.shape.layers, self.shape.kv_heads, self.shape.head_dim)
         parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
-        return Lead(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
+        return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class PrefixTuning(Leading):
             "init_weights": "zero" if self.init == "zero" else None,
             "num_attention_heads": shape.kv_heads,
             "num_layers": shape.layers,
-            "num_transformer_submodules": 2 if isinstance(model, EncoderDecoderLM) else 1,
+            "num_transformer_submodules": len(model.stacks),
             "num_virtual_tokens": self.tokens,
             "prefix_projection": self.projection,
             "token_dim": shape.width,
@@ -125,7 +125,7 @@ class PrefixTuning(Leading):
     def from_peft(cls, fields: Fields, model: Model, where: str) -> "PrefixTuning":
         given = refuse_unknown(fields, HONOURED, {}, ("modules_to_save",), where)
         shape = shape_of(model)
-        submodules = 2 if isinstance(model, EncoderDecoderLM) else 1
+        submodules = len(model.stacks)
         for field, value in (
             ("num_layers", shape.layers),
             ("num_attention_heads", shape.kv_heads),
@@ -158,13 +158,13 @@ def _order(model: Model) -> list[int]:
     first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
     """
     layers = len(model.body.blocks)
-    return [2 * i % layers if isinstance(model, EncoderDecoderLM) else i for i in range(layers)]
+    return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
 class _Recorder:
     """A state that keeps the keys and values of one forward pass as they come."""
 
-    dense, length = True, 0
+    gapless, length = True, 0
 
     def __init__(self, layers: int):
         self._layers = layers
@@ -188,7 +188,7 @@ class _Recorder:
 
 def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     """The keys and values of a text, repeated or cut to so many tokens, as the file has them: [tokens, numbers]."""
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
     ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
     recorder = _Recorder(len(model.body.blocks))

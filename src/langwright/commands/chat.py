@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.loading import adapted
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
-from langwright.commands.results import print_json
 from langwright.inference.chat import Conversation, read_ends
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model

@@ -11,31 +11,31 @@ from torch import Tensor
 from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.leads import Leading
 from langwright.adaptation.method import Method
+from langwright.adaptation.options import method_of
 from langwright.adaptation.prompt import Prompting, nearest_words
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
 from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
-from langwright.commands.adapting import method_of
-from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
-from langwright.commands.reporting import write_report
-from langwright.commands.results import tell_likelihood
-from langwright.commands.supply import Supply
-from langwright.commands.texts import read_texts
-from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
-from langwright.evaluation.likelihood import Likelihood, likelihood
-from langwright.models.decoder import CausalLM
+from langwright.data.conversations import chat_supply
+from langwright.data.supply import Supply
+from langwright.data.texts import read_texts
+from langwright.evaluation.in_training import held_out_likelihood, sample_of
+from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
 from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
+from langwright.models.model import Model
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
+from langwright.training.report import write_report
+from langwright.training.trainer import Job, Result, Trainer, claimed, close
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ def finetune(
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         chat = recipe.task == "chat"
-        tell_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
+        print_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
         record = read_json(out / RECORD, "the record of the run")
         for number, words in enumerate(record.get("nearest_words", ())):
             say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
@@ -106,20 +106,20 @@ class Tuning:
     supply: Supply
     old: OldText | None
 
-    def base(self) -> CausalLM:
+    def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
         found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found
 
-    def begun(self) -> CausalLM:
+    def begun(self) -> Model:
         """The same with what is to be trained beside it."""
         found = self.base()
         if self.method is not None:
             self.method.attach(found, seed=self.recipe.seed)
         return found
 
-    def measure(self, trained: CausalLM) -> Row:
+    def measure(self, trained: Model) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
         told: Row = {}
         if isinstance(self.method, Prompting):
@@ -130,7 +130,7 @@ class Tuning:
             told["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
         return told
 
-    def save(self, trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+    def save(self, trained: Model, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
         for name, master in masters.items():
             trained.get_parameter(name).data = master.detach()
@@ -139,10 +139,10 @@ class Tuning:
             write_json(self.out / GENERATION, self.supply.generation)
         save_adapter(trained, self.out, base=self.folder, record=record)
 
-    def _new_text(self, model: CausalLM) -> Likelihood:
+    def _new_text(self, model: Model) -> Likelihood:
         return likelihood(model, self.supply.held_out(None), self.supply.held_out_bytes)
 
-    def _old_text(self, model: CausalLM) -> Likelihood:
+    def _old_text(self, model: Model) -> Likelihood:
         assert self.old is not None
         return measure_text(model, self.tokenizer, *self.old, self.context)
 
@@ -156,7 +156,7 @@ def run(
     ignore_field: tuple[str, ...] = (),
     profile: bool = False,
 ) -> Result:
-    """Fine-tuning without words at the end."""
+    """Fine-tune; nothing is printed at the end."""
     started, out = time.monotonic(), Path(out)
     folder, origin = _base(model, out)
     if out.resolve() == folder.resolve():
@@ -177,13 +177,15 @@ def run(
             learning_rate=recipe.learning_rate or usual_rate,
             machine=tuning.machine,
             started=started,
+            evaluate=held_out_likelihood(tuning.supply),
+            sample=sample_of(tuning.supply, tuning.context),
             record=origin,
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
             begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        return train(job, extend, tuning.measure, profile)
+        return Trainer(job, extend, profile).train(tuning.measure)
 
 
 def _open(
@@ -209,12 +211,12 @@ def _open(
     return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
 
 
-def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: CausalLM) -> None:
+def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
     if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 
-def _context(recipe: FinetuneRecipe, base: CausalLM, method: Method | None) -> int:
+def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
     virtual = method.tokens if isinstance(method, Leading) else 0
     context = recipe.context or base.context - virtual
@@ -247,12 +249,21 @@ def _supply(
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
         equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, recipe, equipped, context)
+        return chat_supply(
+            text,
+            equipped,
+            context,
+            recipe.batch_size,
+            recipe.seed,
+            split=recipe.split,
+            packing=recipe.packing,
+            fixed=recipe.compile,
+        )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
     return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
 
 
-def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
+def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:
     """Bits per byte of two models."""
     return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 

@@ -7,12 +7,11 @@ import torch
 from langwright.adaptation.loading import load_model
 from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_json, refuse_file
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
-from langwright.commands.results import print_json
 from langwright.models.folder import GENERATION, save_parameters
 from langwright.models.lowbit import Kind, dequantise, is_in_few_bits
 from langwright.models.weights import weights_checksum

@@ -1,12 +1,13 @@
 """How well a model predicts a text: loss, perplexity and bits per byte."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 
-from langwright.models.decoder import CausalLM
+from langwright.base.console import print_json
+from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.objectives.losses import linear_cross_entropy
 
@@ -49,16 +50,26 @@ class Likelihood:
 
 
 @torch.no_grad()
-def likelihood(model: CausalLM, batches: Iterable[Batch], text_bytes: int) -> Likelihood:
+def likelihood(model: Model, batches: Iterable[Batch], text_bytes: int) -> Likelihood:
     """Score a model on batches that hold every target once (`data.batches.evaluation_batches`)."""
-    device = model.head.weight.device
+    device = model.device
     nats, tokens = 0.0, 0
     for batch in batches:
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
-        head = model.head
-        factors = head.factors(hidden)
-        loss = linear_cross_entropy(*factors, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
+        loss = linear_cross_entropy(model.head.projection(hidden), here.targets, here.weights)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)
+
+
+def print_likelihood(record: Mapping[str, float], what: str, as_json: bool) -> None:
+    """Print the record of a `Likelihood` with its units, or as one JSON object."""
+    if as_json:
+        print_json(record)
+        return
+    print(
+        f"{what}: loss {record['loss_nats_per_token']:.4f} nats per token, "
+        f"perplexity {record['perplexity_per_token']:.2f} per token, "
+        f"{record['bits_per_byte']:.4f} bits per byte ({record['tokens']:,} tokens, {record['bytes']:,} bytes)"
+    )

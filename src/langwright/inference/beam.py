@@ -12,8 +12,8 @@ import torch
 from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
-from langwright.models.family import Generative
-from langwright.parts.memory import Memory
+from langwright.models.model import Model
+from langwright.parts.cross_memory import CrossMemory
 
 NEVER = -1e9
 """The score of what cannot win."""
@@ -30,7 +30,7 @@ class Hypotheses:
 
 @torch.inference_mode()
 def beam_search(
-    model: Generative,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     search: Search,
     rules: Rules,
@@ -38,13 +38,13 @@ def beam_search(
     max_new_tokens: int,
     cache: bool = True,
     vocabulary: int | None = None,
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
 ) -> list[list[int]]:
     """The new tokens of the best hypothesis of each prompt, eos included where it ended.
 
     eos: ends a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row for a prompt.
     """
-    beams, device = search.beams, model.head.weight.device
+    beams, device = search.beams, model.device
     ids, mask = left_padded(prompts, device)
     each = torch.arange(len(prompts), device=device).repeat_interleave(beams)
     ids, mask = ids[each], None if mask is None else mask[each]

@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Generative
+from langwright.models.model import Model
 from langwright.parts.positions import Rope, Tables, rotate
 
 
@@ -23,17 +22,17 @@ class Streaming:
     window: int
     sinks: int = 4
 
-    def cache(self, model: Generative) -> "SinkCache":
+    def cache(self, model: Model) -> "SinkCache":
         """An empty cache for a model; UserError where the model or these sizes do not allow one."""
         if self.window < 2 or self.sinks < 0:
             raise UserError(
                 f"--window {self.window} --sinks {self.sinks}: a window has 2 tokens at least, sinks are 0 or more"
             )
-        if isinstance(model, EncoderDecoderLM):
+        if model.encoders:
             raise UserError(
                 f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
             )
-        if model.body.lead is not None:
+        if model.body.virtual_tokens is not None:
             raise UserError(
                 "--window: this adapter stands before the text with virtual tokens, which a window would forget; "
                 "leave it out"
@@ -60,7 +59,7 @@ class SinkCache:
     """
 
     def __init__(self, layers: int, sinks: int, window: int, rope: Rope | None = None):
-        self.dense = True
+        self.gapless = True
         self.sinks, self.window = sinks, window
         self._layers, self._rope = layers, rope
         self._keys: list[Tensor] = []
@@ -89,7 +88,7 @@ class SinkCache:
         if self._kept is not None:
             real = real.gather(1, self._kept)
         self._real = torch.cat((real, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask), 1)
-        self.dense = bool(self._real.all())
+        self.gapless = bool(self._real.all())
         positions = (self._real.long().cumsum(1) - 1).clamp(min=0)
         query = positions[:, real.shape[1] :]
         if self._rope is not None:

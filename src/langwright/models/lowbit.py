@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
 from langwright.models.keymap import Entry, locate
+from langwright.models.model import Model
 from langwright.models.weights import check_floats
 from langwright.parts import quantisers
 from langwright.parts.attention import Attention
@@ -136,8 +137,8 @@ def dequantise(model: Model) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantisedLinear):
             plain = Linear(module.inputs, module.outputs)
-            plain.weight = nn.Parameter(module.packed.dense(torch.float32), requires_grad=False)
-            plain.bias, plain.side = module.bias, module.side
+            plain.weight = nn.Parameter(module.packed.full_weight(torch.float32), requires_grad=False)
+            plain.bias, plain.adapter = module.bias, module.adapter
             model.set_submodule(name, plain)
 
 

@@ -14,10 +14,9 @@ from langwright.adaptation.prefix import PrefixTuning
 from langwright.adaptation.prompt import PromptTuning, PTuning
 from langwright.adaptation.targets import ALL_LINEAR, Targets
 from langwright.base.errors import UserError
-from langwright.training.recipe import FinetuneRecipe
 
 
-def method_of(recipe: FinetuneRecipe) -> Method | None:
+def method_of(recipe: Any) -> Method | None:
     """The method that a recipe asks for; None for full tuning. UserError for a field that another method has."""
     own = SETTINGS.get(recipe.method, ())
     for field in fields(recipe):
@@ -28,7 +27,7 @@ def method_of(recipe: FinetuneRecipe) -> Method | None:
     return MAKERS[recipe.method](recipe) if recipe.method in MAKERS else None
 
 
-def _lora(recipe: FinetuneRecipe) -> LoRA:
+def _lora(recipe: Any) -> LoRA:
     if recipe.alpha is not None and not 0 < recipe.alpha < math.inf:
         raise UserError(f"--alpha {recipe.alpha:g}: must be above 0 and finite, for it multiplies all that LoRA adds")
     return LoRA(
@@ -57,20 +56,20 @@ def _words(words: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip())
 
 
-def _ia3(recipe: FinetuneRecipe) -> IA3:
+def _ia3(recipe: Any) -> IA3:
     return IA3(target=_targets(recipe.target), feedforward=_targets(recipe.feedforward))
 
 
-def _prompt(recipe: FinetuneRecipe) -> PromptTuning:
+def _prompt(recipe: Any) -> PromptTuning:
     init, text = _beginning(recipe.prompt_init or "vocabulary", ("random", "vocabulary"))
     return PromptTuning(recipe.virtual_tokens, init, text)
 
 
-def _p_tuning(recipe: FinetuneRecipe) -> PTuning:
+def _p_tuning(recipe: Any) -> PTuning:
     return PTuning(recipe.virtual_tokens, recipe.prompt_encoder, recipe.encoder_width)
 
 
-def _prefix(recipe: FinetuneRecipe) -> PrefixTuning:
+def _prefix(recipe: Any) -> PrefixTuning:
     init, text = _beginning(recipe.prompt_init or "random", ("random", "zero"))
     width = PrefixTuning.hidden if recipe.encoder_width is None else recipe.encoder_width
     return PrefixTuning(recipe.virtual_tokens, recipe.projection, width, init, text)
@@ -86,7 +85,7 @@ def _beginning(wanted: str, known: tuple[str, ...]) -> tuple[Any, str | None]:
 
 
 TEXT = "text:"
-MAKERS: dict[str, Callable[[FinetuneRecipe], Method]] = {
+MAKERS: dict[str, Callable[[Any], Method]] = {
     "lora": _lora,
     "ia3": _ia3,
     "prompt": _prompt,

@@ -9,16 +9,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from langwright.base.console import progress
+from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat, open_chats
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
+from langwright.data.supply import Supply
 from langwright.objectives.batch import Batch
-from langwright.text.chat import ChatTemplate, encode
+from langwright.text.chat import ChatTemplate, encode, prompt_ids
+from langwright.text.equip import Equipped
 from langwright.text.tokenizer import Tokenizer
 
 RECORD_VERSION = 1
+SPLIT = "5%"
+"""What is held out of conversations unless told otherwise: one in twenty, by a hash of its content."""
 ROUND = 64
 """Rows that are not packed are as wide as the longest of their batch, rounded up to this many tokens."""
 
@@ -105,7 +109,7 @@ def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Token
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
     """One conversation as tokens, at its full length; errors as in `fit_examples`."""
     try:
-        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.first)
+        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.answers)
     except UserError as error:
         raise UserError(f"{chat.source}: {error}") from None
     if not any(encoded.trained[1:]):
@@ -226,3 +230,83 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     """Bytes of text in the tokens that are predicted, at least 1."""
     tokens = (id for example in examples for id in example.ids[1:][example.trained[1:]])
     return max(1, sum(len(tokenizer.token_bytes(int(id))) for id in tokens))
+
+
+def chat_supply(
+    spec: str,
+    equipped: Equipped,
+    context: int,
+    batch_size: int,
+    seed: int,
+    *,
+    split: str | None = None,
+    packing: bool = False,
+    fixed: bool = False,
+) -> Supply:
+    """The conversations of a file as training batches and held-out ones; what was cut off is reported.
+
+    Args:
+        spec: the file, folder or glob.
+        equipped: tokenizer and template.
+        context: inputs a row at most.
+        batch_size: rows a step.
+        seed: of the order of the samples.
+        split: what is held out; `SPLIT` unless given.
+        packing: see `ChatBatches`.
+        fixed: see `ChatBatches`.
+    """
+    chats = open_chats(spec)
+    split = split or SPLIT
+    sides = chats.split(split)
+    training, held_out = (fit_examples(side, equipped.template, equipped.tokenizer, context) for side in sides)
+    _tell(spec, training, held_out, equipped)
+    batches = ChatBatches(training.examples, context, batch_size, seed, packing=packing, fixed=fixed)
+    if packing:
+        say(f"packed: {len(training.examples):,} conversations in {batches.windows:,} rows of {context} tokens")
+    record = {
+        **chats.record(),
+        "spec": spec,
+        "split": split,
+        "template": equipped.name,
+        "added_tokens": list(equipped.added),
+        "training": training.record(),
+        "held_out": held_out.record(),
+    }
+    return Supply(
+        equipped.tokenizer,
+        batches,
+        lambda limit: evaluation_rows(held_out.examples, context, batch_size, limit),
+        held_out.tokens,
+        answer_bytes(held_out.examples, equipped.tokenizer),
+        record,
+        {"eos_token_id": list(equipped.ends) if len(equipped.ends) > 1 else equipped.ends[0]},
+        _question(sides[1][0], equipped)[: context - 8],
+        equipped.ends,
+    )
+
+
+def _question(chat: Chat, equipped: Equipped) -> tuple[int, ...]:
+    """The ids of a conversation up to its first answer."""
+    asked = chat.messages[: chat.answers[0]]
+    return tuple(prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools))
+
+
+def _tell(spec: str, training: Fitted, held_out: Fitted, equipped: Equipped) -> None:
+    added = f" (new tokens: {', '.join(equipped.added)})" if equipped.added else ""
+    say(
+        f"{spec}: template {equipped.name}{added}; {len(training.examples):,} conversations with "
+        f"{format_amount(training.tokens, 'assistant tokens')} to train on, {len(held_out.examples):,} with "
+        f"{format_amount(held_out.tokens, 'assistant tokens')} held out"
+    )
+    for side, fitted in (("to train on", training), ("held out", held_out)):
+        if fitted.shortened:
+            left_out = (
+                f"; {len(fitted.unanswered):,} of them have no answer inside it and are left out, first "
+                f"{fitted.unanswered[0]}"
+                if fitted.unanswered
+                else ""
+            )
+            warn(
+                f"{fitted.shortened:,} conversations {side} are longer than the context and lost their ends, "
+                f"{fitted.lost:,} tokens in all{left_out}"
+            )

@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from langwright.models.decoder import CausalLM
 from langwright.objectives.batch import Batch
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
-Sampler = Callable[[CausalLM], str]
 
 
 @runtime_checkable
@@ -39,11 +37,16 @@ class StepBatches(Protocol):
 class Supply:
     """The data of a run.
 
-    held_out: batches with every held-out target once, or with those of at most so many windows, evenly spread.
-    held_out_tokens, held_out_bytes: the size of all of it; bytes of the text in UTF-8.
-    record: what identifies the data; its "hash" is part of the run's identity.
-    generation: fields for generation_config.json besides those of the tokenizer.
-    sample: lets a model write something for the live view; it goes on from nothing unless given.
+    Args:
+        tokenizer: of the text.
+        batches: what is trained on.
+        held_out: batches with every held-out target once, or with those of at most so many windows, evenly spread.
+        held_out_tokens: how many targets that is.
+        held_out_bytes: UTF-8 bytes of the held-out text.
+        record: what identifies the data; its "hash" is part of the run's identity.
+        generation: fields for generation_config.json besides those of the tokenizer.
+        prompt: ids from which a sample of the model's writing goes on; an empty text unless given.
+        ends: ids that end such a sample; the tokenizer's eos unless given.
     """
 
     tokenizer: Tokenizer
@@ -53,4 +56,5 @@ class Supply:
     held_out_bytes: int
     record: Row
     generation: Row = field(default_factory=dict)
-    sample: Sampler | None = None
+    prompt: tuple[int, ...] | None = None
+    ends: tuple[int, ...] | None = None

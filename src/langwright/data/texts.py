@@ -9,7 +9,6 @@ from langwright.base.console import format_amount, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
 from langwright.base.hub import PREFIX
-from langwright.commands.supply import Supply
 from langwright.corpora.document import Corpus
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
@@ -17,6 +16,7 @@ from langwright.corpora.splits import parse_split, split_documents
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.prepare import prepare
 from langwright.data.shards import Tokens
+from langwright.data.supply import Supply
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
 

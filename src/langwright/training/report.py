@@ -7,8 +7,8 @@ from typing import Any
 
 from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
-from langwright.commands.training import read_metrics
 from langwright.models.folder import RECORD
+from langwright.training.trainer import read_metrics
 from langwright.viewing.report import Event, Fact, Report, Spending, report
 
 Row = Mapping[str, Any]
