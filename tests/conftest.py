@@ -10,6 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["COLUMNS"] = "100"
+# torch.compile believes the processor's flags, instead of compiling a program for half a minute to try them.
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 # Processes that tests start see this checkout, whatever is installed.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
 

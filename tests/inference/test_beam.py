@@ -35,7 +35,7 @@ def decoders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return load_model(folder), theirs
 
 
-@pytest.fixture(scope="module", params=[name for name in SOURCED if name != "switch-all"])
+@pytest.fixture(scope="module", params=["t5", "switch", "bart"])
 def sourced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp(request.param)
     theirs = sourced_oracle(SOURCED[request.param])
@@ -72,7 +72,7 @@ SOURCE, MASK = random_ids(ROWS, 11), left_padding(ROWS, 11).flip(1)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("eos", [EOS, 20, 33])
+@pytest.mark.parametrize("eos", [EOS, 20])
 def test_beams_of_encoder_decoders(sourced: tuple[Any, Any], name: str, eos: int) -> None:
     ours, theirs = sourced
     search = SEARCHES[name]
@@ -89,7 +89,7 @@ def test_beams_of_encoder_decoders(sourced: tuple[Any, Any], name: str, eos: int
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("eos", [EOS, 20, 33])
+@pytest.mark.parametrize("eos", [EOS, 20])
 def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: str, eos: int) -> None:
     ours, theirs = decoders
     search, mask = SEARCHES[name], left_padding(ROWS, 11)
