@@ -10,7 +10,7 @@ from langwright.inference.beam import beam_search
 from langwright.inference.generate import complete, generate_ids
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
-from langwright.models.bart import BartConfig
+from langwright.models.families.bart import BartConfig
 from langwright.models.folder import load_model, new_model
 from langwright.parts.memory import Memory
 from langwright.text.training import raw_bytes
