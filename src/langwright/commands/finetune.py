@@ -136,7 +136,7 @@ class Tuning:
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
-            write_json(self.out / GENERATION, self.supply.generation)
+            write_json(self.out / GENERATION, self.supply.tokenizer.generation())
         save_adapter(trained, self.out, base=self.folder, record=record)
 
     def _new_text(self, model: Model) -> Likelihood:
@@ -260,7 +260,7 @@ def _supply(
             fixed=recipe.compile,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:
