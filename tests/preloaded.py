@@ -74,6 +74,7 @@ def answer(connection: socket.socket, main: Any) -> None:
         argv, folder, environment = json.loads(file.read(int.from_bytes(size, "big")))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    sys.path[0] = ""  # of -c and -m, in place of the folder of this file
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
