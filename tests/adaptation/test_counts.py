@@ -7,7 +7,7 @@ import torch
 
 from langwright.adaptation.lora import LoRA
 from langwright.base.errors import UserError
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.model import Model
 
@@ -27,7 +27,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 def made(family: str, shape: dict[str, Any], task: str | None = None) -> Model:
     row = FAMILIES[family]
     with torch.device("meta"):
-        return heads.build(row, row.config(**shape), task or row.task)
+        return tasks.build(row, row.config(**shape), task or row.task)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_example_of_the_lesson() -> None:
 def test_every_family_has_targets(family: str) -> None:
     model = made(family, {}) if family not in ("mixtral", "nanochat") else made(family, {"num_hidden_layers": 1})
     LoRA(rank=1).attach(model)
-    assert all(".side." in n for n, p in model.named_parameters() if p.requires_grad)
+    assert all(".adapter." in n for n, p in model.named_parameters() if p.requires_grad)
 
 
 def test_unknown_targets_are_named_with_what_is_near() -> None:

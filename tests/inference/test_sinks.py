@@ -15,8 +15,8 @@ from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import SinkCache, Streaming
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
 from langwright.parts.state import State
@@ -106,7 +106,7 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
         assert kept == sorted({*range(min(sinks, total)), *range(max(0, total - (len(kept) - sinks)), total)})
         assert len(kept) == min(total, sinks + window)
         assert key[row][key[row] >= 0].tolist() == list(range(len(kept)))
-        assert cache.dense == bool((key >= 0).all())
+        assert cache.gapless == bool((key >= 0).all())
 
 
 @pytest.mark.parametrize("streaming", [Streaming(8, 2), Streaming(12, 0)])

@@ -52,7 +52,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     with claimed(out):
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
-        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing)
+        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
         job = Job(
             out=out,
             recipe=recipe,
