@@ -279,9 +279,7 @@ def chat_supply(
         held_out.tokens,
         answer_bytes(held_out.examples, equipped.tokenizer),
         record,
-        {"eos_token_id": list(equipped.ends) if len(equipped.ends) > 1 else equipped.ends[0]},
         _question(sides[1][0], equipped)[: context - 8],
-        equipped.ends,
     )
 
 
