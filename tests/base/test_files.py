@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from langwright.base.errors import UserError
 from langwright.base.files import (
     atomic_folder,
     cache_folder,
+    check_lock,
     crc32_blocks,
     data_folder,
     folder_lock,
@@ -240,6 +243,20 @@ with folder_lock(Path(sys.argv[1]), "a training run"):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def test_a_locked_folder_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_lock(out)  # it is not ours: nothing to say
+    with folder_lock(out, "a training run"):
+        check_lock(out)
+        shutil.rmtree(out)
+        with pytest.raises(UserError, match=re.escape(str(out))):
+            check_lock(out)
+        out.mkdir()
+        (out / ".lock").touch()
+        with pytest.raises(UserError, match=re.escape(str(out))):
+            check_lock(out)
 
 
 @pytest.mark.parametrize("children", ["none", "fork"])
