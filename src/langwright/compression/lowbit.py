@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import make_folder, read_json, refuse_file, write_json
+from langwright.base.files import checksums, make_folder, read_json, refuse_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
@@ -20,7 +20,7 @@ from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
 from langwright.models.surgery.quantise import Scheme
-from langwright.models.weights import check_floats, checksums, open_weights, write_tensors
+from langwright.models.weights import check_floats, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""

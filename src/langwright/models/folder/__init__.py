@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import crc32_blocks, read_json, sha256_file, write_json
+from langwright.base.files import check_files, checksums, read_json, read_record, write_json
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.models import tasks
@@ -23,7 +23,7 @@ from langwright.models.initialise import normal
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
-from langwright.models.weights import checksums, write_tensors
+from langwright.models.weights import write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -217,22 +217,7 @@ def _check_record(folder: Path) -> None:
     path = folder / RECORD
     if not path.exists():
         return
-    record = read_json(path, "the record of the model")
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {version} is not the version {FORMAT_VERSION} that is read here")
-    sums, blocks = record.get("checksums"), record.get("crc32_blocks", {})
-    if not isinstance(sums, dict) or not isinstance(blocks, dict):
-        raise UserError(f"{path}: there are no checksums of the files; save the model again")
-    for name, checksum in sums.items():
-        file = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path}: checksums names {name!r}, which is no file of this folder")
-        if not name.endswith(".safetensors") or not file.exists():
-            continue
-        quick = name in blocks
-        if (crc32_blocks(file) if quick else sha256_file(file)) != (blocks[name] if quick else checksum):
-            raise UserError(f"{file}: broken or replaced, its checksum differs from that in {RECORD}")
+    check_files(path, read_record(path, "the record of the model", FORMAT_VERSION), only=".safetensors")
 
 
 def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
