@@ -162,7 +162,8 @@ def run(
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
-    usual_rate = (0.1 if method is None else 1) / width(load_config(folder, ignore_field)[1])
+    family, config = load_config(folder, ignore_field)
+    usual_rate = (0.1 if method is None else 1) / width(family.name, config)
     tokenizer = load_tokenizer(folder)
     with claimed(out):
         tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer)
