@@ -18,6 +18,7 @@ from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.chat import own_template
 from langwright.text.equip import equip
 from langwright.text.tokenizer import load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 
 HELP = "/reset forgets what was said, /system TEXT sets the system message, /exit leaves; Ctrl-C stops an answer"
 
@@ -51,7 +52,11 @@ def chat(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     model, where = model_folder(model), choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    loaded = adapted(
+        load_language_model(model, where, choose_dtype(decided_dtype(model, dtype), where), ignore_field, bits),
+        adapter,
+        model,
+    )
     home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
     tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)

@@ -33,6 +33,7 @@ from langwright.models.weights import weights_checksum
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, Trainer, claimed, close
@@ -198,7 +199,7 @@ def _open(
     tokenizer: Tokenizer,
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
-    machine = measure(recipe.device, recipe.dtype, recipe.exact)
+    machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
     base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_quantised(folder, recipe, base)
