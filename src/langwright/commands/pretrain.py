@@ -14,6 +14,7 @@ from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, Trainer, claimed, close
@@ -62,7 +63,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             supply=supply,
             context=recipe.context,
             learning_rate=recipe.learning_rate or 1 / width(family, config),
-            machine=measure(recipe.device, recipe.dtype, recipe.exact),
+            machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
             sample=sample_of(supply, recipe.context),
