@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.parts.attention import Context
 from langwright.parts.bias import Lowered, Places

@@ -10,14 +10,15 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.chat import Conversation, read_ends
+from langwright.inference.chat import Conversation
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.chat import own_template
 from langwright.text.equip import equip
 from langwright.text.tokenizer import load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 
 HELP = "/reset forgets what was said, /system TEXT tells the model who it is, /exit leaves; Ctrl-C stops an answer"
 
@@ -51,21 +52,28 @@ def chat(
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
     model, where = model_folder(model), choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    loaded = adapted(
+        load_language_model(model, where, choose_dtype(decided_dtype(model, dtype), where), ignore_field, bits),
+        adapter,
+        model,
+    )
     home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
     tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)
-    ends = read_ends(home, tokenizer)
     own = own_template(tokenizer, str(home))
     if template is not None:
         equipped = equip(tokenizer, template, may_grow=False, where=str(home))
-        own, ends = equipped.template, equipped.ends
+        tokenizer, own = equipped.tokenizer, equipped.template
     if own is None:
         raise UserError(
             f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
             "--task chat does, and --template NAME tries one without"
         )
-    conversation = Conversation(loaded, tokenizer, own, ends, system, max_new_tokens)
+    if not tokenizer.ends:
+        raise UserError(
+            f"{home}: no token is named that ends an answer, neither in generation_config.json nor as eos_token"
+        )
+    conversation = Conversation(loaded, tokenizer, own, system, max_new_tokens)
     _talk(conversation, sampling, json)
 
 

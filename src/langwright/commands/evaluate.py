@@ -9,6 +9,7 @@ from typing import Literal
 from langwright.adaptation.loading import adapted
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
@@ -17,11 +18,12 @@ from langwright.data.shards import Tokens
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import load_language_model
-from langwright.models.lowbit import Kind
 from langwright.models.model import Model
+from langwright.models.surgery.quantise import Kind
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 from langwright.viewing.terminal import bars
 
 SHARED_OVER = 256
@@ -56,12 +58,12 @@ def evaluate(
     adapter: an adapter folder to put on the model, as finetune leaves it.
     bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
     ignore_field: a field of config.json to pass over although it is not understood.
-    dtype: what to compute in; auto is the faster on this machine.
+    dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
-    where = choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
+    loaded = adapted(load_language_model(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     tokenizer = load_tokenizer(model)

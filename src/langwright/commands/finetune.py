@@ -25,14 +25,15 @@ from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
-from langwright.models.growing import grow_vocabulary
-from langwright.models.lowbit import is_in_few_bits
 from langwright.models.model import Model
 from langwright.models.shapes import width
+from langwright.models.surgery.quantise import is_quantised
+from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, Trainer, claimed, close
@@ -136,7 +137,7 @@ class Tuning:
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
-            write_json(self.out / GENERATION, self.supply.generation)
+            write_json(self.out / GENERATION, self.supply.tokenizer.generation())
         save_adapter(trained, self.out, base=self.folder, record=record)
 
     def _new_text(self, model: Model) -> Likelihood:
@@ -198,7 +199,7 @@ def _open(
     tokenizer: Tokenizer,
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
-    machine = measure(recipe.device, recipe.dtype, recipe.exact)
+    machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
     base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_few_bits(folder, recipe, base)
@@ -212,7 +213,7 @@ def _open(
 
 
 def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
-    if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+    if recipe.method == "full" and (recipe.bits or is_quantised(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 
@@ -260,7 +261,7 @@ def _supply(
             fixed=recipe.compile,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

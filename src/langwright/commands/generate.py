@@ -7,15 +7,17 @@ from typing import Literal
 from langwright.adaptation.loading import adapted
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_generative
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 
 
 def generate(
@@ -54,8 +56,8 @@ def generate(
     prompts = [_read(text) for text in prompt]
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
-    where = choose_device(device)
-    loaded = adapted(load_generative(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
+    loaded = adapted(load_generative(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json

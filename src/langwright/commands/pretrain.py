@@ -14,6 +14,7 @@ from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, Trainer, claimed, close
@@ -52,7 +53,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     with claimed(out):
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
-        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing)
+        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
         job = Job(
             out=out,
             recipe=recipe,
@@ -62,7 +63,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             supply=supply,
             context=recipe.context,
             learning_rate=recipe.learning_rate or 1 / width(config),
-            machine=measure(recipe.device, recipe.dtype, recipe.exact),
+            machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
             sample=sample_of(supply, recipe.context),

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from langwright.base.errors import UserError
+from langwright.models.checks import check_types
 from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -60,6 +61,28 @@ DEFAULT_ONLY: Mapping[str, Any] = {
     "pruned_heads": {},
 }
 """Fields that are understood at one value only, in every family here."""
+
+
+READ_TYPES: Mapping[str, Any] = {
+    "_num_labels": int | None,
+    "architectures": tuple[str, ...] | None,
+    "attention_types": tuple[tuple[tuple[str, ...] | int, ...], ...] | None,
+    "attn_config": Mapping[str, Any] | None,
+    "decoder_vocab_size": int | None,
+    "id2label": Mapping[str, Any] | None,
+    "max_window_layers": int,
+    "n_embed": int,
+    "num_labels": int | None,
+    "partial_rotary_factor": float,
+    "rope_parameters": Mapping[str, Any] | None,
+    "rope_scaling": Mapping[str, Any] | None,
+    "rope_theta": float | None,
+    "rotary_emb_base": float | None,
+    "rotary_pct": float,
+    "scale_decoder_outputs": bool | None,
+    "use_sliding_window": bool | None,
+}
+"""Types of fields that are read into others or tell the head. The type of an honoured field is its annotation."""
 
 
 def _frozen(value: Any) -> Any:
@@ -128,7 +151,15 @@ class Family:
         honoured = {f.name for f in dataclasses.fields(self.config)} - set(self.absent)
         only = {**DEFAULT_ONLY, **self.default_only}
         values: Fields = {}
-        for name, value in self.read({k: v for k, v in raw.items() if k not in ignore}).items():
+        types = {**READ_TYPES, **{f.name: f.type for f in dataclasses.fields(self.config) if f.name in honoured}}
+        try:
+            given = {name: value for name, value in raw.items() if name not in ignore}
+            check_types(given, types)
+            given = self.read(given)
+            check_types(given, types)  # those that lay in an object, or under another name
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        for name, value in given.items():
             if name in honoured:
                 values[name] = _frozen(value)
             elif name in only:

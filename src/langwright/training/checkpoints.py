@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import atomic_folder, read_json, sha256_file, write_json
+from langwright.base.files import atomic_folder, check_files, read_json, read_record, sha256_file, write_json
+from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
+from langwright.planning.machine import DTYPES
 from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
@@ -121,6 +124,23 @@ class Checkpoints:
             raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
 
 
+def decided_dtype(folder: Path, dtype: str) -> str:
+    """The dtype as given, or for "auto" what the run or model in a folder was computed in, if it records that.
+
+    "auto" is decided by measuring; decided anew at each start, a busy moment would change it under a run.
+    """
+    if dtype != "auto":
+        return dtype
+    states = sorted(folder.glob(f"checkpoints/step-????????/{STATE}"), reverse=True)
+    for path in filter(Path.exists, [*states, folder / RECORD]):
+        with suppress(UserError):  # a broken one is named where it is needed
+            record = read_json(path, "the record of a run")
+            told = record.get("identity", record) if isinstance(record, dict) else None
+            if isinstance(told, dict) and told.get("dtype") in DTYPES:
+                return str(told["dtype"])
+    return dtype
+
+
 def _read_named(path: Path) -> dict[str, Tensor]:
     tensors = read_tensors(path)
     for old, new in RENAMED.items():
@@ -139,19 +159,12 @@ def _other(what: str, before: str | None, now: str) -> str:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all whole; UserError naming the one that is not."""
-    state = read_json(folder / STATE, "the state of the checkpoint")
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        version = state.get("format_version") if isinstance(state, dict) else None
-        raise UserError(
-            f"{folder / STATE}: format version {version} is not the version {FORMAT_VERSION} that is read here"
-        )
+    state = read_record(folder / STATE, "the state of the checkpoint", FORMAT_VERSION)
     needed = {"identity", "checksums", *Progress.__dataclass_fields__} - {"skips"}
     own = state.pop("checksum", None)
     if not needed <= state.keys() or (own is not None and own != _checksum(state)):
         raise UserError(f"{folder / STATE}: broken, its content is not what was written")
-    for name, checksum in state["checksums"].items():
-        if not (folder / name).exists() or sha256_file(folder / name) != checksum:
-            raise UserError(f"{folder / name}: broken, its checksum differs")
+    check_files(folder / STATE, state)
     return state
 
 

@@ -36,7 +36,7 @@ class TrainingRecipe:
         beta2: decay of AdamW's average of squared gradients.
         clip: largest norm of the gradient; 0 for no clipping.
         z_loss: weight of the squared log of the softmax's denominator in the loss.
-        dtype: float32, or bfloat16 with float32 masters; auto is bfloat16 where the machine multiplies it faster.
+        dtype: float32, or bfloat16 with float32 masters; auto is, once for a run, the faster here.
         device: cpu, cuda, mps, or auto for the best at hand.
         compile: compile each block with torch.compile.
         exact: a resumed run is bit-identical to an undisturbed one (with --compile: deterministic kernels).

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from langwright.models.families.llama import LLAMA, LlamaConfig
 from langwright.models.family import Fields
-from langwright.models.llama import LLAMA, LlamaConfig
 from langwright.models.model import Model
 from langwright.models.rope import reach
 from langwright.parts.attention import Attention
@@ -27,6 +27,12 @@ class GemmaConfig(LlamaConfig):
     query_pre_attn_scalar: float | None = None
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} = {value!r} is not above 0")
 
 
 def build(config: GemmaConfig, family: str, sandwich: bool) -> Model:

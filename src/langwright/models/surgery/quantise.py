@@ -1,4 +1,4 @@
-"""Weights in few bits: which, how they lie on disk, and how they come into a model, one tensor at a time."""
+"""Quantised weights: which they are, how they lie on disk, and how they come into a model, one tensor at a time."""
 
 import json
 from collections.abc import Callable, Collection
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
+from langwright.models.checks import check_types
 from langwright.models.family import Fields
 from langwright.models.keymap import Entry, locate
 from langwright.models.model import Model
@@ -29,6 +30,14 @@ GROUPS = (64, 32)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _ONE_VALUE = {"bnb_4bit_quant_storage": "uint8", "llm_int8_has_fp16_weight": False}
 _INERT = {"bnb_4bit_compute_dtype", "llm_int8_skip_modules", "llm_int8_threshold", "llm_int8_enable_fp32_cpu_offload"}
+_TYPES: Fields = {
+    "bits": int,
+    "bnb_4bit_quant_type": str,
+    "bnb_4bit_use_double_quant": bool | None,
+    "load_in_4bit": bool | None,
+    "load_in_8bit": bool | None,
+    "quant_method": str,
+}
 _INERT |= {"_load_in_4bit", "_load_in_8bit", "load_in_4bit", "load_in_8bit", "quant_method"}
 
 
@@ -79,6 +88,10 @@ def read_scheme(raw: Fields, where: str) -> Scheme | None:
     told = raw.get(FIELD)
     if told is None:
         return None
+    try:
+        check_types(told if isinstance(told, dict) else {}, _TYPES, f"{FIELD}: ")
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
     method = told.get("quant_method") if isinstance(told, dict) else told
     if method == "langwright" and told.get("bits") == 4:
         return Scheme("int4")
@@ -114,7 +127,7 @@ def is_linear(model: Model, entry: Entry) -> bool:
     return len(owners) == len(entry.ours) and all(isinstance(model.get_submodule(o), Linear) for o in owners)
 
 
-def is_in_few_bits(model: Model) -> bool:
+def is_quantised(model: Model) -> bool:
     """Whether any of a model's weights are in few bits."""
     return any(isinstance(module, QuantisedLinear) for module in model.modules())
 
