@@ -62,7 +62,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             model=lambda: new_model(family, config, recipe.seed),
             supply=supply,
             context=recipe.context,
-            learning_rate=recipe.learning_rate or 1 / width(config),
+            learning_rate=recipe.learning_rate or 1 / width(family, config),
             machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -82,7 +82,10 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
             raise UserError(
                 f"--balance {recipe.balance}: no preset has experts; name a --family that has, such as mixtral"
             )
-        return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+        family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+        if family not in LANGUAGE:
+            raise UserError(f"--preset {recipe.preset}: does not continue texts, which is what pretrain teaches")
+        return family, config
     if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
         raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
     config = by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)

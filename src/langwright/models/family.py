@@ -109,6 +109,25 @@ class Head:
 
 
 @dataclass(frozen=True)
+class ShapeFields:
+    """The fields of a config that make its shape.
+
+    Args:
+        width: of the residual stream.
+        layers: how many there are; of an encoder-decoder, those of the encoder.
+        heads: of attention; of an encoder-decoder, those of the encoder.
+        context: the most positions; None where there is no limit.
+        gated: whether `intermediate_size`, where there is one, is the width of a gated feed-forward.
+    """
+
+    width: str = "hidden_size"
+    layers: str = "num_hidden_layers"
+    heads: str = "num_attention_heads"
+    context: str | None = "max_position_embeddings"
+    gated: bool = True
+
+
+@dataclass(frozen=True)
 class Family:
     """A row of the table of families.
 
@@ -123,6 +142,7 @@ class Family:
     defaults: values of fields that the files leave out, where they differ from the dataclass.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
+    shape: the fields that make a config's shape. presets: published shapes, by name, as fields of the config.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
@@ -143,6 +163,8 @@ class Family:
     default_only: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
     prefix: str = ""
+    shape: ShapeFields = ShapeFields()
+    presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
 

@@ -26,7 +26,7 @@ from langwright.planning.cost import active_parameters, parameters, training_flo
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.compiled import compile_blocks, compiler_told, eager
+from langwright.training.compiled import compile_blocks, compiler_errors, eager
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import causal
@@ -157,7 +157,7 @@ class Trainer:
         """
         job, model = self.job, self.model
         flops = training_flops_per_token(model, job.context)
-        with LiveView(self._title(), flops, job.machine.gemm_rate) as view, compiler_told():
+        with LiveView(self._title(), flops, job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
             record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
             if run.step >= run.plan.steps and record.get("steps") == run.step:

@@ -108,4 +108,5 @@ GEMMA = replace(
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
     read=read,
     write=write,
+    presets={},
 )

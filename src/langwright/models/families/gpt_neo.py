@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.base.value_types import fits
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
-from langwright.models.family import SUMMARY, Family, Fields
+from langwright.models.family import SUMMARY, Family, Fields, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -118,4 +118,5 @@ GPT_NEO = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    shape=ShapeFields(layers="num_layers", heads="num_heads", gated=False),
 )

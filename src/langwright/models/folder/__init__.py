@@ -106,7 +106,7 @@ def load_model(
 def _filler(
     raw: Fields, where: str, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
 ) -> quantise.Filler | None:
-    """What fills linear maps with weights of few bits; None where the file holds floats and none are asked for."""
+    """What fills linear layers with quantised weights; None where the file holds floats and none are asked for."""
     stored = quantise.read_scheme(raw, where)
     if stored is None or bits is None:
         scheme = stored or (None if bits is None else quantise.scheme_of(bits))
