@@ -26,7 +26,7 @@ NO_SAMPLES = np.zeros(1, np.int64)
 
 
 @pytest.fixture(scope="module")
-def extended() -> ChatSetup:
+def setup() -> ChatSetup:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 

@@ -18,7 +18,7 @@ GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope="module")
-def extended() -> ChatSetup:
+def setup() -> ChatSetup:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 

@@ -188,7 +188,7 @@ class Tokenizer:
     def extended(
         self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
     ) -> "Tokenizer":
-        """The same tokenizer with more tokens, whose ids follow the others, and other special tokens, template and ends."""
+        """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
         config = {**self._config, "chat_template": chat_template}
