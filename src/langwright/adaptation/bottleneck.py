@@ -19,6 +19,7 @@ from langwright.adaptation.targets import bare_entries
 from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
 from langwright.models.encoder_decoder import EncoderDecoderLM
+from langwright.models.families import FAMILIES
 from langwright.models.family import Fields, Model
 from langwright.parts.feedforward import ACTIVATIONS
 from langwright.parts.stack import Block, Residual
@@ -140,7 +141,7 @@ class Adapters(Method):
                     # the name of the last map of the branch tells how the family calls its layers
                     last = disk[f"{stack}.blocks.{number}.{branch}.fn.output.weight"]
                     assert isinstance(block, Block)
-                    yield _site(model.family, branch, last), getattr(block, branch), where
+                    yield _site(model, branch, last), getattr(block, branch), where
                 layer += 1
 
     def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
@@ -225,15 +226,16 @@ class Adapters(Method):
         )
 
 
-def _site(family: str, branch: str, last: str) -> str:
+def _site(model: Model, branch: str, last: str) -> str:
     """Where AdapterHub hangs the adapters of a branch, from the name of the branch's last map.
 
     In the module of that map (BERT), in the numbered layer above it (T5), or in a module of their own in the block.
     """
     segments = last.removesuffix(".weight").split(".")
-    if family in ("bert", "roberta"):
+    where = FAMILIES[model.family].adapterhub
+    if where == "module":
         return ".".join(segments[:-1])
-    if family == "t5":
+    if where == "layer":
         return ".".join(segments[:-2])
     block = next(i for i, segment in enumerate(segments) if segment.isdigit())
     return ".".join([*segments[: block + 1], "attention_adapters" if branch == "attention" else "output_adapters"])

@@ -1,7 +1,7 @@
 """(IA)³ (Liu et al., 2022): keys, values and the inside of the feed-forward are rescaled by learned vectors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from langwright.adaptation.targets import (
     places,
     refuse_broken,
     rows_of,
+    usual,
 )
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
@@ -75,10 +76,15 @@ class IA3(Method):
         return match(places(model), self._wanted(model), self.exclude, kinds=kinds, saved=saved)
 
     def _wanted(self, model: Model) -> Targets:
-        return usual(model)[0] if self.target is None else self.target
+        if self.target is not None:
+            return self.target
+        row = usual(model)
+        if not row.ia3:
+            raise UserError(f"{model.family} has no usual targets of IA3; name them with --target and --feedforward")
+        return (*row.ia3, *row.ia3_inputs)
 
     def _at_input(self, model: Model, name: str) -> bool:
-        wanted = usual(model)[1] if self.feedforward is None else self.feedforward
+        wanted = usual(model).ia3_inputs if self.feedforward is None else self.feedforward
         return re.fullmatch(wanted, name) is not None if isinstance(wanted, str) else name.endswith(tuple(wanted))
 
     def rate(self, parameter: str) -> float:
@@ -117,7 +123,7 @@ class IA3(Method):
         targets, wanted = self.targets(model), self._wanted(model)
         if wanted == ALL_LINEAR or any(target.parts is not None for target in targets):
             wanted = tuple(target.place.name for target in targets)
-        at_input: Any = usual(model)[1] if self.feedforward is None else self.feedforward
+        at_input: Any = usual(model).ia3_inputs if self.feedforward is None else self.feedforward
         return {
             "exclude_modules": (self.exclude if isinstance(self.exclude, str) else list(self.exclude)) or None,
             "fan_in_fan_out": any(t.place.weight is not None and t.place.weight.transposed for t in targets),
@@ -166,40 +172,6 @@ def _column(key: str, target: Target, rows: list[int], scales: list[nn.Parameter
 def _targets(value: Any) -> Targets | None:
     return value if value is None or isinstance(value, str) else tuple(value)
 
-
-def usual(model: Model) -> tuple[Targets, Targets]:
-    """What is rescaled of a model, and which of it at the input; UserError for a family without a usual choice."""
-    if model.family not in USUAL:
-        raise UserError(f"{model.family} has no usual targets of IA3; name them with --target and --feedforward")
-    targets, feedforward = USUAL[model.family]
-    return (*targets, *feedforward), feedforward
-
-
-USUAL: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "bart": (("q_proj", "v_proj"), ("fc2",)),
-    "bert": (("key", "value"), ("output.dense",)),
-    "bloom": (("query_key_value",), ("mlp.dense_4h_to_h",)),
-    "gemma": (("q_proj", "v_proj"), ("down_proj",)),
-    "gemma2": (("q_proj", "v_proj"), ("down_proj",)),
-    "gpt2": (("c_attn",), ("mlp.c_proj",)),
-    "gpt_neo": (("q_proj", "v_proj"), ("c_proj",)),
-    "gpt_neox": (("query_key_value",), ("dense_4h_to_h",)),
-    "gptj": (("q_proj", "v_proj"), ("fc_out",)),
-    "llama": (("k_proj", "v_proj"), ("down_proj",)),
-    "marian": (("k_proj", "v_proj"), ("fc2",)),
-    "mistral": (("k_proj", "v_proj"), ("down_proj",)),
-    "mpt": (("Wqkv",), ("down_proj",)),
-    "nanochat": (("k_proj", "v_proj"), ("fc2",)),
-    "openai-gpt": (("c_attn",), ("mlp.c_proj",)),
-    "phi": (("q_proj", "v_proj"), ("fc2",)),
-    "qwen2": (("q_proj", "v_proj"), ("down_proj",)),
-    "qwen3": (("q_proj", "v_proj"), ("down_proj",)),
-    "roberta": (("key", "value"), ("output.dense",)),
-    "switch_transformers": (("k", "v"), ("wo",)),
-    "t5": (("k", "v"), ("wo",)),
-}
-"""As in PEFT, where it departs from the paper too (queries instead of keys, fused maps whole); the others (marian, mpt,
-nanochat, openai-gpt) after their like."""
 
 _KINDS: tuple[Kind, ...] = ("linear",)
 HONOURED = ("exclude_modules", "feedforward_modules", "modules_to_save", "target_modules")

@@ -25,7 +25,6 @@ from langwright.adaptation.method import (
 from langwright.adaptation.sides import Owner, Part, parts, stand_beside
 from langwright.adaptation.targets import (
     ALL_LINEAR,
-    DEFAULTS,
     PREFIX,
     Target,
     Targets,
@@ -34,6 +33,7 @@ from langwright.adaptation.targets import (
     narrowest,
     places,
     rows_of,
+    usual,
 )
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
@@ -96,7 +96,7 @@ class LoRA(Method):
 
     def targets(self, model: Model) -> list[Target]:
         """What is adapted of a model."""
-        wanted = DEFAULTS[model.family] if self.target is None else self.target
+        wanted = usual(model).lora if self.target is None else self.target
         saved = saved_modules(model, self.modules_to_save)
         return match(places(model), wanted, self.exclude, self.layers, self.layers_pattern, saved=saved)
 
@@ -130,7 +130,7 @@ class LoRA(Method):
         sliced = {t.place.name: self.rank_of(t.place.name) * len(t.ours) for t in targets if t.parts is not None}
         power = 0.5 if self.rslora else 1.0  # a wider A and B keep their scaling
         alphas = {name: _whole(self.scaling(name) * rank**power) for name, rank in sliced.items()}
-        wanted = DEFAULTS[model.family] if self.target is None else self.target
+        wanted = usual(model).lora if self.target is None else self.target
         if sliced or wanted == "all-linear":
             wanted = tuple(target.place.name for target in targets)
         saved = saved_modules(model, self.modules_to_save)

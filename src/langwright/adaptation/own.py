@@ -5,7 +5,7 @@ head is a fixed machine that makes features.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from langwright.adaptation.live import live
 from langwright.adaptation.method import Method, Stored, refuse_unknown
-from langwright.adaptation.targets import PREFIX, Kind, Targets, bare_entries, match, places
+from langwright.adaptation.targets import PREFIX, Kind, Targets, bare_entries, match, places, usual
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
 from langwright.models.family import Fields, Model
@@ -70,7 +70,7 @@ class LayerNorm(Own):
         if self.target is not None:
             return self.target
         norms = (place.name.rpartition(".")[2] for place in places(model).values() if place.kind == "norm")
-        return USUAL_NORMS.get(model.family) or tuple(dict.fromkeys(norms))
+        return usual(model).norms or tuple(dict.fromkeys(norms))
 
     def _entries(self, model: Model) -> list[tuple[str, Entry]]:
         found: list[tuple[str, Entry]] = []
@@ -122,26 +122,3 @@ class HeadOnly(Own):
     def from_peft(cls, fields: Fields, model: Model, where: str) -> "HeadOnly":
         refuse_unknown(fields, (), {}, (), where)
         return cls()
-
-
-USUAL_NORMS: Mapping[str, tuple[str, ...]] = {
-    "bart": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
-    "bloom": ("input_layernorm", "post_attention_layernorm", "ln_f"),
-    "gemma": ("input_layernorm", "post_attention_layernorm", "norm"),
-    "gemma2": (
-        "input_layernorm",
-        "post_attention_layernorm",
-        "pre_feedforward_layernorm",
-        "post_feedforward_layernorm",
-        "norm",
-    ),
-    "gpt2": ("ln_1", "ln_2", "ln_f"),
-    "gptj": ("ln_1", "ln_f"),
-    "llama": ("input_layernorm", "post_attention_layernorm", "norm"),
-    "mistral": ("input_layernorm", "post_attention_layernorm", "norm"),
-    "phi": ("input_layernorm", "final_layernorm"),
-    "qwen2": ("post_attention_layernorm",),
-    "qwen3": ("post_attention_layernorm",),
-    "t5": ("layer_norm", "final_layer_norm"),
-}
-"""As in PEFT; all norms for the families it does not list."""

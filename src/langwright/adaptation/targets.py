@@ -13,7 +13,7 @@ from langwright.base.errors import UserError
 from langwright.models import heads
 from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import FAMILIES
-from langwright.models.family import Model
+from langwright.models.family import AdapterTargets, Model
 from langwright.models.keymap import Entry
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
@@ -111,7 +111,7 @@ def _kind(model: Model, entry: Entry) -> Kind:
 def _add_tied(model: Model, found: dict[str, Place]) -> None:
     """The modules that share the token table have no tensor of their own, and yet a name."""
     if model.head.weight is model.body.embed.tokens:
-        name = "embed_out" if model.family == "gpt_neox" else heads.TIED_COPY.removesuffix(".weight")
+        name = FAMILIES[model.family].tied_head
         found[name] = Place(name, "head", ("head",), None, None)
     if isinstance(model, EncoderDecoderLM):
         shared = next(name for name, place in found.items() if place.kind == "embedding")
@@ -232,6 +232,11 @@ def by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Valu
     return default
 
 
+def usual(model: Model) -> AdapterTargets:
+    """What adapters of the model's family usually act on."""
+    return FAMILIES[model.family].adapters
+
+
 def rows_of(model: Model, target: Target) -> list[int]:
     """The outputs of each of ours in a target's place."""
     return [_size(model.get_submodule(name))[0] for name in target.place.ours]
@@ -249,31 +254,3 @@ def _size(module: nn.Module) -> tuple[int, int]:
     assert isinstance(module, Embedding | LanguageHead)
     rows, columns = module.dense().shape
     return rows, columns
-
-
-DEFAULTS: dict[str, tuple[str, ...]] = {
-    "bart": ("q_proj", "v_proj"),
-    "bert": ("query", "value"),
-    "bloom": ("query_key_value",),
-    "gemma": ("q_proj", "v_proj"),
-    "gemma2": ("q_proj", "v_proj"),
-    "gpt2": ("c_attn",),
-    "gpt_neo": ("q_proj", "v_proj"),
-    "gpt_neox": ("query_key_value",),
-    "gptj": ("q_proj", "v_proj"),
-    "llama": ("q_proj", "v_proj"),
-    "marian": ("q_proj", "v_proj"),
-    "mistral": ("q_proj", "v_proj"),
-    "mixtral": ("q_proj", "v_proj"),
-    "mpt": ("Wqkv",),
-    "nanochat": ("q_proj", "v_proj"),
-    "openai-gpt": ("c_attn",),
-    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
-    "qwen2": ("q_proj", "v_proj"),
-    "qwen3": ("q_proj", "v_proj"),
-    "roberta": ("query", "value"),
-    "switch_transformers": ("q", "v"),
-    "t5": ("q", "v"),
-}
-"""What LoRA is for unless told, as in PEFT; those it does not list (marian, nanochat, openai-gpt, switch_transformers)
-after their like."""

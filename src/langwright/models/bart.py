@@ -8,7 +8,7 @@ from torch import nn
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
 from langwright.models.encoder_decoder import EncoderDecoderLM, Frame
-from langwright.models.family import Family, Fields
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, within
 from langwright.parts.attention import Attention
@@ -175,4 +175,10 @@ BART = Family(
     prefix="model.",
     read=read,
     write=write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj"),
+        ia3=("q_proj", "v_proj"),
+        ia3_inputs=("fc2",),
+        norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+    ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from langwright.models.bert_heads import masked_head, sequence_head, span_head, token_head
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.encoder import Encoder
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -120,4 +120,6 @@ BERT = Family(
     dropped_keys=("cls.seq_relationship.",),
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     prefix="bert.",
+    adapters=AdapterTargets(lora=("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
+    adapterhub="module",
 )  # fmt: skip

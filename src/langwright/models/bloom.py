@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
@@ -89,4 +89,10 @@ BLOOM = Family(
     default_only={"apply_residual_connection_post_layernorm": False, "n_inner": None, "tie_word_embeddings": True},
     prefix="transformer.",
     read=read,
+    adapters=AdapterTargets(
+        lora=("query_key_value",),
+        ia3=("query_key_value",),
+        ia3_inputs=("mlp.dense_4h_to_h",),
+        norms=("input_layernorm", "post_attention_layernorm", "ln_f"),
+    ),
 )  # fmt: skip

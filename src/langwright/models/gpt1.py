@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import SUMMARY, Family
+from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.gpt2 import MAPS
 from langwright.models.keymap import Entry, affines, numbered
 from langwright.parts.attention import Attention
@@ -78,4 +78,5 @@ GPT1 = Family(
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.bias", ".position_ids"),
     prefix="transformer.",
+    adapters=AdapterTargets(lora=("c_attn",), ia3=("c_attn",), ia3_inputs=("mlp.c_proj",)),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import SUMMARY, Family
+from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.scoring import last_token_head
@@ -94,4 +94,10 @@ GPT2 = Family(
     },
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    adapters=AdapterTargets(
+        lora=("c_attn",),
+        ia3=("c_attn",),
+        ia3_inputs=("mlp.c_proj",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
 )

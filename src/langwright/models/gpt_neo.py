@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from langwright.base.errors import UserError
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import SUMMARY, Family, Fields
+from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -116,4 +116,5 @@ GPT_NEO = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    adapters=AdapterTargets(ia3=("q_proj", "v_proj"), ia3_inputs=("c_proj",)),
 )

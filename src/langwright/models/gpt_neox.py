@@ -5,7 +5,7 @@ from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered, untied_head
 from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
@@ -100,4 +100,6 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     read=ROPE.read,
     write=ROPE.write,
+    adapters=AdapterTargets(lora=("query_key_value",), ia3=("query_key_value",), ia3_inputs=("dense_4h_to_h",)),
+    tied_head="embed_out",
 )

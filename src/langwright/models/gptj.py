@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import SUMMARY, Family
+from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, untied_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -89,4 +89,5 @@ GPTJ = Family(
     default_only={"rotary": True, "scale_attn_weights": True},
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    adapters=AdapterTargets(ia3=("q_proj", "v_proj"), ia3_inputs=("fc_out",), norms=("ln_1", "ln_f")),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from langwright.models.checks import check_choice, check_heads, check_layers, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
 from langwright.models.rope import WHOLE, reach
 from langwright.models.scoring import last_token_head
@@ -152,4 +152,10 @@ LLAMA = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj"),
+        ia3=("k_proj", "v_proj"),
+        ia3_inputs=("down_proj",),
+        norms=("input_layernorm", "post_attention_layernorm", "norm"),
+    ),
 )

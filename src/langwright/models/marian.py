@@ -6,6 +6,7 @@ from functools import partial
 from torch import nn
 
 from langwright.models.bart import BART, BartConfig, build, keys
+from langwright.models.family import AdapterTargets
 from langwright.parts.positions import Sinusoids
 from langwright.parts.stack import Embedding
 
@@ -38,4 +39,5 @@ MARIAN = replace(
         "static_position_embeddings": True,
     },
     ignored_keys=(".embed_positions.weight",),
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
 )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from langwright.models.checks import check_sizes
+from langwright.models.family import AdapterTargets
 from langwright.models.keymap import Entry, affine, affines, numbered, within
 from langwright.models.llama import LlamaConfig, build
 from langwright.models.llama import keys as keys_of_llama
@@ -66,4 +67,5 @@ MIXTRAL = replace(
         "rope_parameters": {"rope_theta": 1e6},
     },
     default_only={"router_jitter_noise": 0.0},
+    adapters=AdapterTargets(),
 )

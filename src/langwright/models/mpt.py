@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family, Fields
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
@@ -109,4 +109,5 @@ MPT = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    adapters=AdapterTargets(lora=("Wqkv",), ia3=("Wqkv",), ia3_inputs=("down_proj",)),
 )

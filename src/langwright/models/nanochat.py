@@ -9,7 +9,7 @@ from torch import nn
 
 from langwright.models.checks import check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
 from langwright.models.rope import WHOLE, reach
 from langwright.parts.attention import Attention
@@ -115,4 +115,5 @@ NANOCHAT = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.decoder import CausalLM
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
 from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
@@ -112,4 +112,10 @@ PHI = Family(
     prefix="model.",
     read=ROPE.read,
     write=ROPE.write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj", "fc1", "fc2"),
+        ia3=("q_proj", "v_proj"),
+        ia3_inputs=("fc2",),
+        norms=("input_layernorm", "final_layernorm"),
+    ),
 )

@@ -51,4 +51,5 @@ QWEN2 = replace(
     default_only={"use_mrope": False},
     read=read,
     write=write,
+    adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj"), norms=("post_attention_layernorm",)),
 )

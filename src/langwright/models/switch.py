@@ -113,4 +113,6 @@ SWITCH = replace(
     },
     read=dict,
     write=write,
+    adapters=replace(T5.adapters, norms=()),
+    adapterhub="block",
 )

@@ -8,7 +8,7 @@ from torch import nn
 
 from langwright.models.checks import check_choice, check_sizes
 from langwright.models.encoder_decoder import EncoderDecoderLM, Frame
-from langwright.models.family import Family, Fields
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, affine, affines, projections, untied_head, within
 from langwright.parts.attention import Attention
@@ -166,4 +166,11 @@ T5 = Family(
     ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
     read=read,
     write=write,
+    adapters=AdapterTargets(
+        lora=("q", "v"),
+        ia3=("k", "v"),
+        ia3_inputs=("wo",),
+        norms=("layer_norm", "final_layer_norm"),
+    ),
+    adapterhub="layer",
 )
