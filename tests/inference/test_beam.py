@@ -12,7 +12,7 @@ from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
 from langwright.models.bart import BartConfig
 from langwright.models.folder import load_model, new_model
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.text.training import raw_bytes
 from oracles import CASES, SOURCED, left_padding, oracle, random_ids, sourced_oracle
 
@@ -119,7 +119,7 @@ def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
 
 
-def greedy(model: Any, memory: Memory, rules: Rules, penalty: float = 1.0, cache: bool = True) -> list[list[int]]:
+def greedy(model: Any, memory: CrossMemory, rules: Rules, penalty: float = 1.0, cache: bool = True) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in range(ROWS)]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     finished = lambda row: written[row][-1:] == [EOS]  # noqa: E731

@@ -35,7 +35,7 @@ class Part(nn.Module, ABC):
 
     def factors(self, hidden: Tensor, owner: Owner) -> tuple[Tensor, Tensor]:
         """As `LanguageHead.factors`, for a part beside the head."""
-        return hidden, self.merged(owner, owner.dense().float(), None)[0]
+        return hidden, self.merged(owner, owner.full_weight().float(), None)[0]
 
 
 class Choice:
@@ -80,7 +80,7 @@ class Sides(nn.Module):
         if len(chosen) == 1:
             found: tuple[Tensor, Tensor] = chosen[0].factors(hidden, owner)  # type: ignore[operator]
             return found
-        weight = owner.dense().float() if chosen else owner.dense()
+        weight = owner.full_weight().float() if chosen else owner.full_weight()
         for part in chosen:
             weight, _ = part.merged(owner, weight, None)  # type: ignore[operator]
         return hidden, weight
@@ -99,21 +99,21 @@ class Sides(nn.Module):
 
 def stand_beside(owner: Owner, name: str, part: Part, choice: Choice) -> None:
     """Put an adapter's part beside a map."""
-    if owner.side is None:
-        owner.side = Sides(choice)
-    if not isinstance(owner.side, Sides) or name in owner.side.held:
+    if owner.adapter is None:
+        owner.adapter = Sides(choice)
+    if not isinstance(owner.adapter, Sides) or name in owner.adapter.held:
         raise UserError(f'something else stands where a part of the adapter "{name}" is to stand')
-    owner.side.held[name] = part
+    owner.adapter.held[name] = part
 
 
 def step_aside(model: nn.Module, name: str) -> None:
     """Take all parts of an adapter away."""
     for module in model.modules():
-        if isinstance(module, Linear | Embedding | LanguageHead) and isinstance(module.side, Sides):
-            if name in module.side.held:
-                del module.side.held[name]
-            if not module.side.held:
-                module.side = None
+        if isinstance(module, Linear | Embedding | LanguageHead) and isinstance(module.adapter, Sides):
+            if name in module.adapter.held:
+                del module.adapter.held[name]
+            if not module.adapter.held:
+                module.adapter = None
 
 
 def parts(model: nn.Module, name: str) -> dict[str, Part]:
@@ -123,5 +123,5 @@ def parts(model: nn.Module, name: str) -> dict[str, Part]:
         if isinstance(module, Sides) and name in module.held:
             part = module.held[name]
             assert isinstance(part, Part)
-            found[path.removesuffix(".side")] = part
+            found[path.removesuffix(".adapter")] = part
     return found

@@ -13,7 +13,7 @@ from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
 from langwright.models.family import Generative
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 
 NEVER = -1e9
 """The score of what cannot win."""
@@ -38,7 +38,7 @@ def beam_search(
     max_new_tokens: int,
     cache: bool = True,
     vocabulary: int | None = None,
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
 ) -> list[list[int]]:
     """The new tokens of the best hypothesis of each prompt, eos included where it ended.
 

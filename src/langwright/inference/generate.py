@@ -18,7 +18,7 @@ from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.decoder import CausalLM
 from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.family import Generative
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop"]
@@ -107,7 +107,7 @@ def write(
     streaming: Streaming | None = None,
     search: Search = Search(),
     rules: Rules = Rules(),
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
     ends: Collection[int] | None = None,
 ) -> list[Completion]:
     """Continue rows of ids; arguments as in `complete`.
@@ -161,7 +161,7 @@ def generate_ids(
     vocabulary: int | None = None,
     streaming: Streaming | None = None,
     rules: Rules = Rules(),
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
 
@@ -223,7 +223,7 @@ def generate_ids(
 
 
 def _last(
-    model: Generative, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
+    model: Generative, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: CrossMemory | None
 ) -> Tensor:
     """The hidden state of the last token of each row; in pieces where the cache asks for them."""
     hidden = torch.empty(0)
@@ -246,7 +246,7 @@ def source_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str) -> list
 
 def read_sources(
     model: EncoderDecoderLM, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
-) -> tuple[Memory, list[list[int]]]:
+) -> tuple[CrossMemory, list[list[int]]]:
     """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
     rows = [source_ids(model, tokenizer, text) for text in texts]
     source, mask = left_padded(rows, model.head.weight.device, right=True)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.heads import LanguageHead
-from langwright.parts.memory import Memory
 from langwright.parts.stack import Stack
 from langwright.parts.state import State, Taps
 
@@ -66,16 +66,17 @@ class EncoderDecoderLM(nn.Module):
         mask: Bool[Tensor, "batch source"] | None = None,
         taps: Taps | None = None,
         remember: bool = False,
-    ) -> Memory:
-        """What the decoder reads of a source. remember: see `Memory`."""
+    ) -> CrossMemory:
+        """What the decoder reads of a source. remember: see `CrossMemory`."""
         hidden = self.encoder(source, mask, taps=taps)
-        ahead = hidden.shape[1] - source.shape[1]  # a lead that stays is read as well
-        return Memory(hidden, F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask, remember)
+        ahead = hidden.shape[1] - source.shape[1]  # virtual tokens that stay are read as well
+        read = F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask
+        return CrossMemory(hidden, read, remember)
 
     def decode(
         self,
         target: Int[Tensor, "batch time"],
-        memory: Memory,
+        memory: CrossMemory,
         mask: Bool[Tensor, "batch time"] | None = None,
         state: State | None = None,
         taps: Taps | None = None,

@@ -43,11 +43,11 @@ class LanguageHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.bias = nn.Parameter(torch.empty(vocabulary)) if bias else None
         self.softcap = softcap
-        self.side: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
-        logits = self.plain(scaled) if self.side is None else self.side(scaled, self)
+        logits = self.plain(scaled) if self.adapter is None else self.adapter(scaled, self)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -55,9 +55,9 @@ class LanguageHead(nn.Module):
     def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """hidden Wᵀ + b, whatever stands beside it."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return affine(hidden, self.dense().to(hidden.dtype), bias)
+        return affine(hidden, self.full_weight().to(hidden.dtype), bias)
 
-    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+    def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """W as one matrix of floats."""
         return self.weight
 
@@ -68,10 +68,10 @@ class LanguageHead(nn.Module):
 
         For losses that never hold all logits (`objectives.losses.linear_cross_entropy`).
         """
-        if self.side is None:
-            return hidden, self.dense()
-        beside: Callable[[Tensor, LanguageHead], tuple[Tensor, Tensor]] = self.side.factors  # type: ignore[assignment]
-        return beside(hidden, self)
+        if self.adapter is None:
+            return hidden, self.full_weight()
+        factors: Callable[[Tensor, LanguageHead], tuple[Tensor, Tensor]] = self.adapter.factors  # type: ignore[assignment]
+        return factors(hidden, self)
 
 
 class HiddenHead(nn.Module):

@@ -18,6 +18,8 @@ from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+RENAMED = {".side.": ".adapter.", ".lead.": ".virtual_tokens."}
+"""Parts of parameter names in older checkpoints, and what they are now."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Checkpoints:
                 complaints.append(str(error))
                 continue
             self._compare(state["identity"], state.get("names", {}), folder, free)
-            learner.load(read_tensors(folder / "masters.safetensors"), read_tensors(folder / "optimizer.safetensors"))
+            learner.load(_read_named(folder / "masters.safetensors"), _read_named(folder / "optimizer.safetensors"))
             _restore_random_states(read_tensors(folder / "random.safetensors"), learner.device)
             known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
             return Progress(**known), complaints
@@ -117,6 +119,13 @@ class Checkpoints:
                 raise UserError(f"{run} {_other(name.split('_')[0], names.get(name), self.names[name])}")
             wish = f"give {name} = {before!r} again, or choose another folder"
             raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
+
+
+def _read_named(path: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(path)
+    for old, new in RENAMED.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _other(what: str, before: str | None, now: str) -> str:
