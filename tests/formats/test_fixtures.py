@@ -255,7 +255,7 @@ def test_older_checkpoints_of_adapters(tmp_path: Path, monkeypatch: pytest.Monke
 
     def learner(seed: int) -> Learner:
         model = tiny_model()
-        LoRA().attach(model, "low-rank", seed)
+        LoRA().attach(model, "lora", seed)
         PrefixTuning(2).attach(model, "prefix", seed)
         return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
 
