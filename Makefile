@@ -5,6 +5,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ROOM := objectives sampling files training
+MINUTES := 10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench bench-training mutants docs format clean
@@ -14,7 +16,7 @@ help: ## what can be made
 	@echo "make test      style, types, the import contract and every test"
 	@echo "make bench     the benchmarks, one after the other"
 	@echo "make bench-training  training speed beside transformers and litgpt (half an hour or more)"
-	@echo "make mutants   break the code on purpose, piece by piece, and see the tests notice"
+	@echo "make mutants   break the code on purpose and list what no test notices (ROOM='objectives sampling', MINUTES=10)"
 	@echo "make docs      run the long commands of the documentation too"
 	@echo "make format    mend style and layout"
 	@echo "make clean     remove the virtual environment and caches"
@@ -41,7 +43,7 @@ bench-training: $(READY)
 	$(BIN)/python benchmarks/training_speed.py
 
 mutants: $(READY)
-	$(BIN)/python tools/mutants.py
+	$(BIN)/python tools/mutants.py --minutes $(MINUTES) $(ROOM)
 
 docs: $(READY)
 	LANGWRIGHT_DOCS=long $(BIN)/python -m pytest -q --timeout=0 tests/test_docs.py
@@ -51,7 +53,7 @@ format: $(READY)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mutants .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # The virtual environment: made once, filled again only when the dependencies change.
 $(READY): pyproject.toml constraints.txt tools/install.sh

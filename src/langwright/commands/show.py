@@ -24,7 +24,7 @@ from langwright.parts.bias import Bias, Places
 from langwright.parts.state import Taps
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.viewing.attention import CAUTIONS, CROSS_CAUTIONS, attention_figure
-from langwright.viewing.heads import LayerHeads, heads_figure
+from langwright.viewing.attention_heads import LayerHeads, heads_figure
 from langwright.viewing.page import Section, page
 from langwright.viewing.report import Attention
 
