@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import langwright
-from langwright.adaptation.lora import LoRA
-from langwright.adaptation.prefix import PrefixTuning
+from langwright.adaptation.methods.lora import LoRA
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
@@ -255,7 +255,7 @@ def test_older_checkpoints_of_adapters(tmp_path: Path, monkeypatch: pytest.Monke
 
     def learner(seed: int) -> Learner:
         model = tiny_model()
-        LoRA().attach(model, "low-rank", seed)
+        LoRA().attach(model, "lora", seed)
         PrefixTuning(2).attach(model, "prefix", seed)
         return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
 
