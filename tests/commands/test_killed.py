@@ -7,11 +7,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from langwright.commands.adapting import SETTINGS
+from langwright.commands.finetune import TuningRecipe
 from langwright.models.folder import new_model, save_model
 from langwright.models.gpt_neox import GPTNeoXConfig
 from langwright.text.training import raw_bytes
-from langwright.training.recipe import FinetuneRecipe
 from processes import finish, kill_at
 
 STEPS, SAVED_EVERY = 20, 3
@@ -77,4 +76,8 @@ def written(out: Path) -> list[Path]:
 
 def test_no_method_is_left_out() -> None:
     killed = {words[0] for words in METHODS.values()}
-    assert killed == set(get_args(get_type_hints(FinetuneRecipe)["method"])) >= SETTINGS.keys()
+    assert (
+        killed
+        == set(get_args(get_type_hints(TuningRecipe)["method"]))
+        >= {name for users in OPTIONS.values() for name in users}
+    )

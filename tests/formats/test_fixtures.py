@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import langwright
-from langwright.adaptation.lora import LoRA
-from langwright.adaptation.prefix import PrefixTuning
+from langwright.adaptation.methods.lora import LoRA
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json

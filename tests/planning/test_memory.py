@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.lowbit import quantise_model
 from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model

@@ -90,7 +90,7 @@ def read_signature(function: Callable[..., Any]) -> Command:
     """The options of a function. Raises TypeError for a signature that no command line can express."""
     docs = inspect.getdoc(function) or ""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    texts = _texts(docs, [parameter.name for parameter in parameters])
+    texts = option_texts(docs, [parameter.name for parameter in parameters])
     options: list[Option] = []
     recipes: list[Recipe] = []
     for parameter in parameters:
@@ -154,7 +154,7 @@ def _fields(cls: type) -> tuple[Option, ...]:
     kinds = typing.get_type_hints(cls)
     names = [field.name for field in fields]
     docs = [inspect.cleandoc(base.__doc__ or "") for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
-    texts = {name: text for doc in docs for name, text in _texts(doc, names).items()}
+    texts = {name: text for doc in docs for name, text in option_texts(doc, names).items()}
     return tuple(Option(f.name, kinds[f.name], _default(f), texts.get(f.name, "")) for f in fields)
 
 
@@ -162,7 +162,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _texts(docs: str, names: Iterable[str]) -> dict[str, str]:
+def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:
     """What a docstring says of each name: a line `name: text`, going on until an empty line or the next name."""
     start = re.compile(rf"\s*({'|'.join(map(re.escape, names))}): *(.*)")
     texts: dict[str, str] = {}

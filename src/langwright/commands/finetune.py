@@ -9,14 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
-from langwright.adaptation.leads import Leading
 from langwright.adaptation.method import Method
-from langwright.adaptation.prompt import Prompting, nearest_words
+from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
+from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
 from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
-from langwright.commands.adapting import method_of
 from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.commands.reporting import write_report
@@ -45,11 +44,17 @@ BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
+@with_methods
+@dataclass(frozen=True)
+class TuningRecipe(FinetuneRecipe):
+    """How a model goes on learning, and the options of all methods."""
+
+
 def finetune(
     model: Path,
     text: str,
     out: Path,
-    recipe: FinetuneRecipe = FinetuneRecipe(),
+    recipe: TuningRecipe = TuningRecipe(),
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
@@ -122,7 +127,7 @@ class Tuning:
     def measure(self, trained: CausalLM) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
         told: Row = {}
-        if isinstance(self.method, Prompting):
+        if isinstance(self.method, SoftPromptMethod):
             told["nearest_words"] = nearest_words(trained, self.tokenizer)
         before = self.base().to(self.machine.device, self.machine.dtype).eval()
         told["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
@@ -200,7 +205,7 @@ def _open(
     base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_few_bits(folder, recipe, base)
-    method = None if method is None else method.begin_with(tokenizer)
+    method = None if method is None else method.prepared(tokenizer)
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
@@ -216,7 +221,7 @@ def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: CausalL
 
 def _context(recipe: FinetuneRecipe, base: CausalLM, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = method.tokens if isinstance(method, Leading) else 0
+    virtual = 0 if method is None else method.virtual_tokens()
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")

@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
-    side: None, or what is told x, the branch and this residual, and answers in the branch's place (an adapter).
+    adapter: None, or what answers in place of `plain`, and calls it.
     """
 
     def __init__(
@@ -54,13 +54,16 @@ class Residual(nn.Module):
 
     def branch(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         """What is added to x."""
+        return self.plain(x, context) if self.adapter is None else self.adapter(x, self, context)
+
+    def plain(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        """What is added to x without an adapter."""
         y = self.fn(x if self.in_norm is None else self.in_norm(x), context)
         if self.res_norm is not None:
             y = self.res_norm(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        y = y if self.gate is None else self.gate(y)
-        return y if self.adapter is None else self.adapter(x, y, self)
+        return y if self.gate is None else self.gate(y)
 
 
 class Block(nn.Module):
@@ -180,7 +183,7 @@ class Stack(nn.Module):
     tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
     recompute: in training, keep only what goes into each block, and compute the block again for its gradients
     (Chen et al., 2016).
-    virtual_tokens: None, or a module that gives `VirtualTokens`, or None for none at the moment.
+    adapter: None, or a module whose method `virtual_tokens` gives `VirtualTokens`, or None for none at the moment.
     """
 
     tiled = False
@@ -203,7 +206,7 @@ class Stack(nn.Module):
         self.final_norm = final_norm
         self.rope = rope
         self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
-        self.virtual_tokens: nn.Module | None = None
+        self.adapter: nn.Module | None = None
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -225,9 +228,9 @@ class Stack(nn.Module):
         types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
         """
-        virtual: VirtualTokens | None = (
-            None if self.virtual_tokens is None or (state is not None and state.length) else self.virtual_tokens()
-        )
+        virtual: VirtualTokens | None = None
+        if self.adapter is not None and (state is None or not state.length):
+            virtual = self.adapter.virtual_tokens()  # type: ignore[operator]
         longest = ids.shape[1] + (0 if virtual is None else virtual.length)
         if self.max_positions is not None and longest > self.max_positions:
             raise ValueError(f"{longest} tokens do not fit the {self.max_positions} learned positions")

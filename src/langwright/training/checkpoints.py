@@ -18,7 +18,7 @@ from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
 STATE = "state.json"
-RENAMED = {".side.": ".adapter.", ".lead.": ".virtual_tokens."}
+RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
 """Parts of parameter names in older checkpoints, and what they are now."""
 
 

@@ -1,0 +1,62 @@
+"""The options of methods: a recipe gets them from the methods' dataclasses, and makes the methods of them."""
+
+from dataclasses import Field, field, fields, make_dataclass
+from inspect import cleandoc
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from langwright.adaptation.method import Method
+from langwright.adaptation.methods import METHODS
+from langwright.base.arguments import option_texts
+from langwright.base.errors import UserError
+
+Recipe = TypeVar("Recipe")
+
+
+def _options() -> dict[str, dict[str, Field[Any]]]:
+    """By the name of an option, the fields that it sets, by the name of their method."""
+    found: dict[str, dict[str, Field[Any]]] = {}
+    for name, method in METHODS.items():
+        for each in fields(method):  # type: ignore[arg-type]
+            if each.metadata.get("option"):
+                found.setdefault(each.metadata["option"], {})[name] = each
+    return found
+
+
+OPTIONS = _options()
+
+
+def with_methods(recipe: type[Recipe]) -> type[Recipe]:
+    """A recipe with a field `method` and the options of all methods; a decorator.
+
+    An option has the default that its methods agree on, else None: then each method has its own.
+    """
+    made: list[tuple[str, Any, Any]] = [("method", Literal["full", *METHODS], field(default="full"))]
+    others = " ".join(f"{name}: {cleandoc(method.__doc__ or '').splitlines()[0]}" for name, method in METHODS.items())
+    docs = [f"method: full trains every parameter and writes a model; the others an adapter folder. {others}"]
+    for option, users in OPTIONS.items():
+        name, each = next(iter(users.items()))
+        kind = str | None if each.metadata["read"] else get_type_hints(METHODS[name])[each.name]
+        defaults = [None if user.metadata["read"] else user.default for user in users.values()]
+        agreed = defaults[0] if all(default == defaults[0] for default in defaults) else None
+        made.append((option, kind if agreed is not None else kind | None, field(default=agreed)))
+        text = option_texts(cleandoc(METHODS[name].__doc__ or ""), get_type_hints(METHODS[name]))[each.name]
+        docs.append(f"{option}: for {', '.join(users)}: {text}")
+    doc = "\n".join(docs)
+    return make_dataclass(recipe.__name__, made, bases=(recipe,), frozen=True, namespace={"__doc__": doc})
+
+
+def method_of(recipe: Any) -> Method | None:
+    """The method that a recipe asks for; None for full tuning. UserError for an option that another method has."""
+    defaults, settings = {each.name: each.default for each in fields(recipe)}, {}
+    for option, users in OPTIONS.items():
+        value, flag = getattr(recipe, option), f"--{option.replace('_', '-')}"
+        if value == defaults[option]:
+            continue
+        if recipe.method not in users:
+            raise UserError(f"{flag} goes with --method {' or '.join(users)}, not with {recipe.method}")
+        each = users[recipe.method]
+        try:
+            settings[each.name] = value if each.metadata["read"] is None else each.metadata["read"](value)
+        except UserError as error:
+            raise UserError(f"{flag} {error}") from None
+    return None if recipe.method == "full" else METHODS[recipe.method](**settings)
