@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import langwright
+from langwright.adaptation.method import Method
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.arguments import read_recipe
@@ -244,7 +245,8 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
     )
 
 
-def test_older_checkpoints_of_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", [LoRA(), PrefixTuning(2)])
+def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their parameters had other names: `.side.` for adapters of linear layers, `.lead.` for virtual tokens."""
     old_names = {".adapter.": ".side.", ".virtual_tokens.": ".lead."}
 
@@ -255,8 +257,7 @@ def test_older_checkpoints_of_adapters(tmp_path: Path, monkeypatch: pytest.Monke
 
     def learner(seed: int) -> Learner:
         model = tiny_model()
-        LoRA().attach(model, "lora", seed)
-        PrefixTuning(2).attach(model, "prefix", seed)
+        method.attach(model, seed=seed)
         return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
 
     monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)

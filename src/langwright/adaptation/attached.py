@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.base_parameters import BaseTensor
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.parts.moe import MoE
 from langwright.parts.virtual_tokens import VirtualTokens
 

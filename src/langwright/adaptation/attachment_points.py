@@ -10,10 +10,10 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.models import heads
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import FAMILIES
-from langwright.models.family import AdapterTargets, Model
+from langwright.models.family import AdapterTargets
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
@@ -78,13 +78,13 @@ def tensors_of(model: Model) -> list[Entry]:
 
     A head that is the token table has a name too, and so has the table in each stack of an encoder-decoder.
     """
-    family, task = FAMILIES[model.family], heads.task_of(model)
+    family, task = FAMILIES[model.family], model.task
     entries = list(heads.entries(family, model.config, task))
     if family.task == "hidden" and task in ("hidden", heads.EMBEDDING):
         entries = [replace(entry, disk=entry.disk.removeprefix(family.prefix)) for entry in entries]
     if isinstance(model.head, LanguageHead) and not any(entry.ours == ("head.weight",) for entry in entries):
         entries.append(Entry(f"{family.tied_head}.weight", ("head.weight",)))
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         prefix = next(e.disk for e in entries if e.ours == ("encoder.embed.tokens",)).removesuffix(SHARED)
         for stack, ours in (("encoder", "encoder"), ("decoder", "body")):
             entries.append(Entry(f"{prefix}{stack}.embed_tokens.weight", (f"{ours}.embed.tokens",)))

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attachment_points import PREFIX, tensors_of
 from langwright.base.errors import UserError
-from langwright.models import heads
-from langwright.models.family import Model
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.quantised import QuantisedLinear
 
 HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"), "span": ("qa_outputs",)}
@@ -40,7 +39,7 @@ class BaseTensor:
 
 def saved_modules(model: Model, wanted: Iterable[str]) -> tuple[str, ...]:
     """The modules that train whole: those that are asked for, and a head for labels."""
-    return tuple(dict.fromkeys((*wanted, *HEADS.get(heads.task_of(model), ()))))
+    return tuple(dict.fromkeys((*wanted, *HEADS.get(model.task, ()))))
 
 
 def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> list[BaseTensor]:
@@ -54,7 +53,7 @@ def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> lis
     Raises:
         UserError: for a name that matches nothing, or a quantised layer.
     """
-    entries, implied = tensors_of(model), HEADS.get(heads.task_of(model), ())
+    entries, implied = tensors_of(model), HEADS.get(model.task, ())
     modules = {entry.disk: _modules_around(entry.disk) for entry in entries}
     found: dict[str, BaseTensor] = {}
     for name in saved_modules(model, wanted):

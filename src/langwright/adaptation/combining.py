@@ -10,7 +10,7 @@ from langwright.adaptation.attached import attached
 from langwright.adaptation.attachment_points import PREFIX
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 How = Literal["linear", "cat", "svd"]
 _KINDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))

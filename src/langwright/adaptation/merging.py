@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from langwright.adaptation.attached import attached
 from langwright.adaptation.base_parameters import is_tied
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.parts.stack import Embedding, Residual, Stack
 
 
@@ -48,7 +47,7 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
     tied, config = is_tied(model), model.config
     on.place(names, values)
     if tied and not is_tied(model):
-        if isinstance(model, EncoderDecoderLM) or not hasattr(config, "tie_word_embeddings"):
+        if model.encoders or not hasattr(config, "tie_word_embeddings"):
             on.place(names)
             raise UserError(
                 f"the token table or the head is adapted, and they are one: {model.family} cannot hold the two apart, "
@@ -105,5 +104,5 @@ def _merged(model: Model, path: str, names: tuple[str, ...]) -> dict[str, nn.Par
 
 
 def _logits(model: Model, ids: Tensor) -> Tensor:
-    given: Tensor = model(ids, ids) if isinstance(model, EncoderDecoderLM) else model(ids)
+    given: Tensor = model(ids, ids) if model.encoders else model(ids)
     return given.float()

@@ -14,7 +14,8 @@ from langwright.adaptation.base_parameters import BaseTensor, own_values, repeat
 from langwright.adaptation.config_fields import Table, check_type, read_fields, write_fields
 from langwright.adaptation.settings import check_ranges
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 DEFAULT = "default"

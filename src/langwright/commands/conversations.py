@@ -6,7 +6,7 @@ from langwright.corpora.chats import Chat, open_chats
 from langwright.data.chat import ChatBatches, Fitted, answer_bytes, evaluation_rows, fit_examples
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.text.chat import prompt_ids
 from langwright.text.equip import Equipped
 from langwright.training.recipe import FinetuneRecipe
@@ -53,7 +53,7 @@ def _sampler(chat: Chat, equipped: Equipped, context: int) -> Sampler:
     asked = next(i for i, m in enumerate(chat.messages) if i >= chat.first and m["role"] == "assistant")
     ids = prompt_ids(equipped.template, equipped.tokenizer, chat.messages[:asked], chat.tools)[: context - 8]
 
-    def sample(model: CausalLM) -> str:
+    def sample(model: Model) -> str:
         limit = min(80, context - len(ids))
         return write(model, equipped.tokenizer, [ids], Sampling(0.8, top_k=50), limit, ends=equipped.ends)[0].text
 

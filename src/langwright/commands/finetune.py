@@ -25,10 +25,10 @@ from langwright.commands.texts import read_texts
 from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
 from langwright.evaluation.likelihood import Likelihood, likelihood
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
 from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
+from langwright.models.model import Model
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import Machine, measure
@@ -111,20 +111,20 @@ class Tuning:
     supply: Supply
     old: OldText | None
 
-    def base(self) -> CausalLM:
+    def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
         found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found
 
-    def begun(self) -> CausalLM:
+    def begun(self) -> Model:
         """The same with what is to be trained beside it."""
         found = self.base()
         if self.method is not None:
             self.method.attach(found, seed=self.recipe.seed)
         return found
 
-    def measure(self, trained: CausalLM) -> Row:
+    def measure(self, trained: Model) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
         told: Row = {}
         if isinstance(self.method, SoftPromptMethod):
@@ -135,7 +135,7 @@ class Tuning:
             told["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
         return told
 
-    def save(self, trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+    def save(self, trained: Model, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
         for name, master in masters.items():
             trained.get_parameter(name).data = master.detach()
@@ -144,10 +144,10 @@ class Tuning:
             write_json(self.out / GENERATION, self.supply.generation)
         save_adapter(trained, self.out, base=self.folder, record=record)
 
-    def _new_text(self, model: CausalLM) -> Likelihood:
+    def _new_text(self, model: Model) -> Likelihood:
         return likelihood(model, self.supply.held_out(None), self.supply.held_out_bytes)
 
-    def _old_text(self, model: CausalLM) -> Likelihood:
+    def _old_text(self, model: Model) -> Likelihood:
         assert self.old is not None
         return measure_text(model, self.tokenizer, *self.old, self.context)
 
@@ -214,12 +214,12 @@ def _open(
     return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
 
 
-def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: CausalLM) -> None:
+def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
     if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 
-def _context(recipe: FinetuneRecipe, base: CausalLM, method: Method | None) -> int:
+def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
     virtual = 0 if method is None else method.virtual_tokens()
     context = recipe.context or base.context - virtual
@@ -257,7 +257,7 @@ def _supply(
     return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
 
 
-def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
+def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:
     """Bits per byte of two models."""
     return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 

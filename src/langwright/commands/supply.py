@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
-Sampler = Callable[[CausalLM], str]
+Sampler = Callable[[Model], str]
 
 
 @runtime_checkable

@@ -24,8 +24,8 @@ from langwright.data.prefetch import prefetch
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD, save_parameters
+from langwright.models.model import Model
 from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
 from langwright.planning.machine import Machine
 from langwright.training.budget import measure_step
@@ -66,7 +66,7 @@ class Job:
     out: Path
     recipe: TrainingRecipe
     origin: Row
-    model: Callable[[], CausalLM]
+    model: Callable[[], Model]
     supply: Supply
     context: int
     learning_rate: float
@@ -75,7 +75,7 @@ class Job:
     names: Mapping[str, str] = field(default_factory=dict)
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
-    save: Callable[[CausalLM, Mapping[str, Tensor], Row], None] | None = None
+    save: Callable[[Model, Mapping[str, Tensor], Row], None] | None = None
     begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
 
@@ -93,7 +93,7 @@ class Result:
 def train(
     job: Job,
     extend: bool = False,
-    on_finish: Callable[[CausalLM], Row] = lambda model: {},
+    on_finish: Callable[[Model], Row] = lambda model: {},
     profile: bool = False,
 ) -> Result:
     """Begin the run, or go on with it, until its plan is done; then measure and write the model folder.
@@ -119,7 +119,7 @@ def train(
     return Result(None, held_out, parameters(model))
 
 
-def _begin(job: Job) -> tuple[CausalLM, Learner]:
+def _begin(job: Job) -> tuple[Model, Learner]:
     """The model to begin with, on its device, and what trains it; all that is random follows the seed."""
     recipe = job.recipe
     torch.manual_seed(recipe.seed)
@@ -141,7 +141,7 @@ def _begin(job: Job) -> tuple[CausalLM, Learner]:
     return model, learner
 
 
-def _title(job: Job, model: CausalLM, learner: Learner) -> str:
+def _title(job: Job, model: Model, learner: Learner) -> str:
     """What is trained, how large it is, and on what, in one line."""
     size = f"{parameters(model) / 1e6:.1f}M parameters"
     if (active := active_parameters(model)) < parameters(model):
@@ -151,7 +151,7 @@ def _title(job: Job, model: CausalLM, learner: Learner) -> str:
     return f"{job.out.name}: {size} on {job.machine.describe()}"
 
 
-def _open(job: Job, model: CausalLM, learner: Learner, view: LiveView, extend: bool) -> Run:
+def _open(job: Job, model: Model, learner: Learner, view: LiveView, extend: bool) -> Run:
     """The run in the folder: at its beginning, or where its newest whole checkpoint left it; the plan is settled."""
     recipe, out, batches = job.recipe, job.out, job.supply.batches
     run = Run(
@@ -185,7 +185,7 @@ def _fit(run: Run, compiled: bool, profile: bool) -> tuple[int | None, Row]:
     return stopped, {"profile": measured.record()} if measured.measured else {}
 
 
-def _measure_held_out(job: Job, model: CausalLM) -> Likelihood:
+def _measure_held_out(job: Job, model: Model) -> Likelihood:
     """How well the finished model predicts the held-out text; UserError where it does not at all."""
     model.eval()
     with eager():
@@ -213,7 +213,7 @@ def _log_end(run: Run, held_out: Likelihood, view: LiveView) -> Row:
     return row
 
 
-def _save(job: Job, model: CausalLM, learner: Learner, record: Row) -> None:
+def _save(job: Job, model: Model, learner: Learner, record: Row) -> None:
     """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
     masters, supply = learner.masters.named, job.supply
     if job.save is not None:
@@ -223,7 +223,7 @@ def _save(job: Job, model: CausalLM, learner: Learner, record: Row) -> None:
     save_parameters(whole, model, supply.tokenizer, job.out, record, supply.generation)
 
 
-def _record(job: Job, run: Run, model: CausalLM, seconds: float, held_out: Likelihood) -> Row:
+def _record(job: Job, run: Run, model: Model, seconds: float, held_out: Likelihood) -> Row:
     """What langwright.json tells of a finished run."""
     return {
         **job.origin,
@@ -333,7 +333,7 @@ def _closing(job: Job, batches: StepBatches, step_seconds: float) -> float:
     return job.supply.held_out_tokens / batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
 
 
-def _hooks(job: Job, model: CausalLM, view: LiveView) -> Hooks:
+def _hooks(job: Job, model: Model, view: LiveView) -> Hooks:
     def evaluate(stopped: Callable[[], bool]) -> Row:
         windows = itertools.takewhile(lambda _: not stopped(), job.supply.held_out(job.recipe.validation_windows))
         with eager():

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 
 from langwright.data.chat import Example, batch_of
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 
 
 def answer_difficulty(
-    model: CausalLM, examples: Sequence[Example], bos: int | None, batch_size: int = 16
+    model: Model, examples: Sequence[Example], bos: int | None, batch_size: int = 16
 ) -> NDArray[np.float64]:
     """For each example, the loss of its answer after the question over that of the answer alone.
 
@@ -35,11 +35,11 @@ def _alone(example: Example, bos: int | None) -> Example:
 
 
 @torch.no_grad()
-def _losses(model: CausalLM, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
+def _losses(model: Model, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
     """The mean loss of the trained tokens of each example, in nats."""
     found = np.zeros(len(examples))
     order = sorted(range(len(examples)), key=lambda i: examples[i].inputs)
-    device = model.head.weight.device
+    device = model.device
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         batch = batch_of([[examples[i]] for i in numbers], model.context, np.array(numbers, np.int64)).to(device)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.moe import MoE
@@ -17,13 +17,15 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
     Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
     """
 
-    def loss(model: CausalLM, batch: Batch) -> Tensor:
+    def loss(model: Model, batch: Batch) -> Tensor:
         charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
         taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         head = model.head
-        factors = head.factors(hidden)
-        total = linear_cross_entropy(*factors, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled)
+        hidden, weight = head.factors(hidden)
+        total = linear_cross_entropy(
+            hidden, weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled
+        )
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()

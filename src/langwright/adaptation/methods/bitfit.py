@@ -9,7 +9,7 @@ from langwright.adaptation.attachment_points import PREFIX, points
 from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
 from langwright.adaptation.method import Method, Stored
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 
 class BaseMethod(Method):

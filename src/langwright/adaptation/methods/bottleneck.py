@@ -17,9 +17,9 @@ from langwright.adaptation.config_fields import INERT, Holds, Only, Table, read_
 from langwright.adaptation.method import DEFAULT, Method, Stored
 from langwright.adaptation.settings import FINITE, LARGEST, SettingError, setting
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import FAMILIES
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.feedforward import ACTIVATIONS
 from langwright.parts.stack import Block
 
@@ -160,7 +160,7 @@ class Bottleneck(Method):
         branches: dict[str, Reads] = {"feedforward": "input" if self.kind == "parallel" else "stream"}
         if self.kind == "houlsby":
             branches = {"attention": "branch", "feedforward": "branch"}
-        stacks = {"encoder": model.encoder} if isinstance(model, EncoderDecoderLM) else {}
+        stacks = {"encoder": model.encoder} if model.encoders else {}
         stacks |= {"body": model.body}
         paths = [f"{name}.blocks.{i}" for name, stack in stacks.items() for i in range(len(stack.blocks))]
         for path in (path for layer, path in enumerate(paths) if layer not in self.leave_out):

@@ -7,7 +7,7 @@ from langwright.adaptation.attachment_points import PREFIX, tensors_of
 from langwright.adaptation.base_parameters import BaseTensor, is_tied
 from langwright.adaptation.methods.bitfit import BaseMethod
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from langwright.adaptation.config_fields import INERT, TARGETS, Holds, Table
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 
 
 class Scale(AdapterModule):

@@ -30,7 +30,8 @@ from langwright.adaptation.config_fields import INERT, TARGETS, Holds, Only, Tab
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import ABOVE_0, FINITE, SHARE, SIZE, SettingError, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.stack import Embedding
 

@@ -8,7 +8,7 @@ from langwright.adaptation.base_parameters import BaseTensor, saved_modules, sav
 from langwright.adaptation.config_fields import TARGETS, Table
 from langwright.adaptation.methods.bitfit import BaseMethod
 from langwright.adaptation.settings import setting
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from langwright.adaptation.config_fields import Holds, Table
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod
 from langwright.adaptation.methods.virtual_tokens import standard_normal
 from langwright.adaptation.settings import SHARE, SIZE, setting
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 
 class LSTM(nn.Module):

@@ -12,8 +12,8 @@ from langwright.adaptation.config_fields import INERT, Holds, Table
 from langwright.adaptation.methods.virtual_tokens import BeginsAsText, VirtualTokenModule, standard_normal
 from langwright.adaptation.settings import SIZE, setting
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.virtual_tokens import VirtualTokens
 
@@ -119,7 +119,7 @@ class PrefixTuning(BeginsAsText):
         return replace(self, init="random", text=None) if self.init == "text" else self
 
     def facts(self, model: Model) -> Fields:
-        shape, submodules = shape_of(model), 2 if isinstance(model, EncoderDecoderLM) else 1
+        shape, submodules = shape_of(model), 2 if model.encoders else 1
         return dict(zip(self.checked, (shape.layers, shape.kv_heads, shape.width, submodules), strict=True))
 
 
@@ -139,7 +139,7 @@ def _order(model: Model) -> list[int]:
     first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
     """
     layers = len(model.body.blocks)
-    return [2 * i % layers if isinstance(model, EncoderDecoderLM) else i for i in range(layers)]
+    return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
 class _Recorder:
@@ -164,7 +164,7 @@ class _Recorder:
 
 def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     """The keys and values of a text, repeated or cut to so many tokens, as the file has them: [tokens, numbers]."""
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
     ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
     recorder = _Recorder(len(model.body.blocks))

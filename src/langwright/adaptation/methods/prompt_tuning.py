@@ -18,8 +18,8 @@ from langwright.adaptation.methods.virtual_tokens import (
 )
 from langwright.adaptation.settings import SIZE, setting
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.heads import SequenceHead
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class SoftPromptMethod(VirtualTokenMethod):
 
     def made(self, model: Model) -> SoftPrompt:
         table, encoder = self.table(model.body.embed.tokens, self.tokens * self.submodules)
-        return SoftPrompt(table, encoder, self.tokens, stays=isinstance(model, EncoderDecoderLM))
+        return SoftPrompt(table, encoder, self.tokens, stays=bool(model.encoders))
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         if isinstance(model.head, SequenceHead) and model.head.pooling == "first":

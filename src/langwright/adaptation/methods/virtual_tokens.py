@@ -14,8 +14,7 @@ from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 KEY = "prompt_embeddings"
@@ -60,8 +59,8 @@ class VirtualTokenMethod(Method):
         if model.context is not None and self.tokens >= model.context:
             wanted = f"fewer than the {model.context} tokens of the model's context, or no room is left for a text"
             raise SettingError(self, "tokens", self.tokens, wanted)
-        stack = self.stack if isinstance(model, EncoderDecoderLM) else "body"
-        return {stack: self.made(model).to(model.body.embed.tokens.device)}
+        stack = self.stack if model.encoders else "body"
+        return {stack: self.made(model).to(model.device)}
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         """A head for labels, under the names that PEFT gives it here."""
