@@ -1,7 +1,7 @@
 """Parameters of the model itself that an adapter has values for: modules that train whole, biases, token tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -81,13 +81,16 @@ def saved_tables(model: Model, trained: Sequence[BaseTensor], tensors: Mapping[s
     PEFT saves the token table and the head with an adapter of them, and with any adapter over a vocabulary that was
     resized (`save_embedding_layers`). They replace those of the model.
     """
-    known = {tensor.key for tensor in trained}
+    keys = {tensor.key for tensor in trained}
+    known = {path for tensor in trained for path in (*tensor.entry.ours, *tensor.aliases)}
     found = []
     for entry in tensors_of(model):
         module, _, kind = entry.disk.rpartition(".")
+        free = [path for path in (*entry.ours, *aliases(model, entry)) if path not in known]
         for key in (f"{PREFIX}{entry.disk}", f"{PREFIX}{module}.base_layer.{kind}"):
-            if key in tensors and key not in known and not repeats(model, entry, tensors[key]):
-                found.append(BaseTensor(key, entry, aliases(model, entry)))
+            if free and key in tensors.keys() - keys and not repeats(model, entry, tensors[key]):
+                ours = entry.ours if entry.ours[0] in free else tuple(free[:1])
+                found.append(BaseTensor(key, replace(entry, ours=ours), tuple(free)))
     return found
 
 

@@ -124,6 +124,8 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
     except SettingError as error:
         raise error.in_file(str(where), names) from None
     tensors = _read_finite(_weights(folder, method.weights))
+    # With `save_embedding_layers` PEFT writes tables that train whole again, under the names of its wrapper.
+    tensors = {key: t for key, t in tensors.items() if not {"modules_to_save", "original_module"} & {*key.split(".")}}
     extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
     try:
         method.attach(model, name, tensors=tensors)

@@ -1,6 +1,5 @@
 """What a method of adaptation is: its settings, and one protocol for all methods."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_type_hints
@@ -77,7 +76,7 @@ class Stored:
         return cls(key, (sum(map(len, empty)), *empty[0].shape[1:]), read, write)
 
 
-class Method(ABC):
+class Method:
     """The settings of a way to adapt a model: a frozen dataclass.
 
     A method says which modules it attaches (`modules`), what its file holds of them (`stored`), and how PEFT names its
@@ -98,19 +97,19 @@ class Method(ABC):
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    @abstractmethod
     def modules(self, model: Model) -> Mapping[str, AdapterModule]:
         """New modules for a model, by the names of the modules that they are attached to."""
+        return {}
 
-    @abstractmethod
     def stored(self, model: Model, modules: Mapping[str, AdapterModule]) -> list[Stored]:
         """What the file holds of these modules."""
+        return []
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         """The tensors of the model itself that train: a head for labels, unless the method has more."""
         return saved_tensors(model, getattr(self, "modules_to_save", ()))
 
-    def check_new(self, model: Model) -> None:  # noqa: B027 (most methods have no such settings)
+    def check_new(self, model: Model) -> None:
         """UserError for settings that files may have, but no new adapter of this model should."""
 
     def prepared(self, tokenizer: Tokenizer) -> "Method":
@@ -196,9 +195,10 @@ class Method(ABC):
                 )
             stored.write(tensor)
         own = {f"{PREFIX}{entry.disk}": entry for entry in tensors_of(model)}
+        values = attached(model).adapters[name].values
         for key, tensor in left.items():
             entry = own.get(key.replace(".base_layer.", "."))
-            if entry is None or not repeats(model, entry, tensor):
+            if entry is None or (entry.ours[0] not in values and not repeats(model, entry, tensor)):
                 raise UserError(f'{where}: tensor "{key}" of the adapter matches nothing in the model')
 
     def _everything(self, model: Model, name: str) -> list[Stored]:

@@ -1,29 +1,17 @@
 """BitFit (Ben Zaken et al., 2021): the biases of a model train."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attached import AdapterModule
 from langwright.adaptation.attachment_points import PREFIX, points
 from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
-from langwright.adaptation.method import Method, Stored
+from langwright.adaptation.method import Method
 from langwright.base.errors import UserError
 from langwright.models.model import Model
 
 
-class BaseMethod(Method):
-    """A method that adds nothing: the adapter is other values for parameters that the model has."""
-
-    def modules(self, model: Model) -> dict[str, AdapterModule]:
-        return {}
-
-    def stored(self, model: Model, modules: Mapping[str, AdapterModule]) -> list[Stored]:
-        return []
-
-
 @dataclass(frozen=True)
-class BitFit(BaseMethod):
+class BitFit(Method):
     """All biases of the model train, those of its norms included. PEFT has no word for it: the folder is ours alone."""
 
     peft_type: ClassVar[str] = "BITFIT"

@@ -160,9 +160,7 @@ class Bottleneck(Method):
         branches: dict[str, Reads] = {"feedforward": "input" if self.kind == "parallel" else "stream"}
         if self.kind == "houlsby":
             branches = {"attention": "branch", "feedforward": "branch"}
-        stacks = {"encoder": model.encoder} if model.encoders else {}
-        stacks |= {"body": model.body}
-        paths = [f"{name}.blocks.{i}" for name, stack in stacks.items() for i in range(len(stack.blocks))]
+        paths = [f"{name}.blocks.{i}" for name, stack in model.stacks.items() for i in range(len(stack.blocks))]
         for path in (path for layer, path in enumerate(paths) if layer not in self.leave_out):
             for branch, reads in branches.items():
                 # the name of the last linear layer of the branch shows how the family names its layers

@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from langwright.adaptation.attachment_points import PREFIX, tensors_of
 from langwright.adaptation.base_parameters import BaseTensor, is_tied
-from langwright.adaptation.methods.bitfit import BaseMethod
+from langwright.adaptation.method import Method
 from langwright.base.errors import UserError
 from langwright.models.model import Model
 
 
 @dataclass(frozen=True)
-class HeadOnly(BaseMethod):
+class HeadOnly(Method):
     """The head trains on what the fixed model makes of a text. The folder is ours alone."""
 
     peft_type: ClassVar[str] = "HEAD"

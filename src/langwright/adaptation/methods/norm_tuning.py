@@ -6,13 +6,13 @@ from typing import ClassVar
 from langwright.adaptation.attachment_points import PREFIX, Targets, match, points, read_targets, usual
 from langwright.adaptation.base_parameters import BaseTensor, saved_modules, saved_tensors
 from langwright.adaptation.config_fields import TARGETS, Table
-from langwright.adaptation.methods.bitfit import BaseMethod
+from langwright.adaptation.method import Method
 from langwright.adaptation.settings import setting
 from langwright.models.model import Model
 
 
 @dataclass(frozen=True)
-class LayerNorm(BaseMethod):
+class LayerNorm(Method):
     """Scales and shifts of the norms train.
 
     Args:
