@@ -9,11 +9,12 @@ ROOM := objectives sampling files training
 MINUTES := 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-training mutants docs format clean
+.PHONY: help demo test slow bench bench-training mutants docs format clean
 
 help: ## what can be made
 	@echo "make demo      raw text to a model that writes, with a report (about 10 minutes on two cores)"
 	@echo "make test      style, types, the import contract and every test"
+	@echo "make slow      the tests that take minutes of real processes"
 	@echo "make bench     the benchmarks, one after the other"
 	@echo "make bench-training  training speed beside transformers and litgpt (half an hour or more)"
 	@echo "make mutants   break the code on purpose and list what no test notices (ROOM='objectives sampling', MINUTES=10)"
@@ -32,6 +33,9 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
 
 bench: $(READY)
 	@for file in benchmarks/[a-z]*.py; do \

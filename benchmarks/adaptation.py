@@ -29,15 +29,15 @@ import torch
 
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
+from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import quiet
-from langwright.base.memory import keep_freed_memory
 from langwright.commands import pretrain
-from langwright.commands.instructions import mine
+from langwright.commands._demo.instructions import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
-from langwright.data.chat import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
 from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
 from langwright.evaluation.likelihood import likelihood

@@ -20,9 +20,9 @@ from _turns import Step, in_turn, timed
 from training_speed import ours, peers_loss
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.base.memory import keep_freed_memory
+from langwright.base.allocator import keep_freed_memory
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.shapes import by_depth
 
 SHAPES = {

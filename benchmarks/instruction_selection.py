@@ -18,12 +18,12 @@ from pathlib import Path
 
 from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
-from langwright.commands.instructions import mine
-from langwright.commands.scoring import Scorer
-from langwright.corpora.chats import Chat
+from langwright.commands._demo.instructions import mine
+from langwright.corpora.conversations import Chat
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.quality import heuristic_score
 from langwright.corpora.splits import split_documents
+from langwright.evaluation.relevance import Scorer
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 
 CONTEXT, LONGEST, HELD_OUT = 256, 1000, 150
@@ -53,7 +53,7 @@ def tuned(base: Path, chosen: list[Chat], held: list[Chat], folder: Path, steps:
     )  # fmt: skip
     result = finetune.run(base, str(data), folder / "out", recipe)
     assert result.held_out is not None
-    return result.held_out.bits_per_byte
+    return result.held_out["bits_per_byte"]
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
         }
         for by, numbers in scores.items():
             choices[f"{kept} by {by}"] = sorted(range(len(pool)), key=lambda i: -numbers[i])[:kept]
-        print(f"base: {base.held_out.bits_per_byte:.3f} bits per byte of held-out library text")
+        print(f"base: {base.held_out['bits_per_byte']:.3f} bits per byte of held-out library text")
         print(f"{len(pool)} instructions, {sum(sound)} of them sound; {len(held)} held out; {given.steps} steps of 8\n")
         print("| tuned on | sound | bits per byte of held-out answers, mean of seeds | each |\n|---|---|---|---|")
         for choice, numbers_ in choices.items():

@@ -4,7 +4,7 @@
 
 Each variant runs in a process of its own, on random tokens. Every peer is measured at each setting named here, and its
 best counts: bf16 weights with fp32 masters or autocast, SDPA or plain ("explicit") attention, eager and compiled.
-"kept" lets the C library keep freed memory (base/memory.py), which our commands do themselves; a peer's user would
+"kept" lets the C library keep freed memory (base/allocator.py), which our commands do themselves; a peer's user would
 have to know two environment variables. A peer that is not installed is left out, and said to be.
 
 On a GPU the shapes are "124M gpu" and "1.5B gpu" (context 1,024), memory is the device's, and the variants are those
@@ -20,9 +20,9 @@ from collections.abc import Callable
 import torch
 from _turns import Step, in_turn, timed
 
-from langwright.base.memory import keep_freed_memory
+from langwright.base.allocator import keep_freed_memory
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.planning.cost import training_flops_per_token

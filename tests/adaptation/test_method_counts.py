@@ -8,7 +8,7 @@ from langwright.adaptation.methods import BitFit, LayerNorm, PromptTuning, PTuni
 from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
-from langwright.models import bert, gpt2, llama
+from langwright.models.families import bert, gpt2, llama
 from langwright.models.model import Model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

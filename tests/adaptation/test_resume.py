@@ -1,6 +1,7 @@
 """A killed run resumes bit for bit, whatever is trained; and gradual unfreezing."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype,
         method.attach(model, seed=3)
     run = tiny_run(folder, Learner(model, causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
     if isinstance(method, Unfreezing):
-        run.prepare = lambda step: method.apply(model, step)
+        run.hooks = replace(run.hooks, on_step=lambda step: method.apply(model, step))
     return run
 
 

@@ -16,9 +16,9 @@ from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.adaptation.methods.prompt_tuning import PromptTuning, nearest_words
 from langwright.base.errors import UserError
-from langwright.models import bert
+from langwright.models.families import bert
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.state import Taps

@@ -8,7 +8,7 @@ from langwright.cli import main
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
-from langwright.models.bart import BartConfig
+from langwright.models.families.bart import BartConfig
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.text.training import raw_bytes
 

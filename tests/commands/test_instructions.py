@@ -9,11 +9,11 @@ from langwright.adaptation.folder import save_adapter
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.baselines.parsing import function_heads
-from langwright.commands.instructions import compare_answers, is_documented, mine, write_instructions
-from langwright.corpora.chats import open_chats
+from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions
+from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.llama import LlamaConfig
 from langwright.text.equip import equip
 from langwright.text.training import raw_bytes
 

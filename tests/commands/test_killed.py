@@ -8,8 +8,8 @@ from typing import get_args, get_type_hints
 import pytest
 
 from langwright.commands.finetune import TuningRecipe
+from langwright.models.families.gpt_neox import GPTNeoXConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.gpt_neox import GPTNeoXConfig
 from langwright.text.training import raw_bytes
 from processes import finish, kill_at
 

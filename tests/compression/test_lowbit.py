@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from langwright.base.errors import UserError
 from langwright.compression.lowbit import compress_folder, quantise_model
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.lowbit import KINDS
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.models.surgery.quantise import KINDS
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.cost import parameters
@@ -163,8 +163,8 @@ def test_gradients_are_those_of_the_dense_weights(plain: Path) -> None:
 
 @pytest.mark.parametrize("family", ["t5", "bert", "bloom"])
 def test_encoders_and_encoder_decoders_too(family: str, tmp_path: Path) -> None:
-    from langwright.models.bert import BertConfig
-    from langwright.models.t5 import T5Config
+    from langwright.models.families.bert import BertConfig
+    from langwright.models.families.t5 import T5Config
 
     sizes = {"t5": T5Config(VOCABULARY, 64, 16, 128, 2, num_heads=4), "bert": BertConfig(VOCABULARY, 64, 2, 4, 128)}
     config = sizes.get(family) or by_depth(family, 2, VOCABULARY, 32, dropout=0.0)

@@ -253,8 +253,11 @@ def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: T
 
 def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
     for source in (built_in_source("chatml"), CHATML):
-        rendered = template_for(source, tokenizer, "x").answers(TURNS, first=2)
+        rendered = template_for(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
         assert [rendered.text[start:end] for start, end in rendered.answers] == ["It slept\n\n  twice.<|im_end|>"]
+        both = template_for(source, tokenizer, "x").answers(TURNS)
+        only = template_for(source, tokenizer, "x").answers(TURNS, trained=(1,))
+        assert only.answers == both.answers[:1]
 
 
 def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None:
@@ -342,8 +345,8 @@ def test_equipped_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp
     assert made.added == ("<|im_start|>", "<|im_end|>")
     assert made.tokenizer.vocab_size == plain.vocab_size + 2
     assert made.tokenizer.roles.eos == "<|im_end|>"
-    assert made.ends == (plain.vocab_size + 1, plain.eos_id)
-    assert made.tokenizer.pad_id not in (None, *made.ends)
+    assert made.tokenizer.ends == (plain.vocab_size + 1, plain.eos_id)
+    assert made.tokenizer.pad_id not in (None, *made.tokenizer.ends)
     made.tokenizer.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|pad|>")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.objectives.batch import Batch
 from langwright.training.learner import Learner
-from langwright.training.loop import Run
+from langwright.training.loop import Hooks, Run
 from langwright.training.losses import causal
 from langwright.training.optimizers import Rates
 from langwright.training.profile import PARTS, Profile, shares
@@ -35,9 +35,14 @@ def a_run(folder: Path, width: int = 64, vocabulary: int = 31, wait: float = 0.0
 
 def profiled(folder: Path, **changes: float) -> Profile:
     run, profile = a_run(folder, **changes), Profile(steps=3, warm_up=2)  # type: ignore[arg-type]
-    profile.watch(run)
+    watch(profile, run)
     run.fit()
     return profile
+
+
+def watch(profile: Profile, run: Run) -> None:
+    run.hooks = Hooks(around_step=profile.step)
+    profile.watch(run.learner.model, run.plan.steps)
 
 
 def test_every_part_has_its_share(tmp_path: Path) -> None:
@@ -66,7 +71,7 @@ def test_a_large_vocabulary_is_the_loss(tmp_path: Path) -> None:
 
 def test_nothing_else_changes(tmp_path: Path) -> None:
     plain, watched = a_run(tmp_path / "plain"), a_run(tmp_path / "watched")
-    Profile(steps=3, warm_up=2).watch(watched)
+    watch(Profile(steps=3, warm_up=2), watched)
     for run in (plain, watched):
         torch.manual_seed(0)  # of the dropout
         run.fit()
@@ -78,7 +83,7 @@ def test_nothing_else_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("steps", "measured"), [(1, 1), (2, 1), (4, 2)])
 def test_short_runs_are_measured_as_far_as_they_go(steps: int, measured: int, tmp_path: Path) -> None:
     run, profile = a_run(tmp_path, steps=steps), Profile()
-    profile.watch(run)
+    watch(profile, run)
     run.fit()
     assert profile.measured == measured
 
@@ -86,7 +91,7 @@ def test_short_runs_are_measured_as_far_as_they_go(steps: int, measured: int, tm
 def test_a_run_that_ends_before_its_time_is_counted_as_far_as_it_went(tmp_path: Path) -> None:
     """As when a budget cuts the plan: a mean, shares, and no profiler left at work."""
     run, profile = a_run(tmp_path, steps=6), Profile(steps=3, warm_up=2)
-    profile.watch(run)
+    watch(profile, run)
     run.plan.steps = 4
     run.fit()
     profile.finish()

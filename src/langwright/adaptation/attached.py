@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from langwright.adaptation.base_parameters import BaseTensor
 from langwright.base.errors import UserError
 from langwright.models.model import Model
+from langwright.parts.heads import Projection
 from langwright.parts.moe import MoE
 from langwright.parts.virtual_tokens import VirtualTokens
 
@@ -49,9 +50,11 @@ class AdapterModule(nn.Module):
         """Weight and bias, in float32, with which the owner alone gives the same."""
         raise UserError("an adapter that is no change of weights cannot be merged into them")
 
-    def factors(self, hidden: Tensor, owner: Any) -> tuple[Tensor, Tensor]:
-        """As `LanguageHead.factors`, for an adapter of the head."""
-        return hidden, self.merged(owner, owner.full_weight().float(), None)[0]
+    def projection(self, plain: Projection, owner: Any) -> Projection:
+        """What the logits of a head are made of with this adapter; `plain` is without, or with those before it."""
+        bias = None if plain.bias is None else plain.bias.float()
+        weight, bias = self.merged(owner, plain.weight.float(), bias)
+        return replace(plain, weight=weight, bias=bias)
 
 
 class AdapterSlot(nn.Module):
@@ -84,17 +87,16 @@ class AdapterSlot(nn.Module):
             raise UserError("only one adapter can put virtual tokens before a text, and two are chosen; choose one")
         return chosen[0].virtual_tokens() if chosen else None
 
-    def factors(self, hidden: Tensor, owner: Any) -> tuple[Tensor, Tensor]:
-        """As `LanguageHead.factors`."""
+    def projection(self, plain: Projection, owner: Any) -> Projection:
+        """What the logits of a head are made of with the adapters that are chosen."""
         if self.attached.rows is not None:
             raise ValueError("one product cannot serve rows with different heads: a mixed batch gives logits only")
         chosen = self.chosen()
         if len(chosen) == 1:
-            return chosen[0].factors(hidden, owner)
-        weight = owner.full_weight().float() if chosen else owner.full_weight()
+            return chosen[0].projection(plain, owner)
         for module in chosen:
-            weight, _ = module.merged(owner, weight, None)
-        return hidden, weight
+            plain = AdapterModule.projection(module, plain, owner)
+        return plain
 
     def _by_rows(self, x: Tensor, owner: Any, answer: Answer, rows: Mapping[str, Tensor]) -> Tensor:
         if x.shape[0] != self.attached.count:

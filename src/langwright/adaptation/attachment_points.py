@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.family import AdapterTargets
 from langwright.models.keymap import Entry
@@ -79,8 +79,8 @@ def tensors_of(model: Model) -> list[Entry]:
     A head that is the token table has a name too, and so has the table in each stack of an encoder-decoder.
     """
     family, task = FAMILIES[model.family], model.task
-    entries = list(heads.entries(family, model.config, task))
-    if family.task == "hidden" and task in ("hidden", heads.EMBEDDING):
+    entries = list(tasks.entries(family, model.config, task))
+    if family.task == "hidden" and task in ("hidden", tasks.EMBEDDING):
         entries = [replace(entry, disk=entry.disk.removeprefix(family.prefix)) for entry in entries]
     if isinstance(model.head, LanguageHead) and not any(entry.ours == ("head.weight",) for entry in entries):
         entries.append(Entry(f"{family.tied_head}.weight", ("head.weight",)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from langwright.base.errors import UserError
-from langwright.base.kinds import fits, spelt
+from langwright.base.value_types import fits, spelt
 from langwright.models.family import Fields
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from langwright.base.errors import UserError
-from langwright.base.kinds import spelt
+from langwright.base.value_types import spelt
 
 MISSING = dataclasses.MISSING
 

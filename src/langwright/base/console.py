@@ -4,11 +4,12 @@ Rich is imported when something is first shown, never before.
 """
 
 import functools
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +50,11 @@ def warn(text: str) -> None:
     from rich.text import Text
 
     console().print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Floor 6: one file a verb. Each wires a folder, data and rooms together."""
+"""Floor 7: one file a verb. Each wires a folder, data and rooms together."""

@@ -7,11 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure_text
-from langwright.commands.results import print_json
 from langwright.compression.lowbit import Compression, compress_folder, refuse_folders
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents

@@ -8,19 +8,14 @@ from typing import Any
 
 import torch
 
-from langwright.base.console import format_seconds, say
+from langwright.base.console import format_seconds, print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
 from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
-from langwright.commands.finetune import TuningRecipe
-from langwright.commands.instructions import Asked, compare_answers, write_instructions
-from langwright.commands.reporting import run_report
-from langwright.commands.results import print_json
-from langwright.commands.show import attention_over
-from langwright.commands.training import close
-from langwright.commands.writing import (
+from langwright.commands._demo.instructions import Asked, compare_answers, write_instructions
+from langwright.commands._demo.writing import (
     Body,
     Prompts,
     choose_prompts,
@@ -29,11 +24,15 @@ from langwright.commands.writing import (
     model_bodies,
     ngram_bodies,
 )
+from langwright.commands.finetune import TuningRecipe
+from langwright.commands.show import attention_over
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.models.folder import RECORD, load_language_model
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
+from langwright.training.report import run_report
+from langwright.training.trainer import close
 from langwright.viewing.report import (
     BeforeAfter,
     Comparison,
@@ -115,7 +114,7 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
         return close(followed, out / "assistant")
     asked = compare_answers(base, out / "assistant", prompts.heads)
 
-    summary = _summary(out, result.held_out.bits_per_byte, scores, writers, asked, time.monotonic() - started)
+    summary = _summary(out, result.held_out["bits_per_byte"], scores, writers, asked, time.monotonic() - started)
     samples = _samples(prompts, writers, finish_docstrings(model, tokenizer, prompts.docstrings))
     line = next(line for line in prompts.heads[0].head.splitlines() if line.strip())
     attention = attention_over(model, tokenizer, line)

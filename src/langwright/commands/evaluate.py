@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.loading import adapted
+from langwright.base.console import print_json
 from langwright.base.errors import UserError
-from langwright.commands.results import print_json, tell_likelihood
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
 from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
 from langwright.evaluation.experts import expert_shares
-from langwright.evaluation.likelihood import Likelihood, likelihood
+from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import load_language_model
-from langwright.models.lowbit import Kind
 from langwright.models.model import Model
+from langwright.models.surgery.quantise import Kind
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -67,7 +67,7 @@ def evaluate(
     tokenizer = load_tokenizer(model)
     result = measure_text(loaded, tokenizer, text, split, field, context, batch_size)
     if not experts:
-        tell_likelihood(result, text, json)
+        print_likelihood(result.record(), text, json)
         return
     with tokens_of(tokenizer, text, split, field) as tokens:
         shares = expert_shares(loaded, evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER))
@@ -75,7 +75,7 @@ def evaluate(
         told = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
         print_json({**result.record(), "experts": told})
         return
-    tell_likelihood(result, text, json)
+    print_likelihood(result.record(), text, json)
     for one in shares:
         print(f"experts of layer {one.layer}: the busiest has {one.busiest:.1f} times its part")
         print("\n".join(bars([(f"{i}", float(share)) for i, share in enumerate(one.shares)], 60)))

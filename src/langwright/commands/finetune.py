@@ -16,25 +16,25 @@ from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
 from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
-from langwright.commands.conversations import chat_supply
 from langwright.commands.evaluate import check_vocabulary, measure_text
-from langwright.commands.reporting import write_report
-from langwright.commands.results import tell_likelihood
-from langwright.commands.supply import Supply
-from langwright.commands.texts import read_texts
-from langwright.commands.training import Job, Result, claimed, close, train
 from langwright.corpora.opening import open_corpus
-from langwright.evaluation.likelihood import Likelihood, likelihood
+from langwright.data.conversations import chat_supply
+from langwright.data.supply import Supply
+from langwright.data.texts import read_texts
+from langwright.evaluation.in_training import held_out_likelihood, sample_of
+from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
-from langwright.models.growing import grow_vocabulary
-from langwright.models.lowbit import is_in_few_bits
 from langwright.models.model import Model
 from langwright.models.shapes import width
+from langwright.models.surgery.quantise import is_quantised
+from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
+from langwright.training.report import write_report
+from langwright.training.trainer import Job, Result, Trainer, claimed, close
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def finetune(
     result = run(model, text, out, recipe, extend, ignore_field, profile)
     if result.held_out is not None:
         chat = recipe.task == "chat"
-        tell_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
+        print_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
         record = read_json(out / RECORD, "the record of the run")
         for number, words in enumerate(record.get("nearest_words", ())):
             say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
@@ -141,7 +141,7 @@ class Tuning:
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
-            write_json(self.out / GENERATION, self.supply.generation)
+            write_json(self.out / GENERATION, self.supply.tokenizer.generation())
         save_adapter(trained, self.out, base=self.folder, record=record)
 
     def _new_text(self, model: Model) -> Likelihood:
@@ -161,7 +161,7 @@ def run(
     ignore_field: tuple[str, ...] = (),
     profile: bool = False,
 ) -> Result:
-    """Fine-tuning without words at the end."""
+    """Fine-tune; nothing is printed at the end."""
     started, out = time.monotonic(), Path(out)
     folder, origin = _base(model, out)
     if out.resolve() == folder.resolve():
@@ -182,13 +182,15 @@ def run(
             learning_rate=recipe.learning_rate or usual_rate,
             machine=tuning.machine,
             started=started,
+            evaluate=held_out_likelihood(tuning.supply),
+            sample=sample_of(tuning.supply, tuning.context),
             record=origin,
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
             begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        return train(job, extend, tuning.measure, profile)
+        return Trainer(job, extend, profile).train(tuning.measure)
 
 
 def _open(
@@ -215,7 +217,7 @@ def _open(
 
 
 def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
-    if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+    if recipe.method == "full" and (recipe.bits or is_quantised(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 
@@ -252,9 +254,18 @@ def _supply(
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
         equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, recipe, equipped, context)
+        return chat_supply(
+            text,
+            equipped,
+            context,
+            recipe.batch_size,
+            recipe.seed,
+            split=recipe.split,
+            packing=recipe.packing,
+            fixed=recipe.compile,
+        )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.loading import adapted
+from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
-from langwright.commands.results import print_json
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_generative
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 

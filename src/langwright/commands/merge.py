@@ -7,14 +7,13 @@ import torch
 from langwright.adaptation.loading import load_model
 from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_json, refuse_file
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
-from langwright.commands.results import print_json
 from langwright.models.folder import GENERATION, save_parameters
-from langwright.models.lowbit import Kind, dequantise, is_in_few_bits
+from langwright.models.surgery.quantise import Kind, dequantise, is_quantised
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
 
@@ -47,7 +46,7 @@ def merge(
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
     refuse_file(out)
     loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
-    if is_in_few_bits(loaded):
+    if is_quantised(loaded):
         dequantise(loaded.float())
     # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
     home = adapter if (adapter / "tokenizer_config.json").exists() else model

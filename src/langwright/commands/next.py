@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from langwright.adaptation.loading import adapted
+from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
-from langwright.commands.results import print_json
 from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
 from langwright.models.folder import load_one_stack
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 

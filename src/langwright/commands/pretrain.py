@@ -7,15 +7,16 @@ from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
-from langwright.commands.reporting import write_report
-from langwright.commands.results import tell_likelihood
-from langwright.commands.texts import Texts, read_texts
-from langwright.commands.training import Job, Result, claimed, close, train
+from langwright.data.texts import Texts, read_texts
+from langwright.evaluation.in_training import held_out_likelihood, sample_of
+from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.machine import measure
 from langwright.training.recipe import PretrainRecipe
+from langwright.training.report import write_report
+from langwright.training.trainer import Job, Result, Trainer, claimed, close
 
 
 def pretrain(
@@ -37,7 +38,7 @@ def pretrain(
     """
     result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
-        tell_likelihood(result.held_out, "held-out text", json)
+        print_likelihood(result.held_out, "held-out text", json)
         if not result.already:
             write_report(out)
             say(f"wrote {out} (langwright generate {out}) and {out / 'report.html'}")
@@ -45,25 +46,28 @@ def pretrain(
 
 
 def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, profile: bool = False) -> Result:
-    """Pretraining without words at the end."""
+    """Pretrain; nothing is printed at the end."""
     started = time.monotonic()
     out = Path(out)
     with claimed(out):
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
+        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
         job = Job(
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
             model=lambda: new_model(family, config, recipe.seed),
-            supply=texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing),
+            supply=supply,
             context=recipe.context,
             learning_rate=recipe.learning_rate or 1 / width(config),
             machine=measure(recipe.device, recipe.dtype, recipe.exact),
             started=started,
+            evaluate=held_out_likelihood(supply),
+            sample=sample_of(supply, recipe.context),
         )
-        return train(job, extend, profile=profile)
+        return Trainer(job, extend, profile).train()
 
 
 def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:

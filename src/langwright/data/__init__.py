@@ -1,1 +1,1 @@
-"""Floor 3: token shards, sample order, windows and batches."""
+"""Floor 3: token shards, sample order, windows, batches, a run's supply."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from langwright.base.console import progress
 from langwright.base.files import atomic_folder
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.splits import Split, parse_split, split_documents
+from langwright.corpora.splits import SplitRule, parse_split, split_documents
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.text.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, split: Split | str | float, cache: Path) -> tuple[Tokens, Tokens]:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule | str | float, cache: Path) -> tuple[Tokens, Tokens]:
     """The training and the validation tokens of a corpus.
 
     cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is there
@@ -48,17 +48,18 @@ def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, path: Path) ->
 def write_documents(
     path: Path, documents: Iterable[Document], tokenizer: Tokenizer, advance: Callable[[int], None]
 ) -> None:
-    """Write documents, in their order, as the shard `path`; each is [bos] + text + [eos], as far as these exist.
+    """Write documents, in their order, as the shard `path`; each is `opening` + text + [eos].
 
     advance: told the UTF-8 bytes of text that were done.
     """
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     with write_shard(path, tokenizer.vocab_size, tokenizer.fingerprint()) as writer:
         for pieces, ids in _encoded(_batches(documents, tokenizer), tokenizer):
             for piece, piece_ids in zip(pieces, ids, strict=True):
                 size = len(piece.text.encode())
-                writer.add([*(bos if piece.first else []), *piece_ids, *(eos if piece.last else [])], size)
+                writer.add(
+                    [*(tokenizer.opening if piece.first else []), *piece_ids, *(eos if piece.last else [])], size
+                )
                 if piece.last:
                     writer.end_document()
                 advance(size)
@@ -113,7 +114,7 @@ def _encoded(batches: Iterable[list[_Piece]], tokenizer: Tokenizer) -> Iterator[
             yield waiting[0], waiting[1].result()
 
 
-def _key(corpus: Corpus, tokenizer: Tokenizer, split: Split) -> str:
+def _key(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule) -> str:
     """A folder name that changes with anything that decides the shards' content."""
     content = {
         "version": VERSION,

@@ -1,1 +1,1 @@
-"""Floor 5: how good a model is."""
+"""Floor 6: how good a model is."""

@@ -1,11 +1,12 @@
 """How well a model predicts a text: loss, perplexity and bits per byte."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 
+from langwright.base.console import print_json
 from langwright.models.model import Model
 from langwright.objectives.batch import Batch
 from langwright.objectives.losses import linear_cross_entropy
@@ -56,9 +57,19 @@ def likelihood(model: Model, batches: Iterable[Batch], text_bytes: int) -> Likel
     for batch in batches:
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
-        head = model.head
-        hidden, weight = head.factors(hidden)
-        loss = linear_cross_entropy(hidden, weight, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
+        loss = linear_cross_entropy(model.head.projection(hidden), here.targets, here.weights)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)
+
+
+def print_likelihood(record: Mapping[str, float], what: str, as_json: bool) -> None:
+    """Print the record of a `Likelihood` with its units, or as one JSON object."""
+    if as_json:
+        print_json(record)
+        return
+    print(
+        f"{what}: loss {record['loss_nats_per_token']:.4f} nats per token, "
+        f"perplexity {record['perplexity_per_token']:.2f} per token, "
+        f"{record['bits_per_byte']:.4f} bits per byte ({record['tokens']:,} tokens, {record['bytes']:,} bytes)"
+    )

@@ -61,7 +61,7 @@ class Model(nn.Module):
         body: gives the hidden states.
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
-        family: name of the row in the table of families (`models/families.py`).
+        family: name of the row in the table of families (`models/families/__init__.py`).
         config: the family's config.
         context: the most positions of a text; None where there is no limit.
         task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
@@ -101,12 +101,12 @@ class Model(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
-        return self.body.embed.tokens.shape[0]
+        return int(self.config.vocab_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the token table is."""
-        return self.body.embed.tokens.device
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
     @property
     def generates(self) -> bool:

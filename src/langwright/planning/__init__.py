@@ -1,1 +1,1 @@
-"""Floor 4: the machine measured, and what a model costs on it."""
+"""Floor 3: the machine measured, and what a model costs on it."""

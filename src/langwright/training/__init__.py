@@ -1,1 +1,1 @@
-"""Floor 4: the one loop, optimizers, schedules, precision, training checkpoints, budgets."""
+"""Floor 4: the trainer, the one loop, optimizers, schedules, precision, training checkpoints, budgets."""

@@ -6,10 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from langwright.objectives.batch import Batch
 from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
 from langwright.training.precision import Masters
+
+MARK = "part: "
+
+
+def part(name: str) -> record_function:
+    """Mark what follows as a part of the step, for `training/profile.py`; without a profiler it costs microseconds."""
+    return record_function(MARK + name)
+
 
 Loss = Callable[[Any, Batch], Tensor]
 """(model, batch) -> the sum of the weighted losses of the batch's targets."""
@@ -38,6 +47,11 @@ class Learner:
         self.optimizers = make_optimizers(self.masters.named, rates, factor)
 
     @property
+    def trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.masters.parameters)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.masters.working[0].device
@@ -48,10 +62,11 @@ class Learner:
         self.masters.zero_gradients()
         targets = batch.weights.sum().clamp(min=1)
         total = torch.zeros((), device=self.device)
-        for part in self._micro_batches(batch):
-            loss = self.loss(self.model, replace(part, weights=part.weights / targets))
+        for rows in self._micro_batches(batch):
+            loss = self.loss(self.model, replace(rows, weights=rows.weights / targets))
             loss.backward()
-            self.masters.gather()
+            with part("optimizer"):
+                self.masters.gather()
             total += loss.detach()
         return total, targets
 

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from langwright.base.errors import UserError
 from langwright.objectives.batch import Batch
 from langwright.training.checkpoints import Checkpoints, Progress
 from langwright.training.interrupt import Interrupt
-from langwright.training.learner import Learner
+from langwright.training.learner import Learner, part
 from langwright.training.plan import Plan
 from langwright.training.schedule import Schedule
 
@@ -38,7 +38,14 @@ class Every:
 class Hooks:
     """What the loop is lent from above.
 
-    evaluate: gives numbers for the metrics, or none when `stopped()` turns true on the way. sample: a text to show.
+    Args:
+        evaluate: gives numbers for the metrics, or none when `stopped()` turns true on the way.
+        sample: a text to show.
+        on_row: is given each row of the metrics.
+        on_sample: is given step and text of each sample.
+        on_event: is given each notable event.
+        on_step: is given the number of each step before it begins.
+        around_step: a context in which each step takes place, from its batch to its changed weights.
     """
 
     evaluate: Callable[[Callable[[], bool]], Row] = lambda stopped: {}
@@ -46,6 +53,8 @@ class Hooks:
     on_row: Callable[[Row], None] = lambda row: None
     on_sample: Callable[[int, str], None] = lambda step, text: None
     on_event: Callable[[Row], None] = lambda event: None
+    on_step: Callable[[int], None] = lambda step: None
+    around_step: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass
@@ -55,7 +64,6 @@ class Run:
     batches: from a step on, the batches of every step. loader: their record for the checkpoint.
     started: `time.monotonic()` of the command's start, against which a budget is measured.
     closing: seconds that the command needs after the loop.
-    prepare: told each step before it begins (see `training/unfreezing.py`).
     """
 
     learner: Learner
@@ -69,7 +77,6 @@ class Run:
     hooks: Hooks
     started: float
     closing: float = 0.0
-    prepare: Callable[[int], None] = lambda step: None
     step: int = 0
     tokens: int = 0
     metrics_offset: int = 0
@@ -107,16 +114,19 @@ class Run:
         with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
             metrics.truncate(min(self.metrics_offset, metrics.tell()))
             while self.step < self.plan.steps:
-                self.prepare(self.step)
-                batch = next(stream)
-                loss, targets = self.learner.backward(batch)
-                norm = self.learner.clip()
+                self.hooks.on_step(self.step)
                 factor = self.schedule.factor(self.step, self.plan.steps)
-                if bool(loss.isfinite() & norm.isfinite()):
-                    self.learner.step(factor)
-                    self.skips = 0
-                else:
-                    self.skips += 1
+                with self.hooks.around_step():
+                    with part("loader"):
+                        batch = next(stream)
+                    loss, targets = self.learner.backward(batch)
+                    with part("optimizer"):
+                        norm = self.learner.clip()
+                        finite = bool(loss.isfinite() & norm.isfinite())
+                        if finite:
+                            self.learner.step(factor)
+                self.skips = 0 if finite else self.skips + 1
+                if not finite:
                     self._event("not finite", samples=self.learner.culprits(batch), loss=float(loss), norm=float(norm))
                 self.step += 1
                 self.tokens += int(targets)

@@ -21,11 +21,8 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
         charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
         taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
-        head = model.head
-        hidden, weight = head.factors(hidden)
-        total = linear_cross_entropy(
-            hidden, weight, batch.targets, batch.weights, z_loss, head.softcap, head.bias, compiled
-        )
+        projection = model.head.projection(hidden)
+        total = linear_cross_entropy(projection, batch.targets, batch.weights, z_loss, compiled)
         if taps is None:
             return total
         return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()

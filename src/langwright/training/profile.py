@@ -1,10 +1,10 @@
 """Where a training step spends its time, by part of the model and of the loop."""
 
-import itertools
 import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from langwright.objectives.batch import Batch
 from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
-from langwright.training.loop import Run
+from langwright.training.learner import MARK, part
 
 PARTS = ("products", "attention", "norms", "compiled kernels", "loss", "optimizer", "loader", "everything else")
 """products: of the linear layers. attention: what is left of it. loss: the head's products included. compiled kernels:
@@ -27,7 +26,6 @@ OPERATIONS = {"_LinearCrossEntropy": "loss", "langwright::causal_attention": "at
 PRODUCTS = frozenset(["aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"])
 COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGraph")
 BACKWARD = "autograd::engine::evaluate_function: "
-MARK = "part: "
 
 
 @dataclass
@@ -44,76 +42,57 @@ class Profile:
     measured: int = 0
     shares: dict[str, float] = field(default_factory=dict)
 
-    def watch(self, run: Run, compiled: bool = False) -> None:
-        """Attach to a run that is about to begin. compiled: its blocks are, and are left alone."""
-        left = run.plan.steps - run.step
-        self.warm_up = min(self.warm_up, left // 2)
-        self.steps = min(self.steps, left - self.warm_up)
-        body = run.learner.model.body
-        hidden = {id(module) for module in body.blocks.modules()} if compiled else set()  # type: ignore[union-attr]
-        self._hooks = [hook for m in run.learner.model.modules() if id(m) not in hidden for hook in _mark(m)]
-        self._began: float | None = None
+    def watch(self, model: nn.Module, steps: int, compiled: bool = False) -> None:
+        """Mark the modules of a model that is about to be trained for so many steps.
+
+        Args:
+            model: whose forward passes are marked.
+            steps: how many are to come; fewer are measured where that is little.
+            compiled: its blocks are, and are left alone.
+        """
+        self.warm_up = min(self.warm_up, steps // 2)
+        self.steps = min(self.steps, steps - self.warm_up)
+        hidden = {id(module) for module in model.body.blocks.modules()} if compiled else set()  # type: ignore[union-attr]
+        self._hooks = [hook for m in model.modules() if id(m) not in hidden for hook in _mark(m)]
+        self._seen = 0
         self._profiler: torch.profiler.profile | None = None
-        self._watching = True
-        learner, batches = run.learner, run.batches
-        clip, step, gather = learner.clip, learner.step, learner.masters.gather
 
-        def last(factor: float) -> None:
-            with record_function(MARK + "optimizer"):
-                step(factor)
-            self._close()
-
-        run.batches = lambda start: self._batches(batches(start))
-        learner.clip = _marked("optimizer", clip)  # type: ignore[method-assign]
-        learner.step = last  # type: ignore[method-assign]
-        learner.masters.gather = _marked("optimizer", gather)  # type: ignore[method-assign]
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step of the loop: measure it if its turn has come."""
+        self._seen += 1
+        if not self.warm_up < self._seen <= self.warm_up + self.steps:
+            yield
+            return
+        if self._profiler is None:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
+            self._profiler = torch.profiler.profile()
+            self._profiler.start()
+        began = time.perf_counter()
+        with part("step"):
+            yield
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - began
+        self.measured += 1
+        if self.measured == self.steps:
+            self.finish()
 
     def record(self) -> dict[str, Any]:
         """For the record of the run: steps measured, seconds of each, and the share of every part."""
         return {"steps": self.measured, "seconds_per_step": self.seconds, "shares": self.shares}
 
-    def _batches(self, stream: Iterator[Batch]) -> Iterator[Batch]:
-        for number in itertools.count():
-            self._close()
-            if number == self.warm_up and self._watching:
-                os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
-                self._profiler = torch.profiler.profile()
-                self._profiler.start()
-            if self.warm_up <= number and self._watching:
-                self._window = record_function(MARK + "step")
-                self._window.__enter__()
-                self._began = time.perf_counter()
-            with record_function(MARK + "loader"):
-                batch = next(stream, None)
-            if batch is None:
-                return
-            yield batch
-
-    def _close(self) -> None:
-        """The end of a step; after the last one the shares are counted."""
-        if self._began is None:
-            return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - self._began
-        self.measured, self._began = self.measured + 1, None
-        self._window.__exit__(None, None, None)
-        if self.measured == self.steps:
-            self.finish()
-
     def finish(self) -> None:
-        """Count what was measured and let go of the run, which may have ended before its time."""
-        if not self._watching:
-            return
-        self._watching = False
-        self._close()
+        """Count what was measured and let go of the model; the run may have ended before its time."""
         for hook in self._hooks:
             hook.remove()
-        if self._profiler is not None:
-            self._profiler.stop()
-        if self._profiler is not None and self.measured:
+        if self._profiler is None:
+            return
+        self._profiler.stop()
+        if self.measured:
             self.shares = shares(self._profiler.events() or [], self.seconds)
             self.seconds /= self.measured
+        self._profiler = None
 
 
 def shares(events: Iterable[Any], seconds: float) -> dict[str, float]:
@@ -164,24 +143,16 @@ def _ancestry(event: Any) -> Iterator[tuple[str, int]]:
 
 def _mark(module: nn.Module) -> list[Any]:
     """Hooks that mark a module's forward pass."""
-    part = next((part for kind, part in MODULES.items() if isinstance(module, kind)), None)
-    if part is None:
+    name = next((name for kind, name in MODULES.items() if isinstance(module, kind)), None)
+    if name is None:
         return []
     open_marks: list[record_function] = []
 
     def enter(*_: Any) -> None:
-        open_marks.append(record_function(MARK + part))
+        open_marks.append(part(name))
         open_marks[-1].__enter__()
 
     def leave(*_: Any) -> None:
         open_marks.pop().__exit__(None, None, None)
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-
-
-def _marked(part: str, function: Any) -> Any:
-    def call(*arguments: Any) -> Any:
-        with record_function(MARK + part):
-            return function(*arguments)
-
-    return call

@@ -32,7 +32,7 @@ from langwright.adaptation.settings import ABOVE_0, FINITE, SHARE, SIZE, Setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
-from langwright.parts.heads import LanguageHead
+from langwright.parts.heads import LanguageHead, Projection
 from langwright.parts.stack import Embedding
 
 
@@ -83,13 +83,14 @@ class LowRank(AdapterModule):
         changed = changed if self.magnitude is None else self._scale(owner)[:, None] * changed
         return changed.t() if self.table else changed, bias
 
-    def factors(self, hidden: Tensor, owner: Any) -> tuple[Tensor, Tensor]:
+    def projection(self, plain: Projection, owner: Any) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
+        hidden = plain.hidden
         inner = self.scaling * F.linear(F.dropout(hidden, self.dropout, self.training), self.down.to(hidden.dtype))
         weight = torch.cat((owner.full_weight().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
         if self.magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
-        return torch.cat((hidden, inner), -1), weight
+        return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)
 
     def _scale(self, owner: Any) -> Float[Tensor, " outputs"]:
         """The length that each row is to have over the length it has."""

@@ -1,0 +1,43 @@
+"""Marian (Junczys-Dowmunt et al., 2018): BART with sinusoids, which is the Transformer of 2017 (Vaswani et al.)."""
+
+from dataclasses import replace
+from functools import partial
+
+from torch import nn
+
+from langwright.models.families.bart import BART, BartConfig, build, keys
+from langwright.models.family import AdapterTargets
+from langwright.parts.positions import Sinusoids
+from langwright.parts.stack import Embedding
+
+
+def embedding(config: BartConfig, tied: nn.Parameter | None = None) -> Embedding:
+    """Sinusoids, which no file holds, and no norm. tied: the table of the other stack."""
+    c = config
+    wave = Sinusoids(c.d_model)
+    return Embedding(c.vocab_size, c.d_model, dropout=c.dropout, scale=c.scale(), sinusoids=wave, tied=tied)
+
+
+MARIAN = replace(
+    BART,
+    name="marian",
+    architecture="MarianMTModel",
+    build=partial(build, family="marian", embedding=embedding, source_bos=False),
+    keys=partial(keys, embedding=()),
+    also=("MarianModel",),
+    defaults={
+        "vocab_size": 58101,
+        "decoder_start_token_id": 58100,
+        "forced_eos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 58100,
+    },
+    default_only={
+        **BART.default_only,
+        "normalize_embedding": False,
+        "share_encoder_decoder_embeddings": True,
+        "static_position_embeddings": True,
+    },
+    ignored_keys=(".embed_positions.weight",),
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
+)

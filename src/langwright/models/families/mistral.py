@@ -1,0 +1,23 @@
+"""Mistral (Jiang et al., 2023): LLaMA in which every layer sees a window."""
+
+from dataclasses import replace
+from functools import partial
+
+from langwright.models.families.llama import LLAMA, build
+from langwright.models.task_heads import last_token_head
+
+MISTRAL = replace(
+    LLAMA,
+    name="mistral",
+    architecture="MistralForCausalLM",
+    build=partial(build, family="mistral"),
+    heads={"sequence": last_token_head("MistralForSequenceClassification")},
+    absent=("attention_bias", "mlp_bias", "layer_types"),
+    defaults={
+        "sliding_window": 4096,
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+    },
+    default_only={},
+)

@@ -1,0 +1,55 @@
+"""Qwen2 (Alibaba, 2024): LLaMA with biases of q, k and v; a switch and a layer say where windows begin."""
+
+from dataclasses import replace
+from functools import partial
+
+from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, keys
+from langwright.models.family import Fields
+from langwright.models.task_heads import last_token_head
+
+
+def read(raw: Fields) -> Fields:
+    """Windows: `use_sliding_window` switches them on, from layer `max_window_layers` upward."""
+    fields = LLAMA.read(raw)
+    used, first = fields.pop("use_sliding_window", False), fields.pop("max_window_layers", 28)
+    if used:
+        fields.setdefault("sliding_window", 4096)
+    else:
+        fields["sliding_window"] = None
+    if fields.get("layer_types") is None and fields["sliding_window"] is not None:
+        layers = fields.get("num_hidden_layers", 32)
+        fields["layer_types"] = tuple(SLIDING if i >= first else FULL for i in range(layers))
+    return fields
+
+
+def write(fields: Fields) -> Fields:
+    """Both spellings of the windows."""
+    types = fields["layer_types"] or [FULL] * fields["num_hidden_layers"]
+    first = types.index(SLIDING) if SLIDING in types else len(types)
+    return {
+        **LLAMA.write(fields),
+        "use_sliding_window": SLIDING in types,
+        "max_window_layers": first,
+        "layer_types": list(types),
+    }
+
+
+QWEN2 = replace(
+    LLAMA,
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    build=partial(build, family="qwen2", bias="qkv"),
+    keys=partial(keys, bias="qkv"),
+    heads={"sequence": last_token_head("Qwen2ForSequenceClassification")},
+    absent=("attention_bias", "mlp_bias", "head_dim"),
+    defaults={
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+    default_only={"use_mrope": False},
+    read=read,
+    write=write,
+    adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj"), norms=("post_attention_layernorm",)),
+)

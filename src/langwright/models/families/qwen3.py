@@ -1,0 +1,21 @@
+"""Qwen3 (Alibaba, 2025): Qwen2 without biases, with a norm of each head of q and k, and heads of their own width."""
+
+from dataclasses import replace
+from functools import partial
+
+from langwright.models.families.llama import NORMS, build, keys
+from langwright.models.families.qwen2 import QWEN2
+from langwright.models.task_heads import last_token_head
+
+OF_HEADS = {"self_attn.q_norm": "attention.fn.q_norm", "self_attn.k_norm": "attention.fn.k_norm"}
+QWEN3 = replace(
+    QWEN2,
+    name="qwen3",
+    architecture="Qwen3ForCausalLM",
+    build=partial(build, family="qwen3", qk_norm=True),
+    keys=partial(keys, norms=NORMS | OF_HEADS),
+    heads={"sequence": last_token_head("Qwen3ForSequenceClassification")},
+    absent=("mlp_bias",),
+    defaults={**QWEN2.defaults, "head_dim": 128},
+    default_only={},
+)

@@ -1,0 +1,253 @@
+"""Quantised weights: which they are, how they lie on disk, and how they come into a model, one tensor at a time."""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from langwright.base.errors import UserError
+from langwright.models.family import Fields
+from langwright.models.keymap import Entry, locate
+from langwright.models.model import Model
+from langwright.models.weights import check_floats
+from langwright.parts import quantisers
+from langwright.parts.attention import Attention
+from langwright.parts.feedforward import GLU, MLP
+from langwright.parts.linear import Linear
+from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantisers import Nested
+
+Kind = Literal["int8", "int4", "nf4", "fp4"]
+KINDS: tuple[Kind, ...] = ("int8", "int4", "nf4", "fp4")
+FIELD = "quantization_config"
+"""Of config.json: that the weights are in few bits, and how."""
+GROUPS = (64, 32)
+"""Of int4: the first that fills the rows."""
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ONE_VALUE = {"bnb_4bit_quant_storage": "uint8", "llm_int8_has_fp16_weight": False}
+_INERT = {"bnb_4bit_compute_dtype", "llm_int8_skip_modules", "llm_int8_threshold", "llm_int8_enable_fp32_cpu_offload"}
+_INERT |= {"_load_in_4bit", "_load_in_8bit", "load_in_4bit", "load_in_8bit", "quant_method"}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How weights are rounded. double: scales of 4-bit levels are rounded to 8 bits as well."""
+
+    kind: Kind
+    double: bool = True
+
+    def quantise(self, weight: Tensor) -> Packed:
+        """A weight [rows, columns] in few bits. ValueError where it cannot be cut into groups."""
+        if self.kind == "int8":
+            return Int8Rows.quantise(weight)
+        if self.kind == "int4":
+            return Int4Groups.quantise(weight, next((g for g in GROUPS if weight.shape[1] % g == 0), GROUPS[-1]))
+        return FourBitBlocks.quantise(weight, self.kind, self.double)
+
+    def fields(self, skipped: Collection[str], dtype: str) -> Fields:
+        """The `quantization_config` of a folder. skipped: modules on disk that hold matrices of floats."""
+        if self.kind == "int4":
+            return {"quant_method": "langwright", "bits": 4}
+        eight = self.kind == "int8"
+        return {
+            "quant_method": "bitsandbytes",
+            "load_in_8bit": eight,
+            "load_in_4bit": not eight,
+            "bnb_4bit_quant_type": "fp4" if eight else self.kind,
+            "bnb_4bit_use_double_quant": self.double and not eight,
+            "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_quant_storage": "uint8",
+            "llm_int8_skip_modules": sorted(skipped),
+            "llm_int8_threshold": 6.0,
+        }
+
+
+def scheme_of(bits: int | str) -> Scheme:
+    """What `bits` asks for: 8 (int8), 4 (int4) or the name of a kind."""
+    named = {8: "int8", 4: "int4"}.get(bits, bits) if isinstance(bits, int) else bits
+    for kind in KINDS:
+        if named == kind:
+            return Scheme(kind)
+    raise UserError(f"bits = {bits!r} is not known; choose 8, 4 or one of {', '.join(KINDS)}")
+
+
+def read_scheme(raw: Fields, where: str) -> Scheme | None:
+    """What config.json says of its weights; None for plain ones. UserError where it is none that is read here."""
+    told = raw.get(FIELD)
+    if told is None:
+        return None
+    method = told.get("quant_method") if isinstance(told, dict) else told
+    if method == "langwright" and told.get("bits") == 4:
+        return Scheme("int4")
+    if method != "bitsandbytes":
+        raise UserError(
+            f'{where}: weights quantised by "{method}" are not read here, only by bitsandbytes or langwright'
+        )
+    for name, value in told.items():
+        if name in _ONE_VALUE and value != _ONE_VALUE[name]:
+            raise UserError(f"{where}: {name} = {value!r} is not supported, only {_ONE_VALUE[name]!r}")
+        if name not in _INERT and name not in _ONE_VALUE and not name.startswith("bnb_4bit_"):
+            raise UserError(f'{where}: field "{name}" of {FIELD} is not known')
+    if told.get("load_in_8bit"):
+        return Scheme("int8")
+    kind, double = told.get("bnb_4bit_quant_type", "fp4"), bool(told.get("bnb_4bit_use_double_quant"))
+    if kind not in ("nf4", "fp4"):
+        raise UserError(f'{where}: bnb_4bit_quant_type "{kind}" is not supported, only nf4 and fp4')
+    return Scheme(kind, double)
+
+
+def is_chosen(model: Model, entry: Entry) -> bool:
+    """Whether a tensor on disk is rounded: the linear maps of attention and feed-forward are.
+
+    Embeddings, heads, routers, norms and biases stay as they are: they are few, and much hangs on each.
+    """
+    owners = [name.rpartition(".")[0].rpartition(".")[0] for name in entry.ours]
+    return is_linear(model, entry) and all(isinstance(model.get_submodule(o), Attention | MLP | GLU) for o in owners)
+
+
+def is_linear(model: Model, entry: Entry) -> bool:
+    """Whether a tensor on disk holds weights of linear maps and nothing else."""
+    owners = [name.removesuffix(".weight") for name in entry.ours if name.endswith(".weight")]
+    return len(owners) == len(entry.ours) and all(isinstance(model.get_submodule(o), Linear) for o in owners)
+
+
+def is_quantised(model: Model) -> bool:
+    """Whether any of a model's weights are in few bits."""
+    return any(isinstance(module, QuantisedLinear) for module in model.modules())
+
+
+def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
+    """Put a tensor of few bits into the linear maps that it belongs to, each with its own rows."""
+    for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):
+        part = packed if len(entry.ours) == 1 else packed.part(rows)
+        bias = model.get_submodule(name.removesuffix(".weight")).bias
+        assert bias is None or isinstance(bias, nn.Parameter)
+        model.set_submodule(name.removesuffix(".weight"), QuantisedLinear(part.to(device), bias))
+
+
+@torch.no_grad()
+def dequantise(model: Model) -> None:
+    """Turn linear maps of few bits into plain ones in float32 with the numbers that their weights were rounded to.
+
+    What stands beside them stays. The weights are frozen, as they were.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantisedLinear):
+            plain = Linear(module.inputs, module.outputs)
+            plain.weight = nn.Parameter(module.packed.full_weight(torch.float32), requires_grad=False)
+            plain.bias, plain.adapter = module.bias, module.adapter
+            model.set_submodule(name, plain)
+
+
+class Filler:
+    """Fills linear maps with weights of few bits, from a folder that holds them so or from one that holds floats.
+
+    stored: whether the folder holds them so. dtype: what they are made dense in unless told otherwise.
+    """
+
+    def __init__(self, scheme: Scheme, stored: bool, dtype: torch.dtype | None, device: torch.device | str):
+        self.scheme, self.stored, self.dtype, self.device = scheme, stored, dtype, device
+
+    def take(self, model: Model, entry: Entry, name: str, left: dict[str, str], read: Callable[[str], Tensor]) -> bool:
+        """Fill the linear maps of an entry from the tensor `name`, if they are to be; then what goes with it is no
+        longer `left`. ValueError where it does not fit.
+        """
+        with_it = [key for key, actual in left.items() if actual in companions(name, left.values())]
+        if self.stored and with_it and is_linear(model, entry):
+            packed = read_packed(self.scheme, name, read, self._shape(model, entry))
+            for key in with_it:
+                del left[key]
+        elif not self.stored and is_chosen(model, entry):
+            tensor = read(name)
+            check_floats(tensor)
+            wanted = entry.shape([torch.Size(model.get_parameter(ours).shape) for ours in entry.ours])
+            if list(tensor.shape) != wanted:
+                raise ValueError(f"has shape {list(tensor.shape)}, the config asks for {wanted}")
+            packed = self.scheme.quantise(tensor.t().contiguous() if entry.transposed else tensor)
+        else:
+            return False
+        packed.dtype = self.dtype or packed.dtype
+        place(model, entry, packed, self.device)
+        return True
+
+    def _shape(self, model: Model, entry: Entry) -> tuple[int, int]:
+        shapes = [model.get_parameter(name).shape for name in entry.ours]
+        return sum(shape[0] for shape in shapes), shapes[0][1]
+
+
+def companions(name: str, names: Collection[str]) -> list[str]:
+    """The tensors that go with the packed tensor `name`, "MODULE.weight"."""
+    module = name.removesuffix("weight")
+    return [n for n in names if n.startswith(f"{name}.") or n in (f"{module}SCB", f"{module}weight_format")]
+
+
+def write_packed(name: str, packed: Packed) -> dict[str, Tensor]:
+    """A weight of few bits as tensors on disk; `name` is "MODULE.weight"."""
+    if isinstance(packed, Int8Rows):
+        module = name.removesuffix("weight")
+        form = torch.zeros((), dtype=torch.uint8)  # rows, and not one of the layouts of older graphics cards
+        return {name: packed.codes, f"{module}SCB": packed.absmax, f"{module}weight_format": form}
+    if isinstance(packed, Int4Groups):
+        return {name: packed.codes, f"{name}.scale": packed.scale, f"{name}.zero": packed.zero}
+    assert isinstance(packed, FourBitBlocks)
+    state: dict[str, Any] = {
+        "quant_type": packed.levels,
+        "blocksize": packed.block,
+        "dtype": str(packed.dtype).removeprefix("torch."),
+        "shape": list(packed.shape),
+    }
+    tensors = {name: packed.codes[:, None], f"{name}.absmax": packed.absmax}
+    tensors[f"{name}.quant_map"] = quantisers.levels(packed.levels).clone()
+    if packed.outer is not None and packed.offset is not None:
+        state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": packed.offset.item()}
+        tensors[f"{name}.nested_absmax"] = packed.outer
+        tensors[f"{name}.nested_quant_map"] = quantisers.dynamic_map().clone()
+    told = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    return {**tensors, f"{name}.quant_state.bitsandbytes__{packed.levels}": told}
+
+
+def read_packed(scheme: Scheme, name: str, read: Callable[[str], Tensor], shape: tuple[int, int]) -> Packed:
+    """The weight that `write_packed`, or bitsandbytes, wrote. ValueError where sizes or levels are others."""
+    codes, (rows, columns) = read(name), shape
+    if scheme.kind == "int8":
+        absmax = read(f"{name.removesuffix('weight')}SCB").float()
+        _expect(codes, torch.int8, (rows, columns))
+        _expect(absmax, torch.float32, (rows,))
+        return Int8Rows(codes, absmax, torch.float32)
+    if scheme.kind == "int4":
+        scale, zero = read(f"{name}.scale"), read(f"{name}.zero")
+        _expect(codes, torch.uint8, (rows, columns // 2))
+        _expect(zero, torch.bfloat16, tuple(scale.shape))
+        if scale.shape[0] != rows or columns % scale.shape[1]:
+            raise ValueError(f"has scales of shape {list(scale.shape)}, which do not fit {rows} rows of {columns}")
+        return Int4Groups(codes, scale, zero, torch.float32)
+    kind = scheme.kind
+    state = json.loads(bytes(read(f"{name}.quant_state.bitsandbytes__{kind}").tolist()))
+    blocks = -(-rows * columns // state["blocksize"])
+    if state["shape"] != [rows, columns] or state["quant_type"] != kind:
+        raise ValueError(f"holds {state['quant_type']} of shape {state['shape']}, the config asks for {list(shape)}")
+    _expect(codes.view(-1), torch.uint8, ((rows * columns + 1) // 2,))
+    absmax = read(f"{name}.absmax")
+    scales: Tensor | Nested = absmax
+    if "nested_offset" in state:
+        _expect(absmax, torch.uint8, (blocks,))
+        outer = read(f"{name}.nested_absmax")
+        _expect(outer, torch.float32, (-(-blocks // 256),))
+        ours, theirs = quantisers.dynamic_map(), read(f"{name}.nested_quant_map")
+        if state["nested_blocksize"] != 256 or not torch.equal(ours, theirs):
+            raise ValueError("has scales that were rounded in another way than bitsandbytes does by itself")
+        scales = Nested(absmax, outer, torch.tensor(state["nested_offset"], dtype=torch.float32))
+    else:
+        _expect(absmax, torch.float32, (blocks,))
+    if not torch.equal(read(f"{name}.quant_map").float(), quantisers.levels(kind)):
+        raise ValueError(f"has levels other than those of {kind}")
+    return FourBitBlocks(kind, codes.view(-1), scales, shape, _DTYPES[state["dtype"]], state["blocksize"])
+
+
+def _expect(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        found = f"{tensor.dtype} of shape {list(tensor.shape)}"
+        raise ValueError(f"goes with {found}, where {dtype} of shape {list(shape)} belongs")

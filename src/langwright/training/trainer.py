@@ -1,0 +1,369 @@
+"""One training run in a folder: begun, continued or found finished."""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langwright.base.allocator import keep_freed_memory
+from langwright.base.console import format_seconds, say
+from langwright.base.errors import UserError
+from langwright.base.files import folder_lock, read_json
+from langwright.data.prefetch import prefetch
+from langwright.data.supply import Supply
+from langwright.models.folder import RECORD, save_parameters
+from langwright.models.model import Model
+from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
+from langwright.planning.machine import Machine
+from langwright.training.budget import measure_step
+from langwright.training.checkpoints import Checkpoints
+from langwright.training.compiled import compile_blocks, compiler_told, eager
+from langwright.training.learner import Learner
+from langwright.training.loop import Every, Hooks, Run
+from langwright.training.losses import causal
+from langwright.training.optimizers import Rates
+from langwright.training.plan import Plan
+from langwright.training.profile import Profile
+from langwright.training.recipe import FREE, TrainingRecipe
+from langwright.training.schedule import Schedule
+from langwright.training.unfreezing import Unfreezing
+from langwright.viewing.live import LiveView
+
+Row = dict[str, Any]
+MODEL_FILES = ("model.safetensors", "adapter_model.safetensors", "adapter.safetensors")
+"""What a finished run leaves, one of them."""
+SAVING_SECONDS = 2.0
+"""Set aside at the end of a budget for writing the model folder."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on held-out data.
+
+    Args:
+        metrics: for metrics.jsonl; empty when the measurement was broken off.
+        record: for langwright.json, units in the names.
+    """
+
+    metrics: dict[str, float]
+    record: Row
+
+
+Evaluate = Callable[[Model, int | None, Callable[[], bool]], Evaluation]
+"""(model, at most so many windows, whether to break off) -> what was measured."""
+Sample = Callable[[Model], str]
+"""Something that the model writes, for the live view."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, where, and on what.
+
+    Args:
+        out: the folder of the run.
+        recipe: how.
+        origin: what began the run besides the recipe (the command, the base model), for its identity and record.
+        model: makes the model to begin with, in float32 on the CPU.
+        supply: the data.
+        context: tokens in a window.
+        learning_rate: the peak.
+        machine: where it runs, and in which dtype.
+        started: `time.monotonic()` of the command's start.
+        evaluate: measures the held-out data.
+        sample: lets the model write.
+        names: what the user calls that of which the identity has a hash.
+        record: more for langwright.json.
+        factor: what the peak of a parameter is multiplied by, given its name.
+        save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless
+            given.
+        begin: what else is to be written before the first step, when nothing is refused any more.
+        unfreezing: which parameters train at which step; all unless given.
+    """
+
+    out: Path
+    recipe: TrainingRecipe
+    origin: Row
+    model: Callable[[], Model]
+    supply: Supply
+    context: int
+    learning_rate: float
+    machine: Machine
+    started: float
+    evaluate: Evaluate
+    sample: Sample
+    names: Mapping[str, str] = field(default_factory=dict)
+    record: Row = field(default_factory=dict)
+    factor: Callable[[str], float] = lambda name: 1.0
+    save: Callable[[Model, Mapping[str, Tensor], Row], None] | None = None
+    begin: Callable[[], None] = lambda: None
+    unfreezing: Unfreezing | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: finished with a record of the held-out measurement, or stopped by a signal."""
+
+    stopped: int | None
+    held_out: Row | None
+    already: bool = False
+
+
+class Trainer:
+    """One run: its identity, resumption, checkpoints, log and record.
+
+    Args:
+        job: what is to be trained.
+        extend: a longer recipe than the run began with is welcome.
+        profile: see where some steps spend their time.
+    """
+
+    def __init__(self, job: Job, extend: bool = False, profile: bool = False):
+        self.job, self.extend = job, extend
+        recipe = job.recipe
+        torch.manual_seed(recipe.seed)
+        keep_freed_memory()
+        _make_deterministic(recipe, job.machine)
+        self.model = job.model().to(job.machine.device)
+        self.model.body.recompute = recipe.checkpoint
+        self.learner = Learner(
+            self.model,
+            causal(recipe.z_loss, recipe.compile),
+            job.machine.dtype,
+            rates(recipe, job.learning_rate),
+            recipe.clip,
+            recipe.micro_batch,
+            job.factor,
+        )
+        if recipe.compile:
+            compile_blocks(self.model)
+        self.profile = Profile() if profile else None
+
+    def train(self, on_finish: Callable[[Model], Row] = lambda model: {}) -> Result:
+        """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
+
+        A run that is finished already is left as it is.
+
+        Args:
+            on_finish: measures more on the finished model, for the record.
+        """
+        job, model = self.job, self.model
+        flops = training_flops_per_token(model, job.context)
+        with LiveView(self._title(), flops, job.machine.gemm_rate) as view, compiler_told():
+            run = self._open(view)
+            record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
+            if run.step >= run.plan.steps and record.get("steps") == run.step:
+                return Result(None, record["held_out"], already=True)
+            job.begin()
+            if self.profile is not None:
+                self.profile.watch(model, run.plan.steps - run.step, job.recipe.compile)
+            stopped = run.fit()
+            if self.profile is not None:
+                self.profile.finish()
+            if stopped is not None:
+                return Result(stopped, None)
+            held_out, seconds = self._finish(run, view)
+        with eager():
+            more = on_finish(model)
+        if self.profile is not None and self.profile.measured:
+            more |= {"profile": self.profile.record()}
+        self._save(self._record(run, seconds, held_out) | more)
+        return Result(None, held_out)
+
+    def _title(self) -> str:
+        """What is trained, how large it is, and on what, in one line."""
+        count = parameters(self.model)
+        size = f"{count / 1e6:.1f}M parameters"
+        if (active := active_parameters(self.model)) < count:
+            size += f", {active / 1e6:.1f}M for each token,"
+        if (trained := self.learner.trained) < count:
+            size = f"{trained:,} trained of {size}"
+        return f"{self.job.out.name}: {size} on {self.job.machine.describe()}"
+
+    def _open(self, view: LiveView) -> Run:
+        """The run in the folder: at its beginning, or where its newest whole checkpoint left it."""
+        job, recipe, batches = self.job, self.job.recipe, self.job.supply.batches
+        run = Run(
+            learner=self.learner,
+            batches=lambda step: prefetch(batches.batch, step),
+            loader=batches.record(),
+            plan=Plan(self._steps(), recipe.budget_seconds()),
+            schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
+            checkpoints=Checkpoints(
+                job.out / "checkpoints", self._identity(), recipe.keep, asdict(type(recipe)()), job.names
+            ),
+            metrics=job.out / "metrics.jsonl",
+            every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
+            hooks=Hooks(self._validate, self._sample, view.row, view.sample, view.event),
+            started=job.started,
+        )
+        if job.unfreezing is not None:
+            run.hooks = replace(run.hooks, on_step=partial(job.unfreezing.apply, self.model))
+        if self.profile is not None:
+            run.hooks = replace(run.hooks, around_step=self.profile.step)
+        run.resume(("steps", "budget") if self.extend else ())
+        if run.plan.budget is not None:
+            self._plan_budget(run)
+        return run
+
+    def _validate(self, stopped: Callable[[], bool]) -> Row:
+        with eager():
+            return self.job.evaluate(self.model, self.job.recipe.validation_windows, stopped).metrics
+
+    def _sample(self) -> str:
+        self.model.eval()
+        with eager():
+            return self.job.sample(self.model)
+
+    def _steps(self) -> int:
+        length, batches = self.job.recipe.length(), self.job.supply.batches
+        epochs = self.job.recipe.batch_size / batches.windows
+        per_step = {"steps": 1.0, "tokens": batches.tokens_per_step, "epochs": epochs}
+        return max(1, round(length.value / per_step[length.unit]))
+
+    def _identity(self) -> Row:
+        """What a continued run must share with its beginning, field by field."""
+        job = self.job
+        recipe = {name: value for name, value in asdict(job.recipe).items() if name not in FREE}
+        return {
+            **{name: value for name, value in job.origin.items() if name != "corpus_spec"},  # its hash counts
+            **recipe,
+            "corpus": job.supply.record["hash"],
+            "tokenizer_fingerprint": job.supply.tokenizer.fingerprint(),
+            "dtype": str(job.machine.dtype).removeprefix("torch."),
+            "device": job.machine.device.type,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _plan_budget(self, run: Run) -> None:
+        """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
+        batches = self.job.supply.batches
+        if run.step:
+            seconds = (time.monotonic() - run.started) / run.step
+            run.closing = self._closing(seconds)
+            if self.extend:
+                run.fit_to_budget(seconds, run.closing)
+            return
+        seconds = measure_step(run.learner, prefetch(batches.batch, 0))
+        run.fit_to_budget(seconds, self._closing(seconds))
+        if run.plan.steps == 0:
+            spent = format_seconds(time.monotonic() - run.started)
+            raise UserError(
+                f"--budget {self.job.recipe.budget}: {spent} went into preparation and a step takes {seconds:.2f} s; "
+                "give more"
+            )
+
+    def _closing(self, step_seconds: float) -> float:
+        """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
+        supply = self.job.supply
+        return supply.held_out_tokens / supply.batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
+
+    def _finish(self, run: Run, view: LiveView) -> tuple[Row, float]:
+        """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
+        self.model.eval()
+        with eager():
+            held_out = self.job.evaluate(self.model, None, lambda: False)
+        for name, value in held_out.metrics.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{self.job.out}: training came apart: the {name.replace('_', ' ')} is {value}; no model is "
+                    "written; begin again in another folder with a lower --learning-rate"
+                )
+        seconds = round(time.monotonic() - run.started, 3)
+        row = {"step": run.step, "tokens": run.tokens, "seconds": seconds, **held_out.metrics}
+        with open(run.metrics, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        view.row(row)
+        return held_out.record, seconds
+
+    def _save(self, record: Row) -> None:
+        """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
+        masters, supply = self.learner.masters.named, self.job.supply
+        if self.job.save is not None:
+            self.job.save(self.model, masters, record)
+            return
+        whole = {**dict(self.model.named_parameters()), **masters}
+        save_parameters(whole, self.model, supply.tokenizer, self.job.out, record)
+
+    def _record(self, run: Run, seconds: float, held_out: Row) -> Row:
+        """What langwright.json says of a finished run."""
+        job = self.job
+        return {
+            **job.origin,
+            **job.record,
+            "recipe": asdict(job.recipe),
+            "corpus": job.supply.record,
+            "machine": job.machine.describe(),
+            "gemm_rate": job.machine.gemm_rate,
+            "dtype": str(job.machine.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "parameters": parameters(self.model),
+            "trained_parameters": self.learner.trained,
+            "flops_per_token": training_flops_per_token(self.model, job.context),
+            "context": job.context,
+            "steps": run.step,
+            "tokens": run.tokens,
+            "epochs": round(run.step * job.recipe.batch_size / job.supply.batches.windows, 3),
+            "seconds": seconds,
+            "events": run.history,
+            "held_out": held_out,
+        }
+
+
+def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
+    """The optimizers' settings that a recipe asks for."""
+    return Rates(
+        recipe.optimizer,
+        learning_rate,
+        recipe.muon_learning_rate,
+        recipe.embedding_learning_rate,
+        recipe.head_learning_rate,
+        (recipe.beta1, recipe.beta2),
+        recipe.weight_decay,
+        recipe.optimizer_bits,
+        recipe.optimizer_host,
+    )
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
+    found = [out / name for name in MODEL_FILES if (out / name).exists()]
+    if found and not (out / "checkpoints").is_dir():
+        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
+    with folder_lock(out, "a training run"):
+        yield
+
+
+def close(result: Result, out: Path) -> int:
+    """Say how a run ended and give the exit code: 0, or 128 + the signal that stopped it."""
+    if result.stopped is not None:
+        name = signal.Signals(result.stopped).name
+        say(f"stopped by {name}; the work is saved: run the same command again to go on")
+        return 128 + result.stopped
+    if result.already:
+        say(f"{out} is finished already; --extend with a longer --steps or --budget goes on from here")
+    return 0
+
+
+def read_metrics(out: Path) -> list[Row]:
+    """The rows of metrics.jsonl."""
+    with contextlib.suppress(FileNotFoundError):
+        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return []
+
+
+def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
+    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` sets up cuBLAS)."""
+    exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
+    torch.use_deterministic_algorithms(exact)
+    # Filling new memory with NaN finds faults in kernels, not in runs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

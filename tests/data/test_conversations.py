@@ -1,0 +1,193 @@
+"""Conversations as batches: what weighs, what is cut, and that packing changes nothing but speed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from langwright.base.errors import UserError
+from langwright.corpora.conversations import Chat
+from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.models.families.bloom import BloomConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.folder import new_model
+from langwright.objectives.batch import Batch
+from langwright.text.chat import template_for
+from langwright.text.equip import Equipped, equip
+from langwright.text.tokenizer import Tokenizer
+from langwright.text.training import raw_bytes
+from langwright.training.losses import causal
+
+NO_SAMPLES = np.zeros(1, np.int64)
+
+
+@pytest.fixture(scope="module")
+def equipped() -> Equipped:
+    return equip(raw_bytes(), "chatml", may_grow=True, where="x")
+
+
+def chat(*texts: str, source: str = "f:1", first: int = 0) -> Chat:
+    roles = ("user", "assistant")
+    return Chat(tuple({"role": roles[i % 2], "content": t} for i, t in enumerate(texts)), source, None, first)
+
+
+def examples(lengths: list[int], seed: int = 0, vocabulary: int = 50) -> list[Example]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for n in lengths:
+        trained = rng.random(n + 1) < 0.5
+        trained[-1] = True
+        made.append(Example(rng.integers(0, vocabulary, n + 1).astype(np.int32), trained, f"f:{n}"))
+    return made
+
+
+def predicted(batch: Batch, tokenizer: Tokenizer, row: int = 0) -> str:
+    return tokenizer.decode(batch.targets[row][batch.weights[row] > 0].tolist())
+
+
+def test_only_the_assistants_words_and_the_stop_weigh(equipped: Equipped) -> None:
+    fitted = fit_examples([chat("Q", "A one", "R", "B")], equipped.template, equipped.tokenizer, 200)
+    batch = batch_of([fitted.examples], 200, NO_SAMPLES)
+    assert predicted(batch, equipped.tokenizer) == "A one<|im_end|>B<|im_end|>"
+    last = fit_examples([chat("Q", "A", "R", "B", first=2)], equipped.template, equipped.tokenizer, 200)
+    assert predicted(batch_of([last.examples], 200, NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
+    marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
+                   {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
+    unmarked = fit_examples([marked], equipped.template, equipped.tokenizer, 200)
+    assert predicted(batch_of([unmarked.examples], 200, NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
+    assert batch.positions is None
+    assert batch.ids.shape == (1, 64)
+    assert fitted.tokens == 8
+    assert answer_bytes(fitted.examples, equipped.tokenizer) == 6
+
+
+def test_what_is_cut_off_is_counted(equipped: Equipped) -> None:
+    chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
+    whole = fit_examples(chats, equipped.template, equipped.tokenizer, 500)
+    assert (whole.shortened, whole.lost, whole.unanswered) == (0, 0, [])
+    fitted = fit_examples(chats, equipped.template, equipped.tokenizer, 40)
+    assert fitted.shortened == 2
+    assert fitted.unanswered == ["f:3"]
+    assert [e.inputs for e in fitted.examples] == [whole.examples[0].inputs, 40]
+    assert fitted.lost == sum(e.inputs - 40 for e in whole.examples[1:])
+    assert fitted.record()["left_out"] == 1
+    with pytest.raises(UserError, match="f:3: no conversation has an answer within 40 tokens"):
+        fit_examples(chats[2:], equipped.template, equipped.tokenizer, 40)
+
+
+def test_errors_name_file_and_row(equipped: Equipped) -> None:
+    silent = template_for(
+        "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
+        equipped.tokenizer,
+        "x",
+    )
+    with pytest.raises(UserError, match="f:1: the chat template leaves nothing to learn from"):
+        fit_examples([chat("Q", "A")], silent, equipped.tokenizer, 50)
+    strict = template_for("{{ raise_exception('no') }}", equipped.tokenizer, "folder")
+    with pytest.raises(UserError, match="f:1: folder: the chat template refuses the messages: no"):
+        fit_examples([chat("Q", "A")], strict, equipped.tokenizer, 50)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "bloom"])
+@pytest.mark.parametrize("micro", [None, 1])
+def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) -> None:
+    """Learned positions, RoPE, a window, and ALiBi; gradients too."""
+    rows = examples([9, 5, 7, 3, 2, 12, 1])
+    config = {
+        "gpt2": GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=2, n_head=2),
+        "llama": LlamaConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, num_hidden_layers=2,
+                             num_key_value_heads=1, intermediate_size=24, max_position_embeddings=16),
+        "mistral": LlamaConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, num_hidden_layers=2,
+                               num_key_value_heads=1, intermediate_size=24, max_position_embeddings=16,
+                               sliding_window=4),
+        "bloom": BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=2),
+    }[family]  # fmt: skip
+    model = new_model(family, config, seed=3).eval()  # no dropout
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    packed = ChatBatches(rows, 16, 3, seed=0, packing=True)
+    assert packed.windows == 3
+    batches = [packed.batch(0)], list(evaluation_rows(rows, 16, 2))
+    losses, gradients = [], []
+    for several in batches:
+        model.zero_grad()
+        total = torch.zeros(())
+        for batch in several:
+            size = micro or batch.ids.shape[0]
+            for start in range(0, batch.ids.shape[0], size):
+                loss = causal()(model, batch.rows(start, start + size))
+                loss.backward()
+                total = total + loss.detach()
+        losses.append(float(total))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert sum(float(batch.weights.sum()) for batch in several) == sum(int(e.trained[1:].sum()) for e in rows)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
+    naive = [replace(batch, segments=None, positions=None) for batch in batches[0]]
+    assert float(causal()(model, naive[0]).detach()) != pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_batch_is_a_function_of_its_step() -> None:
+    made = [
+        ChatBatches(examples([5] * 20), 16, 4, seed=1, packing=p, fixed=f) for p in (True, False) for f in (True, False)
+    ]
+    for batches in made:
+        first = batches.batch(3)
+        batches.batch(0)
+        again = batches.batch(3)
+        assert torch.equal(first.ids, again.ids)
+        assert torch.equal(first.weights, again.weights)
+    assert all(batches.batch(0).ids.shape[1] == 16 for batches in made)
+    seen = [tuple(row) for step in range(5) for row in made[2].batch(step).samples[:, None].tolist()]
+    assert len(set(seen)) == 20
+
+
+def test_rows_are_as_wide_as_they_must_be() -> None:
+    for lengths, context, fixed, width in (
+        ([5, 70], 200, False, 128),
+        ([5, 6], 200, False, 64),
+        ([5, 6], 200, True, 200),
+        ([5, 6], 50, False, 50),
+    ):
+        assert ChatBatches(examples(lengths), context, 2, 0, fixed=fixed).batch(0).ids.shape[1] == width
+
+
+def test_an_epoch_holds_every_example_once() -> None:
+    rows = examples([3, 4, 5, 6, 7, 8, 9, 10])
+    batches = ChatBatches(rows, 16, 2, seed=5, packing=True)
+    steps = batches.windows // 2
+    weight = sum(float(batches.batch(step).weights.sum()) for step in range(steps))
+    assert batches.windows % 2 == 0
+    assert weight == sum(int(e.trained[1:].sum()) for e in rows)
+    assert batches.tokens_per_step == round(sum(e.inputs for e in rows) / batches.windows * 2)
+
+
+def test_the_record_tells_apart_what_would_train_differently(tmp_path: Path) -> None:
+    rows = examples([5, 6, 7])
+    usual = ChatBatches(rows, 16, 1, 0).record()
+    others = [
+        ChatBatches(rows, 16, 1, 0, packing=True),
+        ChatBatches(rows, 16, 1, 1),
+        ChatBatches(rows, 17, 1, 0),
+        ChatBatches(rows, 16, 2, 0),
+        ChatBatches([*rows[:2], replace(rows[2], trained=~rows[2].trained)], 16, 1, 0),
+    ]
+    assert all(other.record() != usual for other in others)
+    assert json.loads(json.dumps(usual)) == usual
+
+
+def test_evaluation_is_spread_evenly_over_what_is_held_out() -> None:
+    rows = examples([5] * 10)
+    batches = list(evaluation_rows(rows, 16, 2, limit=3))
+    assert [n for batch in batches for n in batch.samples.tolist()] == [0, 3, 6]
+    assert sum(b.ids.shape[0] for b in evaluation_rows(rows, 16, 3)) == 10
+
+
+def test_too_few_rows_for_a_batch() -> None:
+    with pytest.raises(UserError, match="3 give 1 rows, and a batch needs 2"):
+        ChatBatches(examples([5, 5, 6]), 16, 2, 0, packing=True)
