@@ -249,11 +249,14 @@ class AttachedAdapters:
                     )
                 taken[path] = name
         values = {path: self.adapters[name].values[path] for path, name in taken.items()} | {**more}
+        resizes = "body.embed.tokens" in {*self._replaced, *values}
         for path, parameter in self._replaced.items():
             self._set(path, parameter)
         self._replaced = {path: self._model.get_parameter(path) for path in values}
         for path, parameter in values.items():
             self._set(path, parameter)
+        if resizes:
+            self._model.config = replace(self._model.config, vocab_size=len(self._model.body.embed.tokens))
 
     def _set(self, path: str, parameter: nn.Parameter) -> None:
         owner, _, attribute = path.rpartition(".")

@@ -82,13 +82,13 @@ def saved_tables(model: Model, trained: Sequence[BaseTensor], tensors: Mapping[s
     resized (`save_embedding_layers`). They replace those of the model.
     """
     keys = {tensor.key for tensor in trained}
-    known = {path for tensor in trained for path in (*tensor.entry.ours, *tensor.aliases)}
+    taken = {path for tensor in trained for path in (*tensor.entry.ours, *tensor.aliases)}
     found = []
     for entry in tensors_of(model):
         module, _, kind = entry.disk.rpartition(".")
-        free = [path for path in (*entry.ours, *aliases(model, entry)) if path not in known]
-        for key in (f"{PREFIX}{entry.disk}", f"{PREFIX}{module}.base_layer.{kind}"):
-            if free and key in tensors.keys() - keys and not repeats(model, entry, tensors[key]):
+        for key in {f"{PREFIX}{entry.disk}", f"{PREFIX}{module}.base_layer.{kind}"} & tensors.keys() - keys:
+            free = [path for path in (*entry.ours, *aliases(model, entry)) if path not in taken]
+            if free and not repeats(model, entry, tensors[key]):
                 ours = entry.ours if entry.ours[0] in free else tuple(free[:1])
                 found.append(BaseTensor(key, replace(entry, ours=ours), tuple(free)))
     return found
@@ -119,7 +119,7 @@ def own_values(model: Model, entries: Sequence[BaseTensor], tensors: Mapping[str
             for alias in tensor.aliases:
                 values.setdefault(alias, values[path])
     for path in ("head.bias", "head.offset") if "head.weight" in values else ():
-        more, vector = len(values["head.weight"]) - model.vocabulary, getattr(model.head, path[5:], None)
+        more, vector = len(values["head.weight"]) - len(model.head.weight), getattr(model.head, path[5:], None)
         if vector is not None and more and path not in values:
             values[path] = nn.Parameter(F.pad(vector.detach(), (0, more)))
     return values

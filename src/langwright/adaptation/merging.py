@@ -43,7 +43,6 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
     for path in {path: None for name in names for path in on.adapters[name].modules}:
         values |= _merged(model, path, names)
     on.place(())
-    changed: dict[str, Any] = {}
     tied, config = is_tied(model), model.config
     on.place(names, values)
     if tied and not is_tied(model):
@@ -53,10 +52,7 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
                 f"the token table or the head is adapted, and they are one: {model.family} cannot hold the two apart, "
                 "so the adapter cannot be merged"
             )
-        changed["tie_word_embeddings"] = False
-    if model.vocabulary != getattr(config, "vocab_size", model.vocabulary):
-        changed["vocab_size"] = model.vocabulary
-    model.config = replace(config, **changed)
+        model.config = replace(model.config, tie_word_embeddings=False)
     on.chosen, on.merged = (), (names, config)
     return None if before is None or ids is None else float((_logits(model, ids) - before).abs().max())
 
