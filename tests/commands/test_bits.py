@@ -1,4 +1,4 @@
-"""--bits: a model opened in few bits is the one that compress writes, in every verb that opens one."""
+"""--bits: a model quantised while it is opened is the one that compress writes, in every verb that opens one."""
 
 import io
 import json
@@ -8,20 +8,18 @@ from pathlib import Path
 import pytest
 
 from langwright.cli import main
-from langwright.models.folder import new_model, save_model
-from langwright.models.shapes import by_depth
-from langwright.text.training import raw_bytes
+from refusals import Fails, Prints
 
 KINDS = ("int8", "int4", "nf4", "fp4")
 QUICK = ["--steps", "6", "--context", "32", "--batch-size", "4", "--sample-every", "0", "--dtype", "float32"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(untrained: Path, cats: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text, a model, the same compressed to every kind, and an adapter over the model in nf4."""
-    folder, tokenizer = tmp_path_factory.mktemp("made"), raw_bytes()
-    (folder / "cats.txt").write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 60)
-    save_model(new_model("llama", by_depth("llama", 1, tokenizer.vocab_size, 256, 0.0)), tokenizer, folder / "model")
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "cats.txt").symlink_to(cats)
+    (folder / "model").symlink_to(untrained)
     for kind in KINDS:
         assert main(["compress", str(folder / "model"), str(folder / kind), "--to", kind]) == 0
     wishes = ["--method", "lora", "--bits", "nf4", "--target", "all-linear", "--learning-rate", "0.01"]
@@ -30,21 +28,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 0
-    return capsys.readouterr().out
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_verb_opens_what_compress_writes(
-    kind: str, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kind: str, made: Path, prints: Prints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told(folder: str, *more: str) -> list[str]:
         model, text = str(made / folder), str(made / "cats.txt")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Who ate?\n")))
         return [
-            printed([*arguments, *more, "--json"], capsys)
+            prints(*arguments, *more, "--json")
             for arguments in (
                 ["evaluate", model, "--text", text, "--dtype", "float32"],
                 ["generate", model, "--prompt", "One cat", "--max-new-tokens", "12"],
@@ -60,33 +52,26 @@ def test_every_verb_opens_what_compress_writes(
     assert rounded[2] != plain[2]
 
 
-def test_an_adapter_over_few_bits_is_measured_as_it_was_trained(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_adapter_over_quantised_layers_is_measured_as_it_was_trained(made: Path, prints: Prints) -> None:
     record = json.loads((made / "adapter" / "langwright.json").read_text())
     measure = ["evaluate", str(made / "model"), "--text", str(made / "cats.txt"), "--split", "0.9", "--context", "32"]
     more = ["--adapter", str(made / "adapter"), "--dtype", "float32", "--json"]
-    with_bits, without = (json.loads(printed([*measure, *more, *bits], capsys)) for bits in (["--bits", "nf4"], []))
+    with_bits, without = (json.loads(prints(*measure, *more, *bits)) for bits in (["--bits", "nf4"], []))
     wanted = record["held_out"]["loss_nats_per_token"]
     assert with_bits["loss_nats_per_token"] == pytest.approx(wanted, rel=1e-6)
     assert without["loss_nats_per_token"] != pytest.approx(wanted, rel=1e-6)
 
 
 REFUSED = {
-    "generate": ("nf4", ["--bits", "int8"], "the weights are in nf4 already"),
-    "evaluate": ("int4", ["--text", "cats.txt", "--bits", "nf4"], "the weights are in int4 already"),
-    "next": ("int8", ["One", "--bits", "int4"], "the weights are in int8 already"),
-    "chat": ("fp4", ["--bits", "nf4"], "the weights are in fp4 already"),
+    "generate": ("nf4", ["--bits", "int8"]),
+    "evaluate": ("int4", ["--text", "cats.txt", "--bits", "nf4"]),
+    "next": ("int8", ["One", "--bits", "int4"]),
+    "chat": ("fp4", ["--bits", "nf4"]),
 }
 
 
 @pytest.mark.parametrize("verb", REFUSED)
-def test_what_is_rounded_already_is_refused_in_one_line(
-    verb: str, made: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, more, message = REFUSED[verb]
-    capsys.readouterr()
-    assert main([verb, str(made / folder), *more]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert main([verb, str(made / "model"), *more[:-1], "int3"]) == 2
-    assert "int3" in capsys.readouterr().err
+def test_what_is_rounded_already_is_refused_in_one_line(verb: str, made: Path, fails: Fails) -> None:
+    kind, more = REFUSED[verb]
+    fails(verb, made / kind, *more, names=kind)
+    fails(verb, made / "model", *more[:-1], "int3", names="int3")

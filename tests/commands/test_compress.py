@@ -6,32 +6,15 @@ from pathlib import Path
 import pytest
 
 from langwright.cli import main
-
-SIZES = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 100)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "model"
-    assert (
-        main(["pretrain", str(text), str(out), "--steps", "60", "--split", "0.9", "--sample-every", "0", *SIZES]) == 0
-    )
-    return out
+from refusals import Fails
 
 
 @pytest.mark.parametrize("to", ["int8", "int4", "nf4", "fp4"])
 def test_a_model_becomes_smaller_and_every_verb_opens_it(
-    to: str, text: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    to: str, corpus: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small"
-    assert main(["compress", str(model), str(out), "--to", to, "--text", str(text), "--json"]) == 0
+    assert main(["compress", str(model), str(out), "--to", to, "--text", str(corpus), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bits_per_weight"] < (8.6 if to == "int8" else 5)
     assert told["bytes_after"] < 0.8 * told["bytes_before"]
@@ -39,7 +22,7 @@ def test_a_model_becomes_smaller_and_every_verb_opens_it(
     assert abs(told["perplexity_after"] / told["perplexity_before"] - 1) < (0.01 if to == "int8" else 0.2)
     before, after = (sum(path.stat().st_size for path in f.glob("*.safetensors")) for f in (model, out))
     assert before - after == pytest.approx(told["bytes_before"] - told["bytes_after"], rel=0.05)
-    assert main(["evaluate", str(out), "--text", str(text), "--dtype", "float32", "--json"]) == 0
+    assert main(["evaluate", str(out), "--text", str(corpus), "--dtype", "float32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["perplexity_per_token"] == pytest.approx(told["perplexity_after"])
     assert main(["generate", str(out), "--prompt", "One cat", "--max-new-tokens", "5", "--dtype", "bfloat16"]) == 0
     assert main(["next", str(out), "One cat ate a"]) == 0
@@ -55,28 +38,23 @@ def test_words_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "names"),
     [
         (["--to", "nf5"], "nf5"),
         (["--to", "nf4", "--text", "nowhere.txt"], "nowhere.txt"),
-        (["--to", "nf4", "--context", "8"], "--split and --context go with --text"),
-        (["--to", "nf4", "--text", __file__, "--context", "9999"], "--context 9999: must be from 2 to the model's"),
-        (["--to", "nf4", "--text", __file__, "--context", "0"], "--context 0: must be from 2 to the model's"),
+        (["--to", "nf4", "--context", "8"], ("--context", "--text")),
+        (["--to", "nf4", "--text", __file__, "--context", "9999"], "--context 9999"),
+        (["--to", "nf4", "--text", __file__, "--context", "0"], "--context 0"),
     ],
 )
 def test_bad_input_ends_in_one_line(
-    more: list[str], message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str], names: str | tuple[str, ...], model: Path, tmp_path: Path, fails: Fails
 ) -> None:
-    assert main(["compress", str(model), str(tmp_path / "small"), *more]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
+    fails("compress", model, tmp_path / "small", *more, names=names)
     assert not (tmp_path / "small").exists()
 
 
-def test_folders_that_cannot_be(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compress", str(model), str(model), "--to", "nf4"]) == 2
-    assert "needs a folder of its own" in capsys.readouterr().err
+def test_folders_that_cannot_be(model: Path, tmp_path: Path, fails: Fails) -> None:
+    fails("compress", model, model, "--to", "nf4", names=str(model))
     assert main(["compress", str(model), str(tmp_path / "small"), "--to", "nf4"]) == 0
-    assert main(["compress", str(tmp_path / "small"), str(tmp_path / "smaller"), "--to", "int8"]) == 2
-    assert "in few bits already" in capsys.readouterr().err
+    fails("compress", tmp_path / "small", tmp_path / "smaller", "--to", "int8", names=str(tmp_path / "small"))

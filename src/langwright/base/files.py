@@ -233,7 +233,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     except BaseException:
         _remove_empty(made)
         raise
-    _held_locks.add(lock)
+    _held_locks[lock] = folder
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -247,9 +247,20 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         raise
     finally:
         if lock in _held_locks:
-            _held_locks.remove(lock)
+            del _held_locks[lock]
             os.ftruncate(lock, 0)
             os.close(lock)
+
+
+def check_lock(folder: Path) -> None:
+    """Raise UserError when a folder that this process has locked was removed since, or another stands in its place."""
+    for lock in (lock for lock, locked in _held_locks.items() if locked == folder):
+        try:
+            same = os.path.samestat(os.fstat(lock), os.stat(folder / LOCK))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise UserError(f"{folder}: was removed or replaced while this process was writing to it; it stops here")
 
 
 def _take_lock(folder: Path, what: str) -> int:
@@ -278,13 +289,13 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-_held_locks: set[int] = set()
+_held_locks: dict[int, Path] = {}
 
 
 def _forget_locks() -> None:
     """In a forked child: close the copies of the parent's locks, so that the child cannot keep them alive."""
     while _held_locks:
-        os.close(_held_locks.pop())
+        os.close(_held_locks.popitem()[0])
 
 
 os.register_at_fork(after_in_child=_forget_locks)

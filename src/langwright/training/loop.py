@@ -64,6 +64,7 @@ class Run:
     batches: from a step on, the batches of every step. loader: their record for the checkpoint.
     started: `time.monotonic()` of the command's start, against which a budget is measured.
     closing: seconds that the command needs after the loop.
+    check: raises where the folder is no longer the run's own; called before anything is written there.
     """
 
     learner: Learner
@@ -77,6 +78,7 @@ class Run:
     hooks: Hooks
     started: float
     closing: float = 0.0
+    check: Callable[[], None] = lambda: None
     step: int = 0
     tokens: int = 0
     metrics_offset: int = 0
@@ -174,6 +176,7 @@ class Run:
         }
 
     def _log(self, metrics: IO[bytes], row: Row) -> None:
+        self.check()
         metrics.write(json.dumps({name: _json_safe(value) for name, value in row.items()}).encode() + b"\n")
         metrics.flush()
         self.hooks.on_row(row)
@@ -188,6 +191,7 @@ class Run:
         self.hooks.on_event(event)
 
     def _save(self, metrics: IO[bytes]) -> None:
+        self.check()
         progress = Progress(
             step=self.step,
             tokens=self.tokens,

@@ -68,4 +68,5 @@ MIXTRAL = replace(
     },
     default_only={"router_jitter_noise": 0.0},
     adapters=AdapterTargets(),
+    presets={},
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import AdapterTargets, Family
+from langwright.models.family import AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import RopeFields, reach
@@ -118,4 +118,5 @@ PHI = Family(
         ia3_inputs=("fc2",),
         norms=("input_layernorm", "final_layernorm"),
     ),
+    shape=ShapeFields(gated=False),
 )

@@ -115,4 +115,5 @@ SWITCH = replace(
     write=write,
     adapters=replace(T5.adapters, norms=()),
     adapterhub="block",
+    presets={},
 )
