@@ -100,7 +100,7 @@ def test_peft_merges_the_same_over_the_dequantised_base(made: Path) -> None:
 
 def test_in_memory_the_weights_are_made_floats_first(made: Path) -> None:
     model = load_model(made / "small", dtype=torch.float32, adapter=made / "small-adapter")
-    with pytest.raises(UserError, match=r"quantised, and so cannot take an adapter in; models.lowbit.dequantise makes"):
+    with pytest.raises(UserError, match=r"quantised.*dequantise"):
         merge(model)
     before = logits(model)
     dequantise(model)

@@ -29,9 +29,9 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
         The largest change of a logit; None without ids.
 
     Raises:
-        UserError: where a method changes more than weights, where a weight is quantised (`models.lowbit.dequantise`
-            makes it a float), or where the token table is the head, only one of them is adapted, and the family ties
-            both.
+        UserError: where a method changes more than weights, where a weight is quantised (`dequantise` of
+            `models.surgery.quantise` makes it a float), or where the token table is the head, only one of them is
+            adapted, and the family ties both.
     """
     on = attached(model)
     on.choose(names or on.chosen)
@@ -89,7 +89,7 @@ def _merged(model: Model, path: str, names: tuple[str, ...]) -> dict[str, nn.Par
     if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.full_weight() is not own:
         raise UserError(
             f"the weights of {path} are quantised, and so no adapter can be merged into them; "
-            "models.lowbit.dequantise makes them floats first"
+            "models.surgery.quantise.dequantise makes them floats first"
         )
     weight: Tensor = own.detach().float()
     bias: Tensor | None = None if getattr(owner, "bias", None) is None else owner.bias.detach().float()
