@@ -100,13 +100,14 @@ def mutmut(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[s
 
 
 def mutate(folder: Path, seconds: float) -> None:
-    """Run mutmut to its end or for so long."""
-    process = mutmut(folder, "run", start_new_session=True)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+    """Run mutmut to its end or for so long; what it says goes to run.log."""
+    with open(folder / "run.log", "w") as log:
+        process = mutmut(folder, "run", start_new_session=True, stdout=log, stderr=log)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
 
 
 def summary(folder: Path) -> str:
