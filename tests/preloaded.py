@@ -36,11 +36,13 @@ def preloaded() -> Iterator[str]:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
         path = os.path.join(folder, "socket")
         with subprocess.Popen([sys.executable, __file__, path]) as server:
-            while not os.path.exists(path):
-                assert server.poll() is None
-                time.sleep(0.02)
-            yield CLIENT.format(path=path)
-            server.kill()
+            try:
+                while not os.path.exists(path):
+                    assert server.poll() is None
+                    time.sleep(0.02)
+                yield CLIENT.format(path=path)
+            finally:
+                server.kill()
 
 
 def serve(path: str) -> None:
