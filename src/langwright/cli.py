@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright import __version__
-from langwright.base.errors import UserError
+from langwright.base.console import is_first
+from langwright.base.errors import RankError, UserError
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _complain(f"{name}: {error}", 2)
+        told = str(error) if isinstance(error, RankError) else is_first()
+        return _complain(f"{name}: {error}", 2) if told else 2
     except _Terminated:
         return _complain(f"{name}: terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:

@@ -17,12 +17,11 @@ from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import CausalBatches, evaluation_batches
-from langwright.data.prefetch import prefetch
 from langwright.data.shards import open_shard
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -227,9 +226,8 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
     batches = CausalBatches(open_shard(V1 / "corpus.tokens"), 8, 4, 3)
     return Run(
-        learner=Learner(langwright.load_model(V1 / "gpt2"), causal(), torch.float32, Rates(adamw=1e-2)),
-        batches=lambda step: prefetch(batches.batch, step),
-        loader=batches.record(),
+        learner=Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, Rates(adamw=1e-2)),
+        batches=batches,
         plan=Plan(6),
         schedule=Schedule("trapezoid", 0.1, 0.5),
         checkpoints=Checkpoints(folder / "checkpoints", identity, keep=2),

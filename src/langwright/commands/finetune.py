@@ -30,12 +30,15 @@ from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
+from langwright.objectives.batch import Models
+from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.losses import Causal
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
-from langwright.training.trainer import Job, Result, Trainer, claimed, close
+from langwright.training.trainer import Job, Result, close, train
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
@@ -112,15 +115,16 @@ class Tuning:
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found
 
-    def begun(self) -> CausalLM:
+    def models(self) -> Models:
         """The same with what is to be trained beside it."""
         found = self.base()
         if self.method is not None:
             self.method.attach(found, seed=self.recipe.seed)
-        return found
+        return {"model": found}
 
-    def measure(self, trained: CausalLM) -> Row:
+    def measure(self, models: Models) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
+        trained = models["model"]
         told: Row = {}
         if isinstance(self.method, Prompting):
             told["nearest_words"] = nearest_words(trained, self.tokenizer)
@@ -130,8 +134,9 @@ class Tuning:
             told["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
         return told
 
-    def save(self, trained: CausalLM, masters: Mapping[str, Tensor], record: Row) -> None:
+    def save(self, models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
+        trained = models["model"]
         for name, master in masters.items():
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
@@ -164,28 +169,32 @@ def run(
     method = method_of(recipe)
     usual_rate = (0.1 if method is None else 1) / width(load_config(folder, ignore_field)[1])
     tokenizer = load_tokenizer(folder)
-    with claimed(out):
-        tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer)
-        job = Job(
+
+    def prepare(rank: int, world: int) -> Job:
+        tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer, (rank, world))
+        return Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(folder)},
             names={"base": origin["base_folder"], "corpus": text, "tokenizer_fingerprint": origin["base_folder"]},
-            model=tuning.begun,
+            models=tuning.models,
+            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=tuning.supply,
-            context=tuning.context,
             learning_rate=recipe.learning_rate or usual_rate,
             machine=tuning.machine,
             started=started,
             evaluate=held_out_likelihood(tuning.supply),
             sample=sample_of(tuning.supply, tuning.context),
-            record=origin,
+            flops=lambda models: training_flops_per_token(models["model"], tuning.context),
+            on_finish=tuning.measure,
+            record={**origin, "context": tuning.context},
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
             begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        return Trainer(job, extend, profile).train(tuning.measure)
+
+    return train(out, recipe.parallel, prepare, extend, profile)
 
 
 def _open(
@@ -196,6 +205,7 @@ def _open(
     ignore_field: tuple[str, ...],
     method: Method | None,
     tokenizer: Tokenizer,
+    share: tuple[int, int],
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
     machine = measure(recipe.device, recipe.dtype, recipe.exact)
@@ -206,7 +216,7 @@ def _open(
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
-    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None)
+    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None, share=share)
     old = _find_old_text(folder, recipe)
     return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
 
@@ -244,9 +254,16 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
 
 
 def _supply(
-    text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path, may_grow: bool
+    text: str,
+    recipe: FinetuneRecipe,
+    tokenizer: Tokenizer,
+    context: int,
+    model: Path,
+    may_grow: bool,
+    share: tuple[int, int],
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
+    rank, world = share
     if recipe.task == "chat":
         equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
         return chat_supply(
@@ -258,9 +275,11 @@ def _supply(
             split=recipe.split,
             packing=recipe.packing,
             fixed=recipe.compile,
+            rank=rank,
+            world=world,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing)
+    return texts.supply(context, recipe.batch_size, recipe.seed, crossing=recipe.crossing, rank=rank, world=world)
 
 
 def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:

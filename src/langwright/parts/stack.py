@@ -220,7 +220,7 @@ class Stack(nn.Module):
         """Hidden states after the final norm: of the tokens, and of a lead that stays (see `Lead`).
 
         mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
-        positions: `cumsum(mask) - 1` unless given. segments: see `Batch.segments`.
+        positions: `cumsum(mask) - 1` unless given. segments: see `TokenBatch.segments`.
         state: memory of earlier calls, which this call extends; it knows the positions itself.
         types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
