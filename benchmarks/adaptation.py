@@ -43,8 +43,8 @@ from langwright.data.shards import Tokens
 from langwright.evaluation.likelihood import likelihood
 from langwright.inference.generate import complete, prompt_ids
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import RECORD
+from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.planning.memory import training_memory
 from langwright.text.equip import equip
@@ -112,12 +112,12 @@ class Task:
     choosing: list[Example]
     measured: list[Example]
 
-    def quality(self, model: CausalLM, examples: Sequence[Example]) -> float:
+    def quality(self, model: Model, examples: Sequence[Example]) -> float:
         """Bits per byte of the answers."""
         batches = evaluation_rows(examples, TOKENS, ROWS)
         return likelihood(model.eval(), batches, answer_bytes(examples, self.tokenizer)).bits_per_byte
 
-    def remembered(self, model: CausalLM) -> float:
+    def remembered(self, model: Model) -> float:
         """Bits per byte of the old text."""
         batches = evaluation_batches(self.old, TOKENS, ROWS)
         return likelihood(model.eval(), batches, int(self.old.bytes.sum())).bits_per_byte
@@ -162,17 +162,16 @@ def make_task(base: Path) -> Task:
     return Task(base, equipped.tokenizer, old, *sides)
 
 
-def prepared(base: Path, chosen: Way, seed: int) -> CausalLM:
+def prepared(base: Path, chosen: Way, seed: int) -> Model:
     """The base with what is to train asking for gradients."""
     model = load_model(base, dtype=torch.float32, bits=chosen.bits)
-    assert isinstance(model, CausalLM)
     if chosen.method is not None:
         METHODS[chosen.method](**chosen.settings).attach(model, seed=seed)
     return model
 
 
 def tune(
-    model: CausalLM, batches: Callable[[int], TokenBatch], steps: int, rate: float, unfreezing: Unfreezing | None = None
+    model: Model, batches: Callable[[int], TokenBatch], steps: int, rate: float, unfreezing: Unfreezing | None = None
 ) -> float:
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
@@ -296,7 +295,7 @@ def line(a: int, sign: str, b: int) -> str:
     return f"{' '.join(str(a))} {sign} {' '.join(str(b))} = {' '.join(told)}"
 
 
-def exact(model: CausalLM, tokenizer: Tokenizer, asked: Sequence[Pair], shots: Sequence[Pair]) -> float:
+def exact(model: Model, tokenizer: Tokenizer, asked: Sequence[Pair], shots: Sequence[Pair]) -> float:
     """The share of the asked whose greedy answer is right to the letter."""
     before = "".join(line(*shot) + "\n" for shot in shots)
     questions, answers = zip(*(line(*pair).split(" =") for pair in asked), strict=True)

@@ -36,7 +36,6 @@ from langwright.base.allocator import keep_freed_memory
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.bert import BertConfig
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.gemma import GemmaConfig
 from langwright.models.gpt2 import GPT2Config
@@ -98,7 +97,7 @@ def open_side(name: str, family: str, folder: Path, dtype: torch.dtype, device: 
     """The model of a folder as one side opens it, and how that side is asked."""
     if name == OURS:
         model: Any = load_model(folder, device, dtype)
-        two = isinstance(model, EncoderDecoderLM)
+        two = bool(model.encoders)
         return Side(
             family != "bert", model, lambda ids: model(ids, ids) if two else model(ids), partial(decode_ours, model)
         )
@@ -120,7 +119,7 @@ def open_side(name: str, family: str, folder: Path, dtype: torch.dtype, device: 
 def decode_ours(model: Any, ids: Tensor) -> list[tuple[int, int]]:
     """Greedy text by our own generator."""
     prompts, memory = ids.tolist(), None
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         memory, prompts = model.encode(ids, remember=True), [[model.frame.start] for _ in prompts]
     return list(generate_ids(model, prompts, [Sampling(temperature=0)] * len(prompts), NEW, memory=memory))
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from langwright.adaptation.lora import LoRA
 from langwright.compression.lowbit import quantise_model
 from langwright.inference.cache import KVCache
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
@@ -53,7 +53,7 @@ QUANTISE: dict[str, Callable[[Tensor], Packed]] = {
 }
 
 
-def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -> CausalLM:
+def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -> Model:
     """A LLaMA, rounded and with LoRA on all its linear maps if asked for."""
     model = new_model("llama", by_depth("llama", depth, VOCABULARY, context, dropout=0.0))
     if bits is not None:
@@ -63,7 +63,7 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
     return model
 
 
-def steps(model: CausalLM, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
+def steps(model: Model, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
     """Two steps of training; seconds of the second."""
     learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-4, bits=optimizer))
     ids = torch.randint(0, VOCABULARY, (rows, context + 1), generator=torch.Generator().manual_seed(0))

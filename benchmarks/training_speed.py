@@ -21,9 +21,9 @@ import torch
 from _turns import Step, in_turn, timed
 
 from langwright.base.allocator import keep_freed_memory
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
+from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
@@ -70,7 +70,7 @@ def config(shape: dict[str, int]) -> GPT2Config:
     )  # fmt: skip
 
 
-def ours(model: CausalLM, compiled: bool) -> Step:
+def ours(model: Model, compiled: bool) -> Step:
     """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
     learner = Learner({"model": model}, Causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
     if compiled:

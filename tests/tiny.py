@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
+from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
@@ -25,7 +25,7 @@ CONFIG = GPT2Config(
 )
 
 
-def tiny_model(dropout: float = 0.0) -> CausalLM:
+def tiny_model(dropout: float = 0.0) -> Model:
     config = GPT2Config(**{**vars(CONFIG), "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout})
     return new_model("gpt2", config, seed=1)
 

@@ -1,149 +1,153 @@
-"""Break the code on purpose and see that the tests notice.
+"""Mutation testing: break the code on purpose, piece by piece, and list what no test notices.
 
-usage: python tools/mutants.py [WORD ...]
+usage: python tools/mutants.py [--minutes M] ROOM ...
 
-Each entry of tests/mutants/*.toml replaces one text, which must occur exactly once, in a copy of the tree, and runs
-the tests it names there. They must fail. WORDs choose entries by room or by part of their name.
-
-    [[mutant]]
-    name = "window-off-by-one"
-    file = "src/langwright/data/windows.py"
-    old = "start + length"
-    new = "start + length + 1"
-    tests = "tests/data/test_windows.py"
+`mutmut` makes the mutants of a room's files and runs the tests that reach each of them. It works in .mutants/ROOM,
+where it remembers what it has done: the same command goes on after its minutes are over. It deletes no statement, so
+functions whose effect matters but whose result nobody uses are listed here and left out one at a time.
 """
 
+import argparse
+import importlib
+import json
 import os
-import shutil
+import re
+import signal
 import subprocess
 import sys
-import tempfile
-import tomllib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_A_TIME = 2
-SECONDS = 900
-PARTS = ("src", "tests", "tools", "docs", "recipes", "pyproject.toml", "README.md")
-NOTICED, UNNOTICED, NOT_RUN = "red", "GREEN: no test noticed", "BROKEN: the tests did not run"
+LINKS = ("src", "tests", "tools", "docs", "recipes", "README.md", "pyproject.toml")
+VARIABLE = "LANGWRIGHT_LEFT_OUT"
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One breakage: `old` becomes `new` in `file`, and `tests` (pytest arguments) must fail."""
+class Room:
+    """Files to mutate, below src/langwright; the tests that must notice; functions to leave out, as module:name."""
 
-    room: str
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: str
-
-    @property
-    def title(self) -> str:
-        """Room and name."""
-        return f"{self.room}/{self.name}"
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
-def main(words: list[str]) -> int:
-    """Run the chosen mutants; 0 when every one turned a test red."""
-    mutants = [mutant for mutant in read_mutants(ROOT) if not words or any(word in mutant.title for word in words)]
-    problems = [problem for mutant in mutants for problem in check(mutant, ROOT)]
-    if problems or not mutants:
-        print("\n".join(problems) or "no such mutant", file=sys.stderr)
-        return 2
-    with copies(ROOT) as trees, ThreadPoolExecutor(AT_A_TIME) as pool:
-        suites = sorted({mutant.tests for mutant in mutants})
-        print(f"{len(mutants)} mutants; first the {len(suites)} test sets as they are", flush=True)
-        sound = list(pool.map(lambda suite: run(suite, trees), suites))
-        for suite, (code, output) in zip(suites, sound, strict=True):
-            if code != 0:
-                print(f"{output}\n{suite}: fails before anything is broken", file=sys.stderr)
-                return 2
-        results = list(pool.map(lambda mutant: verdict(mutant, trees), mutants))
-    bad = sum(result != NOTICED for result in results)
-    print(f"{len(results) - bad} of {len(results)} noticed")
-    return 1 if bad else 0
+ROOMS = {
+    "objectives": Room(("objectives/*.py",), ("tests/objectives",)),
+    "parts": Room(("parts/*.py",), ("tests/parts",)),
+    "sampling": Room(("inference/sampling.py",), ("tests/inference/test_sampling.py",)),
+    "training": Room(
+        ("training/*.py",),
+        ("tests/training",),
+        (
+            "langwright.training.checkpoints:Checkpoints._compare",
+            "langwright.training.precision:Masters.publish",
+            "torch:set_rng_state",
+        ),
+    ),
+    "files": Room(
+        ("base/files.py", "base/quantities.py"),
+        ("tests/base/test_files.py", "tests/base/test_quantities.py"),
+        ("os:fsync", "langwright.base.files:_sync_tree", "langwright.base.files:_sweep"),
+    ),
+    "text": Room(("text/*.py",), ("tests/text",)),
+}
 
 
-def read_mutants(root: Path) -> list[Mutant]:
-    """Every entry of the committed list."""
-    return [
-        Mutant(room=path.stem, **entry)
-        for path in sorted(root.glob("tests/mutants/*.toml"))
-        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
-    ]
+def main() -> int:
+    """Mutate the chosen rooms; 0 when every one could be run."""
+    parser = argparse.ArgumentParser(description="Break the code on purpose and list what no test notices.")
+    parser.add_argument("rooms", nargs="+", choices=sorted(ROOMS), metavar="ROOM", help=", ".join(sorted(ROOMS)))
+    parser.add_argument("--minutes", type=float, default=10, help="for each room")
+    arguments = parser.parse_args()
+    for name in arguments.rooms:
+        folder = ROOT / ".mutants" / name
+        prepare(folder, ROOMS[name])
+        mutate(folder, arguments.minutes * 60)
+        print(f"== {name}\n{summary(folder)}", flush=True)
+        for function in ROOMS[name].left_out:
+            print(f"{function} left out: {'noticed' if left_out(function, ROOMS[name]) else 'SURVIVED'}", flush=True)
+    return 0
 
 
-def check(mutant: Mutant, root: Path) -> list[str]:
-    """What is wrong with the entry itself."""
-    path = root / mutant.file
-    if not path.is_file():
-        return [f"{mutant.title}: there is no file {mutant.file}"]
-    count = path.read_text(encoding="utf-8").count(mutant.old)
-    return [] if count == 1 else [f"{mutant.title}: the old text occurs {count} times in {mutant.file}, not once"]
+def prepare(folder: Path, room: Room) -> None:
+    """A folder that looks like the project, with settings for mutmut."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LINKS[:-1]:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(ROOT / name)
+    settings = {
+        "source_paths": ["src"],
+        "only_mutate": [f"src/langwright/{file}" for file in room.files],
+        "also_copy": list(LINKS),
+        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        "pytest_add_cli_args_test_selection": list(room.tests),
+        # The words of an error are not asserted; zip's strictness and the place of a new tensor do not show on a CPU.
+        "do_not_mutate_patterns": [r"raise \w+", r"\bstrict=True", r"\bdtype=.*\bdevice="],
+        "use_git_change_detection": False,
+    }
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    (folder / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{lines}")
 
 
-@contextmanager
-def copies(root: Path) -> Iterator["Queue[Path]"]:
-    """As many copies of the tree as run at a time; the tree itself is never touched."""
-    trees: Queue[Path] = Queue()
-    with tempfile.TemporaryDirectory(prefix="langwright-mutants-") as folder:
-        for number in range(AT_A_TIME):
-            tree = Path(folder) / str(number)
-            tree.mkdir()
-            for part in PARTS:
-                if (root / part).is_dir():
-                    shutil.copytree(root / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
-                elif (root / part).is_file():
-                    shutil.copy(root / part, tree / part)
-            trees.put(tree)
-        yield trees
+def mutmut(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+    """Start mutmut in a folder, with one thread a process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **options)
 
 
-def verdict(mutant: Mutant, trees: "Queue[Path]") -> str:
-    """Apply one mutant, run its tests, take it back; say what came of it."""
-    tree = trees.get()
-    path = tree / mutant.file
-    sound = path.read_text(encoding="utf-8")
+def mutate(folder: Path, seconds: float) -> None:
+    """Run mutmut to its end or for so long."""
+    process = mutmut(folder, "run", start_new_session=True)
     try:
-        path.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
-        code, output = pytest(mutant.tests, tree)
-    finally:
-        path.write_text(sound, encoding="utf-8")
-        trees.put(tree)
-    result = {0: UNNOTICED, 1: NOTICED}.get(code, NOT_RUN)
-    print(f"{mutant.title:50} {result}" + (f"\n{output}" if result == NOT_RUN else ""), flush=True)
-    return result
-
-
-def run(suite: str, trees: "Queue[Path]") -> tuple[int, str]:
-    """A test set on the unbroken code."""
-    tree = trees.get()
-    try:
-        return pytest(suite, tree)
-    finally:
-        trees.put(tree)
-
-
-def pytest(suite: str, tree: Path) -> tuple[int, str]:
-    """Run tests in a copy: exit code (1 when tests failed, or never ended) and output."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *suite.split()]
-    # Without bytecode: two mutants of one size within one second would share a cached file.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return 1, "the tests never ended"
-    return done.returncode, done.stdout + done.stderr
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+
+
+def summary(folder: Path) -> str:
+    """The lines that each survivor changes, and the score."""
+    listed = mutmut(folder, "results", "--all", "true", stdout=subprocess.PIPE).communicate()[0]
+    verdicts = dict(re.findall(r"^ +(\S+): (.+)$", listed, re.MULTILINE))
+    lines = []
+    for name, verdict in verdicts.items():
+        if verdict in ("survived", "no tests"):
+            diff = mutmut(folder, "show", name, stdout=subprocess.PIPE).communicate()[0]
+            lines += [f"{name}: {verdict}", *re.findall(r"^[+-] .*", diff, re.MULTILINE)]
+    counts = Counter(verdicts.values())
+    tried = len(verdicts) - counts["not checked"]
+    killed = counts["killed"] + counts["timeout"]
+    return "\n".join([*lines, f"{killed} of {tried} mutants noticed; {counts['not checked']} not tried yet"])
+
+
+def left_out(function: str, room: Room) -> bool:
+    """Whether the room's tests notice that a function does nothing."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", VARIABLE: function, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "mutants", *room.tests]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode == 1
+
+
+def resolve(function: str) -> tuple[Any, str]:
+    """The object that holds a function written as module:name, and the function's own name."""
+    module, _, path = function.partition(":")
+    *owners, name = path.split(".")
+    holder: Any = importlib.import_module(module)
+    for owner in owners:
+        holder = getattr(holder, owner)
+    return holder, name
+
+
+def pytest_configure() -> None:
+    """As a plugin of pytest: leave out the function that the environment names, before any test imports it."""
+    if VARIABLE in os.environ:
+        holder, name = resolve(os.environ[VARIABLE])
+        assert callable(getattr(holder, name))
+        setattr(holder, name, lambda *_, **__: None)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

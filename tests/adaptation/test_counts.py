@@ -9,7 +9,7 @@ from langwright.adaptation.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models import heads
 from langwright.models.families import FAMILIES
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 LLAMA_3B = {
     "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8,

@@ -15,9 +15,8 @@ from torch import Tensor
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.live import live
 from langwright.adaptation.lora import LoRA
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
 from langwright.models.folder import load_model
+from langwright.models.model import Model
 from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -132,7 +131,7 @@ def shake(parameters: Any, seed: int) -> None:
 
 
 def of_ours(model: Model, ids: Tensor) -> Tensor:
-    return model(ids, ids) if isinstance(model, EncoderDecoderLM) else model(ids)
+    return model(ids, ids) if model.encoders else model(ids)
 
 
 def of_theirs(model: torch.nn.Module, ids: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from langwright.adaptation.prefix import PrefixTuning
 from langwright.adaptation.prompt import PromptTuning, PTuning, nearest_words
 from langwright.base.errors import UserError
 from langwright.models import bert
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model
 from langwright.models.gpt2 import GPT2Config
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
@@ -34,11 +34,9 @@ NAMES = ["prompt", "p-tuning", "prefix"]
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> CausalLM:
+def model(tmp_path: Path) -> Model:
     oracle(CASES["llama"]).save_pretrained(tmp_path)
-    loaded = load_model(tmp_path)
-    assert isinstance(loaded, CausalLM)
-    return loaded
+    return load_model(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
@@ -53,7 +51,7 @@ def test_a_prefix_that_begins_as_a_text_is_a_model_that_has_read_it(family: str,
         torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
 
 
-def test_a_prompt_that_begins_as_a_text_is_that_text(model: CausalLM) -> None:
+def test_a_prompt_that_begins_as_a_text_is_that_text(model: Model) -> None:
     ids, before = random_ids(2, 6), (7, 8)
     whole = torch.cat((torch.tensor([[7, 8, 7], [7, 8, 7]]), ids), 1)  # repeated to the number of virtual tokens
     with torch.no_grad():
@@ -62,13 +60,13 @@ def test_a_prompt_that_begins_as_a_text_is_that_text(model: CausalLM) -> None:
         torch.testing.assert_close(model(ids), expected, rtol=0, atol=1e-5)
 
 
-def test_a_prompt_may_begin_as_words_of_the_vocabulary(model: CausalLM) -> None:
+def test_a_prompt_may_begin_as_words_of_the_vocabulary(model: Model) -> None:
     PromptTuning(3, "vocabulary").attach(model)
     lead = model.body.lead()
     assert all((row == model.body.embed.tokens).all(1).any() for row in lead.vectors)
 
 
-def test_a_prefix_of_zeros_only_draws_attention_away(model: CausalLM) -> None:
+def test_a_prefix_of_zeros_only_draws_attention_away(model: Model) -> None:
     PrefixTuning(3, init="zero").attach(model)
     assert not any(part.any() for pair in model.body.lead().layers for part in pair)
     PrefixTuning(3, init="zero", projection=True).attach(model, "projected")
@@ -76,7 +74,7 @@ def test_a_prefix_of_zeros_only_draws_attention_away(model: CausalLM) -> None:
 
 
 @pytest.mark.parametrize("method", VIRTUAL, ids=NAMES)
-def test_packed_documents_see_the_virtual_tokens_each_by_itself(method: Method, model: CausalLM) -> None:
+def test_packed_documents_see_the_virtual_tokens_each_by_itself(method: Method, model: Model) -> None:
     method.attach(model, seed=2)
     first, second = random_ids(1, 5), random_ids(1, 7, seed=4)
     packed = torch.cat((first, second), 1)
@@ -109,7 +107,7 @@ def test_gradients_reach_the_virtual_tokens_alone_checkpointed_or_not(method: Me
 @pytest.mark.parametrize(
     "method", [PTuning(3, "lstm", hidden=8), PTuning(3, hidden=8), PrefixTuning(3, projection=True, hidden=8)]
 )
-def test_the_encoder_lies_beside_what_peft_reads_and_trains_on(method: Method, model: CausalLM, tmp_path: Path) -> None:
+def test_the_encoder_lies_beside_what_peft_reads_and_trains_on(method: Method, model: Model, tmp_path: Path) -> None:
     method.attach(model, seed=2)
     ids, out = random_ids(2, 6), tmp_path / "adapter"
     expected, trained = model(ids).detach(), sorted(tuple(p.shape) for p in live(model).trained["default"])
@@ -126,7 +124,7 @@ def test_the_encoder_lies_beside_what_peft_reads_and_trains_on(method: Method, m
     torch.testing.assert_close(model(ids), expected)
 
 
-def test_an_encoder_that_does_not_give_the_table_beside_it_is_refused(model: CausalLM, tmp_path: Path) -> None:
+def test_an_encoder_that_does_not_give_the_table_beside_it_is_refused(model: Model, tmp_path: Path) -> None:
     for seed, name in ((1, "one"), (2, "two")):
         PTuning(3, hidden=8).attach(model, name, seed)
         save_adapter(model, tmp_path / name, name)
@@ -150,10 +148,8 @@ def test_the_nearest_words_of_a_prompt_are_those_it_was_made_of() -> None:
         nearest_words(model, tokenizer, "prefix")
 
 
-def _model(vocabulary: int) -> CausalLM:
-    model = new_model("gpt2", GPT2Config(vocabulary, 32, 16, 2, 2), seed=0)
-    assert isinstance(model, CausalLM)
-    return model
+def _model(vocabulary: int) -> Model:
+    return new_model("gpt2", GPT2Config(vocabulary, 32, 16, 2, 2), seed=0)
 
 
 def test_virtual_tokens_take_room_in_the_context() -> None:
@@ -169,7 +165,7 @@ def test_virtual_tokens_take_room_in_the_context() -> None:
         PromptTuning(16, "random").attach(model)
 
 
-def test_one_adapter_at_a_time_stands_before_the_text(model: CausalLM) -> None:
+def test_one_adapter_at_a_time_stands_before_the_text(model: Model) -> None:
     ids = random_ids(2, 6)
     plain = model(ids).detach()
     PromptTuning(3, "random").attach(model, "first")
@@ -190,7 +186,7 @@ def test_one_adapter_at_a_time_stands_before_the_text(model: CausalLM) -> None:
         pass
 
 
-def test_observers_see_the_tokens_and_what_they_attend_to(model: CausalLM) -> None:
+def test_observers_see_the_tokens_and_what_they_attend_to(model: Model) -> None:
     for method, queries in ((PrefixTuning(3), 6), (PromptTuning(3, "random"), 9)):
         method.attach(model)
         taps = Taps("attention", "hidden")
@@ -209,7 +205,7 @@ def test_token_types_go_with_their_tokens() -> None:
     assert not torch.allclose(model(ids, types=types), model(ids), atol=1e-3)
 
 
-def test_what_does_not_go_is_refused(tmp_path: Path, model: CausalLM) -> None:
+def test_what_does_not_go_is_refused(tmp_path: Path, model: Model) -> None:
     labelled = new_model("bert", bert.BertConfig(53, 16, 1, 2, 16, max_position_embeddings=20), 0, "sequence", "ab")
     with pytest.raises(UserError, match="first token"):
         PromptTuning(3).attach(labelled)

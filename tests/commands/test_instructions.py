@@ -10,7 +10,7 @@ from langwright.adaptation.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.baselines.parsing import function_heads
 from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions
-from langwright.corpora.chats import open_chats
+from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
 from langwright.models.folder import new_model, save_model
 from langwright.models.llama import LlamaConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from langwright.cli import main
-from langwright.corpora.chats import open_chats
+from langwright.corpora.conversations import open_chats
 from langwright.models.folder import new_model, save_model
 from langwright.models.llama import LlamaConfig
 from langwright.text.training import raw_bytes

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from langwright.base.errors import UserError
 from langwright.compression.lowbit import compress_folder, quantise_model
-from langwright.models.family import Model
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.lowbit import KINDS
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear

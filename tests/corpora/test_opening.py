@@ -63,7 +63,7 @@ def test_the_field_is_passed_on(tmp_path: Path) -> None:
         ("no/such.txt", "no/such.txt: no such file or folder"),
         ("owner/name", "owner/name: no such file or folder; a data set of the Hub is written hf:owner/name"),
         ("~/no/such/folder/here", "~/no/such/folder/here: no such file or folder"),
-        ("x" * 5000, "cannot be opened: File name too long"),
+        ("x" * 5000, "no such corpus, file or folder"),
         ("nothing-*.txt", "nothing-*.txt: no such file or folder, and no file matches it as a pattern"),
         ("{folder}/g.png", "g.png: unknown ending '.png'"),
         ("{folder}/g.*", "g.png: unknown ending '.png'"),
@@ -176,15 +176,15 @@ def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     use_datasets(monkeypatch, FakeDataset({"id": [1]}))
-    with pytest.raises(UserError, match='hf:o/n: no column "text"; it has id'):
+    with pytest.raises(UserError, match='hf:o/n: no column "text"; there is "id"'):
         open_corpus("hf:o/n")
-    with pytest.raises(UserError, match='row 0 of column "id" is int, not text'):
+    with pytest.raises(UserError, match='row 0: the field "id" is int, not text'):
         list(open_corpus("hf:o/n", field="id").documents())
     use_datasets(monkeypatch, RuntimeError("not found\nlong story"))
     with pytest.raises(UserError, match=r"hf:o/n: the data set cannot be loaded: not found$"):
         open_corpus("hf:o/n")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install langwright\[data\]"):
+    with pytest.raises(UserError, match=r"pip install 'langwright\[data\]'"):
         open_corpus("hf:o/n")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from langwright.base.errors import UserError
 from langwright.corpora.augmentation import CHANGES, SYNONYMS, augmented, changes_named
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.corpora.quality import faults, heuristic_score
 
 

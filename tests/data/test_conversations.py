@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
 from langwright.models.bloom import BloomConfig
 from langwright.models.folder import new_model
@@ -55,6 +55,10 @@ def test_only_the_assistants_words_and_the_stop_weigh(equipped: Equipped) -> Non
     assert predicted(batch, equipped.tokenizer) == "A one<|im_end|>B<|im_end|>"
     last = fit_examples([chat("Q", "A", "R", "B", first=2)], equipped.template, equipped.tokenizer, 200)
     assert predicted(batch_of([last.examples], 200, NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
+    marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
+                   {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
+    unmarked = fit_examples([marked], equipped.template, equipped.tokenizer, 200)
+    assert predicted(batch_of([unmarked.examples], 200, NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
     assert fitted.tokens == 8

@@ -10,9 +10,9 @@ from langwright.base.errors import UserError
 from langwright.inference.chat import Conversation, read_ends
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.text.equip import Equipped, equip
 from langwright.text.training import raw_bytes
 
@@ -24,7 +24,7 @@ def equipped() -> Equipped:
     return equip(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
-def model(size: int, context: int = 120) -> CausalLM:
+def model(size: int, context: int = 120) -> Model:
     return new_model(
         "llama",
         LlamaConfig(vocab_size=size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,

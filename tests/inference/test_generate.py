@@ -14,9 +14,9 @@ from langwright.base.errors import UserError
 from langwright.inference import generate
 from langwright.inference.generate import Completion, complete, generate_ids, next_tokens, prompt_ids
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.text.roles import Roles
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
@@ -27,7 +27,7 @@ PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 1
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama", "mistral"])
-def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[CausalLM, Any]:
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Any]:
     folder = tmp_path_factory.mktemp(request.param)
     theirs = oracle(CASES[request.param])
     theirs.save_pretrained(folder)
@@ -46,7 +46,7 @@ def rows_of(steps: Iterator[tuple[int, int]], rows: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_equals_transformers(models: tuple[CausalLM, Any], penalty: float) -> None:
+def test_greedy_equals_transformers(models: tuple[Model, Any], penalty: float) -> None:
     ours, theirs = models
     steps = 4 * WINDOW
     for prompt in PROMPTS[:2]:
@@ -57,7 +57,7 @@ def test_greedy_equals_transformers(models: tuple[CausalLM, Any], penalty: float
         assert rows_of(generate_ids(ours, [prompt], [sampling], steps), 1) == expected[:, len(prompt) :].tolist()
 
 
-def test_a_batch_with_left_padding_equals_transformers(models: tuple[CausalLM, Any]) -> None:
+def test_a_batch_with_left_padding_equals_transformers(models: tuple[Model, Any]) -> None:
     ours, theirs = models
     longest = max(map(len, PROMPTS))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in PROMPTS])
@@ -75,7 +75,7 @@ SAMPLINGS = [
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_with_and_without_cache_alone_and_together(models: tuple[CausalLM, Any], cache: bool) -> None:
+def test_with_and_without_cache_alone_and_together(models: tuple[Model, Any], cache: bool) -> None:
     """Rows leave the batch after 70, 5, 30 and 12 tokens; the cache grows on the way."""
     ours, _ = models
     lengths = [70, 5, 30, 12]
@@ -93,7 +93,7 @@ def test_with_and_without_cache_alone_and_together(models: tuple[CausalLM, Any],
     assert len({tuple(row[:5]) for row in written}) == 4
 
 
-def test_the_cache_spares_work(models: tuple[CausalLM, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_spares_work(models: tuple[Model, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = models
     fed: list[int] = []
     body = ours.body.forward
@@ -108,7 +108,7 @@ def test_the_cache_spares_work(models: tuple[CausalLM, Any], monkeypatch: pytest
 BYTES = raw_bytes()
 
 
-def chain(successors: dict[int, int], context: int = 64, size: int = BYTES.vocab_size) -> CausalLM:
+def chain(successors: dict[int, int], context: int = 64, size: int = BYTES.vocab_size) -> Model:
     """A model without attention that follows each token by one other: a bigram table in a transformer's clothes."""
     config = LlamaConfig(
         vocab_size=size, hidden_size=size, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1, head_dim=2,
@@ -125,7 +125,7 @@ def chain(successors: dict[int, int], context: int = 64, size: int = BYTES.vocab
     return model
 
 
-def speaker(text: str, context: int = 64) -> CausalLM:
+def speaker(text: str, context: int = 64) -> Model:
     """A model that knows one text by heart (no byte of it twice) and ends there."""
     ids = [*BYTES.encode(text), BYTES.eos_id or 0]
     return chain(dict(pairwise(ids)), context)
@@ -179,7 +179,7 @@ def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
     """A stand-in for `generate_ids` that says these tokens."""
 
     def say(
-        model: CausalLM,
+        model: Model,
         prompts: Sequence[Any],
         samplings: Any,
         limit: int,
@@ -258,7 +258,7 @@ def test_a_document_begins_as_in_training() -> None:
         (lambda m: next_tokens(m, BYTES, "abcdefghi", 3), "a text of 10 tokens does not fit"),
     ],
 )
-def test_what_is_refused(ask: Callable[[CausalLM], object], message: str) -> None:
+def test_what_is_refused(ask: Callable[[Model], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ask(speaker("abcdefghijkl", context=9))
 

@@ -15,9 +15,9 @@ from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import SinkCache, Streaming
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.parts.bias import Alibi
 from langwright.parts.state import State
 from oracles import LLAMA3, Case, left_padding, oracle, perturb, random_ids
@@ -40,7 +40,7 @@ MODELS = {
 }
 
 
-def small(layers: int = 2, alibi: bool = False, rope: dict[str, object] | None = None) -> CausalLM:
+def small(layers: int = 2, alibi: bool = False, rope: dict[str, object] | None = None) -> Model:
     """A tiny model with RoPE, or with ALiBi in its place."""
     model = new_model("llama", replace(CONFIG, num_hidden_layers=layers, rope_parameters=rope)).eval()
     perturb(model)
@@ -50,7 +50,7 @@ def small(layers: int = 2, alibi: bool = False, rope: dict[str, object] | None =
     return model
 
 
-def streamed(model: CausalLM, ids: Tensor, cache: SinkCache, mask: Tensor | None = None) -> Tensor:
+def streamed(model: Model, ids: Tensor, cache: SinkCache, mask: Tensor | None = None) -> Tensor:
     """Logits of every token, fed as generation feeds them: the prompt in pieces."""
     with torch.no_grad():
         pieces = cache.pieces(ids.shape[1])
@@ -77,7 +77,7 @@ def test_equal_to_the_full_cache_while_all_fits(name: str, padded: bool, tmp_pat
     "model", [small(1), small(1, alibi=True), small(1, rope=YARN), small(1, rope=DYNAMIC)],
     ids=["rope", "alibi", "yarn", "dynamic"],
 )  # fmt: skip
-def test_one_layer_reads_sinks_and_window_as_a_text_of_their_own(model: CausalLM) -> None:
+def test_one_layer_reads_sinks_and_window_as_a_text_of_their_own(model: Model) -> None:
     """In one layer keys depend on their own token alone, so that the cache equals reading just what it kept."""
     ids, cache = random_ids(2, 90), Streaming(window=7, sinks=3).cache(model)
     for end in range(1, 91):
@@ -160,7 +160,7 @@ def test_a_text_far_past_the_context_is_read_as_well_as_within_it() -> None:
         (small(), Streaming(37, 4), "--window 37 and --sinks 4 do not fit the model's context of 40"),
     ],
 )
-def test_what_cannot_stream_is_refused(model: CausalLM, streaming: Streaming, message: str) -> None:
+def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, message: str) -> None:
     with pytest.raises(UserError, match=message):
         streaming.cache(model)
 

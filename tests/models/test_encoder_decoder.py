@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.models.bart import BartConfig
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import locate, to_disk
+from langwright.models.model import Model
 from langwright.models.switch import SwitchConfig
 from langwright.models.t5 import T5Config
 from langwright.objectives.losses import linear_cross_entropy
@@ -52,7 +52,7 @@ class Pair:
     """The same model, theirs and ours; `back` is theirs again, read from the folder that ours saved."""
 
     theirs: PreTrainedModel
-    ours: EncoderDecoderLM
+    ours: Model
     back: PreTrainedModel
     folder: Path
 

@@ -17,15 +17,15 @@ from langwright.base.files import sha256_file
 from langwright.cli import main
 from langwright.models import folder as folder_module
 from langwright.models import weights
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, new_model, save_model, save_parameters
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors
 from langwright.text.training import raw_bytes
 from oracles import CASES, LINEAR, LLAMA3, VOCABULARY, oracle, perturb, random_ids
 
 
-def tiny(family: str = "llama", vocabulary: int = VOCABULARY, **changes: Any) -> CausalLM:
+def tiny(family: str = "llama", vocabulary: int = VOCABULARY, **changes: Any) -> Model:
     model = new_model(family, by_depth(family, 1, vocabulary, 32, dropout=0.0)).eval()
     perturb(model)
     return model
@@ -49,7 +49,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) ->
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def same(a: CausalLM, b: CausalLM) -> bool:
+def same(a: Model, b: Model) -> bool:
     ids = random_ids(2, 9)
     with torch.no_grad():
         return torch.equal(a(ids), b(ids))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_model, save_model
 from langwright.models.grouping import pool_heads
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from oracles import Case, oracle, random_ids, reopened
 from tiny import tiny_model
@@ -22,13 +22,13 @@ CASES = {
 
 
 @pytest.fixture(params=CASES)
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> CausalLM:
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
     oracle(CASES[request.param]).save_pretrained(tmp_path / "full")
     return load_model(tmp_path / "full")
 
 
 @torch.no_grad()
-def test_as_many_groups_as_heads_is_the_same_model(model: CausalLM) -> None:
+def test_as_many_groups_as_heads_is_the_same_model(model: Model) -> None:
     ids, pooled = random_ids(2, 20), pool_heads(model, 6)
     assert torch.equal(pooled(ids), model(ids))
     assert all(
@@ -39,7 +39,7 @@ def test_as_many_groups_as_heads_is_the_same_model(model: CausalLM) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("groups", [1, 2, 3])
-def test_equal_heads_pool_exactly(model: CausalLM, groups: int) -> None:
+def test_equal_heads_pool_exactly(model: Model, groups: int) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             for parameter in (p for projection in (module.k, module.v) for p in projection.parameters()):
@@ -51,7 +51,7 @@ def test_equal_heads_pool_exactly(model: CausalLM, groups: int) -> None:
 
 
 @torch.no_grad()
-def test_heads_are_averaged_in_their_groups_and_the_folder_opens_anywhere(model: CausalLM, tmp_path: Path) -> None:
+def test_heads_are_averaged_in_their_groups_and_the_folder_opens_anywhere(model: Model, tmp_path: Path) -> None:
     pooled = pool_heads(model.bfloat16(), 2)
     assert not pooled.training
     before, after = (m.body.blocks[1].attention.fn for m in (model, pooled))
@@ -67,7 +67,7 @@ def test_heads_are_averaged_in_their_groups_and_the_folder_opens_anywhere(model:
     assert torch.equal(load_model(tmp_path / "pooled")(ids), pooled(ids))
 
 
-def test_what_cannot_be_pooled_is_refused(model: CausalLM) -> None:
+def test_what_cannot_be_pooled_is_refused(model: Model) -> None:
     for groups in (0, 4, 12):
         with pytest.raises(UserError, match=f"{groups} heads of keys and values do not divide the 6"):
             pool_heads(model, groups)

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from langwright.base.errors import UserError
 from langwright.models import heads
 from langwright.models.bert import BertConfig
-from langwright.models.encoder import Encoder
 from langwright.models.families import FAMILIES
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import to_disk
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors
 from oracles import CASES, VOCABULARY, oracle, perturb, random_ids
@@ -45,7 +45,7 @@ class Pair:
 
     task: str
     theirs: PreTrainedModel
-    ours: Encoder
+    ours: Model
     back: PreTrainedModel
 
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from langwright.models.decoder import CausalLM
 from langwright.models.families import DECODERS, ENCODERS
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.models.nanochat import NanoChatConfig
 from langwright.models.shapes import by_depth
 
@@ -21,7 +21,7 @@ LLAMA = LlamaConfig(
 )  # fmt: skip
 
 
-def spread(model: CausalLM) -> dict[str, float]:
+def spread(model: Model) -> dict[str, float]:
     """The root mean square of every matrix; vectors must be exactly 1 (norms) or 0 (biases)."""
     matrices = {}
     for name, parameter in model.state_dict().items():

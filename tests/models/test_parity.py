@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langwright.inference.cache import KVCache
-from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.keymap import to_disk
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
 from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
@@ -27,7 +27,7 @@ class Pair:
     """The same model, theirs and ours; `back` is theirs again, read from the folder that ours saved."""
 
     theirs: PreTrainedModel
-    ours: CausalLM
+    ours: Model
     back: PreTrainedModel
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
 from langwright.models.families import DECODERS, ENCODERS, FAMILIES, LANGUAGE
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.models.shapes import PRESETS, by_depth, preset
 from langwright.planning.cost import training_flops_per_token
 
@@ -73,7 +72,7 @@ def test_the_dial(family: str, depth: int) -> None:
     attention = [module for module in model.modules() if hasattr(module, "kv_heads")]
     assert (len(model.body.blocks), model.body.embed.tokens.shape[1], model.context) == (depth, 64 * depth, 128)
     assert {(a.heads, a.kv_heads, a.head_dim) for a in attention} == {(depth, depth, 64)}
-    if isinstance(model, CausalLM):
+    if model.generates:
         passed = training_flops_per_token(model, 0) / 6 - model.head.weight.numel()
     else:
         passed = parameters(model.body.blocks)

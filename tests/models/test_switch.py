@@ -8,10 +8,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import FAMILIES
 from langwright.models.folder import load_model, new_model
 from langwright.models.keymap import to_disk
+from langwright.models.model import Model
 from langwright.models.switch import SWITCH, SwitchConfig
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
@@ -39,7 +39,7 @@ def test_layers_with_experts_are_those_of_transformers(layers: int, sparse: int)
             assert [config.is_sparse(decoder, i) for i in range(len(expected))] == expected
 
 
-def auxiliary(model: EncoderDecoderLM, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def auxiliary(model: Model, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states of the target, and the auxiliary losses of the encoder and of the decoder."""
     taps = Taps("auxiliary"), Taps("auxiliary")
     hidden = model.body(target, memory=model.encode(source, taps=taps[0]), taps=taps[1])

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from langwright.inference.cache import KVCache
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
 from langwright.models.gpt2 import GPT2Config
 from langwright.models.llama import LlamaConfig
+from langwright.models.model import Model
 from langwright.parts.state import Taps
 
 NEAR = 1e-4
 VOCABULARY, CONTEXT = 31, 24
 
 
-def model(family: str, **changes: Any) -> CausalLM:
+def model(family: str, **changes: Any) -> Model:
     """Two layers, every parameter perturbed."""
     config: Any
     if family == "gpt2":

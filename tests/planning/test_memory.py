@@ -8,8 +8,8 @@ from torch import Tensor
 
 from langwright.adaptation.lora import LoRA
 from langwright.compression.lowbit import quantise_model
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import new_model
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.planning.memory import kept_activations, training_memory
 from langwright.training.learner import Learner
@@ -18,7 +18,7 @@ from langwright.training.optimizers import Rates
 from tiny import batch_of
 
 
-def model_of(family: str, bits: str | None = None, rank: int = 0) -> CausalLM:
+def model_of(family: str, bits: str | None = None, rank: int = 0) -> Model:
     made = new_model(family, by_depth(family, 2, 300, 32, dropout=0.0))
     if bits is not None:
         quantise_model(made, bits)
@@ -27,7 +27,7 @@ def model_of(family: str, bits: str | None = None, rank: int = 0) -> CausalLM:
     return made
 
 
-def really_kept(model: CausalLM, rows: int, time: int, dtype: torch.dtype) -> int:
+def really_kept(model: Model, rows: int, time: int, dtype: torch.dtype) -> int:
     """By a pass with numbers."""
     storages: dict[int, int] = {}
     model = model.to(dtype).train()

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES
+from langwright.models.model import Model
 from langwright.models.shapes import by_depth, preset
 from langwright.planning import machine
 from langwright.planning.cost import parameters, training_flops_per_token
 
 
-def on_paper(family: str, config: object) -> CausalLM:
+def on_paper(family: str, config: object) -> Model:
     with torch.device("meta"):
         return FAMILIES[family].build(config)
 

@@ -253,8 +253,11 @@ def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: T
 
 def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
     for source in (built_in_source("chatml"), CHATML):
-        rendered = template_for(source, tokenizer, "x").answers(TURNS, first=2)
+        rendered = template_for(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
         assert [rendered.text[start:end] for start, end in rendered.answers] == ["It slept\n\n  twice.<|im_end|>"]
+        both = template_for(source, tokenizer, "x").answers(TURNS)
+        only = template_for(source, tokenizer, "x").answers(TURNS, trained=(1,))
+        assert only.answers == both.answers[:1]
 
 
 def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None:

@@ -23,8 +23,9 @@ def cells(markup: str, head: int) -> dict[tuple[int, int], float]:
     group = next(g for g in parse(markup).iter("g") if g.get("id") == f"attention-heat-{head}")
     found = {}
     for path in group:
-        for column, row in re.findall(r"M(\d+) (\d+)h1v1h-1z", path.get("d", "")):
-            found[int(row), int(column)] = float(path.get("fill-opacity", ""))
+        for column, row, width in re.findall(r"M(\d+) (\d+)h(\d+)v1", path.get("d", "")):
+            for place in range(int(column), int(column) + int(width)):
+                found[int(row), place] = float(path.get("fill-opacity", ""))
     return found
 
 

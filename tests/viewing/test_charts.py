@@ -42,14 +42,6 @@ def test_values_stand_in_their_places() -> None:
     assert y1 - y0 == pytest.approx(2 * (y2 - y1), abs=0.2)
 
 
-def test_logarithmic_axes_space_ratios_evenly() -> None:
-    axes = Axes("step", "loss", log=True)
-    (path,) = paths(line_chart([Series("loss", [0, 1, 2, 3], [8.0, 4.0, 2.0, 0.0])], axes))
-    heights = [y for _, y in points(path)]
-    assert len(heights) == 3
-    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)
-
-
 def test_gaps_break_the_line_and_lone_points_become_dots() -> None:
     shown = line_chart([Series("loss", [0, 1, 2, 3, 4, 5, 6, NAN], [1, 2, NAN, 3, math.inf, 4, 5, 6])], AXES)
     (path,) = paths(shown)
@@ -75,11 +67,10 @@ def test_one_point_is_a_dot() -> None:
 @given(
     st.lists(st.tuples(st.floats(-1e6, 1e6) | st.just(NAN), st.floats(-1e6, 1e6) | st.just(NAN)), max_size=20),
     st.booleans(),
-    st.booleans(),
 )
-def test_any_series_makes_a_well_formed_picture(pairs: list[tuple[float, float]], log: bool, zero: bool) -> None:
+def test_any_series_makes_a_well_formed_picture(pairs: list[tuple[float, float]], zero: bool) -> None:
     series = [Series("a", [x for x, _ in pairs], [y for _, y in pairs], "points"), Series("b", [], [])]
-    shown = line_chart(series, Axes("x", "y", log=log, zero=zero and not log))
+    shown = line_chart(series, Axes("x", "y", zero=zero))
     assert "nan" not in shown
     assert "inf" not in shown.replace("no finite", "")
     parse(shown)

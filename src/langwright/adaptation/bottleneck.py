@@ -18,8 +18,8 @@ from langwright.adaptation.sides import Choice
 from langwright.adaptation.targets import bare_entries
 from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.feedforward import ACTIVATIONS
 from langwright.parts.stack import Block, Residual
 
@@ -132,9 +132,8 @@ class Adapters(Method):
     def _residuals(self, model: Model) -> Iterator[tuple[str, Residual, Where]]:
         """The branches that have one: (its name in AdapterHub's files, the branch, what is read)."""
         disk = {ours: entry.disk for entry in bare_entries(model) for ours in entry.ours}
-        stacks = {"encoder": model.encoder} if isinstance(model, EncoderDecoderLM) else {}
         layer = 0
-        for stack, module in {**stacks, "body": model.body}.items():
+        for stack, module in model.stacks.items():
             for number, block in enumerate(module.blocks):
                 for branch, where in self._where().items() if layer not in self.leave_out else ():
                     # the name of the last map of the branch tells how the family calls its layers

@@ -9,7 +9,7 @@ from torch import Tensor
 from langwright.adaptation.live import live
 from langwright.adaptation.lora import LoRA
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 How = Literal["linear", "cat", "svd"]
 _KINDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))

@@ -13,10 +13,8 @@ from langwright.adaptation.methods import METHODS
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, sha256_file, write_json
 from langwright.base.hub import parse_hub_name
-from langwright.models import heads
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder import Encoder
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.models.weights import check_floats, read_tensors, weights_checksum, write_tensors
 
 CONFIG = "adapter_config.json"
@@ -31,9 +29,9 @@ FEATURES = "FEATURE_EXTRACTION"
 
 def task_type(model: Model) -> str | None:
     """What PEFT calls a model with this head."""
-    if isinstance(model, Encoder):
-        return _TASKS.get(heads.task_of(model), FEATURES)
-    return "CAUSAL_LM" if isinstance(model, CausalLM) else "SEQ_2_SEQ_LM"
+    if not model.generates:
+        return _TASKS.get(model.task, FEATURES)
+    return "CAUSAL_LM" if model.continues else "SEQ_2_SEQ_LM"
 
 
 def save_adapter(
@@ -145,7 +143,7 @@ def _kind(fields: Fields, where: Path) -> type[Method]:
 
 def _refuse_task(asked: Any, model: Model, where: Path) -> None:
     """UserError where a base with another head is asked for; null and features go with any."""
-    head, known = heads.task_of(model), {**_WRITING, **{task: head for head, task in _TASKS.items() if task}}
+    head, known = model.task, {**_WRITING, **{task: head for head, task in _TASKS.items() if task}}
     if asked in (None, FEATURES):
         return
     if not isinstance(asked, str) or asked not in known:

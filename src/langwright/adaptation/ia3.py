@@ -25,7 +25,8 @@ from langwright.adaptation.targets import (
 )
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 
 
 class Scale(Part):

@@ -12,9 +12,8 @@ from langwright.adaptation.method import Method, SettingError, Stored, check_siz
 from langwright.adaptation.sides import Choice
 from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
 
@@ -93,7 +92,7 @@ class Leading(Method):
         if model.context is not None and self.tokens >= model.context:
             wanted = f"fewer than the {model.context} tokens of the model's context, or no room is left for a text"
             raise SettingError("tokens", self.tokens, wanted, FLAG)
-        stack, virtual = self._stack(model), self._virtual(model).to(model.body.embed.tokens.device)
+        stack, virtual = self._stack(model), self._virtual(model).to(model.device)
         if stack.lead is None:
             stack.lead = Leads(live(model).choice)
         assert isinstance(stack.lead, Leads)
@@ -141,7 +140,7 @@ class Leading(Method):
     def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
         if not tensors:
             return
-        virtual, new = self.virtual(model, name), self._virtual(model).to(model.body.embed.tokens.device)
+        virtual, new = self.virtual(model, name), self._virtual(model).to(model.device)
         wanted = {key: tuple(value.shape) for key, value in new.state_dict().items()}
         if wanted != {key: tuple(value.shape) for key, value in tensors.items()}:
             odd = next(iter(set(wanted) ^ set(tensors)), None) or next(iter(wanted))
@@ -156,8 +155,7 @@ class Leading(Method):
 
 def leading_tokens(model: Model) -> int:
     """How many virtual tokens the chosen adapter puts before every text."""
-    stacks = [model.encoder, model.body] if isinstance(model, EncoderDecoderLM) else [model.body]
-    leads = [stack.lead() for stack in stacks if stack.lead is not None]
+    leads = [stack.lead() for stack in model.stacks.values() if stack.lead is not None]
     return sum(lead.length for lead in leads if lead is not None)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.sides import BASE, Choice, parts
 from langwright.base.errors import UserError
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.parts.moe import MoE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from langwright.adaptation.folder import load_adapter
 from langwright.base.hub import model_folder
 from langwright.models import folder as models
-from langwright.models.family import Model
+from langwright.models.model import Model
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 

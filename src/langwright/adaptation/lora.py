@@ -37,8 +37,9 @@ from langwright.adaptation.targets import (
 )
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.stack import Embedding

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from langwright.adaptation.live import choose, live
 from langwright.adaptation.sides import Owner, parts, step_aside
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Model
+from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.stack import Embedding
 
@@ -105,11 +103,9 @@ def _merged(
 def _untie(model: Model, paths: list[str]) -> None:
     """A head that is the token table becomes one of its own before only one of the two is changed."""
     adapted = [p for p in paths if isinstance(model.get_submodule(p), Embedding | LanguageHead)]
-    if not adapted or (isinstance(model, EncoderDecoderLM) and getattr(model.head, "weight", None) is None):
+    if not adapted or getattr(model.head, "weight", None) is not model.body.embed.tokens:
         return
-    if getattr(model.head, "weight", None) is not model.body.embed.tokens:
-        return
-    if not isinstance(model, CausalLM) or not getattr(model.config, "tie_word_embeddings", False):
+    if not model.continues or not getattr(model.config, "tie_word_embeddings", False):
         raise UserError(
             f"{adapted[0]} is adapted and the token table is also the head: {model.family} cannot hold the two apart, "
             "so the adapter cannot be merged"
@@ -121,5 +117,5 @@ def _untie(model: Model, paths: list[str]) -> None:
 
 
 def _logits(model: Model, ids: Tensor) -> Tensor:
-    given = model(ids, ids) if isinstance(model, EncoderDecoderLM) else model(ids)
+    given = model(ids, ids) if model.encoders else model(ids)
     return given.float()

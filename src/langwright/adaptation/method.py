@@ -13,7 +13,8 @@ from langwright.adaptation.sides import BASE, step_aside
 from langwright.adaptation.targets import Place, Targets
 from langwright.base.errors import UserError
 from langwright.base.value_types import fits, spelt
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 DEFAULT = "default"

@@ -16,8 +16,9 @@ from langwright.adaptation.method import Method, Stored, refuse_unknown
 from langwright.adaptation.targets import PREFIX, Kind, Targets, bare_entries, match, places
 from langwright.adaptation.whole import asked_modules, own_stored, saved_entries, saved_modules
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 
 
 class Own(Method):

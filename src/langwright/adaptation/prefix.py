@@ -12,8 +12,8 @@ from langwright.adaptation.leads import Leading, Virtual
 from langwright.adaptation.method import check_size, refuse_unknown
 from langwright.adaptation.prompt import standard_normal, text_ids, token_count
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
@@ -115,7 +115,7 @@ class PrefixTuning(Leading):
             "init_weights": "zero" if self.init == "zero" else None,
             "num_attention_heads": shape.kv_heads,
             "num_layers": shape.layers,
-            "num_transformer_submodules": 2 if isinstance(model, EncoderDecoderLM) else 1,
+            "num_transformer_submodules": len(model.stacks),
             "num_virtual_tokens": self.tokens,
             "prefix_projection": self.projection,
             "token_dim": shape.width,
@@ -125,7 +125,7 @@ class PrefixTuning(Leading):
     def from_peft(cls, fields: Fields, model: Model, where: str) -> "PrefixTuning":
         given = refuse_unknown(fields, HONOURED, {}, ("modules_to_save",), where)
         shape = shape_of(model)
-        submodules = 2 if isinstance(model, EncoderDecoderLM) else 1
+        submodules = len(model.stacks)
         for field, value in (
             ("num_layers", shape.layers),
             ("num_attention_heads", shape.kv_heads),
@@ -158,7 +158,7 @@ def _order(model: Model) -> list[int]:
     first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
     """
     layers = len(model.body.blocks)
-    return [2 * i % layers if isinstance(model, EncoderDecoderLM) else i for i in range(layers)]
+    return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
 class _Recorder:
@@ -188,7 +188,7 @@ class _Recorder:
 
 def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     """The keys and values of a text, repeated or cut to so many tokens, as the file has them: [tokens, numbers]."""
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
     ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
     recorder = _Recorder(len(model.body.blocks))

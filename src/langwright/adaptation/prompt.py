@@ -16,8 +16,8 @@ from langwright.adaptation.leads import Leading, Virtual
 from langwright.adaptation.live import live
 from langwright.adaptation.method import DEFAULT, SettingError, check_size, refuse_unknown
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
+from langwright.models.model import Model
 from langwright.parts.heads import SequenceHead
 from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
@@ -44,7 +44,7 @@ class Prompting(Leading):
         check_size("submodules", self.submodules, "submodules")
 
     def _stack(self, model: Model) -> Stack:
-        return model.encoder if isinstance(model, EncoderDecoderLM) else model.body
+        return next(iter(model.stacks.values()))
 
     @abstractmethod
     def _table(self, table: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
@@ -52,7 +52,7 @@ class Prompting(Leading):
 
     def _virtual(self, model: Model) -> Virtual:
         table, encoder = self._table(model.body.embed.tokens, self.tokens * self.submodules)
-        return Prompt(table, encoder, self.tokens, stays=isinstance(model, EncoderDecoderLM))
+        return Prompt(table, encoder, self.tokens, stays=bool(model.encoders))
 
     def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
         if isinstance(model.head, SequenceHead) and model.head.pooling == "first":
@@ -243,7 +243,7 @@ def token_count(given: Mapping[str, Any], where: str) -> int:
 
 
 def _submodules(given: Mapping[str, Any], model: Model) -> int:
-    usual = 2 if isinstance(model, EncoderDecoderLM) else 1
+    usual = len(model.stacks)
     return int(given.get("num_transformer_submodules", usual))
 
 

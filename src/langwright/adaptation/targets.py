@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from langwright.base.errors import UserError
 from langwright.models import heads
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import FAMILIES
-from langwright.models.family import Model
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
@@ -89,7 +88,7 @@ def places(model: Model) -> dict[str, Place]:
 
 def bare_entries(model: Model) -> list[Entry]:
     """The key map of a model, with the names that its modules have in `transformers`."""
-    family, task = FAMILIES[model.family], heads.task_of(model)
+    family, task = FAMILIES[model.family], model.task
     entries = heads.entries(family, model.config, task)
     if family.task != "hidden" or task not in ("hidden", heads.EMBEDDING):
         return entries
@@ -113,7 +112,7 @@ def _add_tied(model: Model, found: dict[str, Place]) -> None:
     if model.head.weight is model.body.embed.tokens:
         name = "embed_out" if model.family == "gpt_neox" else heads.TIED_COPY.removesuffix(".weight")
         found[name] = Place(name, "head", ("head",), None, None)
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         shared = next(name for name, place in found.items() if place.kind == "embedding")
         prefix = shared.removesuffix("shared")
         entry = found.pop(shared).weight

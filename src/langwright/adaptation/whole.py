@@ -8,9 +8,8 @@ from langwright.adaptation.live import live
 from langwright.adaptation.method import Stored
 from langwright.adaptation.targets import PREFIX, bare_entries
 from langwright.base.errors import UserError
-from langwright.models import heads
-from langwright.models.family import Model
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.quantised import QuantisedLinear
 
 _HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"), "span": ("qa_outputs",)}
@@ -19,7 +18,7 @@ _HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"),
 
 def saved_modules(model: Model, wanted: Iterable[str]) -> tuple[str, ...]:
     """The modules that train whole: those that are asked for, and the head where it tells labels apart."""
-    return tuple(dict.fromkeys((*wanted, *_HEADS.get(heads.task_of(model), ()))))
+    return tuple(dict.fromkeys((*wanted, *_HEADS.get(model.task, ()))))
 
 
 def saved_entries(model: Model, wanted: Iterable[str]) -> list[tuple[str, Entry]]:
@@ -76,5 +75,5 @@ def _is_tied(model: Model) -> bool:
 
 def asked_modules(model: Model, named: Iterable[str] | None) -> tuple[str, ...]:
     """The modules that an adapter_config.json names, without those that PEFT adds for a head for labels."""
-    implied = _HEADS.get(heads.task_of(model), ())
+    implied = _HEADS.get(model.task, ())
     return tuple(dict.fromkeys(name for name in named or () if name not in implied))

@@ -15,8 +15,8 @@ from langwright.compression.lowbit import Compression, compress_folder, refuse_f
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.likelihood import Likelihood
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_language_model
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
 CHARACTERS = 4000
@@ -92,7 +92,7 @@ def _words(to: str, result: Compression, told: dict[str, Any]) -> list[str]:
 
 @torch.no_grad()
 def _logits(
-    model: CausalLM, tokenizer: Tokenizer, text: str, split: str | None, field: str, context: int | None
+    model: Model, tokenizer: Tokenizer, text: str, split: str | None, field: str, context: int | None
 ) -> Tensor:
     """Of the first window of the text."""
     corpus = open_corpus(text, field=field)

@@ -16,10 +16,9 @@ from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
-from langwright.models.decoder import CausalLM
-from langwright.models.family import Model
 from langwright.models.folder import load_language_model
 from langwright.models.lowbit import Kind
+from langwright.models.model import Model
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
@@ -83,7 +82,7 @@ def evaluate(
 
 
 def measure_text(
-    model: CausalLM,
+    model: Model,
     tokenizer: Tokenizer,
     text: str,
     split: str | None = None,

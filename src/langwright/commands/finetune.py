@@ -24,10 +24,10 @@ from langwright.data.supply import Supply
 from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
 from langwright.models.growing import grow_vocabulary
 from langwright.models.lowbit import is_in_few_bits
+from langwright.models.model import Model
 from langwright.models.shapes import width
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
@@ -109,7 +109,7 @@ class Tuning:
     supply: Supply
     old: OldText | None
 
-    def base(self) -> CausalLM:
+    def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
         found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
@@ -144,10 +144,10 @@ class Tuning:
             write_json(self.out / GENERATION, self.supply.generation)
         save_adapter(trained, self.out, base=self.folder, record=record)
 
-    def _new_text(self, model: CausalLM) -> Likelihood:
+    def _new_text(self, model: Model) -> Likelihood:
         return likelihood(model, self.supply.held_out(None), self.supply.held_out_bytes)
 
-    def _old_text(self, model: CausalLM) -> Likelihood:
+    def _old_text(self, model: Model) -> Likelihood:
         assert self.old is not None
         return measure_text(model, self.tokenizer, *self.old, self.context)
 
@@ -221,12 +221,12 @@ def _open(
     return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
 
 
-def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: CausalLM) -> None:
+def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
     if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 
-def _context(recipe: FinetuneRecipe, base: CausalLM, method: Method | None) -> int:
+def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
     virtual = method.tokens if isinstance(method, Leading) else 0
     context = recipe.context or base.context - virtual
@@ -282,7 +282,7 @@ def _supply(
     return texts.supply(context, recipe.batch_size, recipe.seed, crossing=recipe.crossing, rank=rank, world=world)
 
 
-def _change(before: CausalLM, after: CausalLM, measure_: Callable[[CausalLM], Likelihood]) -> Row:
+def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:
     """Bits per byte of two models."""
     return {"before": measure_(before).bits_per_byte, "after": measure_(after).bits_per_byte}
 

@@ -12,7 +12,6 @@ from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_generative
 from langwright.models.lowbit import Kind
 from langwright.planning.machine import choose_device, choose_dtype
@@ -61,7 +60,7 @@ def generate(
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []
-    echoes = prompts if isinstance(loaded, CausalLM) else [""] * len(prompts)
+    echoes = prompts if loaded.continues else [""] * len(prompts)
 
     def stream(row: int, text: str) -> None:
         print(text if shown else echoes[0] + text, end="", flush=True)

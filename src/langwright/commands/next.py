@@ -8,7 +8,6 @@ from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
-from langwright.models.encoder import Encoder
 from langwright.models.folder import load_one_stack
 from langwright.models.lowbit import Kind
 from langwright.text.tokenizer import load_tokenizer
@@ -43,7 +42,7 @@ def next_token(
     loaded = adapted(load_one_stack(model, ignore_fields=ignore_field, bits=bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
-    if isinstance(loaded, Encoder):
+    if not loaded.generates:
         likeliest = likeliest_fillings(loaded, tokenizer, text, top, temperature)
     else:
         likeliest = next_tokens(loaded, tokenizer, text, top, temperature)

@@ -10,7 +10,7 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.augmentation import augmented, changes_named
-from langwright.corpora.chats import Chat, open_chats
+from langwright.corpora.conversations import Chat, open_chats
 from langwright.corpora.duplicates import exact_duplicates, near_duplicates
 from langwright.corpora.quality import faults, heuristic_score, words_in
 

@@ -16,15 +16,13 @@ from langwright.base.files import write_atomic
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import complete, prompt_ids, source_ids
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder import Encoder
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.folder import load_model
+from langwright.models.model import Model
 from langwright.parts.bias import Bias, Places
 from langwright.parts.state import Taps
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.viewing.attention import CAUTIONS, CROSS_CAUTIONS, attention_figure
-from langwright.viewing.heads import LayerHeads, heads_figure
+from langwright.viewing.attention_heads import LayerHeads, heads_figure
 from langwright.viewing.page import Section, page
 from langwright.viewing.report import Attention
 
@@ -71,7 +69,7 @@ def show(
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     lead = ""
-    if isinstance(loaded, EncoderDecoderLM):
+    if loaded.encoders:
         written, lead = _target_ids(loaded, tokenizer, attention, target)
         sections = _two_stacks(loaded, tokenizer, source_ids(loaded, tokenizer, attention), written, layer)
     elif target is not None:
@@ -87,7 +85,7 @@ def _title(model: Path) -> str:
     return model.resolve().name if model.exists() else str(model)
 
 
-def attention_over(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
+def attention_over(model: Model, tokenizer: Tokenizer, text: str, layer: int | None = None) -> Attention:
     """The attention weights of one layer over a text."""
     return _in_full(_read(model, tokenizer, text), layer)
 
@@ -99,7 +97,7 @@ def _in_full(reading: Reading, layer: int | None) -> Attention:
     return Attention(reading.layers[number].weights, list(reading.queries), _place(reading, number))
 
 
-def _one_stack(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str, layer: int | None) -> list[Section]:
+def _one_stack(model: Model, tokenizer: Tokenizer, text: str, layer: int | None) -> list[Section]:
     reading = _read(model, tokenizer, text)
     one = _in_full(reading, layer)
     return [
@@ -109,7 +107,7 @@ def _one_stack(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str, layer
 
 
 def _two_stacks(
-    model: EncoderDecoderLM, tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int], layer: int | None
+    model: Model, tokenizer: Tokenizer, source: Sequence[int], target: Sequence[int], layer: int | None
 ) -> list[Section]:
     """Cross-attention, and the self-attention of decoder and encoder: each at a glance and one layer in full."""
     encoder, decoder = Taps("attention"), Taps("attention", "cross_attention")
@@ -139,7 +137,7 @@ def _two_stacks(
     return sections
 
 
-def _target_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str, target: str | None) -> tuple[list[int], str]:
+def _target_ids(model: Model, tokenizer: Tokenizer, text: str, target: str | None) -> tuple[list[int], str]:
     """What the decoder is given, and in words what both stacks read."""
     begin = [model.frame.start]
     if target is None:
@@ -158,13 +156,13 @@ def _target_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str, target
     return ids, f"The encoder reads “{text}”, the decoder “{shown}”, {whose}."
 
 
-def _read(model: CausalLM | Encoder, tokenizer: Tokenizer, text: str) -> Reading:
-    ids = tokenizer.frame(text, named=True)[0] if isinstance(model, Encoder) else prompt_ids(tokenizer, text)
+def _read(model: Model, tokenizer: Tokenizer, text: str) -> Reading:
+    ids = prompt_ids(tokenizer, text) if model.generates else tokenizer.frame(text, named=True)[0]
     if len(ids) > model.context:
         raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
     taps = Taps("attention")
     with torch.no_grad():
-        model.body(torch.tensor([ids], device=model.body.embed.tokens.device), taps=taps)
+        model.body(torch.tensor([ids], device=model.device), taps=taps)
     return Reading("the model", _layers(taps, model.body.biases), [tokenizer.token(i) for i in ids])
 
 

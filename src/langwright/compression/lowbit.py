@@ -14,10 +14,11 @@ from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import heads, lowbit
 from langwright.models.families import FAMILIES
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
 from langwright.models.lowbit import Scheme
+from langwright.models.model import Model
 from langwright.models.weights import check_floats, checksums, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
@@ -66,7 +67,7 @@ def quantise_model(model: Model, bits: int | str) -> None:
 
 
 def _chosen(model: Model) -> list[Entry]:
-    entries = heads.entries(FAMILIES[model.family], model.config, heads.task_of(model))
+    entries = heads.entries(FAMILIES[model.family], model.config, model.task)
     return [entry for entry in entries if lowbit.is_chosen(model, entry)]
 
 

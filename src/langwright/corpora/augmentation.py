@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from langwright.base.arguments import suggest
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 
 SHARE = 0.1
 """Of the words of a message that are changed, at least one."""

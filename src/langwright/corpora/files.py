@@ -1,22 +1,24 @@
 """Files, folders and globs as a corpus."""
 
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.reading import is_supported, possible_endings, read_documents
+from langwright.corpora.reading import ROWS, TEXTS, ending_of, read_documents, spelt
+
+CORPUS = (*TEXTS, *ROWS)
+"""The endings of files of a corpus."""
+
+_IN_FOLDERS = tuple(ending for ending in CORPUS if ending not in (".json", ".tsv"))
+"""Those looked for in a folder of texts, where the others are more often settings and tables."""
 
 
 def open_files(spec: str, field: str = "text") -> Corpus:
-    """The corpus of a file, of a folder (with all below it), or of a glob such as `notes/**/*.md`.
-
-    Files come sorted by their path. In a folder, hidden names and unknown endings are passed over; a file that is
-    named, or matched by a glob, must have a known ending.
-    Raises UserError when there is no such file, or no file that can be read.
-    """
-    return corpus_of_files(spec, "files", find_files(spec), field)
+    """The corpus of a file, a folder or a glob such as `notes/**/*.md`; see `find_files`."""
+    return corpus_of_files(spec, "files", find_files(spec, CORPUS, _IN_FOLDERS), field)
 
 
 def corpus_of_files(name: str, kind: str, paths: Sequence[Path], field: str = "text") -> Corpus:
@@ -29,33 +31,30 @@ def corpus_of_files(name: str, kind: str, paths: Sequence[Path], field: str = "t
     return Corpus(name, kind, read, files=len(paths))
 
 
-def find_files(spec: str) -> list[Path]:
-    """The files that a path or glob means, sorted; see `open_files`."""
+def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] | None = None) -> list[Path]:
+    """The files that a path or a glob means, sorted by path.
+
+    Args:
+        spec: A file, a folder with all below it, or a glob.
+        endings: What a file that is named or matched may end in.
+        in_folders: What is taken from a folder, where hidden names are passed over; without it `endings`.
+
+    Raises:
+        UserError: There is no such file, none that can be read, or one with another ending.
+    """
     path = Path(spec).expanduser()
-    if path.is_dir():
-        found = [file for file in _visible_files(path) if is_supported(file)]
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+        wanted = in_folders or endings
+        found = sorted(file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted)
+        found = [file for file in found if not any(n.startswith(".") for n in file.relative_to(path).parts)]
         if not found:
-            raise UserError(f"{spec}: no file in this folder ends in {possible_endings()}")
+            raise UserError(f"{spec}: no file in this folder ends in {spelt(wanted)}")
         return found
-    if path.exists():
-        return [_supported(path)]
-    matches = (Path(match) for match in glob.glob(str(path), recursive=True))  # Path.glob takes no absolute pattern
-    found = sorted(match for match in matches if match.is_file())
+    matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
+    found = sorted(match for match in matches if not match.is_dir())
     if not found:
         raise UserError(f"{spec}: no such file or folder, and no file matches it as a pattern")
-    return [_supported(file) for file in found]
-
-
-def _supported(path: Path) -> Path:
-    if not is_supported(path):
-        raise UserError(f"{path}: unknown ending {path.suffix!r}; a corpus file ends in {possible_endings()}")
-    return path
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    found = folder.rglob("*")
-    return sorted(
-        path
-        for path in found
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    for file in found:
+        if ending_of(file) not in endings:
+            raise UserError(f"{file}: unknown ending {file.suffix!r}; known are {spelt(endings)}")
+    return found

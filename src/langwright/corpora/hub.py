@@ -1,9 +1,12 @@
 """Data sets of the Hugging Face Hub as a corpus."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from langwright.base.errors import UserError
+from langwright.base.extras import need
 from langwright.corpora.document import Corpus, Document
+from langwright.corpora.reading import Row, document_of, name_list
 
 PREFIX = "hf:"
 
@@ -15,29 +18,35 @@ def open_hub(spec: str, field: str = "text") -> Corpus:
 
     With one part after the name, it is a split if it is called train, validation, valid, test or dev, or has a slice
     such as `train[:1000]`; otherwise a config. The data set is downloaded into the Hub's own cache and memory-mapped.
-    Raises UserError when the library is missing, the data set cannot be loaded, or the field is not text.
+
+    Raises:
+        UserError: The library is missing, the data set cannot be loaded, or the field is not text.
     """
     name, config, split = parse_hub_spec(spec)
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{spec}: data sets of the Hub need a library; pip install langwright[data]") from None
-    try:
+    datasets = need("datasets", "data", spec)
+    with _explained(spec):
         rows = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library has no common base for what goes wrong
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{spec}: the data set cannot be loaded: {reason}") from None
     if field not in rows.column_names:
-        raise UserError(f'{spec}: no column "{field}"; it has {", ".join(rows.column_names)}')
+        raise UserError(f'{spec}: no column "{field}"; there is {name_list(rows.column_names)}')
 
     def read() -> Iterator[Document]:
-        for number, row in enumerate(rows.select_columns([field])):
-            if not isinstance(row[field], str):
-                kind = type(row[field]).__name__
-                raise UserError(f'{spec}: row {number} of column "{field}" is {kind}, not text')
-            yield Document(row[field], f"{spec} row {number}")
+        with _explained(spec):
+            for number, row in enumerate(rows.select_columns([field])):
+                yield document_of(Row(row, f"{spec} row {number}"), field)
 
     return Corpus(spec, "hub", read)
+
+
+@contextmanager
+def _explained(spec: str) -> Iterator[None]:
+    """Around calls of the library: what goes wrong has no common base there."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{spec}: the data set cannot be loaded: {reason}") from None
 
 
 def parse_hub_spec(spec: str) -> tuple[str, str | None, str]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus
 from langwright.corpora.downloads import DOWNLOADS, open_download
-from langwright.corpora.files import open_files
+from langwright.corpora.files import CORPUS, open_files
 from langwright.corpora.hub import PREFIX, open_hub
-from langwright.corpora.reading import is_supported
+from langwright.corpora.reading import ending_of
 from langwright.corpora.stdlib import NAME, open_python_stdlib
 
 NAMES = (NAME, *DOWNLOADS)
@@ -30,17 +30,14 @@ def open_corpus(spec: str, *, field: str = "text") -> Corpus:
         return open_download(spec)
     if spec.startswith(PREFIX):
         return open_hub(spec, field)
-    try:
-        if not glob.has_magic(spec) and not Path(spec).expanduser().exists():
-            raise UserError(_unknown(spec))
-        return open_files(spec, field)
-    except OSError as error:
-        raise UserError(f"{spec}: cannot be opened: {error.strerror}") from None
+    if not glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
+        raise UserError(_unknown(spec))
+    return open_files(spec, field)
 
 
 def _unknown(spec: str) -> str:
     """What to tell of a text that is no path on this machine: was it meant as a path, a Hub name, or a name?"""
-    if re.fullmatch(r"[\w-]+/[\w.-]+", spec) and not is_supported(Path(spec)):
+    if re.fullmatch(r"[\w-]+/[\w.-]+", spec) and ending_of(Path(spec)) not in CORPUS:
         return f"{spec}: no such file or folder; a data set of the Hub is written {PREFIX}{spec}"
     if os.sep in spec or "." in spec:
         return f"{spec}: no such file or folder"

@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.corpora.duplicates import shingles
 
 FULL_ANSWER = 30

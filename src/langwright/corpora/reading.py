@@ -1,4 +1,4 @@
-"""Documents out of one file: text, JSON lines, CSV and Parquet, plain or packed with gzip or xz."""
+"""What one file holds: texts, or rows with named fields; plain or packed with gzip, xz or Zstandard."""
 
 import codecs
 import csv
@@ -8,59 +8,133 @@ import json
 import lzma
 import tokenize
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langwright.base.errors import UserError
+from langwright.base.extras import need
 from langwright.corpora.document import Document
 
 SEPARATOR = "<|endoftext|>"
 """A line with nothing but this ends a document in a text file."""
 
-ENDINGS = (".txt", ".md", ".py", ".jsonl", ".csv", ".parquet")
-PACKED_ENDINGS = (".gz", ".xz")
-
+TEXTS = (".txt", ".md", ".py")
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = (".gz", ".xz", ".zst")
 _LARGEST_CELL = 1 << 30
 
 
-def is_supported(path: Path) -> bool:
-    """Whether the file's ending is one that `read_documents` knows."""
-    return ending_of(path) in ENDINGS
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
 
-
-def read_documents(path: Path, field: str = "text") -> Iterator[Document]:
-    """The documents of one file, as a stream; the ending decides how it is read.
-
-    `.txt` and `.md`: UTF-8; lines with only `<|endoftext|>` separate documents, and so belong to none, nor does the
-    line break before them; a byte order mark is dropped. `.py`: one document, decoded as Python would. `.jsonl`:
-    `field` of each line. `.csv`: the column `field`. `.parquet`: the column `field` (needs pyarrow). All but
-    `.parquet` may be packed: `.jsonl.gz`, `.txt.xz`; a bare `.gz` or `.xz` holds plain text.
-
-    Raises UserError naming the file, and the byte offset (in the unpacked text) or the line, for undecodable bytes, a
-    missing field or column, broken JSON, a damaged archive, an unknown ending, and a file that cannot be read.
+    Args:
+        values: The fields by name; of a table only the columns that were asked for.
+        source: The file and the line, or the number of the row where a file has no lines.
     """
-    if not is_supported(path):
-        raise UserError(f"{path}: unknown ending {path.suffix!r}; a corpus file ends in {possible_endings()}")
-    try:
-        yield from _READERS[ending_of(path)](path, field)
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise UserError(f"{path}: the archive is damaged or cut short: {error}; fetch it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
-
-def possible_endings() -> str:
-    """The endings as a phrase for error messages."""
-    return f"{', '.join(ENDINGS)}, all but .parquet also with {' or '.join(PACKED_ENDINGS)}"
+    values: dict[str, Any]
+    source: str
 
 
 def ending_of(path: Path) -> str:
-    """The ending that decides the format: that of the unpacked file."""
-    if path.suffix.lower() not in PACKED_ENDINGS:
-        return path.suffix.lower()
+    """The ending that decides the format: that of the unpacked file; a bare `.gz` holds plain text."""
+    ending = path.suffix.lower()
+    if ending not in PACKED:
+        return ending
     inner = Path(path.stem).suffix.lower()
-    return path.suffix if inner == ".parquet" else inner or ".txt"
+    return ending if inner == ".parquet" else inner or ".txt"
+
+
+def spelt(endings: Iterable[str]) -> str:
+    """Endings as a phrase for error messages."""
+    return f"{', '.join(endings)}, all but .parquet also with {' or '.join(PACKED)}"
+
+
+def read_documents(path: Path, field: str = "text") -> Iterator[Document]:
+    """Read the documents of one file as a stream; the ending decides how.
+
+    `.txt` and `.md` are UTF-8. Lines with only `<|endoftext|>` separate documents and belong to none, nor does the line
+    break before them. A byte order mark is dropped. `.py` is one document, decoded as Python would. In other files each
+    row's `field` is a document.
+
+    Raises:
+        UserError: Names the file and the byte, line or row of what cannot be read.
+    """
+    if ending_of(path) in ROWS:
+        yield from (document_of(row, field) for row in read_rows(path, (field,)))
+    else:
+        with _explained(path):
+            yield from _read_python(path) if ending_of(path) == ".py" else _read_text(path)
+
+
+def document_of(row: Row, field: str) -> Document:
+    """The text in a field of a row. Raises UserError where there is none."""
+    if field not in row.values:
+        raise UserError(f'{row.source}: no field "{field}"; there is {name_list(row.values)}')
+    return Document(text_in(row.values[field], field, row.source), row.source)
+
+
+def text_in(value: Any, field: str, where: str) -> str:
+    """The value of a field that must be text. Raises UserError for others, and for text that cannot be encoded."""
+    if not isinstance(value, str):
+        raise UserError(f'{where}: the field "{field}" is {type(value).__name__}, not text')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON escapes can spell it
+        escape = f"\\u{ord(value[error.start]):04x}"
+        raise UserError(f"{where}: {escape} is half a surrogate pair, which is not text; mend or drop it") from None
+    return value
+
+
+def read_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+    """Read the rows of one file as a stream; `.json` holds a list of objects, the cells of `.csv` and `.tsv` are texts.
+
+    Args:
+        path: A file whose ending is one of `ROWS`, packed or not.
+        columns: What is read of a table. A value in another column may be broken.
+
+    Raises:
+        UserError: Names the file and the line or row of what is broken or no object.
+    """
+    with _explained(path):
+        match ending_of(path):
+            case ".jsonl":
+                for number, line in enumerate(_lines(path), start=1):
+                    if not line.isspace():
+                        yield _object(_json(line, f"{path}:{number}"), f"{path}:{number}")
+            case ".json":
+                rows = _json("".join(_lines(path)), str(path))
+                if not isinstance(rows, list):
+                    raise UserError(f"{path}: the file must be a JSON list of objects; one object a line is .jsonl")
+                yield from (_object(row, f"{path}: row {n}") for n, row in enumerate(rows, start=1))
+            case ".parquet":
+                yield from _read_parquet(path, columns)
+            case ending:
+                yield from _read_table(path, columns, "\t" if ending == ".tsv" else ",")
+
+
+def name_list(names: Iterable[str]) -> str:
+    """Names as a phrase for error messages."""
+    return ", ".join(f'"{name}"' for name in names) or "none"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Around the reading of a file: what the operating system and the packers raise becomes a UserError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise UserError(f"{path}: the archive is damaged or cut short: {error}; fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -69,6 +143,9 @@ def _open(path: Path) -> io.BufferedIOBase:
             return gzip.open(path, "rb")
         case ".xz":
             return lzma.open(path, "rb")
+        case ".zst":
+            arrow = need("pyarrow", "data", str(path))
+            return io.BufferedReader(arrow.input_stream(str(path), compression="zstd"))
     return path.open("rb")
 
 
@@ -85,7 +162,16 @@ def _decode(data: bytes, path: Path, offset: int) -> str:
         ) from None
 
 
-def _read_text(path: Path, field: str) -> Iterator[Document]:
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends."""
+    offset = 0
+    with _open(path) as file:
+        for line in file:
+            yield _decode(line, path, offset)
+            offset += len(line)
+
+
+def _read_text(path: Path) -> Iterator[Document]:
     separator = SEPARATOR.encode()
     part = io.BytesIO()
     offset, line, first_line = 0, 0, 1
@@ -105,7 +191,7 @@ def _read_text(path: Path, field: str) -> Iterator[Document]:
     yield Document(text, str(path) if first_line == 1 else f"{path}:{first_line}")
 
 
-def _read_python(path: Path, field: str) -> Iterator[Document]:
+def _read_python(path: Path) -> Iterator[Document]:
     with _open(path) as file:
         data = file.read()
     try:
@@ -114,106 +200,91 @@ def _read_python(path: Path, field: str) -> Iterator[Document]:
         _decode(data, path, 0)
         raise UserError(f"{path}: Python cannot decode it: {error}") from None
     if encoding in ("utf-8", "utf-8-sig"):
-        yield Document(_decode(data, path, 0), str(path))
-        return
+        text = _decode(data, path, 0)
+    else:
+        try:
+            text = data.decode(encoding)
+        except (ValueError, LookupError):  # LookupError: a codec of Python that makes no text, such as hex
+            raise UserError(f"{path}: its bytes are not {encoding}, which its first lines name") from None
+    yield Document(text_in(text, "text", str(path)), str(path))
+
+
+def _json(text: str, where: str) -> Any:
     try:
-        yield Document(data.decode(encoding), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte at offset {error.start} is not {encoding}, which its first lines name") from None
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends."""
-    offset = 0
-    with _open(path) as file:
-        for row in file:
-            yield _decode(row, path, offset)
-            offset += len(row)
-
-
-def _read_json_lines(path: Path, field: str) -> Iterator[Document]:
-    for number, line in enumerate(lines_of(path), start=1):
-        if not line.isspace():
-            yield Document(_field_of(line, field, f"{path}:{number}"), f"{path}:{number}")
-
-
-def _field_of(line: str, field: str, where: str) -> str:
-    try:
-        value: Any = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise UserError(f"{where}: JSON that is nested too deep") from None
+        raise UserError(f"{where}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = "is nested too deep" if deep else "holds an integer of more than 4,300 digits, Python's limit"
+        raise UserError(f"{where}: cannot be read, the JSON {reason}") from None
+
+
+def _object(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        raise UserError(f'{where}: a line must be an object such as {{"{field}": "..."}}')
-    if field not in value:
-        raise UserError(f'{where}: no field "{field}"; this line has {name_list(value)}')
-    text = value[field]
-    if not isinstance(text, str):
-        raise UserError(f'{where}: the field "{field}" is {type(text).__name__}, not text')
-    return _without_surrogates(text, where)
+        raise UserError(f"{where}: a row must be an object with named fields, not {type(value).__name__}")
+    return Row(value, where)
 
 
-def _without_surrogates(text: str, where: str) -> str:
-    """The text itself; JSON escapes can spell half a surrogate pair, which no encoding can carry."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        escape = f"\\u{ord(text[error.start]):04x}"
-        raise UserError(f"{where}: {escape} is half a surrogate pair, which is not text; mend or drop it") from None
-    return text
-
-
-def _read_csv(path: Path, field: str) -> Iterator[Document]:
+def _read_table(path: Path, columns: Collection[str], delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(_LARGEST_CELL)
-    rows = csv.reader(lines_of(path), strict=True)
+    rows = csv.reader(_lines(path), strict=True, delimiter=delimiter)
     try:
         header = next(rows, [])
-        if field not in header:
-            raise UserError(f'{path}:1: no column "{field}"; the first line has {name_list(header)}')
-        column = header.index(field)
+        chosen = _choose(header, columns, f"{path}:1")
         line = rows.line_num + 1
-        for row in rows:
-            if row and column >= len(row):
-                raise UserError(f'{path}:{line}: {len(row)} cells, so none in column "{field}" ({column + 1})')
-            if row:
-                yield Document(row[column], f"{path}:{line}")
+        for cells in rows:
+            if cells and len(cells) != len(header):
+                raise UserError(
+                    f"{path}:{line}: {len(cells)} cells under {len(header)} columns, {name_list(header)}; "
+                    "a cell with a comma or a line break stands in quotes"
+                )
+            if cells:
+                yield Row({header[i]: cells[i] for i in chosen}, f"{path}:{line}")
             line = rows.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
+        raise UserError(f"{path}:{rows.line_num}: not a valid table: {error}") from None
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[Document]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; pip install langwright[data]") from None
+def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Row]:
+    parquet = need("pyarrow.parquet", "data", str(path))
+    where, reason = str(path), "not a whole Parquet file"
     try:
         with parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                raise UserError(f'{path}: no column "{field}"; it has {name_list(file.schema_arrow.names)}')
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    if not isinstance(text, str):
-                        raise UserError(f'{path}: row {row} of column "{field}" is {type(text).__name__}, not text')
-                    yield Document(text, f"{path}:{row}")
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a whole Parquet file: {error}") from None
+            names = file.schema_arrow.names
+            asked = [names[i] for i in _choose(names, columns, str(path))]
+            number = 0
+            for batch in file.iter_batches(batch_size=1024, columns=asked):
+                cells, reason = [batch.column(name) for name in asked], "cannot be read"
+                for i in range(batch.num_rows):
+                    number += 1
+                    where = f"{path}: row {number}"
+                    yield Row({name: _plain(cell[i].as_py()) for name, cell in zip(asked, cells, strict=True)}, where)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # bytes that are not UTF-8, times that Python cannot hold: it has no common base
+        raise UserError(f"{where}: {reason}: {_one_line(error)}") from None
 
 
-def name_list(names: Any) -> str:
-    """Names as a phrase for error messages."""
-    return ", ".join(f'"{name}"' for name in names) or "none"
+def _choose(names: Sequence[str], columns: Collection[str], where: str) -> list[int]:
+    """The places of the columns asked for among those that are there."""
+    chosen = [i for i, name in enumerate(names) if name in columns]
+    found = [names[i] for i in chosen]
+    if not found:
+        raise UserError(f"{where}: no column {name_list(columns)}; there is {name_list(names)}")
+    if len(set(found)) < len(found):
+        raise UserError(f"{where}: a column is there twice among {name_list(found)}; rename one")
+    return chosen
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
-    ".txt": _read_text,
-    ".md": _read_text,
-    ".py": _read_python,
-    ".jsonl": _read_json_lines,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
+def _plain(value: Any, inside: bool = False) -> Any:
+    """A value of Arrow as JSON could hold it, without the nulls of fields that only other rows have.
+
+    Maps become objects. inside: a list or an object, where dates and the like become text.
+    """
+    if isinstance(value, dict):
+        return {name: _plain(item, True) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        pairs = bool(value) and isinstance(value[0], tuple)
+        return _plain(dict(value)) if pairs else [_plain(item, True) for item in value]
+    return str(value) if inside and not isinstance(value, str | int | float | None) else value

@@ -39,12 +39,12 @@ class ContiguousSplit:
         return f"{self.fraction:g}"
 
 
-Split = ContentSplit | ContiguousSplit
+SplitRule = ContentSplit | ContiguousSplit
 DEFAULT_SPLIT = ContentSplit()
 
 
 @final
-class Part:
+class Split:
     """The documents of one side of a split; each iteration is a fresh pass."""
 
     def __init__(self, read: Callable[[], Iterator[Document]], complaint: str) -> None:
@@ -62,7 +62,7 @@ class Part:
             raise UserError(self._complaint)
 
 
-def parse_split(text: str | float) -> Split:
+def parse_split(text: str | float) -> SplitRule:
     """Read "5%" (hold out 5 percent of the documents, by content) or 0.9 (the first 90 percent trains, in order).
 
     Raises UserError for anything else, and for shares that leave one side empty.
@@ -88,7 +88,7 @@ def is_validation(document: Document, fraction: float = DEFAULT_FRACTION, seed: 
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def split_documents(corpus: Corpus, split: Split | str | float = DEFAULT_SPLIT) -> tuple[Part, Part]:
+def split_documents(corpus: Corpus, split: SplitRule | str | float = DEFAULT_SPLIT) -> tuple[Split, Split]:
     """The training and the validation documents; either can be read again and again, as a stream.
 
     split: a split, or what `parse_split` reads.
@@ -100,7 +100,7 @@ def split_documents(corpus: Corpus, split: Split | str | float = DEFAULT_SPLIT) 
     return _in_order(corpus, split)
 
 
-def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Part, Part]:
+def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Split, Split]:
     def read(held_out: bool) -> Iterator[Document]:
         for document in corpus.documents():
             if is_validation(document, split.fraction, split.seed) == held_out:
@@ -108,12 +108,12 @@ def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Part, Part]:
 
     advice = 'use a contiguous split such as "0.9", which can cut a document'
     return (
-        Part(lambda: read(False), f"{corpus.name}: the split {split} leaves no document to train on; {advice}"),
-        Part(lambda: read(True), f"{corpus.name}: the split {split} holds out no document; {advice}"),
+        Split(lambda: read(False), f"{corpus.name}: the split {split} leaves no document to train on; {advice}"),
+        Split(lambda: read(True), f"{corpus.name}: the split {split} holds out no document; {advice}"),
     )
 
 
-def _in_order(corpus: Corpus, split: ContiguousSplit) -> tuple[Part, Part]:
+def _in_order(corpus: Corpus, split: ContiguousSplit) -> tuple[Split, Split]:
     characters: int = corpus.record()["characters"]
     boundary = int(characters * split.fraction)
 
@@ -128,4 +128,4 @@ def _in_order(corpus: Corpus, split: ContiguousSplit) -> tuple[Part, Part]:
                 return
 
     complaint = f"{corpus.name}: {characters} characters are too few to split at {split}; more text is needed"
-    return Part(lambda: read(0, boundary), complaint), Part(lambda: read(boundary, characters), complaint)
+    return Split(lambda: read(0, boundary), complaint), Split(lambda: read(boundary, characters), complaint)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat, open_chats
+from langwright.corpora.conversations import Chat, open_chats
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
@@ -109,7 +109,7 @@ def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Token
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
     """One conversation as tokens, at its full length; errors as in `fit_examples`."""
     try:
-        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.first)
+        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.answers)
     except UserError as error:
         raise UserError(f"{chat.source}: {error}") from None
     if not any(encoded.trained[1:]):
@@ -307,8 +307,8 @@ def chat_supply(
 
 def _question(chat: Chat, equipped: Equipped) -> tuple[int, ...]:
     """The ids of a conversation up to its first answer."""
-    asked = next(i for i, m in enumerate(chat.messages) if i >= chat.first and m["role"] == "assistant")
-    return tuple(prompt_ids(equipped.template, equipped.tokenizer, chat.messages[:asked], chat.tools))
+    asked = chat.messages[: chat.answers[0]]
+    return tuple(prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools))
 
 
 def _tell(spec: str, training: Fitted, held_out: Fitted, equipped: Equipped) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from langwright.base.console import progress
 from langwright.base.files import atomic_folder
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.splits import Split, parse_split, split_documents
+from langwright.corpora.splits import SplitRule, parse_split, split_documents
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.text.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, split: Split | str | float, cache: Path) -> tuple[Tokens, Tokens]:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule | str | float, cache: Path) -> tuple[Tokens, Tokens]:
     """The training and the validation tokens of a corpus.
 
     cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is there
@@ -113,7 +113,7 @@ def _encoded(batches: Iterable[list[_Piece]], tokenizer: Tokenizer) -> Iterator[
             yield waiting[0], waiting[1].result()
 
 
-def _key(corpus: Corpus, tokenizer: Tokenizer, split: Split) -> str:
+def _key(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule) -> str:
     """A folder name that changes with anything that decides the shards' content."""
     content = {
         "version": VERSION,

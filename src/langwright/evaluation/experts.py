@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.parts.moe import MoE
 from langwright.parts.state import Taps
@@ -27,13 +27,13 @@ class Shares:
 
 
 @torch.no_grad()
-def expert_shares(model: CausalLM, batches: Iterable[TokenBatch]) -> list[Shares]:
+def expert_shares(model: Model, batches: Iterable[TokenBatch]) -> list[Shares]:
     """The shares of every layer that has experts, counted over the targets of these batches."""
     blocks = enumerate(model.body.blocks)
     mixtures = {layer: moe for layer, block in blocks for moe in block.modules() if isinstance(moe, MoE)}
     counts = {layer: torch.zeros(len(moe.experts)) for layer, moe in mixtures.items()}
     for batch in batches:
-        here, taps = batch.to(model.head.weight.device), Taps("router")
+        here, taps = batch.to(model.device), Taps("router")
         model.body(here.ids, here.mask, here.positions, here.segments, taps=taps)
         for (layer, moe), logits in zip(mixtures.items(), taps.get("router"), strict=True):
             chosen = logits[here.weights > 0].topk(moe.active, -1).indices

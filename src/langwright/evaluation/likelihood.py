@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from langwright.base.console import print_json
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 
@@ -50,16 +50,16 @@ class Likelihood:
 
 
 @torch.no_grad()
-def likelihood(model: CausalLM, batches: Iterable[TokenBatch], text_bytes: int) -> Likelihood:
+def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> Likelihood:
     """Score a model on batches that hold every target once (`data.batches.evaluation_batches`)."""
-    device = model.head.weight.device
+    device = model.device
     nats, tokens = 0.0, 0
     for batch in batches:
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
         head = model.head
-        factors = head.factors(hidden)
-        loss = linear_cross_entropy(*factors, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
+        hidden, weight = head.factors(hidden)
+        loss = linear_cross_entropy(hidden, weight, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from langwright.base.console import progress
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.data.conversations import Example, batch_of, example_of
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_language_model
+from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 from langwright.planning.machine import choose_device
 from langwright.text.equip import equip
@@ -23,7 +23,7 @@ CHUNK = 256
 
 
 def answer_difficulty(
-    model: CausalLM, examples: Sequence[Example], bos: int | None, batch_size: int = 16
+    model: Model, examples: Sequence[Example], bos: int | None, batch_size: int = 16
 ) -> NDArray[np.float64]:
     """For each example, the loss of its answer after the question over that of the answer alone.
 
@@ -46,11 +46,11 @@ def _alone(example: Example, bos: int | None) -> Example:
 
 
 @torch.no_grad()
-def _losses(model: CausalLM, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
+def _losses(model: Model, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
     """The mean loss of the trained tokens of each example, in nats."""
     found = np.zeros(len(examples))
     order = sorted(range(len(examples)), key=lambda i: examples[i].inputs)
-    device = model.head.weight.device
+    device = model.device
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         batch = batch_of([[examples[i]] for i in numbers], model.context, np.array(numbers, np.int64)).to(device)

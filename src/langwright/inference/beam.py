@@ -12,7 +12,7 @@ import torch
 from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
-from langwright.models.family import Generative
+from langwright.models.model import Model
 from langwright.parts.memory import Memory
 
 NEVER = -1e9
@@ -30,7 +30,7 @@ class Hypotheses:
 
 @torch.inference_mode()
 def beam_search(
-    model: Generative,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     search: Search,
     rules: Rules,
@@ -44,7 +44,7 @@ def beam_search(
 
     eos: ends a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row for a prompt.
     """
-    beams, device = search.beams, model.head.weight.device
+    beams, device = search.beams, model.device
     ids, mask = left_padded(prompts, device)
     each = torch.arange(len(prompts), device=device).repeat_interleave(beams)
     ids, mask = ids[each], None if mask is None else mask[each]

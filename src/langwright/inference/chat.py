@@ -9,8 +9,8 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_json
 from langwright.inference.generate import Completion, write
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import GENERATION
+from langwright.models.model import Model
 from langwright.text.chat import ChatTemplate, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ class Conversation:
     answer, which is also the most it may take. messages: the turns so far, without the system's.
     """
 
-    model: CausalLM
+    model: Model
     tokenizer: Tokenizer
     template: ChatTemplate
     ends: Sequence[int]

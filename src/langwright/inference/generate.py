@@ -15,9 +15,7 @@ from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling, choose
 from langwright.inference.sinks import SinkCache, Streaming
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Generative
+from langwright.models.model import Model
 from langwright.parts.memory import Memory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -47,7 +45,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def complete(
-    model: Generative,
+    model: Model,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: Sampling | Sequence[Sampling] = Sampling(),
@@ -74,7 +72,7 @@ def complete(
     if streaming is not None and search.beams > 1:
         raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; leave one out")
     memory, rules = None, Rules.of(search)
-    if isinstance(model, EncoderDecoderLM):
+    if model.encoders:
         memory, rows = read_sources(model, tokenizer, prompts, cache)
         rules = Rules.of(search, model.frame)
     else:
@@ -96,7 +94,7 @@ def complete(
 
 
 def write(
-    model: Generative,
+    model: Model,
     tokenizer: Tokenizer,
     rows: Sequence[Sequence[int]],
     sampling: Sampling | Sequence[Sampling] = Sampling(),
@@ -152,7 +150,7 @@ def _refuse_draws(samplings: Sequence[Sampling]) -> None:
 
 
 def generate_ids(
-    model: Generative,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     max_new_tokens: int,
@@ -170,7 +168,7 @@ def generate_ids(
     """
     if streaming is not None and not cache:
         raise UserError("--window needs the cache; leave --no-cache out")
-    device = model.head.weight.device
+    device = model.device
     ids, mask = left_padded(prompts, device)
     state: KVCache | SinkCache | None = None
     if cache:
@@ -223,7 +221,7 @@ def generate_ids(
 
 
 def _last(
-    model: Generative, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
+    model: Model, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
 ) -> Tensor:
     """The hidden state of the last token of each row; in pieces where the cache asks for them."""
     hidden = torch.empty(0)
@@ -233,7 +231,7 @@ def _last(
     return hidden
 
 
-def source_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str) -> list[int]:
+def source_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     """The ids an encoder is given for a text; UserError where it is empty or does not fit."""
     begin = tokenizer.bos_id if model.frame.source_bos else None
     ids = [token for token in (begin, *tokenizer.encode(text), tokenizer.eos_id) if token is not None]
@@ -245,11 +243,11 @@ def source_ids(model: EncoderDecoderLM, tokenizer: Tokenizer, text: str) -> list
 
 
 def read_sources(
-    model: EncoderDecoderLM, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
+    model: Model, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
 ) -> tuple[Memory, list[list[int]]]:
     """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
     rows = [source_ids(model, tokenizer, text) for text in texts]
-    source, mask = left_padded(rows, model.head.weight.device, right=True)
+    source, mask = left_padded(rows, model.device, right=True)
     with torch.inference_mode():
         return model.encode(source, mask, remember=cache), [[model.frame.start] for _ in texts]
 
@@ -318,10 +316,10 @@ class _Writer:
 
 
 def next_tokens(
-    model: CausalLM, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
+    model: Model, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
 ) -> list[tuple[int, float]]:
     """The `top` likeliest next tokens of a text with their probabilities, likeliest first."""
-    ids = torch.tensor([prompt_ids(tokenizer, text)], device=model.head.weight.device)
+    ids = torch.tensor([prompt_ids(tokenizer, text)], device=model.device)
     if ids.shape[1] > model.context:
         raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
     with torch.inference_mode():

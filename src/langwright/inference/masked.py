@@ -3,12 +3,12 @@
 import torch
 
 from langwright.base.errors import UserError
-from langwright.models.encoder import Encoder
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 
 def likeliest_fillings(
-    model: Encoder, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
+    model: Model, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
 ) -> list[tuple[int, float]]:
     """The `top` likeliest tokens for the mask in a text with their probabilities, likeliest first.
 
@@ -24,7 +24,7 @@ def likeliest_fillings(
         raise UserError("the tokenizer of this model has no mask token")
     if (count := text.count(mask)) != 1:
         raise UserError(f"the text must hold {mask} once, where a token is to be guessed; it holds it {count} times")
-    ids = torch.tensor([tokenizer.frame(text, named=True)[0]], device=model.body.embed.tokens.device)
+    ids = torch.tensor([tokenizer.frame(text, named=True)[0]], device=model.device)
     if ids.shape[1] > model.context:
         raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
     with torch.inference_mode():

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import Frame
+from langwright.models.model import Frame
 
 
 @dataclass(frozen=True)

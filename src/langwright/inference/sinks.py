@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Generative
+from langwright.models.model import Model
 from langwright.parts.positions import Rope, Tables, rotate
 
 
@@ -23,13 +22,13 @@ class Streaming:
     window: int
     sinks: int = 4
 
-    def cache(self, model: Generative) -> "SinkCache":
+    def cache(self, model: Model) -> "SinkCache":
         """An empty cache for a model; UserError where the model or these sizes do not allow one."""
         if self.window < 2 or self.sinks < 0:
             raise UserError(
                 f"--window {self.window} --sinks {self.sinks}: a window has 2 tokens at least, sinks are 0 or more"
             )
-        if isinstance(model, EncoderDecoderLM):
+        if model.encoders:
             raise UserError(
                 f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
             )

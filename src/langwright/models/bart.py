@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
-from langwright.models.encoder_decoder import EncoderDecoderLM, Frame
 from langwright.models.family import Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, within
+from langwright.models.model import Frame, Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -79,7 +79,7 @@ def build(
     family: str = "bart",
     embedding: Callable[[BartConfig, nn.Parameter | None], Embedding] = embedding,
     source_bos: bool = True,
-) -> EncoderDecoderLM:
+) -> Model:
     """Post-norm blocks with biases everywhere and no norm at the end.
 
     embedding: makes that of a stack, given the config and the token table of the other one. source_bos: see `Frame`.
@@ -104,7 +104,8 @@ def build(
     head = LanguageHead(c.vocab_size, c.d_model, source.tokens, offset=True)
     banned = tuple(word[0] for word in c.bad_words_ids or ())
     frame = Frame(c.decoder_start_token_id, source_bos, c.forced_bos_token_id, c.forced_eos_token_id, banned)
-    return EncoderDecoderLM(family, c, c.max_position_embeddings, encoder, body, head, frame)
+    context = c.max_position_embeddings
+    return Model(body, {"head": head}, {"encoder": encoder}, family=family, config=c, context=context, frame=frame)
 
 
 EMBEDDING = [Entry("embed_positions.weight", ("embed.positions",)), *affine("layernorm_embedding", "embed.norm")]

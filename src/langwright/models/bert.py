@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from langwright.models.bert_heads import masked_head, sequence_head, span_head, token_head
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.encoder import Encoder
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affine, affines, numbered
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
-from langwright.parts.heads import HiddenHead
 from langwright.parts.norms import Norm
 from langwright.parts.stack import Block, Embedding, Residual, Stack
 
@@ -59,7 +58,7 @@ class BertConfig:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
-def build(config: BertConfig, family: str = "bert") -> Encoder:
+def build(config: BertConfig, family: str = "bert") -> Model:
     """Post-norm blocks without a final norm."""
     c = config
 
@@ -72,7 +71,7 @@ def build(config: BertConfig, family: str = "bert") -> Encoder:
     positions, dropout = c.max_position_embeddings, c.hidden_dropout_prob
     embed = Embedding(c.vocab_size, c.hidden_size, positions, dropout, c.norm(), c.type_vocab_size, c.offset)
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], None)
-    return Encoder(family, "hidden", c, positions - c.offset, body, HiddenHead())
+    return Model(body, family=family, config=c, context=positions - c.offset, task="hidden")
 
 
 def keys(config: BertConfig, prefix: str = "bert") -> list[Entry]:

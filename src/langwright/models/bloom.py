@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, Fields
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import MLP
@@ -36,7 +36,7 @@ class BloomConfig:
         check_heads(self, "hidden_size", "n_head")
 
 
-def build(config: BloomConfig) -> CausalLM:
+def build(config: BloomConfig) -> Model:
     """Pre-norm blocks with LayerNorm, ALiBi, biases everywhere, and a tied head."""
     c = config
 
@@ -51,7 +51,8 @@ def build(config: BloomConfig) -> CausalLM:
 
     embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
     body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
-    return CausalLM("bloom", c, c.seq_length, body, LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens))
+    head = LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens)
+    return Model(body, {"head": head}, family="bloom", config=c, context=c.seq_length)
 
 
 def keys(config: BloomConfig) -> list[Entry]:

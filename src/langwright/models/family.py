@@ -9,16 +9,11 @@ from typing import Any
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder import Encoder
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 
 Fields = dict[str, Any]
-Generative = CausalLM | EncoderDecoderLM
-"""What writes texts."""
-Model = Generative | Encoder
 
 INERT = frozenset(
     [

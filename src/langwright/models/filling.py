@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.models import heads, lowbit
-from langwright.models.family import Family, Model
+from langwright.models.family import Family
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.models.weights import check_floats, open_weights
 
 
@@ -29,7 +30,7 @@ def fill(
     fresh: the head is not the file's, so that what the file lacks of it may stay new. relabelled: its last layer must.
     """
     parameters = dict(model.named_parameters())
-    task = heads.task_of(model)
+    task = model.task
     anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
     new: list[str] = []
     with open_weights(folder) as (places, read):

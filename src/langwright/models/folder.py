@@ -15,14 +15,12 @@ from langwright.base.files import crc32_blocks, read_json, sha256_file, write_js
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.models import heads, lowbit, sentences
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder import Encoder
-from langwright.models.encoder_decoder import EncoderDecoderLM
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
-from langwright.models.family import Family, Fields, Generative, Model
+from langwright.models.family import Family, Fields
 from langwright.models.filling import fill
 from langwright.models.initialise import normal
 from langwright.models.keymap import to_disk
+from langwright.models.model import Model
 from langwright.models.weights import checksums, write_tensors
 from langwright.text.tokenizer import Tokenizer
 
@@ -43,7 +41,7 @@ IN_GENERATION = (
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, labels: Sequence[str] = ()) -> Any:
+def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, labels: Sequence[str] = ()) -> Model:
     """A model with fresh parameters in float32 on the CPU, filled as the family's paper says.
 
     head, labels: as for `load_model`; the family's own head unless given.
@@ -66,7 +64,7 @@ def load_model(
     seed: int = 0,
     bits: int | str | None = None,
 ) -> Model:
-    """The model of a folder, in eval mode; an `Encoder` where the head is not one that writes texts.
+    """The model of a folder, in eval mode; an `Model` where the head is not one that writes texts.
 
     folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
 
@@ -90,14 +88,14 @@ def load_model(
     filler = _filler(raw, where, bits, device, dtype)
     with _checked(folder):
         model = heads.build(family, config, task, labels or known)
-        if layout is not None and isinstance(model, Encoder) and task == heads.EMBEDDING:
+        if layout is not None and task == heads.EMBEDDING:
             sentences.apply(layout, model)
         if fresh:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                if isinstance(model, EncoderDecoderLM):
+                if model.encoders:
                     family.initialise(model)
-                else:
+                elif model.head is not None:
                     normal(model.head, config.initializer_range)
         fill(model, family, folder, device, dtype, fresh, labels is not None, filler)
     return model.eval()
@@ -125,7 +123,7 @@ def load_generative(
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
     bits: int | str | None = None,
-) -> Generative:
+) -> Model:
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
     folder = model_folder(folder)
     raw, family, _ = _read_config(folder, ignore_fields)
@@ -135,9 +133,7 @@ def load_generative(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
             "this needs a causal language model such as gpt2 or llama"
         )
-    model = load_model(folder, device, dtype, ignore_fields, bits=bits)
-    assert not isinstance(model, Encoder)
-    return model
+    return load_model(folder, device, dtype, ignore_fields, bits=bits)
 
 
 def load_one_stack(
@@ -146,12 +142,10 @@ def load_one_stack(
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
     bits: int | str | None = None,
-) -> CausalLM | Encoder:
+) -> Model:
     """As `load_model`, for what reads one text; UserError in one line for an encoder-decoder."""
     _refuse_two_stacks(folder, ignore_fields)
-    model = load_model(folder, device, dtype, ignore_fields, bits=bits)
-    assert not isinstance(model, EncoderDecoderLM)
-    return model
+    return load_model(folder, device, dtype, ignore_fields, bits=bits)
 
 
 def load_language_model(
@@ -160,12 +154,10 @@ def load_language_model(
     dtype: torch.dtype | None = None,
     ignore_fields: Collection[str] = (),
     bits: int | str | None = None,
-) -> CausalLM:
+) -> Model:
     """As `load_model`, for what continues a text: a model of one stack that writes."""
     _refuse_two_stacks(folder, ignore_fields)
-    model = load_generative(folder, device, dtype, ignore_fields, bits)
-    assert isinstance(model, CausalLM)
-    return model
+    return load_generative(folder, device, dtype, ignore_fields, bits)
 
 
 def _refuse_two_stacks(folder: Path | str, ignore_fields: Collection[str]) -> None:
@@ -275,10 +267,10 @@ def save_parameters(
             "pad_token_id": tokenizer.pad_id,
         }
         tokenizer.save(folder)
-    task = heads.task_of(model)
-    labels = heads.label_fields(model.labels) if isinstance(model, Encoder) else {}
+    task = model.task
+    labels = heads.label_fields(model.labels)
     fields = family.dump(model.config) | {"architectures": [heads.architecture(family, task)]} | labels
-    kept = fields if isinstance(model, Encoder) else [name for name in fields if roles.get(name) is None]
+    kept = [name for name in fields if not model.generates or roles.get(name) is None]
     write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
     files = [CONFIG, SINGLE]
     if task == "language":
@@ -288,7 +280,7 @@ def save_parameters(
         write_json(folder / GENERATION, told | (generation or {}))
         files.append(GENERATION)
     write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))
-    if isinstance(model, Encoder) and task == heads.EMBEDDING:
+    if task == heads.EMBEDDING:
         files += sentences.write(folder, model)
     files += [n for n in ("tokenizer.json", "tokenizer_config.json") if (folder / n).exists()]
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **(record or {}), **checksums(folder, files)})

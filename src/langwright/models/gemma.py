@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Fields
 from langwright.models.llama import LLAMA, LlamaConfig
+from langwright.models.model import Model
 from langwright.models.rope import reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -29,7 +29,7 @@ class GemmaConfig(LlamaConfig):
     final_logit_softcapping: float | None = None
 
 
-def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
+def build(config: GemmaConfig, family: str, sandwich: bool) -> Model:
     """The blocks of LLaMA with Gemma's norm. sandwich: a norm after each branch as well, before it is added."""
     c = config
 
@@ -55,7 +55,7 @@ def build(config: GemmaConfig, family: str, sandwich: bool) -> CausalLM:
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)
-    return CausalLM(family, c, reach(c.rope(), c.max_position_embeddings), body, head)
+    return Model(body, {"head": head}, family=family, config=c, context=reach(c.rope(), c.max_position_embeddings))
 
 
 def read(raw: Fields) -> Fields:

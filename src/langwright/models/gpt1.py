@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_choice, check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import SUMMARY, Family
 from langwright.models.gpt2 import MAPS
 from langwright.models.keymap import Entry, affines, numbered
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -40,7 +40,7 @@ class GPT1Config:
         check_choice(self, "afn", ACTIVATIONS)
 
 
-def build(config: GPT1Config) -> CausalLM:
+def build(config: GPT1Config) -> Model:
     """Post-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
     c = config
 
@@ -55,7 +55,8 @@ def build(config: GPT1Config) -> CausalLM:
 
     embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
     body = Stack(embed, [block() for _ in range(c.n_layer)], None)
-    return CausalLM("openai-gpt", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
+    head = LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens)
+    return Model(body, {"head": head}, family="openai-gpt", config=c, context=c.n_positions)
 
 
 def keys(config: GPT1Config) -> list[Entry]:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import SUMMARY, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
+from langwright.models.model import Model
 from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -39,7 +39,7 @@ class GPT2Config:
         check_choice(self, "activation_function")
 
 
-def build(config: GPT2Config) -> CausalLM:
+def build(config: GPT2Config) -> Model:
     """Pre-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
     c = config
 
@@ -54,7 +54,8 @@ def build(config: GPT2Config) -> CausalLM:
 
     embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
     body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
-    return CausalLM("gpt2", c, c.n_positions, body, LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens))
+    head = LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens)
+    return Model(body, {"head": head}, family="gpt2", config=c, context=c.n_positions)
 
 
 MAPS: Table = {

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from langwright.base.errors import UserError
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import SUMMARY, Family, Fields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -51,7 +51,7 @@ class GPTNeoConfig:
         return self.window_size if local else None
 
 
-def build(config: GPTNeoConfig) -> CausalLM:
+def build(config: GPTNeoConfig) -> Model:
     """Pre-norm blocks with LayerNorm, learned positions, no biases of q, k and v, and a tied head."""
     c = config
 
@@ -68,7 +68,7 @@ def build(config: GPTNeoConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, c.max_position_embeddings, c.embed_dropout)
     body = Stack(embed, [block(i) for i in range(c.num_layers)], norm())
     head = LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens)
-    return CausalLM("gpt_neo", c, c.max_position_embeddings, body, head)
+    return Model(body, {"head": head}, family="gpt_neo", config=c, context=c.max_position_embeddings)
 
 
 def keys(config: GPTNeoConfig) -> list[Entry]:

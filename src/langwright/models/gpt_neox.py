@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered, untied_head
+from langwright.models.model import Model
 from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -52,7 +52,7 @@ class GPTNeoXConfig:
         return ROPE.rope(self.rope_parameters, head_dim, self.max_position_embeddings)
 
 
-def build(config: GPTNeoXConfig) -> CausalLM:
+def build(config: GPTNeoXConfig) -> Model:
     """Two branches, each with a LayerNorm of its own, side by side or one after the other."""
     c = config
 
@@ -69,7 +69,7 @@ def build(config: GPTNeoXConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, dropout=c.hidden_dropout)
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, embed.tokens if c.tie_word_embeddings else None)
-    return CausalLM("gpt_neox", c, reach(c.rope(), c.max_position_embeddings), body, head)
+    return Model(body, {"head": head}, family="gpt_neox", config=c, context=reach(c.rope(), c.max_position_embeddings))
 
 
 def keys(config: GPTNeoXConfig) -> list[Entry]:

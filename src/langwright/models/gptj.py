@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import SUMMARY, Family
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, untied_head
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP
@@ -43,7 +43,7 @@ class GPTJConfig:
             raise ValueError(f"rotary_dim = {self.rotary_dim} is odd or wider than a head")
 
 
-def build(config: GPTJConfig) -> CausalLM:
+def build(config: GPTJConfig) -> Model:
     """Parallel blocks with LayerNorm, RoPE, biases in the feed-forward and the head only."""
     c = config
 
@@ -60,7 +60,7 @@ def build(config: GPTJConfig) -> CausalLM:
     rope = Rope(c.rotary_dim, interleaved=True)
     body = Stack(embed, [block() for _ in range(c.n_layer)], norm(), rope)
     head = LanguageHead(c.vocab_size, c.n_embd, embed.tokens if c.tie_word_embeddings else None, bias=True)
-    return CausalLM("gptj", c, c.n_positions, body, head)
+    return Model(body, {"head": head}, family="gptj", config=c, context=c.n_positions)
 
 
 def keys(config: GPTJConfig) -> list[Entry]:

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
 from langwright.models.families import FAMILIES
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 
 FIELD = "num_key_value_heads"
 
 
 @torch.no_grad()
-def pool_heads(model: CausalLM, kv_heads: int) -> CausalLM:
+def pool_heads(model: Model, kv_heads: int) -> Model:
     """The same model with `kv_heads` heads of keys and values, each the mean of a group (Ainslie et al., 2023).
 
     The given model stays as it is. Where the heads of a group are equal the logits are too; otherwise some further
@@ -27,7 +27,6 @@ def pool_heads(model: CausalLM, kv_heads: int) -> CausalLM:
     if kv_heads < 1 or had % kv_heads:
         raise UserError(f"{kv_heads} heads of keys and values do not divide the {had} that the model has")
     pooled = FAMILIES[model.family].build(dataclasses.replace(model.config, **{FIELD: kv_heads}))
-    assert isinstance(pooled, CausalLM)
     projections = {
         f"{name}.{which}.{kind}"
         for name, module in model.named_modules()

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 
 
 @torch.no_grad()
-def grow_vocabulary(model: CausalLM, size: int) -> int:
+def grow_vocabulary(model: Model, size: int) -> int:
     """Widen the token table and the head to `size` tokens; returns how many rows are new, 0 where there is room.
 
     Each new row is the mean of the old ones, so that a new token begins as likely as the average one and disturbs the

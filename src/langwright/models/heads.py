@@ -4,22 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
-from langwright.models.encoder import Encoder
-from langwright.models.encoder_decoder import EncoderDecoderLM
-from langwright.models.family import Family, Fields, Model
+from langwright.models.family import Family, Fields
 from langwright.models.keymap import Entry
+from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead
 
 EMBEDDING = "embedding"
 """The head without parameters that every encoder may carry: one vector a text."""
 TIED_COPY = "lm_head.weight"
 """A head that is the embedding table needs no tensor of its own; some files hold a copy all the same."""
-
-
-def task_of(model: Model) -> str:
-    """What the head of a model is for."""
-    return model.task if isinstance(model, Encoder) else "language"
 
 
 def tasks(family: Family) -> list[str]:
@@ -34,21 +27,18 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
     """
     if task not in tasks(family):
         raise UserError(f'head "{task}" is not known for {family.name}; choose one of {", ".join(tasks(family))}')
-    base = family.build(config)
-    if task == family.task:
-        head = base.head
-    elif task == EMBEDDING:
-        head = EmbeddingHead()
-    else:
-        spec = family.heads[task]
-        if spec.labelled and not labels:
-            raise UserError(f'a new head "{task}" needs labels: the names of what it tells apart')
-        head = spec.make(config, base.body.embed.tokens, len(labels))
-    if labels and not is_labelled(family, task):
-        raise UserError(f'a head "{task}" has no labels; leave them out')
-    if isinstance(base, EncoderDecoderLM) or (isinstance(base, CausalLM) and task == family.task):
-        return base
-    return Encoder(family.name, task, config, base.context, base.body, head, tuple(labels))
+    if is_labelled(family, task) != bool(labels):
+        raise UserError(
+            f'a head "{task}" has no labels; leave them out'
+            if labels
+            else f'a new head "{task}" needs labels: the names of what it tells apart'
+        )
+    model = family.build(config)
+    if task != family.task:
+        tokens = model.body.embed.tokens
+        model.head = EmbeddingHead() if task == EMBEDDING else family.heads[task].make(config, tokens, len(labels))
+        model.task, model.labels = task, tuple(labels)
+    return model
 
 
 def is_labelled(family: Family, task: str) -> bool:
@@ -66,7 +56,7 @@ def entries(family: Family, config: Any, task: str) -> list[Entry]:
 
 def copies(family: Family, model: Model) -> Mapping[str, str]:
     """Tensors on disk that repeat others, and the parameter of ours that each must equal."""
-    task = task_of(model)
+    task = model.task
     if task in family.heads:
         return family.heads[task].copies
     tied = task == "language" and model.head.weight is model.body.embed.tokens

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from langwright.models.checks import check_choice, check_heads, check_layers, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
+from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
 from langwright.models.scoring import last_token_head
 from langwright.parts.attention import Attention
@@ -78,7 +78,7 @@ def build(
     bias: str = "",
     qk_norm: bool = False,
     feedforward: Callable[[Any], Branch] | None = None,
-) -> CausalLM:
+) -> Model:
     """Pre-norm blocks with RMSNorm, RoPE, grouped-query attention and a gated feed-forward.
 
     bias: projections that carry one beyond what `attention_bias` asks for. qk_norm: Qwen3's norm of each head.
@@ -107,7 +107,7 @@ def build(
     body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied)
-    return CausalLM(family, c, reach(c.rope(), c.max_position_embeddings), body, head)
+    return Model(body, {"head": head}, family=family, config=c, context=reach(c.rope(), c.max_position_embeddings))
 
 
 NORMS = {"input_layernorm": "attention.in_norm", "post_attention_layernorm": "feedforward.in_norm"}

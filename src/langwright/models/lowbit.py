@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models.family import Fields, Model
+from langwright.models.family import Fields
 from langwright.models.keymap import Entry, locate
+from langwright.models.model import Model
 from langwright.models.weights import check_floats
 from langwright.parts import quantisers
 from langwright.parts.attention import Attention

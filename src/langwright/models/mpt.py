@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family, Fields
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import MLP
@@ -38,7 +38,7 @@ class MptConfig:
         check_heads(self, "d_model", "n_heads")
 
 
-def build(config: MptConfig) -> CausalLM:
+def build(config: MptConfig) -> Model:
     """Pre-norm blocks with LayerNorm, ALiBi and a tied head; nothing has a bias."""
     c = config
 
@@ -53,7 +53,8 @@ def build(config: MptConfig) -> CausalLM:
 
     embed = Embedding(c.vocab_size, c.d_model, dropout=c.emb_pdrop)
     body = Stack(embed, [block() for _ in range(c.n_layers)], norm())
-    return CausalLM("mpt", c, c.max_seq_len, body, LanguageHead(c.vocab_size, c.d_model, tied=embed.tokens))
+    head = LanguageHead(c.vocab_size, c.d_model, tied=embed.tokens)
+    return Model(body, {"head": head}, family="mpt", config=c, context=c.max_seq_len)
 
 
 def keys(config: MptConfig) -> list[Entry]:

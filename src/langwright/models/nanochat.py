@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
+from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -51,7 +51,7 @@ class NanoChatConfig:
         return replace(WHOLE.rope(self.rope_parameters, head_dim, self.max_position_embeddings), backwards=True)
 
 
-def build(config: NanoChatConfig) -> CausalLM:
+def build(config: NanoChatConfig) -> Model:
     """Pre-norm blocks, and one more norm after the embedding."""
     c = config
 
@@ -73,11 +73,11 @@ def build(config: NanoChatConfig) -> CausalLM:
     embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
-    return CausalLM("nanochat", c, reach(c.rope(), c.max_position_embeddings), body, head)
+    return Model(body, {"head": head}, family="nanochat", config=c, context=reach(c.rope(), c.max_position_embeddings))
 
 
 @torch.no_grad()
-def initialise(model: CausalLM) -> None:
+def initialise(model: Model) -> None:
     """As nanochat's own code: every branch begins as zero, the first logits are nearly equal."""
     bound = math.sqrt(3 / model.config.hidden_size)
     for module in model.body.modules():

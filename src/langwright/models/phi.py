@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.decoder import CausalLM
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
+from langwright.models.model import Model
 from langwright.models.rope import RopeFields, reach
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
@@ -54,7 +54,7 @@ class PhiConfig:
         return ROPE.rope(self.rope_parameters, head_dim, self.max_position_embeddings)
 
 
-def build(config: PhiConfig) -> CausalLM:
+def build(config: PhiConfig) -> Model:
     """Parallel blocks with LayerNorm, RoPE in half of each head, grouped-query attention, and a head with a bias."""
     c = config
 
@@ -78,7 +78,7 @@ def build(config: PhiConfig) -> CausalLM:
     body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
     tied = embed.tokens if c.tie_word_embeddings else None
     head = LanguageHead(c.vocab_size, c.hidden_size, tied, bias=True)
-    return CausalLM("phi", c, reach(c.rope(), c.max_position_embeddings), body, head)
+    return Model(body, {"head": head}, family="phi", config=c, context=reach(c.rope(), c.max_position_embeddings))
 
 
 def keys(config: PhiConfig) -> list[Entry]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
-from langwright.models.encoder import Encoder
+from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead, Pooling
 
 MODULES, LIMITS = "modules.json", "sentence_bert_config.json"
@@ -65,13 +65,13 @@ def _longest(path: Path) -> int | None:
     return limits.get("max_seq_length")
 
 
-def apply(layout: Layout, model: Encoder) -> None:
+def apply(layout: Layout, model: Model) -> None:
     """Give a model the pooling and the length of a folder."""
     model.head = EmbeddingHead(layout.pooling, layout.normalise)
     model.context = min(model.context, layout.longest or model.context)
 
 
-def write(folder: Path, model: Encoder) -> list[str]:
+def write(folder: Path, model: Model) -> list[str]:
     """Write the layout of a model with an embedding head; the names of its files."""
     head = model.head
     assert isinstance(head, EmbeddingHead)

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from langwright.models.checks import check_choice, check_sizes
-from langwright.models.encoder_decoder import EncoderDecoderLM, Frame
 from langwright.models.family import Family, Fields
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, affine, affines, projections, untied_head, within
+from langwright.models.model import Frame, Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias, RelativeBias
 from langwright.parts.feedforward import GLU, MLP
@@ -67,9 +67,7 @@ def dense(config: T5Config, decoder: bool, layer: int) -> nn.Module:
     return kind(config.d_model, config.d_ff, activation, dropout=config.dropout_rate)
 
 
-def build(
-    config: T5Config, family: str = "t5", feedforward: Callable[[Any, bool, int], nn.Module] = dense
-) -> EncoderDecoderLM:
+def build(config: T5Config, family: str = "t5", feedforward: Callable[[Any, bool, int], nn.Module] = dense) -> Model:
     """Pre-norm blocks with RMSNorm, scores that are not scaled, and one table of relative positions a stack.
 
     feedforward: makes that of a layer, given config, whether it is the decoder's, and the layer's number.
@@ -106,7 +104,8 @@ def build(
     body = stack(written, c.decoder_layers, decoder=True)
     tied, scale = (embed.tokens, c.d_model**-0.5) if c.tie_word_embeddings else (None, 1.0)
     head = LanguageHead(c.vocab_size, c.d_model, tied, scale=scale)
-    return EncoderDecoderLM(family, c, None, encoder, body, head, Frame(c.decoder_start_token_id))
+    frame = Frame(c.decoder_start_token_id)
+    return Model(body, {"head": head}, {"encoder": encoder}, family=family, config=c, context=None, frame=frame)
 
 
 def dense_keys(config: T5Config, decoder: bool, layer: int) -> list[Entry]:

@@ -45,7 +45,9 @@ class LanguageHead(nn.Module):
         self.softcap = softcap
         self.side: nn.Module | None = None
 
-    def forward(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
+    def forward(
+        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
         logits = self.plain(scaled) if self.side is None else self.side(scaled, self)
         if self.offset is not None:
@@ -72,15 +74,6 @@ class LanguageHead(nn.Module):
             return hidden, self.dense()
         beside: Callable[[Tensor, LanguageHead], tuple[Tensor, Tensor]] = self.side.factors  # type: ignore[assignment]
         return beside(hidden, self)
-
-
-class HiddenHead(nn.Module):
-    """No head: the hidden states as they are."""
-
-    def forward(
-        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "*batch dim"]:
-        return hidden
 
 
 class MaskedHead(nn.Module):

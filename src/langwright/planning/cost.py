@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
@@ -20,7 +20,7 @@ def active_parameters(model: nn.Module) -> int:
     return parameters(model) - sum(_idle(moe, parameters(moe.experts)) for moe in _mixtures(model))
 
 
-def training_flops_per_token(model: CausalLM, context: int) -> int:
+def training_flops_per_token(model: Model, context: int) -> int:
     """Forward and backward: 6 * matmul parameters + 6 * layers * T * width.
 
     The head counts, the embedding look-up does not; of experts those count that a token passes. The second term is

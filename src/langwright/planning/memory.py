@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 
 SMALLEST_IN_8_BITS = 4096
 """Parameters of fewer numbers keep their averages in 32 bits (`training.adamw.LeanAdamW`)."""
@@ -36,7 +36,7 @@ class Memory:
 
 
 def training_memory(
-    model: CausalLM, rows: int, context: int, dtype: torch.dtype, optimizer_bits: int = 32, host: bool = False
+    model: Model, rows: int, context: int, dtype: torch.dtype, optimizer_bits: int = 32, host: bool = False
 ) -> Memory:
     """What a step of AdamW on micro-batches of `rows` windows takes, for what of a model asks for gradients."""
     parameters = list(model.parameters())
@@ -60,13 +60,13 @@ def _averages(numbers: int, bits: int) -> int:
     return 2 * (numbers + 4 * -(-numbers // 256))
 
 
-def kept_activations(model: CausalLM, rows: int, context: int, dtype: torch.dtype) -> int:
+def kept_activations(model: Model, rows: int, context: int, dtype: torch.dtype) -> int:
     """Bytes that autograd keeps between a forward pass of the body and its way back.
 
     Counted, not estimated: the pass runs on fake tensors, which have shapes and devices and no numbers. Where blocks
     are computed again (`Stack.recompute`), it is what goes into each, and one block in full.
     """
-    body, device = model.body, model.head.weight.device
+    body, device = model.body, model.device
     count = _Count()
     hooks = [hook for block in body.blocks for hook in count.watch(block)]
     before = body.training, body.recompute

@@ -1,6 +1,6 @@
 """Chat templates: a conversation as one text, and which of its characters and tokens are the assistant's own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -89,8 +89,13 @@ class ChatTemplate:
             raise UserError(f"{self._where}: the template leaves out the end of the last message")
         return text[:at] if text.startswith(_CONTINUED, at) else text[:at].rstrip()
 
-    def answers(self, messages: Sequence[Message], tools: Sequence[Any] | None = None, first: int = 0) -> Rendered:
-        """The conversation with the places of the assistant's words in the messages from number `first` on.
+    def answers(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        trained: Collection[int] | None = None,
+    ) -> Rendered:
+        """The conversation with the places of the assistant's words in the messages with the numbers `trained`, or all.
 
         They are the template's `{% generation %}` blocks. Where it has none, each answer is what its message adds to
         the text before it, which must stay as it is. Either way it ends with the special token that stops the model.
@@ -99,10 +104,14 @@ class ChatTemplate:
         text = self._render(messages, tools)
         marked = self._render(messages, tools, mark_answers=True)
         if OPEN in marked:
-            before = self._render(messages[:first], tools, mark_answers=True) if first else ""
-            spans = _marked_spans(marked)[before.count(OPEN) :]
+            spans = _marked_spans(marked)
+            if trained is not None and any(
+                m["role"] == "assistant" and i not in trained for i, m in enumerate(messages)
+            ):
+                bounds = [(self._blocks(messages[:i], tools), self._blocks(messages[: i + 1], tools)) for i in trained]
+                spans = [span for start, stop in bounds for span in spans[start:stop]]
         else:
-            spans = self._differences(text, messages, tools, first)
+            spans = self._differences(text, messages, tools, trained)
         return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
 
     def fault(self, words: str) -> UserError:
@@ -129,12 +138,16 @@ class ChatTemplate:
             raise UserError(f"{self._where}: the chat template refuses the messages: {error}") from None
         return text
 
+    def _blocks(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
+        """How many `{% generation %}` blocks the template writes for messages."""
+        return self._render(messages, tools, mark_answers=True).count(OPEN) if messages else 0
+
     def _differences(
-        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, first: int
+        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Collection[int] | None
     ) -> list[tuple[int, int]]:
         spans = []
         for i, message in enumerate(messages):
-            if message["role"] == "assistant" and i >= first:
+            if message["role"] == "assistant" and (trained is None or i in trained):
                 before = self._render(messages[:i], tools, add_generation_prompt=True)
                 until = self._render(messages[: i + 1], tools)
                 if not (until.startswith(before) and text.startswith(until)):
@@ -178,7 +191,7 @@ def encode(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
     tools: Sequence[Any] | None = None,
-    first: int = 0,
+    trained: Collection[int] | None = None,
 ) -> Encoded:
     """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
 
@@ -186,7 +199,7 @@ def encode(
     an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last blank to
     the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded by itself.
     """
-    rendered = template.answers(messages, tools, first)
+    rendered = template.answers(messages, tools, trained)
     ids, offsets = tokenizer.encode_named(rendered.text)
     begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
     if begins:
@@ -197,8 +210,8 @@ def encode(
             ids += numbers
             offsets += [(cut + start, cut + end) for start, end in places]
             kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
-    trained = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
-    return Encoded(ids, trained)
+    learnt = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
+    return Encoded(ids, learnt)
 
 
 def prompt_ids(

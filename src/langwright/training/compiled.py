@@ -7,16 +7,16 @@ from typing import Any
 import torch
 
 from langwright.base.errors import UserError
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 
 
-def compile_blocks(model: CausalLM) -> None:
+def compile_blocks(model: Model) -> None:
     """Compile each block; they share their code, so one compilation serves all. UserError where that does not work.
 
     The first step compiles; here a function of one operation is, so that most toolchains that fail do so at once.
     """
     try:
-        torch.compile(torch.square)(torch.ones(8, device=model.head.weight.device))
+        torch.compile(torch.square)(torch.ones(8, device=model.device))
     except Exception as error:  # whatever the toolchain raises
         raise _refusal(error) from None
     for block in model.body.blocks:

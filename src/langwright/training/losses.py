@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.objectives.batch import Models, TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.moe import MoE
@@ -33,16 +33,12 @@ class Causal:
 
     def __call__(self, models: Models, batch: TokenBatch) -> dict[str, Tensor]:
         """The sums over a batch."""
-        model: CausalLM = models["model"]
+        model: Model = models["model"]
         charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
         taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
-        head = model.head
-        scaled, weight = head.factors(hidden)
-        nats = linear_cross_entropy(
-            scaled, weight, batch.targets, batch.weights, self.z_loss, head.softcap, head.bias, self.compiled
-        )
-        sums = {"tokens": nats}
+        projection = model.head.projection(hidden)
+        sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
         if taps is not None:
             sums["balance"] = torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
         return sums

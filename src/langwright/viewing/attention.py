@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from langwright.viewing.heat import frame, named_most, shades, small_map, strength
 from langwright.viewing.page import Html, element, figure, join
 from langwright.viewing.text import percent, visible
 
@@ -24,12 +25,10 @@ CROSS_CAUTIONS = (
     *CAUTIONS[2:],
 )
 
-_LEVELS = 20  # steps of colour
 _LARGEST, _SMALLEST = 28, 10  # pixels a token in the large picture; smaller, its name could not be read
 _WIDEST = 720  # a line too long for that is as wide as it must be, and scrolls
 _MARGIN = 72  # at least this much room for tokens, and for the names of the axes in the corner
 _KEY = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # weights in the legend
-_STRONGEST = 3  # keys named for a row under the pointer
 
 
 def attention_figure(
@@ -41,11 +40,15 @@ def attention_figure(
 ) -> Html:
     """The heads of one layer, with words of caution.
 
-    weights: `[heads, query, key]`, finite and not negative.
-    queries, keys: the tokens as strings, one a row and one a column; `keys` is None for self-attention.
-    name: an identifier that tells this figure from others on the same page. cautions: what is said below.
+    Args:
+        weights: [heads, query, key], finite and not negative.
+        queries: the tokens as strings, one a row.
+        keys: the tokens, one a column; None for self-attention.
+        name: an identifier of its own among the figures of a page.
+        cautions: sentences below the figure.
 
-    Raises ValueError when the shapes do not fit or a weight is impossible.
+    Raises:
+        ValueError: the shapes do not fit, or a weight is impossible.
     """
     if not name.isidentifier() or not name.isascii():
         raise ValueError(f"{name!r} is not an identifier")
@@ -88,48 +91,20 @@ def _rules(name: str, heads: int) -> Html:
 
 
 def _thumbnail(weights: NDArray[np.float64], name: str, head: int) -> Html:
-    height, width = weights.shape
-    map_ = element("g", {"id": f"{name}-heat-{head}"}, *_heat(weights))
-    picture = element(
-        "svg",
-        {**small_map(height, width), "aria-hidden": "true"},
-        map_,
-        element("rect", {"class": "frame", "width": width, "height": height}),
-    )
+    map_ = element("g", {"id": f"{name}-heat-{head}"}, *shades(strength(weights), "heat"))
+    picture = small_map(weights.shape, {"aria-hidden": "true"}, map_)
     return element("label", {"for": f"{name}-{head}"}, element("span", None, f"Head {head}"), picture)
-
-
-def small_map(height: int, width: int) -> dict[str, str | float]:
-    """The attributes of a picture of so many cells: square ones, unless that were more than twice as long as broad."""
-    ratio = min(max(width / height, 0.5), 2.0)
-    return {"viewBox": f"0 0 {width} {height}", "preserveAspectRatio": "none", "style": f"aspect-ratio:{ratio:.3g}"}
-
-
-def _strength(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How strong a weight's colour is: its square root, so that a few percent can be seen."""
-    return np.sqrt(np.minimum(weights, 1))
 
 
 def _key() -> Html:
     """What the colours mean."""
     parts = []
-    for index, (weight, strength) in enumerate(zip(_KEY, _strength(np.array(_KEY)), strict=True)):
+    for index, (weight, shade) in enumerate(zip(_KEY, strength(np.array(_KEY)), strict=True)):
         place = {"x": 56 * index, "y": 1, "width": 14, "height": 14}
-        parts.append(element("rect", {"class": "heat", "fill-opacity": f"{strength:.2f}", **place}))
+        parts.append(element("rect", {"class": "heat", "fill-opacity": f"{shade:.2f}", **place}))
         parts.append(element("text", {"x": 56 * index + 19, "y": 8, "dy": ".32em"}, f"{weight:g}"))
     size: dict[str, str | float] = {"viewBox": f"0 0 {56 * len(_KEY)} 16", "width": 56 * len(_KEY)}
     return element("svg", {**size, "role": "img", "aria-label": "Stronger colour is more weight"}, *parts)
-
-
-def _heat(weights: NDArray[np.float64]) -> list[Html]:
-    """One path for each strength of colour, a unit square for each cell: small even for long lines."""
-    levels = np.rint(_strength(weights) * _LEVELS).astype(int)
-    paths = []
-    for level in range(1, _LEVELS + 1):
-        cells = "".join(f"M{column} {row}h1v1h-1z" for row, column in np.argwhere(levels == level))
-        if cells:
-            paths.append(element("path", {"class": "heat", "fill-opacity": level / _LEVELS, "d": cells}))
-    return paths
 
 
 def _large(weights: NDArray[np.float64], name: str, head: int, rows: Sequence[str], columns: Sequence[str]) -> Html:
@@ -144,7 +119,7 @@ def _large(weights: NDArray[np.float64], name: str, head: int, rows: Sequence[st
         "svg",
         {"viewBox": f"0 0 {box[0]:.0f} {box[1]:.0f}", "width": f"{box[0]:.0f}", "role": "img", "aria-label": words},
         element("use", {"href": f"#{name}-heat-{head}", **place}),
-        element("rect", {"class": "frame", "width": width, "height": height, **place}),
+        frame(weights.shape, {**place}),
         element("text", {"x": _px(left - 6), "y": _px(top - 26), "text-anchor": "end"}, "key →"),
         element("text", {"x": _px(left - 6), "y": _px(top - 10), "text-anchor": "end"}, "query ↓"),
         element("g", {"class": "token", "style": f"font-size:{font:.1f}px"}, *_labels(rows, columns, left, top, cell)),
@@ -177,8 +152,7 @@ def _strip(words: str, left: float, top: float, width: float, height: float) -> 
 
 
 def _row_in_words(query: str, weights: NDArray[np.float64], keys: Sequence[str]) -> str:
-    best = [int(i) for i in np.argsort(-weights, kind="stable")[:_STRONGEST] if weights[i] > 0]
-    return f"{query} looks at " + ", ".join(f"{keys[i]} {percent(float(weights[i]))}" for i in best)
+    return f"{query} looks at " + ", ".join(f"{key} {percent(weight)}" for key, weight in named_most(weights, keys))
 
 
 def _head_in_words(weights: NDArray[np.float64], queries: Sequence[str], keys: Sequence[str]) -> str:

@@ -1,16 +1,17 @@
 """Line charts as inline SVG and bar charts as tables. Colours come from the page's style sheet.
 
-Hovering a line chart shows the values at that place, by the style sheet alone.
+The style sheet shows the values under the pointer. matplotlib's SVG looks as good, but has neither these values nor the
+colours of a dark page, and takes seconds to import.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from langwright.viewing.page import Html, element, join
-from langwright.viewing.scales import Scale, fit, span, tick_labels
+from langwright.viewing.page import Html, element, join, macros
+from langwright.viewing.scales import Scale, fit, tick_labels
 from langwright.viewing.text import compact
 
 Style = Literal["line", "faint", "points"]
@@ -26,8 +27,12 @@ _SMALLEST = 0.62  # of its size: a chart in less room scrolls, so that its text 
 class Series:
     """One quantity over another; a value that is not finite leaves a gap.
 
-    style: a line, a faint line (unnamed in the legend and the hover text), or a line with a marker at each point.
-    colour: 0 to 3, a colour of the style sheet.
+    Args:
+        name: of the line, in the legend and the hover text.
+        x: where the values stand.
+        y: the values, as many.
+        style: a line, a faint line (not named in the legend), or a line with a marker at each point.
+        colour: 0 to 3, a colour of the style sheet.
     """
 
     name: str
@@ -45,14 +50,19 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """What a chart's axes say and show; sizes are in pixels.
+    """What a chart's axes say and show.
 
-    log, zero, top: the upright axis is logarithmic; begins at 0; ends at `top`, above which lines leave the frame.
+    Args:
+        x_label: what runs along the bottom.
+        y_label: the quantity, and the title of the chart.
+        zero: whether the vertical axis begins at 0.
+        top: where it ends; lines above leave the frame.
+        width: in pixels.
+        height: in pixels.
     """
 
     x_label: str
     y_label: str
-    log: bool = False
     zero: bool = False
     top: float = math.inf
     width: int = 1016
@@ -61,7 +71,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: a name, a value from 0 up, a remark; `ours` sets it off from the rest."""
+    """One bar: a name, a value from 0 up, and a remark; `ours` sets it off from the rest."""
 
     name: str
     value: float
@@ -75,8 +85,7 @@ def line_chart(series: Sequence[Series], axes: Axes) -> Html:
     Long series are thinned to their extremes, so that no spike is lost. Series without a finite value are not drawn;
     when none is left the chart says so.
     """
-    drawn = [_clean(one, axes.log) for one in series]
-    drawn = [one for one in drawn if any(map(math.isfinite, one.y))]
+    drawn = [one for one in map(_placed, series) if any(map(math.isfinite, one.y))]
     frame = {
         "class": "chart",
         "viewBox": f"0 0 {axes.width} {axes.height}",
@@ -86,9 +95,9 @@ def line_chart(series: Sequence[Series], axes: Axes) -> Html:
     if not drawn:
         note = element("text", {"x": axes.width / 2, "y": axes.height / 2, "text-anchor": "middle"}, "no finite values")
         return element("svg", {**frame, "aria-label": f"{axes.y_label}: no finite values"}, note)
-    x = span((value for one in drawn for value in one.x), _LEFT, axes.width - _RIGHT)
+    x = fit((value for one in drawn for value in one.x), _LEFT, axes.width - _RIGHT, room=0)
     seen = (value for one in drawn for value in one.y if value <= axes.top)
-    y = fit(seen, axes.height - _BOTTOM, _TOP, axes.log, axes.zero)
+    y = fit(seen, axes.height - _BOTTOM, _TOP, zero=axes.zero)
     parts = [_grid(x, y, axes), _lines(drawn, x, y, axes), _legend(drawn, axes), _probes(drawn, x, y, axes)]
     picture = element("svg", {**frame, "aria-label": _summary(drawn, axes)}, *parts)
     return element("div", {"class": "scroll"}, picture)
@@ -97,26 +106,15 @@ def line_chart(series: Sequence[Series], axes: Axes) -> Html:
 def bars(rows: Sequence[Bar], headings: tuple[str, str, str], show: Callable[[float], str] = compact) -> Html:
     """A table of names, values and remarks in which each value is also a bar from zero.
 
-    headings: of the names, the values and the remarks; the last column is left out when there are no remarks.
-    show: how a value is written. A value that is not finite has no bar.
+    Args:
+        rows: the bars, from the top. A value that is not finite has none.
+        headings: of the names, the values and the remarks; a column without remarks is left out.
+        show: how a value is written.
     """
     largest = max((row.value for row in rows if math.isfinite(row.value)), default=0.0)
-    remarks = any(row.remark for row in rows)
-    name, value, remark = headings
-    heads = [
-        element("th", {"scope": "col"}, name),
-        element("th", {"scope": "col", "class": "number"}, value),
-        element("td", {"aria-hidden": "true"}),
-        *([element("th", {"scope": "col"}, remark)] if remarks else []),
-    ]
-    body = [_bar(row, largest, remarks, show) for row in rows]
-    whole = element(
-        "table",
-        {"class": "bars"},
-        element("thead", None, element("tr", None, *heads)),
-        element("tbody", None, *body),
-    )
-    return element("div", {"class": "scroll"}, whole)
+    shares = [row.value / largest if largest > 0 and math.isfinite(row.value) else 0.0 for row in rows]
+    shown = list(zip(rows, [show(row.value) for row in rows], shares, strict=True))
+    return macros("parts.html")("bars", shown, headings, any(row.remark for row in rows))
 
 
 def running_average(values: Sequence[float], reach: int) -> list[float]:
@@ -135,24 +133,10 @@ def running_average(values: Sequence[float], reach: int) -> list[float]:
     return [next(rest) if math.isfinite(value) else math.nan for value in values]
 
 
-def _bar(row: Bar, largest: float, remarks: bool, show: Callable[[float], str]) -> Html:
-    share = row.value / largest if largest > 0 and math.isfinite(row.value) else 0.0
-    fill = element("span", {"class": "fill", "style": f"width:{100 * share:.2f}%"}) if share > 0 else ""
-    cells = [
-        element("th", {"scope": "row"}, row.name),
-        element("td", {"class": "number"}, show(row.value)),
-        element("td", {"class": "bar", "aria-hidden": "true"}, element("span", {"class": "track"}, fill)),
-        *([element("td", {"class": "remark"}, row.remark)] if remarks else []),
-    ]
-    return element("tr", {"class": "ours" if row.ours else ""}, *cells)
-
-
-def _clean(series: Series, log: bool) -> Series:
-    """The series without nameless places and, on a logarithmic axis, with gaps for what has no logarithm."""
-    pairs = [(float(x), float(y)) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)]
-    places = [x for x, _ in pairs]
-    values = [y if math.isfinite(y) and not (log and y <= 0) else math.nan for _, y in pairs]
-    return Series(series.name, places, values, series.style, series.colour)
+def _placed(series: Series) -> Series:
+    """The series without the points whose place is not finite."""
+    kept = [(float(x), float(y)) for x, y in zip(series.x, series.y, strict=True) if math.isfinite(x)]
+    return replace(series, x=[x for x, _ in kept], y=[y for _, y in kept])
 
 
 def _grid(x: Scale, y: Scale, axes: Axes) -> Html:
@@ -246,7 +230,7 @@ def _probes(series: Sequence[Series], x: Scale, y: Scale, axes: Axes) -> Html:
     edges = [x.start, *((x(a) + x(b)) / 2 for a, b in pairwise(places)), x.stop]
     parts = []
     for place, left, right in zip(places, edges[:-1], edges[1:], strict=True):
-        low, high = _inverse(x, left), _inverse(x, right)
+        low, high = x.inverse(left), x.inverse(right)
         found = [_nearest(one, place, low, high) for one in points]
         says = [f"{one.name} {compact(p[1], 4)}" for one, p in zip(named, found, strict=True) if p]
         text = " · ".join([f"{axes.x_label} {compact(place, 4)}", *says])
@@ -266,10 +250,6 @@ def _probes(series: Sequence[Series], x: Scale, y: Scale, axes: Axes) -> Html:
             )
         )
     return join(parts)
-
-
-def _inverse(scale: Scale, pixel: float) -> float:
-    return scale.low + (pixel - scale.start) / (scale.stop - scale.start) * (scale.high - scale.low)
 
 
 def _nearest(

@@ -1,89 +1,107 @@
-"""A very small page builder: elements, tables, figures and whole pages.
+"""Pages and their parts, from the Jinja templates beside this file.
 
 Text is escaped unless it is `Html`, which only these functions make, so a stray string can never become markup. A page
 is well-formed XML as well as HTML, carries its one style sheet inside, and forbids the browser to load anything.
 """
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from langwright.viewing.style import CSS
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
 from langwright.viewing.text import printable
 
-_VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+Html = Markup
+"""Markup that is safe to put into a page as it stands."""
 
 
-class Html(str):
-    """Markup that is safe to put into a page as it stands."""
-
-    __slots__ = ()
-
-
-def escape(text: str) -> Html:
-    """Text as markup: `Html` unchanged, anything else with its special and control characters made harmless."""
-    return text if isinstance(text, Html) else Html(html.escape(printable(text)))
+def safe(value: object) -> Html:
+    """A value as markup: `Html` unchanged, the text of anything else escaped, control characters made visible."""
+    return value if isinstance(value, Html) else escape(printable(str(value)))
 
 
 def join(parts: Iterable[str]) -> Html:
     """Parts one after the other, each escaped unless it is `Html`."""
-    return Html("".join(map(escape, parts)))
+    return Html("".join(map(safe, parts)))
 
 
 def element(name: str, attributes: Mapping[str, str | float] | None = None, *children: str) -> Html:
-    """One element of HTML or SVG. Attribute values and children are escaped; empty attribute values are left out."""
-    given = "".join(f' {key}="{escape(str(value))}"' for key, value in (attributes or {}).items() if value != "")
-    if name in _VOID:
-        return Html(f"<{name}{given} />")
+    """One element of SVG or HTML. Attribute values and children are escaped; empty attribute values are left out."""
+    given = "".join(f' {key}="{safe(value)}"' for key, value in (attributes or {}).items() if value != "")
     return Html(f"<{name}{given}>{join(children)}</{name}>")
 
 
-def paragraph(text: str, role: str = "") -> Html:
-    """A paragraph, or nothing when there is no text."""
-    return element("p", {"class": role}, text) if text else Html("")
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=safe,
+    )
+
+
+def macros(file: str, **names: object) -> Callable[..., Html]:
+    """The macros of a template, called as `macro(name, *arguments)`; `names` are what they may refer to."""
+    module = _environment().get_template(file).make_module(names)
+
+    def call(name: str, *arguments: object) -> Html:
+        made: Html = getattr(module, name)(*arguments)
+        return Html(made.strip())
+
+    return call
 
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column: its heading, and whether it holds numbers, which are set flush right."""
+    """A table's column.
+
+    Args:
+        heading: what stands above it.
+        numeric: whether it holds numbers, which are set flush right.
+    """
 
     heading: str
     numeric: bool = False
 
+    @property
+    def css(self) -> Html:
+        """The attribute that its cells carry."""
+        return Html(' class="number"' if self.numeric else "")
+
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], caption: str = "") -> Html:
-    """A table whose first cell in each row is the row's heading."""
-    kinds = ["number" if column.numeric else "" for column in columns]
-    heads = [element("th", {"scope": "col", "class": kind}, c.heading) for c, kind in zip(columns, kinds, strict=True)]
-    body = []
-    for row in rows:
-        cells = [
-            element("td" if place else "th", {"scope": "" if place else "row", "class": kind}, cell)
-            for place, (cell, kind) in enumerate(zip(row, kinds, strict=True))
-        ]
-        body.append(element("tr", None, *cells))
-    title = element("caption", None, caption) if caption else ""
-    whole = element(
-        "table", None, title, element("thead", None, element("tr", None, *heads)), element("tbody", None, *body)
-    )
-    return element("div", {"class": "scroll"}, whole)
+    """A table whose first cell in each row is the row's heading; ValueError for a row of another length."""
+    cells = [list(zip(row, columns, strict=True)) for row in rows]
+    return macros("parts.html")("table", columns, cells, caption)
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> Html:
     """A list of names, each with its value."""
-    rows = [element("div", None, element("dt", None, name), element("dd", None, value)) for name, value in pairs]
-    return element("dl", {"class": "definitions"}, *rows)
+    return macros("parts.html")("definitions", list(pairs))
 
 
 def figure(content: Html, caption: str = "") -> Html:
     """A picture with an explanation below."""
-    return element("figure", None, content, element("figcaption", None, caption) if caption else "")
+    return macros("parts.html")("figure", content, caption)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: `name` is its anchor, `body` its content, `lead` a sentence before it."""
+    """A part of a page.
+
+    Args:
+        name: its anchor.
+        title: its heading.
+        body: its content.
+        lead: a sentence before the content.
+    """
 
     name: str
     title: str
@@ -91,35 +109,15 @@ class Section:
     lead: str = ""
 
 
-def page(title: str, sections: Sequence[Section], lead: str = "", overline: str = "", top: Html | None = None) -> str:
+def page(title: str, sections: Sequence[Section], lead: str = "", overline: str = "", top: Any = "") -> str:
     """A whole document.
 
-    overline: a short line above the title.
-    lead: what the page says, in a sentence or two below the title.
-    top: what stands between them and the first section.
+    Args:
+        title: the heading of the page.
+        sections: its parts, listed at the top when there are more than two.
+        lead: a sentence or two below the title.
+        overline: a short line above the title.
+        top: content between the lead and the first section.
     """
-    links = [element("a", {"href": f"#{section.name}"}, section.title) for section in sections]
-    head = element(
-        "head",
-        None,
-        element("meta", {"charset": "utf-8"}),
-        element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
-        element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"name": "color-scheme", "content": "light dark"}),
-        element("title", None, title),
-        element("style", None, Html(CSS)),
-    )
-    header = element(
-        "header", None, paragraph(overline, "overline"), element("h1", None, title), paragraph(lead, "lead"), top or ""
-    )
-    contents = element("nav", {"aria-label": "Contents"}, *links) if len(links) > 2 else ""
-    footer = element("footer", None, "Made by Langwright. This file is complete: it loads nothing from a network.")
-    main = element("main", None, header, contents, *map(_section, sections), footer)
-    document = element("html", {"lang": "en"}, head, element("body", None, main))
-    return f"<!DOCTYPE html>\n{document}\n"
-
-
-def _section(section: Section) -> Html:
-    heading = element("h2", {"id": f"{section.name}-title"}, section.title)
-    attributes = {"id": section.name, "aria-labelledby": f"{section.name}-title"}
-    return element("section", attributes, heading, paragraph(section.lead, "section-lead"), section.body)
+    template = _environment().get_template("page.html")
+    return template.render(title=title, sections=sections, lead=lead, overline=overline, top=top)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from langwright.viewing.attention import attention_figure
 from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
-from langwright.viewing.page import Column, Html, Section, definitions, element, join, page, paragraph, table
+from langwright.viewing.page import Column, Html, Section, definitions, element, macros, page, table
 from langwright.viewing.text import percent
 
 
@@ -150,109 +150,59 @@ class Report:
     card: Mapping[str, str] = field(default_factory=dict)
 
 
+SECTIONS = {
+    "result": "Held-out text",
+    "learning": "Learning",
+    "writing": "Writing",
+    "finetuning": "Fine-tuning",
+    "attention-of-a-layer": "Attention",
+    "time": "Where the time goes",
+    "recipe": "Recipe",
+    "card": "Model card",
+}
+
+
 def report(data: Report) -> str:
     """The report as the text of an HTML file."""
-    makers = (_result, _learning, _writing, _finetuning, _attention, _time, _settings, _card)
-    sections = [section for make in makers if (section := make(data))]
-    return page(data.title, sections, data.lead, data.overline, _facts(data.facts))
+    makers = (_scores, _events, _shares, _changes, _spending, _settings)
+    names = {maker.__name__.removeprefix("_"): maker for maker in makers}
+    macro = macros("report.html", curves=curves, definitions=definitions, heads=attention_figure, **names)
+    abouts = {
+        "result": data.comparison,
+        "finetuning": data.finetuning,
+        "attention-of-a-layer": data.attention,
+        "time": data.spending,
+    }
+    leads = {name: part.about for name, part in abouts.items() if part} | {"writing": data.samples_about}
+    bodies = {name: macro(name.partition("-")[0], data) for name in SECTIONS}
+    sections = [Section(name, SECTIONS[name], body, leads.get(name, "")) for name, body in bodies.items() if body]
+    return page(data.title, sections, data.lead, data.overline, macro("facts", data))
 
 
-def _facts(facts: Sequence[Fact]) -> Html | None:
-    tiles = [
-        element(
-            "div",
-            None,
-            element("dt", None, fact.label),
-            element("dd", None, fact.value),
-            element("dd", {"class": "fact-note"}, fact.note) if fact.note else "",
-        )
-        for fact in facts
-    ]
-    return element("dl", {"class": "facts"}, *tiles) if tiles else None
+def _scores(scores: Sequence[Score]) -> Html:
+    best_first = sorted(scores, key=lambda score: (math.isnan(score.bits_per_byte), score.bits_per_byte))
+    rows = [Bar(score.name, score.bits_per_byte, score.note, score.ours) for score in best_first]
+    return bars(rows, ("Model", "Bits per byte", "Remark"), _bits)
 
 
-def _result(data: Report) -> Section | None:
-    if data.comparison is None or not data.comparison.scores:
-        return None
-    scores = sorted(data.comparison.scores, key=lambda score: (math.isnan(score.bits_per_byte), score.bits_per_byte))
-    rows = [Bar(score.name, score.bits_per_byte, score.note, score.ours) for score in scores]
-    chart = bars(rows, ("Model", "Bits per byte", "Remark"), _bits)
-    body = join([chart, paragraph("Lower is better: fewer bits to write down what was not read before.", "note")])
-    return Section("result", "Held-out text", body, data.comparison.about)
+def _events(events: Sequence[Event]) -> Html:
+    columns = [Column("Step", numeric=True), Column("Event"), Column("What happened")]
+    return table(columns, [(f"{event.step:,}", event.kind, event.text) for event in events])
 
 
-def _learning(data: Report) -> Section | None:
-    drawn = curves(data.metrics)
-    if not drawn and not data.events:
-        return None
-    parts = [drawn]
-    if data.events:
-        columns = [Column("Step", numeric=True), Column("Event"), Column("What happened")]
-        rows = [(f"{event.step:,}", event.kind, event.text) for event in data.events]
-        parts += [element("h3", None, "Events"), table(columns, rows)]
-    return Section("learning", "Learning", join(parts))
-
-
-def _writing(data: Report) -> Section | None:
-    parts = []
-    if data.parsing and data.parsing.shares:
-        parts.append(_parsing(data.parsing))
-    if data.samples:
-        parts += [element("h3", None, "Samples"), _samples(data.samples)]
-    return Section("writing", "Writing", join(parts), data.samples_about) if parts else None
-
-
-def _parsing(parsing: Parsing) -> Html:
+def _shares(shares: Sequence[Share]) -> Html:
     rows = []
-    for share in parsing.shares:
+    for share in shares:
         value = share.passed / share.total if share.total else math.nan
         counted = f"{share.passed} of {share.total}"
         rows.append(Bar(share.name, value, f"{counted}; {share.note}" if share.note else counted, share.ours))
-    chart = bars(rows, ("Writer", "Share", "Count"), percent)
-    return join([element("h3", None, "Function bodies that parse"), paragraph(parsing.about, "section-lead"), chart])
+    return bars(rows, ("Writer", "Share", "Count"), percent)
 
 
-def _samples(samples: Sequence[Sample]) -> Html:
-    return element("div", {"class": "samples"}, *map(_sample, samples))
-
-
-def _sample(sample: Sample) -> Html:
-    tone = {True: "good", False: "bad", None: ""}[sample.good]
-    verdict = element("span", {"class": f"verdict {tone}".strip()}, sample.verdict) if sample.verdict else ""
-    top = element("p", None, element("span", None, sample.kind), verdict) if sample.kind or sample.verdict else ""
-    truth = ""
-    if sample.truth:
-        original = element("pre", None, sample.prompt, _shaded(sample.truth))
-        truth = element("details", None, element("summary", None, "How the author went on"), original)
-    text = element("pre", None, sample.prompt, _shaded(sample.continuation))
-    return element("article", {"class": "sample"}, top, text, truth)
-
-
-def _shaded(continuation: str) -> Html:
-    """The text marked as added, line by line so that its indentation stays blank."""
-    parts: list[str] = []
-    for number, line in enumerate(continuation.split("\n")):
-        words = line.lstrip()
-        parts += ["\n" if number else "", line[: len(line) - len(words)], element("ins", None, words) if words else ""]
-    return join(parts)
-
-
-def _finetuning(data: Report) -> Section | None:
-    if data.finetuning is None or not data.finetuning.rows:
-        return None
-    columns = [
-        Column("Held-out text"),
-        Column("Before", numeric=True),
-        Column("After", numeric=True),
-        Column("Change", numeric=True),
-    ]
-    rows = [(row.text, _bits(row.before), _bits(row.after), _change(row)) for row in data.finetuning.rows]
-    parts = [
-        table(columns, rows, "Bits per byte; lower is better"),
-        element("h3", None, "After fine-tuning") if data.finetuning.samples else "",
-        _samples(data.finetuning.samples) if data.finetuning.samples else "",
-    ]
-    return Section("finetuning", "Fine-tuning", join(parts), data.finetuning.about)
+def _changes(rows: Sequence[BeforeAfter]) -> Html:
+    columns = [Column("Held-out text"), *(Column(name, numeric=True) for name in ("Before", "After", "Change"))]
+    cells = [(row.text, _bits(row.before), _bits(row.after), _change(row)) for row in rows]
+    return table(columns, cells, "Bits per byte; lower is better")
 
 
 def _change(row: BeforeAfter) -> Html:
@@ -267,24 +217,12 @@ def _bits(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "not finite"
 
 
-def _attention(data: Report) -> Section | None:
-    if data.attention is None:
-        return None
-    shown = attention_figure(data.attention.weights, data.attention.tokens)
-    return Section("attention-of-a-layer", "Attention", shown, data.attention.about)
+def _spending(shares: Mapping[str, float]) -> Html:
+    return bars([Bar(part, share) for part, share in shares.items()], ("Part", "Share", "Remark"), percent)
 
 
-def _time(data: Report) -> Section | None:
-    if data.spending is None or not data.spending.shares:
-        return None
-    rows = [Bar(part, share) for part, share in data.spending.shares.items()]
-    chart = bars(rows, ("Part", "Share", "Remark"), percent)
-    return Section("time", "Where the time goes", chart, data.spending.about)
-
-
-def _settings(data: Report) -> Section | None:
-    pairs = _flatten(data.settings)
-    return Section("recipe", "Recipe", definitions(pairs)) if pairs else None
+def _settings(settings: Mapping[str, object]) -> Html:
+    return definitions(_flatten(settings))
 
 
 def _flatten(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -295,9 +233,3 @@ def _flatten(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str
         else:
             pairs.append((f"{prefix}{name}", "none" if value is None else str(value)))
     return pairs
-
-
-def _card(data: Report) -> Section | None:
-    if not data.card:
-        return None
-    return Section("card", "Model card", element("div", {"class": "card"}, definitions(data.card.items())))

@@ -2,8 +2,11 @@
 
 import math
 
-_NAMED = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "Ġ": "·", "▁": "·", "Ċ": "↵", "ĉ": "⇥"}
-_CONTROL_PICTURES = 0x2400  # U+2400 SYMBOL FOR NULL, and so on in the order of the control characters
+_BLANKS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "Ġ": "·", "▁": "·", "Ċ": "↵", "ĉ": "⇥"})
+_CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "␡"}
+_BIDIRECTIONAL = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # they would reorder the page's own text
+_SURROGATES = range(0xD800, 0xE000)
+_HARMLESS = _CONTROLS | dict.fromkeys((*range(0x80, 0xA0), *_SURROGATES, 0xFFFE, 0xFFFF, *_BIDIRECTIONAL), "\ufffd")
 
 
 def compact(value: float, digits: int = 3) -> str:
@@ -34,32 +37,15 @@ def visible(token: str) -> str:
 
     Blanks written as byte-level BPE (Ġ, Ċ) and SentencePiece (▁) write them are understood; `</w>` is dropped.
     """
-    return "".join(_picture(letter) for letter in token.removesuffix("</w>"))
+    return token.removesuffix("</w>").translate(_HARMLESS | _BLANKS)
 
 
 def printable(text: str) -> str:
     """Text whose control characters, newline and tab excepted, are pictures, and whose lone surrogates are U+FFFD."""
-    return "".join(letter if letter in "\n\t" else _harmless(letter) for letter in text)
+    return text.translate(_HARMLESS)
 
 
 def _significant(value: float, digits: int) -> str:
     leading = math.floor(math.log10(abs(value))) if value else 0
     text = f"{value:.{max(0, digits - 1 - leading)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _picture(letter: str) -> str:
-    return _NAMED.get(letter) or _harmless(letter)
-
-
-def _harmless(letter: str) -> str:
-    code = ord(letter)
-    if code < 0x20:
-        return chr(_CONTROL_PICTURES + code)
-    if code == 0x7F:
-        return "␡"
-    if 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 or code in (0xFFFE, 0xFFFF):
-        return "\N{REPLACEMENT CHARACTER}"
-    if 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069:  # they would turn the page's own text around
-        return "\N{REPLACEMENT CHARACTER}"
-    return letter

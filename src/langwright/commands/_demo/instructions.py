@@ -14,13 +14,13 @@ from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.baselines.parsing import FunctionHead, function_heads
 from langwright.commands._demo.writing import BODY_TOKENS, Body, body_of
-from langwright.corpora.chats import Chat
+from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
 from langwright.inference.chat import read_ends
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
 from langwright.models.folder import load_language_model
+from langwright.models.model import Model
 from langwright.text.chat import ChatTemplate, own_template, prompt_ids
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -67,7 +67,7 @@ def is_documented(function: FunctionHead) -> bool:
 
 
 def answered_bodies(
-    model: CausalLM,
+    model: Model,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     ends: Sequence[int],

@@ -17,7 +17,7 @@ from langwright.baselines.parsing import (
 )
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
-from langwright.models.decoder import CausalLM
+from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 BODY_TOKENS = 112
@@ -60,7 +60,7 @@ def choose_prompts(
 
 
 def model_bodies(
-    model: CausalLM, tokenizer: Tokenizer, heads: Sequence[FunctionHead], temperature: float = 0.5, batch: int = 32
+    model: Model, tokenizer: Tokenizer, heads: Sequence[FunctionHead], temperature: float = 0.5, batch: int = 32
 ) -> list[Body]:
     """The bodies a model writes, `batch` side by side."""
     bodies = []
@@ -94,7 +94,7 @@ def given_bodies(heads: Sequence[FunctionHead], body: Callable[[FunctionHead], s
 
 
 def finish_docstrings(
-    model: CausalLM, tokenizer: Tokenizer, beginnings: Sequence[DocstringBeginning], temperature: float = 0.5
+    model: Model, tokenizer: Tokenizer, beginnings: Sequence[DocstringBeginning], temperature: float = 0.5
 ) -> list[str]:
     """How a model ends docstrings, up to their closing quotes."""
     if not beginnings:

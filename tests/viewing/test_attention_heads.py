@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from langwright.viewing.heads import LayerHeads, heads_figure
+from langwright.viewing.attention_heads import LayerHeads, heads_figure
 from langwright.viewing.page import Section, page
 from viewing.markup import HOSTILE, check_self_contained, parse, words
 
@@ -31,7 +31,7 @@ def cells(markup: str, index: int, kind: str) -> dict[tuple[int, int], float]:
 def test_rows_are_queries_and_columns_are_keys() -> None:
     weights = np.array([[[1.0, 0, 0], [0.75, 0.25, 0], [0, 1, 0]]])
     shown = heads_figure([LayerHeads(weights)], TOKENS)
-    assert cells(shown, 0, "heat") == {(0, 0): 1.0, (1, 0): 0.9, (1, 1): 0.5, (2, 1): 1.0}
+    assert cells(shown, 0, "heat") == {(0, 0): 1.0, (1, 0): 0.85, (1, 1): 0.5, (2, 1): 1.0}
     assert "Layer 0, head 0: 38 % to the first token, 88 % to the one before, 12 % to itself" in words(shown)
 
 

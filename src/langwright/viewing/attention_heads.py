@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from langwright.viewing.attention import small_map
+from langwright.viewing.heat import cells, named_most, shades, small_map, strength
 from langwright.viewing.page import Html, element
 from langwright.viewing.text import percent, visible
 
-_LEVELS = 10  # steps of colour
 _LABELLED = 24  # tokens: with more, their names would not be legible beside a small map
-_STRONGEST = 3  # keys named for a head of cross-attention
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,13 @@ class LayerHeads:
 def heads_figure(layers: Sequence[LayerHeads], queries: Sequence[str], keys: Sequence[str] | None = None) -> Html:
     """A grid with a row a layer and a column a head; beside each layer whose bias differs from the last, that bias.
 
-    queries, keys: the tokens, one a row and one a column of each map; `keys` is None for self-attention. Raises
-    ValueError where shapes do not fit.
+    Args:
+        layers: what to draw, from the top.
+        queries: the tokens, one a row of each map.
+        keys: the tokens, one a column; None for self-attention.
+
+    Raises:
+        ValueError: shapes do not fit.
     """
     shape = len(queries), len(queries if keys is None else keys)
     columns = None if keys is None else [visible(key) for key in keys]
@@ -75,7 +78,7 @@ def _row(name: str, maps: Sequence[Html]) -> Html:
 def _head_map(weights: NDArray[np.float64], layer: int, head: int, keys: Sequence[str] | None) -> Html:
     """A head's weights, stronger colour for more, and in words how much goes where in the mean over queries."""
     words = f"Layer {layer}, head {head}: {_of_itself(weights) if keys is None else _of_keys(weights, keys)}"
-    return _map(weights.shape, _shades(np.sqrt(np.minimum(weights, 1)), "heat"), f"head {head}", words)
+    return _map(weights.shape, shades(strength(weights), "heat"), f"head {head}", words)
 
 
 def _of_itself(weights: NDArray[np.float64]) -> str:
@@ -92,9 +95,7 @@ def _of_itself(weights: NDArray[np.float64]) -> str:
 
 def _of_keys(weights: NDArray[np.float64], keys: Sequence[str]) -> str:
     """Cross-attention: by the keys that are read most."""
-    mean = weights.mean(0)
-    most = np.argsort(-mean, kind="stable")[:_STRONGEST]
-    return ", ".join(f"{percent(float(mean[key]))} to {keys[key]}" for key in most)
+    return ", ".join(f"{percent(share)} to {key}" for key, share in named_most(weights.mean(0), keys))
 
 
 def _bias_map(bias: NDArray[np.float64], layer: int) -> Html:
@@ -104,41 +105,18 @@ def _bias_map(bias: NDArray[np.float64], layer: int) -> Html:
     low, high, largest = added.min(), added.max(), np.abs(added).max()
     caption = f"{low:.2g} to {high:.2g}" if largest else "who sees whom"
     words = f"scores change by {low:.3g} to {high:.3g}" if largest else "nothing is added"
-    strength = added / largest if largest else added
+    change = added / largest if largest else added
     paths = [
-        element("path", {"class": "hidden-key", "d": _cells(hidden)}),
-        *_shades(np.maximum(-strength, 0), "cold"),
-        *_shades(np.maximum(strength, 0), "warm"),
+        element("path", {"class": "hidden-key", "d": cells(hidden)}),
+        *shades(np.maximum(-change, 0), "cold"),
+        *shades(np.maximum(change, 0), "warm"),
     ]
     return _map(bias.shape, paths, caption, f"Bias from layer {layer}: {words}; grey keys cannot be seen")
 
 
 def _map(shape: tuple[int, ...], paths: Sequence[Html], caption: str, words: str) -> Html:
-    height, width = shape
-    frame = element("rect", {"class": "frame", "width": width, "height": height})
-    size = {**small_map(height, width), "role": "img", "aria-label": words}
-    picture = element("svg", size, element("title", None, words), *paths, frame)
+    picture = small_map(shape, {"role": "img", "aria-label": words}, element("title", None, words), *paths)
     return element("figure", None, picture, element("figcaption", None, caption))
-
-
-def _shades(strength: NDArray[np.float64], kind: str) -> list[Html]:
-    """A path for each step of colour, over the cells of that strength from 0 to 1."""
-    levels = np.rint(strength * _LEVELS).astype(int)
-    return [
-        element("path", {"class": kind, "fill-opacity": level / _LEVELS, "d": _cells(levels == level)})
-        for level in range(1, _LEVELS + 1)
-        if (levels == level).any()
-    ]
-
-
-def _cells(chosen: NDArray[np.bool_]) -> str:
-    """A path over the chosen cells; neighbours in a row are one rectangle, so that long texts stay small."""
-    edges = np.diff(np.pad(chosen.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    begins, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
-    return "".join(
-        f"M{begin} {row}h{end - begin}v1h-{end - begin}z"
-        for (row, begin), (_, end) in zip(begins.tolist(), ends.tolist(), strict=True)
-    )
 
 
 def _legend(with_bias: bool) -> Html:

@@ -8,13 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from langwright.base.errors import UserError
-from langwright.corpora.chats import Chat, open_chats, read_chat
-from langwright.corpora.rows import Row, read_rows
+from langwright.corpora.conversations import FIELDS, MARKS, Chat, open_chats, read_chat
+from langwright.corpora.reading import Row
 
 ASKED, SAID = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
 SYSTEM = {"role": "system", "content": "S"}
+KEYS = ("role", "content", "from", "value", "text", "tool_calls", "function", "name", "arguments", *MARKS)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "[", "[1]", "{}", "Q"])
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=8,
+)
+ROLE = st.sampled_from(["user", "assistant", "tool"]) | VALUES
+TURN = st.fixed_dictionaries(
+    {"role": ROLE, "content": st.just("Q") | VALUES},
+    optional={"from": st.sampled_from(["human", "gpt", "function_call"]) | VALUES, "value": VALUES}
+    | dict.fromkeys(KEYS[5:], VALUES),
+)
 
 
 def chat(**values: Any) -> Chat:
@@ -86,34 +101,82 @@ def test_prompt_and_answer_are_what_is_asked_and_what_is_learnt() -> None:
     assert made.answer == "B"
 
 
+def test_text_that_happens_to_be_json_stays_text() -> None:
+    asked = json.dumps([ASKED])
+    made = chat(prompt=asked, completion=asked)
+    assert [m["content"] for m in made.messages] == [asked, asked]
+    made = chat(messages=[{"role": "user", "content": "[1]"}, {"role": "assistant", "content": "{}"}])
+    assert [m["content"] for m in made.messages] == ["[1]", "{}"]
+
+
+def test_several_calls_in_one_turn() -> None:
+    calls = [{"name": "f", "arguments": {"a": None}}, {"name": "g", "arguments": {}}]
+    made = chat(conversations=[{"from": "human", "value": "Q"}, {"from": "function_call", "value": json.dumps(calls)}])
+    assert made.messages[1]["tool_calls"] == [{"function": call} for call in calls]
+
+
+@pytest.mark.parametrize("mark", ["weight", "train", "loss_mask"])
+@pytest.mark.parametrize("off", [0, False, 0.0])
+def test_marked_messages_are_not_trained_on(mark: str, off: float) -> None:
+    unmarked, on = {"role": "assistant", "content": "B"}, {**SAID, mark: 1}
+    made = chat(messages=[ASKED, {**SAID, mark: off}, ASKED, unmarked, {**ASKED, mark: off}, on])
+    assert made.answers == (3, 5)
+    assert made.answer == "B\nA"
+    assert read_chat(Row(made.record(), "x")).answers == (3, 5)
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", mark: off}, {"from": "gpt", "value": "B"}]
+    assert chat(conversations=turns).answer == "B"
+    for wrong in ([ASKED, {**SAID, mark: 0.5}], [ASKED, {**SAID, mark: "0"}], [{**ASKED, mark: 1}, SAID]):
+        with pytest.raises(UserError, match=f'^file.jsonl:3: message ., of the role .* has "{mark}"'):
+            chat(messages=wrong)
+    with pytest.raises(UserError, match=r"^file.jsonl:3: .*assistant turn"):
+        chat(messages=[ASKED, {**SAID, mark: off}])
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"text": "a"}, r'no conversation in the fields "text"; needed are messages'),
-        ({"messages": [ASKED]}, "without an assistant turn"),
-        ({"prompt": [ASKED, SAID], "completion": [ASKED]}, "without an assistant turn"),
-        ({"messages": []}, "without an assistant turn"),
-        ({"messages": [{"role": "cat", "content": "a"}]}, 'message 1 has the role "cat"; known are system, user'),
-        ({"messages": [{"role": "user"}]}, 'the "content" of message 1 is NoneType'),
-        ({"messages": [ASKED, "A"]}, "message 2 must be an object"),
+        ({"text": "a"}, '"text"'),
+        ({"messages": [ASKED]}, "assistant turn"),
+        ({"prompt": [ASKED, SAID], "completion": [ASKED]}, "assistant turn"),
+        ({"messages": []}, "assistant turn"),
+        ({"messages": [{"role": "cat", "content": "a"}]}, 'message 1 has the role "cat"'),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "message 1 has the role"),
+        ({"messages": [{"role": "user"}]}, '"content" of message 1 is NoneType'),
+        ({"messages": [ASKED, "A"]}, "message 2"),
         ({"messages": "Q"}, '"messages" must be a list'),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]}, "parts that are no text"),
-        ({"conversations": [{"from": "cat", "value": "a"}]}, 'turn 1 is from "cat"; known are system, human'),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]}, "message 1"),
+        ({"conversations": [{"from": "cat", "value": "a"}]}, 'turn 1 is from "cat"'),
+        ({"conversations": [{"from": ["human"], "value": "a"}]}, "turn 1 is from"),
         ({"conversations": [{"value": "a"}]}, 'turn 1 must be an object with "from"'),
-        ({"instruction": 3, "output": "A"}, 'the field "instruction" is int'),
+        ({"conversations": [{"from": "human", "value": 1}]}, '"value" is int'),
+        ({"instruction": 3, "output": "A"}, '"instruction" is int'),
+        ({"instruction": "Q", "input": 0, "output": "A"}, '"input" is int'),
         ({"instruction": "Q", "output": "A", "history": [["Q"]]}, '"history" must be a list of pairs'),
-        ({"prompt": "Q", "completion": None}, 'the field "completion" is NoneType'),
-        ({"messages": [ASKED, {**SAID, "tool_calls": [{}]}]}, "tool call without a function's"),
+        ({"prompt": "Q", "completion": None}, '"completion" is NoneType'),
+        ({"messages": [ASKED, {**SAID, "tool_calls": [{}]}]}, "message 2 has a tool call"),
+        ({"messages": [ASKED, {**SAID, "tool_calls": f"[{'9' * 5000}]"}]}, "4,300 digits"),
         ({"messages": [ASKED, SAID], "tools": "x"}, '"tools" must be a list'),
+        ({"prompt": "Q", "completion": "\ud800"}, r"\\ud800"),
     ],
 )
 def test_what_is_wrong_names_file_and_row(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words) as error:
+    with pytest.raises(UserError, match=f"^file.jsonl:3: .*{words}"):
         chat(**values)
-    assert str(error.value).startswith("file.jsonl:3: ")
 
 
-def test_rows_of_every_kind_of_file_are_equal(tmp_path: Path) -> None:
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES | st.lists(TURN, max_size=3), min_size=1))
+@settings(max_examples=300)
+def test_any_row_is_a_conversation_or_one_line(values: dict[str, Any]) -> None:
+    try:
+        made = chat(**values)
+    except UserError as error:
+        assert str(error).startswith("file.jsonl:3: ")
+        assert "\n" not in str(error)
+    else:
+        assert read_chat(Row(made.record(), "x")).key == made.key
+
+
+def test_conversations_of_every_kind_of_file_are_equal(tmp_path: Path) -> None:
     rows = [{"instruction": f"Q{i},\n\t", "output": '"A"'} for i in range(3)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "a.jsonl").write_text(lines + "\n")
@@ -122,54 +185,49 @@ def test_rows_of_every_kind_of_file_are_equal(tmp_path: Path) -> None:
     (tmp_path / "b.json.xz").write_bytes(lzma.compress(json.dumps(rows).encode()))
     for name, delimiter in (("c.csv", ","), ("d.tsv", "\t")):
         with open(tmp_path / name, "w", newline="") as file:
-            table = csv.DictWriter(file, ["instruction", "output"], delimiter=delimiter)
+            table = csv.DictWriter(file, ["id", "instruction", "tools", "output"], delimiter=delimiter)
             table.writeheader()
-            table.writerows(rows)
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "e.parquet")
+            table.writerows({"id": "0", "tools": "", **row} for row in rows)
+    write_parquet(tmp_path / "e.parquet", rows)
+    expected = [chat(**row).key for row in rows]
     for path in sorted(tmp_path.iterdir()):
-        read = list(read_rows(str(path)))
-        assert [row.values for row in read] == rows, path
-        assert read[1].source.startswith(f"{path}:")
-    assert len(list(read_rows(str(tmp_path)))) == 7 * 3
-    assert len(list(read_rows(str(tmp_path / "[ab].json*")))) == 4 * 3
+        items = open_chats(str(path)).items
+        assert [item.key for item in items] == expected, path
+        assert items[1].source.startswith(f"{path}:")
+    assert len(open_chats(str(tmp_path)).items) == 7 * 3
+    assert len(open_chats(str(tmp_path / "[ab].json*")).items) == 4 * 3
 
 
-def test_nested_parquet_holds_messages(tmp_path: Path) -> None:
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": [ASKED, SAID]}]), tmp_path / "a.parquet")
-    assert list(open_chats(str(tmp_path / "a.parquet")).items[0].messages) == [ASKED, SAID]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.jsonl", '{"a": 1}\n{"a"', "a.jsonl:2: not valid JSON"),
-        ("a.jsonl", "[1]", "a.jsonl:1: a row must be an object"),
-        ("a.json", '{"a": 1}', "must be a JSON list of objects"),
-        ("a.json", "[1]", "row 1: a row must be an object"),
-        ("a.csv", "a,b\n1,2\n1\n", "a.csv:3: 1 cells under 2 columns"),
-        ("a.csv", 'a,b\n"1,2\n', "not a valid table"),
-        ("a.parquet", "x", "not a whole Parquet file"),
-        ("a.txt", "x", "unknown ending '.txt'"),
-        ("a.jsonl.gz", "x", "damaged"),
-    ],
-)
-def test_broken_files_are_named(name: str, content: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=words):
-        list(read_rows(str(tmp_path / name)))
+def test_nested_parquet_holds_messages_without_the_nulls_of_its_schema(tmp_path: Path) -> None:
+    calls = [{"role": "assistant", "tool_calls": [{"function": {"name": n, "arguments": {n: 1}}}]} for n in ("f", "g")]
+    write_parquet(tmp_path / "a.parquet", [{"messages": [ASKED, call]} for call in calls])
+    for item, call in zip(open_chats(str(tmp_path / "a.parquet")).items, calls, strict=True):
+        assert list(item.messages) == [ASKED, {**call, "content": ""}]
+
+
+def test_cells_of_tables_hold_lists_as_json(tmp_path: Path) -> None:
+    rows = [{"messages": json.dumps([ASKED, SAID]), "tools": '[{"name": "f"}]'}]
+    write_parquet(tmp_path / "a.parquet", rows)
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([rows[0].keys(), rows[0].values()])
+    for item in open_chats(str(tmp_path / "a.*")).items:
+        assert (list(item.messages), item.tools) == ([ASKED, SAID], ({"name": "f"},))
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        open_chats(str(tmp_path / "a.jsonl"))
-    with pytest.raises(UserError, match="no file of rows"):
-        open_chats(str(tmp_path))
+    for spec in (str(tmp_path / "a.jsonl"), str(tmp_path), "x" * 5000):
+        with pytest.raises(UserError, match=r"no such file|no file in this folder"):
+            open_chats(spec)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError, match=r"a\.txt: unknown ending"):
+        open_chats(str(tmp_path / "a.txt"))
     (tmp_path / "a.jsonl").write_text("\n")
     with pytest.raises(UserError, match="there is no conversation in it"):
         open_chats(str(tmp_path / "a.jsonl"))

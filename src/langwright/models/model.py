@@ -1,0 +1,191 @@
+"""The model: a body, its heads, and the encoders whose output the body reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from langwright.parts.memory import Memory
+from langwright.parts.stack import Stack
+from langwright.parts.state import State, Taps
+
+
+@runtime_checkable
+class Body(Protocol):
+    """What turns inputs [batch, time] into hidden states [batch, time, dim]; `Stack` is the usual one."""
+
+    def __call__(
+        self,
+        ids: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "batch time"] | None = None,
+        *,
+        state: State | None = None,
+        taps: Taps | None = None,
+        types: Int[Tensor, "batch time"] | None = None,
+        memory: Memory | None = None,
+    ) -> Float[Tensor, "batch length dim"]: ...
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How the texts of an encoder-decoder begin and end, as token ids.
+
+    Args:
+        start: the id that the decoder reads before the first token of the target.
+        source_bos: whether a source begins with the tokenizer's bos. All end with eos.
+        first: the id that every target begins with.
+        last: the id that a target ends with when it reaches its limit.
+        banned: ids that no target may hold.
+    """
+
+    start: int
+    source_bos: bool = False
+    first: int | None = None
+    last: int | None = None
+    banned: tuple[int, ...] = ()
+
+
+class Model(nn.Module):
+    """A body with named heads and encoders, usually one or none of each.
+
+    A decoder (GPT) and an encoder (BERT) are a body, with or without a head. An encoder-decoder (T5) is a body that
+    reads what its encoder makes of a source. `model.head` and `model.encoder` are submodules of these names; `head` is
+    None for a model that gives hidden states.
+
+    Args:
+        body: gives the hidden states.
+        heads: what is computed from the hidden states, by name; the first answers `forward`.
+        encoders: the stacks whose output the body reads, by name.
+        family: name of the row in the table of families (`models/families.py`).
+        config: the family's config.
+        context: the most positions of a text; None where there is no limit.
+        task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
+        labels: the names of the classes of a classifying head, in the order of its logits.
+        frame: how targets begin and end, for an encoder-decoder.
+    """
+
+    body: Stack
+    head: Any
+    encoder: Stack
+
+    def __init__(
+        self,
+        body: Body,
+        heads: Mapping[str, nn.Module] = {},
+        encoders: Mapping[str, Stack] = {},
+        *,
+        family: str,
+        config: Any,
+        context: int | None,
+        task: str = "language",
+        labels: tuple[str, ...] = (),
+        frame: Frame | None = None,
+    ):
+        super().__init__()
+        self.family, self.config = family, config
+        self.context: Any = context
+        self.task, self.labels = task, labels
+        self.frame: Any = frame
+        self.encoders, self.heads = tuple(encoders), tuple(heads)
+        for name, module in {**encoders, "body": body, **heads}.items():
+            assert isinstance(module, nn.Module)
+            self.add_module(name, module)
+        if "head" not in heads:
+            self.register_module("head", None)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self.body.embed.tokens.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the token table is."""
+        return self.body.embed.tokens.device
+
+    @property
+    def generates(self) -> bool:
+        """Whether the head gives logits of the next token, so that the model writes text."""
+        return self.task == "language"
+
+    @property
+    def continues(self) -> bool:
+        """Whether the model writes text and its prompt is part of that text: a decoder without an encoder."""
+        return self.generates and not self.encoders
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """Encoders and body by name, in the order in which they are computed."""
+        return {name: self.get_submodule(name) for name in (*self.encoders, "body")}  # type: ignore[misc]
+
+    def forward(self, *inputs: Any, **named: Any) -> Float[Tensor, "batch *shape"]:
+        """What the head makes of a text, or the hidden states where there is no head.
+
+        Without an encoder the call is `model(ids, mask=None, positions=None, types=None, state=None, taps=None)`.
+        An encoder-decoder is called as `model(source, target, source_mask=None, target_mask=None)`.
+
+        Args:
+            ids: token ids [batch, time]; the other arguments are as in `Stack.forward`.
+            source: token ids of what the encoder reads, [batch, source].
+            target: token ids of what the decoder reads, [batch, time]; begins with `frame.start`.
+
+        Returns:
+            For a head over the vocabulary logits [batch, time, vocabulary].
+        """
+        return (self._translate if self.encoders else self._read)(*inputs, **named)
+
+    def encode(
+        self,
+        source: Int[Tensor, "batch source"],
+        mask: Bool[Tensor, "batch source"] | None = None,
+        taps: Taps | None = None,
+        remember: bool = False,
+    ) -> Memory:
+        """What the body reads of a source.
+
+        Args:
+            source: token ids [batch, source].
+            mask: true where a token is real.
+            taps: what to record.
+            remember: whether keys and values are kept between calls; see `Memory`.
+        """
+        hidden = self.encoder(source, mask, taps=taps)
+        ahead = hidden.shape[1] - source.shape[1]  # virtual tokens whose hidden states are read as well
+        return Memory(hidden, F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask, remember)
+
+    def decode(
+        self,
+        target: Int[Tensor, "batch time"],
+        memory: Memory,
+        mask: Bool[Tensor, "batch time"] | None = None,
+        state: State | None = None,
+        taps: Taps | None = None,
+    ) -> Float[Tensor, "batch time vocabulary"]:
+        """Logits of the next token at every position of the target; arguments as in `Stack.forward`."""
+        return self.head(self.body(target, mask, state=state, taps=taps, memory=memory))
+
+    def _read(
+        self,
+        ids: Int[Tensor, "batch time"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "batch time"] | None = None,
+        types: Int[Tensor, "batch time"] | None = None,
+        state: State | None = None,
+        taps: Taps | None = None,
+    ) -> Float[Tensor, "batch *shape"]:
+        hidden = self.body(ids, mask, positions, types=types, state=state, taps=taps)
+        return hidden if self.head is None else self.head(hidden, mask)
+
+    def _translate(
+        self,
+        source: Int[Tensor, "batch source"],
+        target: Int[Tensor, "batch time"],
+        source_mask: Bool[Tensor, "batch source"] | None = None,
+        target_mask: Bool[Tensor, "batch time"] | None = None,
+    ) -> Float[Tensor, "batch time vocabulary"]:
+        return self.decode(target, self.encode(source, source_mask), target_mask)
