@@ -19,6 +19,7 @@ from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
@@ -72,11 +73,10 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
     hidden, weight = (torch.randn(n, 16, generator=noise).requires_grad_() for n in (40, 29))
     bias = torch.randn(29, generator=noise).requires_grad_() if biased else None
     targets, weights = torch.randint(0, 29, (40,), generator=noise), torch.rand(40, generator=noise)
-    linear_cross_entropy(hidden, weight, targets, weights, z_loss, softcap, bias).backward()
+    linear_cross_entropy(Projection(hidden, weight, bias, softcap=softcap), targets, weights, z_loss).backward()
     there = [x.detach().to(GPU).requires_grad_() for x in (hidden, weight, *([] if bias is None else [bias]))]
-    loss = linear_cross_entropy(
-        there[0], there[1], targets.to(GPU), weights.to(GPU), z_loss, softcap, *there[2:], compiled=compiled
-    )
+    projection = Projection(*there, softcap=softcap)
+    loss = linear_cross_entropy(projection, targets.to(GPU), weights.to(GPU), z_loss, compiled)
     loss.backward()
     for ours, theirs in zip(there, (hidden, weight, bias), strict=False):
         assert ours.grad is not None

@@ -118,7 +118,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     losses = F.cross_entropy(theirs(ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     expected = (losses * weights.flatten()).sum() / weights.sum()
     expected.backward()
-    total = linear_cross_entropy(ours.body(ids[:, :-1]), ours.head.weight, ids[:, 1:], weights, bias=ours.head.bias)
+    total = linear_cross_entropy(ours.head.projection(ours.body(ids[:, :-1])), ids[:, 1:], weights)
     loss = total / weights.sum()
     loss.backward()
     assert abs(loss - expected) <= NEAR

@@ -64,7 +64,7 @@ def test_one_step_with_the_losses_of_the_routers(tmp_path: Path) -> None:
     ):
         assert found.item() == pytest.approx(float(0.5 * balance + 0.25 * z_loss), rel=1e-5)
     weights = torch.ones(2, 11)
-    entropy = linear_cross_entropy(hidden * ours.head.scale, ours.head.weight, target[:, 1:], weights) / weights.sum()
+    entropy = linear_cross_entropy(ours.head.projection(hidden), target[:, 1:], weights) / weights.sum()
     total = entropy + losses[0] + losses[1]
     assert total.item() == pytest.approx(float(out.loss), rel=1e-5)
     total.backward()

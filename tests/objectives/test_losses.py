@@ -11,6 +11,7 @@ from torch import Tensor
 
 from langwright.objectives import losses
 from langwright.objectives.losses import linear_cross_entropy, token_losses
+from langwright.parts.heads import Projection
 
 
 def normal(*shape: int, seed: int) -> Tensor:
@@ -31,10 +32,10 @@ def test_by_hand() -> None:
     """Logits (ln 1, ln 2, ln 5): Z = 8, so p = 1/8, 2/8, 5/8."""
     hidden, weight = torch.tensor([[1.0]] * 3), torch.tensor([1.0, 2.0, 5.0]).log()[:, None]
     targets, weights = torch.tensor([0, 1, 2]), torch.tensor([1.0, 0.5, 0.0])
-    expected = math.log(8) + 0.5 * math.log(4)
-    assert float(linear_cross_entropy(hidden, weight, targets, weights)) == pytest.approx(expected)
+    projection, expected = Projection(hidden, weight), math.log(8) + 0.5 * math.log(4)
+    assert float(linear_cross_entropy(projection, targets, weights)) == pytest.approx(expected)
     z = 0.1 * 1.5 * math.log(8) ** 2
-    assert float(linear_cross_entropy(hidden, weight, targets, weights, z_loss=0.1)) == pytest.approx(expected + z)
+    assert float(linear_cross_entropy(projection, targets, weights, z_loss=0.1)) == pytest.approx(expected + z)
     assert token_losses(hidden @ weight.T, targets).tolist() == pytest.approx(
         [math.log(8), math.log(4), math.log(8 / 5)]
     )
@@ -68,7 +69,7 @@ def test_value_and_gradients(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk * vocabulary})
         patch.setattr(losses, "SLICE_LOGITS", {"cpu": chunk * vocabulary // 2})
-        given_loss = linear_cross_entropy(leaves[2], leaves[3], targets, each, z_loss, softcap)
+        given_loss = linear_cross_entropy(Projection(leaves[2], leaves[3], softcap=softcap), targets, each, z_loss)
         (given_loss * scale).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
     for ours, theirs in zip(leaves[2:], leaves[:2], strict=True):
@@ -79,9 +80,9 @@ def test_value_and_gradients(
 def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     linear = F.linear
-    monkeypatch.setattr(F, "linear", lambda x, w: sizes.append(x.shape[0]) or linear(x, w))
+    monkeypatch.setattr(F, "linear", lambda x, w, b: sizes.append(x.shape[0]) or linear(x, w, b))
     monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 3 * 11 + 10})
-    linear_cross_entropy(normal(8, 4, seed=0), normal(11, 4, seed=1), torch.arange(8), torch.ones(8))
+    linear_cross_entropy(Projection(normal(8, 4, seed=0), normal(11, 4, seed=1)), torch.arange(8), torch.ones(8))
     assert sizes == [3, 3, 2]
 
 
@@ -95,7 +96,7 @@ def test_chunks_are_multiples_of_256_where_they_are_large(vocabulary: int, token
 def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight, targets = normal(3, 4, seed=0), normal(11, 4, seed=1), torch.tensor([3, 0, 10])
     monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 5})
-    given_loss = linear_cross_entropy(hidden, weight, targets, torch.ones(3))
+    given_loss = linear_cross_entropy(Projection(hidden, weight), targets, torch.ones(3))
     assert torch.allclose(given_loss, plain(hidden, weight, targets, torch.ones(3), 0.0))
 
 
@@ -108,7 +109,7 @@ def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = plain(wide[0], wide[1], targets, weights, 0.0)
     expected.backward()
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
-    given_loss = linear_cross_entropy(leaves[0], leaves[1], targets, weights)
+    given_loss = linear_cross_entropy(Projection(leaves[0], leaves[1]), targets, weights)
     given_loss.backward()
     assert given_loss.dtype == torch.float32
     assert given_loss.item() == pytest.approx(expected.item(), rel=2e-3)
@@ -121,7 +122,7 @@ def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_huge_logits_stay_finite() -> None:
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
-    loss = linear_cross_entropy(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]), torch.ones(2))
+    loss = linear_cross_entropy(Projection(hidden, torch.tensor([[1.0], [-1.0]])), torch.tensor([0, 0]), torch.ones(2))
     loss.backward()
     assert loss.item() == pytest.approx(2e4)
     assert hidden.grad is not None
@@ -134,7 +135,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
     multiply = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *a, **k: products.append(1) or multiply(*a, **k))
     hidden, weight = normal(5, 4, seed=0), torch.nn.Parameter(normal(7, 4, seed=1))
-    arguments = (hidden, weight, torch.arange(5), torch.ones(5))
+    arguments = (Projection(hidden, weight), torch.arange(5), torch.ones(5))
     with torch.no_grad():
         quiet = linear_cross_entropy(*arguments)
     with torch.inference_mode():
@@ -143,7 +144,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
     assert not quiet.requires_grad
     linear_cross_entropy(*arguments)
     assert not products  # the hidden states want none
-    loud = linear_cross_entropy(hidden.clone().requires_grad_(), *arguments[1:])
+    loud = linear_cross_entropy(Projection(hidden.clone().requires_grad_(), weight), *arguments[1:])
     assert products
     assert loud.item() == quiet.item()
 
@@ -151,9 +152,9 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
 def test_either_side_may_be_frozen() -> None:
     hidden, weight = normal(5, 4, seed=0), normal(7, 4, seed=1)
     full = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    linear_cross_entropy(full[0], full[1], torch.arange(5), torch.ones(5)).backward()
+    linear_cross_entropy(Projection(full[0], full[1]), torch.arange(5), torch.ones(5)).backward()
     for moving in (0, 1):
         leaves = [hidden.clone().requires_grad_(moving == 0), weight.clone().requires_grad_(moving == 1)]
-        linear_cross_entropy(leaves[0], leaves[1], torch.arange(5), torch.ones(5)).backward()
+        linear_cross_entropy(Projection(leaves[0], leaves[1]), torch.arange(5), torch.ones(5)).backward()
         assert torch.equal(leaves[moving].grad, full[moving].grad)  # type: ignore[arg-type]
         assert leaves[1 - moving].grad is None

@@ -1,12 +1,14 @@
 """The arithmetic of LoRA (Hu et al., 2021) and DoRA (Liu et al., 2024) beside one map."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from langwright.adaptation.sides import Answer, Owner, Part
-from langwright.parts.heads import LanguageHead
+from langwright.parts.heads import LanguageHead, Projection
 from langwright.parts.linear import Linear
 
 
@@ -53,14 +55,15 @@ class LowRank(Part):
         changed = weight + self.scaling * self.up.float() @ self.down.float()
         return changed if self.magnitude is None else self._scale(owner)[:, None] * changed, bias
 
-    def factors(self, hidden: Tensor, owner: Owner) -> tuple[Tensor, Tensor]:
+    def projection(self, plain: Projection, owner: Owner) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
+        hidden = plain.hidden
         dropped = F.dropout(hidden, self.dropout, self.training)
         inner = self.scaling * F.linear(dropped, self.down.to(hidden.dtype))
         weight = torch.cat((owner.dense().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
         if self.magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
-        return torch.cat((hidden, inner), -1), weight
+        return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)
 
     def _scale(self, owner: Owner) -> Float[Tensor, " outputs"]:
         """The length that each row is to have over the length it has."""

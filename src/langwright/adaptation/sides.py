@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.parts.heads import LanguageHead
+from langwright.parts.heads import LanguageHead, Projection
 from langwright.parts.linear import Linear
 from langwright.parts.stack import Embedding
 
@@ -33,9 +34,11 @@ class Part(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
         """Weight and bias of the plain map, in float32, that gives the same as the map with this part."""
 
-    def factors(self, hidden: Tensor, owner: Owner) -> tuple[Tensor, Tensor]:
-        """As `LanguageHead.factors`, for a part beside the head."""
-        return hidden, self.merged(owner, owner.dense().float(), None)[0]
+    def projection(self, plain: Projection, owner: Owner) -> Projection:
+        """What the head's logits are made of with this part; `plain` is without, or with the parts chosen before it."""
+        bias = None if plain.bias is None else plain.bias.float()
+        weight, bias = self.merged(owner, plain.weight.float(), bias)
+        return replace(plain, weight=weight, bias=bias)
 
 
 class Choice:
@@ -72,18 +75,16 @@ class Sides(nn.Module):
                 answer = partial(self.held[name], owner=owner, answer=answer)
         return answer(x)
 
-    def factors(self, hidden: Tensor, owner: Owner) -> tuple[Tensor, Tensor]:
-        """As `LanguageHead.factors`."""
+    def projection(self, plain: Projection, owner: Owner) -> Projection:
+        """What the head's logits are made of with the parts that are chosen."""
         if self.choice.rows is not None:
             raise ValueError("one product cannot serve rows with different heads: a mixed batch gives logits only")
         chosen = [self.held[name] for name in self.choice.names if name in self.held]
         if len(chosen) == 1:
-            found: tuple[Tensor, Tensor] = chosen[0].factors(hidden, owner)  # type: ignore[operator]
-            return found
-        weight = owner.dense().float() if chosen else owner.dense()
+            return chosen[0].projection(plain, owner)  # type: ignore[operator]
         for part in chosen:
-            weight, _ = part.merged(owner, weight, None)  # type: ignore[operator]
-        return hidden, weight
+            plain = Part.projection(part, plain, owner)  # type: ignore[arg-type]
+        return plain
 
     def _by_rows(self, x: Tensor, owner: Owner, rows: dict[str, Tensor]) -> Tensor:
         if x.shape[0] != self.choice.count:

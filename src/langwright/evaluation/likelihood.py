@@ -57,9 +57,7 @@ def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> 
     for batch in batches:
         here = batch.to(device)
         hidden = model.body(here.ids, here.mask, here.positions, here.segments)
-        head = model.head
-        hidden, weight = head.factors(hidden)
-        loss = linear_cross_entropy(hidden, weight, here.targets, here.weights, softcap=head.softcap, bias=head.bias)
+        loss = linear_cross_entropy(model.head.projection(hidden), here.targets, here.weights)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)

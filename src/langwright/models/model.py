@@ -101,12 +101,12 @@ class Model(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Number of token ids."""
-        return self.body.embed.tokens.shape[0]
+        return int(self.config.vocab_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the token table is."""
-        return self.body.embed.tokens.device
+        """Where the parameters are."""
+        return next(self.parameters()).device
 
     @property
     def generates(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -26,30 +26,54 @@ def token_losses(
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
+@runtime_checkable
+class Projected(Protocol):
+    """Logits that are not computed yet, as `parts.heads.Projection` holds them."""
+
+    @property
+    def hidden(self) -> Float[Tensor, "*batch width"]: ...
+    @property
+    def weight(self) -> Float[Tensor, "vocabulary width"]: ...
+    @property
+    def bias(self) -> Float[Tensor, " vocabulary"] | None: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def offset(self) -> Float[Tensor, " vocabulary"] | None: ...
+    @property
+    def softcap(self) -> float | None: ...
+
+
 def linear_cross_entropy(
-    hidden: Float[Tensor, "*batch dim"],
-    weight: Float[Tensor, "vocabulary dim"],
+    projection: Projected,
     targets: Int[Tensor, "*batch"],
     weights: Float[Tensor, "*batch"],
     z_loss: float = 0.0,
-    softcap: float | None = None,
-    bias: Float[Tensor, " vocabulary"] | None = None,
     compiled: bool = False,
 ) -> Float[Tensor, ""]:
-    """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` with logits = hidden weightᵀ + bias, in nats.
+    """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` in nats, without ever holding all logits.
 
-    The logits are never held whole: each chunk of tokens gives its loss and its gradient in one visit, because the
-    gradient of a softmax cross-entropy is known as soon as the logits are. log Z is the log of the softmax's
-    denominator; keeping it near zero steadies training (PaLM, Chowdhery et al., 2022). softcap: of the logits, as in
-    `parts.heads.LanguageHead`. compiled: on a GPU the softmax and its gradient are one compiled kernel each.
+    Each chunk of tokens gives its loss and its gradient in one visit, because the gradient of a softmax cross-entropy
+    is known as soon as the logits are. log Z is the log of the softmax's denominator; keeping it near zero steadies
+    training (PaLM, Chowdhery et al., 2022).
+
+    Args:
+        projection: what the logits are made of, from `head.projection(hidden)`.
+        targets: the token that each position should predict.
+        weights: how much each target counts.
+        z_loss: weight of log(Z)².
+        compiled: on a GPU the softmax and its gradient are one compiled kernel each.
     """
-    if bias is not None:  # one more column, by which a hidden state of 1 is multiplied
-        hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat((weight, bias[:, None].to(weight.dtype)), 1)
+    p = projection
+    hidden, weight, bias = p.hidden if p.scale == 1 else p.hidden * p.scale, p.weight, p.bias
+    if p.offset is not None:
+        bias = p.offset if bias is None else bias + p.offset
     flat = hidden.reshape(-1, hidden.shape[-1])
     if not torch.is_grad_enabled():  # an autograd.Function asks its inputs alone whether gradients are wanted
-        flat, weight = flat.detach(), weight.detach()
+        flat, weight, bias = flat.detach(), weight.detach(), None if bias is None else bias.detach()
     slopes = _compiled_slopes() if compiled and hidden.is_cuda else _losses_and_slopes
-    return _LinearCrossEntropy.apply(flat, weight, targets.reshape(-1), weights.reshape(-1), z_loss, softcap, slopes)  # type: ignore[no-untyped-call]
+    tensors = flat, weight, bias, targets.reshape(-1), weights.reshape(-1)
+    return _LinearCrossEntropy.apply(*tensors, z_loss, p.softcap, slopes)  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -58,39 +82,45 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         targets: Tensor,
         weights: Tensor,
         z_loss: float,
         softcap: float | None,
         losses_and_slopes: Callable[..., Tensor],
     ) -> Tensor:
-        to_hidden, to_weight = ctx.needs_input_grad[:2]
-        cast = weight.to(hidden.dtype)
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        cast, added = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if to_hidden else hidden
         grad_weight: Tensor | None = None
+        grad_bias: Tensor | None = None
         size = _chunk_tokens(weight.shape[0], hidden.device)
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):
-            logits = F.linear(h, cast)
-            total += losses_and_slopes(logits, t, w, z_loss, softcap, to_hidden or to_weight)
+            logits = F.linear(h, cast, added)
+            total += losses_and_slopes(logits, t, w, z_loss, softcap, to_hidden or to_weight or to_bias)
             if to_hidden:  # the logits are now the slopes of the loss
                 torch.mm(logits, cast, out=g)
             if to_weight:
                 product = logits.t() @ h
                 grad_weight = product if grad_weight is None else grad_weight.float().add_(product)
-        ctx.save_for_backward(grad_hidden if to_hidden else None, grad_weight)
-        ctx.weight_dtype = weight.dtype
+            if to_bias:
+                column = logits.sum(0, dtype=torch.float32)
+                grad_bias = column if grad_bias is None else grad_bias.add_(column)
+        ctx.save_for_backward(grad_hidden if to_hidden else None, grad_weight, grad_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, *others = ctx.saved_tensors
         # A CPU sees at once that nothing is to be scaled, and is spared a pass over gradients as large as the head.
         if upstream[0].device.type != "cpu" or upstream[0] != 1:
             grad_hidden = None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype)
-            grad_weight = None if grad_weight is None else grad_weight * upstream[0]
-        return grad_hidden, None if grad_weight is None else grad_weight.to(ctx.weight_dtype), *[None] * 5
+            others = [None if gradient is None else gradient * upstream[0] for gradient in others]
+        cast = (None if g is None else g.to(dtype) for g, dtype in zip(others, ctx.dtypes, strict=True))
+        return grad_hidden, *cast, *[None] * 5
 
 
 def _chunk_tokens(vocabulary: int, device: torch.device) -> int:

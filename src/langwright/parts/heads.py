@@ -3,7 +3,7 @@
 `mask` [batch, time] is true where a token is real; None means all are. Heads that answer for every token pass it over.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,13 +18,43 @@ from langwright.parts.norms import Norm
 Pooling = Literal["first", "last", "mean", "max"]
 
 
-class LanguageHead(nn.Module):
-    """logits = hidden Wᵀ + b. W is the token table itself when tied (Press and Wolf, 2017).
+@dataclass(frozen=True)
+class Projection:
+    """Logits that are not computed yet: softcap(scale * hidden Wᵀ + bias + offset).
 
-    softcap: logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
-    scale: multiplies the hidden states first. bias: whether there is b.
-    offset: a number is added to each logit that training leaves as it is, as files of BART have it.
-    side: None, or what answers in place of `plain`, and calls it (an adapter).
+    It holds every piece that logits are made of, so that a loss that never holds all logits cannot forget one
+    (`objectives.losses.linear_cross_entropy`).
+
+    Args:
+        hidden: the vectors that are multiplied, [*batch, width].
+        weight: W, [vocabulary, width].
+        bias: added to the logits, [vocabulary]; None for none.
+        scale: multiplies `hidden`.
+        offset: also added to the logits, and never trained, [vocabulary]; None for none.
+        softcap: the logits are squeezed into (-softcap, softcap) by softcap * tanh(logits / softcap); None leaves them.
+    """
+
+    hidden: Float[Tensor, "*batch width"]
+    weight: Float[Tensor, "vocabulary width"]
+    bias: Float[Tensor, " vocabulary"] | None = None
+    scale: float = 1.0
+    offset: Float[Tensor, " vocabulary"] | None = None
+    softcap: float | None = None
+
+
+class LanguageHead(nn.Module):
+    """logits = softcap(scale * hidden Wᵀ + bias + offset); see `Projection`.
+
+    Args:
+        vocabulary: number of logits.
+        dim: width of the hidden states.
+        tied: the token table, where it is W (Press and Wolf, 2017).
+        softcap: bound of the logits (Gemma 2); None for none.
+        scale: multiplies the hidden states (T5).
+        bias: whether a bias is trained.
+        offset: whether there is an offset, which training leaves as it is (BART).
+
+    `side` is None, or an adapter that computes the logits before the offset in place of `plain`.
     """
 
     def __init__(
@@ -55,7 +85,7 @@ class LanguageHead(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
-        """hidden Wᵀ + b, whatever stands beside it."""
+        """hidden Wᵀ + bias, without an adapter."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
         return affine(hidden, self.dense().to(hidden.dtype), bias)
 
@@ -63,17 +93,14 @@ class LanguageHead(nn.Module):
         """W as one matrix of floats."""
         return self.weight
 
-    def factors(
-        self, hidden: Float[Tensor, "*batch dim"]
-    ) -> tuple[Float[Tensor, "*batch width"], Float[Tensor, "vocabulary width"]]:
-        """Two matrices whose product is the logits before the bias, what stands beside it included.
-
-        For losses that never hold all logits (`objectives.losses.linear_cross_entropy`).
-        """
+    def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
+        """All that the logits of these hidden states are made of, adapters included."""
+        offset = None if self.offset is None else self.offset[0]
+        plain = Projection(hidden, self.dense(), self.bias, self.scale, offset, self.softcap)
         if self.side is None:
-            return hidden, self.dense()
-        beside: Callable[[Tensor, LanguageHead], tuple[Tensor, Tensor]] = self.side.factors  # type: ignore[assignment]
-        return beside(hidden, self)
+            return plain
+        adapted: Projection = self.side.projection(plain, self)  # type: ignore[operator]
+        return adapted
 
 
 class MaskedHead(nn.Module):
@@ -95,6 +122,10 @@ class MaskedHead(nn.Module):
     ) -> Float[Tensor, "*batch vocabulary"]:
         found = self.norm(self.activation(self.dense(hidden)))
         return affine(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+
+    def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
+        """All that the logits of these hidden states are made of."""
+        return Projection(self.norm(self.activation(self.dense(hidden))), self.weight, self.bias)
 
 
 class SequenceHead(nn.Module):
