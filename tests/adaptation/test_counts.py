@@ -67,7 +67,7 @@ def test_the_example_of_the_lesson() -> None:
 def test_every_family_has_targets(family: str) -> None:
     model = made(family, {}) if family not in ("mixtral", "nanochat") else made(family, {"num_hidden_layers": 1})
     LoRA(rank=1).attach(model)
-    assert all(".side." in n for n, p in model.named_parameters() if p.requires_grad)
+    assert all(".adapter." in n for n, p in model.named_parameters() if p.requires_grad)
 
 
 def test_unknown_targets_are_named_with_what_is_near() -> None:

@@ -129,7 +129,7 @@ def test_merging_keeps_the_logits_and_is_undone_exactly(settings: dict[str, Any]
     assert (model.head.weight is model.body.embed.tokens) == tied == model.config.tie_word_embeddings
     merge(model)
     settle(model)
-    assert not [name for name, _ in model.named_parameters() if ".side." in name]
+    assert not [name for name, _ in model.named_parameters() if ".adapter." in name]
     assert (logits(model) - adapted).abs().max() < 1e-4
 
 
@@ -183,7 +183,7 @@ def test_slices_come_back_as_slices(tmp_path: Path) -> None:
     again = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
     load_adapter(again, tmp_path)
     assert torch.equal(logits(again), before)
-    assert again.body.blocks[0].attention.fn.k.side is None
+    assert again.body.blocks[0].attention.fn.k.adapter is None
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

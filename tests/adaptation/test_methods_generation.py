@@ -88,8 +88,8 @@ def test_the_cache_and_padding_change_nothing(family: str, method: Method, tmp_p
     assert together == written(model, prompts, cache=False)
     assert together == [written(model, [prompt])[0] for prompt in prompts]
     search = Search(beams=3)
-    found = [beam_search(model, prompts, search, Rules.of(search), None, NEW, cache) for cache in (True, False)]
-    assert found[0] == found[1] == [beam_search(model, [p], search, Rules.of(search), None, NEW)[0] for p in prompts]
+    found = [beam_search(model, prompts, search, Rules.of(search), (), NEW, cache) for cache in (True, False)]
+    assert found[0] == found[1] == [beam_search(model, [p], search, Rules.of(search), (), NEW)[0] for p in prompts]
 
 
 def test_a_window_would_forget_the_virtual_tokens(tmp_path: Path) -> None:

@@ -62,15 +62,15 @@ def test_a_prompt_that_begins_as_a_text_is_that_text(model: Model) -> None:
 
 def test_a_prompt_may_begin_as_words_of_the_vocabulary(model: Model) -> None:
     PromptTuning(3, "vocabulary").attach(model)
-    lead = model.body.lead()
+    lead = model.body.virtual_tokens()
     assert all((row == model.body.embed.tokens).all(1).any() for row in lead.vectors)
 
 
 def test_a_prefix_of_zeros_only_draws_attention_away(model: Model) -> None:
     PrefixTuning(3, init="zero").attach(model)
-    assert not any(part.any() for pair in model.body.lead().layers for part in pair)
+    assert not any(part.any() for pair in model.body.virtual_tokens().layers for part in pair)
     PrefixTuning(3, init="zero", projection=True).attach(model, "projected")
-    assert not any(part.any() for pair in model.body.lead().layers for part in pair)
+    assert not any(part.any() for pair in model.body.virtual_tokens().layers for part in pair)
 
 
 @pytest.mark.parametrize("method", VIRTUAL, ids=NAMES)
@@ -99,7 +99,7 @@ def test_gradients_reach_the_virtual_tokens_alone_checkpointed_or_not(method: Me
         assert rows.ids.shape == (8, 12)
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert set(named) == {name for name, p in model.named_parameters() if p.requires_grad}
-        assert all(".lead." in name and gradient.any() for name, gradient in named.items())
+        assert all(".virtual_tokens." in name and gradient.any() for name, gradient in named.items())
         gradients.append(list(named.values()))
     torch.testing.assert_close(*gradients)
 

@@ -57,7 +57,7 @@ def test_an_adapter_folder_is_small_and_tells_what_was_forgotten(folder: Path) -
     assert not (folder / "adapter" / "model.safetensors").exists()
     held = load_file(next((folder / "adapter" / "checkpoints").iterdir()) / "masters.safetensors")
     assert held
-    assert all(".side." in name for name in held)
+    assert all(".adapter." in name for name in held)
     assert (folder / "adapter" / "report.html").exists()
 
 

@@ -69,13 +69,13 @@ def test_a_compressed_folder_is_what_loading_and_rounding_in_memory_give(
 ) -> None:
     result = compress_folder(plain, tmp_path / "small", kind)
     opened, rounded, here = load_model(tmp_path / "small"), load_model(plain, bits=kind), load_model(plain)
-    before = {name: linear.dense().detach() for name, linear in linears(here).items()}
+    before = {name: linear.full_weight().detach() for name, linear in linears(here).items()}
     quantise_model(here, kind)
     for name, linear in linears(opened).items():
-        assert torch.equal(linear.dense(), linears(rounded)[name].dense())
-        assert torch.equal(linear.dense(), linears(here)[name].dense())
+        assert torch.equal(linear.full_weight(), linears(rounded)[name].full_weight())
+        assert torch.equal(linear.full_weight(), linears(here)[name].full_weight())
         assert isinstance(linear, QuantisedLinear) == ("router" not in name)
-        relative = (linear.dense() - before[name]).norm() / before[name].norm()
+        relative = (linear.full_weight() - before[name]).norm() / before[name].norm()
         assert relative <= 1.5 * result.error
     assert torch.equal(logits(opened), logits(rounded))
     assert torch.equal(logits(opened), logits(here))
@@ -151,7 +151,7 @@ def test_gradients_are_those_of_the_dense_weights(plain: Path) -> None:
     """Of every parameter that is left, through all the linear maps."""
     few, dense = load_model(plain, bits="nf4"), load_model(plain)
     for name, linear in linears(few).items():
-        dense.get_submodule(name).weight.data = linear.dense()
+        dense.get_submodule(name).weight.data = linear.full_weight()
     ids = random_ids(2, 9)
     for model in (few, dense):
         model(ids).square().mean().backward()
@@ -174,7 +174,10 @@ def test_encoders_and_encoder_decoders_too(family: str, tmp_path: Path) -> None:
     opened = load_model(tmp_path / "small")
     assert sum(isinstance(m, QuantisedLinear) for m in opened.modules()) > 8
     rounded = load_model(tmp_path / "plain", bits="nf4")
-    assert all(torch.equal(linear.dense(), linears(rounded)[name].dense()) for name, linear in linears(opened).items())
+    assert all(
+        torch.equal(linear.full_weight(), linears(rounded)[name].full_weight())
+        for name, linear in linears(opened).items()
+    )
 
 
 def test_bf16_folders(tmp_path: Path) -> None:
@@ -183,7 +186,7 @@ def test_bf16_folders(tmp_path: Path) -> None:
     compress_folder(tmp_path / "plain", tmp_path / "small", "nf4")
     model = load_model(tmp_path / "small")
     assert logits(model).dtype == torch.bfloat16
-    assert linears(model)["body.blocks.0.attention.fn.q"].dense().dtype == torch.bfloat16
+    assert linears(model)["body.blocks.0.attention.fn.q"].full_weight().dtype == torch.bfloat16
     assert logits(load_model(tmp_path / "small", dtype=torch.float32)).dtype == torch.float32
 
 

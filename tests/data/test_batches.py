@@ -133,3 +133,17 @@ def test_too_little_text_says_how_much_there_is(make_tokens: Make) -> None:
         "too little text for one batch: 15 tokens in 5 documents give 5 windows of 8, and a batch needs 16; "
         "use more text, a smaller batch or a shorter context"
     )
+
+
+@given(lengths=st.lists(st.integers(2, 400), min_size=4, max_size=30))
+def test_rows_are_as_wide_as_the_longest_of_their_batch(lengths: list[int]) -> None:
+    tokens, context = numbered(lengths), 256
+    batches = CausalBatches(tokens, context, 4, 0)
+    for batch in [*(batches.batch(step) for step in range(8)), *evaluation_batches(tokens, context, 4)]:
+        longest = int((batch.targets > 0).sum(1).max())
+        assert batch.ids.shape[1] == min(context, -(-longest // 64) * 64)
+    widths = [batch.ids.shape[1] for batch in evaluation_batches(tokens, context, 4)]
+    assert widths == sorted(widths, reverse=True)
+    assert CausalBatches(tokens, context, 4, 0, fixed=True).batch(0).ids.shape == (4, context)
+    shown = [CausalBatches(tokens, context, 1, 0).batch(step).weights.sum() for step in range(batches.windows)]
+    assert batches.tokens_per_step == round(4 * float(sum(shown)) / batches.windows)

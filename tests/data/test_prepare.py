@@ -56,14 +56,17 @@ def test_each_document_is_whole_and_in_order(
 
 
 def test_only_the_roles_a_tokenizer_has_are_added(tmp_path: Path) -> None:
-    backend = raw_bytes()._backend
     texts = ["a", "b"]
-    for roles, expected in [
-        (Roles(), [[100], [101]]),
-        (Roles(bos="<|bos|>"), [[0, 100], [0, 101]]),
-        (Roles(bos="<|eos|>", eos="<|eos|>"), [[1, 100, 1], [1, 101, 1]]),
+    for roles, begins, expected in [
+        (Roles(), True, [[100], [101]]),
+        (Roles(bos="<|bos|>"), True, [[0, 100], [0, 101]]),
+        (Roles(bos="<|bos|>", eos="<|eos|>"), False, [[100, 1], [101, 1]]),
+        (Roles(bos="<|eos|>", eos="<|eos|>"), False, [[1, 100, 1], [1, 101, 1]]),
     ]:
-        tokens = tokenise(Source(texts).read(), Tokenizer(backend, roles), tmp_path / "a.tokens")
+        backend = raw_bytes()._backend
+        backend.post_processor = None
+        tokenizer = Tokenizer(backend, roles, {"add_bos_token": begins})
+        tokens = tokenise(Source(texts).read(), tokenizer, tmp_path / "a.tokens")
         assert documents_of(tokens) == expected
 
 

@@ -12,13 +12,17 @@ import pytest
 import torch
 
 import langwright
+from langwright.adaptation.lora import LoRA
+from langwright.adaptation.method import Method
+from langwright.adaptation.prefix import PrefixTuning
 from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.shards import open_shard
-from langwright.training.checkpoints import Checkpoints
+from langwright.models.weights import write_tensors
+from langwright.training.checkpoints import Checkpoints, Progress
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.losses import Causal
@@ -26,6 +30,7 @@ from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.training.schedule import Schedule
+from tiny import same, tiny_model, weights
 
 V1 = Path(__file__).parents[1] / "fixtures" / "formats-v1"
 
@@ -236,3 +241,26 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
         hooks=hooks,
         started=0.0,
     )
+
+
+@pytest.mark.parametrize("method", [LoRA(), PrefixTuning(2)])
+def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their parameters had other names: `.side.` for adapters of linear layers, `.lead.` for virtual tokens."""
+    old_names = {".adapter.": ".side.", ".virtual_tokens.": ".lead."}
+
+    def write_old(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        for new, old in old_names.items():
+            tensors = {name.replace(new, old): tensor for name, tensor in tensors.items()}
+        write_tensors(path, tensors)
+
+    def learner(seed: int) -> Learner:
+        model = tiny_model()
+        method.attach(model, seed=seed)
+        return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
+
+    monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)
+    checkpoints, saved, loaded = Checkpoints(tmp_path, {}, keep=1), learner(0), learner(1)
+    checkpoints.save(saved, Progress(1, 1, 0.0, 0, 1, [], {}, []))
+    checkpoints.load(loaded)
+    assert weights(saved.model).keys() == weights(loaded.model).keys()
+    assert same(weights(saved.model), weights(loaded.model))

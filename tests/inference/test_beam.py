@@ -12,7 +12,7 @@ from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
 from langwright.models.bart import BartConfig
 from langwright.models.folder import load_model, new_model
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.text.training import raw_bytes
 from oracles import CASES, SOURCED, left_padding, oracle, random_ids, sourced_oracle
 
@@ -63,9 +63,9 @@ def crowded(model: Any) -> bool:
     return bool(getattr(model.config, "expert_capacity", NEW) < NEW)
 
 
-def cut(row: list[int], eos: int = EOS) -> list[int]:
-    """Without what theirs puts after eos."""
-    return row[: row.index(eos) + 1] if eos in row else row
+def cut(row: list[int], *ends: int) -> list[int]:
+    """Without what theirs puts after the end."""
+    return next((row[: i + 1] for i, token in enumerate(row) if token in (ends or (EOS,))), row)
 
 
 SOURCE, MASK = random_ids(ROWS, 11), left_padding(ROWS, 11).flip(1)
@@ -83,23 +83,23 @@ def test_beams_of_encoder_decoders(sourced: tuple[Any, Any], name: str, eos: int
             expected = their_tokens(theirs, {**settings, "use_cache": False})
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=cache)
-        found = beam_search(ours, [[START]] * ROWS, search, Rules.of(search), eos, NEW, cache, memory=memory)
+        found = beam_search(ours, [[START]] * ROWS, search, Rules.of(search), (eos,), NEW, cache, memory=memory)
         for row, tokens in zip(expected[:, 1:].tolist(), found, strict=True):
             assert cut(row, eos) == tokens, cache
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("eos", [EOS, 20, 33])
-def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: str, eos: int) -> None:
+@pytest.mark.parametrize("ends", [(EOS,), (20,), (33,), (EOS, 20, 33, 7)])
+def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: str, ends: tuple[int, ...]) -> None:
     ours, theirs = decoders
     search, mask = SEARCHES[name], left_padding(ROWS, 11)
-    settings = their_settings(theirs, search, eos_token_id=eos)
+    settings = their_settings(theirs, search, eos_token_id=list(ends))
     expected = theirs.generate(SOURCE.masked_fill(~mask, 0), attention_mask=mask.long(), **settings)
     prompts = [row[real].tolist() for row, real in zip(SOURCE, mask, strict=True)]
     for cache in (True, False):
-        found = beam_search(ours, prompts, search, Rules.of(search), eos, NEW, cache)
+        found = beam_search(ours, prompts, search, Rules.of(search), ends, NEW, cache)
         for row, tokens in zip(expected[:, 11:].tolist(), found, strict=True):
-            assert cut(row, eos) == tokens, cache
+            assert cut(row, *ends) == tokens, cache
 
 
 def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
@@ -113,13 +113,13 @@ def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=True)
         if beams == 3:
-            found = beam_search(ours, [[START]] * ROWS, search, rules, EOS, NEW, memory=memory)
+            found = beam_search(ours, [[START]] * ROWS, search, rules, (EOS,), NEW, memory=memory)
         else:
             found = greedy(ours, memory, rules)
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
 
 
-def greedy(model: Any, memory: Memory, rules: Rules, penalty: float = 1.0, cache: bool = True) -> list[list[int]]:
+def greedy(model: Any, memory: CrossMemory, rules: Rules, penalty: float = 1.0, cache: bool = True) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in range(ROWS)]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     finished = lambda row: written[row][-1:] == [EOS]  # noqa: E731

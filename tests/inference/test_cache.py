@@ -32,7 +32,7 @@ def test_every_slot_is_kept_through_growth(pieces: list[int], rows: int) -> None
             assert torch.equal(v, -k)
         start += piece
     assert cache.length == start
-    assert cache.dense
+    assert cache.gapless
 
 
 def test_room_doubles() -> None:
@@ -60,7 +60,7 @@ def test_positions_start_at_the_first_real_token() -> None:
     assert keys[0].tolist() == [[0, 1, 2, 3], [-1, -1, 0, 1]]
     assert len(keys) == 2
     assert keys[0] is keys[1]
-    assert not cache.dense
+    assert not cache.gapless
     query, keys = cache.place(ids[:, :2], None)
     assert query.tolist() == [[4, 5], [2, 3]]
     assert keys[0].tolist() == [[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]

@@ -1,13 +1,10 @@
 """A conversation: what the model is given, what is forgotten, when an answer stops."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.inference.chat import Conversation, read_ends
+from langwright.inference.chat import Conversation
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import new_model
@@ -34,9 +31,7 @@ def model(size: int, context: int = 120) -> Model:
 
 @pytest.fixture
 def conversation(equipped: Equipped) -> Conversation:
-    return Conversation(
-        model(equipped.tokenizer.vocab_size), equipped.tokenizer, equipped.template, equipped.ends, room=8
-    )
+    return Conversation(model(equipped.tokenizer.vocab_size), equipped.tokenizer, equipped.template, room=8)
 
 
 def saying(conversation: Conversation, text: str) -> None:
@@ -53,7 +48,7 @@ def saying(conversation: Conversation, text: str) -> None:
             return torch.nn.functional.one_hot(ids, size).float()
 
     body = Table()
-    body.blocks = torch.nn.ModuleList()  # type: ignore[assignment]
+    body.blocks, body.embed = torch.nn.ModuleList(), conversation.model.body.embed  # type: ignore[assignment]
     conversation.model.body = body  # type: ignore[assignment]
     conversation.model.head.weight = torch.nn.Parameter(after.T.contiguous())
 
@@ -81,7 +76,7 @@ def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversa
     ]
     rendered = conversation.template.render(history, add_generation_prompt=True)
     ids = conversation.tokenizer.encode_named(rendered)[0]
-    expected = write(conversation.model, conversation.tokenizer, [ids], GREEDY, 8, ends=conversation.ends)[0]
+    expected = write(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
     assert conversation.ask("Two?", GREEDY)[0] == expected
 
 
@@ -116,20 +111,3 @@ def test_what_is_broken_off_stays_as_far_as_it_came(conversation: Conversation) 
     with pytest.raises(KeyboardInterrupt):
         conversation.ask("Is it?", GREEDY, interrupt)
     assert conversation.messages[-1] == {"role": "assistant", "content": "yes"}
-
-
-@pytest.mark.parametrize(
-    ("given", "ends"), [({"eos_token_id": [7, 2]}, (7, 2)), ({"eos_token_id": 5}, (5,)), ({}, (1,))]
-)
-def test_the_stop_tokens_of_a_folder(given: dict[str, object], ends: tuple[int, ...], tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text(json.dumps(given))
-    assert read_ends(tmp_path, raw_bytes()) == ends
-
-
-def test_without_a_stop_token_there_is_no_chat(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    plain = raw_bytes()
-    silent = plain.equipped((), replace(plain.roles, eos=None), None)
-    with pytest.raises(UserError, match="no token is named that ends an answer"):
-        read_ends(tmp_path, silent)

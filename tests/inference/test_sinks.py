@@ -106,7 +106,7 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
         assert kept == sorted({*range(min(sinks, total)), *range(max(0, total - (len(kept) - sinks)), total)})
         assert len(kept) == min(total, sinks + window)
         assert key[row][key[row] >= 0].tolist() == list(range(len(kept)))
-        assert cache.dense == bool((key >= 0).all())
+        assert cache.gapless == bool((key >= 0).all())
 
 
 @pytest.mark.parametrize("streaming", [Streaming(8, 2), Streaming(12, 0)])

@@ -70,7 +70,7 @@ def test_heads_with_an_adapter(family: str, dora: bool) -> None:
     model, method = build(family, "language"), LoRA(2, target=("lm_head",), dora=dora)
     method.attach(model, "one", seed=0)
     method.attach(model, "two", seed=1)
-    perturb(model.head.side)
+    perturb(model.head.adapter)
     for names in ([], ["one"], ["one", "two"]):
         choose(model, *names)
         agree(model)

@@ -11,10 +11,10 @@ from langwright.parts.bias import Alibi, Bias, Lowered, Places, RelativeBias
 BIASES = [Bias(), Bias(causal=True), Bias(causal=True, window=1), Bias(causal=True, window=3)]
 
 
-def dense(queries: int, keys: int) -> Places:
+def gapless(queries: int, keys: int) -> Places:
     """The last `queries` of `keys` tokens in a row."""
     positions = torch.arange(keys)[None]
-    return Places(positions[:, keys - queries :], positions, dense=True)
+    return Places(positions[:, keys - queries :], positions, gapless=True)
 
 
 def table(lowered: Lowered, queries: int, keys: int) -> Tensor:
@@ -37,7 +37,7 @@ def seen(bias: Bias, query: int, key: int, same_document: bool = True) -> bool:
 @given(st.sampled_from(BIASES), st.integers(1, 7), st.integers(0, 5))
 def test_rows_without_padding(bias: Bias, queries: int, earlier: int) -> None:
     keys = queries + earlier
-    lowered = bias.lower(dense(queries, keys))
+    lowered = bias.lower(gapless(queries, keys))
     expected = [[seen(bias, q, k) for k in range(keys)] for q in range(earlier, keys)]
     assert table(lowered, queries, keys)[0].tolist() == expected
     nothing_to_hide = all(map(all, expected))
@@ -74,7 +74,7 @@ def test_padding_positions_and_segments(
 
 def test_segments_are_seen_in_rows_without_padding() -> None:
     segments = torch.tensor([[0, 0, 1]])
-    places = dense(3, 3)
+    places = gapless(3, 3)
     lowered = Bias(causal=True).lower(Places(places.query, places.key, True, segments, segments))
     assert table(lowered, 3, 3)[0].tolist() == [[True, False, False], [True, True, False], [False, False, True]]
 
@@ -82,7 +82,7 @@ def test_segments_are_seen_in_rows_without_padding() -> None:
 @given(st.sampled_from(BIASES), st.integers(1, 5), st.integers(0, 4), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_scores_say_the_same(bias: Bias, queries: int, earlier: int, dtype: torch.dtype) -> None:
     keys = queries + earlier
-    lowered = bias.lower(dense(queries, keys))
+    lowered = bias.lower(gapless(queries, keys))
     scores = lowered.additive(queries, keys, torch.zeros((), dtype=dtype)).scores
     if scores is None:
         assert lowered == Lowered()
@@ -108,9 +108,9 @@ def test_slopes_of_alibi(heads: int, slopes: list[float]) -> None:
 
 @given(st.booleans(), st.integers(1, 4), st.integers(0, 3), st.booleans())
 def test_a_term_is_added_where_a_key_is_seen(causal: bool, queries: int, earlier: int, padded: bool) -> None:
-    places = dense(queries, queries + earlier)
+    places = gapless(queries, queries + earlier)
     if padded:
-        places = Places(places.query, places.key.masked_fill(places.key == 0, -1), dense=False)
+        places = Places(places.query, places.key.masked_fill(places.key == 0, -1), gapless=False)
     lowered = Bias(causal=causal, term=Alibi(6)).lower(places)
     allowed = table(Bias(causal=causal).lower(places), queries, queries + earlier)
     assert lowered.scores is not None
@@ -144,8 +144,8 @@ def test_buckets_of_relative_positions(both: bool) -> None:
 def test_a_learned_term_says_the_same_wherever_a_text_stands() -> None:
     table = RelativeBias(2, 32, 128)
     torch.nn.init.normal_(table.table)
-    places = dense(3, 5)
-    moved = Places(places.query + 70, places.key + 70, dense=False)
+    places = gapless(3, 5)
+    moved = Places(places.query + 70, places.key + 70, gapless=False)
     found = Bias(causal=True, term=table).lower(places).scores
     assert found is not None
     assert torch.equal(found, Bias(causal=True, term=table).lower(moved).scores)

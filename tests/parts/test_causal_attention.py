@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from langwright.models.folder import new_model
 from langwright.models.llama import LlamaConfig
@@ -49,7 +49,7 @@ def test_the_operator_is_well_formed() -> None:
     """PyTorch's own checks; without those of unknown sizes, which the run-time check of `int` arguments refuses."""
     q, k, v, _ = (x.flatten(0, 1).float().requires_grad_() for x in heads(5))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.langwright.causal_attention.default, (q, k, v, 0.5), test_utils=checks)
+    library.opcheck(torch.ops.langwright.causal_attention.default, (q, k, v, 0.5), test_utils=checks)
 
 
 def test_models_take_it_in_bfloat16_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

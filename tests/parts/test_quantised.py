@@ -34,7 +34,7 @@ def error(found: Tensor, wanted: Tensor) -> float:
 def test_the_product_is_that_of_the_dense_weight(kind: str, dtype: torch.dtype, rows: int) -> None:
     packed = QUANTISE[kind](numbers(128, 2048))
     x = numbers(rows, 2048, seed=1).to(dtype)
-    wanted = x.double() @ packed.dense(torch.float64).t()
+    wanted = x.double() @ packed.full_weight(torch.float64).t()
     assert error(packed.product(x), wanted) < (1e-6 if dtype == torch.float32 else 6e-3)
 
 
@@ -42,7 +42,7 @@ def test_the_product_is_that_of_the_dense_weight(kind: str, dtype: torch.dtype, 
 def test_the_dense_weight_is_near_the_one_before(kind: str) -> None:
     weight = numbers(64, 128)
     largest = {"int8": 0.01, "int4": 0.12, "nf4": 0.11, "fp4": 0.14}[kind]
-    assert largest / 3 < error(QUANTISE[kind](weight).dense(), weight) < largest
+    assert largest / 3 < error(QUANTISE[kind](weight).full_weight(), weight) < largest
 
 
 @every_kind
@@ -54,10 +54,10 @@ def test_the_gradient_reaches_the_input_alone(kind: str, dtype: torch.dtype) -> 
     y = linear(x)
     upstream = numbers(2, 5, 64, seed=3).to(dtype)
     y.backward(upstream)
-    dense = F.linear(x.detach(), linear.packed.dense(dtype), bias.detach().to(dtype))
+    dense = F.linear(x.detach(), linear.packed.full_weight(dtype), bias.detach().to(dtype))
     assert y.dtype == dtype
     assert error(y.detach(), dense) < (1e-6 if dtype == torch.float32 else 6e-3)
-    assert torch.equal(x.grad, upstream @ linear.packed.dense(dtype))  # type: ignore[arg-type]
+    assert torch.equal(x.grad, upstream @ linear.packed.full_weight(dtype))  # type: ignore[arg-type]
     assert bias.grad is not None
     assert [name for name, _ in linear.named_parameters()] == ["bias"]
 
@@ -76,12 +76,12 @@ def test_nothing_dense_is_kept_for_the_way_back() -> None:
 def test_a_part_has_the_rows_of_the_whole(kind: str, rows: slice | Tensor) -> None:
     packed = QUANTISE[kind](numbers(256, 192))
     part = packed.part(rows)
-    assert torch.equal(part.dense(), packed.dense()[rows])
+    assert torch.equal(part.full_weight(), packed.full_weight()[rows])
     x = numbers(1, 192)
-    assert error(part.product(x), x @ packed.dense()[rows].t()) < 1e-6
+    assert error(part.product(x), x @ packed.full_weight()[rows].t()) < 1e-6
     if isinstance(rows, slice):
         again = part.part(slice(64, 128)) if part.shape[0] == 128 else part
-        assert torch.equal(again.dense(), part.dense()[-64:])
+        assert torch.equal(again.full_weight(), part.full_weight()[-64:])
 
 
 def test_a_part_that_owns_no_whole_blocks_is_refused() -> None:
@@ -95,28 +95,28 @@ def test_a_part_that_owns_no_whole_blocks_is_refused() -> None:
 @every_kind
 def test_a_cast_leaves_the_stored_numbers_alone(kind: str) -> None:
     packed = QUANTISE[kind](numbers(64, 128))
-    before = packed.dense()
+    before = packed.full_weight()
     linear = QuantisedLinear(packed, nn.Parameter(torch.zeros(64))).to(torch.bfloat16)
     assert linear.bias is not None
     assert linear.bias.dtype == torch.bfloat16
-    assert torch.equal(linear.dense(), before)
+    assert torch.equal(linear.full_weight(), before)
 
 
 def test_the_layout_of_the_kernel_is_taken_up_and_left_again() -> None:
     packed = Int4Groups.quantise(numbers(128, 64))
-    before, codes = packed.dense(), packed.codes
+    before, codes = packed.full_weight(), packed.codes
     packed.product(numbers(1, 64).bfloat16())
     assert packed.laid_out == (quantised._kernel_rows() > 0)
-    assert torch.equal(packed.dense(), before)
+    assert torch.equal(packed.full_weight(), before)
     assert torch.equal(packed.float().codes, codes)
 
 
 def test_odd_sizes() -> None:
     weight = numbers(9, 7)
     packed = FourBitBlocks.quantise(weight)
-    assert error(packed.dense(), weight) < 0.13
+    assert error(packed.full_weight(), weight) < 0.13
     x = numbers(3, 7)
-    torch.testing.assert_close(packed.product(x), x @ packed.dense().t())
+    torch.testing.assert_close(packed.product(x), x @ packed.full_weight().t())
     empty = QuantisedLinear(Int8Rows.quantise(numbers(8, 16)))(torch.empty(1, 0, 16))
     assert empty.shape == (1, 0, 8)
 
@@ -131,7 +131,7 @@ def test_it_stands_where_a_linear_stands() -> None:
     linear = QuantisedLinear(Int8Rows.quantise(numbers(8, 16)))
     assert isinstance(linear, Linear)
     assert (linear.inputs, linear.outputs) == (16, 8)
-    linear.side = _Doubled()
+    linear.adapter = _Doubled()
     x = numbers(2, 16)
     assert torch.equal(linear(x), 2 * linear.plain(x))
 

@@ -345,8 +345,8 @@ def test_equipped_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp
     assert made.added == ("<|im_start|>", "<|im_end|>")
     assert made.tokenizer.vocab_size == plain.vocab_size + 2
     assert made.tokenizer.roles.eos == "<|im_end|>"
-    assert made.ends == (plain.vocab_size + 1, plain.eos_id)
-    assert made.tokenizer.pad_id not in (None, *made.ends)
+    assert made.tokenizer.ends == (plain.vocab_size + 1, plain.eos_id)
+    assert made.tokenizer.pad_id not in (None, *made.tokenizer.ends)
     made.tokenizer.save(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|pad|>")

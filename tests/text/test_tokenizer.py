@@ -135,7 +135,7 @@ def test_the_folder_opens_in_transformers(
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     for text in ["One weird cat  ate a human.\n\n\tyes, naïve 你好 🙂", "don't <0x41>", " cat"]:
         ids = tokenizer.encode(text)
-        assert theirs(text)["input_ids"] == ids
+        assert theirs(text)["input_ids"] == [*tokenizer.prefix, *ids]
         assert theirs.decode(ids) == text
     assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
     assert theirs.pad_token_id == tokenizer.pad_id
@@ -233,7 +233,7 @@ def test_roles_are_read_in_every_form(tmp_path: Path) -> None:
 
     load_tokenizer(tmp_path).save(tmp_path / "again")
     saved = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
-    assert saved == {"extra": 7, "bos_token": "<|bos|>"}
+    assert saved == {"extra": 7, "bos_token": "<|bos|>", "add_bos_token": True}
 
     config.unlink()
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<|pad|>"}))

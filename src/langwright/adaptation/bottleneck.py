@@ -153,26 +153,30 @@ class Adapters(Method):
             with torch.device("meta" if like.is_meta else "cpu"):
                 made = Bottleneck(dim, self.width(dim), where, self._activation, float(scaling))
             _fill(made, self._init)
-            if residual.side is None:
-                residual.side = Branches(live(model).choice)
-            assert isinstance(residual.side, Branches)
-            residual.side.held[name] = made.to(like.device)
+            if residual.adapter is None:
+                residual.adapter = Branches(live(model).choice)
+            assert isinstance(residual.adapter, Branches)
+            residual.adapter.held[name] = made.to(like.device)
             trained += made.parameters()
         head = [ours for _, entry in saved_entries(model, ()) for ours in entry.ours]
         return [*trained, *live(model).keep_own(model, name, head)]
 
     def _remove(self, model: Model, name: str) -> None:
         for residual in model.modules():
-            if isinstance(residual, Residual) and isinstance(residual.side, Branches) and name in residual.side.held:
-                del residual.side.held[name]
-                if not residual.side.held:
-                    residual.side = None
+            if (
+                isinstance(residual, Residual)
+                and isinstance(residual.adapter, Branches)
+                and name in residual.adapter.held
+            ):
+                del residual.adapter.held[name]
+                if not residual.adapter.held:
+                    residual.adapter = None
 
     def _stored(self, model: Model, name: str) -> list[Stored]:
         stored = []
         for site, residual, _ in self._residuals(model):
-            assert isinstance(residual.side, Branches)
-            made = residual.side.held[name]
+            assert isinstance(residual.adapter, Branches)
+            made = residual.adapter.held[name]
             assert isinstance(made, Bottleneck)
             for part, linear in (("adapter_down.0", made.down), ("adapter_up", made.up)):
                 key = f"{site}.adapters.{name}.{part}"

@@ -92,7 +92,7 @@ class IA3(Method):
             for path in target.ours:
                 owner, inputs = model.get_submodule(path), self._at_input(model, target.place.name)
                 assert isinstance(owner, Owner)
-                weight = owner.dense()
+                weight = owner.full_weight()
                 if shared is None or not inputs:  # a fused map has one input
                     shared = nn.Parameter(torch.ones(weight.shape[1 if inputs else 0], device=weight.device))
                 stand_beside(owner, name, Scale(shared, inputs), live(model).choice)

@@ -14,8 +14,8 @@ from langwright.adaptation.whole import own_stored, saved_entries
 from langwright.base.errors import UserError
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
-from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
+from langwright.parts.virtual_tokens import VirtualTokens
 
 KEY = "prompt_embeddings"
 """The one tensor in a file of virtual tokens."""
@@ -38,7 +38,7 @@ class Virtual(nn.Module, ABC):
         return self.table if self.encoder is None else self.encoder(self.table)
 
     @abstractmethod
-    def forward(self) -> Lead:
+    def forward(self) -> VirtualTokens:
         """What stands before the tokens."""
 
 
@@ -50,12 +50,12 @@ class Leads(nn.Module):
         self.held = nn.ModuleDict()
         self.choice = choice
 
-    def forward(self) -> Lead | None:
+    def forward(self) -> VirtualTokens | None:
         """What stands before the tokens now; None where no chosen adapter has virtual tokens."""
         chosen = [] if self.choice.rows is not None else [name for name in self.choice.names if name in self.held]
         if len(chosen) > 1:
             raise UserError(f'only one adapter can stand before the text: choose "{chosen[0]}" or "{chosen[1]}"')
-        lead: Lead | None = self.held[chosen[0]]() if chosen else None
+        lead: VirtualTokens | None = self.held[chosen[0]]() if chosen else None
         return lead
 
 
@@ -93,26 +93,26 @@ class Leading(Method):
             wanted = f"fewer than the {model.context} tokens of the model's context, or no room is left for a text"
             raise SettingError("tokens", self.tokens, wanted, FLAG)
         stack, virtual = self._stack(model), self._virtual(model).to(model.device)
-        if stack.lead is None:
-            stack.lead = Leads(live(model).choice)
-        assert isinstance(stack.lead, Leads)
-        stack.lead.held[name] = virtual
+        if stack.virtual_tokens is None:
+            stack.virtual_tokens = Leads(live(model).choice)
+        assert isinstance(stack.virtual_tokens, Leads)
+        stack.virtual_tokens.held[name] = virtual
         _widen(model, -self.tokens)
         head = live(model).keep_own(model, name, [ours for _, entry in _head(model) for ours in entry.ours])
         return [*virtual.parameters(), *head]
 
     def _remove(self, model: Model, name: str) -> None:
         stack = self._stack(model)
-        if not isinstance(stack.lead, Leads) or name not in stack.lead.held:
+        if not isinstance(stack.virtual_tokens, Leads) or name not in stack.virtual_tokens.held:
             return  # it was refused before it stood there
-        del stack.lead.held[name]
-        if not stack.lead.held:
-            stack.lead = None
+        del stack.virtual_tokens.held[name]
+        if not stack.virtual_tokens.held:
+            stack.virtual_tokens = None
         _widen(model, self.tokens)
 
     def virtual(self, model: Model, name: str) -> Virtual:
         """The virtual tokens of an adapter."""
-        leads = self._stack(model).lead
+        leads = self._stack(model).virtual_tokens
         assert isinstance(leads, Leads)
         found = leads.held[name]
         assert isinstance(found, Virtual)
@@ -155,7 +155,7 @@ class Leading(Method):
 
 def leading_tokens(model: Model) -> int:
     """How many virtual tokens the chosen adapter puts before every text."""
-    leads = [stack.lead() for stack in model.stacks.values() if stack.lead is not None]
+    leads = [stack.virtual_tokens() for stack in model.stacks.values() if stack.virtual_tokens is not None]
     return sum(lead.length for lead in leads if lead is not None)
 
 

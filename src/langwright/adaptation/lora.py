@@ -200,7 +200,7 @@ class LoRA(Method):
         for path in target.ours:
             owner = model.get_submodule(path)
             assert isinstance(owner, Owner)
-            weight = owner.dense()
+            weight = owner.full_weight()
             if isinstance(owner, Embedding):
                 down = _new(weight, rank, weight.shape[0], fill=torch.zero_)
                 up = _new(weight, weight.shape[1], rank, fill=nn.init.normal_)
@@ -240,7 +240,7 @@ class LoRA(Method):
             return False
         owner = model.get_submodule(place.ours[0])
         assert isinstance(owner, Owner)
-        own = owner.dense()
+        own = owner.full_weight()
         return tensor.shape == own.shape and torch.equal(tensor.to(own), own)
 
     def _stored(self, model: Model, name: str) -> list[Stored]:
@@ -281,7 +281,7 @@ def _lengths(model: Model, target: Target, low: Sequence[LowRank]) -> list[Tenso
             return []
         owner = model.get_submodule(path)
         assert isinstance(owner, Linear | LanguageHead)
-        lengths.append(owner.dense().detach().float().norm(dim=1) if magnitude is None else magnitude)
+        lengths.append(owner.full_weight().detach().float().norm(dim=1) if magnitude is None else magnitude)
     return lengths
 
 

@@ -43,7 +43,7 @@ class LowRank(Part):
             return y + change
         assert isinstance(owner, Linear | LanguageHead)
         if drops:
-            straight = F.linear(dropped, owner.dense().to(x.dtype))
+            straight = F.linear(dropped, owner.full_weight().to(x.dtype))
         else:
             straight = y if owner.bias is None else y - owner.bias.to(y.dtype)
         scale = self._scale(owner).to(y.dtype)
@@ -60,7 +60,7 @@ class LowRank(Part):
         hidden = plain.hidden
         dropped = F.dropout(hidden, self.dropout, self.training)
         inner = self.scaling * F.linear(dropped, self.down.to(hidden.dtype))
-        weight = torch.cat((owner.dense().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
+        weight = torch.cat((owner.full_weight().to(hidden.dtype), self.up.to(hidden.dtype)), 1)
         if self.magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
         return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)
@@ -69,7 +69,7 @@ class LowRank(Part):
         """The length that each row is to have over the length it has."""
         assert self.magnitude is not None
         with torch.no_grad():
-            lengths = (owner.dense().float() + self.scaling * self.up.float() @ self.down.float()).norm(dim=1)
+            lengths = (owner.full_weight().float() + self.scaling * self.up.float() @ self.down.float()).norm(dim=1)
         return self.magnitude.float() / lengths
 
 
@@ -103,5 +103,7 @@ class LowRankTable(Part):
     def _scale(self, owner: Owner) -> Float[Tensor, " dim"]:
         assert self.magnitude is not None
         with torch.no_grad():
-            lengths = (owner.dense().float() + self.scaling * (self.up.float() @ self.down.float()).t()).norm(dim=0)
+            lengths = (owner.full_weight().float() + self.scaling * (self.up.float() @ self.down.float()).t()).norm(
+                dim=0
+            )
         return self.magnitude.float() / lengths

@@ -85,7 +85,7 @@ def _merged(
     owner = model.get_submodule(path)
     assert isinstance(owner, Owner)
     own = getattr(owner, "tokens" if isinstance(owner, Embedding) else "weight", None)
-    if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.dense() is not own:
+    if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.full_weight() is not own:
         raise UserError(
             f"the weights of {path} are in few bits, and so cannot take an adapter in; "
             "models.lowbit.dequantise makes them floats first"

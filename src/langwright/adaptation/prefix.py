@@ -15,8 +15,8 @@ from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
-from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
+from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
 
@@ -46,11 +46,11 @@ class Prefix(Virtual):
         super().__init__(table, encoder)
         self.shape, self.order = shape, tuple(order)
 
-    def forward(self) -> Lead:
+    def forward(self) -> VirtualTokens:
         rows = self.rows()
         parts = rows.view(len(rows), 2 * self.shape.layers, self.shape.kv_heads, self.shape.head_dim)
         parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
-        return Lead(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
+        return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _order(model: Model) -> list[int]:
 class _Recorder:
     """A state that keeps the keys and values of one forward pass as they come."""
 
-    dense, length = True, 0
+    gapless, length = True, 0
 
     def __init__(self, layers: int):
         self._layers = layers

@@ -19,20 +19,20 @@ from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import SequenceHead
-from langwright.parts.lead import Lead
 from langwright.parts.stack import Stack
+from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
 
 class Prompt(Virtual):
-    """Vectors that are embedded before those of the tokens. stays: as in `Lead`. length: rows used, from the first."""
+    """Vectors embedded before those of the tokens. stays: as in `VirtualTokens`. length: rows used, from the first."""
 
     def __init__(self, table: Tensor, encoder: nn.Module | None, length: int, stays: bool):
         super().__init__(table, encoder)
         self.length, self.stays = length, stays
 
-    def forward(self) -> Lead:
-        return Lead(self.length, self.rows()[: self.length], stays=self.stays)
+    def forward(self) -> VirtualTokens:
+        return VirtualTokens(self.length, self.rows()[: self.length], stays=self.stays)
 
 
 class Prompting(Leading):

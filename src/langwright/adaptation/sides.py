@@ -100,21 +100,21 @@ class Sides(nn.Module):
 
 def stand_beside(owner: Owner, name: str, part: Part, choice: Choice) -> None:
     """Put an adapter's part beside a map."""
-    if owner.side is None:
-        owner.side = Sides(choice)
-    if not isinstance(owner.side, Sides) or name in owner.side.held:
+    if owner.adapter is None:
+        owner.adapter = Sides(choice)
+    if not isinstance(owner.adapter, Sides) or name in owner.adapter.held:
         raise UserError(f'something else stands where a part of the adapter "{name}" is to stand')
-    owner.side.held[name] = part
+    owner.adapter.held[name] = part
 
 
 def step_aside(model: nn.Module, name: str) -> None:
     """Take all parts of an adapter away."""
     for module in model.modules():
-        if isinstance(module, Linear | Embedding | LanguageHead) and isinstance(module.side, Sides):
-            if name in module.side.held:
-                del module.side.held[name]
-            if not module.side.held:
-                module.side = None
+        if isinstance(module, Linear | Embedding | LanguageHead) and isinstance(module.adapter, Sides):
+            if name in module.adapter.held:
+                del module.adapter.held[name]
+            if not module.adapter.held:
+                module.adapter = None
 
 
 def parts(model: nn.Module, name: str) -> dict[str, Part]:
@@ -124,5 +124,5 @@ def parts(model: nn.Module, name: str) -> dict[str, Part]:
         if isinstance(module, Sides) and name in module.held:
             part = module.held[name]
             assert isinstance(part, Part)
-            found[path.removesuffix(".side")] = part
+            found[path.removesuffix(".adapter")] = part
     return found

@@ -246,7 +246,7 @@ def _size(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, Linear):
         return module.outputs, module.inputs
     assert isinstance(module, Embedding | LanguageHead)
-    rows, columns = module.dense().shape
+    rows, columns = module.full_weight().shape
     return rows, columns
 
 

@@ -10,7 +10,7 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.chat import Conversation, read_ends
+from langwright.inference.chat import Conversation
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
 from langwright.models.lowbit import Kind
@@ -55,17 +55,20 @@ def chat(
     home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
     tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)
-    ends = read_ends(home, tokenizer)
     own = own_template(tokenizer, str(home))
     if template is not None:
         equipped = equip(tokenizer, template, may_grow=False, where=str(home))
-        own, ends = equipped.template, equipped.ends
+        tokenizer, own = equipped.tokenizer, equipped.template
     if own is None:
         raise UserError(
             f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
             "--task chat does, and --template NAME tries one without"
         )
-    conversation = Conversation(loaded, tokenizer, own, ends, system, max_new_tokens)
+    if not tokenizer.ends:
+        raise UserError(
+            f"{home}: no token is named that ends an answer, neither in generation_config.json nor as eos_token"
+        )
+    conversation = Conversation(loaded, tokenizer, own, system, max_new_tokens)
     _talk(conversation, sampling, json)
 
 

@@ -141,7 +141,7 @@ class Tuning:
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
-            write_json(self.out / GENERATION, self.supply.generation)
+            write_json(self.out / GENERATION, self.supply.tokenizer.generation())
         save_adapter(trained, self.out, base=self.folder, record=record)
 
     def _new_text(self, model: Model) -> Likelihood:
@@ -279,7 +279,15 @@ def _supply(
             world=world,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, crossing=recipe.crossing, rank=rank, world=world)
+    return texts.supply(
+        context,
+        recipe.batch_size,
+        recipe.seed,
+        crossing=recipe.crossing,
+        fixed=recipe.compile,
+        rank=rank,
+        world=world,
+    )
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

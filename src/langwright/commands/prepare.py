@@ -12,7 +12,8 @@ from langwright.base.files import write_atomic
 from langwright.corpora.augmentation import augmented, changes_named
 from langwright.corpora.conversations import Chat, open_chats
 from langwright.corpora.duplicates import exact_duplicates, near_duplicates
-from langwright.corpora.quality import faults, heuristic_score, words_in
+from langwright.corpora.quality import faults, heuristic_score
+from langwright.corpora.words import words
 
 By = Literal["heuristics", "relevance", "difficulty"]
 SHOWN = 3
@@ -40,7 +41,7 @@ def prepare(
     data: a file, folder or glob of conversations in any format that finetune --task chat reads.
     out: the new .jsonl file.
     deduplicate: drop conversations that equal an earlier one.
-    near: drop those this similar to an earlier one or more: the share of runs of three words they have in common.
+    near: drop those this similar to an earlier one or more: the share of runs of three words or signs that they share.
     check: drop those with a fault: empty answers, answers that repeat the question, turns out of order, special tokens.
     min_words: drop those whose answers have fewer words together.
     max_words: drop those whose answers have more.
@@ -63,10 +64,10 @@ def prepare(
         chats = _without(chats, exact_duplicates([chat.key for chat in chats]), "equal to an earlier one", report)
     if check:
         chats = _checked(chats, model, report)
-    for bound, sign, words in ((min_words, 1, "too short"), (max_words, -1, "too long")):
+    for bound, sign, why in ((min_words, 1, "too short"), (max_words, -1, "too long")):
         if bound is not None:
-            lengths = [len(words_in(chat.answer)) for chat in chats]
-            chats = _without(chats, [i for i, n in enumerate(lengths) if sign * n < sign * bound], words, report)
+            lengths = [len(words(chat.answer)) for chat in chats]
+            chats = _without(chats, [i for i, n in enumerate(lengths) if sign * n < sign * bound], why, report)
     if near is not None:
         found = near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near)
         chats = _without(chats, list(found), "nearly equal to an earlier one", report)

@@ -56,7 +56,13 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
         supply = texts.supply(
-            recipe.context, recipe.batch_size, recipe.seed, crossing=recipe.crossing, rank=rank, world=world
+            recipe.context,
+            recipe.batch_size,
+            recipe.seed,
+            crossing=recipe.crossing,
+            fixed=recipe.compile,
+            rank=rank,
+            world=world,
         )
         return Job(
             out=out,

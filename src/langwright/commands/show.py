@@ -170,11 +170,11 @@ def _layers(taps: Taps, biases: Sequence[Bias]) -> list[LayerHeads]:
     """The self-attention weights of every layer, and what its bias added to the scores."""
     weights = _weights(taps, "attention")
     positions = torch.arange(weights[0].shape[-1])[None]
-    places = Places(positions, positions, dense=False)
+    places = Places(positions, positions, gapless=False)
     layers = []
     for one, bias in zip(weights, biases, strict=True):
         scores = bias.lower(places).additive(positions.shape[1], positions.shape[1], torch.zeros(())).scores
-        assert scores is not None, "places that are not dense are lowered to scores"
+        assert scores is not None, "places with gaps are lowered to scores"
         added = scores[0].detach().masked_fill(scores[0] == torch.finfo(scores.dtype).min, -torch.inf)
         layers.append(LayerHeads(one, added.expand(-1, *one.shape[1:]).numpy()))
     return layers

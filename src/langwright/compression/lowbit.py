@@ -160,7 +160,7 @@ def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Pa
     except ValueError as error:
         raise UserError(f'{folder}: tensor "{name}": {error}') from None
     before = upright.float()
-    relative = float((packed.dense(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
+    relative = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
     if relative > tally.error:
         tally.error, tally.worst = relative, name
     tally.weights += upright.numel()

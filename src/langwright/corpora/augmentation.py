@@ -4,13 +4,13 @@ Only what a user says is changed, never an answer. All choices come from a seed 
 """
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from langwright.base.arguments import suggest
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat
+from langwright.corpora.words import is_word, pieces
 
 SHARE = 0.1
 """Of the words of a message that are changed, at least one."""
@@ -30,47 +30,46 @@ SYNONYMS = (
 )  # fmt: skip
 """Words that may stand for each other in most places; a small list of our own, in lower case."""
 
-_WORD = re.compile(r"\w+")
 _OTHERS = {word: tuple(w for w in group if w != word) for group in SYNONYMS for word in group}
 Change = Callable[[list[str], random.Random], list[str]]
 
 
-def synonyms(pieces: list[str], rng: random.Random) -> list[str]:
+def synonyms(parts: list[str], rng: random.Random) -> list[str]:
     """Some words replaced by others of `SYNONYMS`."""
-    known = [i for i in _words(pieces) if pieces[i].lower() in _OTHERS]
-    for i in _some(known, len(_words(pieces)), rng):
-        other = rng.choice(_OTHERS[pieces[i].lower()])
-        pieces[i] = other.capitalize() if pieces[i][0].isupper() else other
-    return pieces
+    known = [i for i in _words(parts) if parts[i].lower() in _OTHERS]
+    for i in _some(known, len(_words(parts)), rng):
+        other = rng.choice(_OTHERS[parts[i].lower()])
+        parts[i] = other.capitalize() if parts[i][0].isupper() else other
+    return parts
 
 
-def deletion(pieces: list[str], rng: random.Random) -> list[str]:
+def deletion(parts: list[str], rng: random.Random) -> list[str]:
     """Some words left out with the space before them; a message keeps at least one."""
-    words = _words(pieces)
+    words = _words(parts)
     for i in sorted(_some(words[1:], len(words), rng), reverse=True):
-        del pieces[i]
-        if pieces[i - 1].isspace():
-            del pieces[i - 1]
-    return pieces
+        del parts[i]
+        if parts[i - 1].isspace():
+            del parts[i - 1]
+    return parts
 
 
-def swap(pieces: list[str], rng: random.Random) -> list[str]:
+def swap(parts: list[str], rng: random.Random) -> list[str]:
     """Some words exchanged with the next one."""
-    words = _words(pieces)
+    words = _words(parts)
     for at in _some(range(len(words) - 1), len(words), rng):
         i, j = words[at], words[at + 1]
-        pieces[i], pieces[j] = pieces[j], pieces[i]
-    return pieces
+        parts[i], parts[j] = parts[j], parts[i]
+    return parts
 
 
-def typos(pieces: list[str], rng: random.Random) -> list[str]:
+def typos(parts: list[str], rng: random.Random) -> list[str]:
     """In some words of four letters or more, two neighbours inside exchanged, or one of them lost or doubled."""
-    long = [i for i in _words(pieces) if len(pieces[i]) >= 4]
-    for i in _some(long, len(_words(pieces)), rng):
-        word, at = pieces[i], rng.randrange(1, len(pieces[i]) - 2)
+    long = [i for i in _words(parts) if len(parts[i]) >= 4]
+    for i in _some(long, len(_words(parts)), rng):
+        word, at = parts[i], rng.randrange(1, len(parts[i]) - 2)
         a, b = word[at], word[at + 1]
-        pieces[i] = word[:at] + rng.choice([b + a, a, a + a + b]) + word[at + 2 :]
-    return pieces
+        parts[i] = word[:at] + rng.choice([b + a, a, a + a + b]) + word[at + 2 :]
+    return parts
 
 
 CHANGES: dict[str, Change] = {"synonyms": synonyms, "deletion": deletion, "swap": swap, "typos": typos}
@@ -92,19 +91,14 @@ def augmented(chat: Chat, name: str, seed: int, number: int) -> Chat | None:
     """
     rng = random.Random(f"{seed} {number} {name}")
     messages = tuple(
-        {**m, "content": "".join(CHANGES[name](_pieces(m["content"]), rng))} if m["role"] == "user" else m
+        {**m, "content": "".join(CHANGES[name](pieces(m["content"]), rng))} if m["role"] == "user" else m
         for m in chat.messages
     )
     return None if messages == chat.messages else replace(chat, messages=messages, source=f"{chat.source} ({name})")
 
 
-def _pieces(text: str) -> list[str]:
-    """Words and what stands between them, in order."""
-    return re.findall(r"\w+|\s+|[^\w\s]+", text)
-
-
-def _words(pieces: Sequence[str]) -> list[int]:
-    return [i for i, piece in enumerate(pieces) if _WORD.fullmatch(piece)]
+def _words(parts: Sequence[str]) -> list[int]:
+    return [i for i, piece in enumerate(parts) if is_word(piece)]
 
 
 def _some(places: Sequence[int], words: int, rng: random.Random) -> list[int]:

@@ -1,28 +1,25 @@
 """Texts that are the same, and texts that are nearly the same."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from langwright.corpora.words import tokens
+
 SHINGLE = 3
-"""Words in a shingle."""
+"""Tokens in a shingle."""
 
 PERMUTATIONS = 128
 RECALL = 0.99
 """The chance that a pair just at the threshold is found."""
 
-_WORD = re.compile(r"\w+")
 
-
-def shingles(text: str) -> frozenset[str]:
-    """Every run of `SHINGLE` words, without case and punctuation; of a shorter text, all its words as one."""
-    words = _WORD.findall(text.lower())
-    if len(words) <= SHINGLE:
-        return frozenset([" ".join(words)])
-    return frozenset(" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1))
+def shingles(parts: Sequence[str]) -> frozenset[str]:
+    """Every run of `SHINGLE` tokens; of fewer, all of them as one."""
+    count = max(1, len(parts) - SHINGLE + 1)
+    return frozenset(" ".join(parts[i : i + SHINGLE]) for i in range(count))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
@@ -49,7 +46,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
     sets: list[frozenset[str]] = []
     found: dict[int, int] = {}
     for number, text in enumerate(texts):
-        own = shingles(text)
+        own = shingles(tokens(text))
         sets.append(own)
         signature = _signature(own, multipliers, offsets)
         bands = [(i, signature[i : i + width].tobytes()) for i in range(0, PERMUTATIONS - width + 1, width)]

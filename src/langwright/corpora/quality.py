@@ -1,21 +1,14 @@
 """What can be told of a conversation without a model: faults, and how much its answers say."""
 
 import itertools
-import re
 from collections.abc import Sequence
 
 from langwright.corpora.conversations import Chat
-from langwright.corpora.duplicates import shingles
+from langwright.corpora.duplicates import SHINGLE, shingles
+from langwright.corpora.words import words
 
 FULL_ANSWER = 30
 """Words from which on an answer is not taken for too short to teach much."""
-
-_WORD = re.compile(r"\w+")
-
-
-def words_in(text: str) -> list[str]:
-    """The words of a text without case."""
-    return _WORD.findall(text.lower())
 
 
 def faults(chat: Chat, specials: Sequence[str] = ()) -> list[str]:
@@ -48,9 +41,9 @@ def heuristic_score(chat: Chat) -> float:
     little); of `FULL_ANSWER` words that the answer reaches; and of the answer's runs of words that are not taken from
     the question.
     """
-    words = words_in(chat.answer)
-    if not words:
+    said = words(chat.answer)
+    if not said:
         return 0.0
-    own = shingles(chat.answer)
-    varied = len(own) / max(1, len(words) - 2)
-    return min(1.0, varied) * min(1.0, len(words) / FULL_ANSWER) * len(own - shingles(chat.prompt)) / len(own)
+    own = shingles(said)
+    varied = len(own) / max(1, len(said) - SHINGLE + 1)
+    return varied * min(1.0, len(said) / FULL_ANSWER) * len(own - shingles(words(chat.prompt))) / len(own)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from langwright.base.errors import UserError
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.shards import Tokens
-from langwright.data.windows import Places, Windows
+from langwright.data.windows import Places, Windows, row_width
 from langwright.objectives.batch import TokenBatch
 
 RECORD_VERSION = 1
@@ -28,6 +28,7 @@ class CausalBatches:
         seed: int,
         *,
         crossing: bool = False,
+        fixed: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -36,6 +37,7 @@ class CausalBatches:
         context: inputs a window.
         batch_size: windows a step, over all ranks.
         crossing: let windows run over the bounds of documents.
+        fixed: every row is `context` wide, for compiled code; else the longest row of a batch decides.
         rank, world: this process yields its share, the rows `rank * batch_size / world` onwards.
         Raises UserError when the text has fewer windows than a batch.
         """
@@ -43,6 +45,7 @@ class CausalBatches:
         self._tokens = tokens
         self._windows = Windows(tokens.offsets, context, crossing=crossing)
         self._context, self._batch_size, self._seed, self._crossing = context, batch_size, seed, crossing
+        self._fixed = fixed
         self._rank, self._world = rank, world
         if self.windows < batch_size:
             raise UserError(
@@ -58,14 +61,15 @@ class CausalBatches:
 
     @property
     def tokens_per_step(self) -> int:
-        """Inputs a step over all ranks, padding included."""
-        return self._batch_size * self._context
+        """Real inputs a step over all ranks, on average."""
+        return max(1, round(self._batch_size * self._windows.targets / self.windows))
 
     def batch(self, step: int) -> TokenBatch:
         """The batch of a step, counted from 0; every real target weighs 1, padding 0 (it holds id 0, at the right)."""
         samples = samples_of_step(step, self._batch_size, self._rank, self._world)
         places = self._windows.places(windows_of(samples, self.windows, self._seed))
-        return _gather(self._tokens, places, self._context, np.zeros_like(places.repeated), samples)
+        width = self._context if self._fixed else row_width(int(places.lengths.max()), self._context)
+        return _gather(self._tokens, places, width, np.zeros_like(places.repeated), samples)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
@@ -80,9 +84,10 @@ class CausalBatches:
 
 
 def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int | None = None) -> Iterator[TokenBatch]:
-    """Every target of every document exactly once, in order, in windows that do not overlap.
+    """Every target of every document exactly once, in windows that do not overlap.
 
     A document's last window is shifted back to be full; the targets that the window before counts weigh 0 there.
+    The longest windows come first, so that those of a batch are about as long, and as wide as the longest of them.
     limit: at most this many windows, evenly spread over the text. The last batch may be smaller.
     Raises UserError when no document has a target.
     """
@@ -97,17 +102,18 @@ def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int
 def _batches_of(
     tokens: Tokens, windows: Windows, chosen: NDArray[np.int64], context: int, batch_size: int
 ) -> Iterator[TokenBatch]:
+    chosen = chosen[np.argsort(-windows.places(chosen).lengths, kind="stable")]
     for start in range(0, len(chosen), batch_size):
         numbers = chosen[start : start + batch_size]
         places = windows.places(numbers)
-        yield _gather(tokens, places, context, places.repeated, numbers)
+        yield _gather(tokens, places, row_width(int(places.lengths.max()), context), places.repeated, numbers)
 
 
 def _gather(
-    tokens: Tokens, places: Places, context: int, uncounted: NDArray[np.int64], samples: NDArray[np.int64]
+    tokens: Tokens, places: Places, width: int, uncounted: NDArray[np.int64], samples: NDArray[np.int64]
 ) -> TokenBatch:
-    """The windows as tensors; the first `uncounted` targets of each row weigh nothing."""
-    column = np.arange(context + 1)
+    """The windows as tensors `width` wide; the first `uncounted` targets of each row weigh nothing."""
+    column = np.arange(width + 1)
     real = column[:-1] < places.lengths[:, None]
     last = (places.starts + places.lengths)[:, None]
     ids = tokens.ids[np.minimum(places.starts[:, None] + column, last)].astype(np.int64)

@@ -15,6 +15,7 @@ from langwright.corpora.conversations import Chat, open_chats
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
+from langwright.data.windows import row_width
 from langwright.objectives.batch import TokenBatch
 from langwright.text.chat import ChatTemplate, encode, prompt_ids
 from langwright.text.equip import Equipped
@@ -23,8 +24,6 @@ from langwright.text.tokenizer import Tokenizer
 RECORD_VERSION = 1
 SPLIT = "5%"
 """What is held out of conversations unless told otherwise: one in twenty, by a hash of its content."""
-ROUND = 64
-"""Rows that are not packed are as wide as the longest of their batch, rounded up to this many tokens."""
 
 
 @final
@@ -176,7 +175,7 @@ class ChatBatches:
         samples = samples_of_step(step, self._batch_size, self._rank, self._world)
         numbers = windows_of(samples, self.windows, self._seed)
         rows = [[self._examples[i] for i in self._rows[n]] for n in numbers]
-        return batch_of(rows, self._context, samples, full=self._fixed or self._packing)
+        return batch_of(rows, self._context, samples, full=self._fixed)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
@@ -193,9 +192,10 @@ class ChatBatches:
 def evaluation_rows(
     examples: Sequence[Example], context: int, batch_size: int, limit: int | None = None
 ) -> Iterator[TokenBatch]:
-    """Every example once, in order, one a row. limit: at most so many, evenly spread over all."""
+    """Every example once, the longest first, one a row. limit: at most so many, evenly spread over all."""
     count = len(examples) if limit is None else min(limit, len(examples))
     chosen = [i * len(examples) // count for i in range(count)]
+    chosen.sort(key=lambda i: -examples[i].inputs)  # those of a batch are about as long
     for start in range(0, count, batch_size):
         numbers = chosen[start : start + batch_size]
         yield batch_of([[examples[i]] for i in numbers], context, np.array(numbers, np.int64))
@@ -206,11 +206,11 @@ def batch_of(
 ) -> TokenBatch:
     """Rows of examples as tensors, padding (id 0, weight 0) at the right.
 
-    Rows are `context` wide when they are to be `full`; else the longest decides, rounded up to `ROUND`.
+    Rows are `context` wide when they are to be `full`; else the longest decides (see `row_width`).
     Where a row holds several, each is a segment of its own, with positions from 0; padding is a segment too.
     """
     longest = max(sum(example.inputs for example in row) for row in rows)
-    columns = context if full else min(context, -(-longest // ROUND) * ROUND)
+    columns = context if full else row_width(longest, context)
     ids, targets, positions, segments = (np.zeros((len(rows), columns), np.int64) for _ in range(4))
     weights = np.zeros((len(rows), columns), np.float32)
     for r, row in enumerate(rows):
@@ -299,9 +299,7 @@ def chat_supply(
         held_out.tokens,
         answer_bytes(held_out.examples, equipped.tokenizer),
         record,
-        {"eos_token_id": list(equipped.ends) if len(equipped.ends) > 1 else equipped.ends[0]},
         _question(sides[1][0], equipped)[: context - 8],
-        equipped.ends,
     )
 
 

@@ -48,17 +48,18 @@ def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, path: Path) ->
 def write_documents(
     path: Path, documents: Iterable[Document], tokenizer: Tokenizer, advance: Callable[[int], None]
 ) -> None:
-    """Write documents, in their order, as the shard `path`; each is [bos] + text + [eos], as far as these exist.
+    """Write documents, in their order, as the shard `path`; each is `opening` + text + [eos].
 
     advance: told the UTF-8 bytes of text that were done.
     """
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     with write_shard(path, tokenizer.vocab_size, tokenizer.fingerprint()) as writer:
         for pieces, ids in _encoded(_batches(documents, tokenizer), tokenizer):
             for piece, piece_ids in zip(pieces, ids, strict=True):
                 size = len(piece.text.encode())
-                writer.add([*(bos if piece.first else []), *piece_ids, *(eos if piece.last else [])], size)
+                writer.add(
+                    [*(tokenizer.opening if piece.first else []), *piece_ids, *(eos if piece.last else [])], size
+                )
                 if piece.last:
                     writer.end_document()
                 advance(size)

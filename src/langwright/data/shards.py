@@ -36,7 +36,7 @@ _MEND = "delete it and run again"
 class Tokens:
     """Tokenised documents, one after the other.
 
-    ids: the token ids, uint16 or uint32; each document is [bos] + text + [eos], as far as the tokenizer has these.
+    ids: the token ids, uint16 or uint32; each document is `opening` + text + [eos], as far as the tokenizer has these.
     offsets: where each document begins in `ids`, and at the end the number of ids (documents + 1 entries).
     bytes: the UTF-8 bytes of each document's text.
     tokenizer: the fingerprint of the tokenizer that made the ids.

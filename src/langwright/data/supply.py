@@ -1,7 +1,7 @@
 """What a training run learns from and is measured on, whatever kind of data it came from."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -22,7 +22,7 @@ class Sized(Protocol):
 
     @property
     def tokens_per_step(self) -> int:
-        """Inputs a step over all ranks, padding included."""
+        """Real inputs a step over all ranks, on average."""
 
     def record(self) -> Row:
         """What a checkpoint keeps to know that a resumed run sees the same samples."""
@@ -64,9 +64,7 @@ class Supply:
         held_out_tokens: how many targets that is.
         held_out_bytes: UTF-8 bytes of the held-out text.
         record: what identifies the data; its "hash" is part of the run's identity.
-        generation: fields for generation_config.json besides those of the tokenizer.
         prompt: ids from which a sample of the model's writing goes on; an empty text unless given.
-        ends: ids that end such a sample; the tokenizer's eos unless given.
     """
 
     tokenizer: Tokenizer
@@ -75,6 +73,4 @@ class Supply:
     held_out_tokens: int
     held_out_bytes: int
     record: Row
-    generation: Row = field(default_factory=dict)
     prompt: tuple[int, ...] | None = None
-    ends: tuple[int, ...] | None = None

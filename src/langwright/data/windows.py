@@ -6,6 +6,14 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+ROUND = 64
+"""Rows are as wide as the longest of their batch, rounded up to this many tokens."""
+
+
+def row_width(longest: int, context: int) -> int:
+    """How wide the rows of a batch are whose longest row has so many tokens: at most `context`."""
+    return min(context, -(-longest // ROUND) * ROUND)
+
 
 @dataclass(frozen=True, eq=False)
 class Places:
@@ -44,6 +52,12 @@ class Windows:
     def __len__(self) -> int:
         """The number of windows."""
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def targets(self) -> int:
+        """The targets of all windows together, repeated ones too."""
+        targets = np.maximum(np.diff(self._offsets) - 1, 0)
+        return int((-(-targets // self._context) * np.minimum(targets, self._context)).sum())
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Where the windows with these numbers lie."""

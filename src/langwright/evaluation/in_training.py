@@ -37,6 +37,6 @@ def sample_of(supply: Supply, context: int) -> Sample:
         limit = min(SAMPLED_TOKENS, context - len(supply.prompt or "."))
         if supply.prompt is None:
             return complete(model, supply.tokenizer, [""], sampling, limit)[0].text
-        return write(model, supply.tokenizer, [supply.prompt], sampling, limit, ends=supply.ends)[0].text
+        return write(model, supply.tokenizer, [supply.prompt], sampling, limit)[0].text
 
     return sample

@@ -80,7 +80,8 @@ class Scorer:
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):
                 part = fitting[start : start + CHUNK]
-                found = answer_difficulty(model, [examples[i] for i in part], self._equipped.tokenizer.bos_id)
+                first = next(iter(self._equipped.tokenizer.opening), None)
+                found = answer_difficulty(model, [examples[i] for i in part], first)
                 for i, ratio in zip(part, found.tolist(), strict=True):
                     scores[i] = -ratio if by == "relevance" else ratio if ratio < 1 else -ratio
                 advance(len(part))

@@ -1,10 +1,11 @@
 """Beam search: the likeliest whole text instead of the likeliest next token, as `transformers` 5.23 searches.
 
-Every row of the batch keeps `beams` hypotheses. Each step looks at all continuations of all of them, takes the
-2 * beams likeliest, sets finished ones among the best `beams` aside, and goes on with the likeliest unfinished ones.
+Every row of the batch keeps `beams` hypotheses. Each step looks at all continuations of all of them, takes so many of
+the likeliest that at least `beams` are unfinished, sets finished ones among the best `beams` aside, and goes on with
+the likeliest unfinished ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
 from langwright.models.model import Model
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 
 NEVER = -1e9
 """The score of what cannot win."""
@@ -34,15 +35,16 @@ def beam_search(
     prompts: Sequence[Sequence[int]],
     search: Search,
     rules: Rules,
-    eos: int | None,
+    ends: Collection[int],
     max_new_tokens: int,
     cache: bool = True,
     vocabulary: int | None = None,
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
 ) -> list[list[int]]:
-    """The new tokens of the best hypothesis of each prompt, eos included where it ended.
+    """The new tokens of the best hypothesis of each prompt, its end included where it ended.
 
-    eos: ends a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row for a prompt.
+    ends: the ids that end a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row
+    for a prompt.
     """
     beams, device = search.beams, model.device
     ids, mask = left_padded(prompts, device)
@@ -64,12 +66,12 @@ def beam_search(
                 for beam, (so_far, written) in enumerate(hypotheses.live)
             ]
         )
-        best = totals.view(len(rows), -1).topk(2 * beams)
+        best = totals.view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
         kept: list[int] = []
         for row, hypotheses in enumerate(rows):
             parents = (best.indices[row] // totals.shape[1]).tolist()
             tokens = (best.indices[row] % totals.shape[1]).tolist()
-            origins = _advance(hypotheses, best.values[row].tolist(), parents, tokens, search, eos, left)
+            origins = _advance(hypotheses, best.values[row].tolist(), parents, tokens, search, ends, left)
             kept += [row * beams + origin for origin in origins]
         for hypotheses in rows:
             _close(hypotheses, search, step + 1)
@@ -93,7 +95,7 @@ def _advance(
     parents: list[int],
     tokens: list[int],
     search: Search,
-    eos: int | None,
+    ends: Collection[int],
     left: int,
 ) -> list[int]:
     """Take the likeliest continuations in; the beams that the live ones came from."""
@@ -103,10 +105,10 @@ def _advance(
     ]
     full = search.early_stopping and len(row.done) == search.beams
     if row.open and not full:
-        ended = [(total, written) for total, written, _ in found[: search.beams] if written[-1] == eos or not left]
+        ended = [(total, written) for total, written, _ in found[: search.beams] if written[-1] in ends or not left]
         scored = [(total / len(written) ** search.length_penalty, written) for total, written in ended]
         row.done = sorted(row.done + scored, key=lambda one: -one[0])[: search.beams]
-    going = [one for one in found if one[1][-1] != eos][: search.beams]
+    going = [one for one in found if one[1][-1] not in ends][: search.beams]
     row.live = [(total, written) for total, written, _ in going]
     return [parent for _, _, parent in going]
 

@@ -15,7 +15,7 @@ class KVCache:
     """
 
     def __init__(self, layers: int):
-        self.dense = True
+        self.gapless = True
         self.length = 0
         self._layers = layers
         self._keys: list[Tensor] = []
@@ -36,7 +36,7 @@ class KVCache:
             new = query
             self._next = self._next + time
         else:
-            self.dense = False
+            self.gapless = False
             query = (self._next[:, None] + mask.long().cumsum(1) - 1).clamp(min=0)
             new = query.masked_fill(~mask, -1)
             self._next = self._next + mask.sum(1)

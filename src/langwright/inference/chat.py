@@ -1,15 +1,12 @@
 """A conversation with a model: templates, history that fits the context, answers that stop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json
 from langwright.inference.generate import Completion, write
 from langwright.inference.sampling import Sampling
-from langwright.models.folder import GENERATION
 from langwright.models.model import Model
 from langwright.text.chat import ChatTemplate, prompt_ids
 from langwright.text.tokenizer import Tokenizer
@@ -23,14 +20,13 @@ ROOM = 128
 class Conversation:
     """What has been said, and how the model goes on.
 
-    ends: the tokens that end an answer. system: what the model is told first, or None. room: tokens kept free for an
+    system: what the model is told first, or None. room: tokens kept free for an
     answer, which is also the most it may take. messages: the turns so far, without the system's.
     """
 
     model: Model
     tokenizer: Tokenizer
     template: ChatTemplate
-    ends: Sequence[int]
     system: str | None = None
     room: int | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -56,9 +52,7 @@ class Conversation:
             on_text(piece)
 
         try:
-            done = write(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear, ends=tuple(self.ends))[
-                0
-            ]
+            (done,) = write(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear)
         finally:
             self.messages.append({"role": "assistant", "content": "".join(said)})
         return done, dropped
@@ -91,16 +85,3 @@ class Conversation:
         """How many messages the oldest turn has: a question and all that follows it up to the next."""
         later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
         return next(later, len(self.messages) - 1)
-
-
-def read_ends(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens that end an answer: those of generation_config.json, which may be several, else the tokenizer's eos.
-
-    Raises UserError where there are none, or they are no numbers.
-    """
-    path = folder / GENERATION
-    given = read_json(path, "the settings of generation").get("eos_token_id") if path.exists() else None
-    ends = given if isinstance(given, list) else [given if given is not None else tokenizer.eos_id]
-    if not all(isinstance(id, int) for id in ends) or not ends:
-        raise UserError(f"{folder}: no token is named that ends an answer, neither in {GENERATION} nor as eos_token")
-    return tuple(ends)

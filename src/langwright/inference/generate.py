@@ -1,6 +1,6 @@
 """Text from a model, token by token: one prompt streamed, or a batch of prompts side by side."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -16,7 +16,7 @@ from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling, choose
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.model import Model
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop"]
@@ -24,7 +24,13 @@ Reason = Literal["length", "end", "stop"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt. reason: the limit was reached, the document ended, or a stop string came."""
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: what the ids add to the text of the prompt, so that both joined are the whole text.
+        ids: the new tokens.
+        reason: the limit was reached, the document ended, or a stop string came.
+    """
 
     text: str
     ids: list[int]
@@ -32,13 +38,10 @@ class Completion:
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids a model is given for a prompt: as in training, a document begins with bos.
-
-    Where bos and eos are one token (GPT-2), only an empty prompt begins with it.
-    """
-    ids = tokenizer.encode(text)
-    if tokenizer.bos_id is not None and (not ids or tokenizer.bos_id != tokenizer.eos_id):
-        ids = [tokenizer.bos_id, *ids]
+    """The ids a model is given for a prompt; an empty one begins with bos where any other would not."""
+    ids = [*tokenizer.prefix, *tokenizer.encode(text)]
+    if not ids and tokenizer.bos_id is not None:
+        ids = [tokenizer.bos_id]
     if not ids:
         raise UserError("the prompt is empty and this tokenizer has no token that begins a text; give a prompt")
     return ids
@@ -105,22 +108,17 @@ def write(
     streaming: Streaming | None = None,
     search: Search = Search(),
     rules: Rules = Rules(),
-    memory: Memory | None = None,
-    ends: Collection[int] | None = None,
+    memory: CrossMemory | None = None,
 ) -> list[Completion]:
-    """Continue rows of ids; arguments as in `complete`.
-
-    rules, memory: as in `generate_ids`. ends: the tokens that end a text; the tokenizer's eos unless given.
-    """
+    """Continue rows of ids; arguments as in `complete`, rules and memory as in `generate_ids`."""
     samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    over = (tokenizer.eos_id,) if ends is None else ends
-    writers = [_Writer(tokenizer, stop, partial(on_text, row), over) for row in range(len(rows))]
+    writers = [_Writer(tokenizer, ids, stop, partial(on_text, row)) for row, ids in enumerate(rows)]
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     size = tokenizer.vocab_size
     steps: Iterator[tuple[int, int]]
     if search.beams > 1:
         _refuse_draws(samplings)
-        best = beam_search(model, rows, search, rules, tokenizer.eos_id, limit, cache, size, memory)
+        best = beam_search(model, rows, search, rules, tokenizer.ends, limit, cache, size, memory)
         steps = ((row, token) for row, tokens in enumerate(best) for token in tokens)
     else:
         steps = generate_ids(
@@ -159,7 +157,7 @@ def generate_ids(
     vocabulary: int | None = None,
     streaming: Streaming | None = None,
     rules: Rules = Rules(),
-    memory: Memory | None = None,
+    memory: CrossMemory | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
 
@@ -221,7 +219,7 @@ def generate_ids(
 
 
 def _last(
-    model: Model, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: Memory | None
+    model: Model, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: CrossMemory | None
 ) -> Tensor:
     """The hidden state of the last token of each row; in pieces where the cache asks for them."""
     hidden = torch.empty(0)
@@ -244,7 +242,7 @@ def source_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
 
 def read_sources(
     model: Model, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
-) -> tuple[Memory, list[list[int]]]:
+) -> tuple[CrossMemory, list[list[int]]]:
     """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
     rows = [source_ids(model, tokenizer, text) for text in texts]
     source, mask = left_padded(rows, model.device, right=True)
@@ -269,10 +267,10 @@ class _Writer:
     """The text of one sequence: decodes tokens as they come and holds back what may become a stop string."""
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], emit: Callable[[str], None], ends: Collection[int | None]
-    ):
-        self._ends, self._stop, self._emit = ends, stop, emit
-        self._decoder = StreamDecoder(tokenizer)
+        self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str], emit: Callable[[str], None]
+    ) -> None:
+        self._ends, self._stop, self._emit = tokenizer.ends, stop, emit
+        self._decoder = StreamDecoder(tokenizer, prompt)
         self._text = ""
         self._emitted = 0
         self._ids: list[int] = []

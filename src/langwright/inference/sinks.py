@@ -32,7 +32,7 @@ class Streaming:
             raise UserError(
                 f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
             )
-        if model.body.lead is not None:
+        if model.body.virtual_tokens is not None:
             raise UserError(
                 "--window: this adapter stands before the text with virtual tokens, which a window would forget; "
                 "leave it out"
@@ -59,7 +59,7 @@ class SinkCache:
     """
 
     def __init__(self, layers: int, sinks: int, window: int, rope: Rope | None = None):
-        self.dense = True
+        self.gapless = True
         self.sinks, self.window = sinks, window
         self._layers, self._rope = layers, rope
         self._keys: list[Tensor] = []
@@ -88,7 +88,7 @@ class SinkCache:
         if self._kept is not None:
             real = real.gather(1, self._kept)
         self._real = torch.cat((real, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask), 1)
-        self.dense = bool(self._real.all())
+        self.gapless = bool(self._real.all())
         positions = (self._real.long().cumsum(1) - 1).clamp(min=0)
         query = positions[:, real.shape[1] :]
         if self._rope is not None:

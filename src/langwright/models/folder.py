@@ -277,6 +277,7 @@ def save_parameters(
         # `transformers` reads these from nowhere else once the file is there
         told = {name: fields[name] for name in IN_GENERATION if fields.get(name) is not None}
         told |= {name: value for name, value in roles.items() if value is not None}
+        told |= {} if tokenizer is None else tokenizer.generation()
         write_json(folder / GENERATION, told | (generation or {}))
         files.append(GENERATION)
     write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))

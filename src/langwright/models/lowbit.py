@@ -137,8 +137,8 @@ def dequantise(model: Model) -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantisedLinear):
             plain = Linear(module.inputs, module.outputs)
-            plain.weight = nn.Parameter(module.packed.dense(torch.float32), requires_grad=False)
-            plain.bias, plain.side = module.bias, module.side
+            plain.weight = nn.Parameter(module.packed.full_weight(torch.float32), requires_grad=False)
+            plain.bias, plain.adapter = module.bias, module.adapter
             model.set_submodule(name, plain)
 
 

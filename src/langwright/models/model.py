@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.stack import Stack
 from langwright.parts.state import State, Taps
 
@@ -27,7 +27,7 @@ class Body(Protocol):
         state: State | None = None,
         taps: Taps | None = None,
         types: Int[Tensor, "batch time"] | None = None,
-        memory: Memory | None = None,
+        memory: CrossMemory | None = None,
     ) -> Float[Tensor, "batch length dim"]: ...
 
 
@@ -145,23 +145,24 @@ class Model(nn.Module):
         mask: Bool[Tensor, "batch source"] | None = None,
         taps: Taps | None = None,
         remember: bool = False,
-    ) -> Memory:
+    ) -> CrossMemory:
         """What the body reads of a source.
 
         Args:
             source: token ids [batch, source].
             mask: true where a token is real.
             taps: what to record.
-            remember: whether keys and values are kept between calls; see `Memory`.
+            remember: whether keys and values are kept between calls; see `CrossMemory`.
         """
         hidden = self.encoder(source, mask, taps=taps)
         ahead = hidden.shape[1] - source.shape[1]  # virtual tokens whose hidden states are read as well
-        return Memory(hidden, F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask, remember)
+        read = F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask
+        return CrossMemory(hidden, read, remember)
 
     def decode(
         self,
         target: Int[Tensor, "batch time"],
-        memory: Memory,
+        memory: CrossMemory,
         mask: Bool[Tensor, "batch time"] | None = None,
         state: State | None = None,
         taps: Taps | None = None,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
 from langwright.parts.causal_attention import attend_causally, prefers_blocks
+from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.flash_attention import attend_tiled
 from langwright.parts.linear import Linear
-from langwright.parts.memory import Memory
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
 from langwright.parts.state import Taps
@@ -30,7 +30,7 @@ class Cross(NamedTuple):
 
     bias: Lowered
     explicit: bool
-    memory: Memory
+    memory: CrossMemory
 
 
 class Context(NamedTuple):

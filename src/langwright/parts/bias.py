@@ -15,13 +15,13 @@ class Places:
 
     query: positions of the queries. key: positions of the keys, -1 where a slot holds no real token.
     query_segments, key_segments: documents packed into one row see only themselves; None means one document.
-    dense: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
+    gapless: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
     common: how many of the first keys belong to all documents.
     """
 
     query: Int[Tensor, "#batch queries"]
     key: Int[Tensor, "#batch keys"]
-    dense: bool
+    gapless: bool
     query_segments: Int[Tensor, "batch queries"] | None = None
     key_segments: Int[Tensor, "batch keys"] | None = None
     common: int = 0
@@ -138,7 +138,7 @@ class Bias:
     def _hide(self, places: Places) -> Lowered:
         """The cheapest form of who sees whom."""
         queries, keys = places.query.shape[1], places.key.shape[1]
-        if places.dense and places.key_segments is None and (self.window is None or keys <= self.window):
+        if places.gapless and places.key_segments is None and (self.window is None or keys <= self.window):
             if not self.causal or queries == 1:
                 return Lowered()
             if queries == keys:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, library
 
 Heads = Float[Tensor, "batch heads time head_dim"]
 
@@ -55,7 +55,7 @@ def _room(q: Tensor) -> int:
 
 
 # An operator of its own, so that torch.compile takes it as it is and does not spread its in-place steps out again.
-@torch.library.custom_op("langwright::causal_attention", mutates_args=())
+@library.custom_op("langwright::causal_attention", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """[rows, time, head_dim] each -> the mixed values, and the weights of all blocks in one buffer."""
     rows, time, _ = q.shape
@@ -74,7 +74,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(_room(q))
 
 
-@torch.library.custom_op("langwright::causal_attention_backward", mutates_args=())
+@library.custom_op("langwright::causal_attention_backward", mutates_args=())
 def _attend_backward(
     upstream: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:

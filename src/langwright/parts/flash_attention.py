@@ -126,7 +126,7 @@ def _of_tile(bias: Bias, places: Places, rows: slice, columns: slice, dtype: tor
         None if segments[1] is None else segments[1][:, columns],
     )
     allowed = replace(bias, term=None).lower(here).allowed
-    assert allowed is not None, "places that are not dense are lowered to a mask"
+    assert allowed is not None, "places with gaps are lowered to a mask"
     return _Tile(~allowed, None if bias.term is None else bias.term(here, dtype))
 
 

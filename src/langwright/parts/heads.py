@@ -73,13 +73,13 @@ class LanguageHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary, dim)) if tied is None else tied
         self.bias = nn.Parameter(torch.empty(vocabulary)) if bias else None
         self.softcap = softcap
-        self.side: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     def forward(
         self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "*batch vocabulary"]:
         scaled = hidden if self.scale == 1 else hidden * self.scale
-        logits = self.plain(scaled) if self.side is None else self.side(scaled, self)
+        logits = self.plain(scaled) if self.adapter is None else self.adapter(scaled, self)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -87,19 +87,19 @@ class LanguageHead(nn.Module):
     def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """hidden Wᵀ + bias, without an adapter."""
         bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return affine(hidden, self.dense().to(hidden.dtype), bias)
+        return affine(hidden, self.full_weight().to(hidden.dtype), bias)
 
-    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+    def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """W as one matrix of floats."""
         return self.weight
 
     def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
         """All that the logits of these hidden states are made of, adapters included."""
         offset = None if self.offset is None else self.offset[0]
-        plain = Projection(hidden, self.dense(), self.bias, self.scale, offset, self.softcap)
-        if self.side is None:
+        plain = Projection(hidden, self.full_weight(), self.bias, self.scale, offset, self.softcap)
+        if self.adapter is None:
             return plain
-        adapted: Projection = self.side.projection(plain, self)  # type: ignore[operator]
+        adapted: Projection = self.adapter.projection(plain, self)  # type: ignore[operator]
         return adapted
 
 

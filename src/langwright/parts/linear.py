@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @runtime_checkable
-class Side(Protocol):
+class AdapterModule(Protocol):
     """What stands beside a linear map and changes what it gives: a module that is told the input and the map."""
 
     def __call__(self, x: Float[Tensor, "*batch inputs"], linear: "Linear") -> Float[Tensor, "*batch outputs"]: ...
@@ -51,15 +51,15 @@ class Linear(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.side: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        return self.plain(x) if self.side is None else self.side(x, self)
+        return self.plain(x) if self.adapter is None else self.adapter(x, self)
 
     def plain(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """The map itself, whatever stands beside it."""
-        return affine(x, self.dense().to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return affine(x, self.full_weight().to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
-    def dense(self) -> Float[Tensor, "outputs inputs"]:
+    def full_weight(self) -> Float[Tensor, "outputs inputs"]:
         """The weight as one matrix of floats, however a sibling stores it."""
         return self.weight

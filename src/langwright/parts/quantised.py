@@ -22,7 +22,7 @@ CHUNK = 2**17
 class Packed(nn.Module):
     """A weight in few bits. Its tensors move from device to device, and keep their dtypes whatever a model is cast to.
 
-    shape: (rows, columns) of the weight. dtype: what it was before, and what `dense` gives unless told otherwise.
+    shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives unless told otherwise.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Packed(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     @abstractmethod
-    def dense(self, dtype: torch.dtype | None = None) -> Float[Tensor, "rows columns"]:
+    def full_weight(self, dtype: torch.dtype | None = None) -> Float[Tensor, "rows columns"]:
         """The numbers that the weight was rounded to."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Packed(nn.Module):
 
     def product(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
         """x Wᵀ in the dtype of x, without gradients."""
-        return F.linear(x, self.dense(x.dtype))
+        return F.linear(x, self.full_weight(x.dtype))
 
     @property
     def bytes(self) -> int:
@@ -75,7 +75,7 @@ class Int8Rows(Packed):
         """The nearest codes."""
         return cls(*quantisers.quantise_rows(weight), weight.dtype)
 
-    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+    def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         return quantisers.dequantise_rows(self.codes, self.absmax).to(dtype or self.dtype)
 
     def part(self, rows: slice | Tensor) -> "Int8Rows":
@@ -120,7 +120,7 @@ class Int4Groups(Packed):
         codes, scale, zero = quantisers.quantise_groups(weight, group)
         return cls(quantisers.pack(codes), scale, zero, weight.dtype)
 
-    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+    def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         codes = _from_kernel(self.codes) if self.laid_out else quantisers.unpack(self.codes)
         return quantisers.dequantise_groups(codes, self.scale, self.zero).to(dtype or self.dtype)
 
@@ -214,7 +214,7 @@ class FourBitBlocks(Packed):
         outer = self.outer.repeat_interleave(NESTED_BLOCK)[self.first : self.first + len(inner)]
         return inner * outer + self.offset
 
-    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+    def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         numbers = self.shape[0] * self.shape[1]
         scales, out = self.scales(), torch.empty(numbers, dtype=dtype or self.dtype, device=self.codes.device)
         if numbers % self.block:
@@ -273,16 +273,16 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        return upstream[0] @ ctx.packed.dense(upstream[0].dtype), None
+        return upstream[0] @ ctx.packed.full_weight(upstream[0].dtype), None
 
 
 class QuantisedLinear(Linear):
-    """A `Linear` whose weight is `packed`: there is no parameter `weight`, and `dense` makes the matrix each time."""
+    """A `Linear` whose weight is `packed`: `full_weight` makes the matrix anew at each call."""
 
     def __init__(self, packed: Packed, bias: nn.Parameter | None = None):
         nn.Module.__init__(self)
         self.outputs, self.inputs = packed.shape
-        self.packed, self.bias, self.side = packed, bias, None
+        self.packed, self.bias, self.adapter = packed, bias, None
 
     def plain(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         flat = x.reshape(x.shape[:-1].numel(), self.inputs)
@@ -291,6 +291,6 @@ class QuantisedLinear(Linear):
         y = y.view(*x.shape[:-1], self.outputs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def dense(self) -> Float[Tensor, "outputs inputs"]:
+    def full_weight(self) -> Float[Tensor, "outputs inputs"]:
         """The numbers that the weight was rounded to, in the dtype that it had."""
-        return self.packed.dense()
+        return self.packed.full_weight()

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
-from langwright.parts.lead import Lead
-from langwright.parts.memory import Memory
+from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.positions import Rope, Sinusoids
 from langwright.parts.state import State, Taps
+from langwright.parts.virtual_tokens import VirtualTokens
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Residual(nn.Module):
         self.fn = fn
         self.in_norm, self.res_norm, self.out_norm, self.gate = in_norm, res_norm, out_norm, gate
         self.dropout = dropout
-        self.side: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         y = self.branch(x, context)
@@ -60,7 +60,7 @@ class Residual(nn.Module):
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
         y = y if self.gate is None else self.gate(y)
-        return y if self.side is None else self.side(x, y, self)
+        return y if self.adapter is None else self.adapter(x, y, self)
 
 
 class Block(nn.Module):
@@ -134,20 +134,20 @@ class Embedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
-        self.side: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     def forward(
         self,
         ids: Int[Tensor, "batch time"],
         positions: Int[Tensor, "#batch length"],
         types: Int[Tensor, "batch time"] | None = None,
-        lead: Float[Tensor, "slots dim"] | None = None,
+        virtual: Float[Tensor, "slots dim"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """The sum for each token; `lead` are vectors in front of those of the tokens, of which `positions` tell too."""
-        x = self.plain(ids) if self.side is None else self.side(ids, self)
-        if lead is not None:
-            x = torch.cat((lead.to(x.dtype).expand(x.shape[0], -1, -1), x), 1)
-            types = None if types is None else F.pad(types, (lead.shape[0], 0))
+        """The sum for each token; `virtual`: vectors before those of the tokens, counted by `positions`."""
+        x = self.plain(ids) if self.adapter is None else self.adapter(ids, self)
+        if virtual is not None:
+            x = torch.cat((virtual.to(x.dtype).expand(x.shape[0], -1, -1), x), 1)
+            types = None if types is None else F.pad(types, (virtual.shape[0], 0))
         if self.scale is not None:
             rounded = torch.full((), self.scale, dtype=x.dtype, device=x.device) if self.round_scale else self.scale
             x = x * rounded
@@ -167,7 +167,7 @@ class Embedding(nn.Module):
         """The token vectors alone, whatever stands beside the table."""
         return F.embedding(ids, self.tokens)
 
-    def dense(self) -> Float[Tensor, "vocabulary dim"]:
+    def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """The token table as one matrix of floats."""
         return self.tokens
 
@@ -180,7 +180,7 @@ class Stack(nn.Module):
     tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
     recompute: in training, keep only what goes into each block, and compute the block again for its gradients
     (Chen et al., 2016).
-    lead: None, or a module that gives what stands before the first token (a `Lead`), or None when nothing does.
+    virtual_tokens: None, or a module that gives `VirtualTokens`, or None for none at the moment.
     """
 
     tiled = False
@@ -203,7 +203,7 @@ class Stack(nn.Module):
         self.final_norm = final_norm
         self.rope = rope
         self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
-        self.lead: nn.Module | None = None
+        self.virtual_tokens: nn.Module | None = None
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
     def forward(
@@ -215,9 +215,9 @@ class Stack(nn.Module):
         state: State | None = None,
         taps: Taps | None = None,
         types: Int[Tensor, "batch time"] | None = None,
-        memory: Memory | None = None,
+        memory: CrossMemory | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden states after the final norm: of the tokens, and of a lead that stays (see `Lead`).
+        """Hidden states after the final norm: of the tokens, and of a virtual that stays (see `VirtualTokens`).
 
         mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
         positions: `cumsum(mask) - 1` unless given. segments: see `TokenBatch.segments`.
@@ -225,18 +225,20 @@ class Stack(nn.Module):
         types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
         """
-        lead: Lead | None = None if self.lead is None or (state is not None and state.length) else self.lead()
-        longest = ids.shape[1] + (0 if lead is None else lead.length)
+        virtual: VirtualTokens | None = (
+            None if self.virtual_tokens is None or (state is not None and state.length) else self.virtual_tokens()
+        )
+        longest = ids.shape[1] + (0 if virtual is None else virtual.length)
         if self.max_positions is not None and longest > self.max_positions:
             raise ValueError(f"{longest} tokens do not fit the {self.max_positions} learned positions")
-        if lead is None:
+        if virtual is None:
             places, query_positions = self._places(ids, mask, positions, segments, state)
             x = self.embed(ids, query_positions, types)
         else:
-            slots = lead.slots(ids, mask, positions, segments)
-            places, query_positions = lead.places(*self._places(*slots, state))
-            x = self.embed(ids, query_positions, types, lead.vectors)
-            mask = mask if lead.vectors is None else slots[1]
+            slots = virtual.slots(ids, mask, positions, segments)
+            places, query_positions = virtual.places(*self._places(*slots, state))
+            x = self.embed(ids, query_positions, types, virtual.vectors)
+            mask = mask if virtual.vectors is None else slots[1]
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
@@ -244,8 +246,8 @@ class Stack(nn.Module):
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
-            if lead is not None and lead.layers:
-                extend = partial(lead.extend, layer, extend)
+            if virtual is not None and virtual.layers:
+                extend = partial(virtual.extend, layer, extend)
             context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
@@ -253,15 +255,15 @@ class Stack(nn.Module):
                 x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
-        if lead is not None:
-            x = x[:, lead.dropped :]
+        if virtual is not None:
+            x = x[:, virtual.dropped :]
         x = x if self.final_norm is None else self.final_norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def _cross(self, memory: Memory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
+    def _cross(self, memory: CrossMemory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
         """The memory and its padding, lowered once for all layers."""
         key = memory.positions
-        places = Places(queries, key, dense=memory.mask is None)
+        places = Places(queries, key, gapless=memory.mask is None)
         watched = taps is not None and taps.wants("cross_attention")
         if self.tiled and not watched:
             return Cross(Lowered(described=(Bias(), places)), False, memory)
@@ -279,15 +281,15 @@ class Stack(nn.Module):
             if positions is not None or segments is not None:
                 raise ValueError("with a state, positions and segments follow from the mask and cannot be passed")
             query, keys = state.place(ids, mask)
-            return [Places(query, key, state.dense) for key in keys], query
+            return [Places(query, key, state.gapless) for key in keys], query
         if mask is None and positions is None:
             query = key = torch.arange(ids.shape[1], device=ids.device)[None]
-            dense = True
+            gapless = True
         else:
             real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
             counted = real.long().cumsum(1) - 1 if positions is None else positions
-            query, key, dense = counted.clamp(min=0), counted.masked_fill(~real, -1), False
-        return [Places(query, key, dense, segments, segments)] * len(self.blocks), query
+            query, key, gapless = counted.clamp(min=0), counted.masked_fill(~real, -1), False
+        return [Places(query, key, gapless, segments, segments)] * len(self.blocks), query
 
     def _lower(
         self, places: Sequence[Places], like: Tensor, watched: bool, prefer_explicit: bool

@@ -14,7 +14,7 @@ class State(Protocol):
     One forward pass calls `place` once, then `extend` once a layer.
     """
 
-    dense: bool
+    gapless: bool
     """No row has held padding so far: keys are a gapless run of positions that ends with the newest query."""
 
     @property

@@ -15,15 +15,14 @@ PAD = "<|pad|>"
 class Equipped:
     """A tokenizer that chats.
 
+    tokenizer: its `ends` are the ids after which an answer is over, the template's own stop first.
     name: of the template, for people. added: special tokens that the vocabulary did not have.
-    ends: ids after which an answer is over, the template's own stop first.
     """
 
     tokenizer: Tokenizer
     template: ChatTemplate
     name: str
     added: tuple[str, ...]
-    ends: tuple[int, ...]
 
 
 def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> Equipped:
@@ -60,10 +59,10 @@ def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) ->
         pad = PAD if may_grow or PAD in grown.specials else None
         missing += (PAD,) if pad and pad not in grown.specials else ()
     roles = replace(tokenizer.roles, eos=eos, pad=pad)
-    ready = tokenizer.equipped(missing, roles, source)
-    names = dict.fromkeys(token for token in (stop, eos, tokenizer.roles.eos) if token is not None)
-    ends = tuple(ready.encode_named(token)[0][0] for token in names)
-    return Equipped(ready, template_for(source, ready, where), chosen, missing, ends)
+    names = [token for token in (stop, eos, tokenizer.roles.eos) if token is not None]
+    ends = [grown.encode_named(token)[0][0] for token in names]
+    ready = tokenizer.equipped(missing, roles, source, ends)
+    return Equipped(ready, template_for(source, ready, where), chosen, missing)
 
 
 def _missing(tokenizer: Tokenizer, name: str) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ class Roles:
 
 
 def without_roles(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer's configuration without its special tokens."""
-    return {key: value for key, value in config.items() if key not in _KEYS.values()}
+    """A tokenizer's configuration without its special tokens, and without whether bos begins a text."""
+    return {key: value for key, value in config.items() if key not in (*_KEYS.values(), "add_bos_token")}
 
 
 def read_roles(config: Mapping[str, Any], where: str) -> Roles:

@@ -25,12 +25,16 @@ CHARACTER_OF_BYTE = {byte: character for character, byte in BYTE_OF_CHARACTER.it
 class Spelling:
     """How tokens spell bytes.
 
-    spell: the bytes of a token from its text in the vocabulary.
-    strips_space: whether one space at the start of a whole text is dropped (SentencePiece adds one before encoding).
+    Attributes:
+        spell: the bytes of a token from its text in the vocabulary.
+        starts_with_space: whether the first token of a text has a space in front that the text has not
+            (SentencePiece, WordPiece).
+        ends_with_space: whether the last token has one at its end (GPT-1).
     """
 
     spell: Callable[[str], bytes]
-    strips_space: bool = False
+    starts_with_space: bool = False
+    ends_with_space: bool = False
 
 
 def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
@@ -43,13 +47,15 @@ def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
     kinds = [step["type"] for step in steps]
     match steps:
         case [{"type": "WordPiece", "prefix": str(inside)}]:
-            return Spelling(lambda token: _spell_word_piece(token, inside), strips_space=True)
+            return Spelling(lambda token: _spell_word_piece(token, inside), starts_with_space=True)
         case [{"type": "BPEDecoder", "suffix": str(end)}]:
-            return Spelling(lambda token: (token.removesuffix(end) + " " * token.endswith(end)).encode())
+            return Spelling(
+                lambda token: (token.removesuffix(end) + " " * token.endswith(end)).encode(), ends_with_space=True
+            )
     if kinds == ["ByteLevel"]:
         return Spelling(_spell_byte_level)
     replacements: dict[str, str] = {}
-    strips_space = False
+    starts_with_space = False
     for step in steps:
         match step:
             case {"type": "Fuse" | "ByteFallback"}:
@@ -58,12 +64,12 @@ def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
                 replacements[old] = new
             case {"type": "Metaspace", "replacement": str(old)}:
                 replacements[old] = " "
-                strips_space = step.get("prepend_scheme", "always") != "never"
+                starts_with_space = step.get("prepend_scheme", "always") != "never"
             case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
-                strips_space = True
+                starts_with_space = True
             case _:
                 raise UserError(f"{where}: the decoder {step['type']} is not supported; use a byte-level tokenizer")
-    return Spelling(_piece_speller(replacements, byte_fallback="ByteFallback" in kinds), strips_space)
+    return Spelling(_piece_speller(replacements, byte_fallback="ByteFallback" in kinds), starts_with_space)
 
 
 def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

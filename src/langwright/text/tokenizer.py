@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, final
 
 import tokenizers
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
@@ -23,7 +24,7 @@ from langwright.text.vocabularies import BERT_ROLES, ROBERTA_ROLES, read_merges_
 
 PIECE_CHARACTERS = 1 << 14
 
-_PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
@@ -33,36 +34,42 @@ class Tokenizer:
 
     Plain text stays text: `<|endoftext|>` inside a string is never turned into the special token; special tokens
     are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`, `cls_id`, `sep_id`, `mask_id`; None where the
-    tokenizer has none), or by `frame`.
+    tokenizer has none), or by `frame`. `prefix` says what stands before a text, `ends` what ends a generated one.
     """
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
         roles: Roles,
-        config: Mapping[str, Any] = _PLAIN_CONFIG,
+        config: Mapping[str, Any] = PLAIN_CONFIG,
         where: str = "tokenizer",
+        ends: Sequence[int] = (),
     ) -> None:
         """Wrap a `tokenizers.Tokenizer`, which this object then owns.
 
-        config: further entries of `tokenizer_config.json`, kept as they are.
-        where: the folder or file it came from, for errors.
+        Args:
+            backend: the tokenizer; its post-processor says what begins a text.
+            roles: the special tokens.
+            config: further entries of `tokenizer_config.json`, kept as they are. Where `add_bos_token` is true and the
+                backend has no post-processor, it gets one that puts bos before a text.
+            where: the folder or file it came from, for errors.
+            ends: the ids that end a generated text; eos unless given.
         """
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
+        if config.get("add_bos_token") and roles.bos is not None and backend.post_processor is None:
+            backend.post_processor = _bos_first(roles.bos, _id_of(backend, roles.bos, where))
         self._backend = backend
         self._config = without_roles(config)
         self._layout = json.loads(backend.to_str())
-        self._spelling = read_spelling(self._layout["decoder"], where)
+        self.spelling = read_spelling(self._layout["decoder"], where)
         self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.roles = roles
-        self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (
-            self._role_id(token, where) for token in (roles.bos, roles.eos, roles.pad, roles.unknown)
-        )
-        self.cls_id, self.sep_id, self.mask_id = (
-            self._role_id(token, where) for token in (roles.cls, roles.sep, roles.mask)
-        )
+        ids = {role: token and _id_of(backend, token, where) for role, token in vars(roles).items()}
+        self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (ids[r] for r in ("bos", "eos", "pad", "unknown"))
+        self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("cls", "sep", "mask"))
+        self.ends = tuple(dict.fromkeys(ends)) or (() if self.eos_id is None else (self.eos_id,))
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.special_ids = frozenset(self._special)
 
@@ -131,7 +138,8 @@ class Tokenizer:
         special = {} if skip_special else self._special
         data = b"".join(special[i].encode() if i in special else self.token_bytes(i) for i in map(int, ids))
         text = data.decode("utf-8", "replace")
-        return text[1:] if self._spelling.strips_space and text.startswith(" ") else text
+        text = text.removesuffix(" ") if self.spelling.ends_with_space else text
+        return text.removeprefix(" ") if self.spelling.starts_with_space else text
 
     def token(self, id: int) -> str:
         """One token in readable form: its text, `\\xe2` for bytes that are no character alone, a special's name."""
@@ -151,7 +159,12 @@ class Tokenizer:
         """Write `tokenizer.json` and `tokenizer_config.json`; `transformers.AutoTokenizer` opens them, ids equal."""
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
-        write_json(folder / "tokenizer_config.json", self._config | self.roles.config())
+        begins = {} if self.bos_id is None else {"add_bos_token": self.bos_id in self.prefix}
+        write_json(folder / "tokenizer_config.json", self._config | begins | self.roles.config())
+
+    def generation(self) -> dict[str, int | list[int]]:
+        """What `generation_config.json` says of the ends of a text."""
+        return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
 
     @property
     def specials(self) -> tuple[str, ...]:
@@ -163,26 +176,27 @@ class Tokenizer:
         """What the tokenizer's files say under "chat_template": a text, a list of named ones, or None."""
         return self._config.get("chat_template")
 
-    def equipped(self, added: Sequence[str], roles: Roles, chat_template: str | None) -> "Tokenizer":
-        """The same tokenizer with more special tokens, whose ids follow the others, other roles, and a template."""
+    def equipped(
+        self, added: Sequence[str], roles: Roles, chat_template: str | None, ends: Sequence[int] = ()
+    ) -> "Tokenizer":
+        """The same tokenizer with more special tokens, whose ids follow the others, other roles, template and ends."""
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
         config = {**self._config, "chat_template": chat_template}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
-        return Tokenizer(backend, roles, config)
+        return Tokenizer(backend, roles, config, ends=ends)
+
+    @cached_property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids before every text, as `transformers` puts them for the same folder: bos, or nothing."""
+        framed = self._backend.encode("a", add_special_tokens=True)
+        added = takewhile(lambda one: one[1], zip(framed.ids, framed.special_tokens_mask, strict=True))
+        return tuple(id for id, _ in added)
 
     @property
-    def strips_space(self) -> bool:
-        """Whether `decode` drops one space at the very start of a text (SentencePiece adds one before encoding)."""
-        return self._spelling.strips_space
-
-    def _role_id(self, token: str | None, where: str) -> int | None:
-        if token is None:
-            return None
-        id = self._backend.token_to_id(token)
-        if id is None:
-            raise UserError(f'{where}: "{token}" is named as a special token but is not in the vocabulary')
-        return id
+    def opening(self) -> tuple[int, ...]:
+        """The ids before a document: `prefix`, or what parts the documents of models whose bos is their eos (GPT-2)."""
+        return self.prefix or (() if self.bos_id is None or self.bos_id != self.eos_id else (self.bos_id,))
 
     @cached_property
     def _added(self) -> frozenset[int]:
@@ -203,12 +217,19 @@ class Tokenizer:
         table = [b""] * self.vocab_size
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             if id not in self._special:
-                table[id] = self._spelling.spell(token)
+                table[id] = self.spelling.spell(token)
         return table
 
     @cached_property
     def _fingerprint(self) -> str:
-        content = {"tokenizer": self._layout, "roles": self.roles.config()}
+        # Folders of version 1 have no post-processor and mean bos: what they mean today has the fingerprint of then.
+        content: dict[str, Any] = {"tokenizer": self._layout, "roles": self.roles.config()}
+        if self.bos_id is not None:
+            ours = json.loads(_bos_first(str(self.roles.bos), self.bos_id).__getstate__())
+            if self._layout["post_processor"] == ours:
+                content["tokenizer"] = {**self._layout, "post_processor": None}
+        if self.opening != (() if self.bos_id is None else (self.bos_id,)):
+            content["prefix"] = list(self.prefix)
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
@@ -226,13 +247,18 @@ class Tokenizer:
 class StreamDecoder:
     """Text from ids that arrive one at a time: each character is given out as soon as its last byte is there.
 
-    The pieces, joined, equal `tokenizer.decode(ids, skip_special=True)`.
+    The pieces, joined, are what the ids add to the text of those before them, special tokens left out:
+    `decode([*before, *ids])` without `decode(before)`.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        """Begin a text, or go on after the ids `before`."""
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer.strips_space
+        self._at_start = tokenizer.spelling.starts_with_space
+        self._held = ""
+        for id in before:
+            self.feed(id)
 
     def feed(self, id: int) -> str:
         """The text that this id completes, often empty in the middle of a character."""
@@ -245,7 +271,11 @@ class StreamDecoder:
     def _trim(self, text: str) -> str:
         if self._at_start and text:
             self._at_start = False
-            return text.removeprefix(" ")
+            text = text.removeprefix(" ")
+        if self._tokenizer.spelling.ends_with_space and text:  # there is one only if another word follows
+            text = self._held + text
+            self._held = " " if text.endswith(" ") else ""
+            text = text.removesuffix(" ")
         return text
 
 
@@ -267,14 +297,26 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     neither names any, the authors' convention holds: GPT-2's `<|endoftext|>` both begins and ends a document, and
     there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and `[UNK]`. A model of the Hub is written
     `hf:owner/name[@revision]`.
-    Raises UserError naming the file that is missing or broken.
+
+    What begins a text is the post-processor of `tokenizer.json`, as for `transformers`; in a folder without that file,
+    bos where `add_bos_token` is true, or where a SentencePiece model has one and `add_bos_token` is absent. What ends a
+    generated text are the `eos_token_id` of `generation_config.json`, else of `config.json`, else eos.
+
+    Raises:
+        UserError: naming the file that is missing or broken.
     """
     folder = model_folder(folder, weights=False)
     config, roles = _read_config(folder)
+    begins = config.get("add_bos_token")
+    if not isinstance(begins, bool | None):
+        raise UserError(f'{folder / "tokenizer_config.json"}: "add_bos_token" must be true or false, not {begins!r}')
     if (folder / "tokenizer.json").exists():
         backend = _read_backend(folder / "tokenizer.json")
         conventions = (Roles(bos=END_OF_TEXT, eos=END_OF_TEXT), BERT_ROLES, ROBERTA_ROLES, Roles())
         usual = next(c for c in conventions if all(backend.token_to_id(t) is not None for t in c.config().values()))
+        # Langwright wrote no post-processor before it wrote add_bos_token, and bos began every text.
+        ours = roles.bos == "<|bos|>" or (folder / "langwright.json").exists()
+        begins = begins is not False and ours and roles.bos != roles.eos
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
     elif (folder / "vocab.txt").exists():
@@ -287,7 +329,33 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
                 "tokenizer.model or spiece.model"
             )
         backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
-    return Tokenizer(backend, usual if roles == Roles() else roles, config, where=str(folder))
+        begins = begins is not False
+    config = {**config, "add_bos_token": begins}
+    return Tokenizer(backend, usual if roles == Roles() else roles, config, str(folder), _read_ends(folder))
+
+
+def _id_of(backend: tokenizers.Tokenizer, token: str, where: str) -> int:
+    id = backend.token_to_id(token)
+    if id is None:
+        raise UserError(f'{where}: "{token}" is named as a special token but is not in the vocabulary')
+    return id
+
+
+def _bos_first(bos: str, id: int) -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 $B:0", special_tokens=[(bos, id)])
+
+
+def _read_ends(folder: Path) -> list[int]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        content = read_json(path, "the settings of the model") if path.exists() else None
+        ends = content.get("eos_token_id") if isinstance(content, dict) else None
+        if ends is not None:
+            ends = ends if isinstance(ends, list) else [ends]
+            if not all(type(id) is int for id in ends):
+                raise UserError(f'{path}: "eos_token_id" must be a number or a list of numbers')
+            return ends
+    return []
 
 
 def _read_backend(path: Path) -> tokenizers.Tokenizer:
@@ -299,7 +367,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:
-    config: Mapping[str, Any] = _PLAIN_CONFIG
+    config: Mapping[str, Any] = PLAIN_CONFIG
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         if not path.exists():

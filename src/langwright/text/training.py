@@ -12,12 +12,13 @@ from langwright.base.console import progress, warn
 from langwright.base.errors import UserError
 from langwright.text.roles import Roles
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
-from langwright.text.tokenizer import Tokenizer
+from langwright.text.tokenizer import PLAIN_CONFIG, Tokenizer
 
 ROLES = Roles(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
 SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 """The special tokens of every vocabulary made here; their ids are 0, 1 and 2."""
 
+CONFIG = {**PLAIN_CONFIG, "add_bos_token": True}
 SMALLEST_BPE = len(SPECIALS) + 256
 
 _BATCH_CHARACTERS = 1 << 20
@@ -47,7 +48,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     with progress("reading text for the tokenizer", None, "characters") as advance:
         backend.train_from_iterator(_batches(texts, advance), trainer)
-    tokenizer = Tokenizer(backend, ROLES)
+    tokenizer = Tokenizer(backend, ROLES, CONFIG)
     if tokenizer.vocab_size < vocab_size:
         warn(f"the text gives {tokenizer.vocab_size} tokens, not {vocab_size}; more text would give more")
     return tokenizer
@@ -76,7 +77,7 @@ def _without_merges(tokens: list[str], *, byte_level: bool) -> Tokenizer:
     else:
         backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens(SPECIALS)
-    return Tokenizer(backend, ROLES)
+    return Tokenizer(backend, ROLES, CONFIG)
 
 
 def _batches(texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[list[str]]:

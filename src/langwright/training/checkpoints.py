@@ -19,6 +19,8 @@ from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
 STATE, SUPPLY = "state.json", "supply.safetensors"
+RENAMED = {".side.": ".adapter.", ".lead.": ".virtual_tokens."}
+"""Parts of parameter names in older checkpoints, and what they are now."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +117,13 @@ class Checkpoints:
             if world != ranks.world:  # the same run, to rounding: how many threads each has is no longer the question
                 free = {*free, "threads"}
             self._compare(state["identity"], state.get("names", {}), folder, free)
-            learner.load(read_tensors(folder / "masters.safetensors"), read_tensors(folder / "optimizer.safetensors"))
+            learner.load(_read_named(folder / "masters.safetensors"), _read_named(folder / "optimizer.safetensors"))
             random = _of_rank(read_tensors(folder / "random.safetensors"), ranks.rank)
             if random:
                 _restore_random_states(random, learner.device)
             if isinstance(batches, StatefulBatches):
                 if world != ranks.world:
-                    wish = f"go on with {world}, or choose another folder"
-                    raise UserError(
-                        f"{folder}: its data has a state on each of {world} ranks, not {ranks.world}; {wish}"
-                    )
+                    raise UserError(f"{folder}: its data has a state for {world} ranks; go on with as many")
                 batches.load(_of_rank(read_tensors(folder / SUPPLY), ranks.rank))
             known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
             return Progress(**known), complaints
@@ -147,6 +146,13 @@ class Checkpoints:
                 raise UserError(f"{run} {_other(name.split('_')[0], names.get(name), self.names[name])}")
             wish = f"give {name} = {before!r} again, or choose another folder"
             raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
+
+
+def _read_named(path: Path) -> dict[str, Tensor]:
+    tensors = read_tensors(path)
+    for old, new in RENAMED.items():
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _other(what: str, before: str | None, now: str) -> str:

@@ -302,7 +302,7 @@ class Trainer:
             self.job.save(self.models, masters, record)
             return
         whole = {**dict(self.model.named_parameters()), **masters}
-        save_parameters(whole, self.model, supply.tokenizer, self.job.out, record, supply.generation)
+        save_parameters(whole, self.model, supply.tokenizer, self.job.out, record)
 
     def _record(self, run: Run, seconds: float, held_out: Row) -> Row:
         """What langwright.json says of a finished run."""

@@ -16,7 +16,6 @@ from langwright.baselines.parsing import FunctionHead, function_heads
 from langwright.commands._demo.writing import BODY_TOKENS, Body, body_of
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
-from langwright.inference.chat import read_ends
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
@@ -70,7 +69,6 @@ def answered_bodies(
     model: Model,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    ends: Sequence[int],
     heads: Sequence[FunctionHead],
     temperature: float = 0.5,
     batch: int = 32,
@@ -84,7 +82,7 @@ def answered_bodies(
         part = heads[start : start + batch]
         rows = [_question(template, tokenizer, function) for function in part]
         samplings = [Sampling(temperature, seed=start + i) for i in range(len(part))]
-        written = write(model, tokenizer, rows, samplings, BODY_TOKENS, ends=tuple(ends))
+        written = write(model, tokenizer, rows, samplings, BODY_TOKENS)
         for function, answer in zip(part, written, strict=True):
             bodies.append(body_of(function, answer.text + "\n" * (answer.reason == "end")))
     return bodies
@@ -108,7 +106,7 @@ def write_instructions(path: Path, training: Iterable[Document], held_out: Itera
 
 def compare_answers(base: Path, adapter: Path, heads: Sequence[FunctionHead]) -> Asked:
     """Ask a base model, and the same with an adapter, for the bodies of the documented functions that fit."""
-    tokenizer, ends = load_tokenizer(adapter), read_ends(adapter, load_tokenizer(adapter))
+    tokenizer = load_tokenizer(adapter)
     template = own_template(tokenizer, str(adapter))
     assert template is not None
     model = load_language_model(base, dtype=torch.float32)
@@ -117,8 +115,8 @@ def compare_answers(base: Path, adapter: Path, heads: Sequence[FunctionHead]) ->
         for function in heads
         if is_documented(function) and len(_question(template, tokenizer, function)) + BODY_TOKENS <= model.context
     ]
-    before = answered_bodies(model, tokenizer, template, ends, asked)
-    after = answered_bodies(adapted(model, adapter, base), tokenizer, template, ends, asked)
+    before = answered_bodies(model, tokenizer, template, asked)
+    after = answered_bodies(adapted(model, adapter, base), tokenizer, template, asked)
     return Asked(sum(body.parses for body in before), sum(body.parses for body in after), after)
 
 

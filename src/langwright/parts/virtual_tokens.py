@@ -16,7 +16,7 @@ ALL = -1
 
 
 @dataclass(frozen=True)
-class Lead:
+class VirtualTokens:
     """Slots before the first token, at the positions from 0 on, seen by every token that may look back.
 
     vectors: what is embedded there in place of tokens; it runs through all layers (prompt tuning).

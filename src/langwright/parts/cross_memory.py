@@ -12,7 +12,7 @@ KeysValues = tuple[
 ]
 
 
-class Memory:
+class CrossMemory:
     """The encoder's output, for cross-attention (Vaswani et al., 2017).
 
     mask: true where a token of the source is real; None means all are.
