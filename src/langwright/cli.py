@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 2 for a user's mistake, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
+    if "WORLD_SIZE" in os.environ:  # data parallelism warns of what is meant; torch reads this when it is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _on_sigterm(_terminate)
         code = parse(argv)()

@@ -95,7 +95,7 @@ def run(out: Path, fatal: int | None = None, parallel: Any = "none") -> dict[str
             out=out,
             recipe=TrainingRecipe(steps=f"{STEPS} steps", save_every="1 steps", batch_size=ROWS, log_every="1 steps"),
             origin={"command": "toy"},
-            models=lambda: {"model": nn.Linear(4, 4), "critic": nn.Linear(4, 1)},
+            models=lambda: {"model": nn.Linear(4, 4, bias=False), "critic": nn.Linear(4, 1)},
             objective=ActorAndCritic,
             supply=Supply(raw_bytes(), Rollouts(rank, world, fatal), lambda limit: iter(()), 0, 0, {"hash": "toy"}),
             learning_rate=0.05,
@@ -123,7 +123,7 @@ def test_a_run_killed_between_two_updates_resumes_bit_for_bit(
         run(tmp_path, fatal)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == fatal
     resumed = run(tmp_path)
-    assert set(resumed) == {"weight", "bias", "critic.weight", "critic.bias"}
+    assert set(resumed) == {"weight", "critic.weight", "critic.bias"}
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
 
 

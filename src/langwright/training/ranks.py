@@ -1,6 +1,7 @@
 """The processes that share a run: PyTorch's distributed behind one small face."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class Ranks:
             return module
         # Searching for unused parameters also keeps the buckets of gradients as they are, so that sums over ranks have
         # the same order after a resume; experts without a token and frozen layers need it anyway.
-        return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # its new name came after torch 2.10
+            return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
     def apart(self, module: nn.Module) -> AbstractContextManager[None]:
         """While the block runs, gradients of a sharded module stay with their rank, to be summed by a later one."""
