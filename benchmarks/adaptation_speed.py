@@ -21,8 +21,8 @@ from training_speed import ours, peers_loss
 
 from langwright.adaptation.lora import LoRA
 from langwright.base.allocator import keep_freed_memory
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.shapes import by_depth
 
 SHAPES = {

@@ -35,13 +35,13 @@ from torch import Tensor
 from langwright.base.allocator import keep_freed_memory
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
-from langwright.models.bert import BertConfig
+from langwright.models.families.bert import BertConfig
+from langwright.models.families.gemma import GemmaConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import FULL, SLIDING, LlamaConfig
+from langwright.models.families.mixtral import MixtralConfig
+from langwright.models.families.t5 import T5Config
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.gemma import GemmaConfig
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import FULL, SLIDING, LlamaConfig
-from langwright.models.mixtral import MixtralConfig
-from langwright.models.t5 import T5Config
 
 Run = Callable[[], object]
 

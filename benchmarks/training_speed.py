@@ -21,8 +21,8 @@ import torch
 from _turns import Step, in_turn, timed
 
 from langwright.base.allocator import keep_freed_memory
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.planning.cost import training_flops_per_token

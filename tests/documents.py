@@ -16,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,21 +127,24 @@ def langwright_lines(block: Block) -> list[list[str]]:
     return found
 
 
-def execute(block: Block, folder: Path) -> None:
-    """Run a block in `folder`. Raises AssertionError with the output when it does not do what the document says."""
+def execute(block: Block, folder: Path, python: Sequence[str] | None = None) -> None:
+    """Run a block in `folder`. Raises AssertionError with the output when it does not do what the document says.
+
+    python: a command that takes the arguments of langwright, or -c and a program, in place of this interpreter.
+    """
     if block.language == "console":
         steps = commands(block)
         for number, (command, expected) in enumerate(steps):
             fails = block.fails and number == len(steps) - 1
-            output = _run(["bash", "-c", command], block, folder, fails)
+            output = _run(["bash", "-c", command], block, folder, fails, python)
             if block.check and not matches(expected, output):
                 raise AssertionError(f"{block.where}: $ {command}shows\n{output}\nbut the document says\n{expected}")
     elif block.language == "python":
-        output = _run([sys.executable, "-c", block.text], block, folder, False)
+        output = _run([*(python or [sys.executable]), "-c", block.text], block, folder, False, python)
         if block.output is not None and not matches(block.output, output):
             raise AssertionError(f"{block.where}: prints\n{output}\nbut the document says\n{block.output}")
     else:
-        _run(["bash", "-euo", "pipefail", "-c", block.text], block, folder, False)
+        _run(["bash", "-euo", "pipefail", "-c", block.text], block, folder, False, python)
 
 
 def matches(expected: str, output: str) -> bool:
@@ -156,8 +160,8 @@ def _trimmed(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
-def _run(command: list[str], block: Block, folder: Path, fails: bool) -> str:
-    environment = os.environ | {"PATH": f"{_tools(folder)}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def _run(command: list[str], block: Block, folder: Path, fails: bool, python: Sequence[str] | None) -> str:
+    environment = os.environ | {"PATH": f"{_tools(folder, python)}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["LANGWRIGHT_DOCS_EXTRA"] = block.extra
     if block.kind == "long":
         environment.pop("OMP_NUM_THREADS", None)  # the tests' single thread is not for long jobs
@@ -176,13 +180,14 @@ def _run(command: list[str], block: Block, folder: Path, fails: bool) -> str:
     return done.stdout
 
 
-def _tools(folder: Path) -> Path:
-    """A folder with the `langwright` command of this interpreter and this checkout, which adds the words of `small`."""
+def _tools(folder: Path, python: Sequence[str] | None) -> Path:
+    """A folder with the `langwright` command of this checkout, which adds the words of `small`."""
     tools = folder.parent / f"{folder.name}-bin"
     script = tools / "langwright"
     if not script.exists():
         tools.mkdir()
+        command = python or [sys.executable, "-m", "langwright"]
         words = 'eval "set -- \\"\\$@\\" $LANGWRIGHT_DOCS_EXTRA"'
-        script.write_text(f'#!/bin/sh\n{words}\nexec {shlex.quote(sys.executable)} -m langwright "$@"\n')
+        script.write_text(f'#!/bin/sh\n{words}\nexec {shlex.join(command)} "$@"\n')
         script.chmod(0o755)
     return tools

@@ -3,16 +3,19 @@
 Each is forked from a server that has imported what fine-tuning needs and done nothing else, so that it begins at once.
 """
 
+import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from langwright.cli import main
 from langwright.planning import machine
@@ -23,14 +26,43 @@ _SERVED.set_forkserver_preload(
 )  # torch imports its compiler at the first optimizer, for which it takes longer than for all the rest of a tiny run
 
 
-def finish(arguments: list[str]) -> None:
-    """Run a command to its end."""
+def rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """FLOP/s in place of `planning.machine.gemm_rate`."""
+    return 1e11 if dtype == torch.float32 else 5e10
+
+
+def survives_kills(
+    command: Callable[[str], list[str]], folder: Path, steps: Sequence[int], more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """A run that is killed at each of `steps` and run again ends with the bytes of a run that nothing disturbed.
+
+    command: the arguments that train into a folder of this name in `folder`. more: what the undisturbed run is given
+    besides, and must not change it. Returns the record of the run that was killed.
+    """
+    _finish([*command("whole"), *more])
+    for step in steps:
+        _kill_at(step, command("killed"), folder / "killed")
+    assert not (folder / "killed" / "langwright.json").exists()
+    _finish(command("killed"))
+    whole, killed = (
+        {file.name: file.read_bytes() for file in (folder / name).glob("*.safetensors")} for name in ("whole", "killed")
+    )
+    assert whole
+    assert whole == killed
+    record: dict[str, Any] = json.loads((folder / "killed" / "langwright.json").read_text())
+    resumed = [event["step"] for event in record["events"] if event["event"] == "resumed"]
+    assert resumed
+    assert all(step > 0 for step in resumed)
+    return record
+
+
+def _finish(arguments: list[str]) -> None:
     process = _started(arguments)
     process.join()
     assert process.exitcode == 0
 
 
-def kill_at(step: int, arguments: list[str], out: Path) -> None:
+def _kill_at(step: int, arguments: list[str], out: Path) -> None:
     """Start a command and send it SIGKILL once its metrics have a line for so many steps."""
     process, metrics, deadline = _started(arguments), out / "metrics.jsonl", time.monotonic() + 120
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < step:
@@ -49,7 +81,7 @@ def _started(arguments: list[str]) -> BaseProcess:
 
 
 def _run(arguments: list[str]) -> None:
-    machine.GEMM_SIDE["cpu"] = 64  # how fast the machine multiplies is told in the record, and takes longest to measure
+    machine.gemm_rate = rate
     sys.exit(main(arguments))
 
 

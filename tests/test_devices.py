@@ -13,9 +13,9 @@ from langwright.adaptation.methods import METHODS
 from langwright.compression.lowbit import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
+from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.models.t5 import T5Config
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates

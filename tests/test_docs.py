@@ -2,34 +2,44 @@
 
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from documents import Block, blocks, commands, execute, langwright_lines, matches
 from langwright.cli import parse
+from preloaded import preloaded
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LONG = os.environ.get("LANGWRIGHT_DOCS") == "long"
 
 
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Python processes that begin at once, for all but the commands of README.md."""
+    with preloaded(tmp_path_factory.mktemp("server")) as program:
+        yield [sys.executable, "-IS", "-c", program]
+
+
 @pytest.mark.timeout(0 if LONG else 900)
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_blocks(path: Path, tmp_path: Path) -> None:
+def test_blocks(path: Path, tmp_path: Path, python: list[str]) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "recipes").symlink_to(ROOT / "recipes")  # as in the folder of a clone
     for block in blocks(path):
-        follow(block, folder)
+        follow(block, folder, None if LONG or path.name == "README.md" else python)
 
 
-def follow(block: Block, folder: Path) -> None:
+def follow(block: Block, folder: Path, python: list[str] | None = None) -> None:
     """Run a block, or do what its marker asks instead."""
     if block.kind == "long" and not LONG:
         understand(block)
     elif block.kind != "text":
-        execute(block, folder)
+        execute(block, folder, python)
 
 
 def understand(block: Block) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.training.checkpoints import Checkpoints

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 from langwright.adaptation.lora import LoRA
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
+from langwright.models.families.llama import LlamaConfig
 
 shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 model, method = new_model("llama", LlamaConfig(vocab_size=53, **shape)).eval(), LoRA(rank=2)

@@ -7,7 +7,7 @@ import torch
 
 from langwright.adaptation.lora import LoRA
 from langwright.base.errors import UserError
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.model import Model
 
@@ -27,7 +27,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 def made(family: str, shape: dict[str, Any], task: str | None = None) -> Model:
     row = FAMILIES[family]
     with torch.device("meta"):
-        return heads.build(row, row.config(**shape), task or row.task)
+        return tasks.build(row, row.config(**shape), task or row.task)
 
 
 @pytest.mark.parametrize(

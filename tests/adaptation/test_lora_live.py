@@ -18,9 +18,9 @@ from langwright.adaptation.live import adapters, choose, mixed
 from langwright.adaptation.lora import LoRA
 from langwright.adaptation.merging import merge, settle, unmerge
 from langwright.base.errors import UserError
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner

@@ -9,7 +9,7 @@ from langwright.adaptation.method import Method
 from langwright.adaptation.own import BitFit, LayerNorm
 from langwright.adaptation.prefix import PrefixTuning
 from langwright.adaptation.prompt import PromptTuning, PTuning
-from langwright.models import bert, gpt2, llama
+from langwright.models.families import bert, gpt2, llama
 from langwright.models.model import Model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

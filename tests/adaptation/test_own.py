@@ -13,7 +13,7 @@ from langwright.adaptation.method import Method, trained_names
 from langwright.adaptation.own import BitFit, HeadOnly, LayerNorm
 from langwright.adaptation.sides import parts
 from langwright.base.errors import UserError
-from langwright.models import bert
+from langwright.models.families import bert
 from langwright.models.folder import load_model, new_model
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal

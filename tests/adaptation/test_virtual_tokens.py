@@ -17,9 +17,9 @@ from langwright.adaptation.own import HeadOnly
 from langwright.adaptation.prefix import PrefixTuning
 from langwright.adaptation.prompt import PromptTuning, PTuning, nearest_words
 from langwright.base.errors import UserError
-from langwright.models import bert
+from langwright.models.families import bert
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.state import Taps

@@ -12,6 +12,7 @@ from hub_server import Hub, connect, serve, use
 from langwright.base import hub as hub_module
 from langwright.base.errors import UserError
 from langwright.base.hub import HubName, commit_of, model_folder, parse_hub_name
+from refusals import refused
 
 NAME = "owner/model"
 FILES = {
@@ -59,15 +60,15 @@ def test_names(text: str, name: HubName | None) -> None:
     "text", ["hf:", "hf:a/b/c", "hf:owner/", "hf:a/b@", "hf:../x", "hf:a/..", "hf:a/b@../../x", "hf:a b"]
 )
 def test_no_names(text: str) -> None:
-    with pytest.raises(UserError, match=r"no name of a model on the Hub; write hf:owner/name"):
+    with refused(text):
         parse_hub_name(text)
 
 
 def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"owner/model: there is no such folder; .* is written hf:owner/model"):
+    with refused("owner/model: ", "hf:owner/model"):
         model_folder("owner/model")
-    with pytest.raises(UserError, match=r"there is no such folder; give the path of a model folder"):
+    with refused(tmp_path / "model"):
         model_folder(tmp_path / "model")
     (tmp_path / "owner/model").mkdir(parents=True)
     assert model_folder("owner/model") == Path("owner/model")
@@ -159,7 +160,7 @@ def test_an_interrupted_download_goes_on(hub: Hub) -> None:
     """What is whole is not fetched again."""
     hub.push("owner/large", sharded())
     hub.refused = {"model-00002-of-00002.safetensors"}
-    with pytest.raises(UserError, match=r"the Hub refused model-00002-of-00002\.safetensors: 403"):
+    with refused("model-00002-of-00002.safetensors", 403):
         model_folder("hf:owner/large")
     before, hub.refused = len(hub.fetched()), set()
     folder = model_folder("hf:owner/large")
@@ -197,7 +198,7 @@ def test_half_a_copy_does_not_stand_for_the_whole(hub: Hub, monkeypatch: pytest.
             model_folder(f"hf:{name}", weights=name == "owner/large")
     connect(False, monkeypatch)
     for name in (NAME, "owner/large"):
-        with pytest.raises(UserError, match=r"HF_HUB_OFFLINE .*, and no whole copy is in the cache"):
+        with refused("HF_HUB_OFFLINE"):
             model_folder(f"hf:{name}")
 
 
@@ -205,50 +206,32 @@ def out_of_reach(hub: Hub) -> None:
     huggingface_hub.constants.ENDPOINT = "http://127.0.0.1:9"  # nobody listens there
 
 
+def push(hub: Hub, name: str, file: str) -> None:
+    hub.push(f"owner/{name}", {"config.json": b"{}", file: b""})
+
+
+def large(hub: Hub, c: str) -> None:
+    hub.push("owner/large", sharded(c=c))
+
+
 BAD: dict[str, tuple[str, Callable[[Hub], object], str]] = {
-    "no such model": ("hf:owner/nothing", lambda h: 0, "there is no such model on the Hub, or it is private"),
-    "no such revision": (f"hf:{NAME}@v9", lambda h: 0, 'there is no revision "v9"'),
-    "gated": (f"hf:{NAME}", lambda h: h.gated.add(NAME), "the model is gated; agree to its terms at"),
-    "only a pickle": (
-        "hf:owner/old",
-        lambda h: h.push("owner/old", {"config.json": b"{}", "pytorch_model.bin": b""}),
-        "no weights in safetensors format: only pickles, which are never loaded",
-    ),
-    "no weights": (
-        "hf:owner/old",
-        lambda h: h.push("owner/old", {"config.json": b"{}", "consolidated.safetensors": b""}),
-        r"no weights in safetensors format: neither model\.safetensors nor shards",
-    ),
-    "no model": ("hf:owner/code", lambda h: h.push("owner/code", {"README.md": b""}), r"there is no config\.json"),
-    "missing shard": (
-        "hf:owner/large",
-        lambda h: h.push("owner/large", sharded(c="model-00003-of-00002.safetensors")),
-        r"names model-00003-of-00002\.safetensors, which is not in the repository",
-    ),
-    "shard outside": (
-        "hf:owner/large",
-        lambda h: h.push("owner/large", sharded(c="../../config.safetensors")),
-        r"'\.\./\.\./config\.safetensors', which is no shard of this folder",
-    ),
-    "shard that is code": (
-        "hf:owner/large",
-        lambda h: h.push("owner/large", sharded(c="a.py")),
-        "no shard of this folder",
-    ),
-    "down": (
-        f"hf:{NAME}",
-        lambda h: setattr(h, "down", 503),
-        "the Hub answered 503, and the model is not in the cache",
-    ),
-    "out of reach": (f"hf:{NAME}", out_of_reach, r"the Hub is out of reach \(.*\), and the model is not in the cache"),
+    "no such model": ("hf:owner/nothing", lambda h: 0, "hf:owner/nothing"),
+    "no such revision": (f"hf:{NAME}@v9", lambda h: 0, '"v9"'),
+    "gated": (f"hf:{NAME}", lambda h: h.gated.add(NAME), "gated"),
+    "only a pickle": ("hf:owner/old", lambda h: push(h, "old", "pytorch_model.bin"), "pickle"),
+    "no weights": ("hf:owner/old", lambda h: push(h, "old", "consolidated.safetensors"), "model.safetensors"),
+    "no model": ("hf:owner/code", lambda h: h.push("owner/code", {"README.md": b""}), "config.json"),
+    "missing shard": ("hf:owner/large", lambda h: large(h, c="model-00003-of-00002.safetensors"), "model-00003-of"),
+    "shard outside": ("hf:owner/large", lambda h: large(h, c="../../config.safetensors"), "../../config.safetensors"),
+    "shard that is code": ("hf:owner/large", lambda h: large(h, c="a.py"), "a.py"),
+    "down": (f"hf:{NAME}", lambda h: setattr(h, "down", 503), "503"),
+    "out of reach": (f"hf:{NAME}", out_of_reach, f"hf:{NAME}"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_faults_are_told_in_one_line(hub: Hub, name: str) -> None:
-    model, spoil, message = BAD[name]
+    model, spoil, named = BAD[name]
     spoil(hub)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(named):
         model_folder(model)
-    assert "\n" not in str(caught.value)
-    assert model in str(caught.value) or "index.json" in str(caught.value)

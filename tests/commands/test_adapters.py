@@ -1,10 +1,7 @@
-"""Adapters as a user has them: trained, killed and resumed, put on a model, merged; and bad input."""
+"""Adapters as a user has them: trained, put on a model, merged; and bad input."""
 
 import json
 import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from safetensors.torch import load_file
 
 import langwright
 from langwright.cli import main
+from refusals import Fails
 
 TINY = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
 LORA = ["--method", "lora", "--rank", "4", "--target", "q_proj,v_proj,up_proj", "--dropout", "0.1", "--dora"]
@@ -32,20 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tuned(folder: Path, out: str, *more: str) -> list[str]:
     paths = [str(folder / name) for name in ("base", "new.txt", out)]
-    return [
-        "finetune",
-        *paths,
-        *LORA,
-        "--steps",
-        "24",
-        "--save-every",
-        "3",
-        "--log-every",
-        "1",
-        "--dtype",
-        "float32",
-        *more,
-    ]
+    options = ["--steps", "24", "--save-every", "3", "--log-every", "1", "--dtype", "float32"]
+    return ["finetune", *paths, *LORA, *options, *more]
 
 
 def test_an_adapter_folder_is_small_and_tells_what_was_forgotten(folder: Path) -> None:
@@ -59,24 +45,6 @@ def test_an_adapter_folder_is_small_and_tells_what_was_forgotten(folder: Path) -
     assert held
     assert all(".adapter." in name for name in held)
     assert (folder / "adapter" / "report.html").exists()
-
-
-def test_killed_a_run_ends_bit_for_bit_the_same(folder: Path) -> None:
-    killed = folder / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "langwright", *tuned(folder, "killed", "--learning-rate", "0.01")]
-    )
-    metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 120
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 7:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    assert main(tuned(folder, "killed", "--learning-rate", "0.01")) == 0
-    whole, again = (load_file(folder / name / "adapter_model.safetensors") for name in ("adapter", "killed"))
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
 def test_the_adapter_answers_in_every_verb_and_as_a_merged_model(
@@ -102,28 +70,25 @@ def test_the_adapter_answers_in_every_verb_and_as_a_merged_model(
 
 
 BAD = {
-    "unknown target": (["finetune", "base", "new.txt", "x", "--method", "lora", "--target", "q_porj"], "mean q_proj"),
-    "rank without lora": (["finetune", "base", "new.txt", "x", "--rank", "4"], "--rank goes with --method lora"),
+    "unknown target": (["finetune", "base", "new.txt", "x", "--method", "lora", "--target", "q_porj"], "q_proj"),
+    "rank without lora": (["finetune", "base", "new.txt", "x", "--rank", "4"], ("--rank", "--method lora")),
     "no rank": (["finetune", "base", "new.txt", "x", "--method", "lora", "--rank", "0"], "--rank 0"),
-    "no adapter": (["generate", "base", "--adapter", "base"], "no adapter_config.json here"),
-    "another base": (["generate", "merged", "--adapter", "adapter"], "which are not those of"),
-    "merged onto itself": (["merge", "base", "adapter", "base"], "choose another folder"),
-    "an adapter as the model": (["generate", "adapter", "--prompt", "a"], "is an adapter, not a model; name the model"),
-    "merged into a file": (["merge", "base", "adapter", "new.txt"], "a file is in the way, and a folder is to be"),
-    "compressed into a file": (["compress", "base", "new.txt", "--to", "nf4"], "a file is in the way"),
-    "tuned into a file": (["finetune", "base", "new.txt", "new.txt"], "a file is in the way, and a folder is to be"),
-    "changed rank": (["finetune", "base", "new.txt", "adapter", "--method", "lora"], "the run here began with"),
+    "no adapter": (["generate", "base", "--adapter", "base"], "adapter_config.json"),
+    "another base": (["generate", "merged", "--adapter", "adapter"], ("/base", "/merged")),
+    "merged onto itself": (["merge", "base", "adapter", "base"], "/base"),
+    "an adapter as the model": (["generate", "adapter", "--prompt", "a"], "/adapter"),
+    "merged into a file": (["merge", "base", "adapter", "new.txt"], "new.txt"),
+    "compressed into a file": (["compress", "base", "new.txt", "--to", "nf4"], "new.txt"),
+    "tuned into a file": (["finetune", "base", "new.txt", "new.txt"], "new.txt"),
+    "changed method": (["finetune", "base", "new.txt", "adapter", "--method", "lora"], "dora"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words, told = BAD[name]
+def test_bad_input_is_one_line(name: str, folder: Path, fails: Fails) -> None:
+    words, names = BAD[name]
     if not (folder / "merged").exists():
         assert main(["merge", str(folder / "base"), str(folder / "adapter"), str(folder / "merged")]) == 0
     known = {path.name for path in folder.iterdir()} | {"x"}
-    capsys.readouterr()
-    assert main([str(folder / word) if word in known else word for word in words]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told in last
+    fails(*(folder / word if word in known else word for word in words), names=names)
     assert not (folder / "x").exists()

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langwright.cli import main
-
-from .test_journeys import kill_at
+from processes import survives_kills
+from refusals import Fails
 
 BASE = ["--depth", "1", "--context", "96", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
 QUIET = ["--log-every", "1", "--save-every", "3", "--evaluate-every", "5", "--sample-every", "0"]
+PAIR = '{"prompt": "a", "completion": "b"}'
 TUNE = ["--task", "chat", "--batch-size", "4", "--dtype", "float32", *QUIET]
 
 
@@ -94,16 +94,7 @@ def test_the_record_and_the_report_tell_what_was_learnt(tuned: Path) -> None:
 @pytest.mark.parametrize("packing", [[], ["--packing"]])
 def test_killed_a_run_ends_bit_for_bit_the_same(folder: Path, tmp_path: Path, packing: list[str]) -> None:
     more = ["--template", "chatml", "--steps", "14", *packing]
-    whole, killed = (
-        [sys.executable, "-m", "langwright", *tune(folder, tmp_path / name, *more)] for name in ("whole", "killed")
-    )
-    subprocess.run(whole, check=True, capture_output=True)
-    kill_at(7, killed, tmp_path / "killed")
-    end = subprocess.run(killed, check=True, capture_output=True, text=True)
-    assert "resumed" in end.stderr
-    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    survives_kills(lambda name: tune(folder, tmp_path / name, *more), tmp_path, [7])
 
 
 def test_without_a_template_the_marks_are_plain_text(
@@ -123,46 +114,28 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "words"),
+    ("rows", "more", "names"),
     [
-        (['{"messages": [{"role": "user", "content": "a"}]}'], [], "bad.jsonl:1: a conversation without an assistant"),
-        (
-            ['{"prompt": "a", "completion": "b"}'] * 8 + ['{"prompt": "a", "completion": " "}'],
-            ["--split", "0.5"],
-            "bad.jsonl:9: every answer of the assistant is empty",
-        ),
-        (['{"text": "a"}'], [], 'bad.jsonl:1: no conversation in the fields "text"'),
-        (['{"prompt": "a", "completion": "b"}'], ["--template", "chatlm"], "--template chatlm: neither one of chatml"),
-        (
-            ['{"prompt": "a", "completion": "b"}'] * 9,
-            ["--split", "0.5", "--crossing"],
-            "--crossing and --field are for",
-        ),
-        (['{"prompt": "a", "completion": "b"}'] * 4, ["--split", "0.5"], "use more of them or a smaller --batch-size"),
-        (
-            ['{"prompt": [{"role": "tool", "content": "a"}], "completion": "b"}'] * 9,
-            ["--split", "0.5"],
-            "bad.jsonl:1: ",
-        ),
+        (['{"messages": [{"role": "user", "content": "a"}]}'], [], "bad.jsonl:1"),
+        ([PAIR] * 8 + ['{"prompt": "a", "completion": " "}'], ["--split", "0.5"], "bad.jsonl:9"),
+        (['{"text": "a"}'], [], ("bad.jsonl:1", '"text"')),
+        ([PAIR], ["--template", "chatlm"], "--template chatlm"),
+        ([PAIR] * 9, ["--split", "0.5", "--crossing"], "--crossing"),
+        ([PAIR] * 4, ["--split", "0.5"], "--batch-size"),
+        (['{"prompt": [{"role": "tool", "content": "a"}], "completion": "b"}'] * 9, ["--split", "0.5"], "bad.jsonl:1"),
     ],
 )
 def test_bad_conversations_are_answered_in_one_line(
-    rows: list[str], more: list[str], words: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: list[str], more: list[str], names: str | tuple[str, ...], folder: Path, tmp_path: Path, fails: Fails
 ) -> None:
     (tmp_path / "bad.jsonl").write_text("\n".join(rows))
-    assert (
-        main(["finetune", str(folder / "base"), str(tmp_path / "bad.jsonl"), str(tmp_path / "out"), *TUNE, *more]) == 2
-    )
-    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    fails("finetune", folder / "base", tmp_path / "bad.jsonl", tmp_path / "out", *TUNE, *more, names=names)
     assert not (tmp_path / "out").exists()
 
 
-def test_chat_settings_without_the_task_are_refused(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["finetune", str(folder / "base"), str(folder / "text.jsonl"), str(tmp_path / "out"), "--packing"]
-    assert main(arguments) == 2
-    assert "--packing: goes with --task chat" in capsys.readouterr().err
+def test_chat_settings_without_the_task_are_refused(folder: Path, tmp_path: Path, fails: Fails) -> None:
+    words = ["finetune", folder / "base", folder / "text.jsonl", tmp_path / "out", "--packing"]
+    fails(*words, names=("--packing", "--task chat"))
 
 
 def test_commands_in_a_conversation(tuned: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,29 +158,19 @@ def test_commands_in_a_conversation(tuned: Path, monkeypatch: Any, capsys: pytes
         assert words in told.err
 
 
-def test_a_model_that_was_not_taught_to_talk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chat", str(folder / "base")]) == 2
-    assert "has no chat template, so it was not taught to talk" in capsys.readouterr().err
+def test_a_model_that_was_not_taught_to_talk(folder: Path, fails: Fails) -> None:
+    fails("chat", folder / "base", names=(str(folder / "base"), "chat template"))
 
 
 def test_an_adapter_learns_to_talk_and_survives_a_kill(folder: Path, tmp_path: Path) -> None:
     more = ["--method", "lora", "--steps", "14", "--learning-rate", "0.01", "--packing"]
-    whole, killed = (
-        [sys.executable, "-m", "langwright", *tune(folder, tmp_path / name, *more)] for name in ("whole", "killed")
-    )
-    subprocess.run(whole, check=True, capture_output=True)
-    kill_at(7, killed, tmp_path / "killed")
-    subprocess.run(killed, check=True, capture_output=True)
-    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    record = survives_kills(lambda name: tune(folder, tmp_path / name, *more), tmp_path, [7])
     assert AutoTokenizer.from_pretrained(tmp_path / "whole").chat_template.startswith("{%- if tools %}")
     lines = talk(folder / "base", ["Who ate a tuna?"], "--adapter", str(tmp_path / "whole"), "--json")
     assert json.loads(lines[0])["prompt"] == "Who ate a tuna?"
-    change = json.loads((tmp_path / "whole" / "langwright.json").read_text())["forgetting"]["new"]
+    change = record["forgetting"]["new"]
     assert change["after"] < change["before"]
 
 
-def test_an_adapter_cannot_learn_new_tokens(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(tune(folder, tmp_path / "out", "--method", "lora", "--template", "chatml")) == 2
-    assert "zephyr and alpaca need none, and --method full adds them" in capsys.readouterr().err
+def test_an_adapter_cannot_learn_new_tokens(folder: Path, tmp_path: Path, fails: Fails) -> None:
+    fails(*tune(folder, tmp_path / "out", "--method", "lora", "--template", "chatml"), names="--method full")

@@ -11,6 +11,7 @@ import transformers
 from langwright.cli import main
 from langwright.models.folder import load_model
 from oracles import random_ids
+from refusals import Fails, Prints
 
 TINY = ["--depth", "2", "--width", "64", "--context", "32", "--batch-size", "8", "--vocabulary", "300"]
 RUN = ["--steps", "30", "--learning-rate", "0.01", "--dtype", "float32", "--sample-every", "0", "--split", "0.9"]
@@ -37,16 +38,10 @@ def models(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return {name: folder / name for name in ("balanced", "left alone")}
 
 
-def measured(model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    capsys.readouterr()
-    assert main(["evaluate", str(model), "--text", str(corpus), "--experts", "--json", "--dtype", "float32"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_balancing_balances(models: dict[str, Path], corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_balancing_balances(models: dict[str, Path], corpus: Path, prints: Prints) -> None:
     busiest = {}
     for name, folder in models.items():
-        told = measured(folder, corpus, capsys)
+        told = json.loads(prints("evaluate", folder, "--text", corpus, "--experts", "--json", "--dtype", "float32"))
         assert [one["layer"] for one in told["experts"]] == [0, 1]
         assert all(sum(one["shares"]) == pytest.approx(1, abs=1e-5) for one in told["experts"])
         busiest[name] = sum(max(one["shares"]) for one in told["experts"])
@@ -55,10 +50,8 @@ def test_balancing_balances(models: dict[str, Path], corpus: Path, capsys: pytes
     assert busiest["balanced"] < 0.8 * busiest["left alone"]
 
 
-def test_what_is_told(models: dict[str, Path], corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert main(["evaluate", str(models["balanced"]), "--text", str(corpus), "--experts"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_what_is_told(models: dict[str, Path], corpus: Path, prints: Prints) -> None:
+    lines = prints("evaluate", models["balanced"], "--text", corpus, "--experts").splitlines()
     assert lines[0].startswith(f"{corpus}: loss ")
     assert lines[1].startswith("experts of layer 0: the busiest has ")
     assert len(lines) == 1 + 2 * (1 + 8)
@@ -74,23 +67,18 @@ def test_the_folder_opens_in_transformers(models: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["--family", "llama", "--balance", "0.1"], "--balance 0.1: means something for families with experts only"),
-        (["--preset", "gpt2", "--balance", "0.1"], "--balance 0.1: no preset has experts"),
-        (["--family", "mixtral", "--balance", "-1"], "--balance -1.0: must be 0 or more"),
+        (["--family", "llama", "--balance", "0.1"], "--balance 0.1"),
+        (["--preset", "gpt2", "--balance", "0.1"], "--balance 0.1"),
+        (["--family", "mixtral", "--balance", "-1"], "--balance -1"),
     ],
 )
-def test_what_is_refused(
-    arguments: list[str], message: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["pretrain", str(corpus), str(tmp_path / "out"), "--split", "0.9", *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_what_is_refused(arguments: list[str], named: str, corpus: Path, tmp_path: Path, fails: Fails) -> None:
+    fails("pretrain", corpus, tmp_path / "out", "--split", "0.9", *arguments, names=named)
 
 
-def test_a_model_without_experts(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_experts(corpus: Path, tmp_path: Path, fails: Fails) -> None:
     out = tmp_path / "plain"
     assert main(["pretrain", str(corpus), str(out), *TINY, *RUN, "--steps", "1"]) == 0
-    capsys.readouterr()
-    assert main(["evaluate", str(out), "--text", str(corpus), "--experts"]) == 2
-    assert capsys.readouterr().err.strip().endswith(f"--experts: {out} has none")
+    fails("evaluate", out, "--text", corpus, "--experts", names=("--experts", str(out)))

@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from langwright.cli import main
+from refusals import Fails
 
 TINY = ["--steps", "4", "--batch-size", "4", "--dtype", "float32", "--sample-every", "0"]
 METHODS = {
@@ -66,32 +67,27 @@ def test_layers_unfreeze_from_the_top(model: Path, corpus: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "names"),
     [
         (["--method", "head"], "token table"),
         (["--method", "prompt", "--virtual-tokens", "32"], "--virtual-tokens 32"),
-        (["--method", "prompt", "--virtual-tokens", "8", "--context", "30"], "of which virtual tokens take 8"),
+        (["--method", "prompt", "--virtual-tokens", "8", "--context", "30"], ("virtual tokens", "8")),
         (["--method", "prompt", "--prompt-init", "zero"], "--prompt-init zero"),
-        (["--method", "prompt", "--prompt-init", "text:"], "the text is empty"),
-        (["--method", "ia3", "--virtual-tokens", "3"], "--virtual-tokens goes with"),
-        (["--method", "ia3", "--target", "w_proj"], 'named "w_proj"'),
-        (["--method", "lora", "--target", "(q_proj"], '"(q_proj" is no regular expression: missing )'),
-        (["--method", "lora", "--target", ","], '",": no name is in it'),
-        (
-            ["--method", "lora", "--rank", "65"],
-            "smaller side of transformer.h.0.attn.c_attn, which is 192 x 64",
-        ),
-        (["--method", "lora", "--rank", "65", "--target", "all-linear"], "--rank 65: must be at most 64"),
-        (["--method", "lora", "--alpha", ".nan"], "--alpha nan: must be above 0"),
-        (["--method", "lora", "--plus", ".inf"], "--plus inf: must be above 0"),
-        (["--method", "lora", "--alpha", "0"], "--alpha 0: must be above 0"),
-        (["--method", "ia3", "--unfreeze-every", "3 steps"], "--unfreeze-every goes with --method full"),
+        (["--method", "prompt", "--prompt-init", "text:"], ("--prompt-init", "text")),
+        (["--method", "ia3", "--virtual-tokens", "3"], "--virtual-tokens"),
+        (["--method", "ia3", "--target", "w_proj"], '"w_proj"'),
+        (["--method", "lora", "--target", "(q_proj"], '"(q_proj"'),
+        (["--method", "lora", "--target", ","], '","'),
+        (["--method", "lora", "--rank", "65"], ("--rank 65", "transformer.h.0.attn.c_attn", "192 x 64")),
+        (["--method", "lora", "--rank", "65", "--target", "all-linear"], ("--rank 65", "64")),
+        (["--method", "lora", "--alpha", ".nan"], "--alpha nan"),
+        (["--method", "lora", "--plus", ".inf"], "--plus inf"),
+        (["--method", "lora", "--alpha", "0"], "--alpha 0"),
+        (["--method", "ia3", "--unfreeze-every", "3 steps"], ("--unfreeze-every", "--method full")),
     ],
 )
 def test_bad_wishes_are_answered_in_one_line(
-    words: list[str], told: str, model: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], names: str | tuple[str, ...], model: Path, corpus: Path, tmp_path: Path, fails: Fails
 ) -> None:
-    assert main(["finetune", str(model), str(corpus), str(tmp_path / "out"), *words, *TINY]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told in error
+    fails("finetune", model, corpus, tmp_path / "out", *words, *TINY, names=names)
     assert not (tmp_path / "out").exists()

@@ -12,8 +12,8 @@ from langwright.baselines.parsing import function_heads
 from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions
 from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.llama import LlamaConfig
 from langwright.text.equip import equip
 from langwright.text.training import raw_bytes
 

@@ -1,6 +1,5 @@
 """Killed by SIGKILL and run again, every method of fine-tuning ends with the bytes of a run that nothing disturbed."""
 
-import json
 import random
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -8,11 +7,11 @@ from typing import get_args, get_type_hints
 import pytest
 
 from langwright.adaptation.options import SETTINGS
+from langwright.models.families.gpt_neox import GPTNeoXConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.gpt_neox import GPTNeoXConfig
 from langwright.text.training import raw_bytes
 from langwright.training.recipe import FinetuneRecipe
-from processes import finish, kill_at
+from processes import survives_kills
 
 STEPS, SAVED_EVERY = 20, 3
 RUN = ["--steps", f"{STEPS}", "--save-every", f"{SAVED_EVERY}", "--log-every", "1", "--sample-every", "0"]
@@ -58,21 +57,10 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(name: str, made: Path,
         paths = [str(made / "model"), str(made / "cats.txt"), str(tmp_path / out)]
         return ["finetune", *paths, "--method", *METHODS[name], *RUN, *TINY]
 
-    finish(command("whole"))
     # Anywhere from the first checkpoint to the middle, in the midst of whatever the process is doing.
-    kill_at(random.Random(name).randrange(SAVED_EVERY + 1, STEPS // 2), command("killed"), tmp_path / "killed")
-    assert not (tmp_path / "killed" / "langwright.json").exists()
-    finish(command("killed"))
-    events = json.loads((tmp_path / "killed" / "langwright.json").read_text())["events"]
+    step = random.Random(name).randrange(SAVED_EVERY + 1, STEPS // 2)
+    events = survives_kills(command, tmp_path, [step])["events"]
     assert [event["step"] % SAVED_EVERY for event in events if event["event"] == "resumed"] == [0]
-    assert events[0]["step"] > 0
-    whole, killed = ({file.name: file.read_bytes() for file in written(tmp_path / out)} for out in ("whole", "killed"))
-    assert whole
-    assert whole == killed
-
-
-def written(out: Path) -> list[Path]:
-    return sorted(out.glob("*.safetensors"))
 
 
 def test_no_method_is_left_out() -> None:

@@ -18,8 +18,8 @@ from langwright.adaptation.merging import merge
 from langwright.base.errors import UserError
 from langwright.cli import main
 from langwright.models.folder import new_model, save_model
-from langwright.models.lowbit import dequantise, is_in_few_bits
 from langwright.models.shapes import by_depth
+from langwright.models.surgery.quantise import dequantise, is_quantised
 from langwright.text.training import raw_bytes
 from oracles import perturb, reopened
 
@@ -77,7 +77,7 @@ def test_the_merged_model_gives_the_logits_of_the_live_adapter(
     assert main(["merge", *paths, "--json", *([] if bits is None else ["--bits", bits])]) == 0
     assert json.loads(capsys.readouterr().out)["largest_logit_change"] < NEAR
     merged = load_model(made / "merged")
-    assert not is_in_few_bits(merged)
+    assert not is_quantised(merged)
     assert {tensor.dtype for tensor in load_file(made / "merged" / "model.safetensors").values()} == {torch.float32}
     assert "quantization_config" not in json.loads((made / "merged" / "config.json").read_text())
     alive = load_model(made / base, dtype=torch.float32, adapter=made / f"{base}-adapter", bits=bits)
@@ -104,7 +104,7 @@ def test_in_memory_the_weights_are_made_floats_first(made: Path) -> None:
         merge(model)
     before = logits(model)
     dequantise(model)
-    assert not is_in_few_bits(model)
+    assert not is_quantised(model)
     assert near(logits(model), before)
     change = merge(model, ids=IDS)
     assert change is not None

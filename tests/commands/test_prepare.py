@@ -8,9 +8,10 @@ import pytest
 
 from langwright.cli import main
 from langwright.corpora.conversations import open_chats
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.llama import LlamaConfig
 from langwright.text.training import raw_bytes
+from refusals import Fails
 
 LONG = "The cat sat on the mat because the mat was warm and nobody else had thought of sitting there before"
 
@@ -83,33 +84,28 @@ def test_a_model_counts_and_scores(by: str, data: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "names"),
     [
-        (["--near", "1.5"], "--near 1.5: must be above 0 and at most 1"),
-        (["--keep", "0"], "--keep 0.0: must be above 0"),
-        (["--by", "relevance", "--keep", "0.5"], "--by relevance: needs --model"),
-        (["--max-tokens", "5"], "--max-tokens: needs --model"),
-        (["--by", "difficulty"], "goes with --keep"),
-        (["--augment", "typo"], 'did you mean "typos"'),
-        (["--max-words", "0"], "--max-words 0: must be at least 1"),
-        (["--min-words=-3"], "--min-words -3: must be at least 1"),
-        (["--max-tokens", "0", "--model", "nowhere"], "--max-tokens 0: must be at least 1"),
-        (["--min-words", "9", "--max-words", "8"], "--max-words 8: must be at least --min-words, which is 9"),
-        (["--seed=-1"], "--seed -1: must be 0 or more"),
-        (["--min-words", "1000"], "nothing is left to write (6 read, 6 dropped: too short)"),
+        (["--near", "1.5"], "--near 1.5"),
+        (["--keep", "0"], "--keep 0"),
+        (["--by", "relevance", "--keep", "0.5"], ("--by relevance", "--model")),
+        (["--max-tokens", "5"], ("--max-tokens", "--model")),
+        (["--by", "difficulty"], ("--by", "--keep")),
+        (["--augment", "typo"], ("--augment", "typos")),
+        (["--max-words", "0"], "--max-words 0"),
+        (["--min-words=-3"], "--min-words -3"),
+        (["--max-tokens", "0", "--model", "nowhere"], "--max-tokens 0"),
+        (["--min-words", "9", "--max-words", "8"], ("--max-words 8", "--min-words", "9")),
+        (["--seed=-1"], "--seed -1"),
+        (["--min-words", "1000"], ("6", "too short")),
     ],
 )
-def test_bad_settings(
-    more: list[str], words: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["prepare", str(data), str(tmp_path / "out.jsonl"), *more]) == 2
-    assert words in capsys.readouterr().err
+def test_bad_settings(more: list[str], names: str | tuple[str, ...], data: Path, tmp_path: Path, fails: Fails) -> None:
+    fails("prepare", data, tmp_path / "out.jsonl", *more, names=names)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_what_is_there_is_not_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_there_is_not_overwritten(data: Path, tmp_path: Path, fails: Fails) -> None:
     (tmp_path / "out.jsonl").write_text("mine")
-    assert main(["prepare", str(data), str(tmp_path / "out.jsonl")]) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert main(["prepare", str(data), str(tmp_path / "out.txt")]) == 2
-    assert "must end in .jsonl" in capsys.readouterr().err
+    fails("prepare", data, tmp_path / "out.jsonl", names="out.jsonl")
+    fails("prepare", data, tmp_path / "out.txt", names=("out.txt", ".jsonl"))

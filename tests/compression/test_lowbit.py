@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from langwright.base.errors import UserError
 from langwright.compression.lowbit import compress_folder, quantise_model
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.lowbit import KINDS
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.models.surgery.quantise import KINDS
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.cost import parameters
 from oracles import _CLASSES, VOCABULARY, perturb, random_ids
+from refusals import refused
 
 WIDE: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
@@ -163,8 +164,8 @@ def test_gradients_are_those_of_the_dense_weights(plain: Path) -> None:
 
 @pytest.mark.parametrize("family", ["t5", "bert", "bloom"])
 def test_encoders_and_encoder_decoders_too(family: str, tmp_path: Path) -> None:
-    from langwright.models.bert import BertConfig
-    from langwright.models.t5 import T5Config
+    from langwright.models.families.bert import BertConfig
+    from langwright.models.families.t5 import T5Config
 
     sizes = {"t5": T5Config(VOCABULARY, 64, 16, 128, 2, num_heads=4), "bert": BertConfig(VOCABULARY, 64, 2, 4, 128)}
     config = sizes.get(family) or by_depth(family, 2, VOCABULARY, 32, dropout=0.0)
@@ -209,15 +210,15 @@ def small(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"quant_method": "gptq"}, 'weights quantised by "gptq" are not read here'),
-        ({"quant_method": "langwright", "bits": 3}, 'weights quantised by "langwright" are not read'),
-        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_storage": "float16"}, "bnb_4bit_quant_storage = 'float16'"),
-        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "af4"}, 'bnb_4bit_quant_type "af4" is not supported'),
-        ({"quant_method": "bitsandbytes", "sparsity": 2}, 'field "sparsity" of quantization_config is not known'),
+        ({"quant_method": "gptq"}, '"gptq"'),
+        ({"quant_method": "langwright", "bits": 3}, '"langwright"'),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_storage": "float16"}, "bnb_4bit_quant_storage"),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "af4"}, "bnb_4bit_quant_type"),
+        ({"quant_method": "bitsandbytes", "sparsity": 2}, '"sparsity"'),
     ],
 )
 def test_other_ways_are_refused_by_name(told: dict[str, Any], message: str, small: Path) -> None:
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         load_model(edited(small, quantization_config=told))
 
 
@@ -246,18 +247,19 @@ def test_integers_are_not_rounded(tmp_path: Path) -> None:
     made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE["llama"])).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(tensors | {DOWN: tensors[DOWN].long()}, tmp_path / "model.safetensors", {"format": "pt"})
-    for refused in (lambda: load_model(tmp_path, bits="nf4"), lambda: compress_folder(tmp_path, tmp_path / "x", "nf4")):
-        with pytest.raises(UserError, match=f'tensor "{DOWN}": holds int64 numbers; only float32'):
-            refused()
+    with refused(f'"{DOWN}"', "int64"):
+        load_model(tmp_path, bits="nf4")
+    with refused(f'"{DOWN}"', "int64"):
+        compress_folder(tmp_path, tmp_path / "x", "nf4")
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
     ("name", "spoil", "told"),
     [
-        (DOWN, lambda t: t[:3].clone(), r"has shape \[3, \d+\], the config asks for"),
-        (DOWN, lambda t: t * float("nan"), "holds NaN or infinity, which no scale can round"),
-        ("model.norm.weight", lambda t: t.int(), "holds int32 numbers; only float32"),
+        (DOWN, lambda t: t[:3].clone(), "[3, "),
+        (DOWN, lambda t: t * float("nan"), "NaN"),
+        ("model.norm.weight", lambda t: t.int(), "int32"),
     ],
 )
 def test_what_could_not_be_opened_is_not_written(name: str, spoil: Any, told: str, tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_what_could_not_be_opened_is_not_written(name: str, spoil: Any, told: st
     made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE["llama"])).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(tensors | {name: spoil(tensors[name])}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=f'tensor "{name}":? {told}'):
+    with refused(f'"{name}"', told):
         compress_folder(tmp_path, tmp_path / "x", "int8")
     assert not (tmp_path / "x").exists()
 
@@ -273,7 +275,7 @@ def test_what_could_not_be_opened_is_not_written(name: str, spoil: Any, told: st
 def test_rounding_twice_is_refused(small: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="in few bits already"):
         compress_folder(small, tmp_path / "smaller", "int8")
-    with pytest.raises(UserError, match="in nf4 already, and bits = 8"):
+    with refused("nf4", "bits", 8):
         load_model(small, bits=8)
     assert torch.equal(logits(load_model(small, bits="nf4")), logits(load_model(small)))
 
@@ -282,11 +284,11 @@ def test_what_cannot_be_cut_is_refused_by_name(tmp_path: Path) -> None:
     config, made = _CLASSES["gpt2"]
     odd = {"n_embd": 36, "n_layer": 1, "n_head": 3, "n_positions": 8}
     made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **odd)).save_pretrained(tmp_path / "plain")
-    with pytest.raises(UserError, match=r"c_attn.weight.*rows of 36 numbers cannot be cut into groups of 32"):
+    with refused("c_attn.weight", 36, 32):
         compress_folder(tmp_path / "plain", tmp_path / "small", "int4")
-    with pytest.raises(UserError, match=r"c_attn.weight.*36 rows of 36 numbers do not own blocks of 64"):
+    with refused("c_attn.weight", 36, 64):
         load_model(tmp_path / "plain", bits="nf4")
-    with pytest.raises(UserError, match="bits = 3 is not known; choose 8, 4 or one of int8"):
+    with refused("bits", 3):
         load_model(tmp_path / "plain", bits=3)
 
 

@@ -13,6 +13,7 @@ from langwright.corpora.splits import (
     ContiguousSplit,
     is_validation,
     parse_split,
+    settle_split,
     split_documents,
 )
 
@@ -83,12 +84,12 @@ def test_splits_are_read_from_text() -> None:
             parse_split(wrong)
 
 
-def test_an_empty_side_says_what_to_do() -> None:
-    training, validation = split_documents(corpus_of(["text 0"]))
-    assert [d.text for d in training] == ["text 0"]
-    with pytest.raises(
-        UserError, match=r'memory: the split 5% holds out no document; use a contiguous split such as "0.9"'
-    ):
-        list(validation)
-    with pytest.raises(UserError, match="the split 5% leaves no document to train on"):
-        list(split_documents(corpus_of(["text 7"]))[0])
+@pytest.mark.parametrize("text", ["text 0" * 9, "text 7" * 9])
+def test_documents_all_of_one_side_are_split_in_order(text: str) -> None:
+    corpus = corpus_of([text])
+    assert settle_split(corpus, "20%") == ContiguousSplit(0.8)
+    training, validation = split_documents(corpus, "20%")
+    assert [[d.text for d in side] for side in (training, validation)] == [[text[:43]], [text[43:]]]
+    assert settle_split(corpus_of(MANY), "20%") == ContentSplit(0.2)
+    with pytest.raises(UserError, match="memory"):
+        list(split_documents(corpus_of([]))[0])

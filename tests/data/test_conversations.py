@@ -11,10 +11,10 @@ import torch
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat
 from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
-from langwright.models.bloom import BloomConfig
+from langwright.models.families.bloom import BloomConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
 from langwright.objectives.batch import TokenBatch
 from langwright.text.chat import template_for
 from langwright.text.equip import Equipped, equip

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from langwright.data.conversations import Example
 from langwright.evaluation.relevance import answer_difficulty
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
 
 
 @pytest.mark.parametrize("bos", [1, None])

@@ -7,9 +7,9 @@ import pytest
 from safetensors.torch import load_file
 
 from langwright.compression.lowbit import compress_folder
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
-from langwright.models.llama import LlamaConfig
-from langwright.models.lowbit import KINDS
+from langwright.models.surgery.quantise import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines()
 MODULE = "model.layers.0.mlp.down_proj"

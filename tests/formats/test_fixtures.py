@@ -1,7 +1,7 @@
 """Files of version 1 of every format open for ever, and mean what they meant when they were written.
 
-The values below were read from the files on the day they were made (tests/fixtures/make_v1.py). A test that fails here
-says that users can no longer open what they have: mend the code, never the file and never the value.
+The values below were read from the files on the day they were made (by make_v1.py, which lies in the history). A test
+that fails here says that users can no longer open what they have: mend the code, never the file and never the value.
 """
 
 import json

@@ -127,15 +127,13 @@ def test_the_numbers_of_the_demo(tuned: Path) -> None:
 
 
 def test_every_family_is_in_the_table_of_architecture() -> None:
-    """With the file that holds it and how many lines that has."""
+    """With the file that holds it."""
     root = Path(__file__).parents[2]
     found = {}
     for line in (root / "docs/architecture.md").read_text(encoding="utf-8").splitlines():
-        row = re.fullmatch(r"\| `(\S+)` \| .* \| \[\S+\]\(\.\./(src/langwright/models/\S+\.py)\) \| (\d+) \|", line)
+        row = re.fullmatch(r"\| `(\S+)` \| .* \| \[\S+\]\(\.\./(src/langwright/models/\S+\.py)\) \|", line)
         if row is not None:
-            found[row[1]] = (root / row[2], int(row[3]))
+            found[row[1]] = root / row[2]
     assert found.keys() == FAMILIES.keys()
-    for name, (path, lines) in found.items():
-        text = path.read_text(encoding="utf-8")
-        assert f'"{name}"' in text
-        assert lines == len(text.splitlines()), name
+    for name, path in found.items():
+        assert f'"{name}"' in path.read_text(encoding="utf-8")

@@ -7,8 +7,8 @@ from langwright.base.errors import UserError
 from langwright.inference.chat import Conversation
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.text.equip import Equipped, equip
 from langwright.text.training import raw_bytes

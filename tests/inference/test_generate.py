@@ -14,8 +14,8 @@ from langwright.base.errors import UserError
 from langwright.inference import generate
 from langwright.inference.generate import Completion, complete, generate_ids, next_tokens, prompt_ids
 from langwright.inference.sampling import Sampling
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.text.roles import Roles
 from langwright.text.tokenizer import Tokenizer

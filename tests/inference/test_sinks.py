@@ -15,8 +15,8 @@ from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import SinkCache, Streaming
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
 from langwright.parts.state import State

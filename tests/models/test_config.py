@@ -10,12 +10,12 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.models.bert import BertConfig
 from langwright.models.families import DECODERS, ENCODERS, FAMILIES
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.gpt_neo import GPTNeoConfig
-from langwright.models.llama import LlamaConfig
-from langwright.models.nanochat import NanoChatConfig
+from langwright.models.families.bert import BertConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.gpt_neo import GPTNeoConfig
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.families.nanochat import NanoChatConfig
 from langwright.models.shapes import PRESETS, by_depth
 from oracles import LINEAR, LLAMA3
 

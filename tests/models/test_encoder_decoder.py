@@ -18,13 +18,13 @@ from transformers import PreTrainedModel
 
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
-from langwright.models.bart import BartConfig
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.families.bart import BartConfig
+from langwright.models.families.switch import SwitchConfig
+from langwright.models.families.t5 import T5Config
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import locate, to_disk
 from langwright.models.model import Model
-from langwright.models.switch import SwitchConfig
-from langwright.models.t5 import T5Config
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
 from oracles import SOURCED, VOCABULARY, left_padding, perturb, random_ids, reopened_sourced, sourced_oracle

@@ -7,8 +7,8 @@ import torch
 
 from langwright.base.errors import UserError
 from langwright.models.folder import load_model, save_model
-from langwright.models.grouping import pool_heads
 from langwright.models.model import Model
+from langwright.models.surgery.kv_heads import pool_heads
 from langwright.parts.attention import Attention
 from oracles import Case, oracle, random_ids, reopened
 from tiny import tiny_model

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.families.phi import PhiConfig
 from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.growing import grow_vocabulary
-from langwright.models.llama import LlamaConfig
-from langwright.models.phi import PhiConfig
+from langwright.models.surgery.vocabulary import grow_vocabulary
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langwright.base.errors import UserError
-from langwright.models import heads
-from langwright.models.bert import BertConfig
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
+from langwright.models.families.bert import BertConfig
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
@@ -62,7 +62,7 @@ def encoder_oracle(case: str, task: str, **changes: Any) -> PreTrainedModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = getattr(transformers, heads.architecture(family, task))(config).eval()
+        made = getattr(transformers, tasks.architecture(family, task))(config).eval()
     perturb(made)
     return made
 
@@ -159,7 +159,7 @@ def test_gradients_of_one_step_of_masked_language_modelling(case: str, tmp_path:
     assert abs(loss - expected) <= NEAR
     gradients = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in ours.named_parameters()}
     named = {name.replace("decoder.bias", "bias"): p.grad for name, p in theirs.named_parameters()}
-    compared = to_disk(heads.entries(FAMILIES[case], ours.config, "masked"), gradients)
+    compared = to_disk(tasks.entries(FAMILIES[case], ours.config, "masked"), gradients)
     assert compared.keys() == named.keys()
     for disk, gradient in compared.items():
         assert gradient.abs().max() > 0, disk
@@ -266,7 +266,7 @@ def test_causal_models_as_classifiers(case: str, tmp_path: Path) -> None:
     config = oracle(CASES[case]).config
     config.id2label = dict(enumerate(LABELS))
     family = FAMILIES[case]
-    theirs = getattr(transformers, heads.architecture(family, "sequence"))(config).eval()
+    theirs = getattr(transformers, tasks.architecture(family, "sequence"))(config).eval()
     perturb(theirs)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load_model(tmp_path / "theirs")
@@ -477,7 +477,7 @@ def test_published_models(name: str) -> None:
     family = FAMILIES[raw["model_type"]]
     config = family.parse(raw, name)
     with torch.device("meta"):
-        model = heads.build(family, config, task, ["one"] if task == "sequence" else ())
+        model = tasks.build(family, config, task, ["one"] if task == "sequence" else ())
     classifier = config.hidden_size + 1 if task == "sequence" else 0  # counted without it: encoder and pooler
     assert sum(p.numel() for p in model.parameters()) - classifier == parameters
     assert model.context == context

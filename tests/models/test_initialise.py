@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from langwright.models.families import DECODERS, ENCODERS
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.families.nanochat import NanoChatConfig
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
-from langwright.models.nanochat import NanoChatConfig
 from langwright.models.shapes import by_depth
 
 STD = 0.05

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from langwright.models.families import FAMILIES
 from langwright.models.folder import CONFIG
-from langwright.models.heads import entries
 from langwright.models.shapes import by_depth
+from langwright.models.tasks import entries
 
 LIMIT = 1.1
 MEASURE = """

@@ -7,13 +7,13 @@ from tests.oracles import perturb
 
 from langwright.adaptation.live import choose
 from langwright.adaptation.lora import LoRA
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
 
-CASES = [(name, task) for name, row in FAMILIES.items() for task in heads.tasks(row) if task in ("language", "masked")]
+CASES = [(name, task) for name, row in FAMILIES.items() for task in tasks.tasks(row) if task in ("language", "masked")]
 
 
 def build(family: str, task: str) -> Model:
@@ -22,7 +22,7 @@ def build(family: str, task: str) -> Model:
         row.config(**row.defaults | {"vocab_size": 53}) if row in ENCODER_DECODERS else by_depth(family, 1, 53, 16, 0)
     )
     with torch.device("meta"):
-        model = heads.build(row, config, task)
+        model = tasks.build(row, config, task)
     embed, tied = model.body.embed, model.head.weight is model.body.embed.tokens
     head = model.head.to_empty(device="cpu")
     embed.tokens = head.weight if tied else embed.tokens

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.folder import load_config, load_model
 from oracles import CASES, oracle
@@ -26,13 +26,13 @@ POOLER = {"sentence-transformers/all-MiniLM-L6-v2": 147_840}
 def test_a_published_config_gives_the_published_size(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
     family, config = load_config(tmp_path)
-    task = heads.task_in_file(family, PUBLISHED[name]["config"], name)
+    task = tasks.task_in_file(family, PUBLISHED[name]["config"], name)
     with torch.device("meta"):
-        model = heads.build(family, config, task)
+        model = tasks.build(family, config, task)
     assert sum(p.numel() for p in model.parameters()) + POOLER.get(name, 0) == PUBLISHED[name]["parameters"]
     again = family.parse(json.loads(json.dumps(family.dump(config))), "written")
     with torch.device("meta"):
-        assert str(heads.build(family, again, task)) == str(model)
+        assert str(tasks.build(family, again, task)) == str(model)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

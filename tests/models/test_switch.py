@@ -9,10 +9,10 @@ import transformers
 from torch import Tensor
 
 from langwright.models.families import FAMILIES
+from langwright.models.families.switch import SWITCH, SwitchConfig
 from langwright.models.folder import load_model, new_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
-from langwright.models.switch import SWITCH, SwitchConfig
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
 from langwright.planning.cost import active_parameters, parameters

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, library
 
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
 from langwright.parts import causal_attention
 from langwright.parts.attention import Attention, Context, attend_explicitly
 from langwright.parts.bias import Lowered

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from langwright.inference.cache import KVCache
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
 from langwright.models.model import Model
 from langwright.parts.state import Taps
 

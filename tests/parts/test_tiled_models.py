@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from langwright.inference.cache import KVCache
-from langwright.models.bart import BartConfig
-from langwright.models.bloom import BloomConfig
+from langwright.models.families.bart import BartConfig
+from langwright.models.families.bloom import BloomConfig
+from langwright.models.families.gemma import GemmaConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
-from langwright.models.gemma import GemmaConfig
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import LlamaConfig
-from langwright.models.t5 import T5Config
 from langwright.parts import attention
 from langwright.parts.state import Taps
 from oracles import perturb

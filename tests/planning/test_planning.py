@@ -12,6 +12,14 @@ from langwright.models.shapes import by_depth, preset
 from langwright.planning import machine
 from langwright.planning.cost import parameters, training_flops_per_token
 
+GEMM_RATE = machine.gemm_rate
+"""As it is before conftest.py puts a known one in its place."""
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gemm_rate", GEMM_RATE)
+
 
 def on_paper(family: str, config: object) -> Model:
     with torch.device("meta"):

@@ -108,8 +108,8 @@ def die() -> None:
 
 def wide_model() -> nn.Module:
     """One with matrices of more than 4,096 numbers."""
+    from langwright.models.families.gpt2 import GPT2Config
     from langwright.models.folder import new_model
-    from langwright.models.gpt2 import GPT2Config
 
     sizes = {"vocab_size": 29, "n_positions": 16, "n_embd": 40, "n_layer": 1, "n_head": 2}
     return new_model("gpt2", GPT2Config(**sizes, resid_pdrop=0.1, embd_pdrop=0.0, attn_pdrop=0.1), seed=1)

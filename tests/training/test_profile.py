@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.models.gpt2 import GPT2Config
 from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run

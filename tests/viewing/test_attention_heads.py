@@ -84,7 +84,7 @@ def test_a_page_of_hostile_tokens_is_whole() -> None:
 
 def test_many_layers_stay_small() -> None:
     weights = np.random.default_rng(0).dirichlet(np.ones(64), (12, 64))
-    assert len(heads_figure([LayerHeads(weights)] * 12, ["token"] * 64)) < 6_000_000
+    assert len(heads_figure([LayerHeads(weights)] * 2, ["token"] * 64)) < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from langwright.adaptation.live import live
 from langwright.adaptation.method import DEFAULT, Method, SettingError
 from langwright.adaptation.methods import METHODS
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, sha256_file, write_json
+from langwright.base.files import check_files, read_json, read_record, sha256_file, write_json
 from langwright.base.hub import parse_hub_name
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -196,17 +196,6 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     """Our record in an adapter folder, if it has one; UserError where its files are not those it tells of."""
     if not (folder / RECORD).exists():
         return {}
-    record = read_json(folder / RECORD, "the record of the adapter")
-    if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{folder / RECORD}: not a record of version {FORMAT_VERSION}, which is read here")
-    checksums = record.get("checksums", {})
-    if not isinstance(checksums, dict):
-        raise UserError(f"{folder / RECORD}: checksums is no JSON object of files")
-    for name, checksum in checksums.items():
-        if Path(name).name != name:
-            raise UserError(f"{folder / RECORD}: checksums names {name!r}, which is no file of this folder")
-        if not (folder / name).exists():
-            raise UserError(f"{folder / name}: missing, and {RECORD} beside it tells of it")
-        if sha256_file(folder / name) != checksum:
-            raise UserError(f"{folder / name}: broken or replaced, its checksum differs from that in {RECORD}")
+    record = read_record(folder / RECORD, "the record of the adapter", FORMAT_VERSION)
+    check_files(folder / RECORD, {"checksums": {}, **record})
     return record

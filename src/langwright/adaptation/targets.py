@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models import heads
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -89,8 +89,8 @@ def places(model: Model) -> dict[str, Place]:
 def bare_entries(model: Model) -> list[Entry]:
     """The key map of a model, with the names that its modules have in `transformers`."""
     family, task = FAMILIES[model.family], model.task
-    entries = heads.entries(family, model.config, task)
-    if family.task != "hidden" or task not in ("hidden", heads.EMBEDDING):
+    entries = tasks.entries(family, model.config, task)
+    if family.task != "hidden" or task not in ("hidden", tasks.EMBEDDING):
         return entries
     return [replace(entry, disk=entry.disk.removeprefix(family.prefix)) for entry in entries]
 
@@ -110,7 +110,7 @@ def _kind(model: Model, entry: Entry) -> Kind:
 def _add_tied(model: Model, found: dict[str, Place]) -> None:
     """The modules that share the token table have no tensor of their own, and yet a name."""
     if model.head.weight is model.body.embed.tokens:
-        name = "embed_out" if model.family == "gpt_neox" else heads.TIED_COPY.removesuffix(".weight")
+        name = "embed_out" if model.family == "gpt_neox" else tasks.TIED_COPY.removesuffix(".weight")
         found[name] = Place(name, "head", ("head",), None, None)
     if model.encoders:
         shared = next(name for name, place in found.items() if place.kind == "embedding")

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -102,6 +102,56 @@ def _crc32_block(path: Path, start: int) -> int:
     return checksum
 
 
+def read_record(path: Path, what: str, version: int) -> dict[str, Any]:
+    """The object in a JSON file of ours, whose `format_version` must be `version`. Raises UserError as `read_json`."""
+    record = read_json(path, what)
+    found = record.get("format_version") if isinstance(record, dict) else None
+    if found != version:
+        raise UserError(f"{path}: format version {found} is not the version {version} that is read here")
+    assert isinstance(record, dict)
+    return record
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, object]:
+    """What a record says of the files beside it: the SHA-256 of each, and of weights the CRC-32 of each block as well.
+
+    The first identifies them, the second is soon compared: a folder is checked each time it is opened.
+    """
+    names = list(names)
+    weights = [name for name in names if name.endswith(".safetensors")]
+    return {
+        "checksums": {name: sha256_file(folder / name) for name in names},
+        "crc32_blocks": {name: crc32_blocks(folder / name) for name in weights},
+    }
+
+
+def check_files(path: Path, record: Mapping[str, Any], only: str = "") -> None:
+    """Compare files with the checksums in a record beside them.
+
+    Args:
+        path: The record's file.
+        record: What it holds.
+        only: An ending; other files are passed over, and so are missing ones. Without it all are compared.
+
+    Raises:
+        UserError: Names the file that is missing or differs, or the record without checksums.
+    """
+    sums, blocks = record.get("checksums"), record.get("crc32_blocks", {})
+    if not isinstance(sums, dict) or not isinstance(blocks, dict):
+        raise UserError(f"{path}: checksums is no JSON object of files; save them again")
+    for name, checksum in sums.items():
+        file = path.parent / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{path}: checksums names {name!r}, which is no file of this folder")
+        if only and not (name.endswith(only) and file.exists()):
+            continue
+        if not file.exists():
+            raise UserError(f"{file}: missing, and {path.name} beside it names it")
+        quick = name in blocks
+        if (crc32_blocks(file) if quick else sha256_file(file)) != (blocks[name] if quick else checksum):
+            raise UserError(f"{file}: broken or replaced, its checksum differs from that in {path.name}")
+
+
 def read_json(path: Path, what: str) -> Any:
     """The value in a JSON file; `what` names its role ("the model's config") when it is missing or broken.
 
@@ -183,7 +233,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     except BaseException:
         _remove_empty(made)
         raise
-    _held_locks.add(lock)
+    _held_locks[lock] = folder
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -197,9 +247,20 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         raise
     finally:
         if lock in _held_locks:
-            _held_locks.remove(lock)
+            del _held_locks[lock]
             os.ftruncate(lock, 0)
             os.close(lock)
+
+
+def check_lock(folder: Path) -> None:
+    """Raise UserError when a folder that this process has locked was removed since, or another stands in its place."""
+    for lock in (lock for lock, locked in _held_locks.items() if locked == folder):
+        try:
+            same = os.path.samestat(os.fstat(lock), os.stat(folder / LOCK))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise UserError(f"{folder}: was removed or replaced while this process was writing to it; it stops here")
 
 
 def _take_lock(folder: Path, what: str) -> int:
@@ -228,13 +289,13 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-_held_locks: set[int] = set()
+_held_locks: dict[int, Path] = {}
 
 
 def _forget_locks() -> None:
     """In a forked child: close the copies of the parent's locks, so that the child cannot keep them alive."""
     while _held_locks:
-        os.close(_held_locks.pop())
+        os.close(_held_locks.popitem()[0])
 
 
 os.register_at_fork(after_in_child=_forget_locks)

@@ -13,7 +13,7 @@ from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.chat import Conversation
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.chat import own_template
 from langwright.text.equip import equip

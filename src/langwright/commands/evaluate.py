@@ -17,8 +17,8 @@ from langwright.data.shards import Tokens
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import load_language_model
-from langwright.models.lowbit import Kind
 from langwright.models.model import Model
+from langwright.models.surgery.quantise import Kind
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer

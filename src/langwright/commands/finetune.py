@@ -25,10 +25,10 @@ from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
-from langwright.models.growing import grow_vocabulary
-from langwright.models.lowbit import is_in_few_bits
 from langwright.models.model import Model
 from langwright.models.shapes import width
+from langwright.models.surgery.quantise import is_quantised
+from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
@@ -222,7 +222,7 @@ def _open(
 
 
 def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
-    if recipe.method == "full" and (recipe.bits or is_in_few_bits(base)):
+    if recipe.method == "full" and (recipe.bits or is_quantised(base)):
         raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
 
 

@@ -13,7 +13,7 @@ from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_generative
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
 

@@ -13,7 +13,7 @@ from langwright.base.files import folder_lock, read_json, refuse_file
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.models.folder import GENERATION, save_parameters
-from langwright.models.lowbit import Kind, dequantise, is_in_few_bits
+from langwright.models.surgery.quantise import Kind, dequantise, is_quantised
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
 
@@ -46,7 +46,7 @@ def merge(
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
     refuse_file(out)
     loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
-    if is_in_few_bits(loaded):
+    if is_quantised(loaded):
         dequantise(loaded.float())
     # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
     home = adapter if (adapter / "tokenizer_config.json").exists() else model

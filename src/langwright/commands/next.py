@@ -9,7 +9,7 @@ from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
 from langwright.models.folder import load_one_stack
-from langwright.models.lowbit import Kind
+from langwright.models.surgery.quantise import Kind
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
 

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import make_folder, read_json, refuse_file, write_json
+from langwright.base.files import checksums, make_folder, read_json, refuse_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
-from langwright.models import heads, lowbit
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
 from langwright.models.keymap import Entry
-from langwright.models.lowbit import Scheme
 from langwright.models.model import Model
-from langwright.models.weights import check_floats, checksums, open_weights, write_tensors
+from langwright.models.surgery import quantise
+from langwright.models.surgery.quantise import Scheme
+from langwright.models.weights import check_floats, open_weights, write_tensors
 
 BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 """Files of a model folder that hold no weights: they are copied."""
@@ -57,24 +58,24 @@ def quantise_model(model: Model, bits: int | str) -> None:
     """Round the linear maps of a model in memory, to what `load_model(..., bits=bits)` would give. UserError where a
     weight cannot be cut into groups.
     """
-    scheme = lowbit.scheme_of(bits)
+    scheme = quantise.scheme_of(bits)
     for entry in _chosen(model):
         upright = replace(entry, transposed=False).join([model.get_parameter(name) for name in entry.ours])
         try:
-            lowbit.place(model, entry, scheme.quantise(upright), upright.device)
+            quantise.place(model, entry, scheme.quantise(upright), upright.device)
         except ValueError as error:
             raise UserError(f'tensor "{entry.disk}": {error}') from None
 
 
 def _chosen(model: Model) -> list[Entry]:
-    entries = heads.entries(FAMILIES[model.family], model.config, model.task)
-    return [entry for entry in entries if lowbit.is_chosen(model, entry)]
+    entries = tasks.entries(FAMILIES[model.family], model.config, model.task)
+    return [entry for entry in entries if quantise.is_chosen(model, entry)]
 
 
 def refuse_folders(source: Path, out: Path) -> None:
     """UserError where `source` is in few bits already, or `out` is no place for a new model."""
     raw = read_json(source / CONFIG, "the model's config")
-    if lowbit.read_scheme(raw, str(source / CONFIG)) is not None:
+    if quantise.read_scheme(raw, str(source / CONFIG)) is not None:
         raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
     refuse_file(out)
     if out.resolve() == source.resolve():
@@ -89,15 +90,15 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
     In memory are the rounded tensors and one that is not. UserError as `refuse_folders`, and where a weight cannot be
     cut into groups.
     """
-    scheme = lowbit.scheme_of(bits)
+    scheme = quantise.scheme_of(bits)
     family, config = load_config(source, ignore_fields)
     refuse_folders(source, out)
     raw = read_json(source / CONFIG, "the model's config")
     # A skeleton says which tensors are linear maps; labels only give its head a size.
-    task = heads.task_in_file(family, raw, str(source / CONFIG))
-    labels = heads.labels_in_file(raw, str(source / CONFIG)) if heads.is_labelled(family, task) else ()
+    task = tasks.task_in_file(family, raw, str(source / CONFIG))
+    labels = tasks.labels_in_file(raw, str(source / CONFIG)) if tasks.is_labelled(family, task) else ()
     with torch.device("meta"):
-        model = heads.build(family, config, task, labels)
+        model = tasks.build(family, config, task, labels)
     spellings = {
         spelling: entry
         for entry in _chosen(model)
@@ -121,7 +122,7 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
             tensors |= {key: part.clone() for key, part in written.items()}
     result = tally.result()
     dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    _write(source, out, {**raw, lowbit.FIELD: scheme.fields({*skipped, "lm_head"}, dtype)}, tensors, scheme, result)
+    _write(source, out, {**raw, quantise.FIELD: scheme.fields({*skipped, "lm_head"}, dtype)}, tensors, scheme, result)
     return result
 
 
@@ -165,7 +166,7 @@ def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Pa
         tally.error, tally.worst = relative, name
     tally.weights += upright.numel()
     tally.packed += packed.bytes
-    return lowbit.write_packed(name, packed)
+    return quantise.write_packed(name, packed)
 
 
 def _write(

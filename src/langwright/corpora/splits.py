@@ -91,13 +91,26 @@ def is_validation(document: Document, fraction: float = DEFAULT_FRACTION, seed: 
 def split_documents(corpus: Corpus, split: SplitRule | str | float = DEFAULT_SPLIT) -> tuple[Split, Split]:
     """The training and the validation documents; either can be read again and again, as a stream.
 
-    split: a split, or what `parse_split` reads.
+    split: a split, or what `parse_split` reads; see `settle_split`.
     """
-    if isinstance(split, str | float):
-        split = parse_split(split)
-    if isinstance(split, ContentSplit):
-        return _by_content(corpus, split)
-    return _in_order(corpus, split)
+    rule = settle_split(corpus, split)
+    return _by_content(corpus, rule) if isinstance(rule, ContentSplit) else _in_order(corpus, rule)
+
+
+def settle_split(corpus: Corpus, split: SplitRule | str | float) -> SplitRule:
+    """The split as a rule; one by content that would leave a side empty takes the same share in order instead.
+
+    A corpus of one document is the usual case. Documents are read until both sides have one.
+    """
+    rule = parse_split(split) if isinstance(split, str | float) else split
+    if isinstance(rule, ContiguousSplit):
+        return rule
+    sides = set()
+    for document in corpus.documents():
+        sides.add(is_validation(document, rule.fraction, rule.seed))
+        if len(sides) == 2:
+            return rule
+    return ContiguousSplit(1 - rule.fraction)
 
 
 def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Split, Split]:
@@ -106,11 +119,8 @@ def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Split, Split]:
             if is_validation(document, split.fraction, split.seed) == held_out:
                 yield document
 
-    advice = 'use a contiguous split such as "0.9", which can cut a document'
-    return (
-        Split(lambda: read(False), f"{corpus.name}: the split {split} leaves no document to train on; {advice}"),
-        Split(lambda: read(True), f"{corpus.name}: the split {split} holds out no document; {advice}"),
-    )
+    complaint = f"{corpus.name}: its documents have changed"
+    return Split(lambda: read(False), complaint), Split(lambda: read(True), complaint)
 
 
 def _in_order(corpus: Corpus, split: ContiguousSplit) -> tuple[Split, Split]:

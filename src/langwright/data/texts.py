@@ -12,7 +12,7 @@ from langwright.base.hub import PREFIX
 from langwright.corpora.document import Corpus
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
-from langwright.corpora.splits import parse_split, split_documents
+from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.prepare import prepare
 from langwright.data.shards import Tokens
@@ -66,6 +66,9 @@ def read_texts(
     "bytes", or a folder that holds one.
     """
     corpus = open_corpus(spec, field=field)
+    wanted, split = parse_split(split), str(settle_split(corpus, split))
+    if split != str(wanted):
+        say(f"{corpus.name}: {wanted} of so few documents is none or all: the first {split} of the text trains instead")
     if tokenizer is None:
         tokenizer = _kept_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")

@@ -61,7 +61,7 @@ class Model(nn.Module):
         body: gives the hidden states.
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
-        family: name of the row in the table of families (`models/families.py`).
+        family: name of the row in the table of families (`models/families/__init__.py`).
         config: the family's config.
         context: the most positions of a text; None where there is no limit.
         task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".

@@ -6,8 +6,8 @@ from typing import Any
 
 from langwright.base.errors import UserError
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
-from langwright.models.gpt2 import GPT2Config
-from langwright.models.llama import FULL, LlamaConfig
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import FULL, LlamaConfig
 
 
 def _gpt(layers: int, heads: int, width: int, context: int) -> tuple[str, GPT2Config]:

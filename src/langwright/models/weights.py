@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import crc32_blocks, sha256_file
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -92,19 +91,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, in memory of their own: the file may be replaced while they live."""
     with _open(path) as file:
         return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def checksums(folder: Path, names: Iterable[str]) -> dict[str, object]:
-    """What langwright.json says of files: the SHA-256 of each, and of weights the CRC-32 of each block as well.
-
-    The first identifies them, the second is soon compared: a folder is checked each time it is opened.
-    """
-    names = list(names)
-    weights = [name for name in names if name.endswith(".safetensors")]
-    return {
-        "checksums": {name: sha256_file(folder / name) for name in names},
-        "crc32_blocks": {name: crc32_blocks(folder / name) for name in weights},
-    }
 
 
 def check_floats(tensor: Tensor) -> None:

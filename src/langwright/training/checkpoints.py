@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import atomic_folder, read_json, sha256_file, write_json
+from langwright.base.files import atomic_folder, check_files, read_record, sha256_file, write_json
 from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.models.weights import read_tensors, write_tensors
 from langwright.training.learner import Learner
@@ -166,19 +166,12 @@ def _other(what: str, before: str | None, now: str) -> str:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all whole; UserError naming the one that is not."""
-    state = read_json(folder / STATE, "the state of the checkpoint")
-    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
-        version = state.get("format_version") if isinstance(state, dict) else None
-        raise UserError(
-            f"{folder / STATE}: format version {version} is not the version {FORMAT_VERSION} that is read here"
-        )
+    state = read_record(folder / STATE, "the state of the checkpoint", FORMAT_VERSION)
     needed = {"identity", "checksums", *Progress.__dataclass_fields__} - {"skips"}
     own = state.pop("checksum", None)
     if not needed <= state.keys() or (own is not None and own != _checksum(state)):
         raise UserError(f"{folder / STATE}: broken, its content is not what was written")
-    for name, checksum in state["checksums"].items():
-        if not (folder / name).exists() or sha256_file(folder / name) != checksum:
-            raise UserError(f"{folder / name}: broken, its checksum differs")
+    check_files(folder / STATE, state)
     return state
 
 

@@ -76,6 +76,7 @@ class Run:
         hooks: what is lent from above.
         started: `time.monotonic()` of the command's start, against which a budget is measured.
         closing: seconds that the command needs after the loop.
+        check: raises where the folder is no longer the run's own; called before anything is written there.
     """
 
     learner: Learner
@@ -88,6 +89,7 @@ class Run:
     hooks: Hooks
     started: float
     closing: float = 0.0
+    check: Callable[[], None] = lambda: None
     step: int = 0
     tokens: int = 0
     metrics_offset: int = 0
@@ -198,6 +200,7 @@ class Run:
         }
 
     def _log(self, metrics: IO[bytes], row: Row) -> None:
+        self.check()
         metrics.write(json.dumps({name: _json_safe(value) for name, value in row.items()}).encode() + b"\n")
         metrics.flush()
         self.hooks.on_row(row)
@@ -212,6 +215,7 @@ class Run:
         self.hooks.on_event(event)
 
     def _save(self, metrics: IO[bytes]) -> None:
+        self.check()
         progress = Progress(
             step=self.step,
             tokens=self.tokens,

@@ -17,7 +17,7 @@ from torch import Tensor
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock, read_json
+from langwright.base.files import check_lock, folder_lock, read_json
 from langwright.data.supply import StatefulBatches, Supply
 from langwright.models.folder import RECORD, save_parameters
 from langwright.objectives.batch import Models, Objective
@@ -211,6 +211,7 @@ class Trainer:
             every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
             hooks=Hooks(self._validate, self._sample if job.sample else None, view.row, view.sample, view.event),
             started=job.started,
+            check=partial(check_lock, job.out),
         )
         if job.unfreezing is not None:
             run.hooks = replace(run.hooks, on_step=partial(job.unfreezing.apply, self.model))
@@ -232,10 +233,17 @@ class Trainer:
             return self.job.sample(self.models)
 
     def _steps(self) -> int:
-        length, batches = self.job.recipe.length(), self.job.supply.batches
-        epochs = self.job.recipe.batch_size / batches.windows
-        per_step = {"steps": 1.0, "tokens": batches.tokens_per_step, "epochs": epochs}
-        return max(1, round(length.value / per_step[length.unit]))
+        length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
+        if length.unit == "epochs":
+            exact = round(length.value * batches.windows / size, 6)
+            steps = math.ceil(exact)
+            if steps != exact and self.job.recipe.budget_seconds() is None:
+                seen = steps * size / batches.windows
+                say(
+                    f"{length.value:g} epochs of {batches.windows:,} rows are rounded up to {seen:.3g}: {steps:,} steps"
+                )
+            return steps
+        return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
 
     def _identity(self) -> Row:
         """What a continued run must share with its beginning, field by field."""
@@ -288,6 +296,7 @@ class Trainer:
                     f"{self.job.out}: training came apart: the {name.replace('_', ' ')} is {value}; no model is "
                     "written; begin again in another folder with a lower --learning-rate"
                 )
+        run.check()
         seconds = round(time.monotonic() - run.started, 3)
         row = {"step": run.step, "tokens": run.tokens, "seconds": seconds, **held_out.metrics}
         with open(run.metrics, "a") as file:
@@ -297,6 +306,7 @@ class Trainer:
 
     def _save(self, record: Row) -> None:
         """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
+        check_lock(self.job.out)
         masters, supply = self.learner.masters.named, self.job.supply
         if self.job.save is not None:
             self.job.save(self.models, masters, record)

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.bert import BERT, build, keys
-from langwright.models.bert_heads import masked_head, sequence_head, span_head, token_head
+from langwright.models.families.bert import BERT, build, keys
+from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
 
 ROBERTA = replace(
     BERT,

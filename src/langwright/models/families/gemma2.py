@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
+from langwright.models.families.gemma import GEMMA, build
+from langwright.models.families.llama import FULL, SLIDING, keys
 from langwright.models.family import Fields
-from langwright.models.gemma import GEMMA, build
-from langwright.models.llama import FULL, SLIDING, keys
 
 NORMS = {
     "input_layernorm": "attention.in_norm",

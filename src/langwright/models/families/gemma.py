@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from langwright.models.families.llama import LLAMA, LlamaConfig
 from langwright.models.family import Fields
-from langwright.models.llama import LLAMA, LlamaConfig
 from langwright.models.model import Model
 from langwright.models.rope import reach
 from langwright.parts.attention import Attention

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.llama import NORMS, build, keys
-from langwright.models.qwen2 import QWEN2
-from langwright.models.scoring import last_token_head
+from langwright.models.families.llama import NORMS, build, keys
+from langwright.models.families.qwen2 import QWEN2
+from langwright.models.task_heads import last_token_head
 
 OF_HEADS = {"self_attn.q_norm": "attention.fn.q_norm", "self_attn.k_norm": "attention.fn.k_norm"}
 QWEN3 = replace(

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
+from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, keys
 from langwright.models.family import Fields
-from langwright.models.llama import FULL, LLAMA, SLIDING, build, keys
-from langwright.models.scoring import last_token_head
+from langwright.models.task_heads import last_token_head
 
 
 def read(raw: Fields) -> Fields:

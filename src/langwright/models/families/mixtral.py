@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from langwright.models.checks import check_sizes
+from langwright.models.families.llama import LlamaConfig, build
+from langwright.models.families.llama import keys as keys_of_llama
+from langwright.models.families.mistral import MISTRAL
 from langwright.models.keymap import Entry, affine, affines, numbered, within
-from langwright.models.llama import LlamaConfig, build
-from langwright.models.llama import keys as keys_of_llama
-from langwright.models.mistral import MISTRAL
 from langwright.parts.feedforward import GLU
 from langwright.parts.moe import MoE
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_choice, check_heads, check_sizes
+from langwright.models.families.gpt2 import MAPS
 from langwright.models.family import SUMMARY, Family
-from langwright.models.gpt2 import MAPS
 from langwright.models.keymap import Entry, affines, numbered
 from langwright.models.model import Model
 from langwright.parts.attention import Attention

@@ -1,4 +1,4 @@
-"""Weights in few bits: which, how they lie on disk, and how they come into a model, one tensor at a time."""
+"""Quantised weights: which they are, how they lie on disk, and how they come into a model, one tensor at a time."""
 
 import json
 from collections.abc import Callable, Collection
@@ -114,7 +114,7 @@ def is_linear(model: Model, entry: Entry) -> bool:
     return len(owners) == len(entry.ours) and all(isinstance(model.get_submodule(o), Linear) for o in owners)
 
 
-def is_in_few_bits(model: Model) -> bool:
+def is_quantised(model: Model) -> bool:
     """Whether any of a model's weights are in few bits."""
     return any(isinstance(module, QuantisedLinear) for module in model.modules())
 

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import crc32_blocks, read_json, sha256_file, write_json
+from langwright.base.files import check_files, checksums, read_json, read_record, write_json
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
-from langwright.models import heads, lowbit, sentences
+from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.family import Family, Fields
-from langwright.models.filling import fill
+from langwright.models.folder import sentences
+from langwright.models.folder.reading import read_weights
 from langwright.models.initialise import normal
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
-from langwright.models.weights import checksums, write_tensors
+from langwright.models.surgery import quantise
+from langwright.models.weights import write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
@@ -49,7 +51,7 @@ def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, 
     row = FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = heads.build(row, config, head or row.task, labels)
+        model = tasks.build(row, config, head or row.task, labels)
         row.initialise(model)
     return model
 
@@ -81,14 +83,14 @@ def load_model(
     layout = sentences.read(folder)
     own = _own_head(raw, family, head, where)
     if own == family.task and layout is not None:
-        own = heads.EMBEDDING
+        own = tasks.EMBEDDING
     task = head or own or family.task
-    known = heads.labels_in_file(raw, where) if heads.is_labelled(family, task) and task == own else ()
+    known = tasks.labels_in_file(raw, where) if tasks.is_labelled(family, task) and task == own else ()
     fresh = task != own or (labels is not None and tuple(labels) != known)
     filler = _filler(raw, where, bits, device, dtype)
     with _checked(folder):
-        model = heads.build(family, config, task, labels or known)
-        if layout is not None and task == heads.EMBEDDING:
+        model = tasks.build(family, config, task, labels or known)
+        if layout is not None and task == tasks.EMBEDDING:
             sentences.apply(layout, model)
         if fresh:
             with torch.random.fork_rng(devices=[]):
@@ -97,24 +99,24 @@ def load_model(
                     family.initialise(model)
                 elif model.head is not None:
                     normal(model.head, config.initializer_range)
-        fill(model, family, folder, device, dtype, fresh, labels is not None, filler)
+        read_weights(model, family, folder, device, dtype, fresh, labels is not None, filler)
     return model.eval()
 
 
 def _filler(
     raw: Fields, where: str, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
-) -> lowbit.Filler | None:
+) -> quantise.Filler | None:
     """What fills linear maps with weights of few bits; None where the file holds floats and none are asked for."""
-    stored = lowbit.read_scheme(raw, where)
+    stored = quantise.read_scheme(raw, where)
     if stored is None or bits is None:
-        scheme = stored or (None if bits is None else lowbit.scheme_of(bits))
-        return None if scheme is None else lowbit.Filler(scheme, stored is not None, dtype, device)
-    if lowbit.scheme_of(bits).kind != stored.kind:
+        scheme = stored or (None if bits is None else quantise.scheme_of(bits))
+        return None if scheme is None else quantise.Filler(scheme, stored is not None, dtype, device)
+    if quantise.scheme_of(bits).kind != stored.kind:
         raise UserError(
             f"{where}: the weights are in {stored.kind} already, and bits = {bits!r} would round them again; "
             "leave it out"
         )
-    return lowbit.Filler(stored, True, dtype, device)
+    return quantise.Filler(stored, True, dtype, device)
 
 
 def load_generative(
@@ -127,7 +129,7 @@ def load_generative(
     """As `load_model`, for what writes texts; UserError in one line for a model with any other head."""
     folder = model_folder(folder)
     raw, family, _ = _read_config(folder, ignore_fields)
-    task = heads.task_in_file(family, raw, str(folder / CONFIG))
+    task = tasks.task_in_file(family, raw, str(folder / CONFIG))
     if task != "language":
         raise UserError(
             f'{folder}: a {family.name} model with the head "{task}" does not continue texts; '
@@ -185,14 +187,14 @@ def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, 
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
     family = FAMILIES[name]
-    plain = {field: value for field, value in raw.items() if field != lowbit.FIELD}  # read by whoever fills the model
+    plain = {field: value for field, value in raw.items() if field != quantise.FIELD}  # read by whoever fills the model
     return raw, family, family.parse(plain, str(path), ignore_fields)
 
 
 def _own_head(raw: Fields, family: Family, wanted: str | None, where: str) -> str | None:
     """What the head in the file is for; None where it is not built here and another is asked for."""
     try:
-        return heads.task_in_file(family, raw, where)
+        return tasks.task_in_file(family, raw, where)
     except UserError:
         if wanted is None:
             raise
@@ -215,22 +217,7 @@ def _check_record(folder: Path) -> None:
     path = folder / RECORD
     if not path.exists():
         return
-    record = read_json(path, "the record of the model")
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {version} is not the version {FORMAT_VERSION} that is read here")
-    sums, blocks = record.get("checksums"), record.get("crc32_blocks", {})
-    if not isinstance(sums, dict) or not isinstance(blocks, dict):
-        raise UserError(f"{path}: there are no checksums of the files; save the model again")
-    for name, checksum in sums.items():
-        file = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{path}: checksums names {name!r}, which is no file of this folder")
-        if not name.endswith(".safetensors") or not file.exists():
-            continue
-        quick = name in blocks
-        if (crc32_blocks(file) if quick else sha256_file(file)) != (blocks[name] if quick else checksum):
-            raise UserError(f"{file}: broken or replaced, its checksum differs from that in {RECORD}")
+    check_files(path, read_record(path, "the record of the model", FORMAT_VERSION), only=".safetensors")
 
 
 def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
@@ -268,8 +255,8 @@ def save_parameters(
         }
         tokenizer.save(folder)
     task = model.task
-    labels = heads.label_fields(model.labels)
-    fields = family.dump(model.config) | {"architectures": [heads.architecture(family, task)]} | labels
+    labels = tasks.label_fields(model.labels)
+    fields = family.dump(model.config) | {"architectures": [tasks.architecture(family, task)]} | labels
     kept = [name for name in fields if not model.generates or roles.get(name) is None]
     write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
     files = [CONFIG, SINGLE]
@@ -280,8 +267,8 @@ def save_parameters(
         told |= {} if tokenizer is None else tokenizer.generation()
         write_json(folder / GENERATION, told | (generation or {}))
         files.append(GENERATION)
-    write_tensors(folder / SINGLE, to_disk(heads.entries(family, model.config, task), parameters))
-    if task == heads.EMBEDDING:
+    write_tensors(folder / SINGLE, to_disk(tasks.entries(family, model.config, task), parameters))
+    if task == tasks.EMBEDDING:
         files += sentences.write(folder, model)
     files += [n for n in ("tokenizer.json", "tokenizer_config.json") if (folder / n).exists()]
     write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **(record or {}), **checksums(folder, files)})

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.llama import LLAMA, build
-from langwright.models.scoring import last_token_head
+from langwright.models.families.llama import LLAMA, build
+from langwright.models.task_heads import last_token_head
 
 MISTRAL = replace(
     LLAMA,

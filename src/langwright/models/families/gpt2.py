@@ -7,7 +7,7 @@ from langwright.models.family import SUMMARY, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.model import Model
-from langwright.models.scoring import last_token_head
+from langwright.models.task_heads import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP

@@ -7,10 +7,10 @@ from itertools import chain
 from torch import nn
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
+from langwright.models.families.t5 import T5, T5Config, build, keys
 from langwright.models.family import Fields
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, affine, affines, within
-from langwright.models.t5 import T5, T5Config, build, keys
 from langwright.parts.feedforward import MLP
 from langwright.parts.moe import MoE
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from langwright.models.bert_heads import masked_head, sequence_head, span_head, token_head
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, affine, affines, numbered
 from langwright.models.model import Model
+from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import MLP

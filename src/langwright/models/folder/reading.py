@@ -1,4 +1,4 @@
-"""A model's parameters filled with the tensors of a folder, each of which must have its place, and none lack one."""
+"""A model's parameters read from the tensors of a folder: none may be missing, none left over."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
-from langwright.models import heads, lowbit
+from langwright.models import tasks
 from langwright.models.family import Family
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
+from langwright.models.surgery import quantise
 from langwright.models.weights import check_floats, open_weights
 
 
-def fill(
+def read_weights(
     model: Model,
     family: Family,
     folder: Path,
@@ -23,7 +24,7 @@ def fill(
     dtype: torch.dtype | None,
     fresh: bool,
     relabelled: bool,
-    filler: lowbit.Filler | None,
+    filler: quantise.Filler | None,
 ) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
 
@@ -36,7 +37,7 @@ def fill(
     with open_weights(folder) as (places, read):
         present = {_present(name, family): name for name in places if not name.endswith(family.ignored_keys or ("\0",))}
         left = dict(present)
-        for entry in heads.entries(family, model.config, task):
+        for entry in tasks.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
             own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
             if entry.disk in anew or (not own and fresh and entry.ours[0].startswith("head.")):
@@ -49,7 +50,7 @@ def fill(
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
         _compare_copies(model, family, left, new, read, places)
-        dropped = [name for disk, name in left.items() if heads.is_of_another_head(family, model.config, disk)]
+        dropped = [name for disk, name in left.items() if tasks.is_of_another_head(family, model.config, disk)]
         for name in left.values():
             if name not in dropped:
                 raise UserError(f'{places[name]}: tensor "{name}" is not known for {family.name}')
@@ -60,7 +61,7 @@ def fill(
 
 
 def _fill_few(
-    filler: lowbit.Filler,
+    filler: quantise.Filler,
     model: Model,
     entry: Entry,
     name: str,
@@ -123,7 +124,7 @@ def _compare_copies(
     places: Mapping[str, Path],
 ) -> None:
     """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
-    for disk, name in heads.copies(family, model).items():
+    for disk, name in tasks.copies(family, model).items():
         if disk in left and name not in new:
             parameter = model.get_parameter(name)
             if not _equal(read(source := left.pop(disk)), parameter):

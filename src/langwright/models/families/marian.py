@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from langwright.models.bart import BART, BartConfig, build, keys
+from langwright.models.families.bart import BART, BartConfig, build, keys
 from langwright.parts.positions import Sinusoids
 from langwright.parts.stack import Embedding
 

@@ -10,7 +10,7 @@ from langwright.models.family import Family
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
-from langwright.models.scoring import last_token_head
+from langwright.models.task_heads import last_token_head
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Bias
 from langwright.parts.feedforward import GLU

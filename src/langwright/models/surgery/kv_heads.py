@@ -1,4 +1,4 @@
-"""Heads of keys and values put together: multi-head attention turned into grouped-query attention."""
+"""Fewer key and value heads: multi-head attention turned into grouped-query attention."""
 
 import dataclasses
 

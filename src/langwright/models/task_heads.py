@@ -51,3 +51,13 @@ def span_head(architecture: str) -> Head:
         lambda c, tokens, labels: TokenHead(c.hidden_size, 2),
         lambda c: affine("qa_outputs", "head.output"),
     )
+
+
+def last_token_head(architecture: str) -> Head:
+    """The head of `...ForSequenceClassification` of the decoder families. architecture: its class."""
+    return Head(
+        architecture,
+        lambda config, tokens, labels: SequenceHead(tokens.shape[1], labels, "last", dense=False, bias=False),
+        lambda config: [Entry("score.weight", ("head.output.weight",))],
+        labelled=("score.weight",),
+    )

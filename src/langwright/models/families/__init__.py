@@ -1,0 +1,49 @@
+"""The one table of families."""
+
+from langwright.models.families.bart import BART
+from langwright.models.families.bert import BERT
+from langwright.models.families.bloom import BLOOM
+from langwright.models.families.gemma import GEMMA
+from langwright.models.families.gemma2 import GEMMA2
+from langwright.models.families.gpt1 import GPT1
+from langwright.models.families.gpt2 import GPT2
+from langwright.models.families.gpt_neo import GPT_NEO
+from langwright.models.families.gpt_neox import GPT_NEOX
+from langwright.models.families.gptj import GPTJ
+from langwright.models.families.llama import LLAMA
+from langwright.models.families.marian import MARIAN
+from langwright.models.families.mistral import MISTRAL
+from langwright.models.families.mixtral import MIXTRAL
+from langwright.models.families.mpt import MPT
+from langwright.models.families.nanochat import NANOCHAT
+from langwright.models.families.phi import PHI
+from langwright.models.families.qwen2 import QWEN2
+from langwright.models.families.qwen3 import QWEN3
+from langwright.models.families.roberta import ROBERTA
+from langwright.models.families.switch import SWITCH
+from langwright.models.families.t5 import T5
+from langwright.models.family import Family
+
+DECODERS = (
+    GPT1,
+    GPT2,
+    GPT_NEO,
+    GPTJ,
+    GPT_NEOX,
+    BLOOM,
+    MPT,
+    PHI,
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    NANOCHAT,
+)
+ENCODERS = (BERT, ROBERTA)
+ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
+LANGUAGE = [family.name for family in DECODERS]
+"""Those that are built to continue a text."""

@@ -1,0 +1,64 @@
+"""What a run decides by itself, it says and keeps."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langwright.cli import main
+from langwright.viewing.live import LiveView
+
+TINY = ["--tokenizer", "bytes", "--depth", "1", "--context", "16", "--batch-size", "8", "--dtype", "float32"]
+
+
+def record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "langwright.json").read_text())
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """One document of 100 characters: 95 train, which are windows of 16 six times."""
+    path = tmp_path / "book.txt"
+    path.write_text("One cat. " * 11 + "!")
+    return path
+
+
+def test_one_file_of_text_is_split_in_order_and_that_is_said(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["pretrain", str(book), str(out), *TINY, "--batch-size", "4", "--steps", "1"]) == 0
+    assert "0.95" in capsys.readouterr().err
+    assert record(out)["corpus"]["split"] == "0.95"
+    assert record(out)["held_out"]["bytes"] == 5
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [("1 epochs", 2), ("2 epochs", 3), ("0.1 epochs", 1)])
+def test_epochs_are_rounded_up_and_that_is_said(
+    epochs: str, steps: int, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["pretrain", str(book), str(out), *TINY, "--batch-size", "4", "--steps", epochs]) == 0
+    assert record(out)["steps"] == steps
+    assert ("epochs of" in capsys.readouterr().err) == (epochs != "2 epochs")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_run_whose_folder_is_removed_ends(
+    replaced: bool, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, shown = tmp_path / "out", []
+
+    def remove(view: LiveView, row: dict[str, Any]) -> None:
+        shown.append(row)
+        shutil.rmtree(out)
+        if replaced:
+            out.mkdir()
+
+    monkeypatch.setattr(LiveView, "row", remove)
+    assert main(["pretrain", str(book), str(out), *TINY, "--batch-size", "4", "--steps", "9", "--log-every", "1"]) == 2
+    assert len(shown) == 1
+    assert str(out) in capsys.readouterr().err.splitlines()[-1]
+    assert not out.exists() or not list(out.iterdir())
