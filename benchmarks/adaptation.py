@@ -9,7 +9,7 @@ The base is a GPT-2 (it has biases, which BitFit wants) that has read Python's o
 The task is to write a function's body, given its signature and docstring: instructions mined from the same library,
 measured on modules that were held out. A third of the held-out ones chooses each method's learning rate, on one seed;
 the others are the quality. Tuning is bfloat16 with float32 masters, AdamW without weight decay, 8 rows a step, one
-thread. Memory is predicted here (`planning/memory.py`); `few_bits.py` measures it as well.
+thread. Memory is predicted here (`planning/memory.py`); `quantised.py` measures it as well.
 """
 
 import argparse

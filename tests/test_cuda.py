@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from langwright.adaptation.lora import LoRA
-from langwright.compression.lowbit import quantise_model
+from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
@@ -102,7 +102,7 @@ def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "nf4", "fp4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_over_few_bits(bits: str, dtype: torch.dtype) -> None:
+def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     """QLoRA: three steps over packed weights, AdamW's averages in 8 bits."""
     models = pair("llama")
     moved = []

@@ -1,4 +1,4 @@
-"""--bits: a model opened in few bits is the one that compress writes, in every verb that opens one."""
+"""--bits: a model quantised while it is opened is the one that compress writes, in every verb that opens one."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def test_every_verb_opens_what_compress_writes(
     assert rounded[2] != plain[2]
 
 
-def test_an_adapter_over_few_bits_is_measured_as_it_was_trained(made: Path, prints: Prints) -> None:
+def test_an_adapter_over_quantised_layers_is_measured_as_it_was_trained(made: Path, prints: Prints) -> None:
     record = json.loads((made / "adapter" / "langwright.json").read_text())
     measure = ["evaluate", str(made / "model"), "--text", str(made / "cats.txt"), "--split", "0.9", "--context", "32"]
     more = ["--adapter", str(made / "adapter"), "--dtype", "float32", "--json"]

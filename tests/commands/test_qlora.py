@@ -1,4 +1,4 @@
-"""QLoRA: adapters over bases in few bits, from the command line."""
+"""QLoRA: adapters over quantised bases, from the command line."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "nf4"])
-def test_an_adapter_over_a_base_in_few_bits(bits: str, base: Path, text: Path, tmp_path: Path) -> None:
+def test_an_adapter_over_a_base_in_quantised(bits: str, base: Path, text: Path, tmp_path: Path) -> None:
     wishes = ["--method", "lora", "--bits", bits, "--target", "all-linear", "--learning-rate", "0.01"]
     more = ["--optimizer-bits", "8", "--checkpoint"]
     assert main(["finetune", str(base), str(text), str(tmp_path / "out"), *wishes, *more, *QUICK]) == 0

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from langwright.cli import main
+from langwright.planning import machine
 from langwright.viewing.live import LiveView
 
 TINY = ["--tokenizer", "bytes", "--depth", "1", "--context", "16", "--batch-size", "8", "--dtype", "float32"]
@@ -62,3 +64,31 @@ def test_a_run_whose_folder_is_removed_ends(
     assert len(shown) == 1
     assert str(out) in capsys.readouterr().err.splitlines()[-1]
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_the_dtype_that_auto_chose_is_kept(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the machine is busy with at later starts; the model folder keeps it without its checkpoints too."""
+    out, wanted = tmp_path / "out", [*TINY[:-2], "--batch-size", "4", "--dtype", "auto"]
+
+    def slow(dtype: torch.dtype) -> None:
+        monkeypatch.setattr(machine, "gemm_rate", lambda device, other, repeats=5: 1.0 if other == dtype else 2.0)
+
+    def losses() -> float:
+        assert main(["evaluate", str(out), "--text", str(book), "--json"]) == 0
+        return float(json.loads(capsys.readouterr().out)["loss_nats_per_token"])
+
+    slow(torch.bfloat16)
+    assert main(["pretrain", str(book), str(out), *wanted, "--steps", "1"]) == 0
+    capsys.readouterr()
+    before = losses()
+    slow(torch.float32)
+    assert main(["pretrain", str(book), str(out), *wanted, "--steps", "2", "--extend"]) == 0
+    assert record(out)["dtype"] == "float32"
+    slow(torch.bfloat16)
+    capsys.readouterr()
+    after = losses()
+    shutil.rmtree(out / "checkpoints")
+    slow(torch.float32)
+    assert losses() == after != before

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from langwright.adaptation.lora import LoRA
-from langwright.compression.lowbit import quantise_model
+from langwright.compression.quantise import quantise_model
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth

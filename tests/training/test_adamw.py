@@ -1,4 +1,4 @@
-"""AdamW with its averages in few bits or elsewhere: against PyTorch's and bitsandbytes', and its memory."""
+"""AdamW with its averages in 8 bits or elsewhere: against PyTorch's and bitsandbytes', and its memory."""
 
 import contextlib
 from pathlib import Path

@@ -20,7 +20,7 @@ def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = Non
 
     ids: what the change of the logits is measured on; returns the largest, None without ids. The weights as they were
     are kept, so that `unmerge` restores them bit by bit. UserError where a method cannot be merged, where a weight is
-    in few bits (`models.lowbit.dequantise` makes it a float), or where the token table is the head and only one of them
+    quantised (`models.lowbit.dequantise` makes it a float), or where the token table is the head and only one of them
     is adapted in a family that ties both.
     """
     carried = live(model)
@@ -87,7 +87,7 @@ def _merged(
     own = getattr(owner, "tokens" if isinstance(owner, Embedding) else "weight", None)
     if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.full_weight() is not own:
         raise UserError(
-            f"the weights of {path} are in few bits, and so cannot take an adapter in; "
+            f"the weights of {path} are quantised, and so cannot take an adapter in; "
             "models.lowbit.dequantise makes them floats first"
         )
     weight = own.detach().float()

@@ -36,7 +36,7 @@ def saved_entries(model: Model, wanted: Iterable[str]) -> list[tuple[str, Entry]
             raise UserError(f'no module of this model ends with "{name}", which was to be trained whole')
         packed = [e.disk for e in matched if any(_is_packed(model, ours) for ours in e.ours)]
         if packed:
-            raise UserError(f"{packed[0]} is in few bits and cannot train whole; leave it out, or take the full model")
+            raise UserError(f"{packed[0]} is quantised and cannot train whole; leave it out, or take the full model")
         found |= {f"{PREFIX}{entry.disk}": entry for entry in matched}
     tied = [entry.disk for entry in found.values() if entry.ours[0].endswith(".embed.tokens") and _is_tied(model)]
     if tied:

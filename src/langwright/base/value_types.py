@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args, get_origin
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type as an annotation spells it; a list serves as a tuple, an integer as a number."""
     origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, part) for part in parts)
     if origin is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
-    if origin is Mapping:
+    if origin in (Mapping, dict):
         return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
     if origin is tuple:
         return isinstance(value, list | tuple) and all(fits(item, parts[0]) for item in value)
@@ -32,8 +34,8 @@ def spelt(kind: Any) -> str:
         return " or ".join(spelt(part) for part in parts)
     if origin is Literal:
         return " or ".join(filter(None, [", ".join(f'"{part}"' for part in parts[:-1]), f'"{parts[-1]}"']))
-    if origin is Mapping:
-        return f"an object of {_plural(parts[1])}"
+    if origin in (Mapping, dict):
+        return "an object" if parts[1] is Any else f"an object of {_plural(parts[1])}"
     return f"a list of {_plural(parts[0])}" if origin in (tuple, list) else str(kind)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from langwright.adaptation.loading import adapted
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
@@ -22,6 +23,7 @@ from langwright.models.surgery.quantise import Kind
 from langwright.parts.moe import MoE
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 from langwright.viewing.terminal import bars
 
 SHARED_OVER = 256
@@ -52,16 +54,16 @@ def evaluate(
     field: the field or column that holds the text, in corpora that have several.
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
-    experts: tell also how the work is shared out among the experts of each layer.
+    experts: also report how the tokens are shared among the experts of each layer.
     adapter: an adapter folder to put on the model, as finetune leaves it.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
-    dtype: what to compute in; auto is the faster on this machine.
+    dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
     json: print the result as JSON.
     """
-    where = choose_device(device)
-    loaded = adapted(load_language_model(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
+    loaded = adapted(load_language_model(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     tokenizer = load_tokenizer(model)
@@ -72,8 +74,8 @@ def evaluate(
     with tokens_of(tokenizer, text, split, field) as tokens:
         shares = expert_shares(loaded, evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER))
     if json:
-        told = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
-        print_json({**result.record(), "experts": told})
+        shared = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
+        print_json({**result.record(), "experts": shared})
         return
     print_likelihood(result.record(), text, json)
     for one in shares:

@@ -35,6 +35,7 @@ from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.losses import Causal
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
@@ -125,14 +126,14 @@ class Tuning:
     def measure(self, models: Models) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
         trained = models["model"]
-        told: Row = {}
+        found: Row = {}
         if isinstance(self.method, Prompting):
-            told["nearest_words"] = nearest_words(trained, self.tokenizer)
+            found["nearest_words"] = nearest_words(trained, self.tokenizer)
         before = self.base().to(self.machine.device, self.machine.dtype).eval()
-        told["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
+        found["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
         if self.old is not None:
-            told["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
-        return told
+            found["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
+        return found
 
     def save(self, models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
@@ -167,7 +168,8 @@ def run(
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
-    usual_rate = (0.1 if method is None else 1) / width(load_config(folder, ignore_field)[1])
+    family, config = load_config(folder, ignore_field)
+    usual_rate = (0.1 if method is None else 1) / width(family.name, config)
     tokenizer = load_tokenizer(folder)
 
     def prepare(rank: int, world: int) -> Job:
@@ -208,10 +210,10 @@ def _open(
     share: tuple[int, int],
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
-    machine = measure(recipe.device, recipe.dtype, recipe.exact)
+    machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
     base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
     check_vocabulary(base, tokenizer)
-    _refuse_full_in_few_bits(folder, recipe, base)
+    _refuse_full_in_quantised(folder, recipe, base)
     method = None if method is None else method.begin_with(tokenizer)
     if method is not None:
         method.check_new(base)
@@ -221,9 +223,9 @@ def _open(
     return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
 
 
-def _refuse_full_in_few_bits(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
+def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
     if recipe.method == "full" and (recipe.bits or is_quantised(base)):
-        raise UserError(f"{folder}: weights in few bits cannot be trained; --method lora trains an adapter over them")
+        raise UserError(f"{folder}: quantised weights cannot be trained; --method lora trains an adapter over them")
 
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
@@ -239,7 +241,7 @@ def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
 
 
 def _base(model: Path, out: Path) -> tuple[Path, Row]:
-    """The folder of the model to begin with, and what the record tells of it.
+    """The folder of the model to begin with, and its entry in the record.
 
     A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
     """

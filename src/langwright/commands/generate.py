@@ -7,6 +7,7 @@ from typing import Literal
 from langwright.adaptation.loading import adapted
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
+from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
@@ -16,6 +17,7 @@ from langwright.models.folder import load_generative
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
+from langwright.training.checkpoints import decided_dtype
 
 
 def generate(
@@ -45,7 +47,7 @@ def generate(
     window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
     sinks: how many of the first tokens are remembered beside the window; 4 unless given.
     adapter: an adapter folder to put on the model, as finetune leaves it.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -54,8 +56,8 @@ def generate(
     prompts = [_read(text) for text in prompt]
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
-    where = choose_device(device)
-    loaded = adapted(load_generative(model, where, choose_dtype(dtype, where), ignore_field, bits), adapter, model)
+    where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
+    loaded = adapted(load_generative(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json

@@ -15,6 +15,7 @@ from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
+from langwright.training.checkpoints import decided_dtype
 from langwright.training.losses import Causal
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
@@ -73,8 +74,8 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed)},
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / width(config),
-            machine=measure(recipe.device, recipe.dtype, recipe.exact),
+            learning_rate=recipe.learning_rate or 1 / width(family, config),
+            machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
             sample=sample_of(supply, recipe.context),
@@ -95,7 +96,10 @@ def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
             raise UserError(
                 f"--balance {recipe.balance}: no preset has experts; name a --family that has, such as mixtral"
             )
-        return preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+        family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+        if family not in LANGUAGE:
+            raise UserError(f"--preset {recipe.preset}: does not continue texts, which is what pretrain teaches")
+        return family, config
     if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
         raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
     config = by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)

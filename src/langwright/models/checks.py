@@ -1,7 +1,10 @@
 """Checks that configs share: each raises ValueError naming the field, of which `Family.parse` makes a user's error."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from langwright.base.value_types import fits, spelt
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -14,11 +17,25 @@ ACTIVATIONS = {
 """Names in config.json -> names in `parts/feedforward.py`."""
 
 
+def check_types(fields: Mapping[str, Any], types: Mapping[str, Any], inside: str = "") -> None:
+    """Each field that has a type in the table is of it, and no number is infinite or NaN.
+
+    Args:
+        fields: the fields of a JSON file, or of an object in one.
+        types: the type of each field, as an annotation.
+        inside: what stands before a field's name in the message.
+    """
+    for name, value in fields.items():
+        odd = isinstance(value, float) and not math.isfinite(value)
+        if name in types and (odd or not fits(value, types[name])):
+            raise ValueError(f"{inside}{name} = {value!r} must be {spelt(types[name])}")
+
+
 def check_sizes(config: Any, needed: Collection[str], optional: Collection[str] = ()) -> None:
     """Each of these fields is a whole number above 0; optional ones may be None."""
     for name in (*needed, *(name for name in optional if getattr(config, name) is not None)):
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
+        if value < 1:
             raise ValueError(f"{name} = {value!r} is not a whole number above 0")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from langwright.base.errors import UserError
+from langwright.models.checks import check_types
 from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -62,6 +63,28 @@ DEFAULT_ONLY: Mapping[str, Any] = {
 """Fields that are understood at one value only, in every family here."""
 
 
+READ_TYPES: Mapping[str, Any] = {
+    "_num_labels": int | None,
+    "architectures": tuple[str, ...] | None,
+    "attention_types": tuple[tuple[tuple[str, ...] | int, ...], ...] | None,
+    "attn_config": Mapping[str, Any] | None,
+    "decoder_vocab_size": int | None,
+    "id2label": Mapping[str, Any] | None,
+    "max_window_layers": int,
+    "n_embed": int,
+    "num_labels": int | None,
+    "partial_rotary_factor": float,
+    "rope_parameters": Mapping[str, Any] | None,
+    "rope_scaling": Mapping[str, Any] | None,
+    "rope_theta": float | None,
+    "rotary_emb_base": float | None,
+    "rotary_pct": float,
+    "scale_decoder_outputs": bool | None,
+    "use_sliding_window": bool | None,
+}
+"""Types of fields that are read into others or tell the head. The type of an honoured field is its annotation."""
+
+
 def _frozen(value: Any) -> Any:
     """A value of JSON as configs hold it: lists as tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
@@ -86,6 +109,25 @@ class Head:
 
 
 @dataclass(frozen=True)
+class ShapeFields:
+    """The fields of a config that make its shape.
+
+    Args:
+        width: of the residual stream.
+        layers: how many there are; of an encoder-decoder, those of the encoder.
+        heads: of attention; of an encoder-decoder, those of the encoder.
+        context: the most positions; None where there is no limit.
+        gated: whether `intermediate_size`, where there is one, is the width of a gated feed-forward.
+    """
+
+    width: str = "hidden_size"
+    layers: str = "num_hidden_layers"
+    heads: str = "num_attention_heads"
+    context: str | None = "max_position_embeddings"
+    gated: bool = True
+
+
+@dataclass(frozen=True)
 class Family:
     """A row of the table of families.
 
@@ -100,6 +142,7 @@ class Family:
     defaults: values of fields that the files leave out, where they differ from the dataclass.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
+    shape: the fields that make a config's shape. presets: published shapes, by name, as fields of the config.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
@@ -120,6 +163,8 @@ class Family:
     default_only: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
     prefix: str = ""
+    shape: ShapeFields = ShapeFields()
+    presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
 
@@ -128,7 +173,15 @@ class Family:
         honoured = {f.name for f in dataclasses.fields(self.config)} - set(self.absent)
         only = {**DEFAULT_ONLY, **self.default_only}
         values: Fields = {}
-        for name, value in self.read({k: v for k, v in raw.items() if k not in ignore}).items():
+        types = {**READ_TYPES, **{f.name: f.type for f in dataclasses.fields(self.config) if f.name in honoured}}
+        try:
+            given = {name: value for name, value in raw.items() if name not in ignore}
+            check_types(given, types)
+            given = self.read(given)
+            check_types(given, types)  # those that lay in an object, or under another name
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+        for name, value in given.items():
             if name in honoured:
                 values[name] = _frozen(value)
             elif name in only:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from langwright.models.checks import check_types
 from langwright.models.family import Fields
 from langwright.parts.positions import Rope
 from langwright.parts.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, YarnScaling
@@ -38,11 +39,14 @@ class RopeFields:
         context: `max_position_embeddings`, the original length where `rope_parameters` names none.
         """
         given = self._filled(parameters)
+        check_types(given, {"rope_type": str, "rope_theta": float, FRACTION: float}, "rope_parameters: ")
         kind, theta = given.pop("rope_type"), given.pop("rope_theta")
         if self.usual is not None:
             head_dim = _part(head_dim, given.pop(FRACTION))
         if kind not in KINDS:
             raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(KINDS)}")
+        if theta <= 0:
+            raise ValueError(f"rope_parameters: rope_theta = {theta} must be above 0")
         if head_dim % 2:
             raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
         return Rope(head_dim, float(theta), _scaling(kind, given, context))
@@ -95,6 +99,7 @@ def _scaling(kind: str, given: Fields, context: int) -> Scaling | None:
     """The scaling of a kind, each of its fields given, or left out where it has a default."""
     made = KINDS[kind]
     fields = () if made is None else dataclasses.fields(made)
+    check_types(given, {field.name: field.type for field in fields}, "rope_parameters: ")
     names = {field.name for field in fields}
     values = dict.fromkeys(names & {"original_max_position_embeddings"}, context) | given
     needed = {field.name for field in fields if field.default is dataclasses.MISSING}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import atomic_folder, check_files, read_record, sha256_file, write_json
+from langwright.base.files import atomic_folder, check_files, read_json, read_record, sha256_file, write_json
 from langwright.data.supply import StatefulBatches, StepBatches
+from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
+from langwright.planning.machine import DTYPES
 from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
@@ -146,6 +149,23 @@ class Checkpoints:
                 raise UserError(f"{run} {_other(name.split('_')[0], names.get(name), self.names[name])}")
             wish = f"give {name} = {before!r} again, or choose another folder"
             raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
+
+
+def decided_dtype(folder: Path, dtype: str) -> str:
+    """The dtype as given, or for "auto" what the run or model in a folder was computed in, if it records that.
+
+    "auto" is decided by measuring; decided anew at each start, a busy moment would change it under a run.
+    """
+    if dtype != "auto":
+        return dtype
+    states = sorted(folder.glob(f"checkpoints/step-????????/{STATE}"), reverse=True)
+    for path in filter(Path.exists, [*states, folder / RECORD]):
+        with suppress(UserError):  # a broken one is named where it is needed
+            record = read_json(path, "the record of a run")
+            told = record.get("identity", record) if isinstance(record, dict) else None
+            if isinstance(told, dict) and told.get("dtype") in DTYPES:
+                return str(told["dtype"])
+    return dtype
 
 
 def _read_named(path: Path) -> dict[str, Tensor]:

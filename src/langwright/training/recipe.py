@@ -1,4 +1,4 @@
-"""What a training run is told: typed, without torch, equal in Python, YAML and flags."""
+"""The settings of a training run: typed, without torch, equal in Python, YAML and flags."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class TrainingRecipe:
         beta2: decay of AdamW's average of squared gradients.
         clip: largest norm of the gradient; 0 for no clipping.
         z_loss: weight of the squared log of the softmax's denominator in the loss.
-        dtype: float32, or bfloat16 with float32 masters; auto is bfloat16 where the machine multiplies it faster.
+        dtype: float32, or bfloat16 with float32 masters; auto is, once for a run, the faster here.
         device: cpu, cuda, mps, or auto for the best at hand.
         compile: compile each block with torch.compile.
         parallel: ddp lets the processes that torchrun started share each batch.
@@ -110,7 +110,7 @@ class TrainingRecipe:
 
     @property
     def usual_steps(self) -> str:
-        """The length of a run that is told nothing else."""
+        """The length of a run by default."""
         return "1 epochs"
 
     def length(self) -> Quantity:
@@ -182,7 +182,7 @@ class PretrainRecipe(TrainingRecipe):
 
 @dataclass(frozen=True)
 class FinetuneRecipe(TrainingRecipe):
-    """How a model goes on learning from new text or conversations, for three epochs unless told otherwise.
+    """How a model goes on learning from new text or conversations, for three epochs by default.
 
     Args:
         task: text (go on predicting every token), or chat (learn the assistant's words of conversations).
@@ -190,7 +190,7 @@ class FinetuneRecipe(TrainingRecipe):
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
         packing: let several conversations share a row; none sees another.
         split: "5%" holds out 5 percent of the documents or conversations by content; 0.9 trains on the first 90
-            percent. Text is split at 0.9 and conversations at 5% unless told otherwise.
+            percent. By default text is split at 0.9 and conversations at 5%.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
         context: tokens in a window; the model's own context unless given.
@@ -199,7 +199,7 @@ class FinetuneRecipe(TrainingRecipe):
             lora two thin matrices beside some of the weights; ia3 a factor for each output of some; prompt, p-tuning
             and prefix virtual tokens before every text; bottleneck narrow layers between those of the model; bitfit
             its biases; layernorm its norms; head its head.
-        bits: round the linear maps of the model to int8, int4, nf4 or fp4 while loading it, to train an adapter over
+        bits: quantise the linear layers of the model to int8, int4, nf4 or fp4 on loading, to train an adapter over
             them (QLoRA).
         rank: width of the two matrices of lora; at most the smaller side of a weight that it is for.
         alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
@@ -272,7 +272,7 @@ class FinetuneRecipe(TrainingRecipe):
 
     @property
     def usual_steps(self) -> str:
-        """The length of a run that is told nothing else."""
+        """The length of a run by default."""
         return "3 epochs"
 
 

@@ -24,7 +24,7 @@ from langwright.objectives.batch import Models, Objective
 from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.compiled import compile_blocks, compiler_told, eager
+from langwright.training.compiled import compile_blocks, compiler_errors, eager
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
 from langwright.training.optimizers import Rates
@@ -163,7 +163,7 @@ class Trainer:
         A run that is finished already is left as it is.
         """
         job = self.job
-        with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_told():
+        with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
             record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
             if run.step >= run.plan.steps and record.get("steps") == run.step:

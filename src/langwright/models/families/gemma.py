@@ -28,6 +28,12 @@ class GemmaConfig(LlamaConfig):
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} = {value!r} is not above 0")
+
 
 def build(config: GemmaConfig, family: str, sandwich: bool) -> Model:
     """The blocks of LLaMA with Gemma's norm. sandwich: a norm after each branch as well, before it is added."""
@@ -102,4 +108,5 @@ GEMMA = replace(
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
     read=read,
     write=write,
+    presets={},
 )

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from langwright.base.errors import UserError
+from langwright.base.value_types import fits
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
-from langwright.models.family import SUMMARY, Family, Fields
+from langwright.models.family import SUMMARY, Family, Fields, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -91,9 +91,11 @@ def read(raw: Fields) -> Fields:
     fields = dict(raw)
     types = fields.pop("attention_types", None)
     if types is not None:
+        if any(len(pair) != 2 or not (fits(pair[0], tuple[str, ...]) and fits(pair[1], int)) for pair in types):
+            raise ValueError(f"attention_types = {types!r} must be pairs of a list of layers and how often it comes")
         layers = [word for words, times in types for word in list(words) * times]
         if fields.get("attention_layers") not in (None, layers):
-            raise UserError("attention_types and attention_layers of the config say different things")
+            raise ValueError("attention_types and attention_layers say different things")
         fields["attention_layers"] = layers
     return fields
 
@@ -116,4 +118,5 @@ GPT_NEO = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    shape=ShapeFields(layers="num_layers", heads="num_heads", gated=False),
 )

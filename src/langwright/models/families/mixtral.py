@@ -66,4 +66,5 @@ MIXTRAL = replace(
         "rope_parameters": {"rope_theta": 1e6},
     },
     default_only={"router_jitter_noise": 0.0},
+    presets={},
 )

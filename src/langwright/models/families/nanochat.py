@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import Family
+from langwright.models.family import Family, ShapeFields
 from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
@@ -115,4 +115,5 @@ NANOCHAT = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    shape=ShapeFields(gated=False),
 )

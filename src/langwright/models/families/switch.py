@@ -113,4 +113,5 @@ SWITCH = replace(
     },
     read=dict,
     write=write,
+    presets={},
 )

@@ -106,7 +106,7 @@ def load_model(
 def _filler(
     raw: Fields, where: str, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
 ) -> quantise.Filler | None:
-    """What fills linear maps with weights of few bits; None where the file holds floats and none are asked for."""
+    """What fills linear layers with quantised weights; None where the file holds floats and none are asked for."""
     stored = quantise.read_scheme(raw, where)
     if stored is None or bits is None:
         scheme = stored or (None if bits is None else quantise.scheme_of(bits))
@@ -182,7 +182,7 @@ def _read_config(folder: Path, ignore_fields: Collection[str]) -> tuple[Fields, 
     if not isinstance(raw, dict):
         raise UserError(f"{path}: the model's config is not a JSON object")
     name = raw.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         near = get_close_matches(str(name), FAMILIES, 1)
         hint = f'; did you mean "{near[0]}"?' if near else ""
         raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')

@@ -10,6 +10,8 @@ from typing import Any
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
+from langwright.models.checks import check_types
+from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead, Pooling
 
@@ -49,7 +51,7 @@ def read(folder: Path) -> Layout | None:
 
 
 def _mode(path: Path) -> Pooling:
-    config = read_json(path, "the way of pooling")
+    config = _read(path, "the way of pooling", dict.fromkeys(MODES, bool))
     on = [field for field, value in config.items() if field.startswith("pooling_mode_") and value]
     if len(on) != 1 or on[0] not in MODES:
         raise UserError(f"{path}: {' and '.join(on) or 'no mode'} is not supported, only one of {', '.join(MODES)}")
@@ -59,10 +61,21 @@ def _mode(path: Path) -> Pooling:
 def _longest(path: Path) -> int | None:
     if not path.exists():
         return None
-    limits = read_json(path, "the limits of the encoder")
+    limits = _read(path, "the limits of the encoder", {"do_lower_case": bool | None, "max_seq_length": int | None})
     if limits.get("do_lower_case"):
         raise UserError(f"{path}: do_lower_case = true is not supported; the tokenizer decides about case")
     return limits.get("max_seq_length")
+
+
+def _read(path: Path, what: str, types: Fields) -> Fields:
+    fields = read_json(path, what)
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: {what} is not a JSON object")
+    try:
+        check_types(fields, types)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    return fields
 
 
 def apply(layout: Layout, model: Model) -> None:

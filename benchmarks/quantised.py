@@ -1,6 +1,6 @@
-"""Weights in few bits: memory of training, predicted and measured; and time of one product and of writing a token.
+"""Quantised weights: memory of training, predicted and measured; and time of one product and of writing a token.
 
-    python benchmarks/few_bits.py [--depth 6] [--rows 4] [--context 256] [--dtype bfloat16] [--only speed]
+    python benchmarks/quantised.py [--depth 6] [--rows 4] [--context 256] [--dtype bfloat16] [--only speed]
 
 Each measurement of memory runs in a process of its own: it is what the process's peak of resident memory grew by from
 the moment before the model was there. A step of another, tiny model has loaded the kernels by then. The prediction is
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langwright.adaptation.lora import LoRA
-from langwright.compression.lowbit import quantise_model
+from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
