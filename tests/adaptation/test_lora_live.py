@@ -23,9 +23,9 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from oracles import CASES, oracle, random_ids
 
@@ -335,10 +335,10 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters()}
     method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
     method.attach(model)
-    learner = Learner(model, causal(), torch.bfloat16, Rates(adamw=1e-3), factor=method.rate)
+    learner = Learner({"model": model}, Causal(), torch.bfloat16, Rates(adamw=1e-3), factor=method.rate)
     peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
     assert peaks == {1e-3, 1.6e-2}
-    batch = Batch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
+    batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
     losses = []
     for _ in range(12):
         losses.append(float(learner.backward(batch)[0]))
@@ -351,9 +351,9 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
 def test_the_loss_of_an_adapted_head_is_that_of_its_logits() -> None:
     model = llama()
     trained(model, "a", target=("lm_head",), dora=True)
-    batch = Batch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
+    batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
     with torch.no_grad():
-        given = causal()(model, batch)
+        given = Causal()({"model": model}, batch)["tokens"]
     expected = torch.nn.functional.cross_entropy(logits(model, batch.ids).flatten(0, 1), batch.targets.flatten())
     assert (given / 32 - expected).abs() < 1e-5
 

@@ -16,7 +16,7 @@ from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.unfreezing import Unfreezing
 from tiny import CONFIG, same, tiny_model, tiny_run
@@ -43,7 +43,7 @@ def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype,
     model = new_model("gpt2", CONFIG.__class__(**{**vars(CONFIG), "n_positions": 18}), seed=1)
     if isinstance(method, Method):
         method.attach(model, seed=3)
-    run = tiny_run(folder, Learner(model, causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
+    run = tiny_run(folder, Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
     if isinstance(method, Unfreezing):
         run.hooks = replace(run.hooks, on_step=lambda step: method.apply(model, step))
     return run

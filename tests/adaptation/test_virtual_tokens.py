@@ -23,7 +23,7 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model
 
@@ -94,7 +94,7 @@ def test_gradients_reach_the_virtual_tokens_alone_checkpointed_or_not(method: Me
         if checkpointed:
             for block in model.body.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        causal()(model, rows := batch_of(0, time=12)).backward()
+        Causal()({"model": model}, rows := batch_of(0, time=12))["tokens"].backward()
         assert rows.ids.shape == (8, 12)
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert set(named) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -271,7 +271,7 @@ class Stack(nn.Module):
             inputs: what the embedder takes: token ids [batch, time].
             mask: true where a token is real; None means all are (padding at the right of a causal model needs none).
             positions: of the tokens; by default each follows the one before it in its row and segment.
-            segments: the document of each token, where a row packs several; see `Batch.segments`.
+            segments: the document of each token, where a row packs several; see `TokenBatch.segments`.
             state: what earlier calls left, which this call extends.
             taps: what an observer asks to see.
             types: the type of each token, where the family has them; 0 by default.

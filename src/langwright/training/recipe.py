@@ -39,6 +39,7 @@ class TrainingRecipe:
         dtype: float32, or bfloat16 with float32 masters; auto is, once for a run, the faster here.
         device: cpu, cuda, mps, or auto for the best at hand.
         compile: compile each block with torch.compile.
+        parallel: ddp lets the processes that torchrun started share each batch.
         exact: a resumed run is bit-identical to an undisturbed one (with --compile: deterministic kernels).
         seed: of the parameters, the order of samples and dropout.
         save_every: how often a checkpoint is written; one is always written at the end and on a signal.
@@ -73,6 +74,7 @@ class TrainingRecipe:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     compile: bool = False
+    parallel: Literal["none", "ddp"] = "none"
     exact: bool = True
     seed: int = 0
     save_every: str = "200 steps"
@@ -130,8 +132,8 @@ class TrainingRecipe:
         return int(parse_quantity(getattr(self, name), ("steps",)).value)
 
 
-FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "log_every", "keep")
-"""Fields that a run may change when it is continued: none of them touches the weights."""
+FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "log_every", "keep", "parallel")
+"""Fields that a run may change when it is continued: none of them touches the weights by more than rounding."""
 
 
 @dataclass(frozen=True)
