@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
@@ -34,7 +34,10 @@ class Cross(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a stack tells each branch of one layer besides the hidden state. real: which tokens are; None means all."""
+    """What a stack tells each branch of one layer besides the hidden state. real: which tokens are; None means all.
+
+    segments: the document of each token, where a row packs several.
+    """
 
     bias: Lowered
     explicit: bool
@@ -44,6 +47,7 @@ class Context(NamedTuple):
     layer: int = 0
     cross: Cross | None = None
     real: Bool[Tensor, "batch time"] | None = None
+    segments: Int[Tensor, "batch time"] | None = None
 
 
 def prefers_explicit(hidden: Tensor, keys: int) -> bool:

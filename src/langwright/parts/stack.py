@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from langwright.parts.attention import Context, Cross, prefers_explicit
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.cross_memory import CrossMemory
-from langwright.parts.positions import Rope, Sinusoids
+from langwright.parts.positions import Rope, Sinusoids, document_lengths
 from langwright.parts.state import State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
@@ -203,6 +203,7 @@ class Stack(nn.Module):
         self.final_norm = final_norm
         self.rope = rope
         self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
+        self.causal = all(bias.causal for bias in self.biases)
         self.virtual_tokens: nn.Module | None = None
         self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
 
@@ -225,6 +226,9 @@ class Stack(nn.Module):
         types: the type of each token, where the family has them; all are of type 0 unless given.
         memory: what the layers with cross-attention read.
         """
+        real = mask
+        if mask is not None and positions is None and state is None and self.causal and _at_the_right(~mask):
+            mask = None  # no real token sees it, and kernels without a mask are faster
         virtual: VirtualTokens | None = (
             None if self.virtual_tokens is None or (state is not None and state.length) else self.virtual_tokens()
         )
@@ -238,17 +242,22 @@ class Stack(nn.Module):
             slots = virtual.slots(ids, mask, positions, segments)
             places, query_positions = virtual.places(*self._places(*slots, state))
             x = self.embed(ids, query_positions, types, virtual.vectors)
-            mask = mask if virtual.vectors is None else slots[1]
+            if real is not None and virtual.vectors is not None:
+                real = F.pad(real, (virtual.vectors.shape[0], 0), value=True)
         keys = places[0].key.shape[1]
         watched = taps is not None and taps.wants("attention")
         lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
-        tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype)
+        segments = places[0].query_segments
+        lengths = None
+        if self.rope is not None and self.rope.scaling is not None and not (real is None and segments is None):
+            lengths = document_lengths(query_positions, real, segments)
+        tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype, lengths)
         cross = None if memory is None else self._cross(memory, query_positions, x, taps)
         for layer, block in enumerate(self.blocks):
             extend = None if state is None else partial(state.extend, layer)
             if virtual is not None and virtual.layers:
                 extend = partial(virtual.extend, layer, extend)
-            context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
+            context = Context(*lowered[layer], tables, extend, taps, layer, cross, real, segments)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
@@ -310,3 +319,8 @@ class Stack(nn.Module):
                     lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
                 made[bias, id(place.key)] = lowered, explicit
         return [made[bias, id(place.key)] for bias, place in zip(self.biases, places, strict=True)]
+
+
+def _at_the_right(padding: Bool[Tensor, "batch time"]) -> bool:
+    """Whether nothing but padding follows padding."""
+    return bool((padding[:, 1:] >= padding[:, :-1]).all())

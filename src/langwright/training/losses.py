@@ -14,7 +14,8 @@ from langwright.training.learner import Loss
 def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
     """Next-token cross-entropy in nats, without ever holding all logits. compiled: see `linear_cross_entropy`.
 
-    Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
+    Where experts are to have the same work, the mean of what each layer adds for it counts for every target of a
+    document.
     """
 
     def loss(model: Model, batch: Batch) -> Tensor:
@@ -25,6 +26,9 @@ def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
         total = linear_cross_entropy(projection, batch.targets, batch.weights, z_loss, compiled)
         if taps is None:
             return total
-        return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
+        auxiliary = torch.stack(taps.get("auxiliary")).mean(0)[
+            :, -batch.ids.shape[1] :
+        ]  # virtual tokens stand in front
+        return total + (auxiliary * batch.weights).sum()
 
     return loss
