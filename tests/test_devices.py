@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from langwright.adaptation.methods import METHODS
-from langwright.compression.lowbit import quantise_model
+from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from tiny import batch_of
 
@@ -40,7 +40,7 @@ def ids_and_mask(rows: int = 2, time: int = 9) -> tuple[torch.Tensor, torch.Tens
 
 def backward(model: Any, dtype: torch.dtype, rates: Rates = RATES) -> Learner:
     """A batch, which comes from the CPU, forward, loss and gradients."""
-    learner = Learner(model, causal(), dtype, rates, clip=0.0)
+    learner = Learner({"model": model}, Causal(), dtype, rates, clip=0.0)
     learner.backward(batch_of(0))
     return learner
 
@@ -69,7 +69,7 @@ def test_two_stacks(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "nf4", "fp4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_adapters_over_few_bits(bits: str, dtype: torch.dtype) -> None:
+def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     """QLoRA, and a step of AdamW with averages in 8 bits; clipping asks a CPU for a value, and is left out."""
     model = model_of("llama", bits)
     METHODS["lora"](rank=4, target="all-linear").attach(model, seed=1)

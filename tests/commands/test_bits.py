@@ -1,4 +1,4 @@
-"""--bits: a model opened in few bits is the one that compress writes, in every verb that opens one."""
+"""--bits: a model quantised while it is opened is the one that compress writes, in every verb that opens one."""
 
 import io
 import json
@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from langwright.cli import main
-from langwright.models.folder import new_model, save_model
-from langwright.models.shapes import by_depth
-from langwright.text.training import raw_bytes
 from refusals import Fails, Prints
 
 KINDS = ("int8", "int4", "nf4", "fp4")
@@ -18,11 +15,11 @@ QUICK = ["--steps", "6", "--context", "32", "--batch-size", "4", "--sample-every
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(untrained: Path, cats: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text, a model, the same compressed to every kind, and an adapter over the model in nf4."""
-    folder, tokenizer = tmp_path_factory.mktemp("made"), raw_bytes()
-    (folder / "cats.txt").write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 60)
-    save_model(new_model("llama", by_depth("llama", 1, tokenizer.vocab_size, 256, 0.0)), tokenizer, folder / "model")
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "cats.txt").symlink_to(cats)
+    (folder / "model").symlink_to(untrained)
     for kind in KINDS:
         assert main(["compress", str(folder / "model"), str(folder / kind), "--to", kind]) == 0
     wishes = ["--method", "lora", "--bits", "nf4", "--target", "all-linear", "--learning-rate", "0.01"]
@@ -55,7 +52,7 @@ def test_every_verb_opens_what_compress_writes(
     assert rounded[2] != plain[2]
 
 
-def test_an_adapter_over_few_bits_is_measured_as_it_was_trained(made: Path, prints: Prints) -> None:
+def test_an_adapter_over_quantised_layers_is_measured_as_it_was_trained(made: Path, prints: Prints) -> None:
     record = json.loads((made / "adapter" / "langwright.json").read_text())
     measure = ["evaluate", str(made / "model"), "--text", str(made / "cats.txt"), "--split", "0.9", "--context", "32"]
     more = ["--adapter", str(made / "adapter"), "--dtype", "float32", "--json"]

@@ -1,4 +1,4 @@
-"""Features that meet: adapters, few bits, conversations, and pages about them."""
+"""Features that meet: adapters, quantisation, conversations, and pages about them."""
 
 import shutil
 from pathlib import Path

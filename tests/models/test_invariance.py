@@ -12,9 +12,9 @@ from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.parts.rope_scaling import DynamicScaling
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 
 CONTEXT, LENGTHS = 64, (9, 23, 5, 14)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -40,13 +40,13 @@ def examples() -> list[Example]:
     return [Example(ids, rng.random(len(ids)) < 0.7, "x") for ids in rows]
 
 
-def narrowed(batch: Batch, width: int) -> Batch:
+def narrowed(batch: TokenBatch, width: int) -> TokenBatch:
     """The same without the padding at the right."""
     tensors = {name: getattr(batch, name)[:, :width] for name in ("ids", "targets", "weights")}
     return replace(batch, **tensors, mask=None)
 
 
-def padded(batch: Batch, width: int) -> Batch:
+def padded(batch: TokenBatch, width: int) -> TokenBatch:
     """The same with more padding at the right."""
     more = (0, width - batch.ids.shape[1])
     mask = torch.ones_like(batch.ids, dtype=torch.bool) if batch.mask is None else batch.mask
@@ -60,7 +60,7 @@ def gradients(model: Model) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_padding_neighbours_and_packing_change_no_loss(family: str) -> None:
-    model, rows, loss, number = made(family), examples(), causal(), np.arange(1)
+    model, rows, loss, number = made(family), examples(), Causal(), np.arange(1)
     cut = [batch_of([[row]], CONTEXT, number) for row in rows]
     ways = {
         "alone": [narrowed(batch, row.inputs) for batch, row in zip(cut, rows, strict=True)],
@@ -76,7 +76,7 @@ def test_padding_neighbours_and_packing_change_no_loss(family: str) -> None:
         found = {}
         for name, batches in ways.items():
             model.zero_grad()
-            total = torch.stack([loss(model, batch) for batch in batches]).sum()
+            total = torch.stack([sum(loss({"model": model}, batch).values()) for batch in batches]).sum()
             total.backward()
             found[name] = total.item(), gradients(model)
         for name, (value, gradient) in found.items():

@@ -1,4 +1,4 @@
-"""Linear maps in few bits: they equal their dense form, forward and backward, wherever and however they are packed."""
+"""Quantised linear layers: they equal their dense form, forward and backward, wherever and however they are packed."""
 
 from collections.abc import Callable
 

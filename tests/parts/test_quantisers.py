@@ -1,4 +1,4 @@
-"""Rounding to few bits, against bitsandbytes and the published errors."""
+"""Quantising, against bitsandbytes and the published errors."""
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ from langwright.text.equip import equip
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 
-HELP = "/reset forgets what was said, /system TEXT tells the model who it is, /exit leaves; Ctrl-C stops an answer"
+HELP = "/reset forgets what was said, /system TEXT sets the system message, /exit leaves; Ctrl-C stops an answer"
 
 
 def chat(
@@ -39,11 +39,11 @@ def chat(
     """Talk with a model, one line a turn; answers appear as they are written.
 
     model: a model folder whose tokenizer has a chat template, as finetune --task chat leaves it.
-    system: what the model is told before the conversation.
+    system: the system message, before the conversation.
     template: another chat template: chatml, zephyr, alpaca, llama2, llama3, or a file.
     max_new_tokens: the most tokens of an answer; the history is cut so that they fit the context; 128 unless given.
     adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -106,8 +106,8 @@ def _answer(conversation: Conversation, text: str, sampling: Sampling, json: boo
         say("stopped; what was written so far stays in the conversation")
         return
     if json:
-        told = {"prompt": text, "text": done.text, "tokens": done.ids, "reason": done.reason, "forgotten": forgotten}
-        print_json(told)
+        answer = {"prompt": text, "text": done.text, "tokens": done.ids, "reason": done.reason, "forgotten": forgotten}
+        print_json(answer)
         sys.stdout.flush()
     else:
         print(flush=True)
@@ -128,7 +128,7 @@ def _obey(conversation: Conversation, line: str) -> bool:
             say("forgotten")
         case "/system":
             conversation.system = rest or None
-            say("told" if rest else "no system message any more")
+            say("system message set" if rest else "no system message any more")
         case _:
             say(f"{word} is no command; {HELP}")
     return True

@@ -1,4 +1,4 @@
-"""langwright compress: a model whose linear maps are in few bits."""
+"""langwright compress: a model whose linear layers are quantised."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure_text
-from langwright.compression.lowbit import Compression, compress_folder, refuse_folders
+from langwright.compression.quantise import Compression, compress_folder, refuse_folders
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.likelihood import Likelihood
@@ -35,7 +35,7 @@ def compress(
     ignore_field: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
-    """Round the linear maps of a model to few bits, and tell what that costs and saves.
+    """Quantise the linear layers of a model, and report what that costs and saves.
 
     model: the folder of the model to begin with, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
     out: the new model folder.
@@ -61,31 +61,31 @@ def compress(
     # What cannot be measured should not be found out when the new folder is there.
     before = None if text is None else measure(model)
     result = compress_folder(model, out, to, ignore_field)
-    told = result.record()
+    report = result.record()
     if before is not None:
         after = measure(out)
-        told |= {
+        report |= {
             "perplexity_before": before[0].perplexity,
             "perplexity_after": after[0].perplexity,
             "largest_logit_change": float((after[1] - before[1]).abs().max()),
         }
     if json:
-        print_json(told)
+        print_json(report)
     else:
-        print("\n".join(_words(to, result, told)))
+        print("\n".join(_words(to, result, report)))
         say(f"wrote {out}")
 
 
-def _words(to: str, result: Compression, told: dict[str, Any]) -> list[str]:
+def _words(to: str, result: Compression, report: dict[str, Any]) -> list[str]:
     lines = [
         f"{result.weights:,} weights in {to}, {result.bits:.3f} bits each; "
         f"all tensors {result.before / 2**20:.2f} -> {result.after / 2**20:.2f} MiB",
         f"largest relative error of a tensor: {result.error:.4f} ({result.worst})",
     ]
-    if "perplexity_before" in told:
+    if "perplexity_before" in report:
         lines.append(
-            f"perplexity per token: {told['perplexity_before']:.4f} -> {told['perplexity_after']:.4f}; "
-            f"largest change of a logit: {told['largest_logit_change']:.4f}"
+            f"perplexity per token: {report['perplexity_before']:.4f} -> {report['perplexity_after']:.4f}; "
+            f"largest change of a logit: {report['largest_logit_change']:.4f}"
         )
     return lines
 

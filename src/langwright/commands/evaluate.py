@@ -54,9 +54,9 @@ def evaluate(
     field: the field or column that holds the text, in corpora that have several.
     context: tokens in a window; the model's own context unless given.
     batch_size: windows in a forward pass.
-    experts: tell also how the work is shared out among the experts of each layer.
+    experts: also report how the tokens are shared among the experts of each layer.
     adapter: an adapter folder to put on the model, as finetune leaves it.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.
@@ -74,8 +74,8 @@ def evaluate(
     with tokens_of(tokenizer, text, split, field) as tokens:
         shares = expert_shares(loaded, evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER))
     if json:
-        told = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
-        print_json({**result.record(), "experts": told})
+        shared = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
+        print_json({**result.record(), "experts": shared})
         return
     print_likelihood(result.record(), text, json)
     for one in shares:

@@ -47,7 +47,7 @@ def generate(
     window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
     sinks: how many of the first tokens are remembered beside the window; 4 unless given.
     adapter: an adapter folder to put on the model, as finetune leaves it.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     dtype: what to compute in; auto is the faster for large products on this machine.
     device: cpu, cuda, mps, or auto for the best at hand.

@@ -34,10 +34,10 @@ def merge(
 
     model: the folder of the model that the adapter was trained over, or its name on the Hub: hf:owner/name@revision.
     adapter: the adapter folder.
-    out: the new model folder, in the model's own dtype, or in float32 where the model is in few bits.
+    out: the new model folder, in the model's own dtype, or in float32 where the model is quantised.
     text: what the change of the logits is measured on; tokens drawn at random unless given.
-    bits: int8, int4, nf4 or fp4: merge into what the linear maps are rounded to, where the adapter was trained over
-        that; a compressed folder needs no word.
+    bits: int8, int4, nf4 or fp4: merge into what the linear layers are quantised to, where the adapter was trained over
+        that; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """

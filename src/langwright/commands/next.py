@@ -31,7 +31,7 @@ def next_token(
     top: how many tokens are shown.
     temperature: divides the logits first: below 1 sharpens the distribution, above 1 flattens it.
     adapter: an adapter folder to put on the model, as finetune leaves it.
-    bits: round the linear maps to int8, int4, nf4 or fp4 while loading; a compressed folder needs no word.
+    bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """

@@ -1,4 +1,4 @@
-"""Linear maps whose weights lie in memory in few bits, and are multiplied with, never trained."""
+"""Linear layers whose weights are quantised in memory, and never trained."""
 
 from abc import abstractmethod
 from functools import cache
@@ -20,7 +20,7 @@ CHUNK = 2**17
 
 
 class Packed(nn.Module):
-    """A weight in few bits. Its tensors move from device to device, and keep their dtypes whatever a model is cast to.
+    """A quantised weight. Its tensors move from device to device, and keep their dtypes whatever a model is cast to.
 
     shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives unless told otherwise.
     """

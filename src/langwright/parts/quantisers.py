@@ -1,4 +1,4 @@
-"""Rounding to few bits, and back: rows of int8, groups of int4, blocks of 4-bit levels, and the dynamic 8-bit map.
+"""Quantising, and back: rows of int8, groups of int4, blocks of 4-bit levels, and the dynamic 8-bit map.
 
 Values and packing are those of bitsandbytes, whose files can so be read and written. All of it is plain PyTorch.
 """

@@ -10,7 +10,7 @@ from langwright.parts.quantised import QuantisedLinear
 
 
 def parameters(model: nn.Module) -> int:
-    """All parameters, shared ones once, and the weights that are stored in few bits."""
+    """All parameters, shared ones once, and the weights that are stored quantised."""
     packed = sum(m.inputs * m.outputs for m in model.modules() if isinstance(m, QuantisedLinear))
     return packed + sum(p.numel() for p in model.parameters())
 
@@ -33,7 +33,7 @@ def training_flops_per_token(model: Model, context: int) -> int:
 
 
 def _linear(module: nn.Module) -> int:
-    """Weights of all linear maps."""
+    """Weights of all linear layers."""
     return sum(m.inputs * m.outputs for m in module.modules() if isinstance(m, Linear))
 
 

@@ -18,7 +18,7 @@ SMALLEST_IN_8_BITS = 4096
 class Memory:
     """Bytes on the device, by what they are for.
 
-    weights: the model as it computes, weights of few bits included. masters: trained parameters in float32 beside
+    weights: the model as it computes, quantised weights included. masters: trained parameters in float32 beside
     working ones in bfloat16. gradients: of the trained. optimizer: AdamW's two averages. activations: what autograd
     keeps of a micro-batch. Short-lived products and the allocator's rounding come on top.
     """

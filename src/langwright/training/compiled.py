@@ -1,4 +1,4 @@
-"""torch.compile in a training run: the blocks are compiled for its one shape, and a broken toolchain is told."""
+"""torch.compile in a training run: the blocks are compiled for its one shape, and a broken toolchain is reported."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +24,7 @@ def compile_blocks(model: Model) -> None:
 
 
 @contextmanager
-def compiler_told() -> Iterator[None]:
+def compiler_errors() -> Iterator[None]:
     """While the block runs, a failure of the compiler is a UserError; all other errors pass as they are."""
     try:
         yield

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import SUMMARY, Family
+from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.model import Model
@@ -78,6 +78,11 @@ def keys(config: GPT2Config) -> list[Entry]:
     ]
 
 
+def sizes(layers: int, heads: int, width: int, context: int = 1024) -> Fields:
+    """A published shape. Every layer of GPT-3's is dense here."""
+    return {"n_layer": layers, "n_head": heads, "n_embd": width, "n_positions": context}
+
+
 GPT2 = Family(
     name="gpt2",
     architecture="GPT2LMHeadModel",
@@ -95,4 +100,25 @@ GPT2 = Family(
     },
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    adapters=AdapterTargets(
+        lora=("c_attn",),
+        ia3=("c_attn",),
+        ia3_inputs=("mlp.c_proj",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
+    shape=ShapeFields("n_embd", "n_layer", "n_head", "n_positions"),
+    presets={
+        "gpt2": sizes(12, 12, 768),
+        "gpt2-medium": sizes(24, 16, 1024),
+        "gpt2-large": sizes(36, 20, 1280),
+        "gpt2-xl": sizes(48, 25, 1600),
+        "gpt3-small": sizes(12, 12, 768, 2048),
+        "gpt3-medium": sizes(24, 16, 1024, 2048),
+        "gpt3-large": sizes(24, 16, 1536, 2048),
+        "gpt3-xl": sizes(24, 16, 2048, 2048),
+        "gpt3-2.7b": sizes(32, 32, 2560, 2048),
+        "gpt3-6.7b": sizes(32, 32, 4096, 2048),
+        "gpt3-13b": sizes(40, 40, 5120, 2048),
+        "gpt3-175b": sizes(96, 96, 12288, 2048),
+    },
 )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from langwright.models.checks import check_choice, check_heads, check_layers, check_sizes
-from langwright.models.family import Family
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
@@ -139,6 +139,27 @@ def keys(
     ]
 
 
+def sizes(layers: int, width: int, heads: int, kv_heads: int, hidden: int, **rest: Any) -> Fields:
+    """A published shape."""
+    return {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": hidden,
+        **rest,
+    }
+
+
+SECOND: Fields = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+THIRD: Fields = {
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 8192,
+    "vocab_size": 128256,
+    "rope_parameters": {"rope_theta": 500_000.0},
+}
+"""What the second and the third LLaMA have in all sizes."""
+
 LLAMA = Family(
     name="llama",
     architecture="LlamaForCausalLM",
@@ -152,4 +173,22 @@ LLAMA = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj"),
+        ia3=("k_proj", "v_proj"),
+        ia3_inputs=("down_proj",),
+        norms=("input_layernorm", "post_attention_layernorm", "norm"),
+    ),
+    presets={
+        "llama-7b": sizes(32, 4096, 32, 32, 11008),
+        "llama-13b": sizes(40, 5120, 40, 40, 13824),
+        "llama-33b": sizes(60, 6656, 52, 52, 17920),
+        "llama-65b": sizes(80, 8192, 64, 64, 22016, rms_norm_eps=1e-5),
+        "tinyllama-1.1b": sizes(22, 2048, 32, 4, 5632, rms_norm_eps=1e-5),
+        "llama-2-7b": sizes(32, 4096, 32, 32, 11008, **SECOND),
+        "llama-2-13b": sizes(40, 5120, 40, 40, 13824, **SECOND),
+        "llama-2-70b": sizes(80, 8192, 64, 8, 28672, **SECOND),
+        "llama-3-8b": sizes(32, 4096, 32, 8, 14336, **THIRD),
+        "llama-3-70b": sizes(80, 8192, 64, 8, 28672, **THIRD),
+    },
 )

@@ -5,7 +5,8 @@ from functools import partial
 
 from torch import nn
 
-from langwright.models.families.bart import BART, BartConfig, build, keys
+from langwright.models.families.bart import BART, BartConfig, build, keys, sizes
+from langwright.models.family import AdapterTargets, Fields
 from langwright.parts.positions import Sinusoids
 from langwright.parts.stack import Embedding
 
@@ -16,6 +17,15 @@ def embedding(config: BartConfig, tied: nn.Parameter | None = None) -> Embedding
     wave = Sinusoids(c.d_model)
     return Embedding(c.vocab_size, c.d_model, dropout=c.dropout, scale=c.scale(), sinusoids=wave, tied=tied)
 
+
+TRANSFORMER: Fields = {
+    "vocab_size": 37000,
+    "activation_function": "relu",
+    "scale_embedding": True,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
+"""What both shapes of "Attention Is All You Need" have; one vocabulary for English and German."""
 
 MARIAN = replace(
     BART,
@@ -38,4 +48,9 @@ MARIAN = replace(
         "static_position_embeddings": True,
     },
     ignored_keys=(".embed_positions.weight",),
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
+    presets={
+        "transformer-base": sizes(6, 8, 512, 2048, **TRANSFORMER),
+        "transformer-big": sizes(6, 16, 1024, 4096, **TRANSFORMER),
+    },
 )

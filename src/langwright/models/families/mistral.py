@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.llama import LLAMA, build
+from langwright.models.families.llama import LLAMA, build, sizes
 from langwright.models.task_heads import last_token_head
 
 MISTRAL = replace(
@@ -20,4 +20,5 @@ MISTRAL = replace(
         "max_position_embeddings": 131072,
     },
     default_only={},
+    presets={"mistral-7b": sizes(32, 4096, 32, 8, 14336, rms_norm_eps=1e-5, max_position_embeddings=32768)},
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.llama import NORMS, build, keys
+from langwright.models.families.llama import NORMS, build, keys, sizes
 from langwright.models.families.qwen2 import QWEN2
 from langwright.models.task_heads import last_token_head
 
@@ -18,4 +18,16 @@ QWEN3 = replace(
     absent=("mlp_bias",),
     defaults={**QWEN2.defaults, "head_dim": 128},
     default_only={},
+    presets={
+        "qwen3-0.6b": sizes(
+            28,
+            1024,
+            16,
+            8,
+            3072,
+            max_position_embeddings=40960,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_theta": 1e6},
+        ),
+    },
 )

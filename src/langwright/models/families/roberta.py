@@ -24,4 +24,5 @@ ROBERTA = replace(
     defaults={"vocab_size": 50265, "pad_token_id": 1},
     dropped_keys=("roberta.pooler.",),
     prefix="roberta.",
+    presets={},
 )

@@ -69,7 +69,7 @@ def _fill_few(
     read: Callable[[str], Tensor],
     folder: Path,
 ) -> bool:
-    """Whether the entry was one of few bits, and is filled."""
+    """Whether the entry was a quantised one, and is filled."""
     try:
         return filler.take(model, entry, name, left, read)
     except ValueError as error:

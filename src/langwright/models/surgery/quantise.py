@@ -24,7 +24,7 @@ from langwright.parts.quantisers import Nested
 Kind = Literal["int8", "int4", "nf4", "fp4"]
 KINDS: tuple[Kind, ...] = ("int8", "int4", "nf4", "fp4")
 FIELD = "quantization_config"
-"""Of config.json: that the weights are in few bits, and how."""
+"""Of config.json: that the weights are quantised, and how."""
 GROUPS = (64, 32)
 """Of int4: the first that fills the rows."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,7 +49,7 @@ class Scheme:
     double: bool = True
 
     def quantise(self, weight: Tensor) -> Packed:
-        """A weight [rows, columns] in few bits. ValueError where it cannot be cut into groups."""
+        """A quantised weight [rows, columns]. ValueError where it cannot be cut into groups."""
         if self.kind == "int8":
             return Int8Rows.quantise(weight)
         if self.kind == "int4":
@@ -128,12 +128,12 @@ def is_linear(model: Model, entry: Entry) -> bool:
 
 
 def is_quantised(model: Model) -> bool:
-    """Whether any of a model's weights are in few bits."""
+    """Whether any of a model's weights are quantised."""
     return any(isinstance(module, QuantisedLinear) for module in model.modules())
 
 
 def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
-    """Put a tensor of few bits into the linear maps that it belongs to, each with its own rows."""
+    """Put a quantised tensor into the linear layers that it belongs to, each with its own rows."""
     for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):
         part = packed if len(entry.ours) == 1 else packed.part(rows)
         bias = model.get_submodule(name.removesuffix(".weight")).bias
@@ -143,7 +143,7 @@ def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str
 
 @torch.no_grad()
 def dequantise(model: Model) -> None:
-    """Turn linear maps of few bits into plain ones in float32 with the numbers that their weights were rounded to.
+    """Turn quantised linear layers into plain ones in float32 with the numbers that their weights were rounded to.
 
     What stands beside them stays. The weights are frozen, as they were.
     """
@@ -156,7 +156,7 @@ def dequantise(model: Model) -> None:
 
 
 class Filler:
-    """Fills linear maps with weights of few bits, from a folder that holds them so or from one that holds floats.
+    """Fills linear layers with quantised weights, from a folder that holds them so or from one that holds floats.
 
     stored: whether the folder holds them so. dtype: what they are made dense in unless told otherwise.
     """
@@ -198,7 +198,7 @@ def companions(name: str, names: Collection[str]) -> list[str]:
 
 
 def write_packed(name: str, packed: Packed) -> dict[str, Tensor]:
-    """A weight of few bits as tensors on disk; `name` is "MODULE.weight"."""
+    """A quantised weight as tensors on disk; `name` is "MODULE.weight"."""
     if isinstance(packed, Int8Rows):
         module = name.removesuffix("weight")
         form = torch.zeros((), dtype=torch.uint8)  # rows, and not one of the layouts of older graphics cards

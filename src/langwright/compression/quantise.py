@@ -1,4 +1,4 @@
-"""A model's linear maps in few bits: of a model in memory, or from one folder to another, tensor by tensor."""
+"""Linear layers quantised: of a model in memory, or from one folder to another, tensor by tensor."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,10 +28,15 @@ BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
 
 @dataclass(frozen=True)
 class Compression:
-    """What became of a folder.
+    """What quantising a folder did.
 
-    weights: numbers that are in few bits now, each in `bits` on average. before, after: bytes of all tensors.
-    error: |rounded - before| over |before| (Frobenius norms), the largest of any tensor, which is `worst`.
+    Args:
+        weights: how many weights are quantised.
+        bits: bits a quantised weight, scales included.
+        before: bytes of all tensors before.
+        after: bytes of all tensors after.
+        error: the largest relative error of a tensor, |quantised - before| / |before| in Frobenius norms.
+        worst: the name of that tensor.
     """
 
     weights: int
@@ -55,8 +60,10 @@ class Compression:
 
 @torch.no_grad()
 def quantise_model(model: Model, bits: int | str) -> None:
-    """Round the linear maps of a model in memory, to what `load_model(..., bits=bits)` would give. UserError where a
-    weight cannot be cut into groups.
+    """Quantise the linear layers of a model in memory, as `load_model(..., bits=bits)` does.
+
+    Raises:
+        UserError: a weight cannot be cut into groups.
     """
     scheme = quantise.scheme_of(bits)
     for entry in _chosen(model):
@@ -73,10 +80,10 @@ def _chosen(model: Model) -> list[Entry]:
 
 
 def refuse_folders(source: Path, out: Path) -> None:
-    """UserError where `source` is in few bits already, or `out` is no place for a new model."""
+    """UserError for a source that is quantised already, or an `out` that cannot hold a new model."""
     raw = read_json(source / CONFIG, "the model's config")
     if quantise.read_scheme(raw, str(source / CONFIG)) is not None:
-        raise UserError(f"{source}: the weights are in few bits already; compress the model that they were made from")
+        raise UserError(f"{source}: the weights are quantised already; compress the model that they were made from")
     refuse_file(out)
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
@@ -85,16 +92,18 @@ def refuse_folders(source: Path, out: Path) -> None:
 
 
 def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
-    """Write a folder whose linear maps are in few bits, and everything else is as in `source`.
+    """Write a folder whose linear layers are quantised, and everything else is as in `source`.
 
-    In memory are the rounded tensors and one that is not. UserError as `refuse_folders`, and where a weight cannot be
-    cut into groups.
+    Memory holds the quantised tensors and one other.
+
+    Raises:
+        UserError: as `refuse_folders`, or a weight cannot be cut into groups.
     """
     scheme = quantise.scheme_of(bits)
     family, config = load_config(source, ignore_fields)
     refuse_folders(source, out)
     raw = read_json(source / CONFIG, "the model's config")
-    # A skeleton says which tensors are linear maps; labels only give its head a size.
+    # A model on the meta device says which tensors are linear layers; labels only give its head a size.
     task = tasks.task_in_file(family, raw, str(source / CONFIG))
     labels = tasks.labels_in_file(raw, str(source / CONFIG)) if tasks.is_labelled(family, task) else ()
     with torch.device("meta"):
@@ -114,7 +123,7 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
             entry = spellings.get(name)
             if not name.endswith(family.ignored_keys):
                 _check(tensor, name, source, None if entry is None else _shape(entry, model))
-            written = {name: tensor} if entry is None else _rounded(scheme, entry, name, tensor, source, tally)
+            written = {name: tensor} if entry is None else _quantised(scheme, entry, name, tensor, source, tally)
             if entry is None and tensor.ndim == 2 and name.endswith(".weight"):
                 skipped.add(name.removesuffix(".weight"))
             tally.before += tensor.nbytes
@@ -127,7 +136,7 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
 
 
 class _Tally:
-    """What has been rounded so far."""
+    """What has been quantised so far."""
 
     def __init__(self) -> None:
         self.weights = self.packed = self.before = self.after = 0
@@ -143,7 +152,7 @@ def _shape(entry: Entry, model: Model) -> list[int]:
 
 
 def _check(tensor: Tensor, name: str, folder: Path, shape: list[int] | None) -> None:
-    """UserError for a tensor that no model would be opened with; shape: what the config asks for, if it is known."""
+    """UserError for a tensor with which no model could be opened; shape: what the config asks for, if known."""
     try:
         check_floats(tensor)
     except ValueError as error:
@@ -151,10 +160,12 @@ def _check(tensor: Tensor, name: str, folder: Path, shape: list[int] | None) -> 
     if shape is not None and list(tensor.shape) != shape:
         raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
     if not tensor.isfinite().all():
-        raise UserError(f'{folder}: tensor "{name}" holds NaN or infinity, which no scale can round')
+        raise UserError(f'{folder}: tensor "{name}" holds NaN or infinity, which cannot be quantised')
 
 
-def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally) -> dict[str, Tensor]:
+def _quantised(
+    scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally
+) -> dict[str, Tensor]:
     upright = tensor.t().contiguous() if entry.transposed else tensor
     try:
         packed = scheme.quantise(upright)
@@ -172,16 +183,16 @@ def _rounded(scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Pa
 def _write(
     source: Path, out: Path, config: Fields, tensors: dict[str, Tensor], scheme: Scheme, result: Compression
 ) -> None:
-    """The new folder; langwright.json, which is last, keeps what the source's told of its making."""
+    """Write the new folder; langwright.json, written last, keeps what the source's record says of its training."""
     make_folder(out)
     (out / RECORD).unlink(missing_ok=True)
     write_json(out / CONFIG, config)
     write_tensors(out / SINGLE, tensors)
     copied = list(_copy_beside(source, out))
-    told = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
+    record = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
     compressed = {"to": scheme.kind, "from": str(source), **result.record()}
     sums = checksums(out, (CONFIG, SINGLE, *copied))
-    write_json(out / RECORD, {**told, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})
+    write_json(out / RECORD, {**record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})
 
 
 def _copy_beside(source: Path, out: Path) -> Iterator[str]:

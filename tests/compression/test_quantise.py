@@ -1,4 +1,4 @@
-"""Models in few bits: from folder to folder and while loading, for every way that families lay their weights out."""
+"""Quantised models: from folder to folder and while loading, for every way that families lay their weights out."""
 
 import json
 from functools import partial
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.compression.lowbit import compress_folder, quantise_model
+from langwright.compression.quantise import compress_folder, quantise_model
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -273,7 +273,7 @@ def test_what_could_not_be_opened_is_not_written(name: str, spoil: Any, told: st
 
 
 def test_rounding_twice_is_refused(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="in few bits already"):
+    with pytest.raises(UserError, match="quantised already"):
         compress_folder(small, tmp_path / "smaller", "int8")
     with refused("nf4", "bits", 8):
         load_model(small, bits=8)

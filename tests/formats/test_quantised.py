@@ -1,4 +1,4 @@
-"""The table of weights in few bits in docs/formats.md says what is in the files."""
+"""The table of quantised weights in docs/formats.md says what is in the files."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from langwright.compression.lowbit import compress_folder
+from langwright.compression.quantise import compress_folder
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
 from langwright.models.surgery.quantise import KINDS
