@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright import __version__
-from langwright.base.errors import UserError, suggest
+from langwright.base.console import is_first
+from langwright.base.errors import RankError, UserError, suggest
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
@@ -109,13 +110,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 2 for a user's mistake, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
+    if "WORLD_SIZE" in os.environ:  # data parallelism warns of what is meant; torch reads this when it is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _on_sigterm(_terminate)
         code = parse(argv)()
         sys.stdout.flush()
         return code
     except UserError as error:
-        return _complain(f"{name}: {error}", 2)
+        told = str(error) if isinstance(error, RankError) else is_first()
+        return _complain(f"{name}: {error}", 2) if told else 2
     except _Terminated:
         return _complain(f"{name}: terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:

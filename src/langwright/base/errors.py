@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class RankError(UserError):
+    """The failure of a command that several processes share: the line of one of them, and nothing of the others."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of an error message: '; did you mean "..."?' with the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
