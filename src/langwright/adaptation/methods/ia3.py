@@ -13,7 +13,6 @@ from langwright.adaptation.attachment_points import (
     PREFIX,
     Targets,
     check_expression,
-    read_targets,
     size,
     usual,
 )
@@ -69,8 +68,8 @@ class IA3(TargetedMethod):
         **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights"), INERT),
     }
 
-    target: Targets | None = setting(None, option="target", read=read_targets)
-    feedforward: Targets | None = setting(None, option="feedforward", read=read_targets)
+    target: Targets | None = setting(None, option="target")
+    feedforward: Targets | None = setting(None, option="feedforward")
     exclude: Targets = ()
     modules_to_save: tuple[str, ...] = ()
 

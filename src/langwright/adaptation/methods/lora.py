@@ -20,8 +20,6 @@ from langwright.adaptation.attachment_points import (
     by_pattern,
     match,
     points,
-    read_names,
-    read_targets,
     size,
     usual,
 )
@@ -178,14 +176,14 @@ class LoRA(TargetedMethod):
     rank: int = setting(8, SIZE, "rank")
     alpha: float | None = setting(None, FINITE, "alpha")
     dropout: float = setting(0.0, SHARE, "dropout")
-    target: Targets | None = setting(None, option="target", read=read_targets)
+    target: Targets | None = setting(None, option="target")
     exclude: Targets = ()
     layers: tuple[int, ...] | None = None
     layers_pattern: tuple[str, ...] = ()
     rank_pattern: Mapping[str, int] = setting({}, SIZE)
     alpha_pattern: Mapping[str, float] = setting({}, FINITE)
     bias: Literal["none", "all", "lora_only"] = setting("none", option="bias")
-    modules_to_save: tuple[str, ...] = setting((), option="whole", read=read_names)
+    modules_to_save: tuple[str, ...] = setting((), option="whole")
     rslora: bool = setting(False, option="rslora")
     dora: bool = setting(False, option="dora")
     init: Literal["kaiming", "gaussian"] = "kaiming"

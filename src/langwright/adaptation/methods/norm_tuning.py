@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, Targets, points, read_targets, usual
+from langwright.adaptation.attachment_points import PREFIX, Targets, points, usual
 from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
 from langwright.adaptation.config_fields import TARGETS, Table
 from langwright.adaptation.method import TargetedMethod
@@ -27,7 +27,7 @@ class LayerNorm(TargetedMethod):
     peft_fields: ClassVar[Table] = TARGETS
     kinds: ClassVar[tuple[str, ...]] = ("norm",)
 
-    target: Targets | None = setting(None, option="target", read=read_targets)
+    target: Targets | None = setting(None, option="target")
     exclude: Targets = ()
     modules_to_save: tuple[str, ...] = ()
 
