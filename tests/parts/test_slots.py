@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -191,7 +192,9 @@ def test_a_recurrent_mixer_brings_its_own_slot() -> None:
         steps = [model(piece, state=state) for piece in ids.split([4, 1, 4], 1)]
         torch.testing.assert_close(torch.cat(steps, 1), model(ids), rtol=0, atol=1e-5)
     finished = lambda row: row == 1  # noqa: E731 (a row leaves after its first token)
-    cached, whole = (list(generate_ids(model, prompts, greedy, 6, finished, cache=c)) for c in (True, False))
+    cached, whole = (
+        list(generate_ids(model, Request(prompts, greedy, 6, cache=cache), finished)) for cache in (True, False)
+    )
     assert cached == whole
     model(ids).sum().backward()
     assert block.attention.fn.rate.grad.any()

@@ -316,14 +316,13 @@ class Stack(nn.Module):
         made: dict[Any, Lowered] = {}
         lowered = []
         for layer, (block, bias, place) in enumerate(zip(self.blocks, self.biases, places, strict=True)):
-            mixer = block.get_submodule("attention.fn")
+            mixer = block.attention.fn  # type: ignore[union-attr]
             if not isinstance(mixer, Attention):
                 lowered.append(Lowered(described=(bias, place)))
                 continue
-            settings = mixer.settings(taps, layer)
-            key = bias, id(place), mixer.heads, settings._replace(taps=None, layer=0)
+            key = bias, id(place), mixer.heads, mixer.softcap, mixer.dropout
             if key not in made:
-                made[key] = lower(bias, place, x, mixer.heads, settings, self.tiled)
+                made[key] = lower(bias, place, x, mixer.heads, mixer.settings(taps, layer), self.tiled)
             lowered.append(made[key])
         return lowered
 
