@@ -30,7 +30,7 @@ class Request:
         vocabulary: ids from here on are padding of the model's tables and never chosen; None for no limit.
         streaming: which tokens are kept in a text that grows past the context; None for all.
         search: beams, and how they are scored.
-        rules: what may come next, whatever the model thinks of it.
+        rules: which tokens are forced or banned.
         memory: what the decoder of an encoder-decoder reads, a row for each prompt.
     """
 

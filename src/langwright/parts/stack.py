@@ -30,7 +30,9 @@ class Residual(nn.Module):
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
-    side: None, or what is told x, the branch and this residual, and answers in the branch's place (an adapter).
+
+    Attributes:
+        adapter: None, or a module that is called with x, the branch and this residual, and gives what is added.
     """
 
     def __init__(
@@ -64,9 +66,12 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: an attention branch, then a feed-forward branch. `bias` describes what its attention may see.
+    """One layer: an attention branch, then a feed-forward branch.
 
-    cross: a branch between the two that reads a memory, where the layer belongs to the decoder of an encoder.
+    Args:
+        attention, feedforward: the branches.
+        bias: what attention may see.
+        cross: a branch between the two that reads a memory, where the layer belongs to the decoder of an encoder.
     """
 
     def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, cross: Residual | None = None):
@@ -86,7 +91,10 @@ class Block(nn.Module):
 class ParallelBlock(nn.Module):
     """One layer whose two branches read the same input: y = x + attention(x) + feedforward(x) (GPT-J, 2021).
 
-    in_norm: a norm that both branches share; None where each branch has its own.
+    Args:
+        attention, feedforward: the branches.
+        bias: what attention may see.
+        in_norm: a norm that both branches share; None where each branch has its own.
     """
 
     def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, in_norm: nn.Module | None = None):
@@ -128,12 +136,20 @@ class Embedder(Protocol):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
-    positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
-    norm: of the sum, where the family has one. types: how many token types there are.
-    offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
-    sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
-    side: None, or what answers in place of `plain`, and calls it (an adapter of the token table).
+    Args:
+        vocabulary, dim: the shape of the token table.
+        positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
+        dropout: of the sum, in training.
+        norm: of the sum, where the family has one.
+        types: how many token types there are.
+        offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
+        scale: multiplies the token vectors.
+        round_scale: whether it is rounded to their dtype first (Gemma).
+        sinusoids: fixed position vectors in place of a table.
+        tied: a table of token vectors that another stack owns.
+
+    Attributes:
+        adapter: None, or a module that is called in place of `plain`, and calls it.
     """
 
     def __init__(
@@ -193,7 +209,7 @@ class Embedding(nn.Module):
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def plain(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
-        """The token vectors alone, whatever stands beside the table."""
+        """The token vectors alone, without an adapter."""
         return F.embedding(ids, self.tokens)
 
     def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
@@ -281,7 +297,7 @@ class Stack(nn.Module):
         if self.virtual_tokens is not None and not held.length:
             virtual = self.virtual_tokens()
         if virtual is not None:
-            new = virtual.before(new)
+            new = new.behind(virtual.length)
         if self.max_positions is not None and new.time > self.max_positions:
             raise ValueError(f"{new.time} tokens do not fit the {self.max_positions} learned positions")
         places = held.begin(new)
