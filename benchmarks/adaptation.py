@@ -45,12 +45,12 @@ from langwright.inference.generate import complete, prompt_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.planning.memory import training_memory
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.unfreezing import Unfreezing
@@ -171,12 +171,12 @@ def prepared(base: Path, chosen: Way, seed: int) -> Model:
 
 
 def tune(
-    model: Model, batches: Callable[[int], Batch], steps: int, rate: float, unfreezing: Unfreezing | None = None
+    model: Model, batches: Callable[[int], TokenBatch], steps: int, rate: float, unfreezing: Unfreezing | None = None
 ) -> float:
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
-    learner = Learner(model, causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
+    learner = Learner({"model": model}, Causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:
@@ -277,7 +277,7 @@ def arithmetic(base: Path, steps: int, seeds: int) -> None:
         print(f"| {name}, {statistics.median(seconds):.0f} s | 0 | {told} |", flush=True)
 
 
-def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) -> Batch:
+def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) -> TokenBatch:
     """64 examples, of which the answers count."""
     examples = []
     for pair in random.Random(f"{seed} {step}").sample(learnt, 64):

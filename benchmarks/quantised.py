@@ -22,17 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
 from langwright.planning.memory import training_memory
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,9 +65,9 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
 
 def steps(model: Model, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
     """Two steps of training; seconds of the second."""
-    learner = Learner(model, causal(), dtype, Rates(adamw=1e-4, bits=optimizer))
+    learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-4, bits=optimizer))
     ids = torch.randint(0, VOCABULARY, (rows, context + 1), generator=torch.Generator().manual_seed(0))
-    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
+    batch = TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
     began = 0.0
     for _ in range(2):
         began = time.perf_counter()

@@ -24,11 +24,11 @@ from langwright.base.allocator import keep_freed_memory
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.muon import newton_schulz_flops
 from langwright.training.optimizers import Rates
 
@@ -72,13 +72,13 @@ def config(shape: dict[str, int]) -> GPT2Config:
 
 def ours(model: Model, compiled: bool) -> Step:
     """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
-    learner = Learner(model, causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
+    learner = Learner({"model": model}, Causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        loss, _ = learner.backward(Batch(ids, targets, torch.ones(ids.shape, device=ids.device)))
+        loss, _ = learner.backward(TokenBatch(ids, targets, torch.ones(ids.shape, device=ids.device)))
         learner.clip()
         learner.step(1.0)
         return float(loss)

@@ -5,7 +5,9 @@ Each is forked from a server that has imported what fine-tuning needs and done n
 
 import json
 import multiprocessing
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -81,3 +83,42 @@ def _started(arguments: list[str]) -> BaseProcess:
 def _run(arguments: list[str]) -> None:
     machine.gemm_rate = rate
     sys.exit(main(arguments))
+
+
+def on_ranks(
+    function: Callable[..., Any], *arguments: Any, world: int = 2, stop: Callable[[], bool] | None = None
+) -> list[int]:
+    """Call a function in as many processes as `torchrun` would start, and give their exit codes.
+
+    stop: when it turns true, the last of them gets SIGTERM.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        _SERVED.Process(target=_on_rank, args=(shared | {"RANK": str(i)}, function, arguments)) for i in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    deadline = time.monotonic() + 120
+    while stop is not None and not stop():
+        assert ranks[-1].is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    if stop is not None:
+        ranks[-1].terminate()
+    for process in ranks:
+        process.join(120)
+    return [process.exitcode for process in ranks]  # type: ignore[misc]
+
+
+def _on_rank(environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def command(arguments: list[str], errors: Path) -> None:
+    """Run a command; what each rank says on stderr is kept."""
+    sys.stderr = (errors / os.environ["RANK"]).open("w", buffering=1)
+    _run(arguments)

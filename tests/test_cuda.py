@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
@@ -21,7 +21,7 @@ from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from oracles import left_padding, perturb, random_ids
 from tiny import batch_of, tiny_learner, tiny_model
@@ -89,7 +89,7 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
     here = tiny_learner(kind=kind, dtype=dtype)
-    there = Learner(tiny_model().to(GPU), causal(), dtype, Rates(kind, adamw=1e-2))
+    there = Learner({"model": tiny_model().to(GPU)}, Causal(), dtype, Rates(kind, adamw=1e-2))
     for step in range(3):
         for learner in (here, there):
             learner.backward(batch_of(step))
@@ -109,7 +109,7 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     for model in models:
         quantise_model(model, bits)
         LoRA(rank=4, target="all-linear").attach(model, seed=1)
-        learner = Learner(model, causal(), dtype, Rates(adamw=1e-3, bits=8))
+        learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-3, bits=8))
         for step in range(3):
             learner.backward(batch_of(step))
             learner.clip()

@@ -17,7 +17,7 @@ from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from tiny import batch_of
 
@@ -40,7 +40,7 @@ def ids_and_mask(rows: int = 2, time: int = 9) -> tuple[torch.Tensor, torch.Tens
 
 def backward(model: Any, dtype: torch.dtype, rates: Rates = RATES) -> Learner:
     """A batch, which comes from the CPU, forward, loss and gradients."""
-    learner = Learner(model, causal(), dtype, rates, clip=0.0)
+    learner = Learner({"model": model}, Causal(), dtype, rates, clip=0.0)
     learner.backward(batch_of(0))
     return learner
 

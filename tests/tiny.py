@@ -1,6 +1,7 @@
 """A tiny model, its data and a run over them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,11 @@ from torch import nn
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.schedule import Schedule
@@ -29,24 +30,30 @@ def tiny_model(dropout: float = 0.0) -> Model:
     return new_model("gpt2", config, seed=1)
 
 
-def batch_of(step: int, rows: int = 8, time: int = 16) -> Batch:
+def batch_of(step: int, rows: int = 8, time: int = 16) -> TokenBatch:
     ids = torch.randint(0, 29, (rows, time + 1), generator=torch.Generator().manual_seed(step))
     weights = torch.ones(rows, time)
     weights[0, step % time :] = 0
     samples = torch.arange(step * rows, (step + 1) * rows)
-    return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights, samples=samples)
+    return TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), weights, samples=samples)
 
 
-def batches(start: int) -> Iterator[Batch]:
-    while True:
-        yield batch_of(start)
-        start += 1
+@dataclass
+class TinyBatches:
+    """Each step its own batch, made by a function."""
+
+    batch: Callable[[int], Any] = batch_of
+    windows: int = 8
+    tokens_per_step: int = 128
+
+    def record(self) -> dict[str, Any]:
+        return {"data": "tiny"}
 
 
 def tiny_learner(
     dropout: float = 0.0, dtype: torch.dtype = torch.float32, kind: Literal["adamw", "muon"] = "adamw", **changes: Any
 ) -> Learner:
-    return Learner(tiny_model(dropout), causal(), dtype, Rates(kind, adamw=1e-2), **changes)
+    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, Rates(kind, adamw=1e-2), **changes)
 
 
 def tiny_run(
@@ -54,8 +61,7 @@ def tiny_run(
 ) -> Run:
     return Run(
         learner=learner,
-        batches=batches,
-        loader={"data": "tiny"},
+        batches=TinyBatches(),
         plan=Plan(steps),
         schedule=Schedule("trapezoid", 0.1, 0.5),
         checkpoints=Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2),

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from langwright.adaptation.bottleneck import Adapters
-from langwright.adaptation.ia3 import IA3
-from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
-from langwright.adaptation.own import BitFit, LayerNorm
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning, PTuning
+from langwright.adaptation.methods import BitFit, LayerNorm, PromptTuning, PTuning
+from langwright.adaptation.methods.bottleneck import Bottleneck
+from langwright.adaptation.methods.ia3 import IA3
+from langwright.adaptation.methods.lora import LoRA
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.unfreezing import Unfreezing
 from tiny import CONFIG, same, tiny_model, tiny_run
@@ -30,7 +29,7 @@ METHODS: dict[str, Method | Unfreezing | None] = {
     "prompt": PromptTuning(2),
     "p-tuning": PTuning(2, "lstm", hidden=4, dropout=0.1),
     "prefix": PrefixTuning(2, projection=True, hidden=4),
-    "bottleneck": Adapters("houlsby"),
+    "bottleneck": Bottleneck("houlsby"),
     "bitfit": BitFit(),
     "layernorm": LayerNorm(),
 }
@@ -44,7 +43,7 @@ def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype,
     model = new_model("gpt2", CONFIG.__class__(**{**vars(CONFIG), "n_positions": 18}), seed=1)
     if isinstance(method, Method):
         method.attach(model, seed=3)
-    run = tiny_run(folder, Learner(model, causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
+    run = tiny_run(folder, Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
     if isinstance(method, Unfreezing):
         run.hooks = replace(run.hooks, on_step=lambda step: method.apply(model, step))
     return run

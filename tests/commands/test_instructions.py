@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from langwright.adaptation.folder import save_adapter
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.baselines.parsing import function_heads
 from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions

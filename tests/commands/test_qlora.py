@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
 from langwright.models.folder import load_model
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from refusals import Fails
 from tiny import batch_of
@@ -49,7 +49,7 @@ def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, unt
     LoRA(rank=4, target="all-linear").attach(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     frozen = {n: p.detach().to(dtype) for n, p in model.named_parameters() if not p.requires_grad}
-    learner = Learner(model, causal(), dtype, Rates(adamw=1e-2))
+    learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-2))
     for step in range(3):
         learner.backward(batch_of(step))
         learner.step(1.0)
@@ -72,7 +72,7 @@ def test_gradients_equal_those_over_the_dense_base(untrained: Path) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith(".up"):
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
-        causal()(model, batch_of(0)).backward()
+        Causal()({"model": model}, batch_of(0))["tokens"].backward()
         grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, grad in grads[0].items():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from langwright.base.errors import UserError
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.shards import Tokens
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 
 from .conftest import tokens_of
 
@@ -24,7 +24,7 @@ def numbered(lengths: list[int]) -> Tokens:
     return tokens_of([[next(ids) for _ in range(length)] for length in lengths])
 
 
-def rows(batch: Batch) -> list[tuple[list[int], list[int], list[float]]]:
+def rows(batch: TokenBatch) -> list[tuple[list[int], list[int], list[float]]]:
     return list(zip(batch.ids.tolist(), batch.targets.tolist(), batch.weights.tolist(), strict=True))
 
 

@@ -15,12 +15,12 @@ from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.text.chat import template_for
 from langwright.text.equip import Equipped, equip
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 
 NO_SAMPLES = np.zeros(1, np.int64)
 
@@ -45,7 +45,7 @@ def examples(lengths: list[int], seed: int = 0, vocabulary: int = 50) -> list[Ex
     return made
 
 
-def predicted(batch: Batch, tokenizer: Tokenizer, row: int = 0) -> str:
+def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
     return tokenizer.decode(batch.targets[row][batch.weights[row] > 0].tolist())
 
 
@@ -120,7 +120,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
         for batch in several:
             size = micro or batch.ids.shape[0]
             for start in range(0, batch.ids.shape[0], size):
-                loss = causal()(model, batch.rows(start, start + size))
+                loss = Causal()({"model": model}, batch.rows(start, start + size))["tokens"]
                 loss.backward()
                 total = total + loss.detach()
         losses.append(float(total))
@@ -129,7 +129,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
     naive = [replace(batch, segments=None, positions=None) for batch in batches[0]]
-    assert float(causal()(model, naive[0]).detach()) != pytest.approx(losses[1], rel=1e-4)
+    assert float(Causal()({"model": model}, naive[0])["tokens"].detach()) != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_batch_is_a_function_of_its_step() -> None:

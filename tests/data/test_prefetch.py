@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from langwright.data.prefetch import prefetch
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 
 
-def batch_of(step: int) -> Batch:
+def batch_of(step: int) -> TokenBatch:
     ids = torch.tensor([[step]])
-    return Batch(ids, ids, torch.ones(1, 1))
+    return TokenBatch(ids, ids, torch.ones(1, 1))
 
 
-def close(batches: Iterator[Batch]) -> None:
+def close(batches: Iterator[TokenBatch]) -> None:
     cast("torch.Generator", batches).close()  # type: ignore[attr-defined]
 
 
@@ -37,7 +37,7 @@ def test_no_more_than_asked_for_are_made_ahead(ahead: int) -> None:
     made: list[int] = []
     enough = threading.Event()
 
-    def make(step: int) -> Batch:
+    def make(step: int) -> TokenBatch:
         made.append(step)
         if len(made) == 3 + ahead:
             enough.set()
@@ -53,7 +53,7 @@ def test_no_more_than_asked_for_are_made_ahead(ahead: int) -> None:
 
 
 def test_an_error_is_raised_where_its_batch_would_be_taken() -> None:
-    def make(step: int) -> Batch:
+    def make(step: int) -> TokenBatch:
         if step == 2:
             raise ValueError("no step 2")
         return batch_of(step)

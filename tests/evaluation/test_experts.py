@@ -7,7 +7,7 @@ import torch
 
 from langwright.evaluation.experts import Shares, expert_shares
 from langwright.models.folder import load_model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from oracles import CASES, oracle, random_ids
 
 
@@ -18,7 +18,7 @@ def test_shares_are_those_of_their_routers(name: str, tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     weights = (torch.arange(12) < torch.tensor([[12], [5]])).float()
     texts = [random_ids(2, 13, seed=seed) for seed in range(3)]
-    batches = [Batch(text[:, :-1], text[:, 1:], weights) for text in texts]
+    batches = [TokenBatch(text[:, :-1], text[:, 1:], weights) for text in texts]
     found = expert_shares(load_model(tmp_path), batches)
     active, experts = theirs.config.num_experts_per_tok, theirs.config.num_local_experts
     counts = torch.zeros(3, experts)

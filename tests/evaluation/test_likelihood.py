@@ -8,7 +8,7 @@ import torch
 
 from langwright.evaluation.likelihood import Likelihood, likelihood
 from langwright.models.folder import load_model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from oracles import CASES, oracle, random_ids
 
 LENGTHS = [[12, 9], [5, 1]]
@@ -25,7 +25,7 @@ def test_equals_transformers(name: str, masked: bool, tmp_path: Path) -> None:
     for number, lengths in enumerate(LENGTHS):
         text = random_ids(2, 13, seed=number)
         real = torch.arange(12) < torch.tensor(lengths)[:, None]
-        batches.append(Batch(text[:, :-1], text[:, 1:], real.float(), real if masked else None))
+        batches.append(TokenBatch(text[:, :-1], text[:, 1:], real.float(), real if masked else None))
         for row, length in enumerate(lengths):
             log_p = theirs(text[row : row + 1, :length]).logits[0].double().log_softmax(-1)
             nats -= float(log_p.gather(1, text[row, 1 : length + 1, None]).sum())

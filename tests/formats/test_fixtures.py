@@ -12,26 +12,24 @@ import pytest
 import torch
 
 import langwright
-from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.base.arguments import read_recipe
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
+from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import CausalBatches, evaluation_batches
-from langwright.data.prefetch import prefetch
 from langwright.data.shards import open_shard
 from langwright.models.weights import write_tensors
 from langwright.training.checkpoints import Checkpoints, Progress
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.training.schedule import Schedule
-from tiny import same, tiny_model, weights
+from tiny import TinyBatches, same, tiny_model, weights
 
 V1 = Path(__file__).parents[1] / "fixtures" / "formats-v1"
 
@@ -232,9 +230,8 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
     batches = CausalBatches(open_shard(V1 / "corpus.tokens"), 8, 4, 3)
     return Run(
-        learner=Learner(langwright.load_model(V1 / "gpt2"), causal(), torch.float32, Rates(adamw=1e-2)),
-        batches=lambda step: prefetch(batches.batch, step),
-        loader=batches.record(),
+        learner=Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, Rates(adamw=1e-2)),
+        batches=batches,
         plan=Plan(6),
         schedule=Schedule("trapezoid", 0.1, 0.5),
         checkpoints=Checkpoints(folder / "checkpoints", identity, keep=2),
@@ -258,11 +255,11 @@ def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypat
     def learner(seed: int) -> Learner:
         model = tiny_model()
         method.attach(model, seed=seed)
-        return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
+        return Learner({"model": model}, Causal(), torch.float32, Rates(adamw=1e-2))
 
     monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)
     checkpoints, saved, loaded = Checkpoints(tmp_path, {}, keep=1), learner(0), learner(1)
-    checkpoints.save(saved, Progress(1, 1, 0.0, 0, 1, [], {}, []))
-    checkpoints.load(loaded)
+    checkpoints.save(saved, TinyBatches(), Progress(1, 1, 0.0, 0, 1, [], {}, []))
+    checkpoints.load(loaded, TinyBatches())
     assert weights(saved.model).keys() == weights(loaded.model).keys()
     assert same(weights(saved.model), weights(loaded.model))

@@ -179,17 +179,8 @@ MODEL = chain({})
 def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
     """A stand-in for `generate_ids` that says these tokens."""
 
-    def say(
-        model: Model,
-        prompts: Sequence[Any],
-        samplings: Any,
-        limit: int,
-        finished: Callable[[int], bool],
-        cache: bool,
-        vocabulary: int,
-        *streaming_rules_and_memory: Any,
-    ) -> Iterator[tuple[int, int]]:
-        for token in tokens[:limit]:
+    def say(model: Model, request: Request, finished: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+        for token in tokens[: request.max_new_tokens]:
             yield 0, token
             if finished(0):
                 return

@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import torch
 
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 
-FULL = Batch(
+FULL = TokenBatch(
     ids=torch.arange(12).view(4, 3),
     targets=torch.arange(12).view(4, 3) + 1,
     weights=torch.rand(4, 3),
@@ -15,8 +15,8 @@ FULL = Batch(
     segments=torch.arange(12).view(4, 3) // 5,
     samples=torch.tensor([9, 8, 7, 6]),
 )
-BARE = Batch(ids=FULL.ids, targets=FULL.targets, weights=FULL.weights)
-NAMES = [field.name for field in fields(Batch)]
+BARE = TokenBatch(ids=FULL.ids, targets=FULL.targets, weights=FULL.weights)
+NAMES = [field.name for field in fields(TokenBatch)]
 
 
 def test_rows() -> None:

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.planning.memory import kept_activations, training_memory
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from tiny import batch_of
 
@@ -59,7 +59,7 @@ def test_activations(family: str, what: dict[str, Any], dtype: torch.dtype) -> N
 def test_all_else(dtype: torch.dtype, bits: int) -> None:
     model = model_of("gpt2", "nf4", rank=4)
     predicted = training_memory(model, 8, 16, dtype, bits)
-    learner = Learner(model, causal(), dtype, Rates(bits=bits))
+    learner = Learner({"model": model}, Causal(), dtype, Rates(bits=bits))
     learner.backward(batch_of(0))
     learner.step(1.0)
     parameters = sum(p.nbytes for p in model.parameters())

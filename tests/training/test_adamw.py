@@ -12,7 +12,7 @@ from langwright.parts.quantisers import dequantise_blocks, quantise_blocks
 from langwright.training.adamw import LeanAdamW
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from tiny import batch_of, same, tiny_model, tiny_run, weights
 
@@ -85,7 +85,7 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(changes: dict[str, Any], tmp_pa
     ends = []
     for folder, attempts in (("whole", 1), ("killed", 2)):
         for attempt in range(attempts):
-            learner = Learner(wide_model(), causal(), torch.float32, Rates(adamw=1e-2, **changes))
+            learner = Learner({"model": wide_model()}, Causal(), torch.float32, Rates(adamw=1e-2, **changes))
             assert any(p.numel() >= 4096 for p in learner.masters.parameters)
             run = tiny_run(tmp_path / folder, learner)
             if attempts - attempt == 2:
@@ -135,6 +135,6 @@ def gradients(dropout: float, recompute: bool) -> tuple[dict[str, Tensor], int]:
 
     torch.manual_seed(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        loss = causal()(model, batch_of(0))
+        loss = Causal()({"model": model}, batch_of(0))["tokens"]
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, sum(kept)

@@ -7,13 +7,13 @@ import torch
 
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
-from langwright.training.budget import measure_step
 from langwright.training.learner import Learner
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
+from langwright.training.plan import measure_step
 from tiny import batch_of, same, tiny_learner, tiny_model, weights
 
 
@@ -74,7 +74,7 @@ def test_bf16_weights_follow_fp32_masters() -> None:
 def test_bf16_gradients_add_up_in_fp32() -> None:
     """Sixteen equal micro-batches give sixteen times the gradient; in bf16 sums the small parts would be lost."""
     batch = batch_of(3, rows=1)
-    many = Batch(batch.ids.repeat(16, 1), batch.targets.repeat(16, 1), batch.weights.repeat(16, 1))
+    many = TokenBatch(batch.ids.repeat(16, 1), batch.targets.repeat(16, 1), batch.weights.repeat(16, 1))
     one, sixteen = tiny_learner(dtype=torch.bfloat16), tiny_learner(dtype=torch.bfloat16, micro_batch=1)
     one.backward(batch)
     sixteen.backward(many)
@@ -117,8 +117,8 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     without.body(batch.ids, taps=taps)
     chances = [logits.flatten(0, 1).softmax(-1) for logits in taps.get("router")]
     shares = [load_balance(each, each.topk(2, -1).indices) for each in chances]
-    expected = causal()(without, batch) + 0.25 * sum(shares) / 2 * batch.weights.sum()
-    loss = causal()(with_it, batch)
+    expected = Causal()({"model": without}, batch)["tokens"] + 0.25 * sum(shares) / 2 * batch.weights.sum()
+    loss = sum(Causal()({"model": with_it}, batch).values())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
@@ -129,7 +129,7 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
     for name, p in frozen.named_parameters():
         p.requires_grad_(name.endswith("norm.weight"))
     held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
-    learner = Learner(frozen, causal(), torch.bfloat16, Rates(adamw=1e-2))
+    learner = Learner({"model": frozen}, Causal(), torch.bfloat16, Rates(adamw=1e-2))
     assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
     learner.backward(batch_of(3))
     learner.step(1.0)
@@ -141,4 +141,4 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     model = tiny_model().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        Learner(model, causal(), torch.float32, Rates())
+        Learner({"model": model}, Causal(), torch.float32, Rates())

@@ -5,13 +5,16 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from langwright.base.errors import UserError
+from langwright.objectives.batch import TokenBatch
 from langwright.training.loop import MOST_SKIPS, Hooks
-from tiny import batch_of, batches, same, tiny_learner, tiny_run, weights
+from langwright.training.losses import Causal
+from tiny import TinyBatches, batch_of, same, tiny_learner, tiny_run, weights
 
 
 class Killed(BaseException):
@@ -82,7 +85,7 @@ def test_a_resumed_run_with_other_data_differs(tmp_path: Path, undisturbed: dict
     killed_at(6, tmp_path / "killed")
     learner = tiny_learner(0.1)
     run = tiny_run(tmp_path / "killed", learner)
-    run.batches = lambda step: batches(0)
+    run.batches = TinyBatches(lambda step: batch_of(step - 4))
     run.resume()
     run.fit()
     assert not same(weights(learner.model), undisturbed)
@@ -154,14 +157,15 @@ def test_what_is_not_finite_never_reaches_the_weights(poison: float, tmp_path: P
     learner, events = tiny_learner(), []
     run = tiny_run(tmp_path, learner, steps=6, hooks=Hooks(on_event=events.append))
     run.resume()
-    plain = learner.loss
+    plain = learner.objective
     poisoned = set(batch_of(3).samples.tolist()[2:4])
 
-    def loss(model: torch.nn.Module, batch: object) -> torch.Tensor:
-        bad = bool(set(batch.samples.tolist()) & poisoned)  # type: ignore[attr-defined]
-        return plain(model, batch) * (poison if bad else 1.0)  # type: ignore[arg-type]
+    class Poisoned(Causal):
+        def __call__(self, models: Any, batch: TokenBatch) -> dict[str, torch.Tensor]:
+            bad = bool(set(batch.samples.tolist()) & poisoned)
+            return {"tokens": plain(models, batch)["tokens"] * (poison if bad else 1.0)}
 
-    learner.loss = loss
+    learner.objective = learner.step_module.objective = Poisoned()
     snapshots: list[dict[str, torch.Tensor]] = []
     run.hooks = Hooks(on_event=events.append, on_row=lambda row: snapshots.append(weights(learner.model)))
     run.fit()
@@ -175,7 +179,8 @@ def test_what_is_not_finite_never_reaches_the_weights(poison: float, tmp_path: P
 
 def test_a_run_that_came_apart_ends_with_advice(tmp_path: Path) -> None:
     learner = tiny_learner()
-    learner.loss = lambda model, batch: model.head.weight.sum() * float("nan")
+    with torch.no_grad():
+        learner.model.head.weight.fill_(float("nan"))
     run = tiny_run(tmp_path, learner, steps=MOST_SKIPS + 5)
     run.resume()
     with pytest.raises(UserError, match="lower --learning-rate"):
@@ -204,6 +209,6 @@ def test_a_signal_saves_and_leaves(number: int, tmp_path: Path, undisturbed: dic
 def test_other_data_under_the_same_recipe_is_refused(tmp_path: Path) -> None:
     killed_at(6, tmp_path)
     run = tiny_run(tmp_path, tiny_learner())
-    run.loader = {"data": "another"}
+    run.batches.record = lambda: {"data": "another"}
     with pytest.raises(UserError, match="the data is not what"):
         run.resume()

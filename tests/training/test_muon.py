@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.muon import Muon, newton_schulz_flops, orthogonalise
 from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
 from tiny import batch_of, tiny_model
@@ -83,11 +83,11 @@ def test_every_parameter_has_one_optimizer(kind: str) -> None:
 
 
 def test_muon_learns_faster_than_standing_still() -> None:
-    model, loss, batch = tiny_model(), causal(), batch_of(1)
+    model, loss, batch = tiny_model(), Causal(), batch_of(1)
     optimizers = make_optimizers(dict(model.named_parameters()), Rates("muon", adamw=1e-2, muon=0.05))
     losses = []
     for _ in range(15):
-        value = loss(model, batch)
+        value = loss({"model": model}, batch)["tokens"]
         model.zero_grad()
         value.backward()
         for optimizer in optimizers:

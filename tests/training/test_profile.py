@@ -1,7 +1,6 @@
 """The profile of a training step: what it counts for which part, and that it changes nothing."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,26 +9,25 @@ from torch import nn
 
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import causal
+from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
 from langwright.training.profile import PARTS, Profile, shares
-from tiny import tiny_run
+from tiny import TinyBatches, tiny_run
 
 
 def a_run(folder: Path, width: int = 64, vocabulary: int = 31, wait: float = 0.0, steps: int = 6) -> Run:
     config = GPT2Config(vocab_size=vocabulary, n_positions=64, n_embd=width, n_layer=2, n_head=4)
-    run = tiny_run(folder, Learner(new_model("gpt2", config), causal(), torch.float32, Rates()), steps)
+    run = tiny_run(folder, Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, Rates()), steps)
     ids = torch.randint(0, vocabulary, (4, 64), generator=torch.Generator().manual_seed(0))
 
-    def batches(step: int) -> Iterator[Batch]:
-        while True:
-            time.sleep(wait)
-            yield Batch(ids, ids, torch.ones(ids.shape))
+    def batch(step: int) -> TokenBatch:
+        time.sleep(wait)
+        return TokenBatch(ids, ids, torch.ones(ids.shape))
 
-    run.batches = batches
+    run.batches = TinyBatches(batch)
     return run
 
 

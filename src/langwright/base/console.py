@@ -5,6 +5,7 @@ Rich is imported when something is first shown, never before.
 
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,14 @@ def console() -> "Console":
     """The one rich console of the process, on stderr; live views are drawn on it so that they do not collide."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    if is_first():
+        return Console(stderr=True, highlight=False)
+    return Console(file=open(os.devnull, "w"), highlight=False)
+
+
+def is_first() -> bool:
+    """Whether this process talks to the user; of those that `torchrun` starts the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -66,7 +74,7 @@ def progress(label: str, total: int | None, unit: str) -> Iterator[Callable[[int
 
     On a terminal: a live bar with speed and time left. Elsewhere: a line every few seconds. Nothing under `quiet`.
     """
-    if _quiet_depth:
+    if _quiet_depth or not is_first():
         yield _ignore
     elif console().is_terminal:
         with _bar(unit) as bar:

@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
-from langwright.adaptation.leads import Leading
 from langwright.adaptation.method import Method
-from langwright.adaptation.options import method_of
-from langwright.adaptation.prompt import Prompting, nearest_words
+from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
+from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
@@ -24,19 +23,22 @@ from langwright.data.supply import Supply
 from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
-from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
+from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
+from langwright.objectives.batch import Models
+from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
 from langwright.text.equip import equip
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.checkpoints import decided_dtype
+from langwright.training.losses import Causal
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
-from langwright.training.trainer import Job, Result, Trainer, claimed, close
+from langwright.training.trainer import Job, Result, close, train
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
@@ -46,11 +48,17 @@ BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
+@with_methods
+@dataclass(frozen=True)
+class TuningRecipe(FinetuneRecipe):
+    """How a model goes on learning, and the options of all methods."""
+
+
 def finetune(
     model: Path,
     text: str,
     out: Path,
-    recipe: FinetuneRecipe = FinetuneRecipe(),
+    recipe: TuningRecipe = TuningRecipe(),
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
@@ -91,15 +99,17 @@ def finetune(
 class Tuning:
     """A base model and what it is to learn, nothing of it refused.
 
-    folder: of the base. method: None for full tuning. tokenizer: the base's own; that of `supply` may have grown.
+    opened: the folder of the base. ready: the base as it was first read, until it is asked for.
+    method: None for full tuning. tokenizer: the base's own; that of `supply` may have grown.
     context: tokens in a window. old: what forgetting is measured on, where there is anything.
     """
 
+    opened: OpenedFolder
     folder: Path
     text: str
     out: Path
     recipe: FinetuneRecipe
-    ignore_field: tuple[str, ...]
+    ready: list[Model]
     machine: Machine
     method: Method | None
     tokenizer: Tokenizer
@@ -109,21 +119,23 @@ class Tuning:
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
-        found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
+        found = self.ready.pop() if self.ready else self.opened.model(bits=self.recipe.bits)
+        found.float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found
 
-    def begun(self) -> Model:
+    def models(self) -> Models:
         """The same with what is to be trained beside it."""
         found = self.base()
         if self.method is not None:
             self.method.attach(found, seed=self.recipe.seed)
-        return found
+        return {"model": found}
 
-    def measure(self, trained: Model) -> Row:
+    def measure(self, models: Models) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
+        trained = models["model"]
         found: Row = {}
-        if isinstance(self.method, Prompting):
+        if isinstance(self.method, SoftPromptMethod):
             found["nearest_words"] = nearest_words(trained, self.tokenizer)
         before = self.base().to(self.machine.device, self.machine.dtype).eval()
         found["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
@@ -131,8 +143,9 @@ class Tuning:
             found["forgetting"]["old"] = {"text": self.old[0], **_change(before, trained, self._old_text)}
         return found
 
-    def save(self, trained: Model, masters: Mapping[str, Tensor], record: Row) -> None:
+    def save(self, models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
+        trained = models["model"]
         for name, master in masters.items():
             trained.get_parameter(name).data = master.detach()
         if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
@@ -163,54 +176,58 @@ def run(
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
-    family, config = load_config(folder, ignore_field)
-    usual_rate = (0.1 if method is None else 1) / width(family.name, config)
+    opened = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True)
+    usual_rate = (0.1 if method is None else 1) / width(opened.family.name, opened.config)
     tokenizer = load_tokenizer(folder)
-    with claimed(out):
-        tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer)
-        job = Job(
+
+    def prepare(rank: int, world: int) -> Job:
+        tuning = _open(opened, text, out, recipe, method, tokenizer, (rank, world))
+        return Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": text, "base": weights_checksum(folder)},
             names={"base": origin["base_folder"], "corpus": text, "tokenizer_fingerprint": origin["base_folder"]},
-            model=tuning.begun,
+            models=tuning.models,
+            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=tuning.supply,
-            context=tuning.context,
             learning_rate=recipe.learning_rate or usual_rate,
             machine=tuning.machine,
             started=started,
             evaluate=held_out_likelihood(tuning.supply),
             sample=sample_of(tuning.supply, tuning.context),
-            record=origin,
+            flops=lambda models: training_flops_per_token(models["model"], tuning.context),
+            on_finish=tuning.measure,
+            record={**origin, "context": tuning.context},
             factor=(lambda name: 1.0) if tuning.method is None else tuning.method.rate,
             save=None if tuning.method is None else tuning.save,
             begin=lambda: write_json(out / BEGAN_WITH, origin) if "base_revision" in origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
-        return Trainer(job, extend, profile).train(tuning.measure)
+
+    return train(out, recipe.parallel, prepare, extend, profile)
 
 
 def _open(
-    folder: Path,
+    opened: OpenedFolder,
     text: str,
     out: Path,
     recipe: FinetuneRecipe,
-    ignore_field: tuple[str, ...],
     method: Method | None,
     tokenizer: Tokenizer,
+    share: tuple[int, int],
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
     machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
-    base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
+    folder, base = opened.path, opened.model(bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_quantised(folder, recipe, base)
-    method = None if method is None else method.begin_with(tokenizer)
+    method = None if method is None else method.prepared(tokenizer)
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
-    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None)
+    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None, share=share)
     old = _find_old_text(folder, recipe)
-    return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
+    return Tuning(opened, folder, text, out, recipe, [base], machine, method, tokenizer, context, supply, old)
 
 
 def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:
@@ -220,7 +237,7 @@ def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model)
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = method.tokens if isinstance(method, Leading) else 0
+    virtual = 0 if method is None else method.virtual_tokens()
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")
@@ -246,9 +263,16 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
 
 
 def _supply(
-    text: str, recipe: FinetuneRecipe, tokenizer: Tokenizer, context: int, model: Path, may_grow: bool
+    text: str,
+    recipe: FinetuneRecipe,
+    tokenizer: Tokenizer,
+    context: int,
+    model: Path,
+    may_grow: bool,
+    share: tuple[int, int],
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
+    rank, world = share
     if recipe.task == "chat":
         equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
         return chat_supply(
@@ -260,9 +284,19 @@ def _supply(
             split=recipe.split,
             packing=recipe.packing,
             fixed=recipe.compile,
+            rank=rank,
+            world=world,
         )
     texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
+    return texts.supply(
+        context,
+        recipe.batch_size,
+        recipe.seed,
+        crossing=recipe.crossing,
+        fixed=recipe.compile,
+        rank=rank,
+        world=world,
+    )
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

@@ -13,11 +13,13 @@ from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
+from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.training.checkpoints import decided_dtype
+from langwright.training.losses import Causal
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
-from langwright.training.trainer import Job, Result, Trainer, claimed, close
+from langwright.training.trainer import Job, Result, close, train
 
 
 def pretrain(
@@ -50,25 +52,37 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     """Pretrain; nothing is printed at the end."""
     started = time.monotonic()
     out = Path(out)
-    with claimed(out):
+
+    def prepare(rank: int, world: int) -> Job:
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
-        supply = texts.supply(recipe.context, recipe.batch_size, recipe.seed, recipe.crossing, recipe.compile)
-        job = Job(
+        supply = texts.supply(
+            recipe.context,
+            recipe.batch_size,
+            recipe.seed,
+            crossing=recipe.crossing,
+            fixed=recipe.compile,
+            rank=rank,
+            world=world,
+        )
+        return Job(
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
+            record={"context": recipe.context},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
-            model=lambda: new_model(family, config, recipe.seed),
+            models=lambda: {"model": new_model(family, config, recipe.seed)},
+            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
-            context=recipe.context,
             learning_rate=recipe.learning_rate or 1 / width(family, config),
             machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
             sample=sample_of(supply, recipe.context),
+            flops=lambda models: training_flops_per_token(models["model"], recipe.context),
         )
-        return Trainer(job, extend, profile).train()
+
+    return train(out, recipe.parallel, prepare, extend, profile)
 
 
 def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:

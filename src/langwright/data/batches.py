@@ -11,7 +11,7 @@ from langwright.base.errors import UserError
 from langwright.data.order import samples_of_step, windows_of
 from langwright.data.shards import Tokens
 from langwright.data.windows import Places, Windows, row_width
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 
 RECORD_VERSION = 1
 
@@ -64,7 +64,7 @@ class CausalBatches:
         """Real inputs a step over all ranks, on average."""
         return max(1, round(self._batch_size * self._windows.targets / self.windows))
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         """The batch of a step, counted from 0; every real target weighs 1, padding 0 (it holds id 0, at the right)."""
         samples = samples_of_step(step, self._batch_size, self._rank, self._world)
         places = self._windows.places(windows_of(samples, self.windows, self._seed))
@@ -83,7 +83,7 @@ class CausalBatches:
         }
 
 
-def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int | None = None) -> Iterator[TokenBatch]:
     """Every target of every document exactly once, in windows that do not overlap.
 
     A document's last window is shifted back to be full; the targets that the window before counts weigh 0 there.
@@ -101,7 +101,7 @@ def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int
 
 def _batches_of(
     tokens: Tokens, windows: Windows, chosen: NDArray[np.int64], context: int, batch_size: int
-) -> Iterator[Batch]:
+) -> Iterator[TokenBatch]:
     chosen = chosen[np.argsort(-windows.places(chosen).lengths, kind="stable")]
     for start in range(0, len(chosen), batch_size):
         numbers = chosen[start : start + batch_size]
@@ -111,14 +111,14 @@ def _batches_of(
 
 def _gather(
     tokens: Tokens, places: Places, width: int, uncounted: NDArray[np.int64], samples: NDArray[np.int64]
-) -> Batch:
+) -> TokenBatch:
     """The windows as tensors `width` wide; the first `uncounted` targets of each row weigh nothing."""
     column = np.arange(width + 1)
     real = column[:-1] < places.lengths[:, None]
     last = (places.starts + places.lengths)[:, None]
     ids = tokens.ids[np.minimum(places.starts[:, None] + column, last)].astype(np.int64)
     weights = real & (column[:-1] >= uncounted[:, None])
-    return Batch(
+    return TokenBatch(
         ids=torch.from_numpy(ids[:, :-1] * real),
         targets=torch.from_numpy(ids[:, 1:] * real),
         weights=torch.from_numpy(weights.astype(np.float32)),

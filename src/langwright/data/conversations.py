@@ -16,7 +16,7 @@ from langwright.data.order import samples_of_step, windows_of
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
 from langwright.data.windows import row_width
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.text.chat import ChatTemplate, encode, prompt_ids
 from langwright.text.equip import Equipped
 from langwright.text.tokenizer import Tokenizer
@@ -129,14 +129,26 @@ class ChatBatches:
         *,
         packing: bool = False,
         fixed: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         """Lay out the rows.
 
-        context: inputs a row at most. batch_size: rows a step.
-        packing: several examples share a row, none of which sees another; which ones is settled here, once.
-        fixed: every row is `context` wide, for compiled code.
-        Raises UserError when there are fewer rows than a batch has.
+        Args:
+            examples: the conversations.
+            context: inputs a row at most.
+            batch_size: rows a step, over all ranks.
+            seed: of the order of the rows.
+            packing: several examples share a row, none of which sees another; which ones is settled here, once.
+            fixed: every row is `context` wide, for compiled code.
+            rank: which share of each batch this process takes.
+            world: how many processes share it.
+
+        Raises:
+            UserError: when there are fewer rows than a batch has, or ranks cannot share it equally.
         """
+        samples_of_step(0, batch_size, rank, world)
+        self._rank, self._world = rank, world
         self._examples, self._context, self._batch_size, self._seed = examples, context, batch_size, seed
         self._packing, self._fixed = packing, fixed
         lengths = [example.inputs for example in examples]
@@ -158,9 +170,9 @@ class ChatBatches:
         """Real inputs a step, on average."""
         return max(1, round(self._batch_size * self._mean_length))
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TokenBatch:
         """The batch of a step, counted from 0."""
-        samples = samples_of_step(step, self._batch_size)
+        samples = samples_of_step(step, self._batch_size, self._rank, self._world)
         numbers = windows_of(samples, self.windows, self._seed)
         rows = [[self._examples[i] for i in self._rows[n]] for n in numbers]
         return batch_of(rows, self._context, samples, full=self._fixed)
@@ -179,7 +191,7 @@ class ChatBatches:
 
 def evaluation_rows(
     examples: Sequence[Example], context: int, batch_size: int, limit: int | None = None
-) -> Iterator[Batch]:
+) -> Iterator[TokenBatch]:
     """Every example once, the longest first, one a row. limit: at most so many, evenly spread over all."""
     count = len(examples) if limit is None else min(limit, len(examples))
     chosen = [i * len(examples) // count for i in range(count)]
@@ -189,7 +201,9 @@ def evaluation_rows(
         yield batch_of([[examples[i]] for i in numbers], context, np.array(numbers, np.int64))
 
 
-def batch_of(rows: Sequence[Sequence[Example]], context: int, samples: NDArray[np.int64], full: bool = False) -> Batch:
+def batch_of(
+    rows: Sequence[Sequence[Example]], context: int, samples: NDArray[np.int64], full: bool = False
+) -> TokenBatch:
     """Rows of examples as tensors, padding (id 0, weight 0) at the right.
 
     Rows are `context` wide when they are to be `full`; else the longest decides (see `row_width`).
@@ -208,7 +222,7 @@ def batch_of(rows: Sequence[Sequence[Example]], context: int, samples: NDArray[n
             positions[r, here], segments[r, here] = np.arange(example.inputs), number
             start += example.inputs
     packed = any(len(row) > 1 for row in rows)
-    return Batch(
+    return TokenBatch(
         ids=torch.from_numpy(ids),
         targets=torch.from_numpy(targets),
         weights=torch.from_numpy(weights),
@@ -242,6 +256,8 @@ def chat_supply(
     split: str | None = None,
     packing: bool = False,
     fixed: bool = False,
+    rank: int = 0,
+    world: int = 1,
 ) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
@@ -254,13 +270,17 @@ def chat_supply(
         split: what is held out; `SPLIT` unless given.
         packing: see `ChatBatches`.
         fixed: see `ChatBatches`.
+        rank: see `ChatBatches`.
+        world: see `ChatBatches`.
     """
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
     training, held_out = (fit_examples(side, equipped.template, equipped.tokenizer, context) for side in sides)
     _tell(spec, training, held_out, equipped)
-    batches = ChatBatches(training.examples, context, batch_size, seed, packing=packing, fixed=fixed)
+    batches = ChatBatches(
+        training.examples, context, batch_size, seed, packing=packing, fixed=fixed, rank=rank, world=world
+    )
     if packing:
         say(f"packed: {len(training.examples):,} conversations in {batches.windows:,} rows of {context} tokens")
     record = {

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
+from typing import TypeVar
 
-from langwright.objectives.batch import Batch
+T = TypeVar("T")
 
 
-def prefetch(batch: Callable[[int], Batch], first_step: int, *, ahead: int = 2) -> Iterator[Batch]:
+def prefetch(batch: Callable[[int], T], first_step: int, *, ahead: int = 2) -> Iterator[T]:
     """The batches of `first_step` and all steps after it, made by a thread that keeps at most `ahead` of them ready.
 
     An error in `batch` is raised where that batch would be taken. Closing the iterator (a generator) ends the thread.
     """
-    ready: SimpleQueue[Batch | BaseException] = SimpleQueue()
+    ready: SimpleQueue[T | BaseException] = SimpleQueue()
     places, stopped = Semaphore(ahead), Event()
 
     def work() -> None:

@@ -4,33 +4,53 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from langwright.objectives.batch import Batch
+from torch import Tensor
+
+from langwright.objectives.batch import Batch, Models
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
 
 
 @runtime_checkable
-class StepBatches(Protocol):
-    """An endless row of training batches, each a pure function of its step."""
+class Sized(Protocol):
+    """What is known of training batches before any is made."""
 
     @property
     def windows(self) -> int:
         """The samples of one epoch."""
-        ...
 
     @property
     def tokens_per_step(self) -> int:
-        """Real inputs a step, on average."""
-        ...
-
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
-        ...
+        """Real inputs a step over all ranks, on average."""
 
     def record(self) -> Row:
         """What a checkpoint keeps to know that a resumed run sees the same samples."""
-        ...
+
+
+@runtime_checkable
+class StepBatches(Sized, Protocol):
+    """An endless row of training batches, each a pure function of its step; they are made ahead of time."""
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+
+
+@runtime_checkable
+class StatefulBatches(Sized, Protocol):
+    """Training batches that depend on what came before: rollouts of the models, carried recurrent states.
+
+    They are never made ahead of time, may serve several updates a draw, and are saved with the run.
+    """
+
+    def next(self, models: Models) -> Batch:
+        """The batch of the next update, given the models by name as they are now."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next batches depend on, besides the models and PyTorch's random state."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +68,8 @@ class Supply:
     """
 
     tokenizer: Tokenizer
-    batches: StepBatches
-    held_out: Callable[[int | None], Iterator[Batch]]
+    batches: StepBatches | StatefulBatches
+    held_out: Callable[[int | None], Iterator[Any]]
     held_out_tokens: int
     held_out_bytes: int
     record: Row

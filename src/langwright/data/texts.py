@@ -33,11 +33,23 @@ class Texts:
     validation: Tokens
     record: dict[str, Any]
 
-    def supply(self, context: int, batch_size: int, seed: int, crossing: bool = False, fixed: bool = False) -> Supply:
+    def supply(
+        self,
+        context: int,
+        batch_size: int,
+        seed: int,
+        *,
+        crossing: bool = False,
+        fixed: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Supply:
         """Windows of the training side, `batch_size` a step; and those of the other. See `CausalBatches`."""
         return Supply(
             self.tokenizer,
-            CausalBatches(self.training, context, batch_size, seed, crossing=crossing, fixed=fixed),
+            CausalBatches(
+                self.training, context, batch_size, seed, crossing=crossing, fixed=fixed, rank=rank, world=world
+            ),
             lambda limit: evaluation_batches(self.validation, context, batch_size, limit),
             len(self.validation),
             self.validation.text_bytes,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.parts.moe import MoE
 from langwright.parts.state import Taps
 
@@ -27,7 +27,7 @@ class Shares:
 
 
 @torch.no_grad()
-def expert_shares(model: Model, batches: Iterable[Batch]) -> list[Shares]:
+def expert_shares(model: Model, batches: Iterable[TokenBatch]) -> list[Shares]:
     """The shares of every layer that has experts, counted over the targets of these batches."""
     blocks = enumerate(model.body.blocks)
     mixtures = {layer: moe for layer, block in blocks for moe in block.modules() if isinstance(moe, MoE)}

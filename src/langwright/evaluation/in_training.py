@@ -7,7 +7,7 @@ from langwright.data.supply import Supply
 from langwright.evaluation.likelihood import likelihood
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
-from langwright.models.model import Model
+from langwright.objectives.batch import Models
 from langwright.training.trainer import Evaluate, Evaluation, Sample
 
 SAMPLED_TOKENS = 80
@@ -16,9 +16,9 @@ SAMPLED_TOKENS = 80
 def held_out_likelihood(supply: Supply) -> Evaluate:
     """Measures the loss on the held-out text of a supply; bits per byte too where all of it is measured."""
 
-    def evaluate(model: Model, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
+    def evaluate(models: Models, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
         batches = itertools.takewhile(lambda _: not stopped(), supply.held_out(windows))
-        found = likelihood(model, batches, supply.held_out_bytes)
+        found = likelihood(models["model"], batches, supply.held_out_bytes)
         if stopped():
             return Evaluation({}, {})
         metrics = {"validation_loss": found.loss}
@@ -32,8 +32,8 @@ def held_out_likelihood(supply: Supply) -> Evaluate:
 def sample_of(supply: Supply, context: int) -> Sample:
     """Lets a model go on from the prompt of a supply."""
 
-    def sample(model: Model) -> str:
-        sampling = Sampling(0.8, top_k=50)
+    def sample(models: Models) -> str:
+        model, sampling = models["model"], Sampling(0.8, top_k=50)
         limit = min(SAMPLED_TOKENS, context - len(supply.prompt or "."))
         if supply.prompt is None:
             return complete(model, supply.tokenizer, [""], sampling, limit)[0].text

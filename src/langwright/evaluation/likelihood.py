@@ -8,7 +8,7 @@ import torch
 
 from langwright.base.console import print_json
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 
 
@@ -50,7 +50,7 @@ class Likelihood:
 
 
 @torch.no_grad()
-def likelihood(model: Model, batches: Iterable[Batch], text_bytes: int) -> Likelihood:
+def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> Likelihood:
     """Score a model on batches that hold every target once (`data.batches.evaluation_batches`)."""
     device = model.device
     nats, tokens = 0.0, 0

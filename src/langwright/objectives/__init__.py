@@ -1,1 +1,1 @@
-"""Floor 1: `Batch`, and losses, rewards and metrics as pure functions of tensors and masks."""
+"""Floor 1: batches, objectives, and losses, rewards and metrics as pure functions of tensors and masks."""

@@ -1,24 +1,88 @@
-"""The one currency between data and training."""
+"""The currencies between data and training: batches, and the objectives that they are for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+T = TypeVar("T")
+Models = Any
+"""Modules by name, a mapping or an `nn.ModuleDict`; a run is about "model", others (a critic) stand beside it."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Rows of one kind that are trained on together: a frozen dataclass of tensors."""
+
+    @property
+    def samples(self) -> Int[Tensor, " batch"] | None:
+        """The sample number of each row, reported when a row yields a loss that is not finite."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def to(self: T, device: torch.device | str) -> T:
+        """The same batch on another device."""
+
+    def rows(self: T, start: int, stop: int) -> T:
+        """The rows `start` to `stop` as a batch of their own, for gradient accumulation."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What training lowers: the sum over terms of weight * sum / count.
+
+    Counts are known from the batch alone, before the first forward pass, and are summed over micro-batches and ranks;
+    so k micro-batches on n ranks give the gradient of one batch. Terms that couple rows gather those of other ranks.
+    """
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each term. The first term's count is what a run counts as its tokens."""
+
+    def counts(self, batch: Any) -> dict[str, Tensor]:
+        """How much of each term a batch holds, by the term's name."""
+
+    def __call__(self, models: Models, batch: Any) -> dict[str, Tensor]:
+        """The sum of each term over a batch; a term may be left out where it is zero.
+
+        Args:
+            models: modules by their names.
+            batch: some rows, on the device of the models.
+        """
+
+
+class Tensors:
+    """`to`, `rows` and `len` for a batch that is a frozen dataclass of tensors whose first dimension is the row."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return int(next(iter(vars(self).values())).shape[0])
+
+    def to(self: T, device: torch.device | str) -> T:
+        """The same batch on another device."""
+        return type(self)(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
+
+    def rows(self: T, start: int, stop: int) -> T:
+        """The rows `start` to `stop` as a batch of their own."""
+        return type(self)(**{name: None if x is None else x[start:stop] for name, x in vars(self).items()})
+
 
 @dataclass(frozen=True)
-class Batch:
-    """What one forward and backward pass sees.
+class TokenBatch(Tensors):
+    """Windows of text, each position with the token that it should predict.
 
-    ids: token ids.
-    targets: the token each position should predict.
-    weights: how much each target counts, 0 for padding and for targets another window already counts.
-    mask: true where `ids` holds a real token; None when causality alone hides the padding (it is at the right).
-    positions: None means `cumsum(mask) - 1`.
-    segments: the document each token belongs to, when a window packs several; None means one.
-    samples: the sample number of each row, reported when a row yields a non-finite loss.
+    Args:
+        ids: token ids.
+        targets: the token each position should predict.
+        weights: how much each target counts, 0 for padding and for targets another window already counts.
+        mask: true where `ids` holds a real token; None when causality alone hides the padding (it is at the right).
+        positions: None means `cumsum(mask) - 1`.
+        segments: the document each token belongs to, when a window packs several; None means one.
+        samples: the sample number of each row.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -28,15 +92,3 @@ class Batch:
     positions: Int[Tensor, "batch time"] | None = None
     segments: Int[Tensor, "batch time"] | None = None
     samples: Int[Tensor, " batch"] | None = None
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return self._each(lambda tensor: tensor.to(device))
-
-    def rows(self, start: int, stop: int) -> "Batch":
-        """The rows `start` to `stop` as a batch of their own, for gradient accumulation."""
-        return self._each(lambda tensor: tensor[start:stop])
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, check_files, read_json, read_record, sha256_file, write_json
+from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
 from langwright.planning.machine import DTYPES
 from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
-STATE = "state.json"
-RENAMED = {".side.": ".adapter.", ".lead.": ".virtual_tokens."}
+STATE, SUPPLY = "state.json", "supply.safetensors"
+RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
 """Parts of parameter names in older checkpoints, and what they are now."""
 
 
@@ -68,29 +69,46 @@ class Checkpoints:
         self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
         self.defaults, self.names = dict(defaults or {}), dict(names or {})
 
-    def save(self, learner: Learner, progress: Progress) -> None:
-        """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`."""
+    def save(self, learner: Learner, batches: StepBatches | StatefulBatches, progress: Progress) -> None:
+        """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`.
+
+        All ranks take part, for each has random states of its own; the first one writes.
+        """
+        random = _of_ranks(learner.ranks.collect(_random_states(learner.device)))
+        supply = batches.state() if isinstance(batches, StatefulBatches) else {}
+        supplies = _of_ranks(learner.ranks.collect(supply))
+        if learner.ranks.rank:
+            return
         with atomic_folder(self.folder / f"step-{progress.step:08d}") as folder:
             write_tensors(folder / "masters.safetensors", learner.masters.named)
             write_tensors(folder / "optimizer.safetensors", learner.tensors())
-            write_tensors(folder / "random.safetensors", _random_states(learner.device))
+            write_tensors(folder / "random.safetensors", random)
+            if supplies:
+                write_tensors(folder / SUPPLY, supplies)
             checksums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
             state = {"format_version": FORMAT_VERSION, "identity": self.identity, "names": self.names}
-            state |= {"checksums": checksums} | json.loads(json.dumps(vars(progress)))
+            state |= {"checksums": checksums, "world": learner.ranks.world} | json.loads(json.dumps(vars(progress)))
             write_json(folder / STATE, {**state, "checksum": _checksum(state)})
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
 
-    def load(self, learner: Learner, free: Collection[str] = ()) -> tuple[Progress, list[str]] | None:
+    def load(
+        self, learner: Learner, batches: StepBatches | StatefulBatches, free: Collection[str] = ()
+    ) -> tuple[Progress, list[str]] | None:
         """Restore the newest whole checkpoint; also the complaints about broken newer ones. None when there is none.
 
-        free: names of the identity that may differ this time.
+        Args:
+            learner: takes up weights and the optimizers' memory.
+            batches: take up their state, where they have one.
+            free: names of the identity that may differ this time.
 
-        Raises UserError naming the field when the run that wrote it was told something else, or when every
-        checkpoint is broken.
+        Raises:
+            UserError: naming the field that differs from what the run began with, or when every checkpoint is broken.
         """
-        for partial in self.folder.glob(".step-*.partial"):
-            shutil.rmtree(partial)  # what a killed process left; the run's folder is ours alone
+        ranks = learner.ranks
+        if not ranks.rank:
+            for partial in self.folder.glob(".step-*.partial"):
+                shutil.rmtree(partial)  # what a killed process left; the run's folder is ours alone
         complaints: list[str] = []
         for folder in reversed(self._folders()):
             try:
@@ -98,9 +116,18 @@ class Checkpoints:
             except UserError as error:
                 complaints.append(str(error))
                 continue
+            world = state.get("world", 1)
+            if world != ranks.world:  # the same run, to rounding: how many threads each has is no longer the question
+                free = {*free, "threads"}
             self._compare(state["identity"], state.get("names", {}), folder, free)
             learner.load(_read_named(folder / "masters.safetensors"), _read_named(folder / "optimizer.safetensors"))
-            _restore_random_states(read_tensors(folder / "random.safetensors"), learner.device)
+            random = _of_rank(read_tensors(folder / "random.safetensors"), ranks.rank)
+            if random:
+                _restore_random_states(random, learner.device)
+            if isinstance(batches, StatefulBatches):
+                if world != ranks.world:
+                    raise UserError(f"{folder}: its data has a state for {world} ranks; go on with as many")
+                batches.load(_of_rank(read_tensors(folder / SUPPLY), ranks.rank))
             known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
             return Progress(**known), complaints
         if complaints:
@@ -170,6 +197,20 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _checksum(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _of_ranks(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all ranks; those of the first one have their names alone, others begin with their rank."""
+    prefixes = ["", *(f"rank {rank}: " for rank in range(1, len(states)))]
+    return {p + name: tensor for p, state in zip(prefixes, states, strict=True) for name, tensor in state.items()}
+
+
+def _of_rank(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """Those of one rank."""
+    if not rank:
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("rank ")}
+    prefix = f"rank {rank}: "
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

@@ -1,16 +1,17 @@
-"""A model, its masters and its optimizer: what one step of training changes."""
+"""Models, their masters and their optimizers: what one step of training changes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import Batch, Objective
 from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
 from langwright.training.precision import Masters
+from langwright.training.ranks import Ranks
 
 MARK = "part: "
 
@@ -20,31 +21,54 @@ def part(name: str) -> record_function:
     return record_function(MARK + name)
 
 
-Loss = Callable[[Any, Batch], Tensor]
-"""(model, batch) -> the sum of the weighted losses of the batch's targets."""
+class Step(nn.Module):
+    """An objective as the forward pass of a module, which is what PyTorch's data parallelism wraps."""
+
+    def __init__(self, models: nn.ModuleDict, objective: Objective):
+        super().__init__()
+        self.models, self.objective = models, objective
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The sum of each term."""
+        return self.objective(self.models, batch)
 
 
 class Learner:
     """Turns batches into changed weights.
 
-    loss: a sum over targets; it is divided by the weight of all targets of the step, so that k micro-batches equal
-    one batch. rates: of the optimizers. clip: largest gradient norm, 0 for none. factor: see `make_optimizers`.
+    Args:
+        models: by name, on their device; the parameters that ask for gradients are trained.
+        objective: what is lowered.
+        dtype: what the models compute in; masters are in float32.
+        rates: of the optimizers.
+        clip: largest gradient norm, 0 for none.
+        micro_batch: rows in one forward pass; all unless given.
+        factor: see `make_optimizers`.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Loss,
+        models: Mapping[str, nn.Module],
+        objective: Objective,
         dtype: torch.dtype,
         rates: Rates,
         clip: float = 1.0,
         micro_batch: int | None = None,
         factor: Callable[[str], float] = lambda name: 1.0,
+        ranks: Ranks = Ranks(),
     ):
-        self.model, self.loss, self.clip_norm, self.micro_batch = model, loss, clip, micro_batch
+        self.models = nn.ModuleDict(models)
+        self.objective, self.clip_norm, self.micro_batch, self.ranks = objective, clip, micro_batch, ranks
         self.learning_rate = rates.muon if rates.kind == "muon" else rates.adamw
-        self.masters = Masters(model, dtype)
+        self.masters = Masters(self.models, dtype)
         self.optimizers = make_optimizers(self.masters.named, rates, factor)
+        self.step_module = ranks.shard(Step(self.models, objective))
+
+    @property
+    def model(self) -> Any:
+        """The one that a run is about; others (a reference, a critic) stand beside it."""
+        return self.models["model"]
 
     @property
     def trained(self) -> int:
@@ -53,22 +77,34 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Where the models are."""
         return self.masters.working[0].device
 
     def backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Forward, loss and backward of one step, in micro-batches: (mean loss in nats, weight of the targets)."""
-        self.model.train()
+        """Forward, loss and backward of one step, in micro-batches.
+
+        Returns:
+            The loss, and the count of the objective's first term, both of all ranks.
+        """
+        self.models.train()
         self.masters.zero_gradients()
-        targets = batch.weights.sum().clamp(min=1)
+        terms = self.objective.counts(batch)
+        counts = self.ranks.sum(torch.stack([*terms.values()]))
+        shares = zip(terms, counts.clamp(min=1).to(self.device), strict=True)
+        scales = {name: self.objective.weights[name] / count for name, count in shares}
         total = torch.zeros((), device=self.device)
-        for rows in self._micro_batches(batch):
-            loss = self.loss(self.model, replace(rows, weights=rows.weights / targets))
-            loss.backward()
+        size = self.micro_batch or len(batch)
+        for start in range(0, len(batch), size):
+            rows = batch.rows(start, start + size).to(self.device)
+            last = start + size >= len(batch)
+            # Masters of their own take up the gradients of each micro-batch, which must be those of all ranks by then.
+            with nullcontext() if last or not self.masters.shared else self.ranks.apart(self.step_module):
+                loss = sum(scales[name] * value for name, value in self.step_module(rows).items())
+                (loss * self.ranks.world).backward()  # data parallelism takes the mean over ranks
             with part("optimizer"):
                 self.masters.gather()
             total += loss.detach()
-        return total, targets
+        return self.ranks.sum(total), counts[0]
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""
@@ -89,10 +125,14 @@ class Learner:
     @torch.no_grad()
     def culprits(self, batch: Batch) -> list[int]:
         """The sample numbers whose own loss is not finite; all of the batch's when only the gradient is not."""
-        numbers = list(range(batch.ids.shape[0])) if batch.samples is None else batch.samples.tolist()
+        numbers = list(range(len(batch))) if batch.samples is None else batch.samples.tolist()
         here = batch.to(self.device)
-        bad = [n for i, n in enumerate(numbers) if not self.loss(self.model, here.rows(i, i + 1)).isfinite()]
-        return bad or numbers
+        bad = [n for i, n in enumerate(numbers) if not self._finite(here.rows(i, i + 1))]
+        found = self.ranks.collect((bad, numbers))
+        return [n for bad, _ in found for n in bad] or [n for _, numbers in found for n in numbers]
+
+    def _finite(self, batch: Batch) -> bool:
+        return all(bool(value.isfinite()) for value in self.objective(self.models, batch).values())
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizers' memory, by parameter and name."""
@@ -105,7 +145,7 @@ class Learner:
         }
 
     def load(self, masters: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
-        """Take up weights and optimizer memory saved from a learner of the same model."""
+        """Take up weights and optimizer memory saved from a learner of the same models."""
         self.masters.load(masters)
         self.forget()
         for key, value in memory.items():
@@ -118,9 +158,3 @@ class Learner:
         """Empty the optimizers' memory."""
         for optimizer in self.optimizers:
             optimizer.state.clear()
-
-    def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
-        rows = batch.ids.shape[0]
-        size = self.micro_batch or rows
-        for start in range(0, rows, size):
-            yield batch.rows(start, min(start + size, rows)).to(self.device)

@@ -1,5 +1,7 @@
 """The one training loop: batch, forward, loss, backward, clip, step, log, save, evaluate."""
 
+import io
+import itertools
 import json
 import math
 import time
@@ -12,6 +14,8 @@ from typing import IO, Any
 import torch
 
 from langwright.base.errors import UserError
+from langwright.data.prefetch import prefetch
+from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.objectives.batch import Batch
 from langwright.training.checkpoints import Checkpoints, Progress
 from langwright.training.interrupt import Interrupt
@@ -59,17 +63,24 @@ class Hooks:
 
 @dataclass
 class Run:
-    """One training run in a folder.
+    """One training run in a folder. Of several ranks the first one keeps the log and all files.
 
-    batches: from a step on, the batches of every step. loader: their record for the checkpoint.
-    started: `time.monotonic()` of the command's start, against which a budget is measured.
-    closing: seconds that the command needs after the loop.
-    check: raises where the folder is no longer the run's own; called before anything is written there.
+    Args:
+        learner: what is trained.
+        batches: what it is trained on.
+        plan: how many steps.
+        schedule: of the learning rate.
+        checkpoints: of the folder.
+        metrics: the path of metrics.jsonl.
+        every: how often things happen.
+        hooks: what is lent from above.
+        started: `time.monotonic()` of the command's start, against which a budget is measured.
+        closing: seconds that the command needs after the loop.
+        check: raises where the folder is no longer the run's own; called before anything is written there.
     """
 
     learner: Learner
-    batches: Callable[[int], Iterator[Batch]]
-    loader: Row
+    batches: StepBatches | StatefulBatches
     plan: Plan
     schedule: Schedule
     checkpoints: Checkpoints
@@ -87,7 +98,7 @@ class Run:
 
     def resume(self, free: tuple[str, ...] = ()) -> bool:
         """Take up the newest whole checkpoint of the folder; false when there is none. Nothing is written yet."""
-        found = self.checkpoints.load(self.learner, free)
+        found = self.checkpoints.load(self.learner, self.batches, free)
         if found is None:
             return False
         progress, complaints = found
@@ -95,7 +106,7 @@ class Run:
         self.started -= progress.seconds
         if self.plan.budget is not None:
             self.plan.steps, self.plan.events = progress.steps, [tuple(event) for event in progress.plan]
-        if progress.loader != self.loader:
+        if progress.loader != self.batches.record():
             raise UserError(
                 f"{self.metrics.parent}: the data is not what the checkpoint was trained on: {progress.loader}"
             )
@@ -111,9 +122,9 @@ class Run:
         Metrics beyond the checkpoint that was taken up are cut off, so that metrics.jsonl tells each step once.
         """
         self.metrics.parent.mkdir(parents=True, exist_ok=True)
-        stream = self.batches(self.step)
+        stream = self.stream()
         clock = _Clock(self.step, self.tokens)
-        with Interrupt() as interrupt, open(self.metrics, "ab") as metrics:
+        with Interrupt() as interrupt, self._open_metrics() as metrics:
             metrics.truncate(min(self.metrics_offset, metrics.tell()))
             while self.step < self.plan.steps:
                 self.hooks.on_step(self.step)
@@ -139,26 +150,39 @@ class Run:
                 if self.skips >= MOST_SKIPS:
                     raise UserError(_diverged(self.history[-1], self.step))
                 due = self._due(self.every.save) and not self.skips  # keep what may be the last good ones
-                if due or done or interrupt.signal is not None:
+                stopped = max(self.learner.ranks.collect(interrupt.signal or 0))
+                if due or done or stopped:
                     with clock.aside("save"):
                         self._save(metrics)
-                if interrupt.signal is not None:
-                    return interrupt.signal
-                if self._due(self.every.evaluate) and not done:
+                if stopped:
+                    return stopped
+                if done or self.learner.ranks.rank:
+                    continue
+                if self._due(self.every.evaluate):
                     with clock.aside("evaluate"):
                         self._evaluate(metrics, lambda: interrupt.signal is not None)
-                if self._due(self.every.sample) and self.hooks.sample is not None and not done:
+                if self._due(self.every.sample) and self.hooks.sample is not None:
                     with clock.aside("sample"):
                         self.hooks.on_sample(self.step, self.hooks.sample())
         return None
+
+    def stream(self) -> Iterator[Batch]:
+        """The batches of the steps to come."""
+        batches = self.batches
+        if isinstance(batches, StatefulBatches):
+            return (batches.next(self.learner.models) for _ in itertools.count())
+        return prefetch(batches.batch, self.step)
 
     def fit_to_budget(self, step_seconds: float, closing: float) -> None:
         """Fit the step count to what is left of the budget; `closing` seconds are kept for the command's end."""
         assert self.plan.budget is not None
         self.closing = closing
-        elapsed = time.monotonic() - self.started
+        elapsed = self.learner.ranks.agree(time.monotonic() - self.started)
         self.plan.steps = self.step + max(0, int((self.plan.budget - elapsed - closing) / step_seconds))
         self.plan.events.append((self.step, self.plan.steps, round(elapsed, 1)))
+
+    def _open_metrics(self) -> IO[bytes]:
+        return io.BytesIO() if self.learner.ranks.rank else open(self.metrics, "ab")
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -199,14 +223,14 @@ class Run:
             metrics_offset=metrics.tell(),
             steps=self.plan.steps,
             plan=list(self.plan.events),
-            loader=self.loader,
+            loader=self.batches.record(),
             history=self.history,
             skips=self.skips,
         )
-        self.checkpoints.save(self.learner, progress)
+        self.checkpoints.save(self.learner, self.batches, progress)
 
     def _evaluate(self, metrics: IO[bytes], stopped: Callable[[], bool]) -> None:
-        self.learner.model.eval()
+        self.learner.models.eval()
         with torch.no_grad():
             numbers = self.hooks.evaluate(stopped)
         if numbers:
@@ -214,10 +238,11 @@ class Run:
             self._log(metrics, {"step": self.step, "tokens": self.tokens, "seconds": seconds, **numbers})
 
     def _replan(self, clock: "_Clock") -> None:
-        elapsed = time.monotonic() - self.started
-        if self.step < self.plan.steps and self.plan.refit(
-            self.step, elapsed, clock.per_step(self.step), clock.end + self.closing
-        ):
+        if self.plan.budget is None or self.step >= self.plan.steps:
+            return
+        measured = (time.monotonic() - self.started, clock.per_step(self.step), clock.end + self.closing)
+        elapsed, per_step, reserve = self.learner.ranks.agree(measured)
+        if self.plan.refit(self.step, elapsed, per_step, reserve):
             self._event("re-planned", steps=self.plan.steps, seconds=round(elapsed, 1))
 
 

@@ -1,30 +1,44 @@
-"""Objectives as the loop wants them: (model, batch) -> sum of the weighted losses."""
+"""Objectives of language models, as the learner wants them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from langwright.models.model import Model
-from langwright.objectives.batch import Batch
+from langwright.objectives.batch import Models, TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.moe import MoE
 from langwright.parts.state import Taps
-from langwright.training.learner import Loss
 
 
-def causal(z_loss: float = 0.0, compiled: bool = False) -> Loss:
-    """Next-token cross-entropy in nats, without ever holding all logits. compiled: see `linear_cross_entropy`.
+@dataclass(frozen=True)
+class Causal:
+    """Next-token cross-entropy in nats, without ever holding all logits; and the balance of experts, where asked for.
 
-    Where experts are to have the same work, the mean of what each layer adds for it counts for every target.
+    Args:
+        z_loss: see `linear_cross_entropy`.
+        compiled: see `linear_cross_entropy`.
     """
 
-    def loss(model: Model, batch: Batch) -> Tensor:
+    z_loss: float = 0.0
+    compiled: bool = False
+    weights: ClassVar[Mapping[str, float]] = {"tokens": 1.0, "balance": 1.0}
+
+    def counts(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Both terms count targets: the mean of what each layer of experts adds counts for every one."""
+        return dict.fromkeys(self.weights, batch.weights.sum())
+
+    def __call__(self, models: Models, batch: TokenBatch) -> dict[str, Tensor]:
+        """The sums over a batch."""
+        model: Model = models["model"]
         charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
         taps = Taps("auxiliary") if charged else None
         hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
         projection = model.head.projection(hidden)
-        total = linear_cross_entropy(projection, batch.targets, batch.weights, z_loss, compiled)
-        if taps is None:
-            return total
-        return total + torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
-
-    return loss
+        sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
+        if taps is not None:
+            sums["balance"] = torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
+        return sums

@@ -1,6 +1,14 @@
 """How many steps a run has: fixed, or fitted to a budget of time and fitted again as the run goes."""
 
+import statistics
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import torch
+
+from langwright.objectives.batch import Batch
+from langwright.training.learner import Learner
 
 REPLAN_AT = (0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985)
 """Shares of the budget after which the step count is fitted again."""
@@ -43,3 +51,21 @@ class Plan:
         self.steps = steps
         self.events.append((step, steps, round(elapsed, 1)))
         return True
+
+
+def measure_step(learner: Learner, batches: Iterator[Batch], steps: int = 6) -> float:
+    """Seconds of one training step, the first left out (it warms up, or compiles).
+
+    Nothing of it stays: the learning rate is zero, and the optimizer's memory and the random state are put back.
+    """
+    times = []
+    with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):
+        for _ in range(steps):
+            began = time.monotonic()
+            learner.backward(next(batches))
+            if bool(learner.clip().isfinite()):
+                learner.step(0.0)
+            times.append(time.monotonic() - began)
+    learner.forget()
+    learner.masters.zero_gradients()
+    return learner.ranks.agree(statistics.median(times[1:]))

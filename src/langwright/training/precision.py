@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 
 class Masters:
-    """The fp32 parameters that an optimizer changes, and the working copies that a model computes with.
+    """The fp32 parameters that an optimizer changes, and the working copies that models compute with.
 
     Those are the parameters that ask for gradients; frozen ones are only turned into the working dtype.
-    With a working dtype of float32 both are the same tensors. With bfloat16 the model holds bf16 weights; gradients
+    With a working dtype of float32 both are the same tensors. With bfloat16 the models hold bf16 weights; gradients
     of each micro-batch are added to the masters' in fp32 (Micikevicius et al., 2018).
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    def __init__(self, models: nn.ModuleDict, dtype: torch.dtype):
+        """Divide the parameters of some models; those of the one called "model" have their names without it."""
+        trained = [(name.removeprefix("model."), p) for name, p in models.named_parameters() if p.requires_grad]
         if not trained:
-            raise ValueError("nothing to train: no parameter of the model asks for gradients")
+            raise ValueError("nothing to train: no parameter of the models asks for gradients")
         names, parameters = zip(*trained, strict=True)
         self.shared = dtype == torch.float32
         self.working: list[nn.Parameter] = list(parameters)
@@ -25,13 +26,13 @@ class Masters:
         self.named: dict[str, nn.Parameter] = dict(zip(names, masters, strict=True))
         self._kept: dict[str, Tensor] = {}  # the masters' gradients, kept from step to step: new memory is slow
         if not self.shared:
-            for parameter in model.parameters():
+            for parameter in models.parameters():
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
 
     @property
     def parameters(self) -> Iterable[nn.Parameter]:
-        """The fp32 parameters, in the model's order."""
+        """The fp32 parameters, in the models' order."""
         return self.named.values()
 
     def zero_gradients(self) -> None:

@@ -18,21 +18,19 @@ from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
 from langwright.base.files import check_lock, folder_lock, read_json
-from langwright.data.prefetch import prefetch
-from langwright.data.supply import Supply
+from langwright.data.supply import StatefulBatches, Supply
 from langwright.models.folder import RECORD, save_parameters
-from langwright.models.model import Model
-from langwright.planning.cost import active_parameters, parameters, training_flops_per_token
+from langwright.objectives.batch import Models, Objective
+from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
-from langwright.training.budget import measure_step
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.compiled import compile_blocks, compiler_errors, eager
 from langwright.training.learner import Learner
 from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import causal
 from langwright.training.optimizers import Rates
-from langwright.training.plan import Plan
+from langwright.training.plan import Plan, measure_step
 from langwright.training.profile import Profile
+from langwright.training.ranks import Parallel, Ranks, open_ranks
 from langwright.training.recipe import FREE, TrainingRecipe
 from langwright.training.schedule import Schedule
 from langwright.training.unfreezing import Unfreezing
@@ -58,9 +56,9 @@ class Evaluation:
     record: Row
 
 
-Evaluate = Callable[[Model, int | None, Callable[[], bool]], Evaluation]
-"""(model, at most so many windows, whether to break off) -> what was measured."""
-Sample = Callable[[Model], str]
+Evaluate = Callable[[Models, int | None, Callable[[], bool]], Evaluation]
+"""(models, at most so many windows, whether to break off) -> what was measured."""
+Sample = Callable[[Models], str]
 """Something that the model writes, for the live view."""
 
 
@@ -72,19 +70,21 @@ class Job:
         out: the folder of the run.
         recipe: how.
         origin: what began the run besides the recipe (the command, the base model), for its identity and record.
-        model: makes the model to begin with, in float32 on the CPU.
+        models: makes the models to begin with, in float32 on the CPU.
+        objective: what is lowered, given the ranks.
         supply: the data.
-        context: tokens in a window.
         learning_rate: the peak.
         machine: where it runs, and in which dtype.
         started: `time.monotonic()` of the command's start.
         evaluate: measures the held-out data.
         sample: lets the model write.
+        flops: of a token in training, given the models.
         names: what the user calls that of which the identity has a hash.
         record: more for langwright.json.
         factor: what the peak of a parameter is multiplied by, given its name.
-        save: writes what was trained, given the model, its masters in float32 and the record; a model folder unless
+        save: writes what was trained, given the models, their masters in float32 and the record; a model folder unless
             given.
+        on_finish: measures more on the finished models, for the record.
         begin: what else is to be written before the first step, when nothing is refused any more.
         unfreezing: which parameters train at which step; all unless given.
     """
@@ -92,18 +92,20 @@ class Job:
     out: Path
     recipe: TrainingRecipe
     origin: Row
-    model: Callable[[], Model]
+    models: Callable[[], Models]
+    objective: Callable[[Ranks], Objective]
     supply: Supply
-    context: int
     learning_rate: float
     machine: Machine
     started: float
     evaluate: Evaluate
-    sample: Sample
+    sample: Sample | None = None
+    flops: Callable[[Models], int] = lambda models: 0
     names: Mapping[str, str] = field(default_factory=dict)
     record: Row = field(default_factory=dict)
     factor: Callable[[str], float] = lambda name: 1.0
-    save: Callable[[Model, Mapping[str, Tensor], Row], None] | None = None
+    save: Callable[[Models, Mapping[str, Tensor], Row], None] | None = None
+    on_finish: Callable[[Models], Row] = lambda models: {}
     begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
 
@@ -122,57 +124,63 @@ class Trainer:
 
     Args:
         job: what is to be trained.
+        ranks: the processes that share it; the first one measures and writes.
         extend: a longer recipe than the run began with is welcome.
         profile: see where some steps spend their time.
     """
 
-    def __init__(self, job: Job, extend: bool = False, profile: bool = False):
-        self.job, self.extend = job, extend
+    def __init__(self, job: Job, ranks: Ranks = Ranks(), extend: bool = False, profile: bool = False):
+        self.job = job = replace(job, machine=ranks.agree(job.machine))  # dtypes and rates are measured by the clock
+        self.ranks, self.extend = ranks, extend
         recipe = job.recipe
         torch.manual_seed(recipe.seed)
         keep_freed_memory()
         _make_deterministic(recipe, job.machine)
-        self.model = job.model().to(job.machine.device)
-        self.model.body.recompute = recipe.checkpoint
+        models = {name: model.to(job.machine.device) for name, model in job.models().items()}
+        if recipe.checkpoint:
+            for model in models.values():
+                model.body.recompute = True
         self.learner = Learner(
-            self.model,
-            causal(recipe.z_loss, recipe.compile),
+            models,
+            job.objective(ranks),
             job.machine.dtype,
             rates(recipe, job.learning_rate),
             recipe.clip,
             recipe.micro_batch,
             job.factor,
+            ranks,
         )
+        self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
             compile_blocks(self.model)
+        if ranks.rank:
+            torch.manual_seed(recipe.seed + ranks.rank)  # dropout of its own
         self.profile = Profile() if profile else None
 
-    def train(self, on_finish: Callable[[Model], Row] = lambda model: {}) -> Result:
+    def train(self) -> Result:
         """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
 
         A run that is finished already is left as it is.
-
-        Args:
-            on_finish: measures more on the finished model, for the record.
         """
-        job, model = self.job, self.model
-        flops = training_flops_per_token(model, job.context)
-        with LiveView(self._title(), flops, job.machine.gemm_rate) as view, compiler_errors():
+        job = self.job
+        with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
             record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
             if run.step >= run.plan.steps and record.get("steps") == run.step:
-                return Result(None, record["held_out"], already=True)
-            job.begin()
+                return Result(None, None if self.ranks.rank else record["held_out"], already=True)
+            with self.ranks.first():
+                if not self.ranks.rank:
+                    job.begin()
             if self.profile is not None:
-                self.profile.watch(model, run.plan.steps - run.step, job.recipe.compile)
+                self.profile.watch(self.model, run.plan.steps - run.step, job.recipe.compile)
             stopped = run.fit()
             if self.profile is not None:
                 self.profile.finish()
-            if stopped is not None:
+            if stopped is not None or self.ranks.rank:
                 return Result(stopped, None)
             held_out, seconds = self._finish(run, view)
         with eager():
-            more = on_finish(model)
+            more = job.on_finish(self.models)
         if self.profile is not None and self.profile.measured:
             more |= {"profile": self.profile.record()}
         self._save(self._record(run, seconds, held_out) | more)
@@ -190,11 +198,10 @@ class Trainer:
 
     def _open(self, view: LiveView) -> Run:
         """The run in the folder: at its beginning, or where its newest whole checkpoint left it."""
-        job, recipe, batches = self.job, self.job.recipe, self.job.supply.batches
+        job, recipe = self.job, self.job.recipe
         run = Run(
             learner=self.learner,
-            batches=lambda step: prefetch(batches.batch, step),
-            loader=batches.record(),
+            batches=job.supply.batches,
             plan=Plan(self._steps(), recipe.budget_seconds()),
             schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
             checkpoints=Checkpoints(
@@ -202,7 +209,7 @@ class Trainer:
             ),
             metrics=job.out / "metrics.jsonl",
             every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
-            hooks=Hooks(self._validate, self._sample, view.row, view.sample, view.event),
+            hooks=Hooks(self._validate, self._sample if job.sample else None, view.row, view.sample, view.event),
             started=job.started,
             check=partial(check_lock, job.out),
         )
@@ -217,12 +224,13 @@ class Trainer:
 
     def _validate(self, stopped: Callable[[], bool]) -> Row:
         with eager():
-            return self.job.evaluate(self.model, self.job.recipe.validation_windows, stopped).metrics
+            return self.job.evaluate(self.models, self.job.recipe.validation_windows, stopped).metrics
 
     def _sample(self) -> str:
-        self.model.eval()
+        assert self.job.sample is not None
+        self.models.eval()
         with eager():
-            return self.job.sample(self.model)
+            return self.job.sample(self.models)
 
     def _steps(self) -> int:
         length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
@@ -253,14 +261,17 @@ class Trainer:
 
     def _plan_budget(self, run: Run) -> None:
         """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
-        batches = self.job.supply.batches
         if run.step:
-            seconds = (time.monotonic() - run.started) / run.step
+            seconds = self.ranks.agree((time.monotonic() - run.started) / run.step)
             run.closing = self._closing(seconds)
             if self.extend:
                 run.fit_to_budget(seconds, run.closing)
             return
-        seconds = measure_step(run.learner, prefetch(batches.batch, 0))
+        batches = self.job.supply.batches
+        before = batches.state() if isinstance(batches, StatefulBatches) else {}
+        seconds = measure_step(run.learner, run.stream())
+        if isinstance(batches, StatefulBatches):
+            batches.load(before)
         run.fit_to_budget(seconds, self._closing(seconds))
         if run.plan.steps == 0:
             spent = format_seconds(time.monotonic() - run.started)
@@ -276,9 +287,9 @@ class Trainer:
 
     def _finish(self, run: Run, view: LiveView) -> tuple[Row, float]:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
-        self.model.eval()
+        self.models.eval()
         with eager():
-            held_out = self.job.evaluate(self.model, None, lambda: False)
+            held_out = self.job.evaluate(self.models, None, lambda: False)
         for name, value in held_out.metrics.items():
             if not math.isfinite(value):
                 raise UserError(
@@ -298,7 +309,7 @@ class Trainer:
         check_lock(self.job.out)
         masters, supply = self.learner.masters.named, self.job.supply
         if self.job.save is not None:
-            self.job.save(self.model, masters, record)
+            self.job.save(self.models, masters, record)
             return
         whole = {**dict(self.model.named_parameters()), **masters}
         save_parameters(whole, self.model, supply.tokenizer, self.job.out, record)
@@ -317,8 +328,7 @@ class Trainer:
             "torch": torch.__version__,
             "parameters": parameters(self.model),
             "trained_parameters": self.learner.trained,
-            "flops_per_token": training_flops_per_token(self.model, job.context),
-            "context": job.context,
+            "flops_per_token": job.flops(self.models),
             "steps": run.step,
             "tokens": run.tokens,
             "epochs": round(run.step * job.recipe.batch_size / job.supply.batches.windows, 3),
@@ -343,8 +353,32 @@ def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
     )
 
 
+def train(
+    out: Path,
+    parallel: Parallel,
+    prepare: Callable[[int, int], Job],
+    extend: bool = False,
+    profile: bool = False,
+) -> Result:
+    """Claim the folder of a run, and train, on all ranks.
+
+    Args:
+        out: the folder.
+        parallel: how ranks share the run.
+        prepare: makes the job from rank and world.
+        extend: see `Trainer`.
+        profile: see `Trainer`.
+    """
+    with open_ranks(parallel) as ranks, contextlib.ExitStack() as claim:
+        with ranks.first():  # what it keeps (tokens, tokenizers) is there for the others
+            if not ranks.rank:
+                claim.enter_context(_claimed(out))
+            job = prepare(ranks.rank, ranks.world)
+        return Trainer(job, ranks, extend, profile).train()
+
+
 @contextlib.contextmanager
-def claimed(out: Path) -> Iterator[None]:
+def _claimed(out: Path) -> Iterator[None]:
     """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
     found = [out / name for name in MODEL_FILES if (out / name).exists()]
     if found and not (out / "checkpoints").is_dir():

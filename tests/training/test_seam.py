@@ -1,0 +1,134 @@
+"""The seam of objectives: one with two models, two terms, a batch of its own, and data drawn from the model itself."""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from langwright.data.supply import Supply
+from langwright.models.weights import read_tensors, write_tensors
+from langwright.objectives.batch import Tensors
+from langwright.planning.machine import Machine
+from langwright.text.training import raw_bytes
+from langwright.training.ranks import Ranks
+from langwright.training.recipe import TrainingRecipe
+from langwright.training.trainer import Evaluation, Job, train
+from processes import on_ranks
+
+ROWS, STEPS = 4, 8
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+@dataclass(frozen=True)
+class Draw(Tensors):
+    states: Tensor
+    actions: Tensor
+    known: Tensor
+    samples: Tensor
+
+
+class ActorAndCritic:
+    """Actions move away from their mean, and a critic guesses how large those are that are known."""
+
+    weights = {"actor": 1.0, "critic": 0.5}  # noqa: RUF012
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+
+    def counts(self, batch: Draw) -> dict[str, Tensor]:
+        return {"actor": torch.tensor(float(len(batch))), "critic": batch.known.sum()}
+
+    def __call__(self, models: Any, batch: Draw) -> dict[str, Tensor]:
+        moved = models["model"](batch.states)
+        mean = self.ranks.gather(moved).mean(0)  # couples the rows
+        guessed = models["critic"](batch.states)[:, 0] - batch.actions.square().sum(1)
+        return {
+            "actor": (moved - mean - batch.actions).square().sum(),
+            "critic": (guessed.square() * batch.known).sum(),
+        }
+
+
+class Rollouts:
+    """Two updates a draw; each row's noise is that of its number, so that ranks share what one process would draw."""
+
+    windows, tokens_per_step = 64, ROWS
+
+    def __init__(self, rank: int, world: int, fatal: int | None = None):
+        self.rows = range(rank * ROWS // world, (rank + 1) * ROWS // world)
+        self.updates, self.fatal, self.drawn = 0, fatal, Draw(*torch.zeros(4, 1))
+
+    def record(self) -> dict[str, Any]:
+        return {"data": "rollouts"}
+
+    @torch.no_grad()
+    def next(self, models: Any) -> Draw:
+        if self.updates == self.fatal:
+            raise Killed
+        if self.updates % 2 == 0:
+            numbers = torch.tensor(self.rows) + self.updates * ROWS
+            states = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(int(n))) for n in numbers])
+            self.drawn = Draw(states, models["model"](states).tanh(), (numbers % 3 > 0).float(), numbers)
+        self.updates += 1
+        return self.drawn
+
+    def state(self) -> dict[str, Tensor]:
+        return {**vars(self.drawn), "updates": torch.tensor(self.updates)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.updates = int(state["updates"])
+        self.drawn = Draw(**{name: state[name] for name in vars(self.drawn)})
+
+
+def run(out: Path, fatal: int | None = None, parallel: Any = "none") -> dict[str, Tensor]:
+    """The parameters that a run ends with."""
+
+    def prepare(rank: int, world: int) -> Job:
+        return Job(
+            out=out,
+            recipe=TrainingRecipe(steps=f"{STEPS} steps", save_every="1 steps", batch_size=ROWS, log_every="1 steps"),
+            origin={"command": "toy"},
+            models=lambda: {"model": nn.Linear(4, 4, bias=False), "critic": nn.Linear(4, 1)},
+            objective=ActorAndCritic,
+            supply=Supply(raw_bytes(), Rollouts(rank, world, fatal), lambda limit: iter(()), 0, 0, {"hash": "toy"}),
+            learning_rate=0.05,
+            machine=Machine(torch.device("cpu"), torch.float32, 1e9),
+            started=time.monotonic(),
+            evaluate=lambda models, windows, stopped: Evaluation({"validation_loss": 0.0}, {}),
+            save=lambda models, masters, record: write_tensors(out / "end.safetensors", masters),
+        )
+
+    train(out, parallel, prepare)
+    return read_tensors(out / "end.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return run(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.parametrize("fatal", [4, 5])
+def test_a_run_killed_between_two_updates_resumes_bit_for_bit(
+    fatal: int, tmp_path: Path, undisturbed: dict[str, Tensor]
+) -> None:
+    with suppress(Killed):
+        run(tmp_path, fatal)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == fatal
+    resumed = run(tmp_path)
+    assert set(resumed) == {"weight", "critic.weight", "critic.bias"}
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+
+
+def test_two_ranks_train_the_same(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
+    assert on_ranks(run, tmp_path, None, "ddp") == [0, 0]
+    for name, value in read_tensors(tmp_path / "end.safetensors").items():
+        torch.testing.assert_close(value, undisturbed[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(undisturbed["weight"], torch.zeros(4, 4))
