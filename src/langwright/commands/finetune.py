@@ -32,7 +32,7 @@ from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
-from langwright.text.equip import equip
+from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.losses import Causal
@@ -274,10 +274,10 @@ def _supply(
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     rank, world = share
     if recipe.task == "chat":
-        equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
+        setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
         return chat_supply(
             text,
-            equipped,
+            setup,
             context,
             recipe.batch_size,
             recipe.seed,

@@ -17,8 +17,8 @@ from langwright.data.packing import pack
 from langwright.data.supply import Supply
 from langwright.data.windows import row_width
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat import ChatTemplate, encode, prompt_ids
-from langwright.text.equip import Equipped
+from langwright.text.chat_setup import ChatSetup
+from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
 RECORD_VERSION = 1
@@ -221,11 +221,12 @@ def batch_of(
             weights[r, here] = example.trained[1:]
             positions[r, here], segments[r, here] = np.arange(example.inputs), number
             start += example.inputs
-    packed = any(len(row) > 1 for row in rows)
+    packed, real = any(len(row) > 1 for row in rows), segments > 0
     return TokenBatch(
         ids=torch.from_numpy(ids),
         targets=torch.from_numpy(targets),
         weights=torch.from_numpy(weights),
+        mask=None if packed or real.all() else torch.from_numpy(real),
         positions=torch.from_numpy(positions) if packed else None,
         segments=torch.from_numpy(segments) if packed else None,
         samples=torch.from_numpy(samples),
@@ -248,7 +249,7 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
 
 def chat_supply(
     spec: str,
-    equipped: Equipped,
+    setup: ChatSetup,
     context: int,
     batch_size: int,
     seed: int,
@@ -263,7 +264,7 @@ def chat_supply(
 
     Args:
         spec: the file, folder or glob.
-        equipped: tokenizer and template.
+        setup: tokenizer and template.
         context: inputs a row at most.
         batch_size: rows a step.
         seed: of the order of the samples.
@@ -276,8 +277,8 @@ def chat_supply(
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
-    training, held_out = (fit_examples(side, equipped.template, equipped.tokenizer, context) for side in sides)
-    _tell(spec, training, held_out, equipped)
+    training, held_out = (fit_examples(side, setup.template, setup.tokenizer, context) for side in sides)
+    _tell(spec, training, held_out, setup)
     batches = ChatBatches(
         training.examples, context, batch_size, seed, packing=packing, fixed=fixed, rank=rank, world=world
     )
@@ -287,32 +288,32 @@ def chat_supply(
         **chats.record(),
         "spec": spec,
         "split": split,
-        "template": equipped.name,
-        "added_tokens": list(equipped.added),
+        "template": setup.name,
+        "added_tokens": list(setup.added),
         "training": training.record(),
         "held_out": held_out.record(),
     }
     return Supply(
-        equipped.tokenizer,
+        setup.tokenizer,
         batches,
         lambda limit: evaluation_rows(held_out.examples, context, batch_size, limit),
         held_out.tokens,
-        answer_bytes(held_out.examples, equipped.tokenizer),
+        answer_bytes(held_out.examples, setup.tokenizer),
         record,
-        _question(sides[1][0], equipped)[: context - 8],
+        _question(sides[1][0], setup)[: context - 8],
     )
 
 
-def _question(chat: Chat, equipped: Equipped) -> tuple[int, ...]:
+def _question(chat: Chat, setup: ChatSetup) -> tuple[int, ...]:
     """The ids of a conversation up to its first answer."""
     asked = chat.messages[: chat.answers[0]]
-    return tuple(prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools))
+    return tuple(prompt_ids(setup.template, setup.tokenizer, asked, chat.tools))
 
 
-def _tell(spec: str, training: Fitted, held_out: Fitted, equipped: Equipped) -> None:
-    added = f" (new tokens: {', '.join(equipped.added)})" if equipped.added else ""
+def _tell(spec: str, training: Fitted, held_out: Fitted, setup: ChatSetup) -> None:
+    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
     say(
-        f"{spec}: template {equipped.name}{added}; {len(training.examples):,} conversations with "
+        f"{spec}: template {setup.name}{added}; {len(training.examples):,} conversations with "
         f"{format_amount(training.tokens, 'assistant tokens')} to train on, {len(held_out.examples):,} with "
         f"{format_amount(held_out.tokens, 'assistant tokens')} held out"
     )

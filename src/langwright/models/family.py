@@ -16,33 +16,12 @@ from langwright.models.model import Model
 
 Fields = dict[str, Any]
 
-INERT = frozenset(
-    [
-        "_attn_implementation",
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "gradient_checkpointing",
-        "id2label",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "unk_token_id",
-        "use_cache",
-    ]
-)
+INERT = frozenset((
+    "_attn_implementation", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "label2id", "model_type", "output_attentions",
+    "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "task_specific_params", "tokenizer_class",
+    "torch_dtype", "transformers_version", "unk_token_id", "use_cache",
+))  # fmt: skip
 """Fields of config.json that never change the logits of a language model."""
 
 SUMMARY = (
