@@ -27,7 +27,7 @@ class MoE(nn.Module):
             the residual carries them on unchanged. Padding takes no room. None: it takes all.
         bias: whether the router has one.
         jitter: in training the router reads its input times noise within 1 ± jitter.
-        balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, which is [batch, time]: for
+        balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, [batch, time]: for
             each token that of its document, so that padding and neighbours change nothing.
     """
 
