@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from langwright.cli import main
-from langwright.models.folder import new_model, save_model
-from langwright.models.shapes import by_depth
-from langwright.text.training import raw_bytes
 from refusals import Fails, Prints
 
 KINDS = ("int8", "int4", "nf4", "fp4")
@@ -18,11 +15,11 @@ QUICK = ["--steps", "6", "--context", "32", "--batch-size", "4", "--sample-every
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(untrained: Path, cats: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text, a model, the same compressed to every kind, and an adapter over the model in nf4."""
-    folder, tokenizer = tmp_path_factory.mktemp("made"), raw_bytes()
-    (folder / "cats.txt").write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 60)
-    save_model(new_model("llama", by_depth("llama", 1, tokenizer.vocab_size, 256, 0.0)), tokenizer, folder / "model")
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "cats.txt").symlink_to(cats)
+    (folder / "model").symlink_to(untrained)
     for kind in KINDS:
         assert main(["compress", str(folder / "model"), str(folder / kind), "--to", kind]) == 0
     wishes = ["--method", "lora", "--bits", "nf4", "--target", "all-linear", "--learning-rate", "0.01"]

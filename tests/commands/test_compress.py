@@ -8,31 +8,13 @@ import pytest
 from langwright.cli import main
 from refusals import Fails
 
-SIZES = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", "300", "--dtype", "float32"]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 100)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("made") / "model"
-    assert (
-        main(["pretrain", str(text), str(out), "--steps", "60", "--split", "0.9", "--sample-every", "0", *SIZES]) == 0
-    )
-    return out
-
 
 @pytest.mark.parametrize("to", ["int8", "int4", "nf4", "fp4"])
 def test_a_model_becomes_smaller_and_every_verb_opens_it(
-    to: str, text: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    to: str, corpus: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small"
-    assert main(["compress", str(model), str(out), "--to", to, "--text", str(text), "--json"]) == 0
+    assert main(["compress", str(model), str(out), "--to", to, "--text", str(corpus), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bits_per_weight"] < (8.6 if to == "int8" else 5)
     assert told["bytes_after"] < 0.8 * told["bytes_before"]
@@ -40,7 +22,7 @@ def test_a_model_becomes_smaller_and_every_verb_opens_it(
     assert abs(told["perplexity_after"] / told["perplexity_before"] - 1) < (0.01 if to == "int8" else 0.2)
     before, after = (sum(path.stat().st_size for path in f.glob("*.safetensors")) for f in (model, out))
     assert before - after == pytest.approx(told["bytes_before"] - told["bytes_after"], rel=0.05)
-    assert main(["evaluate", str(out), "--text", str(text), "--dtype", "float32", "--json"]) == 0
+    assert main(["evaluate", str(out), "--text", str(corpus), "--dtype", "float32", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["perplexity_per_token"] == pytest.approx(told["perplexity_after"])
     assert main(["generate", str(out), "--prompt", "One cat", "--max-new-tokens", "5", "--dtype", "bfloat16"]) == 0
     assert main(["next", str(out), "One cat ate a"]) == 0

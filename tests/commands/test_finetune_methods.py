@@ -1,7 +1,6 @@
 """Every method of adaptation from the command line: trained, told, and read again."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,6 @@ METHODS = {
     "bitfit": [],
     "layernorm": ["--target", "ln_f"],
 }
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = random.Random(0)
-    for number in range(20):
-        lines = [f"One {rng.choice(['cat', 'dog'])} saw {rng.choice(['a tuna', 'us'])}." for _ in range(20)]
-        (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -23,26 +23,6 @@ TINY = ["--depth", "1", "--context", "32", "--batch-size", "4", "--vocabulary", 
 QUIET = ["--log-every", "1", "--save-every", "3", "--evaluate-every", "5", "--sample-every", "0"]
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sentences with some order in them, in a folder of text files."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = random.Random(0)
-    nouns, verbs = ["cat", "dog", "tuna", "human", "chicken"], ["ate", "saw", "chased"]
-    for number in range(40):
-        lines = [f"One {rng.choice(nouns)} {rng.choice(verbs)} a {rng.choice(nouns)}." for _ in range(30)]
-        (folder / f"{number:02}.txt").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, trained for a moment."""
-    out = tmp_path_factory.mktemp("made") / "model"
-    assert main(["pretrain", str(corpus), str(out), "--steps", "40", *TINY, *QUIET]) == 0
-    return out
-
-
 def command(corpus: Path, out: Path, *more: str) -> list[str]:
     return ["pretrain", str(corpus), str(out), "--steps", "16", "--dropout", "0.1", *TINY, *QUIET, *more]
 

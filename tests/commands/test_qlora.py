@@ -8,11 +8,9 @@ import torch
 
 from langwright.adaptation.lora import LoRA
 from langwright.cli import main
-from langwright.models.folder import load_model, new_model, save_model
-from langwright.models.shapes import by_depth
+from langwright.models.folder import load_model
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
-from langwright.text.training import raw_bytes
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
@@ -22,47 +20,32 @@ from tiny import batch_of
 QUICK = ["--steps", "6", "--context", "32", "--batch-size", "4", "--sample-every", "0", "--dtype", "float32"]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, tokenizer = tmp_path_factory.mktemp("base") / "model", raw_bytes()
-    config = by_depth("llama", 1, tokenizer.vocab_size, 32, dropout=0.0)
-    save_model(new_model("llama", config), tokenizer, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "cats.txt"
-    path.write_text("One cat ate a tuna, one cat ate a chicken, one weird cat ate a human.\n" * 60)
-    return path
-
-
 @pytest.mark.parametrize("bits", ["int8", "int4", "nf4"])
-def test_an_adapter_over_a_base_in_quantised(bits: str, base: Path, text: Path, tmp_path: Path) -> None:
+def test_an_adapter_over_a_quantised_base(bits: str, untrained: Path, cats: Path, tmp_path: Path) -> None:
     wishes = ["--method", "lora", "--bits", bits, "--target", "all-linear", "--learning-rate", "0.01"]
     more = ["--optimizer-bits", "8", "--checkpoint"]
-    assert main(["finetune", str(base), str(text), str(tmp_path / "out"), *wishes, *more, *QUICK]) == 0
+    assert main(["finetune", str(untrained), str(cats), str(tmp_path / "out"), *wishes, *more, *QUICK]) == 0
     assert (tmp_path / "out/adapter_model.safetensors").exists()
     new = json.loads((tmp_path / "out/langwright.json").read_text())["forgetting"]["new"]
     assert new["after"] < new["before"] - 0.1
-    assert main(["generate", str(base), "--adapter", str(tmp_path / "out"), "--max-new-tokens", "3"]) == 0
+    assert main(["generate", str(untrained), "--adapter", str(tmp_path / "out"), "--max-new-tokens", "3"]) == 0
 
 
-def test_over_a_compressed_folder(base: Path, text: Path, tmp_path: Path, fails: Fails) -> None:
-    assert main(["compress", str(base), str(tmp_path / "small"), "--to", "nf4"]) == 0
+def test_over_a_compressed_folder(untrained: Path, cats: Path, tmp_path: Path, fails: Fails) -> None:
+    assert main(["compress", str(untrained), str(tmp_path / "small"), "--to", "nf4"]) == 0
     out = str(tmp_path / "out")
-    fails("finetune", tmp_path / "small", text, out, *QUICK, names="--method lora")
-    assert main(["finetune", str(tmp_path / "small"), str(text), out, "--method", "lora", *QUICK]) == 0
+    fails("finetune", tmp_path / "small", cats, out, *QUICK, names="--method lora")
+    assert main(["finetune", str(tmp_path / "small"), str(cats), out, "--method", "lora", *QUICK]) == 0
     assert main(["generate", str(tmp_path / "small"), "--adapter", out, "--max-new-tokens", "3"]) == 0
 
 
-def test_bits_go_with_an_adapter(base: Path, text: Path, tmp_path: Path, fails: Fails) -> None:
-    fails("finetune", base, text, tmp_path / "out", "--bits", "nf4", *QUICK, names="--method lora")
+def test_bits_go_with_an_adapter(untrained: Path, cats: Path, tmp_path: Path, fails: Fails) -> None:
+    fails("finetune", untrained, cats, tmp_path / "out", "--bits", "nf4", *QUICK, names="--method lora")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, base: Path) -> None:
-    model = load_model(base, bits="nf4")
+def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, untrained: Path) -> None:
+    model = load_model(untrained, bits="nf4")
     LoRA(rank=4, target="all-linear").attach(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     frozen = {n: p.detach().to(dtype) for n, p in model.named_parameters() if not p.requires_grad}
@@ -75,10 +58,10 @@ def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, bas
     assert all(not name.startswith("head.") and ".adapter." in name for name in learner.masters.named)
 
 
-def test_gradients_equal_those_over_the_dense_base(base: Path) -> None:
+def test_gradients_equal_those_over_the_dense_base(untrained: Path) -> None:
     grads = []
-    few = load_model(base, bits="nf4")
-    dense = load_model(base)
+    few = load_model(untrained, bits="nf4")
+    dense = load_model(untrained)
     for name, module in few.named_modules():
         if isinstance(module, QuantisedLinear):
             linear = dense.get_submodule(name)

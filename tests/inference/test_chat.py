@@ -11,6 +11,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.text.equip import Equipped, equip
+from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes
 
 GREEDY = Sampling(temperature=0)
@@ -36,7 +37,7 @@ def conversation(equipped: Equipped) -> Conversation:
 
 def saying(conversation: Conversation, text: str) -> None:
     """Make the model say this text again and again, whatever it reads, by a head that looks at the last token."""
-    ids, _ = conversation.tokenizer.encode_named(text)
+    ids, _ = conversation.tokenizer.encode_marked(text.replace("<|", f"{CONTROL}<|"))
     size = conversation.model.vocabulary
     after = torch.zeros(size, size)
     newline = conversation.tokenizer.encode("\n")[0]
@@ -74,8 +75,8 @@ def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversa
         {"role": "assistant", "content": first},
         {"role": "user", "content": "Two?"},
     ]
-    rendered = conversation.template.render(history, add_generation_prompt=True)
-    ids = conversation.tokenizer.encode_named(rendered)[0]
+    rendered = conversation.template.marked(history, None, add_generation_prompt=True)
+    ids = conversation.tokenizer.encode_marked(rendered)[0]
     expected = write(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
     assert conversation.ask("Two?", GREEDY)[0] == expected
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
 from oracles import SOURCED, VOCABULARY, left_padding, perturb, random_ids, reopened_sourced, sourced_oracle
+from refusals import refused
 
 NEAR = 1e-4
 LONG = 150
@@ -114,10 +116,11 @@ def test_padding_on_both_sides(pair: Pair) -> None:
 
 @torch.no_grad()
 def test_cache(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces, then a token at a time; the memory's keys and values are made once a layer."""
+    """Pieces, and a token at a time near and far; the memory's keys and values are made once a layer."""
     source, target = random_ids(3, 30), random_ids(3, LONG, seed=5)
     mask = left_padding(3, 30).flip(1)
-    pieces = [slice(0, 4), slice(4, 7), *(slice(i, i + 1) for i in range(7, LONG))]
+    ends = [0, 4, 7, *range(8, 15), LONG - 12, *range(LONG - 11, LONG + 1)]
+    pieces = [slice(start, stop) for start, stop in pairwise(ends)]
     expected = in_pieces(pair, source, target, mask, pieces)
     made: list[int] = []
     for block in pair.ours.body.blocks:
@@ -287,7 +290,7 @@ def test_an_untied_head_that_is_missing(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r'tensor "lm_head\.weight" is missing from the weights'):
+    with refused('"lm_head.weight"'):
         load_model(tmp_path)
 
 
@@ -441,26 +444,26 @@ def test_what_is_written_is_read_back(family: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "fields", "message"),
+    ("family", "fields"),
     [
-        ("t5", {"feed_forward_proj": "swish"}, "feed_forward_proj = 'swish' is not one of relu, gated-gelu"),
-        ("t5", {"relative_attention_num_buckets": 30}, "relative_attention_num_buckets = 30 is no multiple of 4"),
-        ("t5", {"relative_attention_max_distance": 16}, "relative_attention_num_buckets = 32"),
-        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder = False is not supported"),
-        ("switch_transformers", {"expert_capacity": 0}, "expert_capacity = 0 is not a whole number above 0"),
-        ("switch_transformers", {"dense_act_fn": "gated-gelu"}, "dense_act_fn = 'gated-gelu' is not one of relu"),
-        ("switch_transformers", {"router_jitter_noise": 1}, "router_jitter_noise = 1 is not at least 0 and below 1"),
-        ("switch_transformers", {"feed_forward_proj": "gated-gelu"}, "feed_forward_proj = 'gated-gelu' is not supp"),
-        ("switch_transformers", {"router_dtype": "bfloat16"}, "router_dtype = 'bfloat16' is not supported"),
-        ("bart", {"d_model": 1000}, "d_model = 1000 is not an even multiple"),
-        ("bart", {"normalize_before": True}, "normalize_before = True is not supported"),
-        ("bart", {"bad_words_ids": [[3, 4]]}, "only single tokens can be banned"),
-        ("marian", {"decoder_vocab_size": 7}, 'field "decoder_vocab_size" is not known'),
-        ("marian", {"activation_function": "tanh"}, "activation_function = 'tanh' is not one of"),
+        ("t5", {"feed_forward_proj": "swish"}),
+        ("t5", {"relative_attention_num_buckets": 30}),
+        ("t5", {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 16}),
+        ("t5", {"is_encoder_decoder": False}),
+        ("switch_transformers", {"expert_capacity": 0}),
+        ("switch_transformers", {"dense_act_fn": "gated-gelu"}),
+        ("switch_transformers", {"router_jitter_noise": 1}),
+        ("switch_transformers", {"feed_forward_proj": "gated-gelu"}),
+        ("switch_transformers", {"router_dtype": "bfloat16"}),
+        ("bart", {"d_model": 1000}),
+        ("bart", {"normalize_before": True}),
+        ("bart", {"bad_words_ids": [[3, 4]]}),
+        ("marian", {"decoder_vocab_size": 7}),
+        ("marian", {"activation_function": "tanh"}),
     ],
 )
-def test_what_is_refused(family: str, fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+def test_what_is_refused(family: str, fields: dict[str, Any]) -> None:
+    with refused("there", next(iter(fields))):
         FAMILIES[family].parse(fields, "there")
 
 

@@ -1,7 +1,6 @@
 """What the model folder holds, what it accepts from others, and what it refuses by name."""
 
 import json
-import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file
-from langwright.cli import main
 from langwright.models import folder as folder_module
 from langwright.models import weights
 from langwright.models.folder import load_model, new_model, save_model, save_parameters
@@ -23,6 +21,7 @@ from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors
 from langwright.text.training import raw_bytes
 from oracles import CASES, LINEAR, LLAMA3, VOCABULARY, oracle, perturb, random_ids
+from refusals import Fails, refused
 
 
 def tiny(family: str = "llama", vocabulary: int = VOCABULARY, **changes: Any) -> Model:
@@ -187,51 +186,41 @@ def test_older_spelling_of_rope(saved: Path, rope: dict[str, Any], key: str) -> 
 def test_a_field_can_be_passed_over(saved: Path) -> None:
     expected = load_model(saved)
     edit_config(saved, {"colour": "red"})
-    with pytest.raises(UserError, match=r"--ignore-field colour"):
+    with refused("--ignore-field colour"):
         load_model(saved)
     assert same(load_model(saved, ignore_fields=["colour"]), expected)
 
 
 # What is refused
 
-CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown family": ({"model_type": "lama"}, 'model_type "lama" is not supported.*did you mean "llama"'),
-    "no family": ({"model_type": None}, "model_type"),
-    "wrong architecture": (
-        {"architectures": ["LlamaForFishing"]},
-        "architecture LlamaForFishing is not supported for llama, only LlamaForCausalLM, LlamaForSequenceClass",
-    ),
-    "unknown field": ({"hiden_size": 8}, 'field "hiden_size" is not known for llama; did you mean "hidden_size"'),
-    "unsupported value": ({"pretraining_tp": 2}, "pretraining_tp = 2 is not supported for llama, only 1"),
-    "null for yes": ({"pretraining_tp": None}, "pretraining_tp = None is not supported for llama, only 1"),
-    "encoder-decoder": ({"is_encoder_decoder": True}, "is_encoder_decoder = True is not supported"),
-    "rope type": (
-        {"rope_scaling": {"type": "longrope", "factor": 4.0}, "rope_parameters": None},
-        "'longrope' is not one of",
-    ),
-    "rope field missing": ({"rope_parameters": {"rope_type": "linear"}}, "'linear': factor is missing"),
-    "rope field unknown": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is not known"),
-    "activation": ({"hidden_act": "swish9"}, "hidden_act = 'swish9' is not one of"),
-    "heads": ({"num_key_value_heads": 3, "num_attention_heads": 4}, "num_attention_heads = 4 is not a multiple of"),
-    "width": ({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}, "hidden_size = 64 is not a mult"),
-    "odd heads": ({"head_dim": 7}, "head_dim = 7 is odd"),
-    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers = 0 is not a whole number above 0"),
-    "no groups": ({"num_key_value_heads": 0}, "num_key_value_heads = 0 is not a whole number above 0"),
-    "wrong size": (
-        {"intermediate_size": 128},
-        r"mlp\.gate_proj\.weight.* has shape \[192, 64\], .*asks for \[128, 64\]",
-    ),
-    "another family's field": ({"sliding_window": 4}, 'field "sliding_window" is not known for llama'),
+CONFIGS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "unknown family": ({"model_type": "lama"}, ["model_type", '"lama"', '"llama"']),
+    "no family": ({"model_type": None}, ["model_type"]),
+    "wrong architecture": ({"architectures": ["LlamaForFishing"]}, ["LlamaForFishing", "LlamaForCausalLM"]),
+    "unknown field": ({"hiden_size": 8}, ['"hiden_size"', '"hidden_size"']),
+    "unsupported value": ({"pretraining_tp": 2}, ["pretraining_tp = 2"]),
+    "null for yes": ({"pretraining_tp": None}, ["pretraining_tp = None"]),
+    "encoder-decoder": ({"is_encoder_decoder": True}, ["is_encoder_decoder = True"]),
+    "rope type": ({"rope_scaling": {"type": "longrope", "factor": 4.0}, "rope_parameters": None}, ["'longrope'"]),
+    "rope field missing": ({"rope_parameters": {"rope_type": "linear"}}, ["'linear'", "factor"]),
+    "rope field unknown": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
+    "activation": ({"hidden_act": "swish9"}, ["hidden_act = 'swish9'"]),
+    "heads": ({"num_key_value_heads": 3, "num_attention_heads": 4}, ["num_attention_heads = 4"]),
+    "width": ({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}, ["hidden_size = 64"]),
+    "odd heads": ({"head_dim": 7}, ["head_dim = 7"]),
+    "no layers": ({"num_hidden_layers": 0}, ["num_hidden_layers = 0"]),
+    "no groups": ({"num_key_value_heads": 0}, ["num_key_value_heads = 0"]),
+    "wrong size": ({"intermediate_size": 128}, ["mlp.gate_proj.weight", "[192, 64]", "[128, 64]"]),
+    "another family's field": ({"sliding_window": 4}, ['"sliding_window"', "llama"]),
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs_that_are_refused(saved: Path, name: str) -> None:
-    changes, message = CONFIGS[name]
+    changes, names = CONFIGS[name]
     edit_config(saved, changes)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(saved, *names):
         load_model(saved)
-    assert_one_line(caught.value, saved)
 
 
 def index(folder: Path, changes: dict[str, str]) -> None:
@@ -256,148 +245,102 @@ def add_to_index(folder: Path, file: str) -> None:
 
 def lie(folder: Path, length: int) -> None:
     """Say another length of the header than it has."""
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(length.to_bytes(8, "little") + data[8:])
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(length.to_bytes(8, "little") + data[8:])
 
 
-def header(folder: Path, text: bytes) -> None:
+Spoil = Callable[[Path], object]
+
+
+def with_tensor(name: str, tensor: Tensor) -> Spoil:
+    """The weights with this tensor besides, or in place of theirs."""
+    return lambda folder: edit_weights(folder, lambda tensors: tensors.update({name: tensor}))
+
+
+def with_header(*entries: bytes) -> Spoil:
     """A file with this header and eight bytes of data."""
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    text = b"{" + b", ".join(entries) + b"}"
+    return lambda folder: (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
 
 
-NORM = "model.norm.weight"
-NOT_WHOLE = r"model\.safetensors: not a whole safetensors file"
-FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(NORM)), f'tensor "{NORM}" is missing'),
-    "extra tensor": (
-        lambda f: edit_weights(f, lambda t: t.update(score=torch.ones(2))),
-        r'model\.safetensors: tensor "score" is not known for llama',
-    ),
-    "another layer": (
-        lambda f: edit_weights(f, lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.ones(2)})),
-        r'model\.safetensors: tensor "model\.layers\.1\.mlp\.up_proj\.weight" is not known',
-    ),
-    "wrong shape": (
-        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(65)})),
-        rf'model\.safetensors: tensor "{NORM}" has shape \[65\], the config asks for \[64\]',
-    ),
-    "wrong number of axes": (
-        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64, 1)})),
-        rf'tensor "{NORM}" has shape \[64, 1\]',
-    ),
-    "truncated weights": (
-        lambda f: cut(f / "model.safetensors", (f / "model.safetensors").stat().st_size - 100),
-        r"model\.safetensors: not a whole safetensors file",
-    ),
-    "truncated header": (lambda f: cut(f / "model.safetensors", 20), r"model\.safetensors: not a whole safetensors"),
-    "empty weights": (lambda f: cut(f / "model.safetensors", 0), r"model\.safetensors: not a whole safetensors"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"there is no model\.safetensors here"),
-    "a pickle": (
-        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-        r"pytorch_model\.bin is a pickle, which is never loaded",
-    ),
-    "no config": (lambda f: (f / "config.json").unlink(), r"config\.json: the model's config is missing"),
-    "broken config": (lambda f: (f / "config.json").write_text('{\n"a": 1,,\n}'), r"config\.json:2: .* not valid JSON"),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json: .* not a JSON object"),
-    "missing shard": (lambda f: index(f, {NORM: "other.safetensors"}), r"the shard other\.safetensors is missing"),
-    "shard outside": (lambda f: index(f, {NORM: "../model.safetensors"}), rf'tensor "{NORM}" is said to be in'),
-    "shard by its full path": (lambda f: index(f, {NORM: str(f / "shard.safetensors")}), "no shard of this folder"),
-    "shard that is a pickle": (lambda f: index(f, {NORM: "shard.bin"}), "no shard of this folder"),
-    "index names too much": (
-        lambda f: index(f, {"ghost": "shard.safetensors"}),
-        r'"ghost" is not in shard\.safetensors',
-    ),
-    "index names too little": (
-        lambda f: index(f, {NORM: ""}),
-        rf'shard\.safetensors: tensor "{NORM}" is here, and is not in the index',
-    ),
+def with_index(changes: dict[str, str], text: str | None = None) -> Spoil:
+    """A shard and an index, with these changes or of this text."""
+    path = "model.safetensors.index.json"
+    return lambda folder: (index(folder, changes), text is not None and (folder / path).write_text(text or ""))
+
+
+def entry(name: str, kind: str, shape: int, begin: int, end: int) -> bytes:
+    told = {"dtype": kind, "shape": [shape], "data_offsets": [begin, end]}
+    return f'"{name}": {json.dumps(told)}'.encode()
+
+
+NORM, WEIGHTS, UP = "model.norm.weight", "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+FILES: dict[str, tuple[Spoil, list[str]]] = {
+    "missing tensor": (lambda f: edit_weights(f, lambda t: t.pop(NORM)), [NORM]),
+    "extra tensor": (with_tensor("score", torch.ones(2)), [WEIGHTS, '"score"', "llama"]),
+    "another layer": (with_tensor(UP, torch.ones(2)), [WEIGHTS, UP]),
+    "wrong shape": (with_tensor(NORM, torch.ones(65)), [WEIGHTS, NORM, "[65]", "[64]"]),
+    "wrong number of axes": (with_tensor(NORM, torch.ones(64, 1)), [NORM, "[64, 1]"]),
+    "truncated weights": (lambda f: cut(f / WEIGHTS, (f / WEIGHTS).stat().st_size - 100), [WEIGHTS]),
+    "truncated header": (lambda f: cut(f / WEIGHTS, 20), [WEIGHTS]),
+    "empty weights": (lambda f: cut(f / WEIGHTS, 0), [WEIGHTS]),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), [WEIGHTS]),
+    "a pickle": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), ["pytorch_model.bin"]),
+    "no config": (lambda f: (f / "config.json").unlink(), ["config.json"]),
+    "broken config": (lambda f: (f / "config.json").write_text('{\n"a": 1,,\n}'), ["config.json:2"]),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json"]),
+    "missing shard": (with_index({NORM: "other.safetensors"}), ["other.safetensors"]),
+    "shard outside": (with_index({NORM: "../model.safetensors"}), [NORM, "../model.safetensors"]),
+    "shard by its full path": (lambda f: index(f, {NORM: str(f / "shard.safetensors")}), [NORM, "shard.safetensors"]),
+    "shard that is a pickle": (with_index({NORM: "shard.bin"}), [NORM, "shard.bin"]),
+    "index names too much": (with_index({"ghost": "shard.safetensors"}), ['"ghost"', "shard.safetensors"]),
+    "index names too little": (with_index({NORM: ""}), ["shard.safetensors", NORM]),
     "tensor in two shards": (
         lambda f: (index(f, {}), save_file({NORM: torch.ones(64)}, f / "z.safetensors"), add_to_index(f, "x")),
-        rf'z\.safetensors: tensor "{NORM}" is here, and the index says shard\.safetensors',
+        ["z.safetensors", NORM, "shard.safetensors"],
     ),
     "empty shard": (
         lambda f: (index(f, {NORM: "z.safetensors"}), (f / "z.safetensors").write_bytes(b"")),
-        r"z\.safetensors: not a whole safetensors file",
+        ["z.safetensors"],
     ),
-    "index that is no JSON": (
-        lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{")),
-        r"index\.json:1: the index of the shards is not valid JSON",
-    ),
-    "integers": (
-        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64, dtype=torch.int8)})),
-        rf'model\.safetensors: tensor "{NORM}" holds int8 numbers; only float32, bfloat16, float16, float64 are read',
-    ),
-    "eight bits": (
-        lambda f: edit_weights(f, lambda t: t.update({NORM: torch.ones(64).to(torch.float8_e4m3fn)})),
-        rf'model\.safetensors: tensor "{NORM}" holds float8_e4m3fn numbers',
-    ),
-    "header longer than the file": (lambda f: lie(f, 1 << 40), NOT_WHOLE),
-    "header of no length": (lambda f: lie(f, 0), NOT_WHOLE),
-    "header cut short": (lambda f: lie(f, 40), NOT_WHOLE),
-    "header that is no JSON": (lambda f: header(f, b"{'a': 1}"), NOT_WHOLE),
-    "header that is a list": (lambda f: header(f, b"[]"), NOT_WHOLE),
-    "tensor beyond the end": (
-        lambda f: header(f, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}'),
-        NOT_WHOLE,
-    ),
-    "tensor of another size": (
-        lambda f: header(f, b'{"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 8]}}'),
-        NOT_WHOLE,
-    ),
-    "tensors that overlap": (
-        lambda f: header(
-            f,
-            b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},'
-            b' "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
-        ),
-        NOT_WHOLE,
-    ),
-    "a name twice": (
-        lambda f: header(
-            f,
-            b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
-            b' "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
-        ),
-        NOT_WHOLE,
-    ),
-    "unknown dtype": (lambda f: header(f, b'{"a": {"dtype": "F7", "shape": [2], "data_offsets": [0, 8]}}'), NOT_WHOLE),
-    "index without a map": (
-        lambda f: (index(f, {}), (f / "model.safetensors.index.json").write_text("{}")),
-        'there is no "weight_map"',
-    ),
+    "index that is no JSON": (with_index({}, "{"), ["index.json:1"]),
+    "index without a map": (with_index({}, "{}"), ["index.json", '"weight_map"']),
+    "integers": (with_tensor(NORM, torch.ones(64, dtype=torch.int8)), [WEIGHTS, NORM, "int8", "bfloat16"]),
+    "eight bits": (with_tensor(NORM, torch.ones(64).to(torch.float8_e4m3fn)), [WEIGHTS, NORM, "float8_e4m3fn"]),
+    "header longer than the file": (lambda f: lie(f, 1 << 40), [WEIGHTS]),
+    "header of no length": (lambda f: lie(f, 0), [WEIGHTS]),
+    "header cut short": (lambda f: lie(f, 40), [WEIGHTS]),
+    "header that is no JSON": (with_header(b"'a': 1"), [WEIGHTS]),
+    "tensor beyond the end": (with_header(entry("a", "F32", 9, 0, 36)), [WEIGHTS]),
+    "tensor of another size": (with_header(entry("a", "F32", 9, 0, 8)), [WEIGHTS]),
+    "tensors that overlap": (with_header(entry("a", "F32", 2, 0, 8), entry("b", "F32", 1, 4, 8)), [WEIGHTS]),
+    "a name twice": (with_header(entry("a", "F32", 1, 0, 4), entry("a", "F32", 1, 4, 8)), [WEIGHTS]),
+    "unknown dtype": (with_header(entry("a", "F7", 2, 0, 8)), [WEIGHTS]),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_are_refused(saved: Path, name: str) -> None:
-    spoil, message = FILES[name]
+    spoil, names = FILES[name]
     (saved / "langwright.json").unlink()  # so that the checksums do not speak first
     spoil(saved)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(saved, *names):
         load_model(saved)
-    assert_one_line(caught.value, saved)
 
 
 @pytest.mark.parametrize("name", ["wrong shape", "missing shard", "shard outside", "empty weights"])
-def test_a_command_ends_with_one_line_and_exit_code_2(
-    saved: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spoil, message = FILES[name]
+def test_a_command_ends_with_one_line_and_exit_code_2(saved: Path, name: str, fails: Fails) -> None:
+    spoil, names = FILES[name]
     (saved / "langwright.json").unlink()
     raw_bytes().save(saved)
     spoil(saved)
-    assert main(["next", str(saved), "a"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert re.search(message, told.err)
-    assert len(told.err.splitlines()) == 1
+    fails("next", saved, "a", names=tuple(names))
 
 
 def test_our_record_vouches_for_the_weights(saved: Path) -> None:
     edit_weights(saved, lambda t: t[NORM].mul_(2))
-    with pytest.raises(UserError, match=r"model\.safetensors: broken or replaced, its checksum differs") as caught:
+    with refused(saved / WEIGHTS):
         load_model(saved)
-    assert_one_line(caught.value, saved)
 
 
 def test_a_record_without_blocks_vouches_by_its_sums(saved: Path) -> None:
@@ -406,7 +349,7 @@ def test_a_record_without_blocks_vouches_by_its_sums(saved: Path) -> None:
     (saved / "langwright.json").write_text(json.dumps(record))
     load_model(saved)
     edit_weights(saved, lambda t: t[NORM].mul_(2))
-    with pytest.raises(UserError, match=r"model\.safetensors: broken or replaced, its checksum differs"):
+    with refused(saved / WEIGHTS):
         load_model(saved)
 
 
@@ -414,24 +357,17 @@ def test_a_record_that_names_files_elsewhere(saved: Path) -> None:
     record = json.loads((saved / "langwright.json").read_text())
     record["checksums"]["../model.safetensors"] = ""
     (saved / "langwright.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"names '\.\./model\.safetensors', which is no file of this folder"):
+    with refused(saved, "../model.safetensors"):
         load_model(saved)
 
 
 @pytest.mark.parametrize("record", ['{"format_version": 2}', "{}", "[]"])
 def test_a_record_of_another_version(saved: Path, record: str) -> None:
     (saved / "langwright.json").write_text(record)
-    with pytest.raises(UserError, match=r"langwright\.json: format version (2|None) is not the version 1") as caught:
+    with refused(saved / "langwright.json"):
         load_model(saved)
-    assert_one_line(caught.value, saved)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere: there is no such folder"):
+    with refused("nowhere"):
         load_model(tmp_path / "nowhere")
-
-
-def assert_one_line(error: UserError, folder: Path) -> None:
-    """A message of one line that says where."""
-    assert "\n" not in str(error)
-    assert str(folder) in str(error)

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.families.bert import BertConfig
@@ -24,6 +23,7 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors
 from oracles import CASES, VOCABULARY, oracle, perturb, random_ids
+from refusals import refused
 
 NEAR = 1e-4
 PAD = 1
@@ -236,25 +236,21 @@ def test_sentence_folders(mode: str, case: str, normalise: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"1": {MEAN: False}}, "no mode is not supported, only one of pooling_mode_cls_token"),
-        ({"1": {"pooling_mode_cls_token": True}}, "pooling_mode_cls_token and pooling_mode_mean_tokens is not supp"),
-        ({"1": {MEAN: False, "pooling_mode_mean_sqrt_len_tokens": True}}, "mean_sqrt_len_tokens is not supported"),
-        ({"m": [{"type": "x.Transformer", "path": ""}]}, "Transformer is not supported, only Transformer, Pooling and"),
-        (
-            {"m": [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "../p"}]},
-            "'../p' is not in this",
-        ),
-        ({"m": ["x"]}, "must be a JSON list of objects with type and path"),
-        ({"s": {"do_lower_case": True}}, "do_lower_case = true is not supported"),
+        ({"1": {MEAN: False}}, "pooling_mode_cls_token"),
+        ({"1": {"pooling_mode_cls_token": True}}, "pooling_mode_cls_token and pooling_mode_mean_tokens"),
+        ({"1": {MEAN: False, "pooling_mode_mean_sqrt_len_tokens": True}}, "pooling_mode_mean_sqrt_len_tokens"),
+        ({"m": [{"type": "x.Transformer", "path": ""}]}, "Transformer"),
+        ({"m": [{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "../p"}]}, "'../p'"),
+        ({"m": ["x"]}, "type and path"),
+        ({"s": {"do_lower_case": True}}, "do_lower_case"),
     ],
 )
-def test_sentence_folders_that_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_sentence_folders_that_are_refused(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     sentence_folder(tmp_path / "it", **changes)
-    with pytest.raises(UserError, match=message) as caught:
+    with refused(tmp_path / "it", named):
         load_model(tmp_path / "it")
-    assert "\n" not in str(caught.value)
 
 
 # Decoders as classifiers
@@ -277,7 +273,7 @@ def test_causal_models_as_classifiers(case: str, tmp_path: Path) -> None:
     save_model(ours, None, tmp_path / "ours")
     back = type(theirs).from_pretrained(tmp_path / "ours", pad_token_id=0).eval()
     assert near(back(ids, attention_mask=mask.long()).logits, expected)
-    with pytest.raises(UserError, match='with the head "sequence" does not continue texts'):
+    with refused('"sequence"'):
         load_language_model(tmp_path / "theirs")
 
 
@@ -293,7 +289,7 @@ def save_tiny(folder: Path, task: str = "masked", **changes: Any) -> PreTrainedM
 @torch.no_grad()
 def test_another_head_is_new_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     theirs = save_tiny(tmp_path)
-    with pytest.raises(UserError, match='a new head "token" needs labels'):
+    with refused('"token"', "labels"):
         load_model(tmp_path, head="token")
     capsys.readouterr()
     ours = load_model(tmp_path, head="token", labels=LABELS)
@@ -341,21 +337,21 @@ def test_labels_that_a_file_leaves_out(tmp_path: Path) -> None:
     path.write_text(json.dumps(raw))
     assert load_model(tmp_path).labels == ("LABEL_0", "LABEL_1")
     path.write_text(json.dumps(raw | {"id2label": {"0": "x", "2": "y"}}))
-    with pytest.raises(UserError, match="id2label must give a name to each number from 0"):
+    with refused("id2label"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "names"),
     [
-        ({"head": "mask"}, 'head "mask" is not known for bert; choose one of hidden, masked, sequence, token, span'),
-        ({"labels": ["a"]}, 'a head "masked" has no labels'),
-        ({"head": "language"}, 'head "language" is not known for bert'),
+        ({"head": "mask"}, ['"mask"', "bert", "hidden, masked, sequence, token, span"]),
+        ({"labels": ["a"]}, ['"masked"', "labels"]),
+        ({"head": "language"}, ['"language"', "bert"]),
     ],
 )
-def test_heads_that_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_heads_that_are_refused(arguments: dict[str, Any], names: list[str], tmp_path: Path) -> None:
     save_tiny(tmp_path)
-    with pytest.raises(UserError, match=message):
+    with refused(*names):
         load_model(tmp_path, **arguments)
 
 
@@ -363,7 +359,7 @@ def test_a_class_that_is_not_built_here(tmp_path: Path) -> None:
     save_tiny(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["BertForPreTraining"]}))
-    with pytest.raises(UserError, match=r"architecture BertForPreTraining is not supported for bert.*head= chooses"):
+    with refused("BertForPreTraining", "head="):
         load_model(tmp_path)
     assert load_model(tmp_path, head="masked").task == "masked"
 
@@ -377,7 +373,7 @@ def test_a_missing_tensor_is_named(task: str, lost: str, tmp_path: Path) -> None
     tensors = read_tensors(tmp_path / "model.safetensors")
     tensors.pop(lost if lost in tensors else lost.removeprefix("bert."))
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=f'tensor "{lost}" is missing'):
+    with refused(f'"{lost}"'):
         load_model(tmp_path)
 
 
@@ -411,10 +407,10 @@ def test_bert_as_it_is_on_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[
         spoilt = {n: t.clone() for n, t in tensors.items()}
         spoilt[name][3] += 1
         save_file(spoilt, tmp_path / "model.safetensors")
-        with pytest.raises(UserError, match=f'tensor "{name}" differs from the'):
+        with refused(f'"{name}"'):
             load_model(tmp_path)
     save_file(tensors | {"cls.other": torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r'tensor "cls\.other" is not known for bert'):
+    with refused('"cls.other"'):
         load_model(tmp_path)
 
 

@@ -96,12 +96,12 @@ def test_padding_at_the_right_needs_no_mask(pair: Pair) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [False, True])
 def test_cache(pair: Pair, padded: bool) -> None:
-    """A prompt, a piece of three tokens, then one token at a time past the window and past the cache's first growth."""
+    """A prompt, pieces, and one token at a time past the window and past the cache's first growth."""
     ids = random_ids(3, 72)
     mask = left_padding(3, 72) if padded else torch.ones(3, 72, dtype=torch.bool)
     expected = pair.theirs(ids, attention_mask=mask.long(), **placed(pair, positions(mask))).logits
     state, start = KVCache(len(pair.ours.body.blocks)), 0
-    for stop in (12, 15, *range(16, 73)):
+    for stop in (12, 15, *range(16, 24), 60, *range(61, 73)):
         feed = slice(start, stop)
         given = pair.ours(ids[:, feed], mask[:, feed] if padded and start == 0 else None, state=state)
         assert near(given[mask[:, feed]], expected[:, feed][mask[:, feed]]), (start, stop)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.models.folder import load_config, load_model, save_model
 from langwright.parts.positions import Rope, rotate
 from langwright.parts.rope_scaling import DynamicScaling, YarnScaling
 from oracles import Case, left_padding, oracle, random_ids, reopened
+from refusals import refused
 
 ORIGINAL = 16
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 3.0}
@@ -110,18 +110,18 @@ def test_the_older_spelling(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "names"),
     [
-        ({"rope_type": "yarn"}, "rope_parameters of type 'yarn': factor is missing"),
-        (YARN | {"beta": 1}, "rope_parameters of type 'yarn': beta is not known"),
-        (DYNAMIC | {"beta_fast": 1}, "rope_parameters of type 'dynamic': beta_fast is not known"),
-        (DYNAMIC | {"original_max_position_embeddings": 9}, "the original length is max_position_embeddings"),
-        ({"rope_type": "longrope"}, "rope_type = 'longrope' is not one of default, linear, llama3, dynamic, yarn"),
+        ({"rope_type": "yarn"}, ["'yarn'", "factor"]),
+        (YARN | {"beta": 1}, ["'yarn'", "beta"]),
+        (DYNAMIC | {"beta_fast": 1}, ["'dynamic'", "beta_fast"]),
+        (DYNAMIC | {"original_max_position_embeddings": 9}, ["max_position_embeddings"]),
+        ({"rope_type": "longrope"}, ["'longrope'", "default, linear, llama3, dynamic, yarn"]),
     ],
 )
-def test_what_is_not_understood_is_named(parameters: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_what_is_not_understood_is_named(parameters: dict[str, Any], names: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "rope_parameters": parameters}))
-    with pytest.raises(UserError, match=message):
+    with refused(*names):
         load_config(tmp_path)
 
 

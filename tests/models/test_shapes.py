@@ -1,16 +1,14 @@
 """Named shapes against the published models, and the one dial."""
 
-import re
-
 import pytest
 import torch
 from torch import nn
 
-from langwright.base.errors import UserError
 from langwright.models.families import DECODERS, ENCODERS, FAMILIES, LANGUAGE
 from langwright.models.model import Model
 from langwright.models.shapes import PRESETS, by_depth, preset
 from langwright.planning.cost import training_flops_per_token
+from refusals import refused
 
 PUBLISHED = {
     "gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200,
@@ -91,15 +89,15 @@ def test_the_dial(family: str, depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "message"),
+    ("ask", "names"),
     [
-        (lambda: preset("gpt2-xxl", 50257, None, 0.0), 'preset "gpt2-xxl" is not known; did you mean "gpt2-xl"?'),
-        (lambda: preset("?", 50257, None, 0.0), "choose one of gpt1, gpt2, gpt2-medium"),
-        (lambda: by_depth("bort", 2, 50, 8, 0.0), 'family "bort" is not known; choose one of openai-gpt, gpt2'),
-        (lambda: by_depth("t5", 2, 50, 8, 0.0), 'family "t5" is an encoder-decoder, which has no shape here; choose'),
-        (lambda: by_depth("gpt2", 0, 50, 8, 0.0), "--depth 0: a model has at least one layer"),
+        (lambda: preset("gpt2-xxl", 50257, None, 0.0), ['"gpt2-xxl"', '"gpt2-xl"']),
+        (lambda: preset("?", 50257, None, 0.0), ["gpt1, gpt2, gpt2-medium"]),
+        (lambda: by_depth("bort", 2, 50, 8, 0.0), ['"bort"', "openai-gpt, gpt2"]),
+        (lambda: by_depth("t5", 2, 50, 8, 0.0), ['"t5"']),
+        (lambda: by_depth("gpt2", 0, 50, 8, 0.0), ["--depth 0"]),
     ],
 )
-def test_what_is_refused(ask: object, message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
+def test_what_is_refused(ask: object, names: list[str]) -> None:
+    with refused(*names):
         ask()  # type: ignore[operator]

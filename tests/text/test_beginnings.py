@@ -45,6 +45,6 @@ def test_the_library_reads_what_is_left() -> None:
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("▁", "first")])
     backend.decoder = tokenizers.decoders.Metaspace("▁", "first")
     tokenizer = Tokenizer(backend, Roles())
-    assert tokenizer.encode_named("a b")[0] == [0, 1, 0, 2]
-    assert tokenizer.encode_named("a b", inside=True) == ([1, 0, 2], [(0, 1), (1, 2), (2, 3)])
-    assert tokenizer.encode_named("", inside=True) == ([], [])
+    assert tokenizer.encode_marked("a b")[0] == [0, 1, 0, 2]
+    assert tokenizer.encode_marked("a b", inside=True) == ([1, 0, 2], [(0, 1), (1, 2), (2, 3)])
+    assert tokenizer.encode_marked("", inside=True) == ([], [])

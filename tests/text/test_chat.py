@@ -15,7 +15,7 @@ from langwright.base.errors import UserError
 from langwright.text.chat import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
 from langwright.text.equip import equip
 from langwright.text.roles import Roles
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
 from .published_templates import CHATML, GEMMA, LLAMA2, LLAMA3, PUBLISHED, QWEN2_5, ZEPHYR
@@ -124,7 +124,7 @@ def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: 
     template = template_for(source, tokenizer, name)
     for messages in chats(name):
         rendered = template.answers(messages)
-        spans = [rendered.text[start:end] for start, end in rendered.answers]
+        spans = [rendered.text[start:end].replace(CONTROL, "") for start, end in rendered.answers]
         stop = {"chatml": "<|im_end|>", "own chatml": "<|im_end|>", "llama3": "<|eot_id|>", "qwen2.5": "<|im_end|>"}
         end = stop.get(name) or {"gemma": "<end_of_turn>"}.get(name, "<|eos|>")
         wanted = [m["content"] for m in messages if m["role"] == "assistant"]
@@ -142,7 +142,7 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     asked = [{"role": "user", "content": "def f(x):"}]
     answered = [*asked, {"role": "assistant", "content": "    return x"}]
     before, whole = prompt_ids(template, code, asked), encode(template, code, answered)
-    joined = code.encode_named(template.render(answered))[0]
+    joined = code.encode_marked(template.marked(answered, None))[0]
     assert joined[: len(before)] != before, "nothing to see: no token reaches over the beginning"
     assert whole.ids[: len(before)] == before
     assert whole.trained.index(True) == len(before)
@@ -190,7 +190,7 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
     cut, before = encode(template, ours, turns), prompt_ids(template, ours, turns[:1])
     whole = theirs.apply_chat_template(turns, tokenize=True, return_dict=False)
-    assert ours.encode_named(template.render(turns))[0] == whole
+    assert ours.encode_marked(template.marked(turns, None))[0] == whole
     assert cut.ids[: len(before)] == before
     assert cut.trained.index(True) == len(before)
     named = [[ours.token(i) for i in ids] for ids in (cut.ids, whole)]
@@ -206,7 +206,9 @@ def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
     ours = Tokenizer(sentencepiece_like("trimming"), Roles(bos="<s>", eos="</s>", unknown="<unk>"))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
     template = template_for(VICUNA, ours, "trimming")
-    assert ours.decode(encode(template, ours, turns).ids) == ours.decode(ours.encode_named(template.render(turns))[0])
+    assert ours.decode(encode(template, ours, turns).ids) == ours.decode(
+        ours.encode_marked(template.marked(turns, None))[0]
+    )
 
 
 def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path:
         assert ours.render(WITH_TOOLS, TOOLS) == expected
         assert '"<tuna & co>"' in expected
         spans = ours.answers(WITH_TOOLS, TOOLS)
-        called, said = (spans.text[start:end] for start, end in spans.answers)
+        called, said = (spans.text[start:end].replace(CONTROL, "") for start, end in spans.answers)
         assert '"name": "weigh"' in called
         assert called.endswith("</tool_call><|im_end|>")
         assert said == "Two kilograms.<|im_end|>"
@@ -254,7 +256,7 @@ def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: T
 def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
     for source in (built_in_source("chatml"), CHATML):
         rendered = template_for(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
-        assert [rendered.text[start:end] for start, end in rendered.answers] == ["It slept\n\n  twice.<|im_end|>"]
+        assert [rendered.text[a:b] for a, b in rendered.answers] == [f"It slept\n\n  twice.{CONTROL}<|im_end|>"]
         both = template_for(source, tokenizer, "x").answers(TURNS)
         only = template_for(source, tokenizer, "x").answers(TURNS, trained=(1,))
         assert only.answers == both.answers[:1]

@@ -12,8 +12,8 @@ from langwright.inference import generate
 from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.models.llama import LlamaConfig
 from langwright.text.roles import Roles
 from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import raw_bytes, train_bpe

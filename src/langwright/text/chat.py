@@ -1,5 +1,7 @@
 """Chat templates: a conversation as one text, and which of its characters and tokens are the assistant's own."""
 
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -9,7 +11,7 @@ from typing import Any, final
 
 from langwright.base.errors import UserError
 from langwright.text.jinja import CLOSE, OPEN, compile_template
-from langwright.text.tokenizer import Tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer
 
 Message = Mapping[str, Any]
 """`{"role": ..., "content": ...}`, with `tool_calls` where an assistant calls functions."""
@@ -27,11 +29,19 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 _PROBE = ("wherefore", "therefore")
 """A question and an answer that no template has words of."""
 _CONTINUED = "\x02continued\x02 "
+_TYPED = "\ufdd1"
+"""Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
+_MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text. answers: (start, end) of the assistant's words in characters, the stop included."""
+    """A conversation as text.
+
+    Attributes:
+        text: what the template writes, `CONTROL` before each special token that is its own.
+        answers: (start, end) of the assistant's words in characters, the stop included.
+    """
 
     text: str
     answers: tuple[tuple[int, int], ...]
@@ -59,7 +69,9 @@ class ChatTemplate:
         """Compile the template; UserError where it is broken."""
         import jinja2
 
-        self.source, self._tokens, self._specials, self._where = source, dict(tokens), tuple(specials), where
+        self.source, self._tokens, self._where = source, dict(tokens), where
+        self._specials = [CONTROL + token for token in specials]
+        self._typed, self._written = _beginnings(specials), _names(specials)
         try:
             self._template = compile_template(source)
         except jinja2.TemplateSyntaxError as error:
@@ -73,17 +85,17 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         continue_final: bool = False,
     ) -> str:
-        """The conversation as text.
+        """The conversation as text, as `transformers` writes it.
 
         add_generation_prompt: end with what stands before an answer. continue_final: end inside the last message, so
         that it can be gone on with. Raises UserError where the template refuses the messages.
         """
         if not continue_final:
-            return self._render(messages, tools, add_generation_prompt)
+            return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
         if not messages or not isinstance(messages[-1].get("content"), str):
             raise UserError("there is no last message with a text to go on with")
         last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUED}
-        text = self._render([*messages[:-1], last], tools)
+        text = self.marked([*messages[:-1], last], tools).replace(CONTROL, "")
         at = text.rfind(_CONTINUED.strip())
         if at < 0:
             raise UserError(f"{self._where}: the template leaves out the end of the last message")
@@ -101,8 +113,8 @@ class ChatTemplate:
         the text before it, which must stay as it is. Either way it ends with the special token that stops the model.
         Raises UserError where the template changes earlier text when a message is added, or never stops.
         """
-        text = self._render(messages, tools)
-        marked = self._render(messages, tools, mark_answers=True)
+        text = self.marked(messages, tools)
+        marked = self.marked(messages, tools, mark_answers=True)
         if OPEN in marked:
             spans = _marked_spans(marked)
             if trained is not None and any(
@@ -118,29 +130,47 @@ class ChatTemplate:
         """What to raise for something that this template does wrong."""
         return UserError(f"{self._where}: the chat template {words}")
 
-    def _render(
+    def marked(
         self,
         messages: Sequence[Message],
         tools: Sequence[Any] | None,
         add_generation_prompt: bool = False,
         mark_answers: bool = False,
     ) -> str:
+        """The conversation with `CONTROL` before each special token that the template wrote.
+
+        The names of special tokens inside messages and tools are text: while the template runs, a character inside
+        each keeps them apart.
+        """
         try:
             text: str = self._template.render(
-                messages=list(messages),
-                tools=None if tools is None else list(tools),
+                messages=self._as_text(messages),
+                tools=self._as_text(tools),
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 mark_answers=mark_answers,
                 **self._tokens,
             )
         except Exception as error:  # whatever a template does to its data
-            raise UserError(f"{self._where}: the chat template refuses the messages: {error}") from None
-        return text
+            told = str(error).replace(_TYPED, "")
+            raise UserError(f"{self._where}: the chat template refuses the messages: {told}") from None
+        text = self._written.sub(rf"{CONTROL}\g<0>", text)
+        return text.replace(_TYPED, "").replace(json.dumps(_TYPED)[1:-1], "")  # the second from JSON in ASCII
+
+    def _as_text(self, value: Any) -> Any:
+        """A value with a character inside the name of each special token."""
+        match value:
+            case str():
+                return self._typed.sub(rf"\g<0>{_TYPED}", _MARKS.sub("", value))  # nobody can type a mark
+            case Mapping():
+                return {self._as_text(key): self._as_text(inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [self._as_text(inner) for inner in value]
+        return value
 
     def _blocks(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
         """How many `{% generation %}` blocks the template writes for messages."""
-        return self._render(messages, tools, mark_answers=True).count(OPEN) if messages else 0
+        return self.marked(messages, tools, mark_answers=True).count(OPEN) if messages else 0
 
     def _differences(
         self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Collection[int] | None
@@ -148,8 +178,8 @@ class ChatTemplate:
         spans = []
         for i, message in enumerate(messages):
             if message["role"] == "assistant" and (trained is None or i in trained):
-                before = self._render(messages[:i], tools, add_generation_prompt=True)
-                until = self._render(messages[: i + 1], tools)
+                before = self.marked(messages[:i], tools, add_generation_prompt=True)
+                until = self.marked(messages[: i + 1], tools)
                 if not (until.startswith(before) and text.startswith(until)):
                     raise UserError(
                         f"{self._where}: the chat template changes what stands before message {i + 1} when more is "
@@ -171,6 +201,20 @@ class ChatTemplate:
             f"{self._where}: no special token ends the assistant's words, so a model would never stop; "
             "let the template put eos_token after them"
         )
+
+
+def _names(specials: Sequence[str]) -> re.Pattern[str]:
+    """Matches the names of special tokens as a tokenizer does, the longest first, which people did not write."""
+    longest = sorted(specials, key=len, reverse=True)
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest))})(?!{_TYPED})" if specials else "(?!)")
+
+
+def _beginnings(specials: Sequence[str]) -> re.Pattern[str]:
+    """Matches the first character of each name of a special token, also where names overlap."""
+    rests: dict[str, list[str]] = {}
+    for token in specials:
+        rests.setdefault(token[0], []).append(re.escape(token[1:]))
+    return re.compile("|".join(f"{re.escape(c)}(?={'|'.join(ends)})" for c, ends in rests.items()) or "(?!)")
 
 
 def _marked_spans(marked: str) -> list[tuple[int, int]]:
@@ -200,13 +244,13 @@ def encode(
     the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded by itself.
     """
     rendered = template.answers(messages, tools, trained)
-    ids, offsets = tokenizer.encode_named(rendered.text)
+    ids, offsets = tokenizer.encode_marked(rendered.text)
     begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
     if begins:
         cuts = [0, *sorted(begins), len(rendered.text)]
         ids, offsets, kept = [], [], False
         for cut, until in pairwise(cuts):
-            numbers, places = tokenizer.encode_named(rendered.text[cut:until], inside=kept)
+            numbers, places = tokenizer.encode_marked(rendered.text[cut:until], inside=kept)
             ids += numbers
             offsets += [(cut + start, cut + end) for start, end in places]
             kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
@@ -218,7 +262,7 @@ def prompt_ids(
     template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None
 ) -> list[int]:
     """The ids after which a model writes the next answer."""
-    return tokenizer.encode_named(template.render(messages, tools, add_generation_prompt=True))[0]
+    return tokenizer.encode_marked(template.marked(messages, tools, add_generation_prompt=True))[0]
 
 
 def own_template(tokenizer: Tokenizer, where: str, tools: bool = False) -> ChatTemplate | None:
@@ -274,7 +318,7 @@ def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
                 f"leaves out what the {message['role']} says; a message has the fields role and content, "
                 'and the assistant\'s role is "assistant"'
             )
-    return next(token for token in specials if answer.endswith(token))
+    return next(token for token in specials if answer.endswith(CONTROL + token))
 
 
 def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:

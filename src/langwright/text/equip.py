@@ -5,7 +5,7 @@ from typing import final
 
 from langwright.base.errors import UserError
 from langwright.text.chat import TEMPLATES, ChatTemplate, choose_source, own_template, stop_token, template_for
-from langwright.text.tokenizer import Tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer
 
 PAD = "<|pad|>"
 
@@ -60,7 +60,7 @@ def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) ->
         missing += (PAD,) if pad and pad not in grown.specials else ()
     roles = replace(tokenizer.roles, eos=eos, pad=pad)
     names = [token for token in (stop, eos, tokenizer.roles.eos) if token is not None]
-    ends = [grown.encode_named(token)[0][0] for token in names]
+    ends = [grown.encode_marked(CONTROL + token)[0][0] for token in names]
     ready = tokenizer.equipped(missing, roles, source, ends)
     return Equipped(ready, template_for(source, ready, where), chosen, missing)
 

@@ -30,11 +30,13 @@ class Spelling:
         starts_with_space: whether the first token of a text has a space in front that the text has not
             (SentencePiece, WordPiece).
         ends_with_space: whether the last token has one at its end (GPT-1).
+        plain_added: whether added tokens are not spelt at all but are their own text (byte-level).
     """
 
     spell: Callable[[str], bytes]
     starts_with_space: bool = False
     ends_with_space: bool = False
+    plain_added: bool = False
 
 
 def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
@@ -53,7 +55,7 @@ def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
                 lambda token: (token.removesuffix(end) + " " * token.endswith(end)).encode(), ends_with_space=True
             )
     if kinds == ["ByteLevel"]:
-        return Spelling(_spell_byte_level)
+        return Spelling(_spell_byte_level, plain_added=True)
     replacements: dict[str, str] = {}
     starts_with_space = False
     for step in steps:

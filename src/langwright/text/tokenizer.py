@@ -23,6 +23,8 @@ from langwright.text.token_bytes import read_spelling
 from langwright.text.vocabularies import BERT_ROLES, ROBERTA_ROLES, read_merges_and_vocabulary, read_wordpiece
 
 PIECE_CHARACTERS = 1 << 14
+CONTROL = "\ufdd0"
+"""Before the name of a special token, says that the token is meant; a noncharacter of Unicode."""
 
 PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
@@ -104,20 +106,27 @@ class Tokenizer:
             self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
-    def encode_named(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text in which the names of special tokens mean those tokens, as what a chat template writes.
+    def encode_marked(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text in which `CONTROL` and the name of a special token mean that token; a name alone is text.
 
-        Beside each, where it stands: (start, end) in characters, blanks included: what a tokenizer does to its ids
-        afterwards may leave them out (RoBERTa, GPT-NeoX). No special token is added before or after the text.
-        inside: the text goes on from another, so that nothing stands before its first word: neither SentencePiece's ▁
-        nor a space. Behind a special token that may be, as it is in the whole of both.
+        No special token is added before or after the text.
+
+        Args:
+            text: what a chat template writes.
+            inside: the text goes on from another, so that nothing stands before its first word: neither SentencePiece's
+                ▁ nor a space. Behind a special token that may be, as it is in the whole of both.
+
+        Returns:
+            The ids, and where each stands: (start, end) in characters, blanks included, which the post-processors of
+            RoBERTa and GPT-NeoX leave out.
         """
         _refuse_surrogates(text)
-        ids, offsets = _encode_named(self._backend, text)
+        ids, offsets = self._encode_marked(self._marked, text)
         if not inside or not self._begins_texts:
             return ids, offsets
         first = next((i for i, id in enumerate(ids) if id in self._added), len(ids))
-        head_ids, head_offsets = _encode_named(self._inside, text[: offsets[first][0] if first < len(ids) else None])
+        head = text[: offsets[first][0] if first < len(ids) else None]
+        head_ids, head_offsets = self._encode_marked(self._marked_inside, head)
         return head_ids + ids[first:], head_offsets + offsets[first:]
 
     def pieces(self, text: str, size: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -208,16 +217,44 @@ class Tokenizer:
         return without_beginning(self._layout) != self._layout
 
     @cached_property
-    def _inside(self) -> tokenizers.Tokenizer:
-        """The same tokenizer for the middle of a text."""
-        return tokenizers.Tokenizer.from_str(json.dumps(without_beginning(self._layout)))
+    def _marked(self) -> tokenizers.Tokenizer:
+        return self._with_marked(self._layout)
+
+    @cached_property
+    def _marked_inside(self) -> tokenizers.Tokenizer:
+        return self._with_marked(without_beginning(self._layout))
+
+    def _with_marked(self, layout: Mapping[str, Any]) -> tokenizers.Tokenizer:
+        """A tokenizer whose special tokens are text, with one more token for the marked name of each."""
+        backend = tokenizers.Tokenizer.from_str(json.dumps({**layout, "post_processor": None}))
+        backend.encode_special_tokens = True
+        special = [token for token in backend.get_added_tokens_decoder().values() if token.special]
+        backend.add_tokens(
+            [
+                AddedToken(
+                    CONTROL + token.content,
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=False,
+                )
+                for token in special
+            ]
+        )
+        return backend
+
+    def _encode_marked(self, backend: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = backend.encode(text, add_special_tokens=False)
+        meant = {backend.token_to_id(CONTROL + name): id for id, name in self._special.items()}
+        return [meant.get(id, id) for id in encoding.ids], encoding.offsets
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         table = [b""] * self.vocab_size
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             if id not in self._special:
-                table[id] = self.spelling.spell(token)
+                own = self.spelling.plain_added and id in self._added
+                table[id] = token.encode() if own else self.spelling.spell(token)
         return table
 
     @cached_property
@@ -277,16 +314,6 @@ class StreamDecoder:
             self._held = " " if text.endswith(" ") else ""
             text = text.removesuffix(" ")
         return text
-
-
-def _encode_named(backend: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    before, afterwards = backend.encode_special_tokens, backend.post_processor
-    backend.encode_special_tokens, backend.post_processor = False, None
-    try:
-        encoding = backend.encode(text, add_special_tokens=False)
-    finally:
-        backend.encode_special_tokens, backend.post_processor = before, afterwards
-    return encoding.ids, encoding.offsets
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
