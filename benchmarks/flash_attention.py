@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from langwright.base.files import write_atomic
-from langwright.parts.attention import attend_explicitly, attend_fused
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.causal_attention import attend_causally
 from langwright.parts.flash_attention import attend_tiled
+from langwright.parts.kernels import attend_explicitly, attend_fused
 from langwright.viewing.charts import Axes, Series, line_chart
 from langwright.viewing.page import Section, page
 

@@ -11,12 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 CLIENT = """
@@ -31,18 +31,18 @@ sys.exit(int(connection.recv(9) or b"1"))
 
 
 @contextmanager
-def preloaded(folder: Path) -> Iterator[str]:
+def preloaded() -> Iterator[str]:
     """While this lasts, the program it gives runs its arguments in a forked process (`python -c PROGRAM ...`)."""
-    path = folder / "socket"
-    server = subprocess.Popen([sys.executable, __file__, str(path)])
-    try:
-        while not path.exists():
-            assert server.poll() is None
-            time.sleep(0.02)
-        yield CLIENT.format(path=str(path))
-    finally:
-        server.kill()
-        server.wait()
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # the path of a socket must be short
+        path = os.path.join(folder, "socket")
+        with subprocess.Popen([sys.executable, __file__, path]) as server:
+            try:
+                while not os.path.exists(path):
+                    assert server.poll() is None
+                    time.sleep(0.02)
+                yield CLIENT.format(path=path)
+            finally:
+                server.kill()
 
 
 def serve(path: str) -> None:

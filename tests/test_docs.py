@@ -18,9 +18,9 @@ LONG = os.environ.get("LANGWRIGHT_DOCS") == "long"
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def python() -> Iterator[list[str]]:
     """Python processes that begin at once, for all but the commands of README.md."""
-    with preloaded(tmp_path_factory.mktemp("server")) as program:
+    with preloaded() as program:
         yield [sys.executable, "-IS", "-c", program]
 
 

@@ -4,14 +4,15 @@ import importlib
 
 import pytest
 
-from langwright.base.arguments import help_text, read_signature
-from langwright.cli import VERBS
+from langwright.base.arguments import SHOWN, Command
+from langwright.cli import USUAL, VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_command_with_help_for_each_option(verb: str) -> None:
     module, name = VERBS[verb][0].split(":")
-    command = read_signature(getattr(importlib.import_module(module), name))
-    assert command.summary
-    assert help_text(command, f"langwright {verb}").startswith(f"usage: langwright {verb} ")
-    assert [option.name for option in command.all_options() if not option.text] == []
+    command = Command(getattr(importlib.import_module(module), name), f"langwright {verb}", USUAL.get(verb, ()))
+    assert f"langwright {verb} " in command.help()
+    assert [option.name for option in command.options if not option.text] == []
+    assert set(command.usual) <= {option.name for option in command.options if not option.positional}
+    assert len(command.usual) <= SHOWN

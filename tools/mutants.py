@@ -100,28 +100,38 @@ def mutmut(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[s
 
 
 def mutate(folder: Path, seconds: float) -> None:
-    """Run mutmut to its end or for so long."""
-    process = mutmut(folder, "run", start_new_session=True)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+    """Run mutmut to its end or for so long; what it says goes to run.log."""
+    with open(folder / "run.log", "w") as log:
+        process = mutmut(folder, "run", start_new_session=True, stdout=log, stderr=log)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
 
 
 def summary(folder: Path) -> str:
-    """The lines that each survivor changes, and the score."""
+    """The lines that each survivor changes, and the score, without mutants of wording, which no test asserts."""
     listed = mutmut(folder, "results", "--all", "true", stdout=subprocess.PIPE).communicate()[0]
     verdicts = dict(re.findall(r"^ +(\S+): (.+)$", listed, re.MULTILINE))
-    lines = []
-    for name, verdict in verdicts.items():
-        if verdict in ("survived", "no tests"):
-            diff = mutmut(folder, "show", name, stdout=subprocess.PIPE).communicate()[0]
-            lines += [f"{name}: {verdict}", *re.findall(r"^[+-] .*", diff, re.MULTILINE)]
-    counts = Counter(verdicts.values())
+    counts, lines = Counter(verdicts.values()), []
+    for name in [name for name, verdict in verdicts.items() if verdict in ("survived", "no tests")]:
+        diff = re.findall(
+            r"^[+-] .*", mutmut(folder, "show", name, stdout=subprocess.PIPE).communicate()[0], re.MULTILINE
+        )
+        if rewords("".join(diff[:1]), "".join(diff[1:])):
+            counts[verdicts.pop(name)] -= 1
+        else:
+            lines += [f"{name}: {verdicts[name]}", *diff]
     tried = len(verdicts) - counts["not checked"]
     killed = counts["killed"] + counts["timeout"]
     return "\n".join([*lines, f"{killed} of {tried} mutants noticed; {counts['not checked']} not tried yet"])
+
+
+def rewords(before: str, after: str) -> bool:
+    """Whether a text of several words is what changed."""
+    texts = zip(re.findall(r'"([^"]*)"', before), re.findall(r'"([^"]*)"', after), strict=False)
+    return any(a != b and " " in a and a.lower() in b.lower() for a, b in texts)
 
 
 def left_out(function: str, room: Room) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from langwright import __version__
 from langwright.base.console import is_first
-from langwright.base.errors import RankError, UserError
+from langwright.base.errors import RankError, UserError, suggest
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
@@ -28,6 +28,19 @@ VERBS: dict[str, tuple[str, str]] = {
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
+
+USUAL: dict[str, tuple[str, ...]] = {
+    "pretrain": ("recipe", "family", "depth", "context", "steps", "budget", "batch_size", "tokenizer", "dtype", "seed"),
+    "finetune": (
+        "recipe", "task", "method", "rank", "target", "bits", "steps", "batch_size", "learning_rate", "context",
+    ),
+    "generate": (
+        "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed", "adapter", "json",
+    ),
+    "chat": ("system", "temperature", "top_k", "top_p", "seed", "max_new_tokens", "adapter", "template", "bits"),
+    "evaluate": ("text", "split", "field", "context", "batch_size", "adapter", "bits", "dtype", "device", "json"),
+}  # fmt: skip
+"""What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
 
 HELP = {"-h", "--help"}
 
@@ -65,17 +78,16 @@ def parse(argv: Sequence[str]) -> Call:
     verb, *rest = argv
     if verb == "--version":
         return Call(_show, {"text": f"langwright {__version__}"})
-    from langwright.base.arguments import help_text, read_arguments, read_signature, suggest
+    from langwright.base.arguments import Command
 
     if verb not in VERBS:
         kind = "option" if verb.startswith("-") else "command"
         raise UserError(f'unknown {kind} "{verb}"{suggest(verb, VERBS) or "; see langwright --help"}')
     module, name = VERBS[verb][0].split(":")
-    command = read_signature(getattr(importlib.import_module(module), name))
-    program = f"langwright {verb}"
-    if not HELP.isdisjoint(itertools.takewhile(lambda word: word != "--", rest)):
-        return Call(_show, {"text": help_text(command, program)})
-    return Call(command.function, read_arguments(command, program, rest))
+    function = getattr(importlib.import_module(module), name)
+    command = Command(function, f"langwright {verb}", USUAL.get(verb, ()))
+    asked = (HELP | {"--help-all"}).intersection(itertools.takewhile(lambda word: word != "--", rest))
+    return Call(_show, {"text": command.help("--help-all" in asked)}) if asked else Call(function, command.read(rest))
 
 
 def _show(text: str) -> None:
@@ -90,7 +102,7 @@ def overview() -> str:
         "usage: langwright COMMAND ...\n\n"
         "From raw text to a language model, on the machine you have.\n\n"
         f"commands:\n{table}\n\n"
-        "langwright COMMAND --help shows what a command takes; langwright --version the version."
+        "langwright COMMAND --help shows what a command takes, --help-all all of it; langwright --version the version."
     )
 
 

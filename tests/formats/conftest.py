@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from langwright.base.arguments import read_recipe
+from langwright.base.recipe_file import read_recipe
 from langwright.commands import finetune, pretrain
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 

@@ -15,9 +15,9 @@ import langwright
 from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
 from langwright.adaptation.prefix import PrefixTuning
-from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
+from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import CausalBatches, evaluation_batches
 from langwright.data.order import Layout
@@ -31,7 +31,7 @@ from langwright.training.optimizers import Rates
 from langwright.training.plan import Plan
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.training.schedule import Schedule
-from tiny import same, tiny_model, weights
+from tiny import TinyBatches, same, tiny_model, weights
 
 V1 = Path(__file__).parents[1] / "fixtures" / "formats-v1"
 
@@ -257,11 +257,11 @@ def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypat
     def learner(seed: int) -> Learner:
         model = tiny_model()
         method.attach(model, seed=seed)
-        return Learner(model, causal(), torch.float32, Rates(adamw=1e-2))
+        return Learner({"model": model}, Causal(), torch.float32, Rates(adamw=1e-2))
 
     monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)
     checkpoints, saved, loaded = Checkpoints(tmp_path, {}, keep=1), learner(0), learner(1)
-    checkpoints.save(saved, Progress(1, 1, 0.0, 0, 1, [], {}, []))
-    checkpoints.load(loaded)
+    checkpoints.save(saved, TinyBatches(), Progress(1, 1, 0.0, 0, 1, [], {}, []))
+    checkpoints.load(loaded, TinyBatches())
     assert weights(saved.model).keys() == weights(loaded.model).keys()
     assert same(weights(saved.model), weights(loaded.model))

@@ -48,6 +48,9 @@ def saying(conversation: Conversation, text: str) -> None:
         def forward(self, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
             return torch.nn.functional.one_hot(ids, size).float()
 
+        def own_slots(self) -> dict[int, object]:
+            return {}
+
     body = Table()
     body.blocks, body.embed = torch.nn.ModuleList(), conversation.model.body.embed  # type: ignore[assignment]
     conversation.model.body = body  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
-from langwright.parts.state import State
+from langwright.parts.state import NewTokens, State
 from oracles import LLAMA3, Case, left_padding, oracle, perturb, random_ids
 from tiny import tiny_model
 
@@ -95,9 +95,10 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
     ends = count[:, -1:]
     feeds += [(torch.ones_like(ends, dtype=torch.bool), ends + i) for i in range(1, 30)]
     for real, token in feeds:
-        _, (key,) = cache.place(torch.zeros_like(token), real)
+        (place,) = cache.begin(NewTokens(*token.shape, token.device, real))
+        key = place.key
         held = token[:, None, :, None].float()
-        k, v = cache.extend(0, held, -held)
+        k, v = cache.slot(0).extend(held, -held)
         assert k.shape[2] == cache.length == key.shape[1] <= sinks + window
         assert torch.equal(v, -k)
     for row, length in enumerate(prompts):
@@ -106,7 +107,7 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
         assert kept == sorted({*range(min(sinks, total)), *range(max(0, total - (len(kept) - sinks)), total)})
         assert len(kept) == min(total, sinks + window)
         assert key[row][key[row] >= 0].tolist() == list(range(len(kept)))
-        assert cache.gapless == bool((key >= 0).all())
+        assert place.gapless == bool((key >= 0).all())
 
 
 @pytest.mark.parametrize("streaming", [Streaming(8, 2), Streaming(12, 0)])
@@ -128,9 +129,12 @@ def test_a_prompt_is_cut_into_pieces_that_fit() -> None:
     cache = SinkCache(1, 4, 10)
     assert cache.pieces(14) == [slice(0, 14)]
     assert cache.pieces(21) == [slice(0, 14), slice(14, 19), slice(19, 21)]
-    cache.place(torch.zeros(1, 14, dtype=torch.long), None)
+    cache.begin(NewTokens(1, 14, torch.device("cpu")))
     with pytest.raises(ValueError, match="11 tokens at once"):
-        cache.place(torch.zeros(1, 11, dtype=torch.long), None)
+        cache.begin(NewTokens(1, 11, torch.device("cpu")))
+    for changes in ({"positions": torch.zeros(1, 1)}, {"segments": torch.zeros(1, 1)}):
+        with pytest.raises(ValueError, match="neither positions nor segments"):
+            cache.begin(NewTokens(1, 1, torch.device("cpu"), **changes))
 
 
 def test_a_text_far_past_the_context_is_read_as_well_as_within_it() -> None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file
-from langwright.models import folder as folder_module
 from langwright.models import weights
 from langwright.models.folder import load_model, new_model, save_model, save_parameters
+from langwright.models.folder import saving as folder_module
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.weights import read_tensors

@@ -1,6 +1,7 @@
 """Attention against the textbook, its paths against each other, and what it lets through."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from langwright.parts.attention import Attention, Context, attend_explicitly, attend_fused, prefers_explicit
+from langwright.parts.attention import Attention, Context
 from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.kernels import attend_explicitly, attend_fused, choose_kernel
 from langwright.parts.norms import Norm
-from langwright.parts.state import Taps
+from langwright.parts.state import Settings, Taps
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -107,14 +109,14 @@ def test_groups_of_heads_share_keys() -> None:
                 written = getattr(theirs, name).unflatten(0, (2, 2)).repeat_interleave(3, 0).flatten(0, 1)
                 parameter.copy_(written)
     x = normal(2, 5, 12)
-    context = Context(Lowered(causal=True), explicit=False)
+    context = Context(Lowered(causal=True))
     assert torch.allclose(grouped(x, context), full(x, context), atol=1e-5)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
 def test_scale_and_norm_of_heads(explicit: bool) -> None:
     x = normal(1, 4, 12)
-    context = Context(Lowered(), explicit)
+    context = Context(Lowered(kernel="explicit" if explicit else "fused"))
     with torch.no_grad():
         default, given_scale = module(), module(scale=2**-0.5)
         assert torch.equal(default(x, context), given_scale(x, context))
@@ -128,13 +130,13 @@ def test_scale_and_norm_of_heads(explicit: bool) -> None:
 def test_weights_are_tapped_before_dropout() -> None:
     attention = module(dropout=0.5)
     taps, x = Taps("attention"), normal(1, 4, 12)
-    context = Context(Bias(causal=True).lower(Places(torch.arange(4)[None], torch.arange(4)[None], False)), False)
+    context = Context(Bias(causal=True).lower(Places(torch.arange(4)[None], torch.arange(4)[None], False)))
     quiet = attention(x, context)
     assert torch.equal(quiet, module()(x, context))
     attention.train()
     torch.manual_seed(0)
     assert not torch.allclose(attention(x, context), quiet)
-    context = context._replace(bias=context.bias.additive(4, 4, x), explicit=True, taps=taps, layer=3)
+    context = context._replace(taps=taps, layer=3)
     torch.manual_seed(0)
     assert not torch.allclose(attention(x, context), quiet)
     (weights,) = taps.get("attention")
@@ -142,14 +144,27 @@ def test_weights_are_tapped_before_dropout() -> None:
     assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
 
 
-def test_the_explicit_path_is_for_short_bfloat16_on_the_cpu() -> None:
-    short = torch.zeros(1, dtype=torch.bfloat16)
-    assert prefers_explicit(short, 511)
-    assert not prefers_explicit(short, 512)
-    assert not prefers_explicit(short.float(), 8)
-    assert not prefers_explicit(short.to("meta"), 8)
+def chosen(like: Tensor, queries: int, keys: int, triangle: bool = False, tiled: bool = False, **asked: Any) -> str:
+    settings = Settings(1.0, **asked)
+    return choose_kernel(like, 2, queries, keys, triangle=triangle, settings=settings, tiled=tiled)
+
+
+def test_the_kernel_that_is_chosen() -> None:
+    """By device, dtype, length, cap, dropout and watched weights."""
+    half = torch.zeros(1, 1, dtype=torch.bfloat16)
+    assert [chosen(half, 8, keys) for keys in (511, 512)] == ["explicit", "fused"]
+    lengths = (64, 65, 2048, 2049)
+    assert [chosen(half, t, t, True) for t in lengths] == ["explicit", "blocks", "blocks", "fused"]
+    assert chosen(half.expand(17, 1), 2048, 2048, True) == "fused"  # the weights of all rows and heads are too many
+    assert chosen(half, 600, 600, True, dropout=0.1) == "fused"
+    assert chosen(half, 100, 100, True, dropout=0.1) == "explicit"
     with torch.no_grad():  # where the fused kernel is faster, and closer to float32
-        assert not prefers_explicit(short, 8)
+        assert [chosen(half, 8, 8), chosen(half, 100, 100, True)] == ["fused"] * 2
+    for other in (half.float(), half.to("meta")):
+        assert [chosen(other, 8, 8), chosen(other, 100, 100, True)] == ["fused"] * 2
+        assert chosen(other, 8, 8, softcap=1.0) == chosen(other, 8, 8, taps=Taps("attention")) == "explicit"
+        assert chosen(other, 8, 8, tiled=True) == "tiles"
+        assert chosen(other, 8, 8, tiled=True, taps=Taps("attention")) == "explicit"
 
 
 @pytest.mark.parametrize("heads", [1, 6])
@@ -181,4 +196,4 @@ def test_softcap_and_clip(window: int | None) -> None:
     hidden = (distance < 0) | (distance >= (window or 9))
     mixed = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
     expected = attention.output(mixed.transpose(1, 2).reshape(2, 5, 6))
-    assert torch.allclose(attention(x, Context(bias.lower(places), False)), expected, atol=1e-5)
+    assert torch.allclose(attention(x, Context(bias.lower(places))), expected, atol=1e-5)

@@ -7,9 +7,10 @@ from torch import Tensor, library
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.parts import causal_attention
-from langwright.parts.attention import Attention, Context, attend_explicitly
+from langwright.parts.attention import Attention, Context
 from langwright.parts.bias import Lowered
-from langwright.parts.causal_attention import attend_causally, block_size, prefers_blocks
+from langwright.parts.causal_attention import attend_causally, block_size
+from langwright.parts.kernels import attend_explicitly
 
 
 def heads(time: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -72,25 +73,16 @@ def test_models_take_it_in_bfloat16_on_the_cpu(monkeypatch: pytest.MonkeyPatch) 
 
 def test_dropout_takes_the_explicit_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the blocks, which drop nothing, nor the fused kernel, which is slow with dropout on a CPU."""
-    monkeypatch.setattr("langwright.parts.attention.attend_fused", None)
-    monkeypatch.setattr("langwright.parts.attention.attend_causally", None)
+    monkeypatch.setattr("langwright.parts.kernels.attend_fused", None)
+    monkeypatch.setattr("langwright.parts.kernels.attend_causally", None)
     attention = Attention(8, 2, dropout=0.5).bfloat16().train()
     for parameter in attention.parameters():
         torch.nn.init.eye_(parameter)
     torch.manual_seed(0)
-    context = Context(Lowered(causal=True), explicit=False)
+    context = Context(Lowered(causal=True))
     first, second = (attention(torch.ones(1, 4, 8, dtype=torch.bfloat16), context) for _ in range(2))
     assert not torch.equal(first, second)
 
 
-def test_when_it_is_preferred() -> None:
-    q = torch.empty(1, 1, 2048, 2, dtype=torch.bfloat16)
-    assert prefers_blocks(q)
-    assert not prefers_blocks(q.float())
-    assert not prefers_blocks(torch.empty(1, 1, 2049, 2, dtype=torch.bfloat16))
-    assert not prefers_blocks(torch.empty(1, 1, 64, 2, dtype=torch.bfloat16))
-    assert not prefers_blocks(q.to("meta"))
-    with torch.inference_mode():
-        assert not prefers_blocks(q)
-    assert not prefers_blocks(torch.empty(1, 33, 2048, 1, dtype=torch.bfloat16))
+def test_longer_texts_have_larger_blocks() -> None:
     assert [block_size(time) for time in (1, 1023, 1024)] == [128, 128, 256]

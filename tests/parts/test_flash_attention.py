@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from langwright.parts.attention import attend_explicitly
 from langwright.parts.bias import Alibi, Bias, Places
 from langwright.parts.flash_attention import attend_tiled
+from langwright.parts.kernels import attend_explicitly
 
 
 def tensors(heads: int, kv_heads: int, queries: int, keys: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:

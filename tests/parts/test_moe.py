@@ -16,7 +16,7 @@ from langwright.parts.feedforward import GLU
 from langwright.parts.moe import MoE, has_room, load_balance, router_z_loss
 from langwright.parts.state import Taps
 
-CONTEXT = Context(Lowered(), False)
+CONTEXT = Context(Lowered())
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -69,7 +69,7 @@ def test_without_gradients_only_the_chosen_are_asked() -> None:
 
 def test_taps() -> None:
     moe, x, taps = made(2, balance=0.5), normal(2, 5, 6), Taps("router", "auxiliary")
-    moe(x, Context(Lowered(), False, taps=taps, layer=3))
+    moe(x, Context(Lowered(), taps=taps, layer=3))
     (logits,), (loss,) = taps.get("router"), taps.get("auxiliary")
     assert torch.allclose(logits, x @ moe.router.weight.T, atol=1e-6)
     chances = logits.flatten(0, 1).softmax(-1)
@@ -123,7 +123,7 @@ def test_tokens_over_capacity_are_given_nothing() -> None:
 
 def test_padding_takes_no_room() -> None:
     moe, x, real = made(1, False, capacity=2), normal(1, 12, 6, seed=50), torch.arange(12)[None] >= 5
-    found = moe(x, Context(Lowered(), False, real=real))
+    found = moe(x, Context(Lowered(), real=real))
     torch.testing.assert_close(found[:, 5:], moe(x[:, 5:], CONTEXT))
     assert not torch.allclose(found[:, 5:], moe(x, CONTEXT)[:, 5:])
 
@@ -133,7 +133,7 @@ def test_padding_takes_no_room() -> None:
 
 def test_the_router_is_float32_in_a_bfloat16_model() -> None:
     moe, x, taps = made(1).bfloat16(), normal(2, 5, 6).bfloat16(), Taps("router")
-    assert moe(x, Context(Lowered(), False, taps=taps)).dtype == torch.bfloat16
+    assert moe(x, Context(Lowered(), taps=taps)).dtype == torch.bfloat16
     (logits,) = taps.get("router")
     assert logits.dtype == torch.float32
     assert torch.equal(logits, x.float() @ moe.router.weight.float().T)
@@ -144,7 +144,7 @@ def test_noise_is_for_the_router_in_training_alone() -> None:
 
     def logits() -> Tensor:
         taps = Taps("router")
-        moe(x, Context(Lowered(), False, taps=taps))
+        moe(x, Context(Lowered(), taps=taps))
         return taps.get("router")[0]
 
     quiet = moe.eval()(x, CONTEXT), logits()
@@ -174,7 +174,7 @@ def test_the_balance_is_that_of_mixtral(active: int) -> None:
 
 def test_balance_and_z_loss_are_those_of_switch() -> None:
     moe, x, taps = made(1, False, capacity=3, balance=0.5, z_loss=0.25), normal(3, 7, 6), Taps("router", "auxiliary")
-    moe(x, Context(Lowered(), False, taps=taps))
+    moe(x, Context(Lowered(), taps=taps))
     (logits,), (loss,) = taps.get("router"), taps.get("auxiliary")
     balance = their_switch.load_balancing_loss_func(logits.softmax(-1), logits.argmax(-1))
     z_loss = their_switch.router_z_loss_func(logits)
@@ -189,6 +189,6 @@ def test_padding_has_no_part_in_the_losses() -> None:
         losses = []
         for part, mask in ((x, real), (x[:, 3:], None)):
             taps = Taps("auxiliary")
-            moe(part, Context(Lowered(), False, taps=taps, real=mask))
+            moe(part, Context(Lowered(), taps=taps, real=mask))
             losses += taps.get("auxiliary")
         torch.testing.assert_close(losses[0], losses[1])

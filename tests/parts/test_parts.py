@@ -20,7 +20,7 @@ from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
 
-CONTEXT = Context(Lowered(), False)
+CONTEXT = Context(Lowered())
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

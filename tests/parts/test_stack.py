@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from langwright.inference.cache import KVCache
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -136,7 +135,7 @@ def test_bfloat16_takes_either_path_to_the_same_end(name: str, monkeypatch: pyte
     wide = half.float()(ids, mask)
     half.bfloat16()
     explicit = half(ids, mask)
-    monkeypatch.setattr("langwright.parts.attention.EXPLICIT_BELOW", 0)
+    monkeypatch.setattr("langwright.parts.kernels.EXPLICIT_BELOW", 0)
     fused = half(ids, mask)
     assert explicit.dtype == fused.dtype == torch.bfloat16
     assert not torch.equal(explicit[mask], fused[mask])  # two paths, then
@@ -161,5 +160,3 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="25 tokens do not fit the 24 learned positions"):
         MODELS["gpt2"](ids_of(1, CONTEXT + 1))
     assert MODELS["llama"](ids_of(1, CONTEXT + 1)).shape[1] == CONTEXT + 1
-    with pytest.raises(ValueError, match="cannot be passed"):
-        MODELS["llama"](ids_of(1, 2), positions=torch.tensor([[0, 1]]), state=KVCache(2))

@@ -14,7 +14,7 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
-from langwright.parts import attention
+from langwright.parts import kernels
 from langwright.parts.state import Taps
 from oracles import perturb
 
@@ -56,8 +56,8 @@ def test_a_decoder_in_value_and_gradient(case: str, masked: bool) -> None:
     fused = model.body(IDS, mask)[real]
     model.body.tiled = True
     with (
-        patch.object(attention, "attend_fused", side_effect=AssertionError),
-        patch.object(attention, "attend_explicitly", side_effect=AssertionError),
+        patch.object(kernels, "attend_fused", side_effect=AssertionError),
+        patch.object(kernels, "attend_explicitly", side_effect=AssertionError),
     ):
         tiled = model.body(IDS, mask)[real]
     assert torch.allclose(tiled, fused, rtol=0, atol=1e-10)

@@ -11,6 +11,7 @@ from processes import command, on_ranks
 
 BASE = ["--context", "16", "--batch-size", "4", "--dtype", "float32", "--device", "cpu", "--log-every", "1 steps"]
 MODEL = ["--tokenizer", "bytes", "--depth", "1", "--family", "gpt2", "--sample-every", "0 steps"]
+MODEL += ["--learning-rate", "0.001"]  # at a high one rounding grows to anything in sixty steps
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,7 @@ def test_two_ranks_train_as_one_process_and_another_number_goes_on(text: Path, a
     assert (tmp_path / "errors/1").read_text() == ""
     assert logged(out) < 60
     assert main(made) == 0
-    assert losses(out) == pytest.approx(losses(alone), rel=1e-4)
-    assert losses(out)[:20] == pytest.approx(losses(alone)[:20], rel=1e-5)
+    assert losses(out) == pytest.approx(losses(alone), rel=1e-5)
 
 
 def test_an_adapter_too_in_bfloat16_and_killed_ranks_go_on(text: Path, alone: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.adaptation.leads import Leading, Virtual
@@ -15,7 +14,10 @@ from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
+from langwright.parts.bias import Lowered
+from langwright.parts.kernels import Stateless
 from langwright.parts.stack import Stack
+from langwright.parts.state import Settings
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
@@ -161,29 +163,16 @@ def _order(model: Model) -> list[int]:
     return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
-class _Recorder:
+class _Recorder(Stateless):
     """A state that keeps the keys and values of one forward pass as they come."""
 
-    gapless, length = True, 0
-
     def __init__(self, layers: int):
-        self._layers = layers
+        super().__init__(layers)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def place(
-        self, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None
-    ) -> tuple[Int[Tensor, "batch time"], Sequence[Int[Tensor, "batch keys"]]]:
-        positions = torch.arange(ids.shape[1], device=ids.device).expand(*ids.shape)
-        return positions, [positions] * self._layers
-
-    def extend(
-        self,
-        layer: int,
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, settings: Settings) -> Tensor:
         self.seen.append((k, v))
-        return k, v
+        return super().attend(q, k, v, bias, settings)
 
 
 def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:

@@ -1,5 +1,8 @@
 """The one exception a user may see."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake that the user can mend.
@@ -11,3 +14,9 @@ class UserError(Exception):
 
 class RankError(UserError):
     """The failure of a command that several processes share: the line of one of them, and nothing of the others."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: '; did you mean "..."?' with the nearest known word, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f'; did you mean "{near[0]}"?' if near else ""

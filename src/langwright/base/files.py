@@ -152,19 +152,26 @@ def check_files(path: Path, record: Mapping[str, Any], only: str = "") -> None:
             raise UserError(f"{file}: broken or replaced, its checksum differs from that in {path.name}")
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The value in a JSON file; `what` names its role ("the model's config") when it is missing or broken.
-
-    Raises UserError naming the file, and the line where the JSON breaks.
-    """
+def read_text(path: Path, what: str) -> str:
+    """The text in a UTF-8 file; `what` names its role when it is missing or broken. Raises UserError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: {what} is missing") from None
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The value in a JSON file; `what` names its role ("the model's config") when it is missing or broken.
+
+    Raises UserError naming the file, and the line where the JSON breaks.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
     except RecursionError:

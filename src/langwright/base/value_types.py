@@ -1,10 +1,13 @@
 """Types of values out of JSON files, recipes and command lines: whether a value is of one, and its words."""
 
+import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
+
+from langwright.base.errors import UserError
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -23,6 +26,28 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def from_texts(kind: Any, texts: Sequence[str], where: str) -> Any:
+    """As cyclopts converts texts, but 1.5 is no integer, nothing no path, and null is None where it cannot be text."""
+    import cyclopts
+
+    parts = leaves(kind)
+    if type(None) in parts and str not in parts and list(texts) == ["null"]:
+        return None
+    rounded = int in parts and float not in parts and "." in "".join(texts)
+    try:
+        if not rounded and not (Path in parts and "" in texts):
+            return cyclopts.convert(kind, texts)
+    except (ValueError, cyclopts.CycloptsError):
+        pass
+    shown = json.dumps(texts[0] if len(texts) == 1 else texts, ensure_ascii=False)
+    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}")
+
+
+def leaves(kind: Any) -> list[Any]:
+    """The types and values that a type is made of: `int` and `NoneType` of `int | None`."""
+    return [leaf for part in get_args(kind) for leaf in leaves(part)] or [kind]
 
 
 def spelt(kind: Any) -> str:

@@ -25,7 +25,7 @@ from langwright.data.supply import Supply
 from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
-from langwright.models.folder import GENERATION, RECORD, load_config, load_language_model
+from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
@@ -95,15 +95,17 @@ def finetune(
 class Tuning:
     """A base model and what it is to learn, nothing of it refused.
 
-    folder: of the base. method: None for full tuning. tokenizer: the base's own; that of `supply` may have grown.
+    opened: the folder of the base. ready: the base as it was first read, until it is asked for.
+    method: None for full tuning. tokenizer: the base's own; that of `supply` may have grown.
     context: tokens in a window. old: what forgetting is measured on, where there is anything.
     """
 
+    opened: OpenedFolder
     folder: Path
     text: str
     out: Path
     recipe: FinetuneRecipe
-    ignore_field: tuple[str, ...]
+    ready: list[Model]
     machine: Machine
     method: Method | None
     tokenizer: Tokenizer
@@ -113,7 +115,8 @@ class Tuning:
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
-        found = load_language_model(self.folder, ignore_fields=self.ignore_field, bits=self.recipe.bits).float()
+        found = self.ready.pop() if self.ready else self.opened.model(bits=self.recipe.bits)
+        found.float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found
 
@@ -169,12 +172,12 @@ def run(
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
-    family, config = load_config(folder, ignore_field)
-    usual_rate = (0.1 if method is None else 1) / width(family.name, config)
+    opened = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True)
+    usual_rate = (0.1 if method is None else 1) / width(opened.family.name, opened.config)
     tokenizer = load_tokenizer(folder)
 
     def prepare(rank: int, world: int) -> Job:
-        tuning = _open(folder, text, out, recipe, ignore_field, method, tokenizer, (rank, world))
+        tuning = _open(opened, text, out, recipe, method, tokenizer, (rank, world))
         return Job(
             out=out,
             recipe=recipe,
@@ -201,18 +204,17 @@ def run(
 
 
 def _open(
-    folder: Path,
+    opened: OpenedFolder,
     text: str,
     out: Path,
     recipe: FinetuneRecipe,
-    ignore_field: tuple[str, ...],
     method: Method | None,
     tokenizer: Tokenizer,
     share: tuple[int, int],
 ) -> Tuning:
     """The base looked at once, the data made ready for it; UserError where they and the recipe do not go together."""
     machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
-    base = load_language_model(folder, machine.device, ignore_fields=ignore_field, bits=recipe.bits)
+    folder, base = opened.path, opened.model(bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_quantised(folder, recipe, base)
     method = None if method is None else method.begin_with(tokenizer)
@@ -222,7 +224,7 @@ def _open(
     layout = Layout(context, recipe.batch_size, recipe.seed, recipe.compile, *share)
     supply = _supply(text, recipe, tokenizer, layout, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)
-    return Tuning(folder, text, out, recipe, ignore_field, machine, method, tokenizer, context, supply, old)
+    return Tuning(opened, folder, text, out, recipe, [base], machine, method, tokenizer, context, supply, old)
 
 
 def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model) -> None:

@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from langwright.base.arguments import suggest
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, suggest
 from langwright.corpora.conversations import Chat
 from langwright.corpora.words import is_word, pieces
 

@@ -52,7 +52,7 @@ def beam_search(
     ids, mask = ids[each], None if mask is None else mask[each]
     if memory is not None:
         memory.keep(each)
-    state = KVCache(len(model.body.blocks)) if cache else None
+    state = KVCache(len(model.body.blocks), model.body.own_slots()) if cache else None
     rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in prompts]
     feed, feed_mask = ids, mask
     for step in range(max_new_tokens):

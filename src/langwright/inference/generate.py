@@ -170,7 +170,7 @@ def generate_ids(
     ids, mask = left_padded(prompts, device)
     state: KVCache | SinkCache | None = None
     if cache:
-        state = KVCache(len(model.body.blocks)) if streaming is None else streaming.cache(model)
+        state = KVCache(len(model.body.blocks), model.body.own_slots()) if streaming is None else streaming.cache(model)
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(prompts)))
     seen = [torch.tensor(prompt, device=device) for prompt in prompts]

@@ -1,15 +1,19 @@
 """A KV cache that never grows past a bound: attention sinks and a recent window (StreamingLLM, Xiao et al., 2024)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.models.model import Model
+from langwright.parts.bias import Lowered, Places
+from langwright.parts.kernels import attend
 from langwright.parts.positions import Rope, Tables, rotate
+from langwright.parts.state import NewTokens, Settings
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Streaming:
                 f"--window {self.window} and --sinks {self.sinks} do not fit the model's context "
                 f"of {model.context} tokens"
             )
-        return SinkCache(len(model.body.blocks), self.sinks, self.window, model.body.rope)
+        body = model.body
+        return SinkCache(len(body.blocks), self.sinks, self.window, body.rope, body.own_slots())
 
 
 class SinkCache:
@@ -56,22 +61,26 @@ class SinkCache:
     Positions are places in the cache, not in the text: what was left out leaves no gap, and no position is higher than
     the model was trained on. Keys are therefore kept as they were before rotation and turned to their present place
     each time. It implements `parts.state.State`.
+
+    Args:
+        layers: how many the stack has.
+        sinks, window: the first and the last tokens that are kept.
+        rope: what turns the stack's queries and keys.
+        own: what layers keep whose mixers bring slots of their own, by number.
     """
 
-    def __init__(self, layers: int, sinks: int, window: int, rope: Rope | None = None):
-        self.gapless = True
+    def __init__(self, layers: int, sinks: int, window: int, rope: Rope | None = None, own: Mapping[int, Any] = {}):
         self.sinks, self.window = sinks, window
-        self._layers, self._rope = layers, rope
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._real: Tensor | None = None
-        self._kept: Tensor | None = None  # which slots of the earlier ones stay, while a forward pass is on
-        self._tables: tuple[Tables, Tables] | None = None
+        self._rope = rope
+        self._slots = [own[layer] if layer in own else SinkSlot(self) for layer in range(layers)]
+        self._real = torch.empty(0, 0, dtype=torch.bool)
+        self.kept: Tensor | None = None  # which slots of the earlier ones stay, while a forward pass is on
+        self.tables: tuple[Tables, Tables] | None = None  # of the new tokens, and of all
 
     @property
     def length(self) -> int:
         """How many slots are held."""
-        return 0 if self._real is None else self._real.shape[1]
+        return self._real.shape[1]
 
     def pieces(self, time: int) -> list[slice]:
         """A prompt cut so that each piece fits: what the cache holds, then half a window at a time."""
@@ -79,21 +88,22 @@ class SinkCache:
         begins = [0, *range(self.sinks + self.window, time, step)]
         return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], time], strict=True)]
 
-    def place(
-        self, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None
-    ) -> tuple[Int[Tensor, "batch time"], Sequence[Int[Tensor, "batch keys"]]]:
+    def begin(self, new: NewTokens) -> Sequence[Places]:
         """Make room, then number the slots of each row from its first real token (see `parts.state.State`)."""
-        real = torch.zeros_like(ids[:, :0], dtype=torch.bool) if self._real is None else self._real
-        self._kept = self._make_room(real, ids.shape[1])
-        if self._kept is not None:
-            real = real.gather(1, self._kept)
-        self._real = torch.cat((real, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask), 1)
-        self.gapless = bool(self._real.all())
+        if new.positions is not None or new.segments is not None:
+            raise ValueError("a window with sinks numbers its tokens itself: it takes neither positions nor segments")
+        added = torch.ones(new.batch, new.time, dtype=torch.bool, device=new.device) if new.mask is None else new.mask
+        real = self._real if self.length else added[:, :0]
+        self.kept = self._make_room(real, new.time)
+        if self.kept is not None:
+            real = real.gather(1, self.kept)
+        self._real = torch.cat((real, added), 1)
         positions = (self._real.long().cumsum(1) - 1).clamp(min=0)
         query = positions[:, real.shape[1] :]
         if self._rope is not None:
-            self._tables = self._rope.tables(query, torch.float32), self._rope.tables(positions, torch.float32)
-        return query, [positions.masked_fill(~self._real, -1)] * self._layers
+            self.tables = self._rope.tables(query, torch.float32), self._rope.tables(positions, torch.float32)
+        places = Places(query, positions.masked_fill(~self._real, -1), gapless=bool(self._real.all()))
+        return [places] * len(self._slots)
 
     def _make_room(self, real: Tensor, new: int) -> Tensor | None:
         """Which slots stay, [batch, kept]: padding goes first, then the oldest tokens after the sinks."""
@@ -109,34 +119,50 @@ class SinkCache:
         gone = (slots < blank) | old
         return (~gone).nonzero()[:, 1].view(real.shape[0], -1)
 
-    def extend(
-        self,
-        layer: int,
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
-        """Remember a layer's new keys, turned back to no position; return all keys, turned to their present places."""
-        dtype = k.dtype
-        if self._tables is not None:
-            k = rotate(k.float(), _backwards(self._tables[0])).to(dtype)
-        if layer == len(self._keys):
-            self._keys.append(k[:, :, :0])
-            self._values.append(v[:, :, :0])
-        self._keys[layer] = torch.cat((self._staying(self._keys[layer]), k), 2)
-        self._values[layer] = torch.cat((self._staying(self._values[layer]), v), 2)
-        if self._tables is None:
-            return self._keys[layer], self._values[layer]
-        return rotate(self._keys[layer].float(), self._tables[1]).to(dtype), self._values[layer]
-
-    def _staying(self, x: Tensor) -> Tensor:
-        if self._kept is None:
-            return x
-        return x.gather(2, self._kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+    def slot(self, layer: int) -> Any:
+        """What a layer keeps."""
+        return self._slots[layer]
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows of the batch, in this order: finished sequences leave."""
-        self._keys, self._values = [x[rows] for x in self._keys], [x[rows] for x in self._values]
-        self._real = None if self._real is None else self._real[rows]
+        for slot in self._slots:
+            slot.keep(rows)
+        self._real = self._real[rows]
+
+
+class SinkSlot:
+    """Keys before rotation, and values, of one layer (see `parts.state.Slot`)."""
+
+    def __init__(self, cache: SinkCache):
+        self._cache = cache
+        self.keys = self._values = torch.empty(0)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, settings: Settings) -> Tensor:
+        """Attention over sinks and window, the new tokens kept."""
+        return attend(q, *self.extend(k, v), bias, settings)
+
+    def extend(
+        self,
+        k: Float[Tensor, "batch kv_heads time head_dim"],
+        v: Float[Tensor, "batch kv_heads time head_dim"],
+    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
+        """Remember new keys, turned back to no position; return all keys, turned to their present places."""
+        dtype, tables = k.dtype, self._cache.tables
+        if tables is not None:
+            k = rotate(k.float(), _backwards(tables[0])).to(dtype)
+        if self.keys.numel():
+            k, v = torch.cat((self._staying(self.keys), k), 2), torch.cat((self._staying(self._values), v), 2)
+        self.keys, self._values = k, v
+        return k if tables is None else rotate(k.float(), tables[1]).to(dtype), v
+
+    def _staying(self, x: Tensor) -> Tensor:
+        if self._cache.kept is None:
+            return x
+        return x.gather(2, self._cache.kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """See `SinkCache.keep`."""
+        self.keys, self._values = self.keys[rows], self._values[rows]
 
 
 def _backwards(tables: Tables) -> Tables:

@@ -168,6 +168,11 @@ class Family:
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether its models have an encoder beside the body."""
+        return self.default_only.get("is_encoder_decoder") is True
+
     def parse(self, raw: Fields, where: str, ignore: Collection[str] = ()) -> Any:
         """config.json -> config. A field that is not understood is refused by name unless it is in `ignore`."""
         honoured = {f.name for f in dataclasses.fields(self.config)} - set(self.absent)

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from langwright.parts.cross_memory import CrossMemory
@@ -16,11 +16,11 @@ from langwright.parts.state import State, Taps
 
 @runtime_checkable
 class Body(Protocol):
-    """What turns inputs [batch, time] into hidden states [batch, time, dim]; `Stack` is the usual one."""
+    """What turns inputs into hidden states [batch, time, dim]; `Stack` is the usual one."""
 
     def __call__(
         self,
-        ids: Int[Tensor, "batch time"],
+        inputs: Shaped[Tensor, "batch *shape"],
         mask: Bool[Tensor, "batch time"] | None = None,
         positions: Int[Tensor, "batch time"] | None = None,
         *,
@@ -172,14 +172,14 @@ class Model(nn.Module):
 
     def _read(
         self,
-        ids: Int[Tensor, "batch time"],
+        inputs: Shaped[Tensor, "batch *size"],
         mask: Bool[Tensor, "batch time"] | None = None,
         positions: Int[Tensor, "batch time"] | None = None,
         types: Int[Tensor, "batch time"] | None = None,
         state: State | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "batch *shape"]:
-        hidden = self.body(ids, mask, positions, types=types, state=state, taps=taps)
+        hidden = self.body(inputs, mask, positions, types=types, state=state, taps=taps)
         return hidden if self.head is None else self.head(hidden, mask)
 
     def _translate(

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from langwright.base.errors import UserError
+from langwright.models.families import FAMILIES
 from langwright.models.family import Family, Fields
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -38,6 +41,24 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
         tokens = model.body.embed.tokens
         model.head = EmbeddingHead() if task == EMBEDDING else family.heads[task].make(config, tokens, len(labels))
         model.task, model.labels = task, tuple(labels)
+    return model
+
+
+def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, labels: Sequence[str] = ()) -> Model:
+    """A model with fresh parameters in float32 on the CPU, filled as the family's paper says.
+
+    Args:
+        family: its name in the table of families.
+        config: the family's config.
+        seed: of the parameters.
+        head: what the head is for, as for `load_model`; the family's own unless given.
+        labels: the classes of a classifying head.
+    """
+    row = FAMILIES[family]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(row, config, head or row.task, labels)
+        row.initialise(model)
     return model
 
 

@@ -2,11 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+Kernel = Literal["explicit", "blocks", "tiles", "fused"]
+
+EVERY_SEGMENT = -1
+"""The segment of keys that all documents see: virtual tokens."""
 
 
 @dataclass(frozen=True)
@@ -14,9 +19,9 @@ class Places:
     """Where queries and keys stand in one forward pass.
 
     query: positions of the queries. key: positions of the keys, -1 where a slot holds no real token.
-    query_segments, key_segments: documents packed into one row see only themselves; None means one document.
+    query_segments, key_segments: documents packed into one row see only themselves, and keys of `EVERY_SEGMENT`; None
+    means one document.
     gapless: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
-    common: how many of the first keys belong to all documents.
     """
 
     query: Int[Tensor, "#batch queries"]
@@ -24,7 +29,6 @@ class Places:
     gapless: bool
     query_segments: Int[Tensor, "batch queries"] | None = None
     key_segments: Int[Tensor, "batch keys"] | None = None
-    common: int = 0
 
 
 @runtime_checkable
@@ -89,13 +93,15 @@ class RelativeBias(nn.Module):
 class Lowered(NamedTuple):
     """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add.
 
-    described: or bias and places as they are, for the path that makes its masks tile by tile.
+    described: bias and places as they are, for tiles and for slots with a kernel of their own.
+    kernel: the one that was chosen for it; None leaves the choice to `attend` (`parts/kernels.py`).
     """
 
     causal: bool = False
     allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
     scores: Float[Tensor, "#batch #heads #queries keys"] | None = None
     described: "tuple[Bias, Places] | None" = None
+    kernel: Kernel | None = None
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""
@@ -135,10 +141,20 @@ class Bias:
             return Lowered(scores=added)
         return Lowered(scores=torch.where(hiding < 0, hiding, added))
 
+    def is_triangle(self, places: Places) -> bool:
+        """Whether it is the causal triangle of as many queries as keys, and nothing else."""
+        queries, keys = places.query.shape[1], places.key.shape[1]
+        return self.term is None and self.causal and 1 < queries == keys and self._by_shape(places)
+
+    def _by_shape(self, places: Places) -> bool:
+        """Whether shapes alone say who sees whom."""
+        within = self.window is None or places.key.shape[1] <= self.window
+        return places.gapless and places.key_segments is None and within
+
     def _hide(self, places: Places) -> Lowered:
         """The cheapest form of who sees whom."""
         queries, keys = places.query.shape[1], places.key.shape[1]
-        if places.gapless and places.key_segments is None and (self.window is None or keys <= self.window):
+        if self._by_shape(places):
             if not self.causal or queries == 1:
                 return Lowered()
             if queries == keys:
@@ -151,7 +167,5 @@ class Bias:
             allowed = allowed & (query - key < self.window)
         if places.query_segments is not None and places.key_segments is not None:
             same = places.query_segments[:, :, None] == places.key_segments[:, None, :]
-            if places.common:
-                same = same | (torch.arange(keys, device=same.device) < places.common)
-            allowed = allowed & same
+            allowed = allowed & (same | (places.key_segments[:, None] == EVERY_SEGMENT))
         return Lowered(allowed=allowed[:, None])

@@ -14,17 +14,6 @@ from torch import Tensor, library
 
 Heads = Float[Tensor, "batch heads time head_dim"]
 
-SHORTEST, LONGEST, MOST_WEIGHTS = 64, 2048, 2**27
-"""Up to `SHORTEST` there is too little to leave out. The weights take memory that grows with the square of the time:
-beyond `LONGEST`, or so many, the fused kernel, which keeps none."""
-
-
-def prefers_blocks(q: Heads) -> bool:
-    """Whether the blocks are the faster path for this device, dtype and length (measured); so in training alone."""
-    rows, time = q.shape[0] * q.shape[1], q.shape[2]
-    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    return slow and SHORTEST < time <= LONGEST and rows * time * time <= MOST_WEIGHTS
-
 
 def attend_causally(q: Heads, k: Heads, v: Heads, scale: float) -> Heads:
     """softmax(q kᵀ scale) v over each query's own and earlier keys. As many queries as keys, heads alike."""

@@ -1,20 +1,20 @@
-"""Residual branches, blocks, and the stack that turns ids into hidden states."""
+"""Residual branches, blocks, embedders, and the stack that turns inputs into hidden states."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from langwright.parts.attention import Context, Cross, prefers_explicit
+from langwright.parts.attention import Attention, Context, Cross
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.cross_memory import CrossMemory
+from langwright.parts.kernels import Stateless, lower
 from langwright.parts.positions import Rope, Sinusoids
-from langwright.parts.state import State, Taps
+from langwright.parts.state import NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
 
@@ -101,6 +101,30 @@ class ParallelBlock(nn.Module):
         return x + self.attention.branch(read, context) + self.feedforward.branch(read, context)
 
 
+@runtime_checkable
+class Embedder(Protocol):
+    """What turns the inputs of a stack into vectors: of tokens, patches of images, frames of sound.
+
+    max_positions: the longest sequence it has positions for; None where there is no limit.
+    """
+
+    max_positions: int | None
+
+    def size(self, inputs: Shaped[Tensor, "batch *shape"]) -> tuple[int, int]:
+        """Batch and length of what the inputs become."""
+        ...
+
+    def __call__(
+        self,
+        inputs: Shaped[Tensor, "batch *shape"],
+        positions: Int[Tensor, "#batch length"],
+        types: Int[Tensor, "batch time"] | None = None,
+        virtual: Float[Tensor, "slots dim"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """The vectors, with those of `virtual` in front; `positions` counts both."""
+        ...
+
+
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
@@ -134,7 +158,12 @@ class Embedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(positions, dim)) if positions else None
         self.types = nn.Parameter(torch.empty(types, dim)) if types else None
         self.dropout = dropout
+        self.max_positions = positions - offset if positions else None
         self.adapter: nn.Module | None = None
+
+    def size(self, inputs: Int[Tensor, "batch time"]) -> tuple[int, int]:
+        """Rows and tokens."""
+        return inputs.shape[0], inputs.shape[1]
 
     def forward(
         self,
@@ -173,21 +202,28 @@ class Embedding(nn.Module):
 
 
 class Stack(nn.Module):
-    """Embedding, blocks and final norm (None after post-norm blocks): ids [B, T] -> hidden [B, T, D].
+    """Embedder, blocks and final norm (None after post-norm blocks): inputs -> hidden states [batch, length, dim].
 
-    max_positions: the longest sequence a learned position table allows; None where positions have no end.
-    dropout: on what the stack gives, in training only (T5).
-    tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
-    recompute: in training, keep only what goes into each block, and compute the block again for its gradients
-    (Chen et al., 2016).
-    virtual_tokens: None, or a module that gives `VirtualTokens`, or None for none at the moment.
+    Args:
+        embed: turns inputs into vectors (see `Embedder`).
+        blocks: the layers.
+        final_norm: of what the last block gives.
+        rope: turns queries and keys by their positions.
+        dropout: on what the stack gives, in training only (T5).
+
+    Attributes:
+        tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
+        recompute: in training, keep only what goes into each block, and compute the block again for its gradients
+            (Chen et al., 2016).
+        virtual_tokens: None, or a module that gives `VirtualTokens`, or None for none at the moment.
+        max_positions: see `Embedder`.
     """
 
     tiled = False
 
     def __init__(
         self,
-        embed: Embedding,
+        embed: Embedder,
         blocks: Sequence[Block | ParallelBlock],
         final_norm: nn.Module | None,
         rope: Rope | None = None,
@@ -196,19 +232,28 @@ class Stack(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.recompute = False
-        self.embed = embed
+        self.embed: Any = embed
         self.blocks = nn.ModuleList(blocks)
         self.biases = [block.bias for block in blocks]
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
-        self.capped = any(getattr(block.attention.fn, "softcap", None) is not None for block in blocks)
         self.virtual_tokens: nn.Module | None = None
-        self.max_positions = None if embed.positions is None else embed.positions.shape[0] - embed.offset
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the embedder has positions for; None where there is no limit."""
+        limit: int | None = self.embed.max_positions
+        return limit
+
+    def own_slots(self) -> dict[int, Any]:
+        """New slots of the layers whose mixers have a `new_slot` of their own, for a state, by number."""
+        mixers = {layer: block.get_submodule("attention.fn") for layer, block in enumerate(self.blocks)}
+        return {layer: mixer.new_slot() for layer, mixer in mixers.items() if hasattr(mixer, "new_slot")}  # type: ignore[operator]
 
     def forward(
         self,
-        ids: Int[Tensor, "batch time"],
+        inputs: Shaped[Tensor, "batch *shape"],
         mask: Bool[Tensor, "batch time"] | None = None,
         positions: Int[Tensor, "batch time"] | None = None,
         segments: Int[Tensor, "batch time"] | None = None,
@@ -217,38 +262,41 @@ class Stack(nn.Module):
         types: Int[Tensor, "batch time"] | None = None,
         memory: CrossMemory | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden states after the final norm: of the tokens, and of a virtual that stays (see `VirtualTokens`).
+        """Hidden states after the final norm: of the tokens, and of virtual tokens that stay (see `VirtualTokens`).
 
-        mask: true where a token is real; None means all are (padding at the right of a causal model needs no mask).
-        positions: `cumsum(mask) - 1` unless given. segments: see `TokenBatch.segments`.
-        state: memory of earlier calls, which this call extends; it knows the positions itself.
-        types: the type of each token, where the family has them; all are of type 0 unless given.
-        memory: what the layers with cross-attention read.
+        Args:
+            inputs: what the embedder takes: token ids [batch, time].
+            mask: true where a token is real; None means all are (padding at the right of a causal model needs none).
+            positions: of the tokens; by default each follows the one before it in its row and segment.
+            segments: the document of each token, where a row packs several; see `TokenBatch.segments`.
+            state: what earlier calls left, which this call extends.
+            taps: what an observer asks to see.
+            types: the type of each token, where the family has them; 0 by default.
+            memory: what the layers with cross-attention read.
         """
-        virtual: VirtualTokens | None = (
-            None if self.virtual_tokens is None or (state is not None and state.length) else self.virtual_tokens()
-        )
-        longest = ids.shape[1] + (0 if virtual is None else virtual.length)
-        if self.max_positions is not None and longest > self.max_positions:
-            raise ValueError(f"{longest} tokens do not fit the {self.max_positions} learned positions")
-        if virtual is None:
-            places, query_positions = self._places(ids, mask, positions, segments, state)
-            x = self.embed(ids, query_positions, types)
-        else:
-            slots = virtual.slots(ids, mask, positions, segments)
-            places, query_positions = virtual.places(*self._places(*slots, state))
-            x = self.embed(ids, query_positions, types, virtual.vectors)
-            mask = mask if virtual.vectors is None else slots[1]
-        keys = places[0].key.shape[1]
-        watched = taps is not None and taps.wants("attention")
-        lowered = self._lower(places, x, watched, prefers_explicit(x, keys))
-        tables = None if self.rope is None else self.rope.tables(query_positions, x.dtype)
-        cross = None if memory is None else self._cross(memory, query_positions, x, taps)
+        batch, time = self.embed.size(inputs)
+        new = NewTokens(batch, time, inputs.device, mask, positions, segments)
+        held = Stateless(len(self.blocks)) if state is None else state
+        virtual: VirtualTokens | None = None
+        if self.virtual_tokens is not None and not held.length:
+            virtual = self.virtual_tokens()
+        if virtual is not None:
+            new = virtual.before(new)
+        if self.max_positions is not None and new.time > self.max_positions:
+            raise ValueError(f"{new.time} tokens do not fit the {self.max_positions} learned positions")
+        places = held.begin(new)
+        vectors = None
+        if virtual is not None:
+            places, vectors = virtual.places(places), virtual.vectors
+            mask = mask if vectors is None else new.mask
+        query = places[0].query
+        x = self.embed(inputs, query, types, vectors)
+        lowered = self._lower(places, x, taps)
+        tables = None if self.rope is None else self.rope.tables(query, x.dtype)
+        cross = None if memory is None else self._cross(memory, query, x, taps)
         for layer, block in enumerate(self.blocks):
-            extend = None if state is None else partial(state.extend, layer)
-            if virtual is not None and virtual.layers:
-                extend = partial(virtual.extend, layer, extend)
-            context = Context(*lowered[layer], tables, extend, taps, layer, cross, mask)
+            slot = held.slot(layer) if virtual is None else virtual.slot(layer, held.slot(layer))
+            context = Context(lowered[layer], tables, slot, taps, layer, cross, mask)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
@@ -260,53 +308,31 @@ class Stack(nn.Module):
         x = x if self.final_norm is None else self.final_norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def _cross(self, memory: CrossMemory, queries: Tensor, like: Tensor, taps: Taps | None) -> Cross:
-        """The memory and its padding, lowered once for all layers."""
-        key = memory.positions
-        places = Places(queries, key, gapless=memory.mask is None)
-        watched = taps is not None and taps.wants("cross_attention")
-        if self.tiled and not watched:
-            return Cross(Lowered(described=(Bias(), places)), False, memory)
-        lowered = Bias().lower(places, like.dtype)
-        explicit = watched or prefers_explicit(like, key.shape[1])
-        if explicit:
-            lowered = lowered.additive(queries.shape[1], key.shape[1], like)
-        return Cross(lowered, explicit, memory)
+    def _lower(self, places: Sequence[Places], x: Tensor, taps: Taps | None) -> list[Lowered]:
+        """The bias of each layer for its kernel; layers that ask for the same share the tensors.
 
-    def _places(
-        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, segments: Tensor | None, state: State | None
-    ) -> tuple[list[Places], Tensor]:
-        """Where queries and keys stand, for every layer; and the query positions to embed."""
-        if state is not None:
-            if positions is not None or segments is not None:
-                raise ValueError("with a state, positions and segments follow from the mask and cannot be passed")
-            query, keys = state.place(ids, mask)
-            return [Places(query, key, state.gapless) for key in keys], query
-        if mask is None and positions is None:
-            query = key = torch.arange(ids.shape[1], device=ids.device)[None]
-            gapless = True
-        else:
-            real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-            counted = real.long().cumsum(1) - 1 if positions is None else positions
-            query, key, gapless = counted.clamp(min=0), counted.masked_fill(~real, -1), False
-        return [Places(query, key, gapless, segments, segments)] * len(self.blocks), query
-
-    def _lower(
-        self, places: Sequence[Places], like: Tensor, watched: bool, prefer_explicit: bool
-    ) -> list[tuple[Lowered, bool]]:
-        """The bias of each layer in its kernel's form, and whether that kernel is the explicit product.
-
-        A plain causal triangle has kernels of its own, unless someone watches the weights or scores are capped. Layers
-        that share description and keys share the tensors.
+        Masks are made here, once a call and outside of what is compiled or recomputed.
         """
-        if self.tiled and not watched:
-            return [(Lowered(described=pair), False) for pair in zip(self.biases, places, strict=True)]
-        made: dict[tuple[Bias, int], tuple[Lowered, bool]] = {}
-        for bias, place in zip(self.biases, places, strict=True):
-            if (bias, id(place.key)) not in made:
-                lowered = bias.lower(place, like.dtype)
-                explicit = watched or self.capped or (prefer_explicit and not lowered.causal)
-                if explicit:
-                    lowered = lowered.additive(place.query.shape[1], place.key.shape[1], like)
-                made[bias, id(place.key)] = lowered, explicit
-        return [made[bias, id(place.key)] for bias, place in zip(self.biases, places, strict=True)]
+        made: dict[Any, Lowered] = {}
+        lowered = []
+        for layer, (block, bias, place) in enumerate(zip(self.blocks, self.biases, places, strict=True)):
+            mixer = block.get_submodule("attention.fn")
+            if not isinstance(mixer, Attention):
+                lowered.append(Lowered(described=(bias, place)))
+                continue
+            settings = mixer.settings(taps, layer)
+            key = bias, id(place), mixer.heads, settings._replace(taps=None, layer=0)
+            if key not in made:
+                made[key] = lower(bias, place, x, mixer.heads, settings, self.tiled)
+            lowered.append(made[key])
+        return lowered
+
+    def _cross(self, memory: CrossMemory, query: Tensor, x: Tensor, taps: Taps | None) -> Cross | None:
+        """The memory and its padding, lowered once for all layers."""
+        readers = [block.cross.fn for block in self.blocks if isinstance(block, Block) and block.cross is not None]
+        if not readers:
+            return None
+        assert isinstance(readers[0], Attention)
+        places = Places(query, memory.positions, gapless=memory.mask is None)
+        settings = readers[0].settings(taps, 0, "cross_attention")
+        return Cross(lower(Bias(), places, x, readers[0].heads, settings, self.tiled), memory)

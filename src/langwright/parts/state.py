@@ -1,44 +1,14 @@
-"""What a model remembers between calls, and what an observer asked to see."""
+"""What a stack keeps between calls, layer by layer, and what an observer asked to see."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-
-@runtime_checkable
-class State(Protocol):
-    """The memory of a stack between calls: a KV cache is the usual one (`inference/cache.py`).
-
-    One forward pass calls `place` once, then `extend` once a layer.
-    """
-
-    gapless: bool
-    """No row has held padding so far: keys are a gapless run of positions that ends with the newest query."""
-
-    @property
-    def length(self) -> int:
-        """How many slots are held; none before the first call."""
-        ...
-
-    def place(
-        self, ids: Int[Tensor, "batch time"], mask: Bool[Tensor, "batch time"] | None
-    ) -> tuple[Int[Tensor, "batch time"], Sequence[Int[Tensor, "batch keys"]]]:
-        """The positions of the new tokens, and the key positions that each layer will see.
-
-        Padding has key position -1. Layers that share a memory layout share one tensor.
-        """
-        ...
-
-    def extend(
-        self,
-        layer: int,
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-    ) -> tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]:
-        """Remember the new keys and values of a layer; return all that it may attend to."""
-        ...
+from langwright.parts.bias import EVERY_SEGMENT, Lowered, Places
 
 
 class Taps:
@@ -62,3 +32,133 @@ class Taps:
     def get(self, kind: str) -> list[Tensor]:
         """All values of a kind, in the order of their slots."""
         return [value for _, value in sorted(self._slots[kind].items())]
+
+
+class Settings(NamedTuple):
+    """What a layer asks of attention besides queries, keys, values and bias.
+
+    Args:
+        scale: multiplies the products of queries and keys.
+        softcap: scores are squeezed into (-softcap, softcap); None leaves them.
+        dropout: probability that a weight is dropped; 0 outside training.
+        taps: receives the weights, or None where no observer wants them.
+        kind, layer: the name and number under which they are kept.
+    """
+
+    scale: float
+    softcap: float | None = None
+    dropout: float = 0.0
+    taps: Taps | None = None
+    kind: str = "attention"
+    layer: int = 0
+
+
+class NewTokens(NamedTuple):
+    """The tokens of one forward pass, before they are embedded.
+
+    Args:
+        batch, time: their numbers.
+        device: of the inputs.
+        mask: [batch, time], true where a token is real; None means all are.
+        positions: [batch, time]; None means that each token follows the one before it in its row and segment.
+        segments: [batch, time]; tokens see only those of their own segment. None means one segment a row.
+    """
+
+    batch: int
+    time: int
+    device: torch.device
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+    segments: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether shapes alone say where the tokens stand."""
+        return self.mask is None and self.positions is None and self.segments is None
+
+    def behind(self, slots: int) -> "NewTokens":
+        """The same with so many virtual tokens before them, which every segment sees."""
+        ahead = (slots, 0)
+        positions = self.positions
+        if positions is not None:
+            first = torch.arange(slots, device=self.device).expand(self.batch, -1)
+            positions = torch.cat((first, positions + slots), 1)
+        return self._replace(
+            time=self.time + slots,
+            mask=None if self.mask is None else F.pad(self.mask, ahead, value=True),
+            positions=positions,
+            segments=None if self.segments is None else F.pad(self.segments, ahead, value=EVERY_SEGMENT),
+        )
+
+    def counted(
+        self, following: Int[Tensor, "#batch #time"] | int = 0
+    ) -> tuple[Int[Tensor, "#batch time"], Int[Tensor, "#batch time"]]:
+        """Positions of the tokens as queries (0 or more) and as keys (-1 for padding).
+
+        Args:
+            following: the position of the first token of each row, or of each token's segment.
+        """
+        if self.plain:
+            query = following + torch.arange(self.time, device=self.device)[None]
+            return query, query
+        shape = self.batch, self.time
+        real = torch.ones(shape, dtype=torch.bool, device=self.device) if self.mask is None else self.mask
+        counted = self.positions
+        if counted is None and self.segments is None:
+            counted = following + real.long().cumsum(1) - 1
+        elif counted is None:
+            counted = following + self._rank(real)
+        return counted.clamp(min=0), counted.masked_fill(~real, -1)
+
+    def _rank(self, real: Tensor) -> Tensor:
+        """How many real tokens of the same segment, or of every segment, stand before each token of its row."""
+        assert self.segments is not None
+        alike = (self.segments[:, :, None] == self.segments[:, None]) | (self.segments[:, None] == EVERY_SEGMENT)
+        return (alike & real[:, None]).tril().sum(2) - 1
+
+
+@runtime_checkable
+class Slot(Protocol):
+    """What one layer keeps between calls, as attention sees it."""
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch heads time head_dim"],
+        k: Float[Tensor, "batch kv_heads time head_dim"],
+        v: Float[Tensor, "batch kv_heads time head_dim"],
+        bias: Lowered,
+        settings: Settings,
+    ) -> Float[Tensor, "batch heads time head_dim"]:
+        """Keep the new keys and values, and mix the values of all that are kept.
+
+        Args:
+            q, k, v: of the new tokens, rotated where positions are rotary.
+            bias: who sees whom, lowered over the key positions that `State.begin` gave. `bias.described` is the
+                description itself, for a slot with a kernel of its own.
+            settings: scale, soft-cap, dropout and taps.
+        """
+        ...
+
+
+@runtime_checkable
+class State(Protocol):
+    """The memory of a stack between calls: a KV cache is the usual one (`inference/cache.py`).
+
+    One forward pass calls `begin` once, outside of all that is compiled or recomputed, then `slot` once a layer.
+    """
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that are held; 0 before the first call."""
+        ...
+
+    def begin(self, new: NewTokens) -> Sequence[Places]:
+        """Where the new tokens, and all keys that each layer will see, stand.
+
+        Layers with the same memory share one `Places`. A slot with a kernel of its own may leave `key` empty.
+        """
+        ...
+
+    def slot(self, layer: int) -> Any:
+        """What the layer keeps: a `Slot` for attention, and whatever else its mixer works with otherwise."""
+        ...

@@ -1,0 +1,246 @@
+"""A model folder opened: its small files read and checked once, and the model made of its weights."""
+
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from langwright.base.errors import UserError
+from langwright.base.files import check_files, read_json, read_record
+from langwright.base.hub import model_folder
+from langwright.models import tasks
+from langwright.models.families import FAMILIES
+from langwright.models.family import Family, Fields
+from langwright.models.folder import sentences
+from langwright.models.folder.reading import read_weights
+from langwright.models.initialise import normal
+from langwright.models.model import Model
+from langwright.models.surgery import quantise
+
+CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a folder that holds an adapter alone has instead."""
+FORMAT_VERSION = 1
+
+
+class OpenedFolder:
+    """A model folder whose files are read once, however often a model is made of it.
+
+    Args:
+        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
+        ignore_fields: fields of config.json to pass over although the family does not understand them.
+        weights: whether the weights are fetched as well.
+
+    Raises:
+        UserError: naming the file and the field that is wrong.
+
+    `path` is the folder, `fields` config.json as it is, `family` the row of the family it names, `config` its config.
+    """
+
+    def __init__(self, folder: Path | str, ignore_fields: Collection[str] = (), weights: bool = True):
+        self.path = model_folder(folder, weights=weights)
+        self.where = str(self.path / CONFIG)
+        self.fields = self._read_config()
+        self.family = FAMILIES[self.fields["model_type"]]
+        self.config = self.family.parse(self.fields, self.where, {*ignore_fields, quantise.FIELD})
+
+    @cached_property
+    def layout(self) -> sentences.Layout | None:
+        """The layout of sentence-transformers, where the folder has it."""
+        return sentences.read(self.path)
+
+    @cached_property
+    def task(self) -> str:
+        """What the head in the folder is for; UserError where it is a class that is not built here."""
+        task = tasks.task_in_file(self.family, self.fields, self.where)
+        return tasks.EMBEDDING if task == self.family.task and self.layout is not None else task
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the head in the folder; none where it tells none apart."""
+        return tasks.labels_in_file(self.fields, self.where) if tasks.is_labelled(self.family, self.task) else ()
+
+    @cached_property
+    def scheme(self) -> quantise.Scheme | None:
+        """How the weights are quantised; None where they are floats."""
+        return quantise.read_scheme(self.fields, self.where)
+
+    @cached_property
+    def record(self) -> Fields:
+        """langwright.json; empty where there is none. Read, and the weights compared with its checksums, once."""
+        path = self.path / RECORD
+        if not path.exists():
+            return {}
+        record = read_record(path, "the record of the model", FORMAT_VERSION)
+        check_files(path, record, only=".safetensors")
+        return dict(record)
+
+    def model(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        head: str | None = None,
+        labels: Sequence[str] | None = None,
+        seed: int = 0,
+        bits: int | str | None = None,
+    ) -> Model:
+        """The model in eval mode; arguments as for `load_model`."""
+        own = self._own_task(head)
+        task = head or own or self.family.task
+        known = self.labels if task == own else ()
+        fresh = task != own or (labels is not None and tuple(labels) != known)
+        filler = self._filler(bits, device, dtype)
+        with self._checked():
+            model = self._build(task, labels or known)
+            if fresh:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    if model.encoders:
+                        self.family.initialise(model)
+                    elif model.head is not None:
+                        normal(model.head, self.config.initializer_range)
+            read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
+        return model.eval()
+
+    def require(self, generates: bool = False, one_stack: bool = False) -> "OpenedFolder":
+        """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
+        if one_stack and self.family.is_encoder_decoder:
+            raise UserError(
+                f"{self.path}: {self.family.name} is an encoder-decoder, and a model of one stack is needed here"
+            )
+        if generates and self.task != "language":
+            raise UserError(
+                f'{self.path}: a {self.family.name} model with the head "{self.task}" does not continue texts; '
+                "this needs a causal language model such as gpt2 or llama"
+            )
+        return self
+
+    def _read_config(self) -> Fields:
+        path = self.path / CONFIG
+        if (self.path / ADAPTER_CONFIG).exists() and not path.exists():
+            raise UserError(
+                f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
+            )
+        fields = read_json(path, "the model's config")
+        if not isinstance(fields, dict):
+            raise UserError(f"{path}: the model's config is not a JSON object")
+        name = fields.get("model_type")
+        if not isinstance(name, str) or name not in FAMILIES:
+            near = get_close_matches(str(name), FAMILIES, 1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
+        return fields
+
+    def _build(self, task: str, labels: Sequence[str]) -> Model:
+        model = tasks.build(self.family, self.config, task, labels)
+        if self.layout is not None and task == tasks.EMBEDDING:
+            sentences.apply(self.layout, model)
+        return model
+
+    def _own_task(self, wanted: str | None) -> str | None:
+        """What the head in the folder is for; None where it is not built here and another is asked for."""
+        try:
+            return self.task
+        except UserError:
+            if wanted is None:
+                raise
+            return None
+
+    def _filler(
+        self, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
+    ) -> quantise.Filler | None:
+        """What reads quantised weights; None where the folder holds floats and floats are asked for."""
+        asked = None if bits is None else quantise.scheme_of(bits)
+        if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
+            raise UserError(
+                f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
+                "again; leave it out"
+            )
+        scheme = self.scheme or asked
+        return None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device)
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Check the record while the block reads the weights; an error of the record is raised before the block's."""
+        with ThreadPoolExecutor(1) as beside:
+            checking = beside.submit(lambda: self.record)
+            try:
+                yield
+            finally:
+                checking.result()
+
+
+def load_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    bits: int | str | None = None,
+) -> Model:
+    """The model of a folder, in eval mode.
+
+    Args:
+        folder: a path, or `hf:owner/name[@revision]`.
+        device: where its parameters are.
+        dtype: of its parameters; that of the file unless given.
+        ignore_fields: fields of config.json to pass over although the family does not understand them.
+        head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has it;
+            the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+        labels: the classes of a new classifying head.
+        seed: of the parameters of a new head, which are listed.
+        bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
+            for a folder that holds them so.
+
+    Raises:
+        UserError: naming the file and the field or tensor that is wrong.
+    """
+    return OpenedFolder(folder, ignore_fields).model(device, dtype, head, labels, seed, bits)
+
+
+def load_generative(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
+) -> Model:
+    """As `load_model`; UserError for a model that does not generate text."""
+    return OpenedFolder(folder, ignore_fields).require(generates=True).model(device, dtype, bits=bits)
+
+
+def load_one_stack(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
+) -> Model:
+    """As `load_model`; UserError for an encoder-decoder, before its weights are fetched."""
+    OpenedFolder(folder, ignore_fields, weights=False).require(one_stack=True)
+    return OpenedFolder(folder, ignore_fields).model(device, dtype, bits=bits)
+
+
+def load_language_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+    bits: int | str | None = None,
+) -> Model:
+    """As `load_model`; UserError for what is not a decoder with a language head, before its weights are fetched."""
+    OpenedFolder(folder, ignore_fields, weights=False).require(one_stack=True)
+    return OpenedFolder(folder, ignore_fields).require(generates=True).model(device, dtype, bits=bits)
+
+
+def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
+    """The family of a model folder and its config; weights of a model of the Hub are not fetched."""
+    opened = OpenedFolder(folder, ignore_fields, weights=False)
+    return opened.family, opened.config

@@ -1,0 +1,166 @@
+"""The kernels of attention, and the one function that chooses among them."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from langwright.parts.bias import Bias, Kernel, Lowered, Places
+from langwright.parts.causal_attention import attend_causally
+from langwright.parts.flash_attention import attend_tiled
+from langwright.parts.state import NewTokens, Settings
+
+Queries = Float[Tensor, "batch heads queries head_dim"]
+Keys = Float[Tensor, "batch kv_heads keys head_dim"]
+
+EXPLICIT_BELOW = 512
+"""On a CPU in bfloat16 the explicit product is faster than the fused kernel below this many keys (measured)."""
+BLOCKS_FROM, BLOCKS_TO, MOST_WEIGHTS = 65, 2048, 2**27
+"""In fewer queries blocks leave too little out. They keep the weights, whose memory grows with the square of the time:
+beyond `BLOCKS_TO`, or so many, the fused kernel serves, which keeps none."""
+
+
+def choose_kernel(
+    like: Tensor, heads: int, queries: int, keys: int, *, triangle: bool, settings: Settings, tiled: bool = False
+) -> Kernel:
+    """The fastest kernel that does what is asked.
+
+    On a CPU in bfloat16 the backward pass of the fused kernels takes long, so training has two others: blocks of the
+    causal triangle, which drop nothing, and for short texts the explicit product. Without gradients the fused kernel
+    is faster, and closer to float32, since it never rounds the scores.
+
+    Args:
+        like: a tensor whose first size is the batch, with the dtype and device of the queries.
+        heads, queries, keys: their numbers.
+        triangle: whether the bias is the plain causal triangle.
+        settings: soft-cap, dropout and watched weights are what the explicit product alone, or not all, can do.
+        tiled: whether the readable FlashAttention is asked for; watched weights come before it.
+    """
+    if tiled and settings.taps is None:
+        return "tiles"
+    if settings.taps is not None or settings.softcap is not None:
+        return "explicit"
+    if like.device.type == "cpu" and like.dtype == torch.bfloat16 and torch.is_grad_enabled():
+        few = like.shape[0] * heads * queries**2 <= MOST_WEIGHTS
+        if triangle and not settings.dropout and BLOCKS_FROM <= queries <= BLOCKS_TO and few:
+            return "blocks"
+        if keys < EXPLICIT_BELOW:
+            return "explicit"
+    return "fused"
+
+
+def lower(bias: Bias, places: Places, like: Tensor, heads: int, settings: Settings, tiled: bool = False) -> Lowered:
+    """A bias in the form that the chosen kernel takes; arguments as in `choose_kernel`."""
+    queries, keys, triangle = places.query.shape[1], places.key.shape[1], bias.is_triangle(places)
+    kernel = choose_kernel(like, heads, queries, keys, triangle=triangle, settings=settings, tiled=tiled)
+    lowered = Lowered() if kernel == "tiles" else bias.lower(places, like.dtype)
+    if kernel == "explicit":
+        lowered = lowered.additive(queries, keys, like)
+    return lowered._replace(kernel=kernel, described=(bias, places))
+
+
+def attend(q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
+    """softmax(q kᵀ scale + bias) v by the kernel that `bias` was lowered for, or else the one chosen here."""
+    heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
+    kernel = bias.kernel or choose_kernel(q, heads, queries, keys, triangle=bias.causal, settings=settings)
+    if kernel == "tiles":
+        if settings.dropout or settings.softcap is not None:
+            raise ValueError("attention in tiles has neither dropout nor a cap: leave Stack.tiled False")
+        assert bias.described is not None
+        return attend_tiled(q, k, v, *bias.described, settings.scale)
+    if kernel == "blocks":
+        return attend_causally(q, _for_each_head(k, heads), _for_each_head(v, heads), settings.scale)
+    if kernel == "fused":
+        return attend_fused(q, k, v, bias, settings.scale, settings.dropout)
+    added = bias.additive(queries, keys, q)
+    mixed, weights = attend_explicitly(q, k, v, added, settings.scale, settings.dropout, settings.softcap)
+    if settings.taps is not None:
+        settings.taps.put(settings.kind, settings.layer, weights)
+    return mixed
+
+
+class Stateless:
+    """The state of a call that remembers nothing, as in training, and the slot of each of its layers."""
+
+    length = 0
+
+    def __init__(self, layers: int = 1):
+        self.layers = layers
+
+    def begin(self, new: NewTokens) -> Sequence[Places]:
+        """Where the tokens stand, the same for all layers."""
+        query, key = new.counted()
+        return [Places(query, key, new.plain, new.segments, new.segments)] * self.layers
+
+    def slot(self, layer: int) -> "Stateless":
+        """Itself: no layer keeps anything."""
+        return self
+
+    def attend(self, q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
+        """Attention among the given tokens (see `parts.state.Slot`)."""
+        return attend(q, k, v, bias, settings)
+
+
+def attend_explicitly(
+    q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0, softcap: float | None = None
+) -> tuple[Queries, Float[Tensor, "batch heads queries keys"]]:
+    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form.
+
+    softcap: squeezes the product into (-softcap, softcap), before the bias.
+    """
+    if bias.causal or bias.allowed is not None:
+        raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
+    batch, heads, queries, _ = q.shape
+    keys = k.shape[2]
+    if _shares_keys(q, k, bias):
+        mixed, weights = attend_explicitly(_grouped(q, k), k, v, bias, scale, dropout, softcap)
+        return mixed.reshape(q.shape), weights.view(batch, heads, 1, keys)
+    q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
+    added: Tensor | None = None
+    if bias.scores is not None:
+        shared = bias.scores.shape[:2] == (1, 1)
+        added = bias.scores[0] if shared else bias.scores.expand(batch, heads, -1, -1).flatten(0, 1)
+    if softcap is not None:
+        capped = torch.bmm(q3 * (scale / softcap), k3.transpose(1, 2)).tanh_()
+        scores = capped * softcap if added is None else torch.add(added, capped, alpha=softcap)
+    elif added is None:
+        scores = torch.bmm(q3 * scale, k3.transpose(1, 2))
+    else:
+        scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
+    weights = scores.softmax(-1)
+    mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
+    return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, keys)
+
+
+def _shares_keys(q: Queries, k: Keys, bias: Lowered) -> bool:
+    """Whether heads with the same keys may stand as queries of one head, so that no key is written out again."""
+    alike = bias.scores is None or bias.scores.shape[1] == 1
+    return q.shape[2] == 1 and q.shape[1] != k.shape[1] and not bias.causal and alike
+
+
+def _grouped(q: Queries, k: Keys) -> Float[Tensor, "batch kv_heads group head_dim"]:
+    """A single query of each head, as the queries of one head for each of the keys'."""
+    return q.reshape(len(q), k.shape[1], -1, q.shape[3])
+
+
+def _for_each_head(x: Keys, heads: int) -> Queries:
+    """Keys or values, written out once for each head of the queries."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
+    """The same through PyTorch's fused kernels, which never store the weights."""
+    if _shares_keys(q, k, bias):
+        return attend_fused(_grouped(q, k), k, v, bias, scale, dropout).reshape(q.shape)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        bias.allowed if bias.scores is None else bias.scores,
+        dropout,
+        bias.causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
