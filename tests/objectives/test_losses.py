@@ -18,12 +18,12 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
-def plain(
-    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None = None
-) -> Tensor:
+def plain(p: Projection, targets: Tensor, weights: Tensor, z_loss: float = 0.0) -> Tensor:
     """The definition, logits held whole."""
-    logits = hidden.flatten(0, -2) @ weight.T
-    logits = logits if softcap is None else softcap * (logits / softcap).tanh()
+    logits = p.scale * p.hidden.flatten(0, -2) @ p.weight.T
+    for added in (p.bias, p.offset):
+        logits = logits if added is None else logits + added
+    logits = logits if p.softcap is None else p.softcap * (logits / p.softcap).tanh()
     each = F.cross_entropy(logits, targets.flatten(), reduction="none") + z_loss * logits.logsumexp(-1).square()
     return (weights.flatten() * each).sum()
 
@@ -46,9 +46,11 @@ def test_by_hand() -> None:
     vocabulary=st.integers(2, 9),
     chunk=st.integers(1, 8),
     z_loss=st.sampled_from([0.0, 0.1]),
-    softcap=st.sampled_from([None, 2.0]),
+    softcap=st.sampled_from([None, 3.0]),
     weights=st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=7, max_size=7),
-    scale=st.sampled_from([1.0, -2.5]),
+    upstream=st.sampled_from([1.0, -2.5]),
+    scale=st.sampled_from([1.0, 0.3]),
+    added=st.sets(st.sampled_from(["bias", "offset"])),
 )
 def test_value_and_gradients(
     tokens: tuple[int, int],
@@ -57,24 +59,31 @@ def test_value_and_gradients(
     z_loss: float,
     softcap: float | None,
     weights: list[float],
+    upstream: float,
     scale: float,
+    added: set[str],
 ) -> None:
-    """Whatever the chunks, the weights and what the loss is multiplied with afterwards."""
-    hidden, weight = normal(*tokens, 4, seed=0), normal(vocabulary, 4, seed=1)
+    """Whatever the chunks, the weights, the pieces of the logits, and what the loss is multiplied with afterwards."""
+    tensors = {"hidden": normal(*tokens, 4, seed=0), "weight": normal(vocabulary, 4, seed=1)}
+    tensors |= {name: normal(vocabulary, seed=2 + len(name)) for name in added}
     targets = torch.arange(tokens[0] * tokens[1]).view(tokens) * 5 % vocabulary
     each = torch.tensor(weights[: targets.numel()]).view(tokens)
-    leaves = [x.clone().requires_grad_() for x in (hidden, weight, hidden, weight)]
-    expected = plain(leaves[0], leaves[1], targets, each, z_loss, softcap)
-    (expected * scale).backward()
+    ours, theirs = (
+        Projection(
+            **{n: x.clone().requires_grad_(n != "offset") for n, x in tensors.items()}, scale=scale, softcap=softcap
+        )
+        for _ in range(2)
+    )
+    expected = plain(theirs, targets, each, z_loss)
+    (expected * upstream).backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk * vocabulary})
         patch.setattr(losses, "SLICE_LOGITS", {"cpu": chunk * vocabulary // 2})
-        given_loss = linear_cross_entropy(Projection(leaves[2], leaves[3], softcap=softcap), targets, each, z_loss)
-        (given_loss * scale).backward()
+        given_loss = linear_cross_entropy(ours, targets, each, z_loss)
+        (given_loss * upstream).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
-    for ours, theirs in zip(leaves[2:], leaves[:2], strict=True):
-        assert ours.grad is not None
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)  # type: ignore[arg-type]
+    for name in tensors.keys() - {"offset"}:
+        assert torch.allclose(getattr(ours, name).grad, getattr(theirs, name).grad, atol=1e-5), name
 
 
 def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +106,7 @@ def test_a_vocabulary_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> No
     hidden, weight, targets = normal(3, 4, seed=0), normal(11, 4, seed=1), torch.tensor([3, 0, 10])
     monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": 5})
     given_loss = linear_cross_entropy(Projection(hidden, weight), targets, torch.ones(3))
-    assert torch.allclose(given_loss, plain(hidden, weight, targets, torch.ones(3), 0.0))
+    assert torch.allclose(given_loss, plain(Projection(hidden, weight), targets, torch.ones(3)))
 
 
 def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +115,7 @@ def test_bfloat16_is_summed_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, weight = normal(600, 32, seed=0).bfloat16(), normal(40, 32, seed=1)
     targets, weights = torch.arange(600) % 40, torch.ones(600)
     wide = [hidden.float().requires_grad_(), weight.bfloat16().float().requires_grad_()]
-    expected = plain(wide[0], wide[1], targets, weights, 0.0)
+    expected = plain(Projection(wide[0], wide[1]), targets, weights)
     expected.backward()
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
     given_loss = linear_cross_entropy(Projection(leaves[0], leaves[1]), targets, weights)
