@@ -48,7 +48,7 @@ from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.planning.memory import training_memory
-from langwright.text.equip import equip
+from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
@@ -150,17 +150,17 @@ def pretrained(folder: Path, steps: str) -> Path:
 
 def make_task(base: Path) -> Task:
     """Mined instructions, a seeded choice."""
-    equipped = equip(load_tokenizer(base), "zephyr", may_grow=False, where=str(base))
+    setup = set_up_chat(load_tokenizer(base), "zephyr", may_grow=False, where=str(base))
     training, held_out = split_documents(open_corpus(CORPUS))
     short = [[c for c in mine(side) if len(c.prompt + c.answer) <= LONGEST] for side in (training, held_out)]
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
-    fit = partial(fit_examples, template=equipped.template, tokenizer=equipped.tokenizer, context=TOKENS)
+    fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
     sides = [fit(side).examples for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
-        old = tokenise(beginnings, equipped.tokenizer, Path(scratch) / "old.tokens")
-    return Task(base, equipped.tokenizer, old, *sides)
+        old = tokenise(beginnings, setup.tokenizer, Path(scratch) / "old.tokens")
+    return Task(base, setup.tokenizer, old, *sides)
 
 
 def prepared(base: Path, chosen: Way, seed: int) -> Model:

@@ -19,7 +19,7 @@ import torch
 from _turns import Step, in_turn, timed
 from training_speed import ours, peers_loss
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.base.allocator import keep_freed_memory
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model, save_model

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE

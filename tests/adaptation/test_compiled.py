@@ -6,7 +6,7 @@ import sys
 PROGRAM = """
 import torch
 from torch._dynamo.utils import counters
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.models.folder import new_model
 from langwright.models.families.llama import LlamaConfig
 

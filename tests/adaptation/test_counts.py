@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
@@ -76,11 +76,11 @@ def test_unknown_targets_are_named_with_what_is_near() -> None:
         LoRA(target=("c_atn",)).attach(model)
     with pytest.raises(UserError, match="norm"):
         LoRA(target=("ln_1",)).attach(model)
-    assert "adapters" not in vars(model) or not vars(model)["adapters"].methods
+    assert "adapters" not in vars(model) or not vars(model)["adapters"].adapters
 
 
 def test_a_target_is_a_whole_name_or_an_ending_behind_a_dot() -> None:
     model = made("t5", {"num_layers": 1})
-    names = [target.place.name for target in LoRA(target=("o",)).targets(model)]
+    names = [target.point.name for target in LoRA(target=("o",)).targets(model)]
     assert names
     assert all(name.endswith(".o") for name in names)  # not wo, which ends so too

@@ -12,9 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.live import live
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.models.folder import load_model
 from langwright.models.model import Model
 from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
@@ -200,7 +200,7 @@ def plain(name: str) -> str:
 
 def gradients(pair: Pair) -> dict[str, Tensor]:
     """Our gradients under PEFT's names: the values are replaced by the gradients and read as values are."""
-    for parameter in live(pair.ours).trained["default"]:
+    for parameter in attached(pair.ours).adapters["default"].trained:
         kept = parameter.grad
         assert kept is not None
         parameter.data = kept

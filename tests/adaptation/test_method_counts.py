@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from langwright.adaptation.bottleneck import Adapters
-from langwright.adaptation.ia3 import IA3
 from langwright.adaptation.method import Method
-from langwright.adaptation.own import BitFit, LayerNorm
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning, PTuning
+from langwright.adaptation.methods import BitFit, LayerNorm, PromptTuning, PTuning
+from langwright.adaptation.methods.bottleneck import Bottleneck
+from langwright.adaptation.methods.ia3 import IA3
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.families import bert, gpt2, llama
 from langwright.models.model import Model
 
@@ -52,9 +51,9 @@ def test_of_llama(method: Method, count: int) -> None:
 @pytest.mark.parametrize(
     ("method", "count"),
     [
-        (Adapters("pfeiffer"), 894_528),
-        (Adapters("houlsby"), 1_789_056),
-        (Adapters("parallel"), 12 * (2 * 768 * 384 + 768 + 384)),
+        (Bottleneck("pfeiffer"), 894_528),
+        (Bottleneck("houlsby"), 1_789_056),
+        (Bottleneck("parallel"), 12 * (2 * 768 * 384 + 768 + 384)),
         # BitFit of BERT-base: the biases of 12 layers (q, k, v, o, two of the feed-forward, two norms) and one norm
         (BitFit(), 12 * (4 * 768 + 3072 + 768 + 2 * 768) + 768),
     ],

@@ -11,8 +11,8 @@ import transformers
 
 from langwright.adaptation.folder import load_adapter
 from langwright.adaptation.method import Method
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
+from langwright.adaptation.methods.prompt_tuning import PromptTuning
 from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import generate_ids

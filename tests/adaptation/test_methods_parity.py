@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.ia3 import IA3
 from langwright.adaptation.method import Method
-from langwright.adaptation.own import LayerNorm
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning, PTuning
+from langwright.adaptation.methods import LayerNorm, PromptTuning, PTuning
+from langwright.adaptation.methods.ia3 import IA3
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import load_model
 from oracles import CASES, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.ia3 import IA3
-from langwright.adaptation.live import choose
 from langwright.adaptation.method import Method, trained_names
-from langwright.adaptation.own import BitFit, HeadOnly, LayerNorm
-from langwright.adaptation.sides import parts
+from langwright.adaptation.methods import BitFit, HeadOnly, LayerNorm
+from langwright.adaptation.methods.ia3 import IA3
 from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.folder import load_model, new_model
@@ -83,7 +82,7 @@ def test_ia3_of_a_slice_leaves_the_rest_of_the_fused_map(tmp_path: Path) -> None
     method = IA3(target=("c_attn.k", "c_attn.v", "mlp.c_proj"))
     method.attach(model)
     with torch.no_grad():
-        for part in parts(model, "default").values():
+        for part in attached(model).adapters["default"].modules.values():
             for scale in part.parameters():
                 scale.uniform_(0.5, 1.5)
     save_adapter(model, tmp_path / "adapter")
@@ -105,7 +104,7 @@ def test_a_merged_scale_gives_the_same(tmp_path: Path) -> None:
     model = load_model(tmp_path)
     IA3().attach(model)
     x = torch.randn(5, 24)
-    for path, part in parts(model, "default").items():
+    for path, part in attached(model).adapters["default"].modules.items():
         owner = model.get_submodule(path)
         with torch.no_grad():
             for scale in part.parameters():

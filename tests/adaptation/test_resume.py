@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from langwright.adaptation.bottleneck import Adapters
-from langwright.adaptation.ia3 import IA3
-from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
-from langwright.adaptation.own import BitFit, LayerNorm
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning, PTuning
+from langwright.adaptation.methods import BitFit, LayerNorm, PromptTuning, PTuning
+from langwright.adaptation.methods.bottleneck import Bottleneck
+from langwright.adaptation.methods.ia3 import IA3
+from langwright.adaptation.methods.lora import LoRA
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
@@ -30,7 +29,7 @@ METHODS: dict[str, Method | Unfreezing | None] = {
     "prompt": PromptTuning(2),
     "p-tuning": PTuning(2, "lstm", hidden=4, dropout=0.1),
     "prefix": PrefixTuning(2, projection=True, hidden=4),
-    "bottleneck": Adapters("houlsby"),
+    "bottleneck": Bottleneck("houlsby"),
     "bitfit": BitFit(),
     "layernorm": LayerNorm(),
 }

@@ -6,11 +6,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from langwright.adaptation.options import SETTINGS
+from langwright.commands.finetune import TuningRecipe
 from langwright.models.families.gpt_neox import GPTNeoXConfig
 from langwright.models.folder import new_model, save_model
 from langwright.text.training import raw_bytes
-from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills
 
 STEPS, SAVED_EVERY = 20, 3
@@ -65,4 +64,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(name: str, made: Path,
 
 def test_no_method_is_left_out() -> None:
     killed = {words[0] for words in METHODS.values()}
-    assert killed == set(get_args(get_type_hints(FinetuneRecipe)["method"])) >= SETTINGS.keys()
+    assert (
+        killed
+        == set(get_args(get_type_hints(TuningRecipe)["method"]))
+        >= {name for users in OPTIONS.values() for name in users}
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
 from langwright.models.folder import load_model
 from langwright.parts.linear import Linear

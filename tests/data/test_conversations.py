@@ -17,8 +17,8 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat import template_for
-from langwright.text.equip import Equipped, equip
+from langwright.text.chat_setup import ChatSetup, set_up_chat
+from langwright.text.chat_template import template_for
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
 from langwright.training.losses import Causal
@@ -27,8 +27,8 @@ NO_SAMPLES = np.zeros(1, np.int64)
 
 
 @pytest.fixture(scope="module")
-def equipped() -> Equipped:
-    return equip(raw_bytes(), "chatml", may_grow=True, where="x")
+def setup() -> ChatSetup:
+    return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
 def chat(*texts: str, source: str = "f:1", first: int = 0) -> Chat:
@@ -50,47 +50,47 @@ def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
     return tokenizer.decode(batch.targets[row][batch.weights[row] > 0].tolist())
 
 
-def test_only_the_assistants_words_and_the_stop_weigh(equipped: Equipped) -> None:
-    fitted = fit_examples([chat("Q", "A one", "R", "B")], equipped.template, equipped.tokenizer, 200)
+def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
+    fitted = fit_examples([chat("Q", "A one", "R", "B")], setup.template, setup.tokenizer, 200)
     batch = batch_of([fitted.examples], Layout(200, 1, 0), NO_SAMPLES)
-    assert predicted(batch, equipped.tokenizer) == "A one<|im_end|>B<|im_end|>"
-    last = fit_examples([chat("Q", "A", "R", "B", first=2)], equipped.template, equipped.tokenizer, 200)
-    assert predicted(batch_of([last.examples], Layout(200, 1, 0), NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
+    assert predicted(batch, setup.tokenizer) == "A one<|im_end|>B<|im_end|>"
+    last = fit_examples([chat("Q", "A", "R", "B", first=2)], setup.template, setup.tokenizer, 200)
+    assert predicted(batch_of([last.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
     marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
                    {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
-    unmarked = fit_examples([marked], equipped.template, equipped.tokenizer, 200)
-    assert predicted(batch_of([unmarked.examples], Layout(200, 1, 0), NO_SAMPLES), equipped.tokenizer) == "B<|im_end|>"
+    unmarked = fit_examples([marked], setup.template, setup.tokenizer, 200)
+    assert predicted(batch_of([unmarked.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
     assert fitted.tokens == 8
-    assert answer_bytes(fitted.examples, equipped.tokenizer) == 6
+    assert answer_bytes(fitted.examples, setup.tokenizer) == 6
 
 
-def test_what_is_cut_off_is_counted(equipped: Equipped) -> None:
+def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
     chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
-    whole = fit_examples(chats, equipped.template, equipped.tokenizer, 500)
+    whole = fit_examples(chats, setup.template, setup.tokenizer, 500)
     assert (whole.shortened, whole.lost, whole.unanswered) == (0, 0, [])
-    fitted = fit_examples(chats, equipped.template, equipped.tokenizer, 40)
+    fitted = fit_examples(chats, setup.template, setup.tokenizer, 40)
     assert fitted.shortened == 2
     assert fitted.unanswered == ["f:3"]
     assert [e.inputs for e in fitted.examples] == [whole.examples[0].inputs, 40]
     assert fitted.lost == sum(e.inputs - 40 for e in whole.examples[1:])
     assert fitted.record()["left_out"] == 1
     with pytest.raises(UserError, match="f:3: no conversation has an answer within 40 tokens"):
-        fit_examples(chats[2:], equipped.template, equipped.tokenizer, 40)
+        fit_examples(chats[2:], setup.template, setup.tokenizer, 40)
 
 
-def test_errors_name_file_and_row(equipped: Equipped) -> None:
+def test_errors_name_file_and_row(setup: ChatSetup) -> None:
     silent = template_for(
         "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
-        equipped.tokenizer,
+        setup.tokenizer,
         "x",
     )
     with pytest.raises(UserError, match="f:1: the chat template leaves nothing to learn from"):
-        fit_examples([chat("Q", "A")], silent, equipped.tokenizer, 50)
-    strict = template_for("{{ raise_exception('no') }}", equipped.tokenizer, "folder")
+        fit_examples([chat("Q", "A")], silent, setup.tokenizer, 50)
+    strict = template_for("{{ raise_exception('no') }}", setup.tokenizer, "folder")
     with pytest.raises(UserError, match="f:1: folder: the chat template refuses the messages: no"):
-        fit_examples([chat("Q", "A")], strict, equipped.tokenizer, 50)
+        fit_examples([chat("Q", "A")], strict, setup.tokenizer, 50)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "bloom"])

@@ -13,7 +13,7 @@ from langwright.corpora.splits import split_documents
 from langwright.data import prepare as prepare_module
 from langwright.data.prepare import prepare, tokenise
 from langwright.data.shards import Tokens
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
 
@@ -58,10 +58,10 @@ def test_each_document_is_whole_and_in_order(
 def test_only_the_roles_a_tokenizer_has_are_added(tmp_path: Path) -> None:
     texts = ["a", "b"]
     for roles, begins, expected in [
-        (Roles(), True, [[100], [101]]),
-        (Roles(bos="<|bos|>"), True, [[0, 100], [0, 101]]),
-        (Roles(bos="<|bos|>", eos="<|eos|>"), False, [[100, 1], [101, 1]]),
-        (Roles(bos="<|eos|>", eos="<|eos|>"), False, [[1, 100, 1], [1, 101, 1]]),
+        (SpecialTokens(), True, [[100], [101]]),
+        (SpecialTokens(bos="<|bos|>"), True, [[0, 100], [0, 101]]),
+        (SpecialTokens(bos="<|bos|>", eos="<|eos|>"), False, [[100, 1], [101, 1]]),
+        (SpecialTokens(bos="<|eos|>", eos="<|eos|>"), False, [[1, 100, 1], [1, 101, 1]]),
     ]:
         backend = raw_bytes()._backend
         backend.post_processor = None

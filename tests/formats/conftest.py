@@ -8,7 +8,8 @@ import pytest
 
 from langwright.base.recipe_file import read_recipe
 from langwright.commands import finetune, pretrain
-from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
+from langwright.commands.finetune import TuningRecipe
+from langwright.training.recipe import PretrainRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -39,6 +40,6 @@ def trained(play: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(trained: Path, play: Path) -> Path:
     """The same model, tuned for a step on the same text."""
     out = trained.parent / "finetuned"
-    recipe = FinetuneRecipe(steps="1 steps", dtype="float32", sample_every="0 steps")
+    recipe = TuningRecipe(steps="1 steps", dtype="float32", sample_every="0 steps")
     assert finetune.run(trained, str(play), out, recipe).stopped is None
     return out

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 import langwright
-from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
-from langwright.adaptation.prefix import PrefixTuning
+from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
 from langwright.base.recipe_file import read_recipe

@@ -10,9 +10,10 @@ import pytest
 
 from langwright.commands._demo.instructions import Asked
 from langwright.commands.demo import _summary
+from langwright.commands.finetune import TuningRecipe
 from langwright.models.families import FAMILIES
 from langwright.models.family import DEFAULT_ONLY
-from langwright.training.recipe import FREE, FinetuneRecipe, PretrainRecipe
+from langwright.training.recipe import FREE, PretrainRecipe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines()
 TUNED_ONLY = "`finetune` only: "
@@ -81,7 +82,7 @@ def test_fields_with_one_value() -> None:
 
 def test_recipes() -> None:
     documented = columns("| field | `pretrain` | `finetune` | meaning |")
-    assert documented == {"pretrain": defaults(PretrainRecipe), "finetune": defaults(FinetuneRecipe)}
+    assert documented == {"pretrain": defaults(PretrainRecipe), "finetune": defaults(TuningRecipe)}
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])

@@ -17,7 +17,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
 from langwright.models.model import Model
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 from oracles import CASES, WINDOW, oracle, random_ids
@@ -237,7 +237,7 @@ def test_a_document_begins_as_in_training() -> None:
     def unprefixed(**roles: str) -> Tokenizer:
         backend = raw_bytes()._backend
         backend.post_processor = None
-        return Tokenizer(backend, Roles(**roles))
+        return Tokenizer(backend, SpecialTokens(**roles))
 
     gpt2 = unprefixed(bos="<|eos|>", eos="<|eos|>")
     assert prompt_ids(BYTES, "a") == [0, 100]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.methods.lora import LoRA
 from langwright.compression.quantise import quantise_model
 from langwright.models.folder import new_model
 from langwright.models.model import Model

@@ -14,17 +14,17 @@ from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 
-from .test_chat import sentencepiece_like as unigram
+from .test_chat_template import sentencepiece_like as unigram
 from .test_tokenizer import sentencepiece_like
 from .test_vocabularies import wordpiece, write_merges
 
 WORDS = st.lists(st.sampled_from(["cat", "the", "ate", "c", "é", ".", " ", "\n"]), min_size=1, max_size=8).map(" ".join)
 GREEDY = Sampling(temperature=0)
-ROLES = Roles(bos="<s>", eos="</s>", unknown="<unk>")
+ROLES = SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
 KINDS = ["llama", "prepend", "always", "first", "never", "trimming", "wordpiece", "gpt1", "bpe", "bytes"]
 
 

@@ -22,6 +22,6 @@ def test_roles_by_convention(tokens: list[str], roles: dict[str, str], tmp_path:
     model = tokenizers.models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=tokens[0])
     tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
-    found = load_tokenizer(tmp_path).roles.config()
+    found = load_tokenizer(tmp_path).special_tokens.config()
     assert roles.items() <= found.items()
     assert bool(found) == bool(roles)

@@ -201,5 +201,5 @@ def test_facts_of_the_wrong_type_are_refused(file: str, content: dict[str, Any],
 def test_without_a_folder_eos_ends_a_text() -> None:
     tokenizer = raw_bytes()
     assert tokenizer.ends == (tokenizer.eos_id,)
-    silent = tokenizer.equipped((), replace(tokenizer.roles, eos=None), None)
+    silent = tokenizer.extended((), replace(tokenizer.special_tokens, eos=None), None)
     assert silent.ends == ()

@@ -11,7 +11,7 @@ from tokenizers import decoders, normalizers
 from tokenizers.models import BPE, WordPiece
 
 from langwright.base.errors import UserError
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
 from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
@@ -148,7 +148,7 @@ def test_saving_and_loading_changes_nothing(all_kinds: dict[str, Tokenizer], kin
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)
     assert again.fingerprint() == tokenizer.fingerprint()
-    assert again.roles == tokenizer.roles
+    assert again.special_tokens == tokenizer.special_tokens
     assert again.special_ids == tokenizer.special_ids
     assert again.encode("a <|bos|> cat 🙂") == tokenizer.encode("a <|bos|> cat 🙂")
 
@@ -156,8 +156,8 @@ def test_saving_and_loading_changes_nothing(all_kinds: dict[str, Tokenizer], kin
 def test_the_fingerprint_sees_vocabulary_and_roles(all_kinds: dict[str, Tokenizer]) -> None:
     backend = all_kinds["bpe"]._backend
     prints = {tokenizer.fingerprint() for tokenizer in all_kinds.values()}
-    prints.add(Tokenizer(backend, Roles(bos="<|bos|>")).fingerprint())
-    prints.add(Tokenizer(backend, Roles(eos="<|bos|>")).fingerprint())
+    prints.add(Tokenizer(backend, SpecialTokens(bos="<|bos|>")).fingerprint())
+    prints.add(Tokenizer(backend, SpecialTokens(eos="<|bos|>")).fingerprint())
     assert len(prints) == 6
 
 
@@ -216,7 +216,7 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
 @given(text=TEXT.filter(lambda text: "▁" not in text))
 @example(text=" cat cat")
 def test_sentencepiece_folders_load_decode_and_stream(text: str) -> None:
-    tokenizer = Tokenizer(sentencepiece_like(), Roles(bos="<s>", eos="</s>", unknown="<unk>"))
+    tokenizer = Tokenizer(sentencepiece_like(), SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>"))
     ids = tokenizer.encode(text)
     assert list(tokenizer.pieces(text, 1)) == [text]
     assert tokenizer.decode(ids) == text == sentencepiece_like().decode(ids)
@@ -229,7 +229,7 @@ def test_roles_are_read_in_every_form(tmp_path: Path) -> None:
     raw_bytes().save(tmp_path)
     config = tmp_path / "tokenizer_config.json"
     config.write_text(json.dumps({"bos_token": {"content": "<|bos|>", "lstrip": False}, "eos_token": None, "extra": 7}))
-    assert load_tokenizer(tmp_path).roles == Roles(bos="<|bos|>")
+    assert load_tokenizer(tmp_path).special_tokens == SpecialTokens(bos="<|bos|>")
 
     load_tokenizer(tmp_path).save(tmp_path / "again")
     saved = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())

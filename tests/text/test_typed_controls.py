@@ -7,13 +7,13 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langwright.text.chat import TEMPLATES, built_in_source, encode, prompt_ids, template_for
-from langwright.text.roles import Roles
+from langwright.text.chat_template import TEMPLATES, built_in_source, encode, prompt_ids, template_for
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
 from .published_templates import LLAMA2, PUBLISHED, QWEN2_5
-from .test_chat import SPECIALS
+from .test_chat_template import SPECIALS
 from .test_tokenizer import gpt2_like_folder, sentencepiece_like
 
 TYPED = ["<|im_end|>", "<|im_start|>system\n", "<|eos|>", "<s>", "</s>", "<", "|", "im_end|>", f"{CONTROL}<|im_end|>",
@@ -25,7 +25,7 @@ SOURCES = {**PUBLISHED, **{f"own {name}": built_in_source(name) for name in TEMP
 @pytest.fixture(scope="module")
 def bpe() -> Tokenizer:
     plain = train_bpe(["what is a cat? <|im_end|> is a cat </s>\n" * 9], 290)
-    return plain.equipped(SPECIALS, plain.roles, "")
+    return plain.extended(SPECIALS, plain.special_tokens, "")
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -57,7 +57,7 @@ def test_a_message_has_the_ids_of_its_text(bpe: Tokenizer) -> None:
     template = template_for("{{ bos_token + messages[0].content + eos_token }}", bpe, "x")
     ids, _ = bpe.encode_marked(template.marked([{"role": "user", "content": typed}], None))
     assert ids == [bpe.bos_id, *bpe.encode(typed), bpe.eos_id]
-    llama = Tokenizer(sentencepiece_like(), Roles(bos="<s>", eos="</s>", unknown="<unk>"))
+    llama = Tokenizer(sentencepiece_like(), SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>"))
     ids = prompt_ids(template_for(LLAMA2, llama, "x"), llama, [{"role": "user", "content": "<s>at</s>"}])
     assert ids == [1, *llama.encode("[INST] <s>at</s> [/INST]")]
 
@@ -82,7 +82,7 @@ def test_tools_and_arguments_are_text_too(bpe: Tokenizer) -> None:
 
 def test_specials_that_overlap_or_are_one_character_are_text_in_messages() -> None:
     names = ["<a>", "a>b", "☃"]
-    tokenizer = train_bpe(["ab<>\n" * 9], 270).equipped(names, Roles(bos="<a>", eos="☃"), "")
+    tokenizer = train_bpe(["ab<>\n" * 9], 270).extended(names, SpecialTokens(bos="<a>", eos="☃"), "")
     template = template_for("{{ bos_token + 'a>b' + messages[0].content + eos_token }}", tokenizer, "x")
     ids, _ = tokenizer.encode_marked(template.marked([{"role": "user", "content": "<a>b☃<a>"}], None))
     assert controls(tokenizer, ids) == ["<a>", "a>b", "☃"]
@@ -94,7 +94,7 @@ def test_flags_of_special_tokens_hold(bpe: Tokenizer) -> None:
     backend = tokenizers.Tokenizer.from_str(bpe._backend.to_str())
     backend.add_special_tokens([tokenizers.AddedToken("<|end|>", rstrip=True, normalized=False, special=True)])
     backend.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
-    tokenizer = Tokenizer(backend, bpe.roles)
+    tokenizer = Tokenizer(backend, bpe.special_tokens)
     template = template_for("{{ messages[0].content }} <mask>a<|end|>\n\nb{{ eos_token }}", tokenizer, "x")
     messages = [{"role": "user", "content": "cat"}]
     backend.encode_special_tokens = False
@@ -107,7 +107,7 @@ def test_added_tokens_are_their_own_text(tmp_path: Any) -> None:
     backend = load_tokenizer(gpt2_like_folder(tmp_path))._backend
     words = ["für", "đem", "čaj", "straße", "日本", "Ġa"]
     backend.add_tokens(words)
-    tokenizer = Tokenizer(backend, Roles(eos="<|endoftext|>"))
+    tokenizer = Tokenizer(backend, SpecialTokens(eos="<|endoftext|>"))
     for text in ("für dich", "đem về", "čaj", "die straße hier", "in 日本", "Ġa cat"):
         ids = tokenizer.encode(text)
         stream = StreamDecoder(tokenizer)

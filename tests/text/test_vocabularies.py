@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from langwright.base.errors import UserError
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
 from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
@@ -74,7 +74,9 @@ def test_wordpiece_agrees_with_transformers(pieces: tuple[Tokenizer, Any], text:
 
 def test_wordpiece_frames_decodes_and_streams(tmp_path: Path) -> None:
     tokenizer = wordpiece(tmp_path)
-    assert tokenizer.roles == Roles(pad="[PAD]", unknown="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+    assert tokenizer.special_tokens == SpecialTokens(
+        pad="[PAD]", unknown="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]"
+    )
     assert (tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id, tokenizer.pad_id) == (2, 3, 4, 0)
     ids = tokenizer.encode("Unable the unable")
     assert tokenizer.decode(ids) == "unable the unable"
@@ -85,7 +87,7 @@ def test_wordpiece_frames_decodes_and_streams(tmp_path: Path) -> None:
     assert 4 not in tokenizer.frame("a [MASK]")[0]
     tokenizer.save(tmp_path / "saved")
     again = load_tokenizer(tmp_path / "saved")
-    assert again.roles == tokenizer.roles
+    assert again.special_tokens == tokenizer.special_tokens
     assert again.frame("a", "the") == tokenizer.frame("a", "the")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     assert theirs("a", "the")["input_ids"] == tokenizer.frame("a", "the")[0]
@@ -187,7 +189,7 @@ def test_gpt1s_files_agree_with_transformers(gpt1: tuple[Tokenizer, Any], text: 
 
 def test_gpt1_decodes_words(gpt1: tuple[Tokenizer, Any]) -> None:
     assert gpt1[0].decode(gpt1[0].encode("Unable un")) == "unable un"
-    assert gpt1[0].roles == Roles(unknown="<unk>")
+    assert gpt1[0].special_tokens == SpecialTokens(unknown="<unk>")
 
 
 # SentencePiece
@@ -302,7 +304,7 @@ def test_sentencepiece_without_bytes_has_unknowns(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write_model(tmp_path / "spiece.model", 1, byte_pieces=False).parent)
     a = tokenizer.encode("a")
     assert tokenizer.encode("aéé") == [*a, 0]
-    assert tokenizer.roles == Roles(bos="<s>", eos="</s>", unknown="<unk>")
+    assert tokenizer.special_tokens == SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
 
 
 def test_sentencepiece_sentinels_and_user_defined_pieces(tmp_path: Path) -> None:

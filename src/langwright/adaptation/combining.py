@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from langwright.adaptation.live import live
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.attached import attached
+from langwright.adaptation.attachment_points import PREFIX
+from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models.model import Model
 
@@ -17,20 +18,30 @@ _KINDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_emb
 
 @torch.no_grad()
 def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "svd", rank: int | None = None) -> LoRA:
-    """A new adapter, chosen, whose change is about the weighted sum of the changes of others; returns its settings.
+    """Make a new adapter, chosen, whose change is about the weighted sum of the changes of others.
 
-    how: "cat" puts their A and B side by side, which is exact, at the sum of their ranks; "svd" keeps the largest
-    singular values of the summed change, `rank` of them (the largest rank among the adapters unless given), which is
-    the nearest matrix of that rank; "linear" adds A to A and B to B, which costs nothing and is rough.
-    UserError for adapters that are no LoRA, are DoRA, or have values of their own for the model's parameters.
+    Args:
+        model: the model.
+        weights: the weight of each adapter, by its name.
+        name: of the new adapter.
+        how: "cat" puts their A and B side by side, which is exact, at the sum of their ranks; "svd" keeps the largest
+            singular values of the summed change, which gives the nearest matrix of their number as rank; "linear" adds
+            A to A and B to B, which costs nothing and is rough.
+        rank: of the change for "svd"; the largest rank among the adapters unless given.
+
+    Returns:
+        The settings of the new adapter.
+
+    Raises:
+        UserError: for adapters that are no LoRA, are DoRA, or have values of their own for the model's parameters.
     """
-    carried = live(model)
+    adapters = attached(model).adapters
     methods: dict[str, LoRA] = {}
     for other in weights:
-        method = carried.methods.get(other)
+        method = adapters[other].settings if other in adapters else None
         if not isinstance(method, LoRA):
             raise UserError(f'"{other}" is no LoRA on this model, and only these can be combined')
-        if method.dora or carried.own.get(other):
+        if method.dora or adapters[other].values:
             raise UserError(f'"{other}" is more than a sum of B A (DoRA, biases or whole modules): not combined')
         methods[other] = method
     if not methods:
@@ -41,7 +52,7 @@ def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "s
         raise UserError(f"linear needs adapters of one rank, not {sorted(set(ranks.values()))}; cat and svd do not")
     width = sum(ranks.values()) if how == "cat" else max(ranks.values()) if how == "linear" or not rank else rank
     keys = list(dict.fromkeys(key for found in changes.values() for key in found))
-    targets = tuple(key[0].removeprefix("base_model.model.") for key in keys)
+    targets = tuple(key[0].removeprefix(PREFIX) for key in keys)
     made = LoRA(rank=width, alpha=float(width), target=targets)
     made.attach(model, name)
     tensors: dict[str, Tensor] = {}
@@ -84,7 +95,7 @@ def _changes(model: Model, method: LoRA, name: str) -> dict[tuple[str, int], tup
         for kind, (a, b) in enumerate(_KINDS):
             if key.endswith(a):
                 module = key.removesuffix(a)
-                half = method.scaling(module.removeprefix("base_model.model.")) ** 0.5
+                half = method.scaling(module.removeprefix(PREFIX)) ** 0.5
                 found[module, kind] = (half * down.float(), half * tensors[module + b].float())
     return found
 

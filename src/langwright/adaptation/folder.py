@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from langwright.adaptation.live import live
-from langwright.adaptation.method import DEFAULT, Method, SettingError
+from langwright.adaptation.attached import attached
+from langwright.adaptation.config_fields import Holds
+from langwright.adaptation.method import DEFAULT, Method
 from langwright.adaptation.methods import METHODS
+from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
 from langwright.base.files import check_files, read_json, read_record, sha256_file, write_json
 from langwright.base.hub import parse_hub_name
@@ -43,10 +44,18 @@ def save_adapter(
 ) -> None:
     """Write an adapter of a model as a folder that `peft` opens over the same base.
 
-    base: the folder of the model it belongs to, whose weights are remembered by their checksum. record: what
-    langwright.json should tell besides. A folder of ours without langwright.json, which is written last, is unfinished.
+    A folder of ours without langwright.json, which is written last, is unfinished.
+
+    Args:
+        model: the model.
+        folder: the folder to write.
+        name: of the adapter.
+        base: the folder of the model it belongs to, whose weights are remembered by their checksum.
+        record: further entries of langwright.json.
     """
-    folder, method, record = Path(folder), _method(model, name), record or {}
+    attached(model).known([name])
+    adapter, folder, record = attached(model).adapters[name], Path(folder), record or {}
+    method: Method = adapter.settings
     hub = parse_hub_name(str(record.get("base_folder", "")))
     named = None if base is None else str(base)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,23 +72,32 @@ def save_adapter(
     write_json(folder / CONFIG, dict(sorted(fields.items())))
     tensors = {key: _alone(tensor) for key, tensor in method.tensors(model, name).items()}
     write_tensors(folder / method.weights, tensors)
-    files, extra = [CONFIG, method.weights], method.extra(model, name)
+    files, extra = [CONFIG, method.weights], method.extra(adapter.modules)
     (folder / EXTRA).unlink(missing_ok=True)
     if extra:
         write_tensors(folder / EXTRA, {key: _alone(tensor) for key, tensor in extra.items()})
         files.append(EXTRA)
-    told: Fields = {"format_version": FORMAT_VERSION, "base_folder": named, **record}
+    written: Fields = {"format_version": FORMAT_VERSION, "base_folder": named, **record}
     if base is not None:
-        told["base"] = weights_checksum(Path(base))
-    told["settings"] = method.settings()
-    write_json(folder / RECORD, {**told, "checksums": {file: sha256_file(folder / file) for file in files}})
+        written["base"] = weights_checksum(Path(base))
+    written["settings"] = method.settings()
+    write_json(folder / RECORD, {**written, "checksums": {file: sha256_file(folder / file) for file in files}})
 
 
 def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Path | str | None = None) -> Method:
-    """Put the adapter of a folder, ours or PEFT's, on its base model, and choose it; returns its settings.
+    """Attach the adapter of a folder, ours or PEFT's, to its base model, and choose it.
 
-    base: the folder that the model came from; an adapter of ours that was trained over other weights is refused.
-    Raises UserError naming the file and the field or tensor that does not fit.
+    Args:
+        model: the base model.
+        folder: the adapter's folder.
+        name: a name for it on this model.
+        base: the folder that the model came from; an adapter of ours that was trained over other weights is refused.
+
+    Returns:
+        The adapter's settings.
+
+    Raises:
+        UserError: naming the file and the field or tensor that does not fit.
     """
     folder = Path(folder)
     if not (folder / CONFIG).exists():
@@ -95,35 +113,33 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         )
     _refuse_task(fields.get("task_type"), model, folder / CONFIG)
     kind = _kind(fields, folder / CONFIG)
-    where, names = (RECORD, {}) if "settings" in record else (CONFIG, kind.in_peft)
+    ours = "settings" in record
+    where = folder / (RECORD if ours else CONFIG)
+    names = {} if ours else {row.setting: name for name, row in kind.peft_fields.items() if isinstance(row, Holds)}
     try:
-        if "settings" in record:
-            method = kind.from_settings(record["settings"], str(folder / RECORD))
+        if ours:
+            method = kind.from_settings(record["settings"], str(where))
         else:
-            method = kind.from_peft(fields, model, str(folder / CONFIG))
-        tensors = _read_finite(_weights(folder, method.weights))
-        extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
-        _attach(method, model, name, folder / where)
+            method = kind.from_peft(fields, model, str(where))
     except SettingError as error:
-        raise error.in_file(str(folder / where), names) from None
+        raise error.in_file(str(where), names) from None
+    tensors = _read_finite(_weights(folder, method.weights))
+    # With `save_embedding_layers` PEFT writes tables that train whole again, under the names of its wrapper.
+    tensors = {key: t for key, t in tensors.items() if not {"modules_to_save", "original_module"} & {*key.split(".")}}
+    extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
     try:
-        with torch.no_grad():
-            method.load(model, name, tensors, str(folder / method.weights))
-            method.load_extra(model, name, extra, str(folder / EXTRA))
+        method.attach(model, name, tensors=tensors)
+    except SettingError as error:
+        raise error.in_file(str(where), names) from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    try:
+        method.load(model, name, tensors, str(folder / method.weights))
+        method.load_extra(model, name, extra, str(folder / EXTRA))
     except UserError:
         method.detach(model, name)
         raise
     return method
-
-
-def _attach(method: Method, model: Model, name: str, where: Path) -> None:
-    """Put an adapter on a model; what its settings ask of the model in vain is told of the file `where`."""
-    try:
-        method.attach(model, name)
-    except SettingError:
-        raise
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def is_adapter(folder: Path) -> bool:
@@ -178,13 +194,6 @@ def _read_finite(path: Path) -> dict[str, Tensor]:
                 "train again with a lower learning rate"
             )
     return tensors
-
-
-def _method(model: Model, name: str) -> Method:
-    carried = live(model).methods
-    if name not in carried:
-        raise UserError(f'there is no adapter "{name}" on this model, only {", ".join(carried) or "none"}')
-    return carried[name]
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -1,121 +1,104 @@
-"""Adapters worked into the weights, exactly undone, or left there for good."""
+"""Adapters merged into the weights, exactly undone, or left there for good."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from langwright.adaptation.live import choose, live
-from langwright.adaptation.sides import Owner, parts, step_aside
+from langwright.adaptation.attached import attached
+from langwright.adaptation.base_parameters import is_tied
 from langwright.base.errors import UserError
 from langwright.models.model import Model
-from langwright.parts.heads import LanguageHead
-from langwright.parts.stack import Embedding
+from langwright.parts.stack import Embedding, Residual, Stack
 
 
 @torch.no_grad()
 def merge(model: Model, *names: str, ids: Int[Tensor, "batch time"] | None = None) -> float | None:
-    """Work adapters into the weights of a model, in float32; those that are chosen, unless named.
+    """Merge adapters into the weights of a model, in float32.
 
-    ids: what the change of the logits is measured on; returns the largest, None without ids. The weights as they were
-    are kept, so that `unmerge` restores them bit by bit. UserError where a method cannot be merged, where a weight is
-    quantised (`models.lowbit.dequantise` makes it a float), or where the token table is the head and only one of them
-    is adapted in a family that ties both.
+    The weights as they were are kept, so that `unmerge` restores them bit by bit.
+
+    Args:
+        model: the model.
+        names: the adapters; those that are chosen, unless given.
+        ids: what the change of the logits is measured on.
+
+    Returns:
+        The largest change of a logit; None without ids.
+
+    Raises:
+        UserError: where a method changes more than weights, where a weight is quantised (`dequantise` of
+            `models.surgery.quantise` makes it a float), or where the token table is the head, only one of them is
+            adapted, and the family ties both.
     """
-    carried = live(model)
-    choose(model, *(names or carried.choice.names))
-    names = carried.choice.names
+    on = attached(model)
+    on.choose(names or on.chosen)
+    names = on.chosen
     if not names:
         raise UserError("there is no adapter to merge on this model")
-    for name in names:
-        if not carried.methods[name].merges:
-            raise UserError(f'the adapter "{name}" is not made of changes to weights, and cannot be merged')
     before = None if ids is None else _logits(model, ids)
-    made = [(path, *_merged(model, path, names)) for path in _paths(model, names)]
-    _untie(model, [path for path, *_ in made])
-    kept: dict[str, Tensor] = {}
-    for path, weight, bias in made:
-        attribute = "tokens" if isinstance(model.get_submodule(path), Embedding) else "weight"
-        for ours, value in ((f"{path}.{attribute}", weight), (f"{path}.bias", bias)):
-            if value is not None:
-                parameter = model.get_parameter(ours)
-                kept[ours] = parameter.data
-                parameter.data = value.to(parameter.dtype)
-    carried.choice.names, carried.merged = (), (names, kept)
-    if ids is None or before is None:
-        return None
-    return float((_logits(model, ids) - before).abs().max())
+    values: dict[str, nn.Parameter] = {}
+    for path in {path: None for name in names for path in on.adapters[name].modules}:
+        values |= _merged(model, path, names)
+    on.place(())
+    tied, config = is_tied(model), model.config
+    on.place(names, values)
+    if tied and not is_tied(model):
+        if model.encoders or not hasattr(config, "tie_word_embeddings"):
+            on.place(names)
+            raise UserError(
+                f"the token table or the head is adapted, and they are one: {model.family} cannot hold the two apart, "
+                "so the adapter cannot be merged"
+            )
+        model.config = replace(model.config, tie_word_embeddings=False)
+    on.chosen, on.merged = (), (names, config)
+    return None if before is None or ids is None else float((_logits(model, ids) - before).abs().max())
 
 
 def unmerge(model: Model) -> None:
     """Give a model the weights back that it had before `merge`, bit by bit, and choose what was merged."""
-    carried = live(model)
-    if carried.merged is None:
-        raise UserError("nothing is merged into the weights of this model")
-    names, kept = carried.merged
-    for ours, value in kept.items():
-        model.get_parameter(ours).data = value
-    carried.merged = None
-    if carried.untied is not None:
-        model.head.weight, model.config = model.body.embed.tokens, carried.untied
-        carried.untied = None
-    choose(model, *names)
+    names, model.config = _merged_names(model)
+    attached(model).merged = None
+    attached(model).choose(names)
 
 
 def settle(model: Model) -> None:
-    """Leave merged weights as they are for good: the model carries no adapter any more."""
-    carried = live(model)
-    if carried.merged is None:
+    """Leave merged weights as they are for good: nothing is attached to the model any more."""
+    _merged_names(model)
+    attached(model).end()
+
+
+def _merged_names(model: Model) -> tuple[tuple[str, ...], Any]:
+    """What is merged, and the config before."""
+    found = attached(model).merged
+    if found is None:
         raise UserError("nothing is merged into the weights of this model")
-    for name in carried.methods:
-        step_aside(model, name)
-    carried.thaw()
-    del vars(model)["adapters"]
+    return found
 
 
-def _paths(model: Model, names: tuple[str, ...]) -> list[str]:
-    return list(dict.fromkeys(path for name in names for path in parts(model, name)))
-
-
-def _merged(
-    model: Model, path: str, names: tuple[str, ...]
-) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
-    """Weight and bias of one map with its adapters, in float32."""
-    owner = model.get_submodule(path)
-    assert isinstance(owner, Owner)
-    own = getattr(owner, "tokens" if isinstance(owner, Embedding) else "weight", None)
+def _merged(model: Model, path: str, names: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Weight and bias of one module with its adapters, as new parameters by their names in the model."""
+    owner: Any = model.get_submodule(path)
+    modules = [module for name in names if (module := attached(model).adapters[name].modules.get(path)) is not None]
+    if isinstance(owner, Residual | Stack):
+        raise UserError(f"the adapter at {path} is no change of weights, and cannot be merged into them")
+    kind = "tokens" if isinstance(owner, Embedding) else "weight"
+    own: Any = getattr(owner, kind, None)
     if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.full_weight() is not own:
         raise UserError(
-            f"the weights of {path} are quantised, and so cannot take an adapter in; "
-            "models.lowbit.dequantise makes them floats first"
+            f"the weights of {path} are quantised, and so no adapter can be merged into them; "
+            "models.surgery.quantise.dequantise makes them floats first"
         )
-    weight = own.detach().float()
-    bias: Tensor | None = getattr(owner, "bias", None)
-    bias = None if bias is None else bias.detach().float()
-    for name in names:
-        part = parts(model, name).get(path)
-        if part is not None:
-            weight, bias = part.merged(owner, weight, bias)
-    return weight, bias
-
-
-def _untie(model: Model, paths: list[str]) -> None:
-    """A head that is the token table becomes one of its own before only one of the two is changed."""
-    adapted = [p for p in paths if isinstance(model.get_submodule(p), Embedding | LanguageHead)]
-    if not adapted or getattr(model.head, "weight", None) is not model.body.embed.tokens:
-        return
-    if not model.continues or not getattr(model.config, "tie_word_embeddings", False):
-        raise UserError(
-            f"{adapted[0]} is adapted and the token table is also the head: {model.family} cannot hold the two apart, "
-            "so the adapter cannot be merged"
-        )
-    carried = live(model)
-    carried.untied = model.config
-    model.config = replace(model.config, tie_word_embeddings=False)
-    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+    weight: Tensor = own.detach().float()
+    bias: Tensor | None = None if getattr(owner, "bias", None) is None else owner.bias.detach().float()
+    for module in modules:
+        weight, bias = module.merged(owner, weight, bias)
+    found = {f"{path}.{kind}": nn.Parameter(weight.to(own.dtype))}
+    return found if bias is None else {**found, f"{path}.bias": nn.Parameter(bias.to(owner.bias.dtype))}
 
 
 def _logits(model: Model, ids: Tensor) -> Tensor:
-    given = model(ids, ids) if model.encoders else model(ids)
+    given: Tensor = model(ids, ids) if model.encoders else model(ids)
     return given.float()

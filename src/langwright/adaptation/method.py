@@ -1,26 +1,24 @@
-"""What a method of adaptation is: settings, and one protocol to put an adapter on a model and take it off again."""
+"""What a method of adaptation is: its settings, and one protocol for all methods."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from langwright.adaptation.live import choose, live
-from langwright.adaptation.sides import BASE, step_aside
-from langwright.adaptation.targets import Place, Targets
+from langwright.adaptation.attached import Adapter, AdapterModule, attached
+from langwright.adaptation.attachment_points import PREFIX, AttachmentPoint, tensors_of
+from langwright.adaptation.base_parameters import BaseTensor, own_values, repeats, saved_tables, saved_tensors
+from langwright.adaptation.config_fields import Table, check_type, read_fields, write_fields
+from langwright.adaptation.settings import check_ranges
 from langwright.base.errors import UserError
-from langwright.base.value_types import fits, spelt
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
 DEFAULT = "default"
-"""The name of an adapter that needs none."""
-LARGEST = 2**31 - 1
-"""Of the sizes that a setting may have."""
+"""The name of an adapter unless it is given one."""
 
 
 @dataclass(frozen=True)
@@ -33,114 +31,160 @@ class Stored:
     write: Callable[[Tensor], Any]
 
     @classmethod
-    def of(cls, key: str, parameter: Tensor) -> "Stored":
-        """A tensor that lies in the file as it lies in memory."""
-        return cls(key, tuple(parameter.shape), lambda: parameter.detach(), parameter.data.copy_)
+    def of(cls, key: str, *parameters: Tensor) -> "Stored":
+        """The rows of one parameter, or of several one after the other."""
+        rows = [len(parameter) for parameter in parameters]
+
+        def write(tensor: Tensor) -> None:
+            for parameter, piece in zip(parameters, tensor.split(rows), strict=True):
+                parameter.data.copy_(piece)
+
+        shape = (sum(rows), *parameters[0].shape[1:])
+        return cls(key, shape, lambda: torch.cat([parameter.detach() for parameter in parameters]), write)
+
+    @classmethod
+    def fused(
+        cls,
+        key: str,
+        point: AttachmentPoint,
+        empty: Sequence[Tensor],
+        parts: Mapping[int, tuple[Tensor, Callable[[Tensor], Tensor]]],
+    ) -> "Stored":
+        """A tensor with the rows of a fused module, of which parameters hold pieces.
+
+        Args:
+            key: its name.
+            point: the fused module.
+            empty: for each of its layers, what the file has in its rows where nothing is adapted.
+            parts: by the number of the layer, a parameter, and a view of the layer's rows that has its shape.
+        """
+
+        def read() -> Tensor:
+            pieces = [piece.clone() for piece in empty]
+            for number, (parameter, view) in parts.items():
+                view(pieces[number]).copy_(parameter.detach())
+            return point.join(pieces)
+
+        def write(tensor: Tensor) -> None:
+            pieces = point.split(tensor, [len(piece) for piece in empty])
+            for number, (parameter, view) in parts.items():
+                parameter.data.copy_(view(pieces[number]))
+            found = read()
+            if not torch.equal(found, tensor.to(found)):
+                raise UserError(f'tensor "{key}" also changes slices that the settings leave out')
+
+        return cls(key, (sum(map(len, empty)), *empty[0].shape[1:]), read, write)
 
 
-def joined(key: str, place: Place, rows: Sequence[int], pieces: Sequence[Tensor]) -> Stored:
-    """A tensor that lies in the file as one fused module has it, and in memory in pieces, one for each of ours.
+class Method:
+    """The settings of a way to adapt a model: a frozen dataclass.
 
-    rows: the outputs of each of ours.
-    """
+    A method says which modules it attaches (`modules`), what its file holds of them (`stored`), and how PEFT names its
+    settings (`peft_fields`). Everything else is the same for all methods.
 
-    def write(tensor: Tensor) -> None:
-        for piece, part in zip(pieces, place.split(tensor, rows), strict=True):
-            piece.data.copy_(part)
-
-    shape = (sum(rows), *pieces[0].shape[1:])
-    return Stored(key, shape, lambda: place.join([piece.detach() for piece in pieces]), write)
-
-
-class SettingError(UserError):
-    """A setting out of its range: the message names its flag; `in_file` gives one that names a field of a file."""
-
-    def __init__(self, setting: str, value: object, wanted: str, flag: str | None = None):
-        self.setting, self.value, self.wanted = setting, value, wanted
-        super().__init__(f"{flag or f'--{setting}'} {value}: must be {wanted}")
-
-    def in_file(self, where: str, names: Mapping[str, str]) -> UserError:
-        """The same for who reads a file. names: of the fields that are called otherwise there."""
-        return UserError(f"{where}: {names.get(self.setting, self.setting)} = {self.value!r} must be {self.wanted}")
-
-
-def check_size(setting: str, size: int, flag: str | None = None) -> None:
-    """SettingError for a size that no tensor can have."""
-    if size < 1:
-        raise SettingError(setting, size, "at least 1", flag)
-    if size > LARGEST:
-        raise SettingError(setting, size, f"at most {LARGEST}", flag)
-
-
-def finite(value: float) -> bool:
-    """Whether a number can be reckoned with in float32; an integer of any length may be asked."""
-    return abs(value) <= torch.finfo(torch.float32).max  # false for NaN
-
-
-class Method(ABC):
-    """The settings of a way to adapt a model: a frozen dataclass. One protocol serves all of them.
-
-    A new method says what it adds (`_add`), what its file holds (`_stored`), and how PEFT spells its settings.
-    peft_type: its name in adapter_config.json. mixes: whether several may serve the rows of one batch.
-    weights: the file of its tensors.
-    merges: whether it changes weights alone, so that it can be worked into them.
-    in_peft: settings that adapter_config.json calls otherwise.
+    Attributes:
+        peft_type: its name in adapter_config.json.
+        weights: the file of its tensors.
+        peft_fields: the fields of adapter_config.json.
+        checked: fields that follow from the model, and must fit it when they are read.
     """
 
     peft_type: ClassVar[str]
-    mixes: ClassVar[bool] = True
     weights: ClassVar[str] = "adapter_model.safetensors"
-    merges: ClassVar[bool] = True
-    in_peft: ClassVar[Mapping[str, str]] = {}
+    peft_fields: ClassVar[Table] = {}
+    checked: ClassVar[tuple[str, ...]] = ()
 
-    def attach(self, model: Model, name: str = DEFAULT, seed: int = 0) -> None:
-        """Put an adapter on a model and choose it: all that the model had is frozen, the adapter trains.
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
-        seed: of its first numbers. Raises UserError where nothing would train, or the name is taken.
+    def modules(self, model: Model) -> Mapping[str, AdapterModule]:
+        """New modules for a model, by the names of the modules that they are attached to."""
+        return {}
+
+    def stored(self, model: Model, modules: Mapping[str, AdapterModule]) -> list[Stored]:
+        """What the file holds of these modules."""
+        return []
+
+    def base_tensors(self, model: Model) -> list[BaseTensor]:
+        """The tensors of the model itself that train: a head for labels, unless the method has more."""
+        return saved_tensors(model, getattr(self, "modules_to_save", ()))
+
+    def check_new(self, model: Model) -> None:
+        """UserError for settings that files may have, but no new adapter of this model should."""
+
+    def prepared(self, tokenizer: Tokenizer) -> "Method":
+        """The same settings for a model with this tokenizer: a text that an adapter begins as becomes ids."""
+        return self
+
+    def rate(self, parameter: str) -> float:
+        """The factor of the learning rate of a parameter, by its name in the model."""
+        return 1.0
+
+    def virtual_tokens(self) -> int:
+        """How many virtual tokens stand before every text."""
+        return 0
+
+    def extra(self, modules: Mapping[str, AdapterModule]) -> dict[str, Tensor]:
+        """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
+        return {}
+
+    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Take up what `extra` gave."""
+        if tensors:
+            raise UserError(f'{where}: tensor "{next(iter(tensors))}" matches nothing in the adapter')
+
+    def attach(
+        self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Attach an adapter to a model and choose it: the model is frozen, the adapter trains.
+
+        Args:
+            model: the model.
+            name: of the adapter.
+            seed: of its first numbers.
+            tensors: those of the file that is loaded afterwards, if any; it may hold token tables of another length.
+
+        Raises:
+            UserError: where nothing would train, or the name is taken.
         """
-        carried = live(model)
-        if not name.isidentifier() or name == BASE or name in carried.methods:
-            raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
-        try:
+        on, tensors = attached(model), tensors or {}
+        on.place(())
+        trained = self.base_tensors(model)
+        entries = [*trained, *saved_tables(model, trained, tensors)]
+        values = own_values(model, entries, tensors)
+        own = [values[path] for tensor in trained for path in tensor.entry.ours]
+        adapter = Adapter(self, entries, values, trained=own, tokens=self.virtual_tokens())
+
+        def make() -> Mapping[str, AdapterModule]:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                trained = list(self._add(model, name))
-            if not trained:
-                raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
-        except UserError:
-            self._remove(model, name)
-            raise
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        carried.methods[name], carried.trained[name] = self, trained
-        choose(model, name)
-        for parameter in trained:
-            parameter.requires_grad_(True)
+                return self.modules(model)
+
+        on.add(name, adapter, make)
 
     def detach(self, model: Model, name: str = DEFAULT) -> None:
-        """Take the adapter off; after the last one the model is what it was."""
-        carried = live(model)
-        choose(model, *(n for n in carried.choice.names if n != name))
-        self._remove(model, name)
-        carried.forget_own(model, name)
-        for parameter in carried.trained.pop(name):
-            parameter.requires_grad_(False)
-        del carried.methods[name]
-        if not carried.methods:
-            carried.thaw()
-            del vars(model)["adapters"]
+        """Detach the adapter; after the last one the model is what it was."""
+        attached(model).remove(name)
 
     def tensors(self, model: Model, name: str = DEFAULT) -> dict[str, Tensor]:
         """What the adapter has learnt, under the names that PEFT gives it."""
-        return {stored.key: stored.read() for stored in self._stored(model, name)}
+        return {stored.key: stored.read() for stored in self._everything(model, name)}
 
+    @torch.no_grad()
     def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Take up tensors of a file; UserError naming the one that is missing, unknown, or of another shape.
+        """Take up the tensors of a file.
 
-        where: the file, for the message.
+        Args:
+            model: the model.
+            name: of the adapter, which is attached already.
+            tensors: by their names in the file.
+            where: the file, for errors.
+
+        Raises:
+            UserError: naming a tensor that is missing, unknown, or of another shape.
         """
         left = dict(tensors)
-        for stored in self._stored(model, name):
+        for stored in self._everything(model, name):
             if stored.key not in left:
                 raise UserError(f'{where}: tensor "{stored.key}" is missing from the adapter')
             tensor = left.pop(stored.key)
@@ -150,29 +194,17 @@ class Method(ABC):
                     f"settings and model ask for {list(stored.shape)}"
                 )
             stored.write(tensor)
-        for key in left:
-            if not self._is_of_base(model, key, left[key]):
+        own = {f"{PREFIX}{entry.disk}": entry for entry in tensors_of(model)}
+        values = attached(model).adapters[name].values
+        for key, tensor in left.items():
+            entry = own.get(key.replace(".base_layer.", "."))
+            if entry is None or (entry.ours[0] not in values and not repeats(model, entry, tensor)):
                 raise UserError(f'{where}: tensor "{key}" of the adapter matches nothing in the model')
 
-    def begin_with(self, tokenizer: Tokenizer) -> "Method":
-        """The same settings, ready for a model with this tokenizer: a text that an adapter begins as becomes ids."""
-        return self
-
-    def check_new(self, model: Model) -> None:  # noqa: B027 (most methods have no such settings)
-        """UserError for settings that no new adapter should have on a model, though a file that has them is read."""
-
-    def rate(self, parameter: str) -> float:
-        """By how much a parameter's learning rate differs from the run's; by its name in the model."""
-        return 1.0
-
-    def extra(self, model: Model, name: str) -> dict[str, Tensor]:
-        """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
-        return {}
-
-    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Take up what `extra` gave."""
-        if tensors:
-            raise UserError(f'{where}: tensor "{next(iter(tensors))}" matches nothing in the adapter')
+    def _everything(self, model: Model, name: str) -> list[Stored]:
+        adapter = attached(model).adapters[name]
+        own = [_stored_value(tensor, adapter.values) for tensor in adapter.entries]
+        return [*self.stored(model, adapter.modules), *own]
 
     def settings(self) -> Fields:
         """All settings, as langwright.json keeps them: also those that PEFT has no word for."""
@@ -182,113 +214,52 @@ class Method(ABC):
     def from_settings(cls, settings: Any, where: str) -> "Method":
         """The reverse of `settings`, out of JSON; UserError naming a setting that is unknown or of the wrong type."""
         kinds = get_type_hints(cls)
-        known = {field.name: kinds[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
         if not isinstance(settings, dict):
             raise UserError(f"{where}: the settings of the adapter are not a JSON object")
         for name, value in settings.items():
             if name not in known:
                 raise UserError(f'{where}: setting "{name}" of the adapter is not known')
-            refuse_misfit(name, value, known[name], where)
+            check_type(name, value, kinds[name], where)
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
 
-    @abstractmethod
+    def in_peft(self, model: Model) -> "Method":
+        """The same settings, spelled out for one model by the means that PEFT has."""
+        return self
+
+    def facts(self, model: Model) -> Fields:
+        """Fields of adapter_config.json that follow from the model."""
+        return {}
+
     def to_peft(self, model: Model) -> Fields:
         """The fields of adapter_config.json, without those that all methods share (`adaptation/folder.py`)."""
+        return write_fields(self.in_peft(model), self.peft_fields) | self.facts(model)
 
     @classmethod
-    @abstractmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> "Method":
+    def from_peft(cls, given: Fields, model: Model, where: str) -> "Method":
         """The settings in an adapter_config.json; UserError naming the field that is not supported."""
+        made = cls(**read_fields(given, cls.peft_fields, cls, where))
+        facts = made.facts(model) if cls.checked else {}
+        for field in cls.checked:
+            if given.get(field) not in (None, facts[field]):
+                raise UserError(
+                    f"{where}: {field} = {given[field]!r} does not fit this model, which has {facts[field]}"
+                )
+        return made
 
-    @abstractmethod
-    def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
-        """Put the adapter's modules beside the model's own; returns what is to train."""
 
-    @abstractmethod
-    def _stored(self, model: Model, name: str) -> list[Stored]:
-        """The tensors of the adapter's file."""
+def _stored_value(tensor: BaseTensor, values: Mapping[str, nn.Parameter]) -> Stored:
+    """A tensor of the model itself, with the values that an adapter has for it."""
+    own = [values[path] for path in tensor.entry.ours]
 
-    def _remove(self, model: Model, name: str) -> None:
-        """Take the adapter's modules away again."""
-        step_aside(model, name)
+    def write(found: Tensor) -> None:
+        for parameter, piece in zip(own, tensor.entry.split(found, map(len, own)), strict=True):
+            parameter.data.copy_(piece)
 
-    def _is_of_base(self, model: Model, key: str, tensor: Tensor) -> bool:
-        """Whether a tensor that the adapter has no use for is a copy of one of the base's, which a file may hold."""
-        return False
+    shape = tuple(tensor.entry.shape([parameter.shape for parameter in own]))
+    return Stored(tensor.key, shape, lambda: tensor.entry.join([p.detach() for p in own]), write)
 
 
 def trained_names(model: Model) -> list[str]:
     """The parameters that train, by their names in the model."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
-def refuse_unknown(
-    given: Fields, honoured: Iterable[str], only: Mapping[str, Any], inert: Iterable[str], where: str
-) -> Fields:
-    """The honoured fields of an adapter_config.json; UserError naming one that changes the adapter and is not known.
-
-    only: fields that are understood at one value. inert: fields that change nothing here.
-    """
-    kept: Fields = {}
-    honoured = set(honoured)
-    given = {name: value for name, value in given.items() if value is not None}  # null is what was not set
-    for name in KINDS.keys() & honoured & given.keys():
-        refuse_misfit(name, given[name], KINDS[name], where)
-    inert = {*inert, *COMMON}
-    for name, value in given.items():
-        if name in honoured:
-            kept[name] = value
-        elif name in only:
-            if value != only[name] and (value or only[name]):
-                raise UserError(f"{where}: {name} = {value!r} is not supported, only {only[name]!r}")
-        elif name not in inert and value:
-            raise UserError(f'{where}: field "{name}" = {value!r} of the adapter is not known')
-    return kept
-
-
-def refuse_misfit(name: str, value: Any, kind: Any, where: str) -> None:
-    """UserError for a field whose value is not of its type."""
-    if not fits(value, kind):
-        raise UserError(f"{where}: {name} = {value!r} must be {spelt(kind)}")
-
-
-KINDS: Mapping[str, Any] = {
-    "alpha_pattern": Mapping[str, float],
-    "bias": Literal["none", "all", "lora_only"],
-    "encoder_dropout": float,
-    "encoder_hidden_size": int,
-    "encoder_num_layers": int,
-    "encoder_reparameterization_type": str,
-    "exclude_modules": Targets,
-    "feedforward_modules": Targets,
-    "init_lora_weights": bool | str,
-    "layers_pattern": Targets,
-    "layers_to_transform": int | tuple[int, ...],
-    "leave_out": tuple[int, ...],
-    "lora_alpha": float,
-    "lora_dropout": float,
-    "modules_to_save": tuple[str, ...],
-    "non_linearity": str,
-    "num_transformer_submodules": int,
-    "num_virtual_tokens": int,
-    "prefix_projection": bool,
-    "r": int,
-    "rank_pattern": Mapping[str, int],
-    "reduction_factor": float,
-    "scaling": float,
-    "target_modules": Targets,
-    "use_dora": bool,
-    "use_rslora": bool,
-}
-"""The types of the fields of PEFT and AdapterHub."""
-
-COMMON = (
-    "auto_mapping",
-    "base_model_name_or_path",
-    "inference_mode",
-    "peft_type",
-    "peft_version",
-    "revision",
-    "task_type",
-)
-"""Fields that all methods share; `adaptation/folder.py` writes them."""

@@ -1,109 +1,62 @@
-"""From the fields of a recipe to a method of adaptation."""
+"""The options of methods: a recipe gets them from the methods' dataclasses, and makes the methods of them."""
 
-import math
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from dataclasses import Field, field, fields, make_dataclass
+from inspect import cleandoc
+from typing import Any, Literal, TypeVar, get_type_hints
 
-from langwright.adaptation.bottleneck import Adapters
-from langwright.adaptation.ia3 import IA3
-from langwright.adaptation.lora import LoRA
 from langwright.adaptation.method import Method
-from langwright.adaptation.own import BitFit, HeadOnly, LayerNorm
-from langwright.adaptation.prefix import PrefixTuning
-from langwright.adaptation.prompt import PromptTuning, PTuning
-from langwright.adaptation.targets import ALL_LINEAR, Targets
+from langwright.adaptation.methods import METHODS
+from langwright.base.arguments import option_texts
 from langwright.base.errors import UserError
+
+Recipe = TypeVar("Recipe")
+
+
+def _options() -> dict[str, dict[str, Field[Any]]]:
+    """By the name of an option, the fields that it sets, by the name of their method."""
+    found: dict[str, dict[str, Field[Any]]] = {}
+    for name, method in METHODS.items():
+        for each in fields(method):  # type: ignore[arg-type]
+            if each.metadata.get("option"):
+                found.setdefault(each.metadata["option"], {})[name] = each
+    return found
+
+
+OPTIONS = _options()
+
+
+def with_methods(recipe: type[Recipe]) -> type[Recipe]:
+    """A recipe with a field `method` and the options of all methods; a decorator.
+
+    An option has the default that its methods agree on, else None: then each method has its own.
+    """
+    made: list[tuple[str, Any, Any]] = [("method", Literal["full", *METHODS], field(default="full"))]
+    others = " ".join(f"{name}: {cleandoc(method.__doc__ or '').splitlines()[0]}" for name, method in METHODS.items())
+    docs = [f"method: full trains every parameter and writes a model; the others an adapter folder. {others}"]
+    for option, users in OPTIONS.items():
+        name, each = next(iter(users.items()))
+        kind = str | None if each.metadata["read"] else get_type_hints(METHODS[name])[each.name]
+        defaults = [None if user.metadata["read"] else user.default for user in users.values()]
+        agreed = defaults[0] if all(default == defaults[0] for default in defaults) else None
+        made.append((option, kind if agreed is not None else kind | None, field(default=agreed)))
+        text = option_texts(cleandoc(METHODS[name].__doc__ or ""), get_type_hints(METHODS[name]))[each.name]
+        docs.append(f"{option}: for {', '.join(users)}: {text}")
+    doc = "\n".join(docs)
+    return make_dataclass(recipe.__name__, made, bases=(recipe,), frozen=True, namespace={"__doc__": doc})
 
 
 def method_of(recipe: Any) -> Method | None:
-    """The method that a recipe asks for; None for full tuning. UserError for a field that another method has."""
-    own = SETTINGS.get(recipe.method, ())
-    for field in fields(recipe):
-        others = [method for method, names in SETTINGS.items() if field.name in names]
-        if others and field.name not in own and getattr(recipe, field.name) != field.default:
-            flag = "--" + field.name.replace("_", "-")
-            raise UserError(f"{flag} goes with --method {' or '.join(others)}, not with {recipe.method}")
-    return MAKERS[recipe.method](recipe) if recipe.method in MAKERS else None
-
-
-def _lora(recipe: Any) -> LoRA:
-    if recipe.alpha is not None and not 0 < recipe.alpha < math.inf:
-        raise UserError(f"--alpha {recipe.alpha:g}: must be above 0 and finite, for it multiplies all that LoRA adds")
-    return LoRA(
-        rank=recipe.rank,
-        alpha=recipe.alpha,
-        dropout=recipe.dropout,
-        target=_targets(recipe.target),
-        bias=recipe.bias,
-        modules_to_save=() if recipe.whole is None else _words(recipe.whole),
-        rslora=recipe.rslora,
-        dora=recipe.dora,
-        plus=recipe.plus,
-    )
-
-
-def _targets(words: str | None) -> Targets | None:
-    """Names between commas, "all-linear", or a regular expression, which has letters that no name has."""
-    if words is None or words == ALL_LINEAR or set(words) & set("*+?|()[]\\^$"):
-        return words
-    if not _words(words):
-        raise UserError(f'--target and --feedforward "{words}": no name is in it; such as q_proj,v_proj')
-    return _words(words)
-
-
-def _words(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())
-
-
-def _ia3(recipe: Any) -> IA3:
-    return IA3(target=_targets(recipe.target), feedforward=_targets(recipe.feedforward))
-
-
-def _prompt(recipe: Any) -> PromptTuning:
-    init, text = _beginning(recipe.prompt_init or "vocabulary", ("random", "vocabulary"))
-    return PromptTuning(recipe.virtual_tokens, init, text)
-
-
-def _p_tuning(recipe: Any) -> PTuning:
-    return PTuning(recipe.virtual_tokens, recipe.prompt_encoder, recipe.encoder_width)
-
-
-def _prefix(recipe: Any) -> PrefixTuning:
-    init, text = _beginning(recipe.prompt_init or "random", ("random", "zero"))
-    width = PrefixTuning.hidden if recipe.encoder_width is None else recipe.encoder_width
-    return PrefixTuning(recipe.virtual_tokens, recipe.projection, width, init, text)
-
-
-def _beginning(wanted: str, known: tuple[str, ...]) -> tuple[Any, str | None]:
-    """What virtual tokens begin as, and the text where they begin as one."""
-    if wanted.startswith(TEXT):
-        return "text", wanted.removeprefix(TEXT)
-    if wanted not in known:
-        raise UserError(f'--prompt-init {wanted}: must be {", ".join(known)} or "text:..." with words of yours')
-    return wanted, None
-
-
-TEXT = "text:"
-MAKERS: dict[str, Callable[[Any], Method]] = {
-    "lora": _lora,
-    "ia3": _ia3,
-    "prompt": _prompt,
-    "p-tuning": _p_tuning,
-    "prefix": _prefix,
-    "bottleneck": lambda recipe: Adapters(recipe.bottleneck, recipe.reduction),
-    "bitfit": lambda recipe: BitFit(),
-    "layernorm": lambda recipe: LayerNorm(_targets(recipe.target)),
-    "head": lambda recipe: HeadOnly(),
-}
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "full": ("unfreeze_every",),
-    "lora": ("rank", "alpha", "target", "dropout", "bias", "whole", "rslora", "dora", "plus"),
-    "ia3": ("target", "feedforward"),
-    "prompt": ("virtual_tokens", "prompt_init"),
-    "p-tuning": ("virtual_tokens", "prompt_encoder", "encoder_width"),
-    "prefix": ("virtual_tokens", "prompt_init", "projection", "encoder_width"),
-    "bottleneck": ("bottleneck", "reduction"),
-    "layernorm": ("target",),
-}
-"""The fields of a recipe that belong to a method."""
+    """The method that a recipe asks for; None for full tuning. UserError for an option that another method has."""
+    defaults, settings = {each.name: each.default for each in fields(recipe)}, {}
+    for option, users in OPTIONS.items():
+        value, flag = getattr(recipe, option), f"--{option.replace('_', '-')}"
+        if value == defaults[option]:
+            continue
+        if recipe.method not in users:
+            raise UserError(f"{flag} goes with --method {' or '.join(users)}, not with {recipe.method}")
+        each = users[recipe.method]
+        try:
+            settings[each.name] = value if each.metadata["read"] is None else each.metadata["read"](value)
+        except UserError as error:
+            raise UserError(f"{flag} {error}") from None
+    return None if recipe.method == "full" else METHODS[recipe.method](**settings)

@@ -10,13 +10,13 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.chat import Conversation
+from langwright.inference.conversation import Conversation
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
-from langwright.text.chat import own_template
-from langwright.text.equip import equip
+from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import own_template
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 
@@ -62,8 +62,8 @@ def chat(
     check_vocabulary(loaded, tokenizer)
     own = own_template(tokenizer, str(home))
     if template is not None:
-        equipped = equip(tokenizer, template, may_grow=False, where=str(home))
-        tokenizer, own = equipped.tokenizer, equipped.template
+        setup = set_up_chat(tokenizer, template, may_grow=False, where=str(home))
+        tokenizer, own = setup.tokenizer, setup.template
     if own is None:
         raise UserError(
             f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "

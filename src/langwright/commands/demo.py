@@ -24,12 +24,13 @@ from langwright.commands._demo.writing import (
     model_bodies,
     ngram_bodies,
 )
+from langwright.commands.finetune import TuningRecipe
 from langwright.commands.show import attention_over
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.models.folder import RECORD, load_language_model
 from langwright.text.tokenizer import load_tokenizer
-from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
+from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import run_report
 from langwright.training.trainer import close
 from langwright.viewing.report import (
@@ -96,16 +97,17 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
 
     say("4. fine-tuning on one held-out module")
     module, rest = _separate(held_out_texts, out)
-    tuning = FinetuneRecipe(steps="6 epochs", old_text=str(rest), sample_every="0 steps")
+    tuning = TuningRecipe(steps="6 epochs", old_text=str(rest), sample_every="0 steps")
     tuned = finetune.run(base, str(module), out / "finetuned", tuning)
     if tuned.held_out is None:
         return close(tuned, out / "finetuned")
 
     say("5. instructions: a signature and its docstring are asked, the body is the answer; an adapter learns it")
     part = write_instructions(out / "instructions.jsonl", training, held_out)
-    following = FinetuneRecipe(
-        task="chat", method="lora", target="all-linear", template="zephyr", packing=True, split=part, steps="2 epochs",
-        old_text=str(module), sample_every="0 steps",
+    options: dict[str, Any] = {"method": "lora", "target": "all-linear"}
+    following = TuningRecipe(
+        task="chat", template="zephyr", packing=True, split=part, steps="2 epochs", old_text=str(module),
+        sample_every="0 steps", **options,
     )  # fmt: skip
     followed = finetune.run(base, str(out / "instructions.jsonl"), out / "assistant", following)
     if followed.held_out is None:

@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
-from langwright.adaptation.leads import Leading
 from langwright.adaptation.method import Method
-from langwright.adaptation.options import method_of
-from langwright.adaptation.prompt import Prompting, nearest_words
+from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
+from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
@@ -34,7 +33,7 @@ from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
-from langwright.text.equip import equip
+from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.losses import Causal
@@ -50,11 +49,17 @@ BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
+@with_methods
+@dataclass(frozen=True)
+class TuningRecipe(FinetuneRecipe):
+    """How a model goes on learning, and the options of all methods."""
+
+
 def finetune(
     model: Path,
     text: str,
     out: Path,
-    recipe: FinetuneRecipe = FinetuneRecipe(),
+    recipe: TuningRecipe = TuningRecipe(),
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
@@ -131,7 +136,7 @@ class Tuning:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
         trained = models["model"]
         found: Row = {}
-        if isinstance(self.method, Prompting):
+        if isinstance(self.method, SoftPromptMethod):
             found["nearest_words"] = nearest_words(trained, self.tokenizer)
         before = self.base().to(self.machine.device, self.machine.dtype).eval()
         found["forgetting"] = {"new": {"text": self.text, **_change(before, trained, self._new_text)}}
@@ -217,7 +222,7 @@ def _open(
     folder, base = opened.path, opened.model(bits=recipe.bits)
     check_vocabulary(base, tokenizer)
     _refuse_full_in_quantised(folder, recipe, base)
-    method = None if method is None else method.begin_with(tokenizer)
+    method = None if method is None else method.prepared(tokenizer)
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
@@ -234,7 +239,7 @@ def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model)
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = method.tokens if isinstance(method, Leading) else 0
+    virtual = 0 if method is None else method.virtual_tokens()
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")
@@ -269,8 +274,8 @@ def _supply(
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
-        equipped = equip(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, equipped, layout, recipe.split, recipe.packing)
+        setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
+        return chat_supply(text, setup, layout, recipe.split, recipe.packing)
     return read_texts(text, recipe.split or "0.9", recipe.field, tokenizer).supply(layout, recipe.crossing)
 
 

@@ -13,7 +13,7 @@ from langwright.inference.generate import complete
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
-from langwright.models.folder import load_generative
+from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
 from langwright.text.tokenizer import load_tokenizer
@@ -57,7 +57,8 @@ def generate(
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
     where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
-    loaded = adapted(load_generative(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
+    opened = OpenedFolder(model, ignore_field).require(generates=True)
+    loaded = adapted(opened.model(where, choose_dtype(chosen, where), bits=bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json

@@ -8,7 +8,7 @@ from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import next_tokens
 from langwright.inference.masked import likeliest_fillings
-from langwright.models.folder import load_one_stack
+from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import Kind
 from langwright.text.tokenizer import load_tokenizer
 from langwright.viewing.terminal import bars
@@ -39,7 +39,8 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if not temperature > 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    loaded = adapted(load_one_stack(model, ignore_fields=ignore_field, bits=bits), adapter, model)
+    OpenedFolder(model, ignore_field, weights=False).require(one_stack=True)
+    loaded = adapted(OpenedFolder(model, ignore_field).model(bits=bits), adapter, model)
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)
     if not loaded.generates:

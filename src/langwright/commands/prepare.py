@@ -138,7 +138,7 @@ def _without(chats: Sequence[Chat], dropped: Sequence[int], why: str, report: di
 
 
 def _checked(chats: Sequence[Chat], model: Path | None, report: dict[str, int]) -> list[Chat]:
-    from langwright.text.chat import TEMPLATES
+    from langwright.text.chat_template import TEMPLATES
     from langwright.text.tokenizer import load_tokenizer
 
     specials = {token for tokens in TEMPLATES.values() for token in tokens}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from langwright.adaptation.leads import leading_tokens
+from langwright.adaptation.attached import attached
 from langwright.adaptation.loading import adapted
 from langwright.base.console import say
 from langwright.base.errors import UserError
@@ -64,7 +64,7 @@ def show(
     ignore_field: a field of config.json to pass over although it is not understood.
     """
     loaded = adapted(load_model(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
-    if leading_tokens(loaded):
+    if attached(loaded).tokens:
         raise UserError(f"--adapter {adapter}: its virtual tokens have no names to show; leave it out")
     tokenizer = load_tokenizer(model)
     check_vocabulary(loaded, tokenizer)

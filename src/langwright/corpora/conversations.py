@@ -13,7 +13,7 @@ from langwright.corpora.document import Document
 from langwright.corpora.files import find_files
 from langwright.corpora.reading import ROWS, Row, name_list, read_rows, text_in
 from langwright.corpora.splits import ContentSplit, SplitRule, is_validation, parse_split
-from langwright.text.chat import ROLES
+from langwright.text.chat_template import ROLES
 
 Message = dict[str, Any]
 

@@ -16,8 +16,8 @@ from langwright.data.order import Layout
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat import ChatTemplate, encode, prompt_ids
-from langwright.text.equip import Equipped
+from langwright.text.chat_setup import ChatSetup
+from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
 RECORD_VERSION = 1
@@ -209,14 +209,12 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     return max(1, sum(len(tokenizer.token_bytes(int(id))) for id in tokens))
 
 
-def chat_supply(
-    spec: str, equipped: Equipped, layout: Layout, split: str | None = None, packing: bool = False
-) -> Supply:
+def chat_supply(spec: str, setup: ChatSetup, layout: Layout, split: str | None = None, packing: bool = False) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
     Args:
         spec: the file, folder or glob.
-        equipped: tokenizer and template.
+        setup: tokenizer and template.
         layout: of the batches.
         split: what is held out; `SPLIT` unless given.
         packing: see `ChatBatches`.
@@ -225,8 +223,8 @@ def chat_supply(
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
-    training, held_out = (fit_examples(side, equipped.template, equipped.tokenizer, context) for side in sides)
-    _tell(spec, training, held_out, equipped)
+    training, held_out = (fit_examples(side, setup.template, setup.tokenizer, context) for side in sides)
+    _tell(spec, training, held_out, setup)
     batches = ChatBatches(training.examples, layout, packing=packing)
     if packing:
         say(f"packed: {len(training.examples):,} conversations in {batches.windows:,} rows of {context} tokens")
@@ -234,32 +232,32 @@ def chat_supply(
         **chats.record(),
         "spec": spec,
         "split": split,
-        "template": equipped.name,
-        "added_tokens": list(equipped.added),
+        "template": setup.name,
+        "added_tokens": list(setup.added),
         "training": training.record(),
         "held_out": held_out.record(),
     }
     return Supply(
-        equipped.tokenizer,
+        setup.tokenizer,
         batches,
         lambda limit: evaluation_rows(held_out.examples, context, layout.batch_size, limit),
         held_out.tokens,
-        answer_bytes(held_out.examples, equipped.tokenizer),
+        answer_bytes(held_out.examples, setup.tokenizer),
         record,
-        _question(sides[1][0], equipped)[: context - 8],
+        _question(sides[1][0], setup)[: context - 8],
     )
 
 
-def _question(chat: Chat, equipped: Equipped) -> tuple[int, ...]:
+def _question(chat: Chat, setup: ChatSetup) -> tuple[int, ...]:
     """The ids of a conversation up to its first answer."""
     asked = chat.messages[: chat.answers[0]]
-    return tuple(prompt_ids(equipped.template, equipped.tokenizer, asked, chat.tools))
+    return tuple(prompt_ids(setup.template, setup.tokenizer, asked, chat.tools))
 
 
-def _tell(spec: str, training: Fitted, held_out: Fitted, equipped: Equipped) -> None:
-    added = f" (new tokens: {', '.join(equipped.added)})" if equipped.added else ""
+def _tell(spec: str, training: Fitted, held_out: Fitted, setup: ChatSetup) -> None:
+    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
     say(
-        f"{spec}: template {equipped.name}{added}; {len(training.examples):,} conversations with "
+        f"{spec}: template {setup.name}{added}; {len(training.examples):,} conversations with "
         f"{format_amount(training.tokens, 'assistant tokens')} to train on, {len(held_out.examples):,} with "
         f"{format_amount(held_out.tokens, 'assistant tokens')} held out"
     )

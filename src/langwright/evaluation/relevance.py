@@ -16,7 +16,7 @@ from langwright.models.folder import load_language_model
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 from langwright.planning.machine import choose_device
-from langwright.text.equip import equip
+from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 
 CHUNK = 256
@@ -67,7 +67,7 @@ class Scorer:
 
     def __init__(self, folder: Path, template: str | None):
         self._folder = folder
-        self._equipped = equip(load_tokenizer(folder), template, may_grow=False, where=str(folder))
+        self._setup = set_up_chat(load_tokenizer(folder), template, may_grow=False, where=str(folder))
 
     def tokens(self, chats: Sequence[Chat]) -> list[int]:
         """The length of each conversation with its template, in tokens."""
@@ -82,7 +82,7 @@ class Scorer:
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):
                 part = fitting[start : start + CHUNK]
-                first = next(iter(self._equipped.tokenizer.opening), None)
+                first = next(iter(self._setup.tokenizer.opening), None)
                 found = answer_difficulty(model, [examples[i] for i in part], first)
                 for i, ratio in zip(part, found.tolist(), strict=True):
                     scores[i] = -ratio if by == "relevance" else ratio if ratio < 1 else -ratio
@@ -90,4 +90,4 @@ class Scorer:
         return scores
 
     def _examples(self, chats: Sequence[Chat]) -> list[Example]:
-        return [example_of(chat, self._equipped.template, self._equipped.tokenizer) for chat in chats]
+        return [example_of(chat, self._setup.template, self._setup.tokenizer) for chat in chats]

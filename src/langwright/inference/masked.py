@@ -19,7 +19,7 @@ def likeliest_fillings(
             f'a {model.family} model with the head "{model.task}" neither continues a text nor fills a mask; '
             'that takes the head "language" or "masked"'
         )
-    mask = tokenizer.roles.mask
+    mask = tokenizer.special_tokens.mask
     if mask is None:
         raise UserError("the tokenizer of this model has no mask token")
     if (count := text.count(mask)) != 1:

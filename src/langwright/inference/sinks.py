@@ -36,7 +36,7 @@ class Streaming:
             raise UserError(
                 f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
             )
-        if model.body.virtual_tokens is not None:
+        if model.body.adapter is not None:
             raise UserError(
                 "--window: this adapter stands before the text with virtual tokens, which a window would forget; "
                 "leave it out"

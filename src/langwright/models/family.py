@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,33 +16,12 @@ from langwright.models.model import Model
 
 Fields = dict[str, Any]
 
-INERT = frozenset(
-    [
-        "_attn_implementation",
-        "_name_or_path",
-        "architectures",
-        "auto_map",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "gradient_checkpointing",
-        "id2label",
-        "label2id",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers_version",
-        "unk_token_id",
-        "use_cache",
-    ]
-)
+INERT = frozenset((
+    "_attn_implementation", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
+    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "label2id", "model_type", "output_attentions",
+    "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "task_specific_params", "tokenizer_class",
+    "torch_dtype", "transformers_version", "unk_token_id", "use_cache",
+))  # fmt: skip
 """Fields of config.json that never change the logits of a language model."""
 
 SUMMARY = (
@@ -109,6 +88,25 @@ class Head:
 
 
 @dataclass(frozen=True)
+class AdapterTargets:
+    """The modules that adapters of a family usually act on, by the endings of their names in `transformers`.
+
+    As in PEFT, also where it departs from the papers. Families that PEFT does not list follow their closest relative.
+
+    Args:
+        lora: the linear layers that LoRA adapts.
+        ia3: the linear layers whose output IA3 rescales; none where the family has no usual choice.
+        ia3_inputs: those whose input IA3 rescales.
+        norms: the norms that norm tuning trains; none for all of them.
+    """
+
+    lora: tuple[str, ...] = ("q_proj", "v_proj")
+    ia3: tuple[str, ...] = ()
+    ia3_inputs: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ShapeFields:
     """The fields of a config that make its shape.
 
@@ -142,6 +140,9 @@ class Family:
     defaults: values of fields that the files leave out, where they differ from the dataclass.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
+    adapters: the modules that adapters usually act on. tied_head: the name of a head that is the token table.
+    adapterhub: where AdapterHub hangs a bottleneck: in the last linear layer of a branch (module), in the numbered
+    layer around it (layer), or in a module of its own in the block (block).
     shape: the fields that make a config's shape. presets: published shapes, by name, as fields of the config.
     read, write: rename between the spellings of config.json and the dataclass.
     """
@@ -163,6 +164,9 @@ class Family:
     default_only: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
     prefix: str = ""
+    adapters: AdapterTargets = AdapterTargets()
+    tied_head: str = "lm_head"
+    adapterhub: Literal["module", "layer", "block"] = "block"
     shape: ShapeFields = ShapeFields()
     presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict

@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
-    side: None, or what is told x, the branch and this residual, and answers in the branch's place (an adapter).
+    adapter: None, or what answers in place of `plain`, and calls it.
     """
 
     def __init__(
@@ -54,13 +54,16 @@ class Residual(nn.Module):
 
     def branch(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         """What is added to x."""
+        return self.plain(x, context) if self.adapter is None else self.adapter(x, self, context)
+
+    def plain(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
+        """What is added to x without an adapter."""
         y = self.fn(x if self.in_norm is None else self.in_norm(x), context)
         if self.res_norm is not None:
             y = self.res_norm(y)
         if self.training and self.dropout:
             y = F.dropout(y, self.dropout)
-        y = y if self.gate is None else self.gate(y)
-        return y if self.adapter is None else self.adapter(x, y, self)
+        return y if self.gate is None else self.gate(y)
 
 
 class Block(nn.Module):
@@ -215,7 +218,7 @@ class Stack(nn.Module):
         tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
         recompute: in training, keep only what goes into each block, and compute the block again for its gradients
             (Chen et al., 2016).
-        virtual_tokens: None, or a module that gives `VirtualTokens`, or None for none at the moment.
+        adapter: None, or a module whose method `virtual_tokens` gives `VirtualTokens`, or None for none at the moment.
         max_positions: see `Embedder`.
     """
 
@@ -238,7 +241,7 @@ class Stack(nn.Module):
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
-        self.virtual_tokens: nn.Module | None = None
+        self.adapter: nn.Module | None = None
 
     @property
     def max_positions(self) -> int | None:
@@ -278,8 +281,8 @@ class Stack(nn.Module):
         new = NewTokens(batch, time, inputs.device, mask, positions, segments)
         held = Stateless(len(self.blocks)) if state is None else state
         virtual: VirtualTokens | None = None
-        if self.virtual_tokens is not None and not held.length:
-            virtual = self.virtual_tokens()
+        if self.adapter is not None and not held.length:
+            virtual = self.adapter.virtual_tokens()  # type: ignore[operator]
         if virtual is not None:
             new = virtual.before(new)
         if self.max_positions is not None and new.time > self.max_positions:

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from langwright.base.errors import UserError
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 
 SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
@@ -126,7 +126,7 @@ def _piece(message: Mapping[int, Value]) -> Piece:
     return Piece(text.decode(), struct.unpack("<f", score)[0], _number(message, 3, _NORMAL))
 
 
-def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Tokenizer, Roles]:
+def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Tokenizer, SpecialTokens]:
     """A tokenizer with the ids of a SentencePiece file, and its special tokens.
 
     Where a model brings rules of normalisation, `tokenizers` takes a letter and its combining marks as one, which for
@@ -155,7 +155,7 @@ def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Token
         raise UserError(f"{path}: user-defined pieces ({users[0]!r}) with a space before texts are not supported")
     backend.add_tokens([AddedToken(text, normalized=False) for text in users])
     backend.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(extra_ids))])
-    return backend, Roles(**names)
+    return backend, SpecialTokens(**names)
 
 
 def _unigram(model: Model, bytes_too: bool) -> Unigram:

@@ -16,11 +16,11 @@ from tokenizers import AddedToken, processors
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
 from langwright.base.hub import model_folder
-from langwright.text.beginnings import without_beginning
-from langwright.text.roles import END_OF_TEXT, Roles, read_roles, without_roles
+from langwright.text.prefix_space import without_prefix_space
 from langwright.text.sentencepiece import read_sentencepiece
+from langwright.text.special_tokens import END_OF_TEXT, SpecialTokens, read_special_tokens, without_special_tokens
 from langwright.text.token_bytes import read_spelling
-from langwright.text.vocabularies import BERT_ROLES, ROBERTA_ROLES, read_merges_and_vocabulary, read_wordpiece
+from langwright.text.vocabularies import BERT_SPECIALS, ROBERTA_SPECIALS, read_merges_and_vocabulary, read_wordpiece
 
 PIECE_CHARACTERS = 1 << 14
 CONTROL = "\ufdd0"
@@ -42,7 +42,7 @@ class Tokenizer:
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
-        roles: Roles,
+        special: SpecialTokens,
         config: Mapping[str, Any] = PLAIN_CONFIG,
         where: str = "tokenizer",
         ends: Sequence[int] = (),
@@ -51,7 +51,7 @@ class Tokenizer:
 
         Args:
             backend: the tokenizer; its post-processor says what begins a text.
-            roles: the special tokens.
+            special: the special tokens.
             config: further entries of `tokenizer_config.json`, kept as they are. Where `add_bos_token` is true and the
                 backend has no post-processor, it gets one that puts bos before a text.
             where: the folder or file it came from, for errors.
@@ -60,17 +60,17 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
-        if config.get("add_bos_token") and roles.bos is not None and backend.post_processor is None:
-            backend.post_processor = _bos_first(roles.bos, _id_of(backend, roles.bos, where))
+        if config.get("add_bos_token") and special.bos is not None and backend.post_processor is None:
+            backend.post_processor = _bos_first(special.bos, _id_of(backend, special.bos, where))
         self._backend = backend
-        self._config = without_roles(config)
+        self._config = without_special_tokens(config)
         self._layout = json.loads(backend.to_str())
         self.spelling = read_spelling(self._layout["decoder"], where)
         self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        self.roles = roles
-        ids = {role: token and _id_of(backend, token, where) for role, token in vars(roles).items()}
+        self.special_tokens = special
+        ids = {kind: token and _id_of(backend, token, where) for kind, token in vars(special).items()}
         self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (ids[r] for r in ("bos", "eos", "pad", "unknown"))
-        self.cls_id, self.sep_id, self.mask_id = (ids[role] for role in ("cls", "sep", "mask"))
+        self.cls_id, self.sep_id, self.mask_id = (ids[kind] for kind in ("cls", "sep", "mask"))
         self.ends = tuple(dict.fromkeys(ends)) or (() if self.eos_id is None else (self.eos_id,))
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.special_ids = frozenset(self._special)
@@ -169,7 +169,7 @@ class Tokenizer:
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         begins = {} if self.bos_id is None else {"add_bos_token": self.bos_id in self.prefix}
-        write_json(folder / "tokenizer_config.json", self._config | begins | self.roles.config())
+        write_json(folder / "tokenizer_config.json", self._config | begins | self.special_tokens.config())
 
     def generation(self) -> dict[str, int | list[int]]:
         """What `generation_config.json` says of the ends of a text."""
@@ -185,15 +185,15 @@ class Tokenizer:
         """What the tokenizer's files say under "chat_template": a text, a list of named ones, or None."""
         return self._config.get("chat_template")
 
-    def equipped(
-        self, added: Sequence[str], roles: Roles, chat_template: str | None, ends: Sequence[int] = ()
+    def extended(
+        self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
     ) -> "Tokenizer":
-        """The same tokenizer with more special tokens, whose ids follow the others, other roles, template and ends."""
+        """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
         config = {**self._config, "chat_template": chat_template}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
-        return Tokenizer(backend, roles, config, ends=ends)
+        return Tokenizer(backend, special, config, ends=ends)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
@@ -214,7 +214,7 @@ class Tokenizer:
 
     @cached_property
     def _begins_texts(self) -> bool:
-        return without_beginning(self._layout) != self._layout
+        return without_prefix_space(self._layout) != self._layout
 
     @cached_property
     def _marked(self) -> tokenizers.Tokenizer:
@@ -222,7 +222,7 @@ class Tokenizer:
 
     @cached_property
     def _marked_inside(self) -> tokenizers.Tokenizer:
-        return self._with_marked(without_beginning(self._layout))
+        return self._with_marked(without_prefix_space(self._layout))
 
     def _with_marked(self, layout: Mapping[str, Any]) -> tokenizers.Tokenizer:
         """A tokenizer whose special tokens are text, with one more token for the marked name of each."""
@@ -260,9 +260,9 @@ class Tokenizer:
     @cached_property
     def _fingerprint(self) -> str:
         # Folders of version 1 have no post-processor and mean bos: what they mean today has the fingerprint of then.
-        content: dict[str, Any] = {"tokenizer": self._layout, "roles": self.roles.config()}
+        content: dict[str, Any] = {"tokenizer": self._layout, "roles": self.special_tokens.config()}
         if self.bos_id is not None:
-            ours = json.loads(_bos_first(str(self.roles.bos), self.bos_id).__getstate__())
+            ours = json.loads(_bos_first(str(self.special_tokens.bos), self.bos_id).__getstate__())
             if self._layout["post_processor"] == ours:
                 content["tokenizer"] = {**self._layout, "post_processor": None}
         if self.opening != (() if self.bos_id is None else (self.bos_id,)):
@@ -320,10 +320,10 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer in a folder: `tokenizer.json`, or the files of its authors.
 
     Those are `vocab.json` with `merges.txt` (GPT-1, GPT-2, RoBERTa), `vocab.txt` (BERT), and SentencePiece's
-    `tokenizer.model` or `spiece.model`. Roles come from `tokenizer_config.json`, then `special_tokens_map.json`. Where
-    neither names any, the authors' convention holds: GPT-2's `<|endoftext|>` both begins and ends a document, and
-    there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and `[UNK]`. A model of the Hub is written
-    `hf:owner/name[@revision]`.
+    `tokenizer.model` or `spiece.model`. The special tokens are those of `tokenizer_config.json`, else of
+    `special_tokens_map.json`. Where neither names any, the authors' convention holds: GPT-2's `<|endoftext|>` both
+    begins and ends a document, and there is no padding token; BERT has `[CLS]`, `[SEP]`, `[MASK]`, `[PAD]` and
+    `[UNK]`. A model of the Hub is written `hf:owner/name[@revision]`.
 
     What begins a text is the post-processor of `tokenizer.json`, as for `transformers`; in a folder without that file,
     bos where `add_bos_token` is true, or where a SentencePiece model has one and `add_bos_token` is absent. What ends a
@@ -333,17 +333,22 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         UserError: naming the file that is missing or broken.
     """
     folder = model_folder(folder, weights=False)
-    config, roles = _read_config(folder)
+    config, special = _read_config(folder)
     begins = config.get("add_bos_token")
     if not isinstance(begins, bool | None):
         raise UserError(f'{folder / "tokenizer_config.json"}: "add_bos_token" must be true or false, not {begins!r}')
     if (folder / "tokenizer.json").exists():
         backend = _read_backend(folder / "tokenizer.json")
-        conventions = (Roles(bos=END_OF_TEXT, eos=END_OF_TEXT), BERT_ROLES, ROBERTA_ROLES, Roles())
+        conventions = (
+            SpecialTokens(bos=END_OF_TEXT, eos=END_OF_TEXT),
+            BERT_SPECIALS,
+            ROBERTA_SPECIALS,
+            SpecialTokens(),
+        )
         usual = next(c for c in conventions if all(backend.token_to_id(t) is not None for t in c.config().values()))
         # Langwright wrote no post-processor before it wrote add_bos_token, and bos began every text.
-        ours = roles.bos == "<|bos|>" or (folder / "langwright.json").exists()
-        begins = begins is not False and ours and roles.bos != roles.eos
+        ours = special.bos == "<|bos|>" or (folder / "langwright.json").exists()
+        begins = begins is not False and ours and special.bos != special.eos
     elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
     elif (folder / "vocab.txt").exists():
@@ -358,7 +363,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
         begins = begins is not False
     config = {**config, "add_bos_token": begins}
-    return Tokenizer(backend, usual if roles == Roles() else roles, config, str(folder), _read_ends(folder))
+    return Tokenizer(backend, usual if special == SpecialTokens() else special, config, str(folder), _read_ends(folder))
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str, where: str) -> int:
@@ -393,7 +398,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         raise UserError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
 
 
-def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:
+def _read_config(folder: Path) -> tuple[Mapping[str, Any], SpecialTokens]:
     config: Mapping[str, Any] = PLAIN_CONFIG
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
@@ -404,9 +409,9 @@ def _read_config(folder: Path) -> tuple[Mapping[str, Any], Roles]:
             raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
         if name == "tokenizer_config.json":
             config = content | _template_file(folder)
-        if (roles := read_roles(content, str(path))) != Roles():
-            return config, roles
-    return config, Roles()
+        if (special := read_special_tokens(content, str(path))) != SpecialTokens():
+            return config, special
+    return config, SpecialTokens()
 
 
 def _template_file(folder: Path) -> dict[str, str]:

@@ -10,11 +10,11 @@ from tokenizers.trainers import BpeTrainer
 
 from langwright.base.console import progress, warn
 from langwright.base.errors import UserError
-from langwright.text.roles import Roles
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
 from langwright.text.tokenizer import PLAIN_CONFIG, Tokenizer
 
-ROLES = Roles(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
+NAMES = SpecialTokens(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
 SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 """The special tokens of every vocabulary made here; their ids are 0, 1 and 2."""
 
@@ -48,7 +48,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     with progress("reading text for the tokenizer", None, "characters") as advance:
         backend.train_from_iterator(_batches(texts, advance), trainer)
-    tokenizer = Tokenizer(backend, ROLES, CONFIG)
+    tokenizer = Tokenizer(backend, NAMES, CONFIG)
     if tokenizer.vocab_size < vocab_size:
         warn(f"the text gives {tokenizer.vocab_size} tokens, not {vocab_size}; more text would give more")
     return tokenizer
@@ -77,7 +77,7 @@ def _without_merges(tokens: list[str], *, byte_level: bool) -> Tokenizer:
     else:
         backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens(SPECIALS)
-    return Tokenizer(backend, ROLES, CONFIG)
+    return Tokenizer(backend, NAMES, CONFIG)
 
 
 def _batches(texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[list[str]]:

@@ -22,7 +22,7 @@ from langwright.training.learner import Learner
 
 FORMAT_VERSION = 1
 STATE, SUPPLY = "state.json", "supply.safetensors"
-RENAMED = {".side.": ".adapter.", ".lead.": ".virtual_tokens."}
+RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
 """Parts of parameter names in older checkpoints, and what they are now."""
 
 

@@ -195,31 +195,8 @@ class FinetuneRecipe(TrainingRecipe):
         crossing: cut windows across documents instead of inside them.
         context: tokens in a window; the model's own context unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
-        method: full trains every parameter and writes a model; the others train little and write an adapter folder:
-            lora two thin matrices beside some of the weights; ia3 a factor for each output of some; prompt, p-tuning
-            and prefix virtual tokens before every text; bottleneck narrow layers between those of the model; bitfit
-            its biases; layernorm its norms; head its head.
         bits: quantise the linear layers of the model to int8, int4, nf4 or fp4 on loading, to train an adapter over
             them (QLoRA).
-        rank: width of the two matrices of lora; at most the smaller side of a weight that it is for.
-        alpha: what they add is multiplied by alpha / rank; twice the rank unless given.
-        target: what lora, ia3 or layernorm is for: names of modules or their endings between commas, a regular
-            expression of whole names, or all-linear; the family's usual ones unless given.
-        dropout: share of the activations on their way to lora that is dropped in training.
-        bias: which of the model's own biases train beside lora.
-        whole: names of modules that train whole beside lora, between commas.
-        rslora: multiply by alpha / sqrt(rank) instead, for high ranks.
-        dora: give each row of an adapted weight a trained length of its own.
-        plus: how many times the learning rate of the first matrix the second one has (LoRA+).
-        feedforward: those of the targets of ia3 that are rescaled at their input.
-        virtual_tokens: how many virtual tokens stand before every text.
-        prompt_init: what they begin as: random, vocabulary (words drawn from it; for prompt), zero (for prefix), or
-            "text:..." with words of your own. For prompt it is vocabulary, for prefix random, unless given.
-        prompt_encoder: what makes the virtual tokens of p-tuning: mlp or lstm.
-        projection: let two layers make the numbers of a prefix.
-        encoder_width: of the inner layers of p-tuning, or of a projected prefix.
-        bottleneck: after the feed-forward (pfeiffer), after attention too (houlsby), or beside it (parallel).
-        reduction: how many times narrower than the model a bottleneck is.
         unfreeze_every: with full tuning, begin with the last layer and let one more below join each time, such as
             "100 steps".
     """
@@ -234,32 +211,15 @@ class FinetuneRecipe(TrainingRecipe):
     crossing: bool = False
     context: int | None = None
     old_text: str | None = None
-    method: Literal[
-        "full", "lora", "ia3", "prompt", "p-tuning", "prefix", "bottleneck", "bitfit", "layernorm", "head"
-    ] = "full"
+    method: str = "full"
     bits: Literal["int8", "int4", "nf4", "fp4"] | None = None
-    rank: int = 8
-    alpha: float | None = None
-    target: str | None = None
-    dropout: float = 0.0
-    bias: Literal["none", "all", "lora_only"] = "none"
-    whole: str | None = None
-    rslora: bool = False
-    dora: bool = False
-    plus: float = 1.0
-    feedforward: str | None = None
-    virtual_tokens: int = 20
-    prompt_init: str | None = None
-    prompt_encoder: Literal["mlp", "lstm"] = "mlp"
-    projection: bool = False
-    encoder_width: int | None = None
-    bottleneck: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
-    reduction: float | None = None
     unfreeze_every: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unfreeze_every is not None:
+            if self.method != "full":
+                raise UserError(f"--unfreeze-every goes with --method full, not with {self.method}")
             _require(self.every("unfreeze_every") >= 1, "unfreeze_every", self.unfreeze_every, "at least 1 step")
         _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
         if self.optimizer == "muon" and self.method != "full":

@@ -20,7 +20,7 @@ from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
 from langwright.models.model import Model
-from langwright.text.chat import ChatTemplate, own_template, prompt_ids
+from langwright.text.chat_template import ChatTemplate, own_template, prompt_ids
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
 ASKED = "Write the body of this function.\n\n"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
-from langwright.models.family import Family, Fields, ShapeFields
+from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, within
 from langwright.models.model import Frame, Model
@@ -183,6 +183,12 @@ BART = Family(
     prefix="model.",
     read=read,
     write=write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj"),
+        ia3=("q_proj", "v_proj"),
+        ia3_inputs=("fc2",),
+        norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+    ),
     shape=ShapeFields("d_model", "encoder_layers", "encoder_attention_heads"),
     presets={"bart-base": sizes(6, 12, 768, 3072), "bart-large": sizes(12, 16, 1024, 4096)},
 )  # fmt: skip

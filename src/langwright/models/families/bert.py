@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import Family, ShapeFields
+from langwright.models.family import AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered
 from langwright.models.model import Model
 from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
@@ -119,6 +119,8 @@ BERT = Family(
     dropped_keys=("cls.seq_relationship.",),
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     prefix="bert.",
+    adapters=AdapterTargets(lora=("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
+    adapterhub="module",
     shape=ShapeFields(gated=False),
     presets={
         "bert-base": {},

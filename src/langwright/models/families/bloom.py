@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import Family, Fields, ShapeFields
+from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -90,6 +90,12 @@ BLOOM = Family(
     default_only={"apply_residual_connection_post_layernorm": False, "n_inner": None, "tie_word_embeddings": True},
     prefix="transformer.",
     read=read,
+    adapters=AdapterTargets(
+        lora=("query_key_value",),
+        ia3=("query_key_value",),
+        ia3_inputs=("mlp.dense_4h_to_h",),
+        norms=("input_layernorm", "post_attention_layernorm", "ln_f"),
+    ),
     shape=ShapeFields(layers="n_layer", heads="n_head", context="seq_length"),
     presets={
         f"bloom-{name}": {"hidden_size": width, "n_layer": layers, "n_head": heads}

@@ -108,5 +108,6 @@ GEMMA = replace(
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
     read=read,
     write=write,
+    adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj")),
     presets={},
 )

@@ -45,4 +45,14 @@ GEMMA2 = replace(
     },
     inert=("cache_implementation", "sliding_window_size"),
     read=read,
+    adapters=replace(
+        GEMMA.adapters,
+        norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+            "norm",
+        ),
+    ),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.checks import check_choice, check_heads, check_sizes
 from langwright.models.families.gpt2 import MAPS
-from langwright.models.family import SUMMARY, Family, ShapeFields
+from langwright.models.family import SUMMARY, AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affines, numbered
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -79,6 +79,7 @@ GPT1 = Family(
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.bias", ".position_ids"),
     prefix="transformer.",
+    adapters=AdapterTargets(lora=("c_attn",), ia3=("c_attn",), ia3_inputs=("mlp.c_proj",)),
     shape=ShapeFields("n_embd", "n_layer", "n_head", "n_positions"),
     presets={"gpt1": {}},
 )

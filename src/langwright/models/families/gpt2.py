@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import SUMMARY, Family, Fields, ShapeFields
+from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.model import Model
@@ -100,6 +100,12 @@ GPT2 = Family(
     },
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    adapters=AdapterTargets(
+        lora=("c_attn",),
+        ia3=("c_attn",),
+        ia3_inputs=("mlp.c_proj",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
     shape=ShapeFields("n_embd", "n_layer", "n_head", "n_positions"),
     presets={
         "gpt2": sizes(12, 12, 768),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from langwright.base.value_types import fits
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_layers, check_sizes
-from langwright.models.family import SUMMARY, Family, Fields, ShapeFields
+from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -118,5 +118,6 @@ GPT_NEO = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    adapters=AdapterTargets(ia3=("q_proj", "v_proj"), ia3_inputs=("c_proj",)),
     shape=ShapeFields(layers="num_layers", heads="num_heads", gated=False),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import Family, ShapeFields
+from langwright.models.family import AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import QKV, Entry, affine, affines, numbered, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import RopeFields, reach
@@ -100,5 +100,7 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     read=ROPE.read,
     write=ROPE.write,
+    adapters=AdapterTargets(lora=("query_key_value",), ia3=("query_key_value",), ia3_inputs=("dense_4h_to_h",)),
+    tied_head="embed_out",
     shape=ShapeFields(gated=False),
 )

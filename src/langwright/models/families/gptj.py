@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import SUMMARY, Family, ShapeFields
+from langwright.models.family import SUMMARY, AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -89,5 +89,6 @@ GPTJ = Family(
     default_only={"rotary": True, "scale_attn_weights": True},
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    adapters=AdapterTargets(ia3=("q_proj", "v_proj"), ia3_inputs=("fc_out",), norms=("ln_1", "ln_f")),
     shape=ShapeFields("n_embd", "n_layer", "n_head", "n_positions"),
 )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from langwright.models.checks import check_choice, check_heads, check_layers, check_sizes
-from langwright.models.family import Family, Fields
+from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
@@ -173,6 +173,12 @@ LLAMA = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj"),
+        ia3=("k_proj", "v_proj"),
+        ia3_inputs=("down_proj",),
+        norms=("input_layernorm", "post_attention_layernorm", "norm"),
+    ),
     presets={
         "llama-7b": sizes(32, 4096, 32, 32, 11008),
         "llama-13b": sizes(40, 5120, 40, 40, 13824),

@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from langwright.models.families.bart import BART, BartConfig, build, keys, sizes
-from langwright.models.family import Fields
+from langwright.models.family import AdapterTargets, Fields
 from langwright.parts.positions import Sinusoids
 from langwright.parts.stack import Embedding
 
@@ -48,6 +48,7 @@ MARIAN = replace(
         "static_position_embeddings": True,
     },
     ignored_keys=(".embed_positions.weight",),
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
     presets={
         "transformer-base": sizes(6, 8, 512, 2048, **TRANSFORMER),
         "transformer-big": sizes(6, 16, 1024, 4096, **TRANSFORMER),

@@ -7,6 +7,7 @@ from langwright.models.checks import check_sizes
 from langwright.models.families.llama import LlamaConfig, build
 from langwright.models.families.llama import keys as keys_of_llama
 from langwright.models.families.mistral import MISTRAL
+from langwright.models.family import AdapterTargets
 from langwright.models.keymap import Entry, affine, affines, numbered, within
 from langwright.parts.feedforward import GLU
 from langwright.parts.moe import MoE
@@ -66,5 +67,6 @@ MIXTRAL = replace(
         "rope_parameters": {"rope_theta": 1e6},
     },
     default_only={"router_jitter_noise": 0.0},
+    adapters=AdapterTargets(),
     presets={},
 )

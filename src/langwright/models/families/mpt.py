@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import Family, Fields, ShapeFields
+from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
@@ -110,6 +110,7 @@ MPT = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    adapters=AdapterTargets(lora=("Wqkv",), ia3=("Wqkv",), ia3_inputs=("down_proj",)),
     shape=ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len"),
     presets={
         "mpt-7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "vocab_size": 50432},

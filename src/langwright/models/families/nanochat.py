@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import Family, ShapeFields
+from langwright.models.family import AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import WHOLE, reach
@@ -115,5 +115,6 @@ NANOCHAT = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
     shape=ShapeFields(gated=False),
 )

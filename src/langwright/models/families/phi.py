@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import Family, ShapeFields
+from langwright.models.family import AdapterTargets, Family, ShapeFields
 from langwright.models.keymap import Entry, affine, affines, numbered, untied_head
 from langwright.models.model import Model
 from langwright.models.rope import RopeFields, reach
@@ -112,5 +112,11 @@ PHI = Family(
     prefix="model.",
     read=ROPE.read,
     write=ROPE.write,
+    adapters=AdapterTargets(
+        lora=("q_proj", "v_proj", "fc1", "fc2"),
+        ia3=("q_proj", "v_proj"),
+        ia3_inputs=("fc2",),
+        norms=("input_layernorm", "final_layernorm"),
+    ),
     shape=ShapeFields(gated=False),
 )

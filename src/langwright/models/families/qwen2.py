@@ -51,6 +51,7 @@ QWEN2 = replace(
     default_only={"use_mrope": False},
     read=read,
     write=write,
+    adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj"), norms=("post_attention_layernorm",)),
     presets={
         "qwen2-0.5b": sizes(24, 896, 14, 2, 4864, tie_word_embeddings=True, rope_parameters={"rope_theta": 1e6}),
     },

@@ -113,5 +113,7 @@ SWITCH = replace(
     },
     read=dict,
     write=write,
+    adapters=replace(T5.adapters, norms=()),
+    adapterhub="block",
     presets={},
 )

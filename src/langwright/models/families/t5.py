@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from langwright.models.checks import check_choice, check_sizes
-from langwright.models.family import Family, Fields, ShapeFields
+from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, affine, affines, projections, untied_head, within
 from langwright.models.model import Frame, Model
@@ -165,6 +165,13 @@ T5 = Family(
     ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
     read=read,
     write=write,
+    adapters=AdapterTargets(
+        lora=("q", "v"),
+        ia3=("k", "v"),
+        ia3_inputs=("wo",),
+        norms=("layer_norm", "final_layer_norm"),
+    ),
+    adapterhub="layer",
     shape=ShapeFields("d_model", "num_layers", "num_heads", context=None),
     presets={
         f"t5-{name}": {"d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": hidden, "d_kv": head}

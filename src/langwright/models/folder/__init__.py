@@ -1,32 +1,13 @@
 """The model folder: the Hugging Face layout plus langwright.json, opened, read and written."""
 
-from langwright.models.folder.opened import (
-    CONFIG,
-    FORMAT_VERSION,
-    GENERATION,
-    RECORD,
-    OpenedFolder,
-    load_config,
-    load_generative,
-    load_language_model,
-    load_model,
-    load_one_stack,
-)
-from langwright.models.folder.saving import save_model, save_parameters
-from langwright.models.tasks import new_model
-
-__all__ = [
-    "CONFIG",
-    "FORMAT_VERSION",
-    "GENERATION",
-    "RECORD",
-    "OpenedFolder",
-    "load_config",
-    "load_generative",
-    "load_language_model",
-    "load_model",
-    "load_one_stack",
-    "new_model",
-    "save_model",
-    "save_parameters",
-]
+from langwright.models.folder.opened import CONFIG as CONFIG
+from langwright.models.folder.opened import FORMAT_VERSION as FORMAT_VERSION
+from langwright.models.folder.opened import GENERATION as GENERATION
+from langwright.models.folder.opened import RECORD as RECORD
+from langwright.models.folder.opened import OpenedFolder as OpenedFolder
+from langwright.models.folder.opened import load_config as load_config
+from langwright.models.folder.opened import load_language_model as load_language_model
+from langwright.models.folder.opened import load_model as load_model
+from langwright.models.folder.saving import save_model as save_model
+from langwright.models.folder.saving import save_parameters as save_parameters
+from langwright.models.tasks import new_model as new_model

@@ -205,29 +205,6 @@ def load_model(
     return OpenedFolder(folder, ignore_fields).model(device, dtype, head, labels, seed, bits)
 
 
-def load_generative(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    bits: int | str | None = None,
-) -> Model:
-    """As `load_model`; UserError for a model that does not generate text."""
-    return OpenedFolder(folder, ignore_fields).require(generates=True).model(device, dtype, bits=bits)
-
-
-def load_one_stack(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    bits: int | str | None = None,
-) -> Model:
-    """As `load_model`; UserError for an encoder-decoder, before its weights are fetched."""
-    OpenedFolder(folder, ignore_fields, weights=False).require(one_stack=True)
-    return OpenedFolder(folder, ignore_fields).model(device, dtype, bits=bits)
-
-
 def load_language_model(
     folder: Path | str,
     device: torch.device | str = "cpu",

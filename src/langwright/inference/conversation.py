@@ -8,7 +8,7 @@ from langwright.base.errors import UserError
 from langwright.inference.generate import Completion, write
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
-from langwright.text.chat import ChatTemplate, prompt_ids
+from langwright.text.chat_template import ChatTemplate, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
 ROOM = 128

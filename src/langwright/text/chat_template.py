@@ -323,4 +323,4 @@ def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
 
 def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:
     """A template that knows the special tokens of a tokenizer. where: for errors."""
-    return ChatTemplate(source, tokenizer.roles.config(), tokenizer.specials, where)
+    return ChatTemplate(source, tokenizer.special_tokens.config(), tokenizer.specials, where)

@@ -7,7 +7,7 @@ Layout = Mapping[str, Any]
 """Of a `tokenizer.json`, or of a part of it."""
 
 
-def without_beginning(layout: Layout) -> dict[str, Any]:
+def without_prefix_space(layout: Layout) -> dict[str, Any]:
     """The tokenizer that puts nothing before a text, and is the same otherwise.
 
     Left is what a tokenizer puts before every word, having cut the blanks between them away (T5).

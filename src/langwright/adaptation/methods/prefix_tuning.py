@@ -1,30 +1,28 @@
 """Prefix tuning (Li and Liang, 2021): learned keys and values before those of every text, in every layer."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from langwright.adaptation.leads import Leading, Virtual
-from langwright.adaptation.method import check_size, refuse_unknown
-from langwright.adaptation.prompt import standard_normal, text_ids, token_count
+from langwright.adaptation.config_fields import INERT, Holds, Table
+from langwright.adaptation.methods.virtual_tokens import BeginsAsText, VirtualTokenModule, standard_normal
+from langwright.adaptation.settings import SIZE, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Lowered
 from langwright.parts.kernels import Stateless
-from langwright.parts.stack import Stack
 from langwright.parts.state import Settings
 from langwright.parts.virtual_tokens import VirtualTokens
-from langwright.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the keys and values that a stack's layers remember."""
+    """The shape of the keys and values that the layers of a stack remember."""
 
     layers: int
     kv_heads: int
@@ -41,14 +39,14 @@ class Shape:
         return 2 * self.layers * self.width
 
 
-class Prefix(Virtual):
+class Prefix(VirtualTokenModule):
     """Keys and values of each layer. order: which layer's numbers each layer reads."""
 
     def __init__(self, table: Tensor, encoder: nn.Module | None, shape: Shape, order: Sequence[int]):
         super().__init__(table, encoder)
         self.shape, self.order = shape, tuple(order)
 
-    def forward(self) -> VirtualTokens:
+    def virtual_tokens(self) -> VirtualTokens:
         rows = self.rows()
         parts = rows.view(len(rows), 2 * self.shape.layers, self.shape.kv_heads, self.shape.head_dim)
         parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
@@ -56,43 +54,50 @@ class Prefix(Virtual):
 
 
 @dataclass(frozen=True)
-class PrefixTuning(Leading):
+class PrefixTuning(BeginsAsText):
     """Every layer attends to keys and values of its own before those of the text; nothing else changes.
 
-    tokens: how many. projection: the numbers are what a layer, tanh and a layer make of a narrower table, which
-    trains more steadily; hidden: its width. init: N(0, 1); zero, from which training begins as the model with
-    attention to nothing; or the keys and values of a text (see `PromptTuning`), from which it begins as the model
-    that has read this text. In an encoder-decoder it is the decoder that reads the prefix, as in PEFT.
+    In an encoder-decoder it is the decoder that reads the prefix, as in PEFT.
+
+    Args:
+        tokens: how many virtual tokens stand before every text.
+        projection: let a layer, tanh and a layer make the numbers of a narrower table, which trains more steadily.
+        hidden: width of a projected prefix between its two layers.
+        init: what they begin as: random numbers; zero, from which training begins as the model with attention to
+            nothing; or "text:..." with words of your own, from which it begins as the model that has read them.
+        text: the text that they begin as, repeated or cut to their number.
+        ids: its tokens.
     """
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
+    inits: ClassVar[tuple[str, ...]] = ("random", "zero")
+    checked: ClassVar[tuple[str, ...]] = (
+        "num_layers",
+        "num_attention_heads",
+        "token_dim",
+        "num_transformer_submodules",
+    )
+    peft_fields: ClassVar[Table] = {
+        "num_virtual_tokens": Holds("tokens"),
+        "prefix_projection": Holds("projection"),
+        "encoder_hidden_size": Holds("hidden"),
+        "init_weights": Holds("init", words={None: "random", "zero": "zero"}),
+        **dict.fromkeys((*checked, "modules_to_save"), INERT),
+    }
 
-    tokens: int = 20
-    projection: bool = False
-    hidden: int = 512
-    init: Literal["random", "zero", "text"] = "random"
+    tokens: int = setting(20, SIZE, "virtual_tokens")
+    projection: bool = setting(False, option="projection")
+    hidden: int = setting(512, SIZE, "encoder_width")
+    init: str = setting("random", option="prompt_init", read=str)
     text: str | None = None
     ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_tokens()
-        if (self.init == "text") != (self.text is not None):
-            raise UserError("a prefix begins as a text when a text is given, and only then")
+        super().__post_init__()
         if self.init == "text" and self.projection:
             raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
-        check_size("hidden", self.hidden, "--encoder-width")
 
-    def begin_with(self, tokenizer: Tokenizer) -> "PrefixTuning":
-        """The same, with the tokens of the text that it begins with."""
-        return replace(self, ids=text_ids(tokenizer, self.text)) if self.text is not None else self
-
-    def _stack(self, model: Model) -> Stack:
-        return model.body
-
-    def _add(self, model: Model, name: str) -> Iterable[nn.Parameter]:
-        return self._place(model, name)
-
-    def _virtual(self, model: Model) -> Virtual:
+    def made(self, model: Model) -> Prefix:
         shape, like = shape_of(model), model.body.embed.tokens
         encoder: nn.Module | None = None
         if self.projection:
@@ -110,38 +115,12 @@ class PrefixTuning(Leading):
             table = table.zero_() if self.init == "zero" else table
         return Prefix(table, encoder, shape, _order(model))
 
-    def to_peft(self, model: Model) -> Fields:
-        shape = shape_of(model)
-        return {
-            "encoder_hidden_size": self.hidden,
-            "init_weights": "zero" if self.init == "zero" else None,
-            "num_attention_heads": shape.kv_heads,
-            "num_layers": shape.layers,
-            "num_transformer_submodules": len(model.stacks),
-            "num_virtual_tokens": self.tokens,
-            "prefix_projection": self.projection,
-            "token_dim": shape.width,
-        }
+    def in_peft(self, model: Model) -> "PrefixTuning":
+        return replace(self, init="random", text=None) if self.init == "text" else self
 
-    @classmethod
-    def from_peft(cls, fields: Fields, model: Model, where: str) -> "PrefixTuning":
-        given = refuse_unknown(fields, HONOURED, {}, ("modules_to_save",), where)
-        shape = shape_of(model)
-        submodules = len(model.stacks)
-        for field, value in (
-            ("num_layers", shape.layers),
-            ("num_attention_heads", shape.kv_heads),
-            ("token_dim", shape.width),
-            ("num_transformer_submodules", submodules),
-        ):
-            if given.get(field) not in (None, value):
-                raise UserError(f"{where}: {field} = {given[field]!r} does not fit this model, which has {value}")
-        return cls(
-            token_count(given, where),
-            projection=given.get("prefix_projection", False),
-            hidden=given.get("encoder_hidden_size") or 512,
-            init="zero" if given.get("init_weights") == "zero" else "random",
-        )
+    def facts(self, model: Model) -> Fields:
+        shape, submodules = shape_of(model), 2 if model.encoders else 1
+        return dict(zip(self.checked, (shape.layers, shape.kv_heads, shape.width, submodules), strict=True))
 
 
 def shape_of(model: Model) -> Shape:
@@ -187,15 +166,3 @@ def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     model.train(training)
     parts = torch.stack([part[0] for pair in recorder.seen for part in pair])
     return parts.permute(2, 0, 1, 3).flatten(1).float()
-
-
-HONOURED: Any = (
-    "encoder_hidden_size",
-    "init_weights",
-    "num_attention_heads",
-    "num_layers",
-    "num_transformer_submodules",
-    "num_virtual_tokens",
-    "prefix_projection",
-    "token_dim",
-)

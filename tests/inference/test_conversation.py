@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.inference.chat import Conversation
+from langwright.inference.conversation import Conversation
 from langwright.inference.generate import write
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.text.equip import Equipped, equip
+from langwright.text.chat_setup import ChatSetup, set_up_chat
 from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes
 
@@ -18,8 +18,8 @@ GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope="module")
-def equipped() -> Equipped:
-    return equip(raw_bytes(), "chatml", may_grow=True, where="x")
+def setup() -> ChatSetup:
+    return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
 def model(size: int, context: int = 120) -> Model:
@@ -31,8 +31,8 @@ def model(size: int, context: int = 120) -> Model:
 
 
 @pytest.fixture
-def conversation(equipped: Equipped) -> Conversation:
-    return Conversation(model(equipped.tokenizer.vocab_size), equipped.tokenizer, equipped.template, room=8)
+def conversation(setup: ChatSetup) -> Conversation:
+    return Conversation(model(setup.tokenizer.vocab_size), setup.tokenizer, setup.template, room=8)
 
 
 def saying(conversation: Conversation, text: str) -> None:

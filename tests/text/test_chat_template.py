@@ -12,9 +12,9 @@ from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from langwright.base.errors import UserError
-from langwright.text.chat import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
-from langwright.text.equip import equip
-from langwright.text.roles import Roles
+from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
@@ -42,11 +42,11 @@ SPECIALS = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", *T
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     plain = train_bpe(["the cat did eat a tuna and then it slept twice, user assistant system\n" * 20], 320)
-    return plain.equipped(SPECIALS, plain.roles, "")
+    return plain.extended(SPECIALS, plain.special_tokens, "")
 
 
 def peer(tokenizer: Tokenizer, source: str, folder: Path) -> PreTrainedTokenizerFast:
-    tokenizer.equipped((), tokenizer.roles, source).save(folder)
+    tokenizer.extended((), tokenizer.special_tokens, source).save(folder)
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -137,7 +137,7 @@ def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: 
 def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> None:
     """A tokenizer of code joins the end of a line to the blanks after it: no such token reaches into an answer."""
     plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
-    code = plain.equipped(SPECIALS, plain.roles, "")
+    code = plain.extended(SPECIALS, plain.special_tokens, "")
     template = template_for(built_in_source(name), code, name)
     asked = [{"role": "user", "content": "def f(x):"}]
     answered = [*asked, {"role": "assistant", "content": "    return x"}]
@@ -183,7 +183,7 @@ def sentencepiece_like(kind: str) -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("kind", ["prepend", "first", "always", "never"])
 def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: str, tmp_path: Path) -> None:
-    roles = Roles(bos="<s>", eos="</s>", unknown="<unk>")
+    roles = SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
     ours = Tokenizer(sentencepiece_like(kind), roles)
     theirs = peer(ours, VICUNA, tmp_path)
     template = template_for(VICUNA, ours, kind)
@@ -203,7 +203,7 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
 
 
 def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
-    ours = Tokenizer(sentencepiece_like("trimming"), Roles(bos="<s>", eos="</s>", unknown="<unk>"))
+    ours = Tokenizer(sentencepiece_like("trimming"), SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>"))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
     template = template_for(VICUNA, ours, "trimming")
     assert ours.decode(encode(template, ours, turns).ids) == ours.decode(
@@ -217,7 +217,7 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
     What is trained is then the same as by a tokenizer that tells the whole places.
     """
     plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
-    plain.equipped(SPECIALS, plain.roles, "").save(tmp_path)
+    plain.extended(SPECIALS, plain.special_tokens, "").save(tmp_path)
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     messages = [{"role": "user", "content": "def f(x):"}, {"role": "assistant", "content": "    return x"}]
     seen = []
@@ -274,7 +274,7 @@ def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None
 def test_several_templates_are_chosen_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
     named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN2_5}]
 
-    made = tokenizer.equipped((), tokenizer.roles, CHATML)
+    made = tokenizer.extended((), tokenizer.special_tokens, CHATML)
     made.save(tmp_path)
 
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -328,12 +328,12 @@ def test_a_template_that_loses_what_was_said_is_refused(
     file = tmp_path / "own.jinja"
     file.write_bytes(source.encode("latin-1"))
     with pytest.raises(UserError, match=words) as error:
-        equip(tokenizer, str(file), may_grow=True, where="folder")
+        set_up_chat(tokenizer, str(file), may_grow=True, where="folder")
     assert "own.jinja" in str(error.value)
-    own = tokenizer.equipped((), tokenizer.roles, source)
+    own = tokenizer.extended((), tokenizer.special_tokens, source)
     if source and source.isascii():
         with pytest.raises(UserError, match=f"folder.*{words}"):
-            equip(own, None, may_grow=True, where="folder")
+            set_up_chat(own, None, may_grow=True, where="folder")
 
 
 def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
@@ -341,12 +341,12 @@ def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
     assert 2024 < int(year) < 2200
 
 
-def test_equipped_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp_path: Path) -> None:
+def test_set_up_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp_path: Path) -> None:
     plain = train_bpe(["the cat"], 259)
-    made = equip(plain, "chatml", may_grow=True, where="base")
+    made = set_up_chat(plain, "chatml", may_grow=True, where="base")
     assert made.added == ("<|im_start|>", "<|im_end|>")
     assert made.tokenizer.vocab_size == plain.vocab_size + 2
-    assert made.tokenizer.roles.eos == "<|im_end|>"
+    assert made.tokenizer.special_tokens.eos == "<|im_end|>"
     assert made.tokenizer.ends == (plain.vocab_size + 1, plain.eos_id)
     assert made.tokenizer.pad_id not in (None, *made.tokenizer.ends)
     made.tokenizer.save(tmp_path)
@@ -355,18 +355,18 @@ def test_equipped_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp
     ids = theirs.apply_chat_template(TURNS)["input_ids"]
     assert ids == encode(made.template, made.tokenizer, TURNS).ids
     with pytest.raises(UserError, match=r"--template chatml: needs the special tokens <\|im_start\|>"):
-        equip(plain, "chatml", may_grow=False, where="base")
+        set_up_chat(plain, "chatml", may_grow=False, where="base")
 
 
 def test_without_a_name_the_own_template_or_chatml_or_zephyr(tokenizer: Tokenizer) -> None:
-    assert equip(train_bpe(["the cat"], 259), None, may_grow=False, where="x").name == "zephyr"
+    assert set_up_chat(train_bpe(["the cat"], 259), None, may_grow=False, where="x").name == "zephyr"
     plain = train_bpe(["the cat"], 259)
-    knows = plain.equipped(TEMPLATES["chatml"], plain.roles, None)
-    assert equip(knows, None, may_grow=False, where="x").name == "chatml"
-    mine = plain.equipped((), plain.roles, MINE)
-    assert equip(mine, None, may_grow=False, where="x").template.source == MINE
+    knows = plain.extended(TEMPLATES["chatml"], plain.special_tokens, None)
+    assert set_up_chat(knows, None, may_grow=False, where="x").name == "chatml"
+    mine = plain.extended((), plain.special_tokens, MINE)
+    assert set_up_chat(mine, None, may_grow=False, where="x").template.source == MINE
     with pytest.raises(UserError, match="--template chatlm: neither one of chatml, zephyr"):
-        equip(plain, "chatlm", may_grow=True, where="x")
+        set_up_chat(plain, "chatlm", may_grow=True, where="x")
 
 
 MINE = "{% for m in messages %}{{ m['role'] ~ m['content'] ~ eos_token }}{% endfor %}"
@@ -376,7 +376,7 @@ MINE = "{% for m in messages %}{{ m['role'] ~ m['content'] ~ eos_token }}{% endf
 def test_padding_is_never_the_stop(may_grow: bool) -> None:
     plain = train_bpe(["the cat"], 259)
 
-    bad = plain.equipped((), replace(plain.roles, bos="<|eos|>", pad="<|eos|>"), None)
-    made = equip(bad, "zephyr", may_grow, "x")
-    assert made.tokenizer.roles.pad == "<|pad|>"
+    bad = plain.extended((), replace(plain.special_tokens, bos="<|eos|>", pad="<|eos|>"), None)
+    made = set_up_chat(bad, "zephyr", may_grow, "x")
+    assert made.tokenizer.special_tokens.pad == "<|pad|>"
     assert made.tokenizer.pad_id != made.tokenizer.eos_id

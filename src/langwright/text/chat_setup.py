@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from langwright.base.errors import UserError
-from langwright.text.chat import TEMPLATES, ChatTemplate, choose_source, own_template, stop_token, template_for
+from langwright.text.chat_template import TEMPLATES, ChatTemplate, choose_source, own_template, stop_token, template_for
 from langwright.text.tokenizer import CONTROL, Tokenizer
 
 PAD = "<|pad|>"
@@ -12,7 +12,7 @@ PAD = "<|pad|>"
 
 @final
 @dataclass(frozen=True)
-class Equipped:
+class ChatSetup:
     """A tokenizer that chats.
 
     tokenizer: its `ends` are the ids after which an answer is over, the template's own stop first.
@@ -25,7 +25,7 @@ class Equipped:
     added: tuple[str, ...]
 
 
-def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> Equipped:
+def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> ChatSetup:
     """Choose a template and fit the tokenizer to it.
 
     name: one of `TEMPLATES`, or a file; without it the tokenizer's own template, else chatml where its special tokens
@@ -51,18 +51,18 @@ def equip(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) ->
     else:
         source = choose_source(chosen)
         where = f"--template {chosen}"
-    grown = tokenizer.equipped(missing, tokenizer.roles, source)
+    grown = tokenizer.extended(missing, tokenizer.special_tokens, source)
     stop = stop_token(template_for(source, grown, where), grown.specials)
-    eos = tokenizer.roles.eos if "eos_token" in source and tokenizer.roles.eos else stop
-    pad = tokenizer.roles.pad
+    eos = tokenizer.special_tokens.eos if "eos_token" in source and tokenizer.special_tokens.eos else stop
+    pad = tokenizer.special_tokens.pad
     if pad is None or pad in (eos, stop):
         pad = PAD if may_grow or PAD in grown.specials else None
         missing += (PAD,) if pad and pad not in grown.specials else ()
-    roles = replace(tokenizer.roles, eos=eos, pad=pad)
-    names = [token for token in (stop, eos, tokenizer.roles.eos) if token is not None]
+    special = replace(tokenizer.special_tokens, eos=eos, pad=pad)
+    names = [token for token in (stop, eos, tokenizer.special_tokens.eos) if token is not None]
     ends = [grown.encode_marked(CONTROL + token)[0][0] for token in names]
-    ready = tokenizer.equipped(missing, roles, source, ends)
-    return Equipped(ready, template_for(source, ready, where), chosen, missing)
+    ready = tokenizer.extended(missing, special, source, ends)
+    return ChatSetup(ready, template_for(source, ready, where), chosen, missing)
 
 
 def _missing(tokenizer: Tokenizer, name: str) -> tuple[str, ...]:

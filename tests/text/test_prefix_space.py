@@ -7,8 +7,8 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from langwright.text.beginnings import without_beginning
-from langwright.text.roles import Roles
+from langwright.text.prefix_space import without_prefix_space
+from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer
 
 
@@ -36,7 +36,7 @@ LOWER, PREPEND = {"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}
     ],
 )
 def test_only_what_stands_before_a_text_goes(given: dict[str, Any], left: dict[str, Any]) -> None:
-    assert without_beginning(given) == left
+    assert without_prefix_space(given) == left
 
 
 def test_the_library_reads_what_is_left() -> None:
@@ -44,7 +44,7 @@ def test_the_library_reads_what_is_left() -> None:
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("▁", "first")])
     backend.decoder = tokenizers.decoders.Metaspace("▁", "first")
-    tokenizer = Tokenizer(backend, Roles())
+    tokenizer = Tokenizer(backend, SpecialTokens())
     assert tokenizer.encode_marked("a b")[0] == [0, 1, 0, 2]
     assert tokenizer.encode_marked("a b", inside=True) == ([1, 0, 2], [(0, 1), (1, 2), (2, 3)])
     assert tokenizer.encode_marked("", inside=True) == ([], [])

@@ -1,0 +1,310 @@
+"""What is attached to a model: adapters, each with its modules and its values for the model's own parameters."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from langwright.adaptation.base_parameters import BaseTensor
+from langwright.base.errors import UserError
+from langwright.models.model import Model
+from langwright.parts.heads import Projection
+from langwright.parts.moe import MoE
+from langwright.parts.virtual_tokens import VirtualTokens
+
+Answer = Callable[[Tensor], Tensor]
+BASE = "base"
+"""The name of no adapter: the model as it was."""
+
+
+class AdapterModule(nn.Module):
+    """What one adapter has at one module of a model, its owner.
+
+    Owners are linear layers, token tables, heads and residuals, whose answer it changes, and stacks, to which it gives
+    virtual tokens. `mixes` says whether it can answer for some rows of a batch.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    def forward(self, x: Tensor, owner: Any, answer: Answer) -> Tensor:
+        """What the owner gives for x with this adapter.
+
+        Args:
+            x: the owner's input.
+            owner: the module that this one is attached to.
+            answer: gives what the owner gives without this adapter, or with those chosen before it.
+        """
+        raise NotImplementedError
+
+    def virtual_tokens(self) -> VirtualTokens:
+        """What comes before the tokens of every text, for an adapter of a stack."""
+        raise NotImplementedError
+
+    def merged(
+        self, owner: Any, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
+    ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
+        """Weight and bias, in float32, with which the owner alone gives the same."""
+        raise UserError("an adapter that is no change of weights cannot be merged into them")
+
+    def projection(self, plain: Projection, owner: Any) -> Projection:
+        """What the logits of a head are made of with this adapter; `plain` is without, or with those before it."""
+        bias = None if plain.bias is None else plain.bias.float()
+        weight, bias = self.merged(owner, plain.weight.float(), bias)
+        return replace(plain, weight=weight, bias=bias)
+
+
+class AdapterSlot(nn.Module):
+    """The adapter modules of one owner by the name of their adapter; those of the chosen adapters answer."""
+
+    def __init__(self, attached: "AttachedAdapters"):
+        super().__init__()
+        self.held = nn.ModuleDict()
+        self.attached = attached
+
+    def chosen(self) -> list[AdapterModule]:
+        """The modules that answer, in the order in which they were chosen."""
+        names = () if self.attached.rows is not None else self.attached.chosen
+        return [self.held[name] for name in names if name in self.held]  # type: ignore[misc]
+
+    def forward(self, x: Tensor, owner: Any, *context: Any) -> Tensor:
+        rows = self.attached.rows
+
+        answer: Answer = lambda x: owner.plain(x, *context)  # noqa: E731
+        if rows is not None and not rows.keys().isdisjoint(self.held.keys()):
+            return self._by_rows(x, owner, answer, rows)
+        for module in self.chosen():
+            answer = _around(module, owner, answer)
+        return answer(x)
+
+    def virtual_tokens(self) -> VirtualTokens | None:
+        """What comes before the tokens of every text; None where no chosen adapter has virtual tokens."""
+        chosen = self.chosen()
+        if len(chosen) > 1:
+            raise UserError("only one adapter can put virtual tokens before a text, and two are chosen; choose one")
+        return chosen[0].virtual_tokens() if chosen else None
+
+    def projection(self, plain: Projection, owner: Any) -> Projection:
+        """What the logits of a head are made of with the adapters that are chosen."""
+        if self.attached.rows is not None:
+            raise ValueError("one product cannot serve rows with different heads: a mixed batch gives logits only")
+        chosen = self.chosen()
+        if len(chosen) == 1:
+            return chosen[0].projection(plain, owner)
+        for module in chosen:
+            plain = AdapterModule.projection(module, plain, owner)
+        return plain
+
+    def _by_rows(self, x: Tensor, owner: Any, answer: Answer, rows: Mapping[str, Tensor]) -> Tensor:
+        if x.shape[0] != self.attached.count:
+            raise ValueError(f"{self.attached.count} adapters were chosen for the rows of a batch of {x.shape[0]}")
+        places = {name: numbers.to(x.device) for name, numbers in rows.items()}
+        answers = [
+            self.held[name](x[at], owner, answer) if name in self.held else answer(x[at]) for name, at in places.items()
+        ]
+        return torch.cat(answers)[torch.cat(list(places.values())).argsort()]
+
+
+def _around(module: AdapterModule, owner: Any, answer: Answer) -> Answer:
+    return lambda x: module(x, owner, answer)
+
+
+@dataclass
+class Adapter:
+    """One adapter of a model.
+
+    Args:
+        settings: the `Method` that it was made by.
+        entries: the tensors of the model that it has values for.
+        values: these values, by the names of the model's parameters.
+        modules: its modules, by the names of their owners.
+        trained: the parameters that its training changes.
+        tokens: how many virtual tokens it puts before every text.
+    """
+
+    settings: Any
+    entries: Sequence[BaseTensor]
+    values: dict[str, nn.Parameter]
+    modules: dict[str, AdapterModule] = field(default_factory=dict)
+    trained: list[nn.Parameter] = field(default_factory=list)
+    tokens: int = 0
+
+
+class AttachedAdapters:
+    """The adapters of a model, and the choice among them.
+
+    Args:
+        model: the model that carries them.
+    """
+
+    def __init__(self, model: Model):
+        self.adapters: dict[str, Adapter] = {}
+        self.chosen: tuple[str, ...] = ()
+        self.rows: dict[str, Tensor] | None = None  # in a mixed batch, the rows of each adapter
+        self.count = 0  # the rows of a mixed batch
+        self.merged: tuple[tuple[str, ...], Any] | None = None  # those in the weights, and the config before
+        self._model = model
+        self._replaced: dict[str, nn.Parameter] = {}
+        self._trainable: list[str] = []
+
+    def add(self, name: str, adapter: Adapter, make: Callable[[], Mapping[str, AdapterModule]]) -> None:
+        """Freeze the model and everything attached to it, attach an adapter, choose it and let it train.
+
+        Args:
+            name: a name that is free.
+            adapter: the adapter, without modules.
+            make: makes its modules, over a model that has the adapter's values.
+        """
+        if not name.isidentifier() or name == BASE or name in self.adapters:
+            raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
+        if not self.adapters:
+            everything = self._model.named_parameters(remove_duplicate=False)
+            self._trainable = [path for path, parameter in everything if parameter.requires_grad]
+        before = [parameter for other in self.adapters.values() for parameter in other.trained]
+        self.adapters[name] = adapter
+        try:
+            self.place((name,))
+            adapter.modules.update(make())
+            parameters = [p for module in adapter.modules.values() for p in module.parameters()]
+            adapter.trained = list(dict.fromkeys((*parameters, *adapter.trained)))
+            if not adapter.trained:
+                raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
+        except UserError:
+            del self.adapters[name]
+            self.place(self.chosen)
+            raise
+        for parameter in (*self._model.parameters(), *self._replaced.values(), *before):
+            parameter.requires_grad_(False)
+        for path, module in adapter.modules.items():
+            owner: Any = self._model.get_submodule(path)
+            if owner.adapter is None:
+                owner.adapter = AdapterSlot(self)
+            owner.adapter.held[name] = module
+        for parameter in adapter.trained:
+            parameter.requires_grad_(True)
+        self.chosen = (name,)
+        self._give_room(-adapter.tokens)
+
+    def remove(self, name: str) -> None:
+        """Detach an adapter; after the last one the model is what it was."""
+        self.choose([other for other in self.chosen if other != name])
+        adapter = self.adapters.pop(name)
+        for path in adapter.modules:
+            owner: Any = self._model.get_submodule(path)
+            del owner.adapter.held[name]
+            if not owner.adapter.held:
+                owner.adapter = None
+        for parameter in adapter.trained:
+            parameter.requires_grad_(False)
+        self._give_room(adapter.tokens)
+        if not self.adapters:
+            self.end()
+
+    def end(self) -> None:
+        """Leave the model as it is now, without adapters; what trained before the first adapter trains again."""
+        for path in {path for adapter in self.adapters.values() for path in adapter.modules}:
+            self._model.get_submodule(path).adapter = None  # type: ignore[assignment]
+        self._give_room(sum(adapter.tokens for adapter in self.adapters.values()))
+        for path in self._trainable:
+            self._model.get_parameter(path).requires_grad_(True)
+        del vars(self._model)["adapters"]
+
+    def choose(self, names: Sequence[str]) -> None:
+        """Let these adapters answer, each around those before it."""
+        if self.merged is not None:
+            raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
+        self.known(names)
+        self.place(names)
+        self.chosen = tuple(names)
+
+    @property
+    def tokens(self) -> int:
+        """How many virtual tokens the chosen adapters put before every text."""
+        return sum(self.adapters[name].tokens for name in self.chosen)
+
+    def known(self, names: Sequence[str]) -> None:
+        """UserError for the name of no adapter."""
+        for name in names:
+            if name not in self.adapters:
+                known = ", ".join(self.adapters) or "none"
+                raise UserError(f'there is no adapter "{name}" on this model, only {known}')
+
+    def place(self, names: Sequence[str], more: Mapping[str, nn.Parameter] = {}) -> None:
+        """Give the model the values that these adapters have for its parameters, else its own.
+
+        Args:
+            names: the adapters.
+            more: further values, by the names of the model's parameters.
+        """
+        taken: dict[str, str] = {}
+        for name in names:
+            for path in self.adapters[name].values:
+                if path in taken:
+                    raise UserError(
+                        f'the adapters "{taken[path]}" and "{name}" both have values of their own for {path}; '
+                        "choose one of them"
+                    )
+                taken[path] = name
+        values = {path: self.adapters[name].values[path] for path, name in taken.items()} | {**more}
+        resizes = "body.embed.tokens" in {*self._replaced, *values}
+        for path, parameter in self._replaced.items():
+            self._set(path, parameter)
+        self._replaced = {path: self._model.get_parameter(path) for path in values}
+        for path, parameter in values.items():
+            self._set(path, parameter)
+        if resizes:
+            self._model.config = replace(self._model.config, vocab_size=len(self._model.body.embed.tokens))
+
+    def _set(self, path: str, parameter: nn.Parameter) -> None:
+        owner, _, attribute = path.rpartition(".")
+        setattr(self._model.get_submodule(owner), attribute, parameter)
+
+    def _give_room(self, tokens: int) -> None:
+        if self._model.context is not None:
+            self._model.context += tokens
+
+
+def attached(model: Model) -> AttachedAdapters:
+    """What is attached to a model."""
+    found = vars(model).get("adapters")
+    if found is None:
+        found = vars(model)["adapters"] = AttachedAdapters(model)
+    assert isinstance(found, AttachedAdapters)
+    return found
+
+
+def choose(model: Model, *names: str) -> None:
+    """Let these adapters answer, each around those before it; none, or "base", is the model as it was."""
+    attached(model).choose(() if names == (BASE,) else names)
+
+
+@contextmanager
+def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
+    """While the block runs, row i of every batch is answered by the adapter `names[i]`; "base" is none.
+
+    Raises:
+        UserError: for adapters with values for the model's own parameters, with virtual tokens or bottlenecks, or
+            beside experts, which see tokens of all rows.
+    """
+    on = attached(model)
+    on.known([name for name in names if name != BASE])
+    experts = tuple(f"{path}.experts." for path, module in model.named_modules() if isinstance(module, MoE))
+    for name in set(names) - {BASE}:
+        adapter = on.adapters[name]
+        if adapter.values:
+            raise UserError(f'the adapter "{name}" changes the model\'s own {next(iter(adapter.values))}: not mixed')
+        if not all(module.mixes for module in adapter.modules.values()):
+            raise UserError(f'the adapter "{name}" cannot be one of several in a batch')
+        if any(path.startswith(experts) for path in adapter.modules):
+            raise UserError(f'the adapter "{name}" acts on experts, which see tokens of all rows: not mixed')
+    on.place(())
+    on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
+    on.count = len(names)
+    try:
+        yield
+    finally:
+        on.rows = None
+        on.place(on.chosen)

@@ -1,0 +1,24 @@
+"""BitFit (Ben Zaken et al., 2021): the biases of a model train."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from langwright.adaptation.attachment_points import PREFIX, points
+from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
+from langwright.adaptation.method import Method
+from langwright.base.errors import UserError
+from langwright.models.model import Model
+
+
+@dataclass(frozen=True)
+class BitFit(Method):
+    """All biases of the model train, those of its norms included. PEFT has no word for it: the folder is ours alone."""
+
+    peft_type: ClassVar[str] = "BITFIT"
+
+    def base_tensors(self, model: Model) -> list[BaseTensor]:
+        found = [BaseTensor(f"{PREFIX}{p.name}.bias", p.bias) for p in points(model).values() if p.bias is not None]
+        if not found:
+            raise UserError(f"this {model.family} model has no biases that BitFit could train; take another method")
+        keys = {tensor.key for tensor in found}
+        return found + [tensor for tensor in saved_tensors(model, ()) if tensor.key not in keys]

@@ -1,0 +1,231 @@
+"""Bottleneck adapters: a narrow feed-forward after a branch of each layer (Houlsby et al., 2019; Pfeiffer et al., 2021)
+or beside it (He et al., 2022), as the library `adapters` of AdapterHub builds, names and stores them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from langwright.adaptation.attached import AdapterModule, Answer
+from langwright.adaptation.attachment_points import tensors_of
+from langwright.adaptation.config_fields import INERT, Holds, Only, Table, read_fields, write_fields
+from langwright.adaptation.method import DEFAULT, Method, Stored
+from langwright.adaptation.settings import FINITE, LARGEST, SettingError, setting
+from langwright.base.errors import UserError
+from langwright.models.families import FAMILIES
+from langwright.models.family import Fields
+from langwright.models.model import Model
+from langwright.parts.feedforward import ACTIVATIONS
+from langwright.parts.stack import Block
+
+Reads = Literal["branch", "stream", "input"]
+Init = Literal["bert", "houlsby", "mam_adapter"]
+
+
+USUAL_SHAPE: Fields = {
+    "is_parallel": False,
+    "mh_adapter": False,
+    "original_ln_after": True,
+    "original_ln_before": False,
+    "output_adapter": True,
+    "residual_before_ln": True,
+}
+SHAPES: Mapping[str, Fields] = {
+    "pfeiffer": {**USUAL_SHAPE, "original_ln_before": True},
+    "houlsby": {**USUAL_SHAPE, "mh_adapter": True},
+    "parallel": {**USUAL_SHAPE, "is_parallel": True},
+}
+"""How AdapterHub spells each kind (`SeqBn`, `DoubleSeqBn` and `ParBn` there)."""
+FIELDS: Table = {
+    "reduction_factor": Holds("reduction", missing=16.0),
+    "non_linearity": Holds(
+        "activation", missing="relu", words={"swish": "silu", "gelu_new": "gelu_tanh"}, closed=False
+    ),
+    "scaling": Holds("scaling", missing=1.0),
+    "init_weights": Holds("init", missing="bert"),
+    "leave_out": Holds("leave_out", write=list),
+    **dict.fromkeys(
+        ("cross_adapter", "inv_adapter", "ln_after", "ln_before", "phm_layer", "use_gating"), Only(False)
+    ),
+    **dict.fromkeys(("dropout", "stochastic_depth"), Only(0.0)),
+    **dict.fromkeys(
+        (*USUAL_SHAPE, "adapter_residual_before_ln", "architecture", "factorized_phm_W", "factorized_phm_rule",
+         "hypercomplex_nonlinearity", "inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim",
+         "phm_init_range", "phm_rank", "shared_W_phm", "shared_phm_rule"),
+        INERT,
+    ),
+}  # fmt: skip
+"""The fields of a bottleneck in AdapterHub's config."""
+
+
+class BottleneckModule(AdapterModule):
+    """scaling * up(activation(down(z))), added to a branch y of the residual stream x.
+
+    Args:
+        dim: width of the stream.
+        width: of the narrow layer.
+        reads: what z is: the branch; the stream with the branch, under the norm that follows where there is one; or the
+            branch's input.
+        activation: of the narrow layer.
+        scaling: multiplies what is added.
+    """
+
+    mixes: ClassVar[bool] = False
+
+    def __init__(self, dim: int, width: int, reads: Reads, activation: str, scaling: float):
+        super().__init__()
+        self.down, self.up = nn.Linear(dim, width), nn.Linear(width, dim)
+        self.reads, self.scaling = reads, scaling
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(
+        self, x: Float[Tensor, "batch time dim"], owner: Any, answer: Answer
+    ) -> Float[Tensor, "batch time dim"]:
+        y = answer(x)
+        if self.reads == "stream":
+            z = x + y if owner.out_norm is None else owner.out_norm(x + y)
+        else:
+            z = y if self.reads == "branch" else x
+        narrow = self.activation(F.linear(z, self.down.weight.to(x.dtype), self.down.bias.to(x.dtype)))
+        return y + self.scaling * F.linear(narrow, self.up.weight.to(x.dtype), self.up.bias.to(x.dtype))
+
+    def fill(self, init: Init) -> None:
+        """Give new weights their numbers."""
+        for linear in (self.down, self.up):
+            nn.init.zeros_(linear.bias)
+            if init == "bert":
+                nn.init.normal_(linear.weight, std=0.02)
+            elif init == "houlsby":
+                nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
+        if init == "mam_adapter":
+            bound = self.down.in_features**-0.5
+            nn.init.uniform_(self.down.weight, -bound, bound)
+            nn.init.zeros_(self.up.weight)
+
+
+@dataclass(frozen=True)
+class Bottleneck(Method):
+    """A bottleneck in every layer; everything else stays as it is.
+
+    Args:
+        kind: after the feed-forward (pfeiffer), after attention too (houlsby), or beside the feed-forward (parallel).
+        reduction: how many times narrower than the model a bottleneck is; 16, or 2 in parallel, unless given.
+        activation: of the narrow layer; relu, or silu for houlsby, unless given.
+        scaling: multiplies what the bottleneck adds; 1, or 4 in parallel, unless given.
+        init: of new weights: bert N(0, 0.02); houlsby N(0, 0.01), cut at two deviations; mam_adapter, which alone
+            begins as the model without it; that one in parallel, bert otherwise, unless given.
+        leave_out: the numbers of layers without a bottleneck.
+    """
+
+    peft_type: ClassVar[str] = "BOTTLENECK"
+    weights: ClassVar[str] = "adapter.safetensors"
+    peft_fields: ClassVar[Table] = FIELDS
+
+    kind: Literal["pfeiffer", "houlsby", "parallel"] = setting("pfeiffer", option="bottleneck")
+    reduction: float | None = setting(None, ("above 0", lambda value: value > 0), "reduction")
+    activation: str | None = setting(None, (f"one of {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS))
+    scaling: float | None = setting(None, FINITE)
+    init: Init | None = None
+    leave_out: tuple[int, ...] = ()
+
+    def in_peft(self, model: Model) -> "Bottleneck":
+        """The same with nothing left open."""
+        parallel = self.kind == "parallel"
+        return replace(
+            self,
+            reduction=float(self.reduction or (2 if parallel else 16)),
+            activation=self.activation or ("silu" if self.kind == "houlsby" else "relu"),
+            scaling=float(self.scaling if self.scaling is not None else 4 if parallel else 1),
+            init=self.init or ("mam_adapter" if parallel else "bert"),
+        )
+
+    def width(self, dim: int) -> int:
+        """Of the bottleneck in a model of this width; UserError where nothing would be left of it."""
+        assert self.reduction is not None
+        if self.reduction > dim:
+            raise SettingError(self, "reduction", self.reduction, f"at most the width of the model, which is {dim}")
+        if self.reduction * LARGEST < dim:
+            wanted = f"such that the width, which is {dim} / it, is at most {LARGEST}"
+            raise SettingError(self, "reduction", self.reduction, wanted)
+        return int(dim // self.reduction)
+
+    def _sites(self, model: Model) -> Iterator[tuple[str, str, Reads]]:
+        """The residuals that have one: (the residual's name in ours, its name in AdapterHub's files, what is read)."""
+        disk = {ours: entry.disk for entry in tensors_of(model) for ours in entry.ours}
+        branches: dict[str, Reads] = {"feedforward": "input" if self.kind == "parallel" else "stream"}
+        if self.kind == "houlsby":
+            branches = {"attention": "branch", "feedforward": "branch"}
+        paths = [f"{name}.blocks.{i}" for name, stack in model.stacks.items() for i in range(len(stack.blocks))]
+        for path in (path for layer, path in enumerate(paths) if layer not in self.leave_out):
+            for branch, reads in branches.items():
+                # the name of the last linear layer of the branch shows how the family names its layers
+                last = disk[f"{path}.{branch}.fn.output.weight"]
+                yield f"{path}.{branch}", _site(model, branch, last), reads
+
+    def modules(self, model: Model) -> dict[str, AdapterModule]:
+        if any(not isinstance(block, Block) for block in model.body.blocks):
+            raise UserError(f"{model.family} has parallel blocks, in which bottleneck adapters have no settled place")
+        full, like = self.in_peft(model), model.body.embed.tokens
+        dim, width = like.shape[1], full.width(like.shape[1])
+        assert full.activation is not None
+        assert full.scaling is not None
+        assert full.init is not None
+        made: dict[str, AdapterModule] = {}
+        for path, _, reads in self._sites(model):
+            with torch.device("meta" if like.is_meta else "cpu"):
+                module = BottleneckModule(dim, width, reads, full.activation, full.scaling)
+            module.fill(full.init)
+            made[path] = module.to(like.device)
+        return made
+
+    def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:
+        return [
+            Stored.of(f"{site}.adapters.{DEFAULT}.{name}.{kind}", getattr(linear, kind))
+            for path, site, _ in self._sites(model)
+            for name, linear in (("adapter_down.0", modules[path].down), ("adapter_up", modules[path].up))
+            for kind in ("weight", "bias")
+        ]
+
+    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+        """As of any method; AdapterHub puts the adapter's name into each key, whatever it is."""
+        renamed = {}
+        for key, tensor in tensors.items():
+            site, found, rest = key.partition(".adapters.")
+            renamed[f"{site}{found}{DEFAULT}.{rest.partition('.')[2]}" if found else key] = tensor
+        super().load(model, name, renamed, where)
+
+    def to_peft(self, model: Model) -> Fields:
+        """`adapter_config.json` as AdapterHub has it."""
+        config = {"architecture": None, **write_fields(self.in_peft(model), FIELDS), **SHAPES[self.kind]}
+        width = model.body.embed.tokens.shape[1]
+        return {"config": config, "hidden_size": width, "model_type": model.family, "name": DEFAULT}
+
+    @classmethod
+    def from_peft(cls, given: Fields, model: Model, where: str) -> "Bottleneck":
+        config = given.get("config")
+        if not isinstance(config, dict):
+            raise UserError(f"{where}: there is no config of a bottleneck adapter")
+        settings = read_fields(config, FIELDS, cls, where)
+        own = {**USUAL_SHAPE, **{name: value for name, value in config.items() if name in USUAL_SHAPE}}
+        kinds = [kind for kind, shape in SHAPES.items() if shape == own]
+        if not kinds:
+            raise UserError(f"{where}: the adapter is none of pfeiffer, houlsby and parallel, which are supported")
+        return cls(kind=kinds[0], **settings)  # type: ignore[arg-type]
+
+
+def _site(model: Model, branch: str, last: str) -> str:
+    """Where AdapterHub hangs the adapters of a branch, from the name of the branch's last linear layer.
+
+    In the module of that layer (BERT), in the numbered layer above it (T5), or in a module of their own in the block.
+    """
+    segments = last.removesuffix(".weight").split(".")
+    where = FAMILIES[model.family].adapterhub
+    if where != "block":
+        return ".".join(segments[: -1 if where == "module" else -2])
+    block = next(i for i, segment in enumerate(segments) if segment.isdigit())
+    return ".".join([*segments[: block + 1], "attention_adapters" if branch == "attention" else "output_adapters"])
