@@ -13,6 +13,7 @@ import torch
 
 import langwright
 from langwright.adaptation.method import Method
+from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
