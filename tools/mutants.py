@@ -1,10 +1,10 @@
 """Mutation testing: break the code on purpose, piece by piece, and list what no test notices.
 
-usage: python tools/mutants.py [--minutes M] ROOM ...
+usage: python tools/mutants.py [--minutes M] [--resume] ROOM ...
 
 `mutmut` makes the mutants of a room's files and runs the tests that reach each of them. It works in .mutants/ROOM,
-where it remembers what it has done: the same command goes on after its minutes are over. It deletes no statement, so
-functions whose effect matters but whose result nobody uses are listed here and left out one at a time.
+where --resume goes on when the minutes were not enough. It deletes no statement, so functions whose effect matters but
+whose result nobody uses are listed here and left out one at a time.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,9 +62,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Break the code on purpose and list what no test notices.")
     parser.add_argument("rooms", nargs="+", choices=sorted(ROOMS), metavar="ROOM", help=", ".join(sorted(ROOMS)))
     parser.add_argument("--minutes", type=float, default=10, help="for each room")
+    parser.add_argument("--resume", action="store_true", help="keep the results of the last run")
     arguments = parser.parse_args()
     for name in arguments.rooms:
         folder = ROOT / ".mutants" / name
+        if not arguments.resume:
+            shutil.rmtree(folder / "mutants", ignore_errors=True)
         prepare(folder, ROOMS[name])
         mutate(folder, arguments.minutes * 60)
         print(f"== {name}\n{summary(folder)}", flush=True)

@@ -62,8 +62,8 @@ def drawn(markup: str, kind: str, head: int, shape: tuple[int, int]) -> NDArray[
     weights = np.zeros(shape)
     group = next(g for g in parse(markup).iter("g") if g.get("id") == f"{kind}-heat-{head}")
     for path in group:
-        for column, row in re.findall(r"M(\d+) (\d+)h1v1h-1z", path.get("d", "")):
-            weights[int(row), int(column)] = float(path.get("fill-opacity", "")) ** 2
+        for column, row, width in re.findall(r"M(\d+) (\d+)h(\d+)v1", path.get("d", "")):
+            weights[int(row), int(column) : int(column) + int(width)] = float(path.get("fill-opacity", "")) ** 2
     return weights
 
 

@@ -115,9 +115,10 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     without, with_it = (new_model("mixtral", c, seed=1) for c in (silent, config))
     batch, taps = batch_of(3), Taps("router")
     without.body(batch.ids, taps=taps)
-    chances = [logits.flatten(0, 1).softmax(-1) for logits in taps.get("router")]
-    shares = [load_balance(each, each.topk(2, -1).indices) for each in chances]
-    expected = Causal()({"model": without}, batch)["tokens"] + 0.25 * sum(shares) / 2 * batch.weights.sum()
+    chances = [logits.softmax(-1) for logits in taps.get("router")]
+    one = torch.ones(*batch.ids.shape, 1)
+    shares = torch.stack([load_balance(each, each.topk(2, -1).indices, one)[:, 0] for each in chances])
+    expected = Causal()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
     loss = sum(Causal()({"model": with_it}, batch).values())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()

@@ -35,3 +35,8 @@ def adapted(model: AnyModel, adapter: Path | str | None, base: Path | str) -> An
         load_adapter(model, adapter, base=model_folder(base))
     model.eval()
     return model
+
+
+def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+    """Where the tokenizer of a model is: with an adapter that came with one of its own, which may have more tokens."""
+    return model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter

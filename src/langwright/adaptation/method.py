@@ -1,15 +1,31 @@
 """What a method of adaptation is: its settings, and one protocol for all methods."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import Adapter, AdapterModule, attached
-from langwright.adaptation.attachment_points import PREFIX, AttachmentPoint, tensors_of
-from langwright.adaptation.base_parameters import BaseTensor, own_values, repeats, saved_tables, saved_tensors
+from langwright.adaptation.attachment_points import (
+    ALL_LINEAR,
+    PREFIX,
+    AttachmentPoint,
+    Target,
+    Targets,
+    match,
+    points,
+    tensors_of,
+)
+from langwright.adaptation.base_parameters import (
+    BaseTensor,
+    own_values,
+    repeats,
+    saved_modules,
+    saved_tables,
+    saved_tensors,
+)
 from langwright.adaptation.config_fields import Table, check_type, read_fields, write_fields
 from langwright.adaptation.settings import check_ranges
 from langwright.base.errors import UserError
@@ -246,6 +262,40 @@ class Method:
                     f"{where}: {field} = {given[field]!r} does not fit this model, which has {facts[field]}"
                 )
         return made
+
+
+class TargetedMethod(Method):
+    """A method that acts on named modules: the settings `target`, `exclude` and `modules_to_save`."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("linear",)
+    """The kinds of modules that it may act on."""
+    target: Targets | None
+    exclude: Targets
+    modules_to_save: tuple[str, ...]
+
+    def usual(self, model: Model) -> Targets:
+        """What it acts on unless it is given targets."""
+        raise NotImplementedError
+
+    def wanted(self, model: Model) -> Targets:
+        """What it acts on."""
+        return self.usual(model) if self.target is None else self.target
+
+    def targets(self, model: Model) -> list[Target]:
+        """The points of a model that it acts on."""
+        saved = saved_modules(model, self.modules_to_save)
+        return match(points(model), self.wanted(model), self.exclude, kinds=self.kinds, saved=saved)
+
+    def in_peft(self, model: Model) -> Any:
+        """With names that PEFT knows too: it has no slices of fused modules."""
+        targets, wanted = self.targets(model), self.wanted(model)
+        if wanted == ALL_LINEAR or any(target.parts is not None for target in targets):
+            wanted = tuple(target.point.name for target in targets)
+        saved = saved_modules(model, self.modules_to_save)
+        return replace(self, target=wanted, modules_to_save=saved)  # type: ignore[type-var]
+
+    def facts(self, model: Model) -> Fields:
+        return {"fan_in_fan_out": any(target.point.weight.transposed for target in self.targets(model))}
 
 
 def _stored_value(tensor: BaseTensor, values: Mapping[str, nn.Parameter]) -> Stored:

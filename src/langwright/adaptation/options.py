@@ -1,9 +1,11 @@
 """The options of methods: a recipe gets them from the methods' dataclasses, and makes the methods of them."""
 
+from collections.abc import Callable
 from dataclasses import Field, field, fields, make_dataclass
 from inspect import cleandoc
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from langwright.adaptation.attachment_points import Targets, read_names, read_targets
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods import METHODS
 from langwright.base.arguments import option_texts
@@ -23,6 +25,8 @@ def _options() -> dict[str, dict[str, Field[Any]]]:
 
 
 OPTIONS = _options()
+TEXTS: dict[Any, Callable[[Any], Any]] = {Targets | None: read_targets, tuple[str, ...]: read_names}
+"""The types of settings that an option gives as text, and what reads them."""
 
 
 def with_methods(recipe: type[Recipe]) -> type[Recipe]:
@@ -35,11 +39,12 @@ def with_methods(recipe: type[Recipe]) -> type[Recipe]:
     docs = [f"method: full trains every parameter and writes a model; the others an adapter folder. {others}"]
     for option, users in OPTIONS.items():
         name, each = next(iter(users.items()))
-        kind = str | None if each.metadata["read"] else get_type_hints(METHODS[name])[each.name]
-        defaults = [None if user.metadata["read"] else user.default for user in users.values()]
+        kinds = get_type_hints(METHODS[name])
+        kind = str | None if kinds[each.name] in TEXTS else kinds[each.name]
+        defaults = [None if kinds[each.name] in TEXTS else user.default for user in users.values()]
         agreed = defaults[0] if all(default == defaults[0] for default in defaults) else None
         made.append((option, kind if agreed is not None else kind | None, field(default=agreed)))
-        text = option_texts(cleandoc(METHODS[name].__doc__ or ""), get_type_hints(METHODS[name]))[each.name]
+        text = option_texts(cleandoc(METHODS[name].__doc__ or ""), kinds)[each.name]
         docs.append(f"{option}: for {', '.join(users)}: {text}")
     doc = "\n".join(docs)
     return make_dataclass(recipe.__name__, made, bases=(recipe,), frozen=True, namespace={"__doc__": doc})
@@ -54,9 +59,10 @@ def method_of(recipe: Any) -> Method | None:
             continue
         if recipe.method not in users:
             raise UserError(f"{flag} goes with --method {' or '.join(users)}, not with {recipe.method}")
-        each = users[recipe.method]
+        setting = users[recipe.method].name
+        read = TEXTS.get(get_type_hints(METHODS[recipe.method])[setting], lambda value: value)
         try:
-            settings[each.name] = value if each.metadata["read"] is None else each.metadata["read"](value)
+            settings[setting] = read(value)
         except UserError as error:
             raise UserError(f"{flag} {error}") from None
     return None if recipe.method == "full" else METHODS[recipe.method](**settings)

@@ -19,21 +19,15 @@ ABOVE_0: Range = ("above 0 and finite", lambda value: 0 < value < math.inf)
 FINITE: Range = ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max)  # false for NaN
 
 
-def setting(
-    default: Any = MISSING,
-    within: Range | None = None,
-    option: str | None = None,
-    read: Callable[[str], Any] | None = None,
-) -> Any:
+def setting(default: Any = MISSING, within: Range | None = None, option: str | None = None) -> Any:
     """A field of a method's dataclass; its help is its line in the class's docstring.
 
     Args:
         default: its default.
         within: the range of its values; of a mapping, the range of each of them.
         option: its name on the command line and in recipes; None for a setting of files and Python alone.
-        read: turns a text into the setting, for a setting that is given as text.
     """
-    metadata = {"within": within, "option": option, "read": read}
+    metadata = {"within": within, "option": option}
     if isinstance(default, Mapping):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)

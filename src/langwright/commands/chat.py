@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.loading import adapted, tokenizer_folder
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
@@ -57,7 +57,7 @@ def chat(
         adapter,
         model,
     )
-    home = model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
+    home = tokenizer_folder(model, adapter)
     tokenizer = load_tokenizer(home)
     check_vocabulary(loaded, tokenizer)
     own = own_template(tokenizer, str(home))

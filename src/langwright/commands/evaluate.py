@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.loading import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
@@ -66,7 +66,7 @@ def evaluate(
     loaded = adapted(load_language_model(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
     result = measure_text(loaded, tokenizer, text, split, field, context, batch_size)
     if not experts:
         print_likelihood(result.record(), text, json)

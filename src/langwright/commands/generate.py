@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.loading import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
@@ -59,7 +59,7 @@ def generate(
     where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
     opened = OpenedFolder(model, ignore_field).require(generates=True)
     loaded = adapted(opened.model(where, choose_dtype(chosen, where), bits=bits), adapter, model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from langwright.adaptation.loading import load_model
+from langwright.adaptation.loading import load_model, tokenizer_folder
 from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import print_json, say
@@ -49,7 +49,7 @@ def merge(
     if is_quantised(loaded):
         dequantise(loaded.float())
     # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
-    home = adapter if (adapter / "tokenizer_config.json").exists() else model
+    home = tokenizer_folder(model, adapter)
     tokenizer = load_tokenizer(home)
     room = min(PROBE, loaded.context or PROBE)
     ids = [torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.loading import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
@@ -41,7 +41,7 @@ def next_token(
         raise UserError(f"--temperature {temperature}: must be above 0")
     OpenedFolder(model, ignore_field, weights=False).require(one_stack=True)
     loaded = adapted(OpenedFolder(model, ignore_field).model(bits=bits), adapter, model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
     check_vocabulary(loaded, tokenizer)
     if not loaded.generates:
         likeliest = likeliest_fillings(loaded, tokenizer, text, top, temperature)

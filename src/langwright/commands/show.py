@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from langwright.adaptation.attached import attached
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.loading import adapted, tokenizer_folder
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
@@ -66,7 +66,7 @@ def show(
     loaded = adapted(load_model(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
     if attached(loaded).tokens:
         raise UserError(f"--adapter {adapter}: its virtual tokens have no names to show; leave it out")
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
     check_vocabulary(loaded, tokenizer)
     lead = ""
     if loaded.encoders:

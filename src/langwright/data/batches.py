@@ -91,5 +91,6 @@ def _gather(
         ids=torch.from_numpy(ids[:, :-1] * real),
         targets=torch.from_numpy(ids[:, 1:] * real),
         weights=torch.from_numpy(weights.astype(np.float32)),
+        mask=None if real.all() else torch.from_numpy(real),
         samples=torch.from_numpy(samples),
     )

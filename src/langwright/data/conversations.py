@@ -184,11 +184,12 @@ def batch_of(rows: Sequence[Sequence[Example]], layout: Layout, samples: NDArray
             weights[r, here] = example.trained[1:]
             positions[r, here], segments[r, here] = np.arange(example.inputs), number
             start += example.inputs
-    packed = any(len(row) > 1 for row in rows)
+    packed, real = any(len(row) > 1 for row in rows), segments > 0
     return TokenBatch(
         ids=torch.from_numpy(ids),
         targets=torch.from_numpy(targets),
         weights=torch.from_numpy(weights),
+        mask=None if packed or real.all() else torch.from_numpy(real),
         positions=torch.from_numpy(positions) if packed else None,
         segments=torch.from_numpy(segments) if packed else None,
         samples=torch.from_numpy(samples),

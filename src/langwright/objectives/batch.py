@@ -79,7 +79,7 @@ class TokenBatch(Tensors):
         ids: token ids.
         targets: the token each position should predict.
         weights: how much each target counts, 0 for padding and for targets another window already counts.
-        mask: true where `ids` holds a real token; None when causality alone hides the padding (it is at the right).
+        mask: true where `ids` holds a real token; None when all are, or when padding is a segment of its own.
         positions: None means `cumsum(mask) - 1`.
         segments: the document each token belongs to, when a window packs several; None means one.
         samples: the sample number of each row.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
@@ -33,6 +33,7 @@ class Context(NamedTuple):
         layer: the number of the layer.
         cross: the memory that cross-attention reads, where there is one.
         real: [batch, time], true where a token is real; None means all are.
+        segments: [batch, time], the document of each token, where a row packs several.
     """
 
     bias: Lowered
@@ -42,6 +43,7 @@ class Context(NamedTuple):
     layer: int = 0
     cross: Cross | None = None
     real: Bool[Tensor, "batch time"] | None = None
+    segments: Int[Tensor, "batch time"] | None = None
 
 
 class Attention(nn.Module):

@@ -20,7 +20,7 @@ class MoE(nn.Module):
     the residual carries them on unchanged. Padding takes no room. None: it takes all.
     bias: whether the router has one. jitter: in training the router reads its input times noise within 1 ± jitter.
     balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, put into the taps of kind
-    "auxiliary". With a capacity each row is balanced by itself, as each is filled by itself; else all tokens together.
+    "auxiliary", [batch, time]: for each token that of its document, so that padding and neighbours change nothing.
     Taps of kind "router" hold the router's logits, [batch, time, experts]; they are float32 in every model, since
     rounding them would send tokens elsewhere.
     """
@@ -56,14 +56,11 @@ class MoE(nn.Module):
         if context.taps is not None and context.taps.wants("router"):
             context.taps.put("router", context.layer, logits)
         if context.taps is not None and context.taps.wants("auxiliary"):
-            loss = self.balance * self._imbalance(chances, chosen, context.real)
-            context.taps.put("auxiliary", context.layer, loss + self.z_loss * router_z_loss(logits, context.real))
+            documents = _documents(logits, context)
+            loss = self.balance * load_balance(chances, chosen, documents)
+            loss = loss + self.z_loss * router_z_loss(logits, documents)
+            context.taps.put("auxiliary", context.layer, (documents @ loss[..., None])[..., 0])
         return mixed.view(x.shape)
-
-    def _imbalance(self, chances: Tensor, chosen: Tensor, real: Tensor | None) -> Tensor:
-        if self.capacity is not None:
-            return load_balance(chances, chosen, real)
-        return load_balance(chances.flatten(0, 1), chosen.flatten(0, 1), None if real is None else real.flatten())
 
     def _seen(self, x: Tensor) -> Tensor:
         """What the router reads."""
@@ -129,26 +126,37 @@ def has_room(
     return (places <= capacity).view(chosen.mT.shape).mT
 
 
+def _documents(like: Float[Tensor, "batch time _"], context: Context) -> Float[Tensor, "batch time documents"]:
+    """1 where a token belongs to a document of its row, 0 where it belongs to another or is padding."""
+    real = torch.ones_like(like[..., 0]) if context.real is None else context.real.to(like.dtype)
+    if context.segments is None:
+        return real[..., None]
+    return F.one_hot(context.segments - context.segments.min()) * real[..., None]
+
+
 def load_balance(
-    chances: Float[Tensor, "*groups tokens experts"],
-    chosen: Int[Tensor, "*groups tokens active"],
-    real: Bool[Tensor, "*groups tokens"] | None = None,
-) -> Float[Tensor, ""]:
-    """experts * Σ_e share_e * chance_e, the mean over groups: `active` when all experts have the same work.
+    chances: Float[Tensor, "*rows tokens experts"],
+    chosen: Int[Tensor, "*rows tokens active"],
+    documents: Float[Tensor, "*rows tokens documents"],
+) -> Float[Tensor, "*rows documents"]:
+    """experts * Σ_e share_e * chance_e of each document: `active` when all experts have the same work.
 
     share: choices of an expert over tokens. chance: its mean probability, through which gradients flow (Switch
-    Transformer, Fedus et al., 2021, equations 4 to 6). real: the tokens that count.
+    Transformer, Fedus et al., 2021, equations 4 to 6). documents: see `_documents`.
     """
     experts = chances.shape[-1]
-    counted = torch.ones_like(chances[..., :1]) if real is None else real.unsqueeze(-1).to(chances.dtype)
-    counted = counted / counted.sum(-2, keepdim=True).clamp(min=1)
-    shares = (F.one_hot(chosen, experts).sum(-2) * counted).sum(-2)
-    return experts * (shares * (chances * counted).sum(-2)).sum(-1).mean()
+    counted = _shares(documents)
+    shares = counted @ F.one_hot(chosen, experts).sum(-2).to(chances.dtype)
+    return experts * (shares * (counted @ chances)).sum(-1)
 
 
 def router_z_loss(
-    logits: Float[Tensor, "batch time experts"], real: Bool[Tensor, "batch time"] | None = None
-) -> Float[Tensor, ""]:
-    """The mean of (ln Σ exp logits)², which keeps logits small (ST-MoE, Zoph et al., 2022). real: what counts."""
-    squares = logits.logsumexp(-1).square()
-    return (squares if real is None else squares[real]).mean()
+    logits: Float[Tensor, "*rows tokens experts"], documents: Float[Tensor, "*rows tokens documents"]
+) -> Float[Tensor, "*rows documents"]:
+    """The mean of (ln Σ exp logits)² of each document, which keeps logits small (ST-MoE, Zoph et al., 2022)."""
+    return (_shares(documents) @ logits.logsumexp(-1).square()[..., None])[..., 0]
+
+
+def _shares(documents: Float[Tensor, "*rows tokens documents"]) -> Float[Tensor, "*rows documents tokens"]:
+    """What each token counts for in the mean over its document."""
+    return (documents / documents.sum(-2, keepdim=True).clamp(min=1)).mT

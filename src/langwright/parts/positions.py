@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.parts.rope_scaling import Scaling
@@ -35,13 +35,25 @@ class Rope:
     backwards: bool = False
     interleaved: bool = False
 
-    def tables(self, positions: Int[Tensor, "batch time"], dtype: torch.dtype) -> Tables:
-        """The cosines and signed sines of every position, made once a stack and shared by its layers."""
+    def tables(
+        self,
+        positions: Int[Tensor, "#batch time"],
+        dtype: torch.dtype,
+        lengths: Int[Tensor, "batch #time"] | None = None,
+    ) -> Tables:
+        """The cosines and signed sines of every position, made once a stack and shared by its layers.
+
+        Args:
+            positions: of the tokens.
+            dtype: of the tables.
+            lengths: of the document that each token belongs to; by default all positions of a row are one document.
+        """
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         frequencies = self.theta**-exponents
         if self.scaling is not None:
-            frequencies = self.scaling(frequencies, self.theta, positions)
-        angles = positions[:, None, :, None].float() * frequencies.view(-1, 1, 1, frequencies.shape[-1])
+            lengths = positions.amax(1, keepdim=True) + 1 if lengths is None else lengths
+            frequencies = self.scaling(frequencies, self.theta, lengths)
+        angles = positions[:, None, :, None].float() * (frequencies[:, None] if frequencies.ndim > 1 else frequencies)
         cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
         if self.scaling is not None:
             cos, sin = cos * self.scaling.magnitude, sin * self.scaling.magnitude
@@ -49,6 +61,20 @@ class Rope:
         if not self.interleaved:
             cos, sin = cos.mT, sin.mT
         return Tables(cos.flatten(-2).to(dtype), sin.flatten(-2).to(dtype), self.interleaved)
+
+
+def document_lengths(
+    positions: Int[Tensor, "#batch time"],
+    real: Bool[Tensor, "batch time"] | None,
+    segments: Int[Tensor, "batch time"] | None,
+) -> Int[Tensor, "batch #time"]:
+    """The length of the document that each token belongs to, padding left out; of a row that is one, once."""
+    positions = positions if real is None else positions.expand_as(real).masked_fill(~real, 0)
+    if segments is None:
+        return positions.amax(1, keepdim=True) + 1
+    document = segments - segments.min()
+    last = positions.new_zeros(len(segments), int(document.max()) + 1)
+    return last.scatter_reduce(1, document, positions.expand_as(document), "amax").gather(1, document) + 1
 
 
 def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Float[Tensor, "batch heads time head_dim"]:

@@ -12,20 +12,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Frequencies = Float[Tensor, " half"]
-Scaled = Float[Tensor, "*rows half"]
-Positions = Int[Tensor, "batch time"]
+Scaled = Float[Tensor, "*tokens half"]
+Lengths = Int[Tensor, "batch #time"]
 
 
 @runtime_checkable
 class Scaling(Protocol):
-    """Frequencies [half] of pairs with the base `theta` -> those to turn by, for all or for each row of the batch."""
+    """Frequencies [half] of pairs with the base `theta` -> those to turn by, for all or for each token of the batch.
+
+    Lengths are of the document that a token belongs to.
+    """
 
     @property
     def magnitude(self) -> float:
         """What cosines and sines are multiplied by; scores so with its square."""
         ...
 
-    def __call__(self, frequencies: Frequencies, theta: float, positions: Positions) -> Scaled: ...
+    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class LinearScaling:
     factor: float
     magnitude = 1.0
 
-    def __call__(self, frequencies: Frequencies, theta: float, positions: Positions) -> Scaled:
+    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled:
         return frequencies / self.factor
 
 
@@ -49,7 +52,7 @@ class Llama3Scaling:
     original_max_position_embeddings: int
     magnitude = 1.0
 
-    def __call__(self, frequencies: Frequencies, theta: float, positions: Positions) -> Scaled:
+    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled:
         turns = self.original_max_position_embeddings * frequencies / (2 * math.pi)
         smooth = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
         return (1 - smooth) * frequencies / self.factor + smooth * frequencies
@@ -60,16 +63,16 @@ class DynamicScaling:
     """NTK-aware scaling that grows with the text (bloc97 and emozilla, 2023; rope_type "dynamic").
 
     Up to `original_max_position_embeddings` nothing changes. A text of s times that length divides the slowest
-    frequency by factor * s - (factor - 1), leaves the fastest alone, and those between by a power of it. The length is
-    that of each row, its newest position in this call: with a cache, earlier keys stay as they were turned.
+    frequency by factor * s - (factor - 1), leaves the fastest alone, and those between by a power of it. The length
+    ends with the newest position in this call: with a cache, earlier keys stay as they were turned.
     """
 
     factor: float
     original_max_position_embeddings: int
     magnitude = 1.0
 
-    def __call__(self, frequencies: Frequencies, theta: float, positions: Positions) -> Scaled:
-        length = (positions.amax(1, keepdim=True) + 1).clamp(min=self.original_max_position_embeddings)
+    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled:
+        length = lengths[..., None].clamp(min=self.original_max_position_embeddings)
         growth = self.factor * length / self.original_max_position_embeddings - (self.factor - 1)
         return frequencies * growth ** -torch.linspace(0, 1, frequencies.shape[-1], device=frequencies.device)
 
@@ -105,7 +108,7 @@ class YarnScaling:
     def _sharper(self, weight: float) -> float:
         return 0.1 * weight * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
-    def __call__(self, frequencies: Frequencies, theta: float, positions: Positions) -> Scaled:
+    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled:
         half = frequencies.shape[-1]
         first, last = (self._pair(turns, theta, half) for turns in (self.beta_fast or 32, self.beta_slow or 1))
         if self.truncate:

@@ -13,7 +13,7 @@ from langwright.parts.attention import Attention, Context, Cross
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.kernels import Stateless, lower
-from langwright.parts.positions import Rope, Sinusoids
+from langwright.parts.positions import Rope, Sinusoids, document_lengths
 from langwright.parts.state import NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
@@ -241,6 +241,7 @@ class Stack(nn.Module):
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
+        self.causal = all(bias.causal for bias in self.biases)
         self.adapter: nn.Module | None = None
 
     @property
@@ -277,6 +278,9 @@ class Stack(nn.Module):
             types: the type of each token, where the family has them; 0 by default.
             memory: what the layers with cross-attention read.
         """
+        real = mask
+        if mask is not None and positions is None and state is None and self.causal and _at_the_right(~mask):
+            mask = None  # no real token sees it, and the kernels for whole rows are faster
         batch, time = self.embed.size(inputs)
         new = NewTokens(batch, time, inputs.device, mask, positions, segments)
         held = Stateless(len(self.blocks)) if state is None else state
@@ -291,15 +295,19 @@ class Stack(nn.Module):
         vectors = None
         if virtual is not None:
             places, vectors = virtual.places(places), virtual.vectors
-            mask = mask if vectors is None else new.mask
-        query = places[0].query
+            if real is not None and vectors is not None:
+                real = F.pad(real, (virtual.length, 0), value=True)
+        query, asked = places[0].query, places[0].query_segments
         x = self.embed(inputs, query, types, vectors)
         lowered = self._lower(places, x, taps)
-        tables = None if self.rope is None else self.rope.tables(query, x.dtype)
+        lengths = None
+        if self.rope is not None and self.rope.scaling is not None and not (real is None and asked is None):
+            lengths = document_lengths(query, real, asked)
+        tables = None if self.rope is None else self.rope.tables(query, x.dtype, lengths)
         cross = None if memory is None else self._cross(memory, query, x, taps)
         for layer, block in enumerate(self.blocks):
             slot = held.slot(layer) if virtual is None else virtual.slot(layer, held.slot(layer))
-            context = Context(lowered[layer], tables, slot, taps, layer, cross, mask)
+            context = Context(lowered[layer], tables, slot, taps, layer, cross, real, asked)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
@@ -339,3 +347,8 @@ class Stack(nn.Module):
         places = Places(query, memory.positions, gapless=memory.mask is None)
         settings = readers[0].settings(taps, 0, "cross_attention")
         return Cross(lower(Bias(), places, x, readers[0].heads, settings, self.tiled), memory)
+
+
+def _at_the_right(padding: Bool[Tensor, "batch time"]) -> bool:
+    """Whether nothing but padding follows padding."""
+    return bool((padding[:, 1:] >= padding[:, :-1]).all())

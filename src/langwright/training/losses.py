@@ -28,7 +28,7 @@ class Causal:
     weights: ClassVar[Mapping[str, float]] = {"tokens": 1.0, "balance": 1.0}
 
     def counts(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Both terms count targets: the mean of what each layer of experts adds counts for every one."""
+        """Both terms count targets: the mean of what layers of experts add for a document counts for its targets."""
         return dict.fromkeys(self.weights, batch.weights.sum())
 
     def __call__(self, models: Models, batch: TokenBatch) -> dict[str, Tensor]:
@@ -40,5 +40,7 @@ class Causal:
         projection = model.head.projection(hidden)
         sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
         if taps is not None:
-            sums["balance"] = torch.stack(taps.get("auxiliary")).mean() * batch.weights.sum()
+            # Of each token its document's; virtual tokens stand in front and have no targets.
+            balance = torch.stack(taps.get("auxiliary")).mean(0)[:, -batch.ids.shape[1] :]
+            sums["balance"] = (balance * batch.weights).sum()
         return sums

@@ -10,20 +10,14 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
 from langwright.adaptation.attachment_points import (
-    ALL_LINEAR,
     PREFIX,
-    Target,
     Targets,
     check_expression,
-    match,
-    points,
-    read_targets,
     size,
     usual,
 )
-from langwright.adaptation.base_parameters import saved_modules
 from langwright.adaptation.config_fields import INERT, TARGETS, Holds, Table
-from langwright.adaptation.method import Method, Stored
+from langwright.adaptation.method import Stored, TargetedMethod
 from langwright.adaptation.settings import setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
@@ -56,7 +50,7 @@ class Scale(AdapterModule):
 
 
 @dataclass(frozen=True)
-class IA3(Method):
+class IA3(TargetedMethod):
     """A vector multiplies what each targeted layer gives, or what it is given; all begin as ones.
 
     Args:
@@ -74,25 +68,20 @@ class IA3(Method):
         **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights"), INERT),
     }
 
-    target: Targets | None = setting(None, option="target", read=read_targets)
-    feedforward: Targets | None = setting(None, option="feedforward", read=read_targets)
+    target: Targets | None = setting(None, option="target")
+    feedforward: Targets | None = setting(None, option="feedforward")
     exclude: Targets = ()
     modules_to_save: tuple[str, ...] = ()
 
-    def targets(self, model: Model) -> list[Target]:
-        """What is rescaled of a model."""
-        if isinstance(self.feedforward, str):
-            check_expression(self.feedforward)
-        saved = saved_modules(model, self.modules_to_save)
-        return match(points(model), self._wanted(model), self.exclude, kinds=("linear",), saved=saved)
-
-    def _wanted(self, model: Model) -> Targets:
+    def usual(self, model: Model) -> Targets:
         row = usual(model)
-        if self.target is None and not row.ia3:
+        if not row.ia3:
             raise UserError(f"{model.family} has no usual targets of IA3; name them with --target and --feedforward")
-        return (*row.ia3, *row.ia3_inputs) if self.target is None else self.target
+        return (*row.ia3, *row.ia3_inputs)
 
     def _inputs(self, model: Model) -> Targets:
+        if isinstance(self.feedforward, str):
+            check_expression(self.feedforward)
         return usual(model).ia3_inputs if self.feedforward is None else self.feedforward
 
     def rate(self, parameter: str) -> float:
@@ -125,12 +114,7 @@ class IA3(Method):
         return found
 
     def in_peft(self, model: Model) -> "IA3":
-        targets, wanted = self.targets(model), self._wanted(model)
-        if wanted == ALL_LINEAR or any(target.parts is not None for target in targets):
-            wanted = tuple(target.point.name for target in targets)
-        saved = saved_modules(model, self.modules_to_save)
-        return replace(self, target=wanted, feedforward=self._inputs(model), modules_to_save=saved)
+        return replace(super().in_peft(model), feedforward=self._inputs(model))
 
     def facts(self, model: Model) -> Fields:
-        transposed = any(target.point.weight.transposed for target in self.targets(model))
-        return {"fan_in_fan_out": transposed, "init_ia3_weights": True}
+        return super().facts(model) | {"init_ia3_weights": True}

@@ -20,17 +20,14 @@ from langwright.adaptation.attachment_points import (
     by_pattern,
     match,
     points,
-    read_names,
-    read_targets,
     size,
     usual,
 )
 from langwright.adaptation.base_parameters import TABLES, BaseTensor, is_tied, saved_modules, saved_tensors
 from langwright.adaptation.config_fields import INERT, TARGETS, Holds, Only, Table
-from langwright.adaptation.method import Method, Stored
+from langwright.adaptation.method import Stored, TargetedMethod
 from langwright.adaptation.settings import ABOVE_0, FINITE, SHARE, SIZE, SettingError, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead, Projection
 from langwright.parts.stack import Embedding
@@ -121,8 +118,16 @@ class TiedLowRank(LowRank):
         return self._tied[0].down.t()
 
 
+BEGINNINGS = {**dict.fromkeys((True, False, "eva", "orthogonal"), "kaiming"), "gaussian": "gaussian"}
+"""Ways to begin that leave the base as it is; what is loaded replaces them all."""
+ABSENT = ("layer_replication", "megatron_config", "target_parameters", "trainable_token_indices")
+IGNORED = (
+    "corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core", "qalora_group_size",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(TargetedMethod):
     """To each targeted weight W is added scaling * B A, of a rank far below W's.
 
     Args:
@@ -158,39 +163,27 @@ class LoRA(Method):
         "bias": Holds("bias"),
         "use_rslora": Holds("rslora"),
         "use_dora": Holds("dora"),
-        # Ways to begin that leave the base as it is; what is loaded replaces them all.
-        "init_lora_weights": Holds(
-            "init",
-            words={
-                True: "kaiming",
-                "gaussian": "gaussian",
-                False: "kaiming",
-                "eva": "kaiming",
-                "orthogonal": "kaiming",
-            },
-        ),
+        "init_lora_weights": Holds("init", words=BEGINNINGS),
         "ensure_weight_tying": Holds("ensure_weight_tying"),
         "lora_bias": Only(False, written=True),
-        **dict.fromkeys(
-            ("layer_replication", "megatron_config", "target_parameters", "trainable_token_indices"), Only(None)
-        ),
         "loftq_config": Only({}),
         "use_qalora": Only(False),
-        **dict.fromkeys(("corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core"), INERT),
-        "qalora_group_size": INERT,
+        **dict.fromkeys(ABSENT, Only(None)),
+        **dict.fromkeys(IGNORED, INERT),
     }
 
+    kinds: ClassVar[tuple[str, ...]] = ("linear", "embedding", "head")
     rank: int = setting(8, SIZE, "rank")
     alpha: float | None = setting(None, FINITE, "alpha")
     dropout: float = setting(0.0, SHARE, "dropout")
-    target: Targets | None = setting(None, option="target", read=read_targets)
+    target: Targets | None = setting(None, option="target")
     exclude: Targets = ()
     layers: tuple[int, ...] | None = None
     layers_pattern: tuple[str, ...] = ()
     rank_pattern: Mapping[str, int] = setting({}, SIZE)
     alpha_pattern: Mapping[str, float] = setting({}, FINITE)
     bias: Literal["none", "all", "lora_only"] = setting("none", option="bias")
-    modules_to_save: tuple[str, ...] = setting((), option="whole", read=read_names)
+    modules_to_save: tuple[str, ...] = setting((), option="whole")
     rslora: bool = setting(False, option="rslora")
     dora: bool = setting(False, option="dora")
     init: Literal["kaiming", "gaussian"] = "kaiming"
@@ -199,18 +192,19 @@ class LoRA(Method):
 
     def targets(self, model: Model) -> list[Target]:
         """What is adapted of a model."""
-        wanted, found = self._wanted(model), points(model)
-        saved = saved_modules(model, self.modules_to_save)
-        targets = match(found, wanted, self.exclude, self.layers or None, self.layers_pattern, saved=saved)
+        found, saved = points(model), saved_modules(model, self.modules_to_save)
+        targets = match(
+            found, self.wanted(model), self.exclude, self.layers or None, self.layers_pattern, self.kinds, saved
+        )
         heads = [Target(point) for point in found.values() if point.ours == ("head",)]
         return targets + [head for head in heads if self._ties(model) and head not in targets]
 
-    def _wanted(self, model: Model) -> Targets:
-        return usual(model).lora if self.target is None else self.target
+    def usual(self, model: Model) -> Targets:
+        return usual(model).lora
 
     def _ties(self, model: Model) -> bool:
         """Whether the adapters of the token table and of the head are one."""
-        wanted = self._wanted(model)
+        wanted = self.wanted(model)
         named = not isinstance(wanted, str) and any(name.rpartition(".")[2] in TABLES for name in wanted)
         return self.ensure_weight_tying and named and is_tied(model)
 
@@ -307,20 +301,15 @@ class LoRA(Method):
         return found
 
     def in_peft(self, model: Model) -> "LoRA":
-        targets, wanted = self.targets(model), self._wanted(model)
+        targets = self.targets(model)
         ranks = {t.point.name: self.rank_of(t.point.name) * len(t.ours) for t in targets if t.parts is not None}
         alphas = {name: self.scaling(name) * (rank**0.5 if self.rslora else rank) for name, rank in ranks.items()}
         return replace(
-            self,
+            super().in_peft(model),
             alpha=2.0 * self.rank if self.alpha is None else self.alpha,
-            target=tuple(t.point.name for t in targets) if ranks or wanted == ALL_LINEAR else wanted,
             rank_pattern=ranks | {**self.rank_pattern},
             alpha_pattern=alphas | {**self.alpha_pattern},
-            modules_to_save=saved_modules(model, self.modules_to_save),
         )
-
-    def facts(self, model: Model) -> Fields:
-        return {"fan_in_fan_out": any(target.point.weight.transposed for target in self.targets(model))}
 
 
 def _size(model: Model, target: Target) -> tuple[int, int]:

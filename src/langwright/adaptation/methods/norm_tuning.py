@@ -1,18 +1,19 @@
 """Tuning of the norms (Zhao et al., 2023): their scales and shifts train."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, Targets, match, points, read_targets, usual
-from langwright.adaptation.base_parameters import BaseTensor, saved_modules, saved_tensors
+from langwright.adaptation.attachment_points import PREFIX, Targets, points, usual
+from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
 from langwright.adaptation.config_fields import TARGETS, Table
-from langwright.adaptation.method import Method
+from langwright.adaptation.method import TargetedMethod
 from langwright.adaptation.settings import setting
+from langwright.models.family import Fields
 from langwright.models.model import Model
 
 
 @dataclass(frozen=True)
-class LayerNorm(Method):
+class LayerNorm(TargetedMethod):
     """Scales and shifts of the norms train.
 
     Args:
@@ -24,24 +25,24 @@ class LayerNorm(Method):
 
     peft_type: ClassVar[str] = "LN_TUNING"
     peft_fields: ClassVar[Table] = TARGETS
+    kinds: ClassVar[tuple[str, ...]] = ("norm",)
 
-    target: Targets | None = setting(None, option="target", read=read_targets)
+    target: Targets | None = setting(None, option="target")
     exclude: Targets = ()
     modules_to_save: tuple[str, ...] = ()
 
-    def _wanted(self, model: Model) -> Targets:
+    def usual(self, model: Model) -> Targets:
         norms = (name.rpartition(".")[2] for name, point in points(model).items() if point.kind == "norm")
-        return (usual(model).norms or tuple(dict.fromkeys(norms))) if self.target is None else self.target
+        return usual(model).norms or tuple(dict.fromkeys(norms))
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found: list[BaseTensor] = []
-        for target in match(points(model), self._wanted(model), self.exclude, kinds=("norm",)):
+        for target in self.targets(model):
             key = f"{PREFIX}{target.point.name}.ln_tuning_layers"
             found.append(BaseTensor(f"{key}.weight", target.point.weight))
             if target.point.bias is not None:
                 found.append(BaseTensor(f"{key}.bias", target.point.bias))
         return found + saved_tensors(model, self.modules_to_save)
 
-    def in_peft(self, model: Model) -> "LayerNorm":
-        saved = saved_modules(model, self.modules_to_save)
-        return replace(self, target=self._wanted(model), modules_to_save=saved)
+    def facts(self, model: Model) -> Fields:
+        return {}

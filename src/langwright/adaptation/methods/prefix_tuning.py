@@ -88,7 +88,7 @@ class PrefixTuning(BeginsAsText):
     tokens: int = setting(20, SIZE, "virtual_tokens")
     projection: bool = setting(False, option="projection")
     hidden: int = setting(512, SIZE, "encoder_width")
-    init: str = setting("random", option="prompt_init", read=str)
+    init: str = setting("random", option="prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
 

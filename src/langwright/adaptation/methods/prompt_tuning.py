@@ -102,7 +102,7 @@ class PromptTuning(SoftPromptMethod, BeginsAsText):
     }
 
     tokens: int = setting(20, SIZE, "virtual_tokens")
-    init: str = setting("vocabulary", option="prompt_init", read=str)
+    init: str = setting("vocabulary", option="prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
     submodules: int = setting(1, SIZE)
