@@ -154,7 +154,7 @@ def test_commands_in_a_conversation(tuned: Path, monkeypatch: Any, capsys: pytes
     answers = [json.loads(line) for line in told.out.splitlines()]
     assert [a["prompt"] for a in answers] == ["Who saw a cat?", "Who ate a dog?"]
     assert [a["forgotten"] for a in answers] == [0, 0]
-    for words in ("forgotten", "told", "/cat is no command"):
+    for words in ("forgotten", "system message", "/cat is no command"):
         assert words in told.err
 
 
