@@ -38,6 +38,7 @@ from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
 from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.order import Layout
 from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
 from langwright.evaluation.likelihood import likelihood
@@ -193,7 +194,9 @@ def run(task: Task, chosen: Way, rate: float, steps: int, seed: int, examples: i
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = training_memory(model, ROWS, TOKENS, DTYPE).total
     unfreezing = None if chosen.unfreeze_every is None else Unfreezing(chosen.unfreeze_every)
-    seconds = tune(model, ChatBatches(task.training[:examples], TOKENS, ROWS, seed).batch, steps, rate, unfreezing)
+    seconds = tune(
+        model, ChatBatches(task.training[:examples], Layout(TOKENS, ROWS, seed)).batch, steps, rate, unfreezing
+    )
     choosing, quality = task.quality(model, task.choosing), task.quality(model, task.measured)
     return Outcome(trained, memory, seconds, choosing, quality, task.remembered(model))
 
@@ -286,7 +289,7 @@ def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) ->
         after = tokenizer.encode(answer + "\n")
         trained = np.arange(len(before) + len(after)) >= len(before)
         examples.append(Example(np.array(before + after, np.int32), trained, question))
-    return batch_of([[example] for example in examples], 16, np.arange(64))
+    return batch_of([[example] for example in examples], Layout(16, 64, 0), np.arange(64))
 
 
 def line(a: int, sign: str, b: int) -> str:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from langwright.base.allocator import keep_freed_memory
 from langwright.inference.generate import generate_ids
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.bert import BertConfig
 from langwright.models.families.gemma import GemmaConfig
@@ -121,7 +122,7 @@ def decode_ours(model: Any, ids: Tensor) -> list[tuple[int, int]]:
     prompts, memory = ids.tolist(), None
     if model.encoders:
         memory, prompts = model.encode(ids, remember=True), [[model.frame.start] for _ in prompts]
-    return list(generate_ids(model, prompts, [Sampling(temperature=0)] * len(prompts), NEW, memory=memory))
+    return list(generate_ids(model, Request(prompts, [Sampling(temperature=0)] * len(prompts), NEW, memory=memory)))
 
 
 def step(side: Side, ids: Tensor) -> None:

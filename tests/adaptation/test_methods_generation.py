@@ -16,7 +16,8 @@ from langwright.adaptation.methods.prompt_tuning import PromptTuning
 from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import generate_ids
-from langwright.inference.rules import Rules, Search
+from langwright.inference.request import Request
+from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import Streaming
 from langwright.models.folder import load_model
@@ -40,7 +41,7 @@ def base(family: str) -> transformers.PreTrainedModel:
 
 def written(model: Any, prompts: list[list[int]], cache: bool = True) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in prompts]
-    for row, token in generate_ids(model, prompts, [GREEDY] * len(prompts), NEW, cache=cache):
+    for row, token in generate_ids(model, Request(prompts, [GREEDY] * len(prompts), NEW, cache=cache)):
         rows[row].append(token)
     return rows
 
@@ -70,7 +71,7 @@ def test_greedy_texts_equal_those_of_peft(family: str, kind: str, tmp_path: Path
         with torch.inference_mode():
             memory = ours.encode(ids, remember=True)
         rows: list[list[int]] = [[], []]
-        for row, token in generate_ids(ours, [[0], [0]], [GREEDY] * 2, NEW, memory=memory):
+        for row, token in generate_ids(ours, Request([[0], [0]], [GREEDY] * 2, NEW, memory=memory)):
             rows[row].append(token)
         assert rows == expected[:, 1:].tolist()
     else:
@@ -88,8 +89,14 @@ def test_the_cache_and_padding_change_nothing(family: str, method: Method, tmp_p
     assert together == written(model, prompts, cache=False)
     assert together == [written(model, [prompt])[0] for prompt in prompts]
     search = Search(beams=3)
-    found = [beam_search(model, prompts, search, Rules.of(search), (), NEW, cache) for cache in (True, False)]
-    assert found[0] == found[1] == [beam_search(model, [p], search, Rules.of(search), (), NEW)[0] for p in prompts]
+    found = [
+        beam_search(model, Request(prompts, max_new_tokens=NEW, cache=cache, search=search)) for cache in (True, False)
+    ]
+    assert (
+        found[0]
+        == found[1]
+        == [beam_search(model, Request([p], max_new_tokens=NEW, search=search))[0] for p in prompts]
+    )
 
 
 def test_a_window_would_forget_the_virtual_tokens(tmp_path: Path) -> None:

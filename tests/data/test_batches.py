@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from langwright.base.errors import UserError
 from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.order import Layout
 from langwright.data.shards import Tokens
 from langwright.objectives.batch import TokenBatch
 
@@ -73,9 +74,9 @@ def test_a_limited_evaluation_is_spread_over_the_text(limit: int) -> None:
     assert samples[-1] >= len(whole) - 1 - len(whole) // limit
 
 
-def training(**changes: object) -> CausalBatches:
-    arguments = {"tokens": numbered([30, 3, 17, 41]), "context": 4, "batch_size": 4, "seed": 1} | changes
-    return CausalBatches(**arguments)  # type: ignore[arg-type]
+def training(tokens: Tokens | None = None, crossing: bool = False, **changes: int) -> CausalBatches:
+    layout = Layout(**{"context": 4, "batch_size": 4, "seed": 1} | changes)
+    return CausalBatches(numbered([30, 3, 17, 41]) if tokens is None else tokens, layout, crossing=crossing)
 
 
 def test_an_epoch_shows_every_window_once() -> None:
@@ -129,23 +130,19 @@ def test_the_record_changes_with_what_decides_the_samples() -> None:
 
 
 def test_too_little_text_says_how_much_there_is(make_tokens: Make) -> None:
-    with pytest.raises(UserError) as error:
-        CausalBatches(make_tokens([[1, 2, 3]] * 5), 8, 16, 0)
-    assert str(error.value) == (
-        "too little text for one batch: 15 tokens in 5 documents give 5 windows of 8, and a batch needs 16; "
-        "use more text, a smaller batch or a shorter context"
-    )
+    with pytest.raises(UserError, match=r"15 tokens in 5 documents give 5 rows of 8.* needs 16.*--batch-size"):
+        CausalBatches(make_tokens([[1, 2, 3]] * 5), Layout(8, 16, 0))
 
 
 @given(lengths=st.lists(st.integers(2, 400), min_size=4, max_size=30))
 def test_rows_are_as_wide_as_the_longest_of_their_batch(lengths: list[int]) -> None:
     tokens, context = numbered(lengths), 256
-    batches = CausalBatches(tokens, context, 4, 0)
+    batches = CausalBatches(tokens, Layout(context, 4, 0))
     for batch in [*(batches.batch(step) for step in range(8)), *evaluation_batches(tokens, context, 4)]:
         longest = int((batch.targets > 0).sum(1).max())
         assert batch.ids.shape[1] == min(context, -(-longest // 64) * 64)
     widths = [batch.ids.shape[1] for batch in evaluation_batches(tokens, context, 4)]
     assert widths == sorted(widths, reverse=True)
-    assert CausalBatches(tokens, context, 4, 0, fixed=True).batch(0).ids.shape == (4, context)
-    shown = [CausalBatches(tokens, context, 1, 0).batch(step).weights.sum() for step in range(batches.windows)]
+    assert CausalBatches(tokens, Layout(context, 4, 0, fixed=True)).batch(0).ids.shape == (4, context)
+    shown = [CausalBatches(tokens, Layout(context, 1, 0)).batch(step).weights.sum() for step in range(batches.windows)]
     assert batches.tokens_per_step == round(4 * float(sum(shown)) / batches.windows)

@@ -11,6 +11,7 @@ import torch
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat
 from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.order import Layout
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
@@ -51,14 +52,14 @@ def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
 
 def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
     fitted = fit_examples([chat("Q", "A one", "R", "B")], setup.template, setup.tokenizer, 200)
-    batch = batch_of([fitted.examples], 200, NO_SAMPLES)
+    batch = batch_of([fitted.examples], Layout(200, 1, 0), NO_SAMPLES)
     assert predicted(batch, setup.tokenizer) == "A one<|im_end|>B<|im_end|>"
     last = fit_examples([chat("Q", "A", "R", "B", first=2)], setup.template, setup.tokenizer, 200)
-    assert predicted(batch_of([last.examples], 200, NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
+    assert predicted(batch_of([last.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
     marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
                    {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
     unmarked = fit_examples([marked], setup.template, setup.tokenizer, 200)
-    assert predicted(batch_of([unmarked.examples], 200, NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
+    assert predicted(batch_of([unmarked.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
     assert fitted.tokens == 8
@@ -110,7 +111,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    packed = ChatBatches(rows, 16, 3, seed=0, packing=True)
+    packed = ChatBatches(rows, Layout(16, 3, 0), packing=True)
     assert packed.windows == 3
     batches = [packed.batch(0)], list(evaluation_rows(rows, 16, 2))
     losses, gradients = [], []
@@ -134,7 +135,9 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
 
 def test_a_batch_is_a_function_of_its_step() -> None:
     made = [
-        ChatBatches(examples([5] * 20), 16, 4, seed=1, packing=p, fixed=f) for p in (True, False) for f in (True, False)
+        ChatBatches(examples([5] * 20), Layout(16, 4, 1, fixed=f), packing=p)
+        for p in (True, False)
+        for f in (True, False)
     ]
     for batches in made:
         first = batches.batch(3)
@@ -154,12 +157,12 @@ def test_rows_are_as_wide_as_they_must_be() -> None:
         ([5, 6], 200, True, 200),
         ([5, 6], 50, False, 50),
     ):
-        assert ChatBatches(examples(lengths), context, 2, 0, fixed=fixed).batch(0).ids.shape[1] == width
+        assert ChatBatches(examples(lengths), Layout(context, 2, 0, fixed=fixed)).batch(0).ids.shape[1] == width
 
 
 def test_an_epoch_holds_every_example_once() -> None:
     rows = examples([3, 4, 5, 6, 7, 8, 9, 10])
-    batches = ChatBatches(rows, 16, 2, seed=5, packing=True)
+    batches = ChatBatches(rows, Layout(16, 2, 5), packing=True)
     steps = batches.windows // 2
     weight = sum(float(batches.batch(step).weights.sum()) for step in range(steps))
     assert batches.windows % 2 == 0
@@ -169,13 +172,13 @@ def test_an_epoch_holds_every_example_once() -> None:
 
 def test_the_record_tells_apart_what_would_train_differently(tmp_path: Path) -> None:
     rows = examples([5, 6, 7])
-    usual = ChatBatches(rows, 16, 1, 0).record()
+    usual = ChatBatches(rows, Layout(16, 1, 0)).record()
     others = [
-        ChatBatches(rows, 16, 1, 0, packing=True),
-        ChatBatches(rows, 16, 1, 1),
-        ChatBatches(rows, 17, 1, 0),
-        ChatBatches(rows, 16, 2, 0),
-        ChatBatches([*rows[:2], replace(rows[2], trained=~rows[2].trained)], 16, 1, 0),
+        ChatBatches(rows, Layout(16, 1, 0), packing=True),
+        ChatBatches(rows, Layout(16, 1, 1)),
+        ChatBatches(rows, Layout(17, 1, 0)),
+        ChatBatches(rows, Layout(16, 2, 0)),
+        ChatBatches([*rows[:2], replace(rows[2], trained=~rows[2].trained)], Layout(16, 1, 0)),
     ]
     assert all(other.record() != usual for other in others)
     assert json.loads(json.dumps(usual)) == usual
@@ -189,5 +192,5 @@ def test_evaluation_is_spread_evenly_over_what_is_held_out() -> None:
 
 
 def test_too_few_rows_for_a_batch() -> None:
-    with pytest.raises(UserError, match="3 give 1 rows, and a batch needs 2"):
-        ChatBatches(examples([5, 5, 6]), 16, 2, 0, packing=True)
+    with pytest.raises(UserError, match="3 conversations give 1 rows of 16 tokens, and a batch needs 2"):
+        ChatBatches(examples([5, 5, 6]), Layout(16, 2, 0), packing=True)

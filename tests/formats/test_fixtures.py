@@ -20,6 +20,7 @@ from langwright.base.files import sha256_file, write_json
 from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.order import Layout
 from langwright.data.shards import open_shard
 from langwright.models.weights import write_tensors
 from langwright.training.checkpoints import Checkpoints, Progress
@@ -134,9 +135,9 @@ def test_a_token_shard_holds_what_it_held() -> None:
 def test_windows_come_in_the_order_they_came_in() -> None:
     tokens = open_shard(V1 / "corpus.tokens")
     in_text = [row for batch in evaluation_batches(tokens, 8, 11) for row in batch.ids.tolist()]
-    in_training = [CausalBatches(tokens, 8, 1, 3).batch(step).ids[0].tolist() for step in range(16)]
+    in_training = [CausalBatches(tokens, Layout(8, 1, 3)).batch(step).ids[0].tolist() for step in range(16)]
     assert [in_text.index(row) for row in in_training] == WINDOWS
-    batch = CausalBatches(tokens, 8, 4, 3).batch(0)
+    batch = CausalBatches(tokens, Layout(8, 4, 3)).batch(0)
     assert batch.ids.tolist() == FIRST_BATCH
 
 
@@ -229,7 +230,7 @@ IDENTITY = {"command": "pretrain", "corpus_spec": "corpus", "seed": 3, "learning
 
 def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> Run:
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
-    batches = CausalBatches(open_shard(V1 / "corpus.tokens"), 8, 4, 3)
+    batches = CausalBatches(open_shard(V1 / "corpus.tokens"), Layout(8, 4, 3))
     return Run(
         learner=Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, Rates(adamw=1e-2)),
         batches=batches,

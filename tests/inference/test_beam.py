@@ -7,6 +7,7 @@ import torch
 
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import complete, generate_ids
+from langwright.inference.request import Request
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
 from langwright.models.families.bart import BartConfig
@@ -68,6 +69,11 @@ def cut(row: list[int], *ends: int) -> list[int]:
     return next((row[: i + 1] for i, token in enumerate(row) if token in (ends or (EOS,))), row)
 
 
+def asked(rows: Any, search: Search, ends: Any, rules: Rules | None = None, **more: Any) -> Request:
+    given_rules = Rules.of(search) if rules is None else rules
+    return Request(rows, (), NEW, ends, search=search, rules=given_rules, **more)
+
+
 SOURCE, MASK = random_ids(ROWS, 11), left_padding(ROWS, 11).flip(1)
 
 
@@ -83,7 +89,7 @@ def test_beams_of_encoder_decoders(sourced: tuple[Any, Any], name: str, eos: int
             expected = their_tokens(theirs, {**settings, "use_cache": False})
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=cache)
-        found = beam_search(ours, [[START]] * ROWS, search, Rules.of(search), (eos,), NEW, cache, memory=memory)
+        found = beam_search(ours, asked([[START]] * ROWS, search, (eos,), cache=cache, memory=memory))
         for row, tokens in zip(expected[:, 1:].tolist(), found, strict=True):
             assert cut(row, eos) == tokens, cache
 
@@ -97,7 +103,7 @@ def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: st
     expected = theirs.generate(SOURCE.masked_fill(~mask, 0), attention_mask=mask.long(), **settings)
     prompts = [row[real].tolist() for row, real in zip(SOURCE, mask, strict=True)]
     for cache in (True, False):
-        found = beam_search(ours, prompts, search, Rules.of(search), ends, NEW, cache)
+        found = beam_search(ours, asked(prompts, search, ends, cache=cache))
         for row, tokens in zip(expected[:, 11:].tolist(), found, strict=True):
             assert cut(row, *ends) == tokens, cache
 
@@ -113,7 +119,7 @@ def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=True)
         if beams == 3:
-            found = beam_search(ours, [[START]] * ROWS, search, rules, (EOS,), NEW, memory=memory)
+            found = beam_search(ours, asked([[START]] * ROWS, search, (EOS,), rules=rules, memory=memory))
         else:
             found = greedy(ours, memory, rules)
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
@@ -123,9 +129,8 @@ def greedy(model: Any, memory: CrossMemory, rules: Rules, penalty: float = 1.0, 
     written: list[list[int]] = [[] for _ in range(ROWS)]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     finished = lambda row: written[row][-1:] == [EOS]  # noqa: E731
-    for row, token in generate_ids(
-        model, [[START]] * ROWS, [sampling] * ROWS, NEW, finished, cache, rules=rules, memory=memory
-    ):
+    request = Request([[START]] * ROWS, [sampling] * ROWS, NEW, cache=cache, rules=rules, memory=memory)
+    for row, token in generate_ids(model, request, finished):
         written[row].append(token)
     return written
 

@@ -5,7 +5,7 @@ import torch
 
 from langwright.base.errors import UserError
 from langwright.inference.conversation import Conversation
-from langwright.inference.generate import write
+from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -80,7 +80,7 @@ def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversa
     ]
     rendered = conversation.template.marked(history, None, add_generation_prompt=True)
     ids = conversation.tokenizer.encode_marked(rendered)[0]
-    expected = write(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
+    expected = complete(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
     assert conversation.ask("Two?", GREEDY)[0] == expected
 
 

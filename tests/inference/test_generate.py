@@ -13,6 +13,7 @@ from torch import Tensor
 from langwright.base.errors import UserError
 from langwright.inference import generate
 from langwright.inference.generate import Completion, complete, generate_ids, next_tokens, prompt_ids
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model
@@ -54,7 +55,9 @@ def test_greedy_equals_transformers(models: tuple[Model, Any], penalty: float) -
             torch.tensor([prompt]), do_sample=False, max_new_tokens=steps, repetition_penalty=penalty, pad_token_id=0
         )
         sampling = Sampling(temperature=0, repetition_penalty=penalty)
-        assert rows_of(generate_ids(ours, [prompt], [sampling], steps), 1) == expected[:, len(prompt) :].tolist()
+        assert (
+            rows_of(generate_ids(ours, Request([prompt], [sampling], steps)), 1) == expected[:, len(prompt) :].tolist()
+        )
 
 
 def test_a_batch_with_left_padding_equals_transformers(models: tuple[Model, Any]) -> None:
@@ -63,7 +66,7 @@ def test_a_batch_with_left_padding_equals_transformers(models: tuple[Model, Any]
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in PROMPTS])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in PROMPTS])
     expected = theirs.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=20, pad_token_id=0)
-    assert rows_of(generate_ids(ours, PROMPTS, [GREEDY] * 4, 20), 4) == expected[:, longest:].tolist()
+    assert rows_of(generate_ids(ours, Request(PROMPTS, [GREEDY] * 4, 20)), 4) == expected[:, longest:].tolist()
 
 
 SAMPLINGS = [
@@ -79,13 +82,13 @@ def test_with_and_without_cache_alone_and_together(models: tuple[Model, Any]) ->
     ours, _ = models
     lengths = [70, 5, 30, 12]
     alone = [
-        rows_of(generate_ids(ours, [prompt], [sampling], length, cache=True), 1)[0]
+        rows_of(generate_ids(ours, Request([prompt], [sampling], length)), 1)[0]
         for prompt, sampling, length in zip(PROMPTS, SAMPLINGS, lengths, strict=True)
     ]
     for cache in (True, False):
         written: list[list[int]] = [[] for _ in PROMPTS]
         finished = lambda row, written=written: len(written[row]) == lengths[row]  # noqa: E731
-        for row, token in generate_ids(ours, PROMPTS, SAMPLINGS, max(lengths), finished, cache=cache):
+        for row, token in generate_ids(ours, Request(PROMPTS, SAMPLINGS, max(lengths), cache=cache), finished):
             written[row].append(token)
         assert written == alone
     assert len({tuple(row[:5]) for row in alone}) == 4
@@ -97,7 +100,7 @@ def test_the_cache_spares_work(models: tuple[Model, Any], monkeypatch: pytest.Mo
     body = ours.body.forward
     monkeypatch.setattr(ours.body, "forward", lambda ids, *a, **k: fed.append(ids.shape[1]) or body(ids, *a, **k))
     for cache in (True, False):
-        list(generate_ids(ours, [PROMPTS[0]], [GREEDY], 4, cache=cache))
+        list(generate_ids(ours, Request([PROMPTS[0]], [GREEDY], 4, cache=cache)))
     assert fed == [9, 1, 1, 1, 9, 10, 11, 12]
 
 
@@ -176,17 +179,8 @@ MODEL = chain({})
 def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
     """A stand-in for `generate_ids` that says these tokens."""
 
-    def say(
-        model: Model,
-        prompts: Sequence[Any],
-        samplings: Any,
-        limit: int,
-        finished: Callable[[int], bool],
-        cache: bool,
-        vocabulary: int,
-        *streaming_rules_and_memory: Any,
-    ) -> Iterator[tuple[int, int]]:
-        for token in tokens[:limit]:
+    def say(model: Model, request: Request, finished: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+        for token in tokens[: request.max_new_tokens]:
             yield 0, token
             if finished(0):
                 return

@@ -13,6 +13,7 @@ from torch import Tensor
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.families.llama import LlamaConfig
@@ -115,11 +116,10 @@ def test_rows_go_on_alone_as_in_a_batch(streaming: Streaming) -> None:
     """Rows of prompts that fit the cache; the second leaves after 20 tokens."""
     model, lengths = small(), (10, 4, 7)
     prompts = [random_ids(1, length, seed=length)[0].tolist() for length in lengths]
-    alone = [[t for _, t in generate_ids(model, [p], [GREEDY], 40, streaming=streaming)] for p in prompts]
+    alone = [[t for _, t in generate_ids(model, Request([p], [GREEDY], 40, streaming=streaming))] for p in prompts]
     written: list[list[int]] = [[], [], []]
-    steps = generate_ids(
-        model, prompts, [GREEDY] * 3, 40, lambda row: row == 1 and len(written[1]) == 20, streaming=streaming
-    )
+    request = Request(prompts, [GREEDY] * 3, 40, streaming=streaming)
+    steps = generate_ids(model, request, lambda row: row == 1 and len(written[1]) == 20)
     for row, token in steps:
         written[row].append(token)
     assert written == [alone[0], alone[1][:20], alone[2]]
@@ -171,4 +171,4 @@ def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, messa
 
 def test_streaming_without_a_cache_is_refused() -> None:
     with pytest.raises(UserError, match="--window needs the cache"):
-        list(generate_ids(small(), [[1]], [GREEDY], 3, cache=False, streaming=Streaming(8)))
+        Request([[1]], cache=False, streaming=Streaming(8))

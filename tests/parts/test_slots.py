@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -131,7 +132,7 @@ def test_positions_may_be_given_with_a_state() -> None:
 def test_every_text_of_a_row_sees_a_prefix_and_goes_on_seeing_it() -> None:
     model, ids = made("llama"), ids_of(2, 6)
     layers = [(torch.randn(2, 3, 4), torch.randn(2, 3, 4)) for _ in range(2)]
-    model.body.virtual_tokens = _Constant(VirtualTokens(3, layers=layers))
+    model.body.adapter = _Constant(VirtualTokens(3, layers=layers))
     expected, state = model(ids), KVCache(2)
     segments = torch.tensor([[0, 0, 0, 0, 1, 1]])
     first = model.body(torch.cat((ids[0, :4], ids[1, :2]))[None], segments=segments, state=state)
@@ -148,7 +149,7 @@ class _Constant(nn.Module):
         super().__init__()
         self.virtual = virtual
 
-    def forward(self) -> VirtualTokens:
+    def virtual_tokens(self) -> VirtualTokens:
         return self.virtual
 
 
@@ -191,7 +192,9 @@ def test_a_recurrent_mixer_brings_its_own_slot() -> None:
         steps = [model(piece, state=state) for piece in ids.split([4, 1, 4], 1)]
         torch.testing.assert_close(torch.cat(steps, 1), model(ids), rtol=0, atol=1e-5)
     finished = lambda row: row == 1  # noqa: E731 (a row leaves after its first token)
-    cached, whole = (list(generate_ids(model, prompts, greedy, 6, finished, cache=c)) for c in (True, False))
+    cached, whole = (
+        list(generate_ids(model, Request(prompts, greedy, 6, cache=cache), finished)) for cache in (True, False)
+    )
     assert cached == whole
     model(ids).sum().backward()
     assert block.attention.fn.rate.grad.any()
@@ -207,7 +210,7 @@ def test_recomputed_and_compiled_it_is_the_same(kind: Any, compiled: bool, monke
         torch.manual_seed(0)
         model = made("llama").train()
         numbers = nn.Parameter(torch.randn(2, 2, 2, 3, 4))
-        model.body.virtual_tokens = _Constant(VirtualTokens(3, layers=[(pair[0], pair[1]) for pair in numbers]))
+        model.body.adapter = _Constant(VirtualTokens(3, layers=[(pair[0], pair[1]) for pair in numbers]))
         model.body.recompute = changed and not compiled
         if changed and compiled:
             for block in model.body.blocks:
@@ -250,7 +253,7 @@ def test_a_stack_takes_any_embedder() -> None:
     state = KVCache(2)
     halves = torch.cat([seen(images[:, :, :2], state=state), seen(images[:, :, 2:], state=state)], 1)
     torch.testing.assert_close(halves, hidden, rtol=0, atol=1e-5)
-    seen.virtual_tokens = _Constant(VirtualTokens(1, torch.randn(1, 16)))
+    seen.adapter = _Constant(VirtualTokens(1, torch.randn(1, 16)))
     assert seen(images[:, :, :4]).shape == (2, 6, 16)
     with pytest.raises(ValueError, match="10 tokens do not fit"):
         seen(images)

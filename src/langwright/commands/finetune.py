@@ -19,6 +19,7 @@ from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
+from langwright.data.order import Layout
 from langwright.data.supply import Supply
 from langwright.data.texts import read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
@@ -225,7 +226,8 @@ def _open(
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
-    supply = _supply(text, recipe, tokenizer, context, folder, may_grow=method is None, share=share)
+    layout = Layout(context, recipe.batch_size, recipe.seed, recipe.compile, *share)
+    supply = _supply(text, recipe, tokenizer, layout, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)
     return Tuning(opened, folder, text, out, recipe, [base], machine, method, tokenizer, context, supply, old)
 
@@ -266,37 +268,15 @@ def _supply(
     text: str,
     recipe: FinetuneRecipe,
     tokenizer: Tokenizer,
-    context: int,
+    layout: Layout,
     model: Path,
     may_grow: bool,
-    share: tuple[int, int],
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
-    rank, world = share
     if recipe.task == "chat":
         setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(
-            text,
-            setup,
-            context,
-            recipe.batch_size,
-            recipe.seed,
-            split=recipe.split,
-            packing=recipe.packing,
-            fixed=recipe.compile,
-            rank=rank,
-            world=world,
-        )
-    texts = read_texts(text, recipe.split or "0.9", recipe.field, tokenizer)
-    return texts.supply(
-        context,
-        recipe.batch_size,
-        recipe.seed,
-        crossing=recipe.crossing,
-        fixed=recipe.compile,
-        rank=rank,
-        world=world,
-    )
+        return chat_supply(text, setup, layout, recipe.split, recipe.packing)
+    return read_texts(text, recipe.split or "0.9", recipe.field, tokenizer).supply(layout, recipe.crossing)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

@@ -76,10 +76,10 @@ def generate(
         sampling,
         max_new_tokens,
         stop,
-        cache,
-        stream if streams else lambda row, text: None,
-        None if window is None else Streaming(window, 4 if sinks is None else sinks),
-        search,
+        cache=cache,
+        on_text=stream if streams else lambda row, text: None,
+        streaming=None if window is None else Streaming(window, 4 if sinks is None else sinks),
+        search=search,
     )
     if json:
         for text, completion in zip(prompts, completions, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.data.order import Layout
 from langwright.data.texts import Texts, read_texts
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
@@ -56,15 +57,8 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     def prepare(rank: int, world: int) -> Job:
         texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
         family, config = shape(recipe, texts)
-        supply = texts.supply(
-            recipe.context,
-            recipe.batch_size,
-            recipe.seed,
-            crossing=recipe.crossing,
-            fixed=recipe.compile,
-            rank=rank,
-            world=world,
-        )
+        layout = Layout(recipe.context, recipe.batch_size, recipe.seed, recipe.compile, rank, world)
+        supply = texts.supply(layout, recipe.crossing)
         return Job(
             out=out,
             recipe=recipe,

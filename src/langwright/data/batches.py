@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from langwright.base.errors import UserError
-from langwright.data.order import samples_of_step, windows_of
+from langwright.data.order import Layout
 from langwright.data.shards import Tokens
-from langwright.data.windows import Places, Windows, row_width
+from langwright.data.windows import Places, Windows
 from langwright.objectives.batch import TokenBatch
 
 RECORD_VERSION = 1
@@ -20,39 +20,11 @@ RECORD_VERSION = 1
 class CausalBatches:
     """An endless row of training batches: `batch(step)` is the same whenever, and however often, it is asked for."""
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        context: int,
-        batch_size: int,
-        seed: int,
-        *,
-        crossing: bool = False,
-        fixed: bool = False,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        """Lay out the windows.
-
-        context: inputs a window.
-        batch_size: windows a step, over all ranks.
-        crossing: let windows run over the bounds of documents.
-        fixed: every row is `context` wide, for compiled code; else the longest row of a batch decides.
-        rank, world: this process yields its share, the rows `rank * batch_size / world` onwards.
-        Raises UserError when the text has fewer windows than a batch.
-        """
-        samples_of_step(0, batch_size, rank, world)
-        self._tokens = tokens
-        self._windows = Windows(tokens.offsets, context, crossing=crossing)
-        self._context, self._batch_size, self._seed, self._crossing = context, batch_size, seed, crossing
-        self._fixed = fixed
-        self._rank, self._world = rank, world
-        if self.windows < batch_size:
-            raise UserError(
-                f"too little text for one batch: {len(tokens)} tokens in {tokens.documents} documents give "
-                f"{self.windows} windows of {context}, and a batch needs {batch_size}; "
-                f"use more text, a smaller batch or a shorter context"
-            )
+    def __init__(self, tokens: Tokens, layout: Layout, *, crossing: bool = False) -> None:
+        """Lay out the windows. crossing: let windows run over the bounds of documents."""
+        self._tokens, self._layout, self._crossing = tokens, layout, crossing
+        self._windows = Windows(tokens.offsets, layout.context, crossing=crossing)
+        layout.check(self.windows, f"{len(tokens)} tokens in {tokens.documents} documents")
 
     @property
     def windows(self) -> int:
@@ -62,13 +34,13 @@ class CausalBatches:
     @property
     def tokens_per_step(self) -> int:
         """Real inputs a step over all ranks, on average."""
-        return max(1, round(self._batch_size * self._windows.targets / self.windows))
+        return max(1, round(self._layout.batch_size * self._windows.targets / self.windows))
 
     def batch(self, step: int) -> TokenBatch:
         """The batch of a step, counted from 0; every real target weighs 1, padding 0 (it holds id 0, at the right)."""
-        samples = samples_of_step(step, self._batch_size, self._rank, self._world)
-        places = self._windows.places(windows_of(samples, self.windows, self._seed))
-        width = self._context if self._fixed else row_width(int(places.lengths.max()), self._context)
+        samples, numbers = self._layout.rows(step, self.windows)
+        places = self._windows.places(numbers)
+        width = self._layout.width(int(places.lengths.max()))
         return _gather(self._tokens, places, width, np.zeros_like(places.repeated), samples)
 
     def record(self) -> dict[str, Any]:
@@ -76,9 +48,7 @@ class CausalBatches:
         return {
             "version": RECORD_VERSION,
             "tokens": self._tokens.digest,
-            "context": self._context,
-            "batch_size": self._batch_size,
-            "seed": self._seed,
+            **self._layout.record(),
             "crossing": self._crossing,
         }
 
@@ -96,17 +66,16 @@ def evaluation_batches(tokens: Tokens, context: int, batch_size: int, limit: int
         raise UserError(f"too little text to evaluate: {len(tokens)} tokens in {tokens.documents} documents")
     count = len(windows) if limit is None else min(limit, len(windows))
     chosen = np.arange(count, dtype=np.int64) * len(windows) // count
-    return _batches_of(tokens, windows, chosen, context, batch_size)
-
-
-def _batches_of(
-    tokens: Tokens, windows: Windows, chosen: NDArray[np.int64], context: int, batch_size: int
-) -> Iterator[TokenBatch]:
     chosen = chosen[np.argsort(-windows.places(chosen).lengths, kind="stable")]
-    for start in range(0, len(chosen), batch_size):
-        numbers = chosen[start : start + batch_size]
-        places = windows.places(numbers)
-        yield _gather(tokens, places, row_width(int(places.lengths.max()), context), places.repeated, numbers)
+    width = Layout(context, batch_size, 0).width
+
+    def batches() -> Iterator[TokenBatch]:  # errors come before the first batch is asked for
+        for start in range(0, len(chosen), batch_size):
+            numbers = chosen[start : start + batch_size]
+            places = windows.places(numbers)
+            yield _gather(tokens, places, width(int(places.lengths.max())), places.repeated, numbers)
+
+    return batches()
 
 
 def _gather(

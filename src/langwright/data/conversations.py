@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat, open_chats
-from langwright.data.order import samples_of_step, windows_of
+from langwright.data.order import Layout
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
-from langwright.data.windows import row_width
 from langwright.objectives.batch import TokenBatch
 from langwright.text.chat_setup import ChatSetup
 from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
@@ -120,45 +119,16 @@ def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Exam
 class ChatBatches:
     """An endless row of training batches: `batch(step)` is the same whenever, and however often, it is asked for."""
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        context: int,
-        batch_size: int,
-        seed: int,
-        *,
-        packing: bool = False,
-        fixed: bool = False,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
+    def __init__(self, examples: Sequence[Example], layout: Layout, *, packing: bool = False) -> None:
         """Lay out the rows.
 
-        Args:
-            examples: the conversations.
-            context: inputs a row at most.
-            batch_size: rows a step, over all ranks.
-            seed: of the order of the rows.
-            packing: several examples share a row, none of which sees another; which ones is settled here, once.
-            fixed: every row is `context` wide, for compiled code.
-            rank: which share of each batch this process takes.
-            world: how many processes share it.
-
-        Raises:
-            UserError: when there are fewer rows than a batch has, or ranks cannot share it equally.
+        packing: several examples share a row, none of which sees another; which ones is settled here, once.
         """
-        samples_of_step(0, batch_size, rank, world)
-        self._rank, self._world = rank, world
-        self._examples, self._context, self._batch_size, self._seed = examples, context, batch_size, seed
-        self._packing, self._fixed = packing, fixed
+        self._examples, self._layout, self._packing = examples, layout, packing
         lengths = [example.inputs for example in examples]
-        self._rows = pack(lengths, context) if packing else [[i] for i in range(len(examples))]
+        self._rows = pack(lengths, layout.context) if packing else [[i] for i in range(len(examples))]
         self._mean_length = sum(lengths) / len(self._rows)
-        if self.windows < batch_size:
-            raise UserError(
-                f"too few conversations for one batch: {len(examples)} give {self.windows} rows, and a batch needs "
-                f"{batch_size}; use more of them or a smaller --batch-size"
-            )
+        layout.check(self.windows, f"{len(examples)} conversations")
 
     @property
     def windows(self) -> int:
@@ -168,23 +138,19 @@ class ChatBatches:
     @property
     def tokens_per_step(self) -> int:
         """Real inputs a step, on average."""
-        return max(1, round(self._batch_size * self._mean_length))
+        return max(1, round(self._layout.batch_size * self._mean_length))
 
     def batch(self, step: int) -> TokenBatch:
         """The batch of a step, counted from 0."""
-        samples = samples_of_step(step, self._batch_size, self._rank, self._world)
-        numbers = windows_of(samples, self.windows, self._seed)
-        rows = [[self._examples[i] for i in self._rows[n]] for n in numbers]
-        return batch_of(rows, self._context, samples, full=self._fixed)
+        samples, numbers = self._layout.rows(step, self.windows)
+        return batch_of([[self._examples[i] for i in self._rows[n]] for n in numbers], self._layout, samples)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
         return {
             "version": RECORD_VERSION,
             "examples": digest(self._examples),
-            "context": self._context,
-            "batch_size": self._batch_size,
-            "seed": self._seed,
+            **self._layout.record(),
             "packing": self._packing,
         }
 
@@ -198,19 +164,16 @@ def evaluation_rows(
     chosen.sort(key=lambda i: -examples[i].inputs)  # those of a batch are about as long
     for start in range(0, count, batch_size):
         numbers = chosen[start : start + batch_size]
-        yield batch_of([[examples[i]] for i in numbers], context, np.array(numbers, np.int64))
+        layout = Layout(context, batch_size, 0)
+        yield batch_of([[examples[i]] for i in numbers], layout, np.array(numbers, np.int64))
 
 
-def batch_of(
-    rows: Sequence[Sequence[Example]], context: int, samples: NDArray[np.int64], full: bool = False
-) -> TokenBatch:
+def batch_of(rows: Sequence[Sequence[Example]], layout: Layout, samples: NDArray[np.int64]) -> TokenBatch:
     """Rows of examples as tensors, padding (id 0, weight 0) at the right.
 
-    Rows are `context` wide when they are to be `full`; else the longest decides (see `row_width`).
     Where a row holds several, each is a segment of its own, with positions from 0; padding is a segment too.
     """
-    longest = max(sum(example.inputs for example in row) for row in rows)
-    columns = context if full else row_width(longest, context)
+    columns = layout.width(max(sum(example.inputs for example in row) for row in rows))
     ids, targets, positions, segments = (np.zeros((len(rows), columns), np.int64) for _ in range(4))
     weights = np.zeros((len(rows), columns), np.float32)
     for r, row in enumerate(rows):
@@ -247,41 +210,23 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     return max(1, sum(len(tokenizer.token_bytes(int(id))) for id in tokens))
 
 
-def chat_supply(
-    spec: str,
-    setup: ChatSetup,
-    context: int,
-    batch_size: int,
-    seed: int,
-    *,
-    split: str | None = None,
-    packing: bool = False,
-    fixed: bool = False,
-    rank: int = 0,
-    world: int = 1,
-) -> Supply:
+def chat_supply(spec: str, setup: ChatSetup, layout: Layout, split: str | None = None, packing: bool = False) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
     Args:
         spec: the file, folder or glob.
         setup: tokenizer and template.
-        context: inputs a row at most.
-        batch_size: rows a step.
-        seed: of the order of the samples.
+        layout: of the batches.
         split: what is held out; `SPLIT` unless given.
         packing: see `ChatBatches`.
-        fixed: see `ChatBatches`.
-        rank: see `ChatBatches`.
-        world: see `ChatBatches`.
     """
+    context = layout.context
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
     training, held_out = (fit_examples(side, setup.template, setup.tokenizer, context) for side in sides)
     _tell(spec, training, held_out, setup)
-    batches = ChatBatches(
-        training.examples, context, batch_size, seed, packing=packing, fixed=fixed, rank=rank, world=world
-    )
+    batches = ChatBatches(training.examples, layout, packing=packing)
     if packing:
         say(f"packed: {len(training.examples):,} conversations in {batches.windows:,} rows of {context} tokens")
     record = {
@@ -296,7 +241,7 @@ def chat_supply(
     return Supply(
         setup.tokenizer,
         batches,
-        lambda limit: evaluation_rows(held_out.examples, context, batch_size, limit),
+        lambda limit: evaluation_rows(held_out.examples, context, layout.batch_size, limit),
         held_out.tokens,
         answer_bytes(held_out.examples, setup.tokenizer),
         record,

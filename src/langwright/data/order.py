@@ -11,6 +11,7 @@ must see the same samples.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from langwright.base.errors import UserError
 
 ROUNDS = 8
+ROUND = 64
+"""Rows are as wide as the longest of their batch, rounded up to this many tokens."""
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -51,6 +54,49 @@ def samples_of_step(step: int, batch_size: int, rank: int = 0, world: int = 1) -
     share = batch_size // world
     first = step * batch_size + rank * share
     return np.arange(first, first + share, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become the batches of steps, for this process.
+
+    Args:
+        context: inputs a row at most.
+        batch_size: rows a step, over all ranks.
+        seed: of the order of the rows.
+        fixed: every row is `context` wide, for compiled code; else the longest row of a batch decides.
+        rank: which share of each batch this process takes.
+        world: how many processes share it.
+    """
+
+    context: int
+    batch_size: int
+    seed: int
+    fixed: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def check(self, rows: int, what: str) -> None:
+        """UserError where so many rows are too few for a batch, or ranks cannot share one equally."""
+        samples_of_step(0, self.batch_size, self.rank, self.world)
+        if rows < self.batch_size:
+            raise UserError(
+                f"too little for one batch: {what} give {rows} rows of {self.context} tokens, and a batch needs "
+                f"{self.batch_size}; use more, a smaller --batch-size or a shorter --context"
+            )
+
+    def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sample numbers of a step, and which of `count` rows each of them is."""
+        samples = samples_of_step(step, self.batch_size, self.rank, self.world)
+        return samples, windows_of(samples, count, self.seed)
+
+    def width(self, longest: int) -> int:
+        """How wide the rows of a batch are whose longest has so many inputs."""
+        return self.context if self.fixed else min(self.context, -(-longest // ROUND) * ROUND)
+
+    def record(self) -> dict[str, int]:
+        """What decides which rows a step sees."""
+        return {"context": self.context, "batch_size": self.batch_size, "seed": self.seed}
 
 
 def _feistel(values: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

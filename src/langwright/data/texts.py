@@ -14,6 +14,7 @@ from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.order import Layout
 from langwright.data.prepare import prepare
 from langwright.data.shards import Tokens
 from langwright.data.supply import Supply
@@ -33,24 +34,12 @@ class Texts:
     validation: Tokens
     record: dict[str, Any]
 
-    def supply(
-        self,
-        context: int,
-        batch_size: int,
-        seed: int,
-        *,
-        crossing: bool = False,
-        fixed: bool = False,
-        rank: int = 0,
-        world: int = 1,
-    ) -> Supply:
-        """Windows of the training side, `batch_size` a step; and those of the other. See `CausalBatches`."""
+    def supply(self, layout: Layout, crossing: bool = False) -> Supply:
+        """Windows of the training side, and those of the other. See `CausalBatches`."""
         return Supply(
             self.tokenizer,
-            CausalBatches(
-                self.training, context, batch_size, seed, crossing=crossing, fixed=fixed, rank=rank, world=world
-            ),
-            lambda limit: evaluation_batches(self.validation, context, batch_size, limit),
+            CausalBatches(self.training, layout, crossing=crossing),
+            lambda limit: evaluation_batches(self.validation, layout.context, layout.batch_size, limit),
             len(self.validation),
             self.validation.text_bytes,
             self.record,

@@ -6,14 +6,6 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-ROUND = 64
-"""Rows are as wide as the longest of their batch, rounded up to this many tokens."""
-
-
-def row_width(longest: int, context: int) -> int:
-    """How wide the rows of a batch are whose longest row has so many tokens: at most `context`."""
-    return min(context, -(-longest // ROUND) * ROUND)
-
 
 @dataclass(frozen=True, eq=False)
 class Places:

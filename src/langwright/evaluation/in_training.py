@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from langwright.data.supply import Supply
 from langwright.evaluation.likelihood import likelihood
-from langwright.inference.generate import complete, write
+from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.objectives.batch import Models
 from langwright.training.trainer import Evaluate, Evaluation, Sample
@@ -37,6 +37,6 @@ def sample_of(supply: Supply, context: int) -> Sample:
         limit = min(SAMPLED_TOKENS, context - len(supply.prompt or "."))
         if supply.prompt is None:
             return complete(model, supply.tokenizer, [""], sampling, limit)[0].text
-        return write(model, supply.tokenizer, [supply.prompt], sampling, limit)[0].text
+        return complete(model, supply.tokenizer, [supply.prompt], sampling, limit)[0].text
 
     return sample

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
 from langwright.data.conversations import Example, batch_of, example_of
+from langwright.data.order import Layout
 from langwright.models.folder import load_language_model
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
@@ -53,7 +54,8 @@ def _losses(model: Model, examples: Sequence[Example], batch_size: int) -> NDArr
     device = model.device
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        batch = batch_of([[examples[i]] for i in numbers], model.context, np.array(numbers, np.int64)).to(device)
+        layout = Layout(model.context, batch_size, 0)
+        batch = batch_of([[examples[i]] for i in numbers], layout, np.array(numbers, np.int64)).to(device)
         logits = model.head(model.body(batch.ids))
         losses = token_losses(logits.flatten(0, 1), batch.targets.flatten()).view(batch.ids.shape) * batch.weights
         found[numbers] = (losses.sum(1) / batch.weights.sum(1)).double().cpu().numpy()

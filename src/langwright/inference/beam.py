@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from langwright.inference.cache import KVCache
-from langwright.inference.padding import left_padded
-from langwright.inference.rules import Rules, Search
+from langwright.inference.request import Reading, Request
+from langwright.inference.rules import Search
 from langwright.models.model import Model
-from langwright.parts.cross_memory import CrossMemory
 
 NEVER = -1e9
 """The score of what cannot win."""
@@ -30,38 +28,17 @@ class Hypotheses:
 
 
 @torch.inference_mode()
-def beam_search(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    search: Search,
-    rules: Rules,
-    ends: Collection[int],
-    max_new_tokens: int,
-    cache: bool = True,
-    vocabulary: int | None = None,
-    memory: CrossMemory | None = None,
-) -> list[list[int]]:
-    """The new tokens of the best hypothesis of each prompt, its end included where it ended.
-
-    ends: the ids that end a hypothesis. cache, vocabulary: as in `generate_ids`. memory: of an encoder-decoder, a row
-    for a prompt.
-    """
-    beams, device = search.beams, model.device
-    ids, mask = left_padded(prompts, device)
-    each = torch.arange(len(prompts), device=device).repeat_interleave(beams)
-    ids, mask = ids[each], None if mask is None else mask[each]
-    if memory is not None:
-        memory.keep(each)
-    state = KVCache(len(model.body.blocks), model.body.own_slots()) if cache else None
-    rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in prompts]
-    feed, feed_mask = ids, mask
-    for step in range(max_new_tokens):
-        left = max_new_tokens - step - 1
-        hidden = model.body(feed, feed_mask, state=state, memory=memory)[:, -1]
-        scores = model.head(hidden)[:, :vocabulary].float().log_softmax(-1)
+def beam_search(model: Model, request: Request) -> list[list[int]]:
+    """The new tokens of the best hypothesis of each row, its end included where it ended."""
+    search, ends, beams = request.search, request.ends, request.search.beams
+    reading = Reading(model, request, copies=beams)
+    rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in request.rows]
+    for step in range(request.max_new_tokens):
+        left = request.max_new_tokens - step - 1
+        scores = reading.logits().float().log_softmax(-1)
         totals = torch.stack(
             [
-                rules.apply(scores[row * beams + beam], [*prompts[row], *written], step, left) + so_far
+                request.rules.apply(scores[row * beams + beam], [*request.rows[row], *written], step, left) + so_far
                 for row, hypotheses in enumerate(rows)
                 for beam, (so_far, written) in enumerate(hypotheses.live)
             ]
@@ -77,15 +54,7 @@ def beam_search(
             _close(hypotheses, search, step + 1)
         if not left or not any(hypotheses.open for hypotheses in rows) or _all_full(rows, search):
             break
-        order = torch.tensor(kept, device=device)
-        new = torch.tensor([[written[-1]] for hypotheses in rows for _, written in hypotheses.live], device=device)
-        if state is not None:
-            state.keep(order)
-            feed, feed_mask = new, None
-        else:
-            ids = torch.cat((ids[order], new), 1)
-            mask = None if mask is None else torch.cat((mask[order], torch.ones_like(new, dtype=torch.bool)), 1)
-            feed, feed_mask = ids, mask
+        reading.go_on(kept, [written[-1] for hypotheses in rows for _, written in hypotheses.live])
     return [hypotheses.done[0][1] if hypotheses.done else hypotheses.live[0][1] for hypotheses in rows]
 
 

@@ -39,7 +39,6 @@ class KVCache:
             self._positions, self._segments, self._next = empty, empty, empty.new_zeros(new.batch, 1)
         self.gapless &= new.plain
         query, key = new.counted(self._next if new.segments is None else self._following(new.segments))
-        query, key = query.expand(new.batch, -1), key.expand(new.batch, -1)
         self._next = self._next + new.time if new.plain else torch.maximum(self._next, key.amax(1, keepdim=True) + 1)
         start, self.length = self.length, self.length + new.time
         self._positions = _written(self._positions, key, start)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from langwright.base.errors import UserError
-from langwright.inference.generate import Completion, write
+from langwright.inference.generate import Completion, complete
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
 from langwright.text.chat_template import ChatTemplate, prompt_ids
@@ -52,7 +52,7 @@ class Conversation:
             on_text(piece)
 
         try:
-            (done,) = write(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear)
+            (done,) = complete(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear)
         finally:
             self.messages.append({"role": "assistant", "content": "".join(said)})
         return done, dropped

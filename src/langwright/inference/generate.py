@@ -6,15 +6,14 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
-from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
+from langwright.inference.request import Reading, Request
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling, choose
-from langwright.inference.sinks import SinkCache, Streaming
+from langwright.inference.sinks import Streaming
 from langwright.models.model import Model
 from langwright.parts.cross_memory import CrossMemory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
@@ -50,10 +49,11 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def complete(
     model: Model,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[int]],
     sampling: Sampling | Sequence[Sampling] = Sampling(),
     max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
+    *,
     cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
@@ -61,12 +61,21 @@ def complete(
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
-    An encoder-decoder reads the prompt and writes a text of its own.
-    sampling: one for all, or one a prompt; each sequence draws from a generator of its own, so that a prompt gives
-    the same tokens alone and in a batch. max_new_tokens: what the context has room for, at most 256, unless given.
-    stop: strings that end a text; they and what follows are left out. cache: keep keys and values between steps.
-    on_text: told (row, text) as soon as text is final, which with several beams is at the end.
-    streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
+    Args:
+        model: a model that writes text; an encoder-decoder reads the prompts and writes texts of its own.
+        tokenizer: the model's.
+        prompts: texts; for a decoder also ids, as a chat template makes them.
+        sampling: one for all, or one a prompt. Each sequence draws from a generator of its own, so that a prompt gives
+            the same tokens alone and in a batch.
+        max_new_tokens: by default what the context has room for, at most 256.
+        stop: strings that end a text; they and what follows are left out.
+        cache: whether keys and values are kept between steps.
+        on_text: called with row and text as soon as text is final, which with several beams is at the end.
+        streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
+        search: beams, and rules for what may come.
+
+    Raises:
+        UserError: settings that exclude each other, or a prompt that does not fit.
     """
     if not prompts:
         return []
@@ -74,65 +83,25 @@ def complete(
         raise UserError("an empty stop string would stop at once; leave it out")
     if streaming is not None and search.beams > 1:
         raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; leave one out")
-    memory, rules = None, Rules.of(search)
-    if model.encoders:
-        memory, rows = read_sources(model, tokenizer, prompts, cache)
-        rules = Rules.of(search, model.frame)
-    else:
-        rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    return write(
-        model,
-        tokenizer,
-        rows,
-        sampling,
-        max_new_tokens,
-        stop,
-        cache,
-        on_text,
-        streaming,
-        search,
-        rules,
-        memory,
-    )
-
-
-def write(
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[Sequence[int]],
-    sampling: Sampling | Sequence[Sampling] = Sampling(),
-    max_new_tokens: int | None = None,
-    stop: Sequence[str] = (),
-    cache: bool = True,
-    on_text: Callable[[int, str], None] = lambda row, text: None,
-    streaming: Streaming | None = None,
-    search: Search = Search(),
-    rules: Rules = Rules(),
-    memory: CrossMemory | None = None,
-) -> list[Completion]:
-    """Continue rows of ids; arguments as in `complete`, rules and memory as in `generate_ids`."""
-    samplings = [sampling] * len(rows) if isinstance(sampling, Sampling) else list(sampling)
-    writers = [_Writer(tokenizer, ids, stop, partial(on_text, row)) for row, ids in enumerate(rows)]
-    limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
-    size = tokenizer.vocab_size
-    steps: Iterator[tuple[int, int]]
+    samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     if search.beams > 1:
         _refuse_draws(samplings)
-        best = beam_search(model, rows, search, rules, tokenizer.ends, limit, cache, size, memory)
-        steps = ((row, token) for row, tokens in enumerate(best) for token in tokens)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if model.encoders:
+        memory, rows = read_sources(model, tokenizer, texts, cache)
     else:
-        steps = generate_ids(
-            model,
-            rows,
-            samplings,
-            limit,
-            lambda row: writers[row].reason is not None,
-            cache,
-            size,
-            streaming,
-            rules,
-            memory,
-        )
+        memory = None
+        rows = [prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+    limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
+    request = Request(
+        rows, samplings, limit, tokenizer.ends, cache, tokenizer.vocab_size, streaming, search,
+        Rules.of(search, model.frame), memory,
+    )  # fmt: skip
+    writers = [_Writer(tokenizer, ids, stop, partial(on_text, row)) for row, ids in enumerate(rows)]
+    steps = generate_ids(model, request, lambda row: writers[row].reason is not None)
+    if search.beams > 1:
+        best = beam_search(model, request)
+        steps = ((row, token) for row, tokens in enumerate(best) for token in tokens)
     for row, token in steps:
         if writers[row].reason is None:
             writers[row].take(token)
@@ -148,85 +117,36 @@ def _refuse_draws(samplings: Sequence[Sampling]) -> None:
 
 
 def generate_ids(
-    model: Model,
-    prompts: Sequence[Sequence[int]],
-    samplings: Sequence[Sampling],
-    max_new_tokens: int,
-    finished: Callable[[int], bool] = lambda row: False,
-    cache: bool = True,
-    vocabulary: int | None = None,
-    streaming: Streaming | None = None,
-    rules: Rules = Rules(),
-    memory: CrossMemory | None = None,
+    model: Model, request: Request, finished: Callable[[int], bool] = lambda row: False
 ) -> Iterator[tuple[int, int]]:
-    """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token.
-
-    vocabulary: ids from here on are padding of the model's tables and never chosen. streaming: see `complete`.
-    rules: what may come next. memory: what the decoder of an encoder-decoder reads, a row for each prompt.
-    """
-    if streaming is not None and not cache:
-        raise UserError("--window needs the cache; leave --no-cache out")
-    device = model.device
-    ids, mask = left_padded(prompts, device)
-    state: KVCache | SinkCache | None = None
-    if cache:
-        state = KVCache(len(model.body.blocks), model.body.own_slots()) if streaming is None else streaming.cache(model)
+    """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token."""
+    reading, samplings, rules = Reading(model, request), request.samplings, request.rules
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
-    active = list(range(len(prompts)))
-    seen = [torch.tensor(prompt, device=device) for prompt in prompts]
-    written = [list(prompt) for prompt in prompts]
+    active = list(range(len(request.rows)))
+    seen = [torch.tensor(row, device=model.device) for row in request.rows]
+    written = [list(row) for row in request.rows]
     likeliest = rules == Rules() and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
-    feed, feed_mask = ids, mask
-    for left in reversed(range(max_new_tokens)):
-        with torch.inference_mode():
-            logits = model.head(_last(model, feed, feed_mask, state, memory))[:, :vocabulary]
-            if likeliest:
-                tokens = logits.float().argmax(-1).tolist()
-            else:
-                allowed = [
-                    rules.apply(logits[i], written[row], max_new_tokens - left - 1, left)
-                    for i, row in enumerate(active)
-                ]
-                tokens = [
-                    choose(scores, samplings[row], seen[row], generators[row])
-                    for row, scores in zip(active, allowed, strict=True)
-                ]
+    for new in range(request.max_new_tokens):
+        left = request.max_new_tokens - new - 1
+        logits = reading.logits()
+        if likeliest:
+            tokens = logits.float().argmax(-1).tolist()
+        else:
+            allowed = [rules.apply(logits[i], written[row], new, left) for i, row in enumerate(active)]
+            tokens = [
+                choose(scores, samplings[row], seen[row], generators[row])
+                for row, scores in zip(active, allowed, strict=True)
+            ]
         for row, token in zip(active, tokens, strict=True):
             written[row].append(token)
+            if samplings[row].repetition_penalty != 1:
+                seen[row] = torch.cat((seen[row], seen[row].new_tensor([token])))
             yield row, token
         going = [i for i, row in enumerate(active) if not finished(row)]
         if not going or not left:
             return
-        with torch.inference_mode():
-            new = torch.tensor(tokens, device=device)[:, None]
-            for i, row in enumerate(active):
-                if samplings[row].repetition_penalty != 1:
-                    seen[row] = torch.cat((seen[row], new[i]))
-            if len(going) < len(active):
-                kept = torch.tensor(going, device=device)
-                new, ids, mask = new[kept], ids[kept], None if mask is None else mask[kept]
-                active = [active[i] for i in going]
-                if state is not None:
-                    state.keep(kept)
-                if memory is not None:
-                    memory.keep(kept)
-            if state is not None:
-                feed, feed_mask = new, None
-            else:
-                ids = torch.cat((ids, new), 1)
-                mask = None if mask is None else torch.cat((mask, torch.ones_like(new, dtype=torch.bool)), 1)
-                feed, feed_mask = ids, mask
-
-
-def _last(
-    model: Model, ids: Tensor, mask: Tensor | None, state: KVCache | SinkCache | None, memory: CrossMemory | None
-) -> Tensor:
-    """The hidden state of the last token of each row; in pieces where the cache asks for them."""
-    hidden = torch.empty(0)
-    for piece in state.pieces(ids.shape[1]) if isinstance(state, SinkCache) else [slice(None)]:
-        part = None if mask is None else mask[:, piece]
-        hidden = model.body(ids[:, piece], part, state=state, memory=memory)[:, -1]
-    return hidden
+        reading.go_on(going, [tokens[i] for i in going])
+        active = [active[i] for i in going]
 
 
 def source_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:

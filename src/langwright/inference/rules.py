@@ -1,4 +1,4 @@
-"""What may come next, whatever the model thinks of it: forced and banned tokens, and n-grams that may not return."""
+"""What may come next, however likely it is: forced and banned tokens, and n-grams that may not return."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from langwright.models.model import Frame
 class Search:
     """How the continuation is searched, beside the draw of single tokens.
 
-    beams: hypotheses kept side by side; 1 keeps one. The likeliest whole text wins, and nothing is drawn.
-    length_penalty: a finished hypothesis counts log p / length ** penalty; above 0 favours long ones.
-    no_repeat_ngram: no sequence of this many tokens comes twice; 0 for no such rule.
-    early_stopping: end as soon as there are `beams` finished hypotheses, without looking for better ones.
+    Args:
+        beams: hypotheses kept side by side; 1 keeps one. The likeliest whole text wins, and nothing is drawn.
+        length_penalty: a finished hypothesis counts log p / length ** penalty; above 0 favours long ones.
+        no_repeat_ngram: no sequence of this many tokens comes twice; 0 for no such rule.
+        early_stopping: end as soon as there are `beams` finished hypotheses, without looking for better ones.
     """
 
     beams: int = 1

@@ -14,13 +14,14 @@ from langwright.base.errors import UserError
 class Sampling:
     """How the next token is chosen.
 
-    temperature: 0 takes the likeliest token; below 1 sharpens, above 1 flattens the distribution.
-    top_k: only the k likeliest; 0 for all.
-    top_p: only the likeliest whose probabilities together reach this (Holtzman et al., 2019).
-    min_p: only those at least this share as likely as the likeliest (Nguyen et al., 2024).
-    repetition_penalty: divides positive logits of tokens already there, multiplies negative ones; 1 for none
-        (CTRL, Keskar et al., 2019).
-    seed: of each sequence's own generator.
+    Args:
+        temperature: 0 takes the likeliest token; below 1 sharpens, above 1 flattens the distribution.
+        top_k: only the k likeliest; 0 for all.
+        top_p: only the likeliest whose probabilities together reach this (Holtzman et al., 2019).
+        min_p: only those at least this share as likely as the likeliest (Nguyen et al., 2024).
+        repetition_penalty: divides positive logits of tokens already there, multiplies negative ones; 1 for none
+            (CTRL, Keskar et al., 2019).
+        seed: of each sequence's own generator.
     """
 
     temperature: float = 1.0

@@ -20,7 +20,9 @@ from langwright.parts.state import NewTokens, Settings
 class Streaming:
     """What a model remembers when it goes on without end.
 
-    window: the most recent tokens that are kept, the newest among them. sinks: how many of the first ones are kept too.
+    Args:
+        window: the most recent tokens that are kept, the newest among them.
+        sinks: how many of the first ones are kept too.
     """
 
     window: int
@@ -166,6 +168,6 @@ class SinkSlot:
 
 
 def _backwards(tables: Tables) -> Tables:
-    """The rotation that undoes one, whatever it was magnified by."""
+    """The rotation that undoes one, its magnitude included."""
     size = tables.cos.square() + tables.sin.square()
     return tables._replace(cos=tables.cos / size, sin=-tables.sin / size)

@@ -117,8 +117,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, *others = ctx.saved_tensors
         # A CPU sees at once that nothing is to be scaled, and is spared a pass over gradients as large as the head.
         if upstream[0].device.type != "cpu" or upstream[0] != 1:
-            grad_hidden = None if grad_hidden is None else grad_hidden * upstream[0].to(grad_hidden.dtype)
-            others = [None if gradient is None else gradient * upstream[0] for gradient in others]
+            for gradient in (grad_hidden, *others):
+                if gradient is not None:
+                    gradient.mul_(upstream[0])  # in place: they are this function's own, and as large as the head
         cast = (None if g is None else g.to(dtype) for g, dtype in zip(others, ctx.dtypes, strict=True))
         return grad_hidden, *cast, *[None] * 5
 

@@ -49,15 +49,18 @@ class Context(NamedTuple):
 class Attention(nn.Module):
     """Queries read keys and values: MHA (`kv_heads == heads`), MQA (`kv_heads == 1`) and GQA in one class.
 
-    dim: width of the input and output. head_dim: width of a head, `dim / heads` unless given.
-    bias: which of the four projections carry a bias, a subset of "qkvo".
-    scale: multiplies the scores, `head_dim ** -0.5` unless given.
-    qk_norm: makes the norm over each head of q and of k, given the head's width; None for no norm.
-    qk_norm_after_rope: whether it comes after the rotation (NanoChat) instead of before (Qwen3).
-    softcap: of the scores, before who sees whom is added (Gemma 2); the product is then always the explicit one.
-    clip: q, k and v are cut to [-clip, clip] (MPT).
-    dropout: on the attention weights, in training only.
-    memory_dim: width of a memory that keys and values are made of (cross-attention) in place of the input.
+    Args:
+        dim: width of the input and output.
+        heads, kv_heads: of the queries, and of keys and values (as many unless given).
+        head_dim: width of a head, `dim / heads` unless given.
+        bias: which of the four projections carry a bias, a subset of "qkvo".
+        scale: multiplies the scores, `head_dim ** -0.5` unless given.
+        qk_norm: makes the norm over each head of q and of k, given the head's width; None for no norm.
+        qk_norm_after_rope: whether it comes after the rotation (NanoChat) instead of before (Qwen3).
+        softcap: of the scores, before the bias is added (Gemma 2).
+        clip: q, k and v are cut to [-clip, clip] (MPT).
+        dropout: on the attention weights, in training only.
+        memory_dim: width of a memory that keys and values are made of (cross-attention) in place of the input.
     """
 
     def __init__(

@@ -18,10 +18,12 @@ EVERY_SEGMENT = -1
 class Places:
     """Where queries and keys stand in one forward pass.
 
-    query: positions of the queries. key: positions of the keys, -1 where a slot holds no real token.
-    query_segments, key_segments: documents packed into one row see only themselves, and keys of `EVERY_SEGMENT`; None
-    means one document.
-    gapless: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
+    Args:
+        query: positions of the queries.
+        key: positions of the keys, -1 where a slot holds no real token.
+        gapless: the keys are a gapless run of positions that ends with the queries, so that shapes alone decide.
+        query_segments, key_segments: documents packed into one row see only themselves, and keys of `EVERY_SEGMENT`;
+            None means one document.
     """
 
     query: Int[Tensor, "#batch queries"]
@@ -36,7 +38,7 @@ class Term(Protocol):
     """Numbers that a family adds to the scores by position: ALiBi, or the learned table of T5 (then a module)."""
 
     def __call__(self, places: Places, dtype: torch.dtype) -> Float[Tensor, "#batch heads queries keys"]:
-        """What is added; whatever it says of keys that are not allowed is overwritten."""
+        """What is added; what it says of keys that are not allowed is overwritten."""
         ...
 
 
@@ -93,8 +95,12 @@ class RelativeBias(nn.Module):
 class Lowered(NamedTuple):
     """A bias in the form that a kernel takes: nothing, a plain causal triangle, what is allowed, or scores to add.
 
-    described: bias and places as they are, for tiles and for slots with a kernel of their own.
-    kernel: the one that was chosen for it; None leaves the choice to `attend` (`parts/kernels.py`).
+    Args:
+        causal: the kernel's own triangle.
+        allowed: true where a query may see a key.
+        scores: added to the scores.
+        described: bias and places as they are, for tiles and for slots with a kernel of their own.
+        kernel: the one that was chosen for it; None leaves the choice to `attend` (`parts/kernels.py`).
     """
 
     causal: bool = False
@@ -118,8 +124,10 @@ class Lowered(NamedTuple):
 class Bias:
     """A description of the score bias of one layer.
 
-    causal: a query sees no later position. window: a query sees itself and the `window - 1` positions before it.
-    term: what else is added to the scores, by position.
+    Args:
+        causal: a query sees no later position.
+        window: a query sees itself and the `window - 1` positions before it.
+        term: what else is added to the scores, by position.
     """
 
     causal: bool = False

@@ -54,7 +54,7 @@ class LanguageHead(nn.Module):
         bias: whether a bias is trained.
         offset: whether there is an offset, which training leaves as it is (BART).
 
-    `side` is None, or an adapter that computes the logits before the offset in place of `plain`.
+    `adapter` is None, or a module that computes the logits before the offset in place of `plain`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Linear maps and embeddings whose weights keep their own dtype."""
+"""Linear layers whose weights keep their own dtype."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class AdapterModule(Protocol):
-    """What stands beside a linear map and changes what it gives: a module that is told the input and the map."""
+    """An adapter of a linear layer: called with the input and the layer, it gives the output in the layer's place."""
 
     def __call__(self, x: Float[Tensor, "*batch inputs"], linear: "Linear") -> Float[Tensor, "*batch outputs"]: ...
 
@@ -43,7 +43,13 @@ class Linear(nn.Module):
     """y = x Wᵀ + b. The weight keeps its own dtype and is cast to the input's.
 
     Weights are left uninitialised: the family that builds a model knows how to fill them (`models/initialise.py`).
-    side: None, or what answers in place of `plain`, and calls it (an adapter). The map's own names do not change.
+
+    Args:
+        inputs, outputs: widths.
+        bias: whether there is b.
+
+    Attributes:
+        adapter: None, or a module that is called in place of `plain`, and calls it. The layer's own names stay.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = False):
@@ -57,7 +63,7 @@ class Linear(nn.Module):
         return self.plain(x) if self.adapter is None else self.adapter(x, self)
 
     def plain(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        """The map itself, whatever stands beside it."""
+        """x Wᵀ + b without an adapter."""
         return affine(x, self.full_weight().to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def full_weight(self) -> Float[Tensor, "outputs inputs"]:

@@ -15,14 +15,20 @@ from langwright.parts.linear import Linear
 class MoE(nn.Module):
     """The `active` experts that a router finds likeliest for a token, mixed by their probabilities.
 
-    experts: modules with the call of a feed-forward. renormalise: the chosen probabilities are made to sum to 1.
-    capacity: most tokens of one row that an expert takes in one call; it gives 0 for those that come after, so that
-    the residual carries them on unchanged. Padding takes no room. None: it takes all.
-    bias: whether the router has one. jitter: in training the router reads its input times noise within 1 ± jitter.
-    balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, put into the taps of kind
-    "auxiliary", [batch, time]: for each token that of its document, so that padding and neighbours change nothing.
     Taps of kind "router" hold the router's logits, [batch, time, experts]; they are float32 in every model, since
-    rounding them would send tokens elsewhere.
+    rounding them would send tokens elsewhere. Those of kind "auxiliary" hold the auxiliary loss.
+
+    Args:
+        dim: width of the hidden states.
+        experts: modules with the call of a feed-forward.
+        active: how many experts read each token.
+        renormalise: whether the chosen probabilities are made to sum to 1.
+        capacity: most tokens of one row that an expert takes in one call; it gives 0 for those that come after, so that
+            the residual carries them on unchanged. Padding takes no room. None: it takes all.
+        bias: whether the router has one.
+        jitter: in training the router reads its input times noise within 1 ± jitter.
+        balance, z_loss: weights of `load_balance` and `router_z_loss` in the auxiliary loss, [batch, time]: for
+            each token that of its document, so that padding and neighbours change nothing.
     """
 
     def __init__(
@@ -70,11 +76,10 @@ class MoE(nn.Module):
         return wide * torch.empty_like(wide).uniform_(1 - self.jitter, 1 + self.jitter)
 
     def _mix(self, tokens: Tensor, taken: Tensor, weights: Tensor, context: Context) -> Tensor:
-        """What the experts say of their tokens, in the proportions of `weights`; -1 was taken by none.
+        """The outputs of the experts for their tokens, weighted; zeros where -1 says that no expert took a choice.
 
-        Choices are sorted by expert, so that each reads its tokens as one piece; zeros are said of what none took.
-        An expert without tokens is not asked; where gradients are wanted it has zeros, as in every other step,
-        instead of none.
+        Choices are sorted by expert, so that each reads its tokens as one piece. An expert without tokens is not
+        called; where gradients are wanted its are zeros, as in every other step, instead of None.
         """
         none, *counts = torch.bincount(taken.flatten() + 1, minlength=len(self.experts) + 1).tolist()
         order = taken.flatten().argsort(stable=True)

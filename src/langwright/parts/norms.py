@@ -11,10 +11,12 @@ from torch import Tensor, nn
 class Norm(nn.Module):
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019).
 
-    kind: "layer" subtracts the mean and divides by the standard deviation; "rms" divides by the root mean square.
-    eps: added to the variance (or mean square) before the root.
-    weight, bias: whether there is a learned scale and shift.
-    plus_one: the scale is 1 + weight, multiplied before the result is rounded (Gemma).
+    Args:
+        dim: how many numbers are normalised together.
+        kind: "layer" subtracts the mean and divides by the standard deviation; "rms" divides by the root mean square.
+        eps: added to the variance (or mean square) before the root.
+        weight, bias: whether there is a learned scale and shift.
+        plus_one: the scale is 1 + weight, multiplied before the result is rounded (Gemma).
     """
 
     def __init__(

@@ -22,11 +22,12 @@ class Tables(NamedTuple):
 class Rope:
     """Rotary position embedding (Su et al., 2021), in the half-split layout of the Hugging Face checkpoints.
 
-    head_dim: the width that is rotated, the first part of a head where heads are wider.
-    theta: the base of the geometric row of wavelengths.
-    scaling: how positions are stretched past the length of training.
-    backwards: turn the other way round (NanoChat); scores depend on distances all the same.
-    interleaved: pairs are neighbours, as in the paper, instead of the halves' elements of the same number.
+    Args:
+        head_dim: the width that is rotated, the first part of a head where heads are wider.
+        theta: the base of the geometric row of wavelengths.
+        scaling: how positions are stretched past the length of training.
+        backwards: turn the other way round (NanoChat); scores depend on distances all the same.
+        interleaved: pairs are neighbours, as in the paper, instead of the halves' elements of the same number.
     """
 
     head_dim: int

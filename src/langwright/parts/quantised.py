@@ -22,7 +22,7 @@ CHUNK = 2**17
 class Packed(nn.Module):
     """A quantised weight. Its tensors move from device to device, and keep their dtypes whatever a model is cast to.
 
-    shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives unless told otherwise.
+    shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives by default.
     """
 
     kind: str

@@ -30,7 +30,9 @@ class Residual(nn.Module):
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
-    adapter: None, or what answers in place of `plain`, and calls it.
+
+    Attributes:
+        adapter: None, or a module that is called in place of `plain`, and calls it.
     """
 
     def __init__(
@@ -67,9 +69,12 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: an attention branch, then a feed-forward branch. `bias` describes what its attention may see.
+    """One layer: an attention branch, then a feed-forward branch.
 
-    cross: a branch between the two that reads a memory, where the layer belongs to the decoder of an encoder.
+    Args:
+        attention, feedforward: the branches.
+        bias: what attention may see.
+        cross: a branch between the two that reads a memory, where the layer belongs to the decoder of an encoder.
     """
 
     def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, cross: Residual | None = None):
@@ -89,7 +94,10 @@ class Block(nn.Module):
 class ParallelBlock(nn.Module):
     """One layer whose two branches read the same input: y = x + attention(x) + feedforward(x) (GPT-J, 2021).
 
-    in_norm: a norm that both branches share; None where each branch has its own.
+    Args:
+        attention, feedforward: the branches.
+        bias: what attention may see.
+        in_norm: a norm that both branches share; None where each branch has its own.
     """
 
     def __init__(self, attention: Residual, feedforward: Residual, bias: Bias, in_norm: nn.Module | None = None):
@@ -131,12 +139,20 @@ class Embedder(Protocol):
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
-    scale: multiplies the token vectors. round_scale: it is rounded to their dtype first (Gemma).
-    positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
-    norm: of the sum, where the family has one. types: how many token types there are.
-    offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
-    sinusoids: fixed position vectors in place of a table. tied: a table of token vectors that another stack owns.
-    side: None, or what answers in place of `plain`, and calls it (an adapter of the token table).
+    Args:
+        vocabulary, dim: the shape of the token table.
+        positions: rows of the position table, or None when positions enter elsewhere (RoPE, ALiBi).
+        dropout: of the sum, in training.
+        norm: of the sum, where the family has one.
+        types: how many token types there are.
+        offset: rows at the front of the position table that stand for no position (RoBERTa, BART).
+        scale: multiplies the token vectors.
+        round_scale: whether it is rounded to their dtype first (Gemma).
+        sinusoids: fixed position vectors in place of a table.
+        tied: a table of token vectors that another stack owns.
+
+    Attributes:
+        adapter: None, or a module that is called in place of `plain`, and calls it.
     """
 
     def __init__(
@@ -196,7 +212,7 @@ class Embedding(nn.Module):
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def plain(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
-        """The token vectors alone, whatever stands beside the table."""
+        """The token vectors alone, without an adapter."""
         return F.embedding(ids, self.tokens)
 
     def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
@@ -288,7 +304,7 @@ class Stack(nn.Module):
         if self.adapter is not None and not held.length:
             virtual = self.adapter.virtual_tokens()  # type: ignore[operator]
         if virtual is not None:
-            new = virtual.before(new)
+            new = new.behind(virtual.length)
         if self.max_positions is not None and new.time > self.max_positions:
             raise ValueError(f"{new.time} tokens do not fit the {self.max_positions} learned positions")
         places = held.begin(new)
@@ -327,14 +343,13 @@ class Stack(nn.Module):
         made: dict[Any, Lowered] = {}
         lowered = []
         for layer, (block, bias, place) in enumerate(zip(self.blocks, self.biases, places, strict=True)):
-            mixer = block.get_submodule("attention.fn")
+            mixer = block.attention.fn  # type: ignore[union-attr]
             if not isinstance(mixer, Attention):
                 lowered.append(Lowered(described=(bias, place)))
                 continue
-            settings = mixer.settings(taps, layer)
-            key = bias, id(place), mixer.heads, settings._replace(taps=None, layer=0)
+            key = bias, id(place), mixer.heads, mixer.softcap, mixer.dropout
             if key not in made:
-                made[key] = lower(bias, place, x, mixer.heads, settings, self.tiled)
+                made[key] = lower(bias, place, x, mixer.heads, mixer.settings(taps, layer), self.tiled)
             lowered.append(made[key])
         return lowered
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from langwright.parts.bias import Lowered, Places
-from langwright.parts.state import NewTokens, Settings, Slot
+from langwright.parts.state import Settings, Slot
 
 KeysOrValues = Float[Tensor, "kv_heads length head_dim"]
 
@@ -65,10 +65,6 @@ class VirtualTokens:
             for place in places
         }
         return [made[id(place)] for place in places]
-
-    def before(self, new: NewTokens) -> NewTokens:
-        """The tokens with these slots in front."""
-        return new.behind(self.length)
 
     def slot(self, layer: int, inner: Any) -> Any:
         """The slot of a layer, with its prefix in front where there is one."""

@@ -16,7 +16,7 @@ from langwright.baselines.parsing import FunctionHead, function_heads
 from langwright.commands._demo.writing import BODY_TOKENS, Body, body_of
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
-from langwright.inference.generate import write
+from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
 from langwright.models.model import Model
@@ -82,7 +82,7 @@ def answered_bodies(
         part = heads[start : start + batch]
         rows = [_question(template, tokenizer, function) for function in part]
         samplings = [Sampling(temperature, seed=start + i) for i in range(len(part))]
-        written = write(model, tokenizer, rows, samplings, BODY_TOKENS)
+        written = complete(model, tokenizer, rows, samplings, BODY_TOKENS)
         for function, answer in zip(part, written, strict=True):
             bodies.append(body_of(function, answer.text + "\n" * (answer.reason == "end")))
     return bodies
