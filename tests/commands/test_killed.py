@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from langwright.adaptation.options import OPTIONS
 from langwright.commands.finetune import TuningRecipe
 from langwright.models.families.gpt_neox import GPTNeoXConfig
 from langwright.models.folder import new_model, save_model
