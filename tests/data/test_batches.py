@@ -39,7 +39,7 @@ def test_windows_as_tensors() -> None:
     assert (batch.ids.dtype, batch.targets.dtype, batch.weights.dtype) == (torch.int64, torch.int64, torch.float32)
     assert batch.mask is not None
     assert batch.mask.tolist() == [[True] * 4, [True] * 4, [True, True, False, False]]
-    assert CausalBatches(numbered([30]), 4, 4, 0).batch(0).mask is None
+    assert CausalBatches(numbered([30]), Layout(4, 4, 0)).batch(0).mask is None
     assert batch.samples is not None
     assert batch.samples.tolist() == [0, 1, 2]
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from tests.oracles import perturb
 
-from langwright.adaptation.live import choose
-from langwright.adaptation.lora import LoRA
+from langwright.adaptation.attached import choose
+from langwright.adaptation.methods.lora import LoRA
 from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.model import Model

@@ -6,7 +6,7 @@ from torch._dynamo.exc import InternalTorchDynamoError, TorchRuntimeError
 from torch._inductor.exc import CppCompileError, InductorError
 
 from langwright.base.errors import UserError
-from langwright.training.compiled import compiler_told
+from langwright.training.compiled import compiler_errors
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from langwright.training.compiled import compiler_told
 )
 def test_a_failure_of_the_compiler_is_one_line(error: Exception) -> None:
     told = "^--compile: .* on this machine: (CppCompileError: no room|Internal.* 'block').*; leave it out$"
-    with pytest.raises(UserError, match=told), compiler_told():
+    with pytest.raises(UserError, match=told), compiler_errors():
         raise error
 
 
@@ -27,7 +27,7 @@ def test_a_backend_that_fails_at_the_first_call() -> None:
     def backend(*_: object) -> None:
         raise OSError("no such tool")
 
-    with pytest.raises(UserError, match="no such tool"), compiler_told():
+    with pytest.raises(UserError, match="no such tool"), compiler_errors():
         torch.compile(torch.square, backend=backend)(torch.ones(2))
 
 
@@ -41,6 +41,6 @@ def test_a_backend_that_fails_at_the_first_call() -> None:
     ],
 )
 def test_other_errors_pass_as_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as found, compiler_told():
+    with pytest.raises(type(error)) as found, compiler_errors():
         raise error
     assert found.value is error

@@ -365,5 +365,5 @@ class Stack(nn.Module):
 
 
 def _at_the_right(padding: Bool[Tensor, "batch time"]) -> bool:
-    """Whether nothing but padding follows padding."""
-    return bool((padding[:, 1:] >= padding[:, :-1]).all())
+    """Whether nothing but padding follows padding; tensors without values do not tell."""
+    return not padding.is_meta and bool((padding[:, 1:] >= padding[:, :-1]).all())
