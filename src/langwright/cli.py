@@ -91,7 +91,8 @@ def parse(argv: Sequence[str]) -> Call:
 
 
 def _show(text: str) -> None:
-    print(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))  # boxes are no ASCII
 
 
 def overview() -> str:

@@ -129,6 +129,16 @@ def test_positions_may_be_given_with_a_state() -> None:
 
 
 @torch.no_grad()
+def test_without_segments_a_call_goes_on_with_segment_0() -> None:
+    model, ids = made("llama"), ids_of(2, 6)
+    row, segments = torch.cat((ids[0, :3], ids[1]))[None], torch.tensor([[0] * 3 + [1] * 6])
+    state = KVCache(len(model.body.blocks))
+    model.body(row, segments=segments, state=state)
+    last = model.body(ids[:1, 3:], state=state)
+    torch.testing.assert_close(last, model.body(ids[:1])[:, 3:], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_every_text_of_a_row_sees_a_prefix_and_goes_on_seeing_it() -> None:
     model, ids = made("llama"), ids_of(2, 6)
     layers = [(torch.randn(2, 3, 4), torch.randn(2, 3, 4)) for _ in range(2)]

@@ -203,3 +203,14 @@ def test_without_a_folder_eos_ends_a_text() -> None:
     assert tokenizer.ends == (tokenizer.eos_id,)
     silent = tokenizer.extended((), replace(tokenizer.special_tokens, eos=None), None)
     assert silent.ends == ()
+
+
+def test_the_tokenizer_of_an_adapter_ends_texts_as_its_model_does(tmp_path: Path) -> None:
+    for folder in (base := tmp_path / "base", adapter := tmp_path / "adapter"):
+        folder.mkdir()
+        raw_bytes().save(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    (base / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    assert load_tokenizer(adapter, base=base).ends == (1, 2)
+    (adapter / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert load_tokenizer(adapter, base=base).ends == (3,)

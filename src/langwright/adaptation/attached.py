@@ -190,6 +190,7 @@ class AttachedAdapters:
 
     def remove(self, name: str) -> None:
         """Detach an adapter; after the last one the model is what it was."""
+        self.known([name])
         self.choose([other for other in self.chosen if other != name])
         adapter = self.adapters.pop(name)
         for path in adapter.modules:

@@ -90,7 +90,7 @@ class Command:
         try:
             _, bound, _ = self._app(True).parse_args(dashed, exit_on_error=False, print_error=False)
         except cyclopts.CycloptsError as error:
-            reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
+            reason = _reason(error)
             raise UserError(reason if "Did you mean" in reason else f"{reason}; see {self.program} --help") from None
         given = dict(bound.arguments)
         for name, cls in self.recipes.items():
@@ -141,6 +141,19 @@ class Command:
         )
         app.default(take)
         return app
+
+
+def _reason(error: Any) -> str:
+    """What is wrong with a command line, in one line."""
+    import cyclopts
+
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f'unexpected argument "{(error.unused_tokens or [""])[0].replace(_DASHED, "")}"'
+    reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
+    missing = re.fullmatch(r"Parameter (\S+) requires an argument", reason)
+    if missing and not missing[1].startswith("-"):
+        return f"missing {missing[1]}"
+    return f"{missing[1]} needs a value; one that begins with a dash is {missing[1]}=VALUE" if missing else reason
 
 
 def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ def console() -> "Console":
 
 def is_first() -> bool:
     """Whether this process talks to the user; of those that `torchrun` starts the first one does."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 @contextmanager

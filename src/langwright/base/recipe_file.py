@@ -54,6 +54,8 @@ def _yaml_items(path: Path) -> list[tuple[Any, Any]]:
             raise UserError(f'{path}:{node.start_mark.line + 1}: expected lines of the form "key: value"')
         build = yaml.SafeLoader("").construct_object
         return [(build(key, deep=True), build(value, deep=True)) for key, value in node.value]
+    except (ValueError, RecursionError) as error:  # dates and numbers that Python cannot hold, lists without end
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         reason = getattr(error, "problem", None) or " ".join(str(error).split())

@@ -58,7 +58,7 @@ def chat(
         model,
     )
     home = tokenizer_folder(model, adapter)
-    tokenizer = load_tokenizer(home)
+    tokenizer = load_tokenizer(home, base=model)
     check_vocabulary(loaded, tokenizer)
     own = own_template(tokenizer, str(home))
     if template is not None:

@@ -66,7 +66,7 @@ def evaluate(
     loaded = adapted(load_language_model(model, where, choose_dtype(chosen, where), ignore_field, bits), adapter, model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
-    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
     result = measure_text(loaded, tokenizer, text, split, field, context, batch_size)
     if not experts:
         print_likelihood(result.record(), text, json)

@@ -59,7 +59,7 @@ def generate(
     where, chosen = choose_device(device), decided_dtype(model_folder(model), dtype)
     opened = OpenedFolder(model, ignore_field).require(generates=True)
     loaded = adapted(opened.model(where, choose_dtype(chosen, where), bits=bits), adapter, model)
-    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
     check_vocabulary(loaded, tokenizer)
     streams = len(prompts) == 1 and not json
     shown: list[str] = []

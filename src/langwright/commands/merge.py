@@ -50,7 +50,7 @@ def merge(
         dequantise(loaded.float())
     # An adapter that was taught to talk has a tokenizer of its own, with its template and stop.
     home = tokenizer_folder(model, adapter)
-    tokenizer = load_tokenizer(home)
+    tokenizer = load_tokenizer(home, base=model)
     room = min(PROBE, loaded.context or PROBE)
     ids = [torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()]
     if text is not None:

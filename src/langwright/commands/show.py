@@ -66,7 +66,7 @@ def show(
     loaded = adapted(load_model(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
     if attached(loaded).tokens:
         raise UserError(f"--adapter {adapter}: its virtual tokens have no names to show; leave it out")
-    tokenizer = load_tokenizer(tokenizer_folder(model, adapter))
+    tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
     check_vocabulary(loaded, tokenizer)
     lead = ""
     if loaded.encoders:

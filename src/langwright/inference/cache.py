@@ -38,17 +38,18 @@ class KVCache:
             empty = torch.full((new.batch, 0), -1, dtype=torch.long, device=new.device)
             self._positions, self._segments, self._next = empty, empty, empty.new_zeros(new.batch, 1)
         self.gapless &= new.plain
+        if new.segments is None and self._segments.shape[1]:
+            new = new._replace(segments=self._positions.new_zeros(new.batch, new.time))
         query, key = new.counted(self._next if new.segments is None else self._following(new.segments))
         self._next = self._next + new.time if new.plain else torch.maximum(self._next, key.amax(1, keepdim=True) + 1)
         start, self.length = self.length, self.length + new.time
         self._positions = _written(self._positions, key, start)
         segments: tuple[Tensor | None, Tensor | None] = None, None
-        if new.segments is not None or self._segments.shape[1]:
+        if new.segments is not None:
             if not self._segments.shape[1]:
                 self._segments = torch.zeros_like(self._positions)
-            asked = torch.zeros_like(query) if new.segments is None else new.segments
-            self._segments = _written(self._segments, asked, start)
-            segments = asked, self._segments[:, : self.length]
+            self._segments = _written(self._segments, new.segments, start)
+            segments = new.segments, self._segments[:, : self.length]
         return [Places(query, self._positions[:, : self.length], self.gapless, *segments)] * len(self._slots)
 
     def _following(self, segments: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:

@@ -38,7 +38,7 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
         )
     model = family.build(config)
     if task != family.task:
-        tokens = model.body.embed.tokens
+        tokens: Any = getattr(model.body.embed, "tokens", None)  # what embeds patches has no table
         model.head = EmbeddingHead() if task == EMBEDDING else family.heads[task].make(config, tokens, len(labels))
         model.task, model.labels = task, tuple(labels)
     return model

@@ -316,7 +316,7 @@ class StreamDecoder:
         return text
 
 
-def load_tokenizer(folder: Path | str) -> Tokenizer:
+def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokenizer:
     """The tokenizer in a folder: `tokenizer.json`, or the files of its authors.
 
     Those are `vocab.json` with `merges.txt` (GPT-1, GPT-2, RoBERTa), `vocab.txt` (BERT), and SentencePiece's
@@ -328,6 +328,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     What begins a text is the post-processor of `tokenizer.json`, as for `transformers`; in a folder without that file,
     bos where `add_bos_token` is true, or where a SentencePiece model has one and `add_bos_token` is absent. What ends a
     generated text are the `eos_token_id` of `generation_config.json`, else of `config.json`, else eos.
+
+    Args:
+        folder: where the tokenizer is.
+        base: the folder of the model that an adapter's tokenizer is for, which says what ends a text where `folder`
+            does not.
 
     Raises:
         UserError: naming the file that is missing or broken.
@@ -363,7 +368,8 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
         begins = begins is not False
     config = {**config, "add_bos_token": begins}
-    return Tokenizer(backend, usual if special == SpecialTokens() else special, config, str(folder), _read_ends(folder))
+    ends = _read_ends(folder) or (_read_ends(model_folder(base, weights=False)) if base is not None else [])
+    return Tokenizer(backend, usual if special == SpecialTokens() else special, config, str(folder), ends)
 
 
 def _id_of(backend: tokenizers.Tokenizer, token: str, where: str) -> int:

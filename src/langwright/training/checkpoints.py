@@ -127,7 +127,8 @@ class Checkpoints:
             if isinstance(batches, StatefulBatches):
                 if world != ranks.world:
                     raise UserError(f"{folder}: its data has a state for {world} ranks; go on with as many")
-                batches.load(_of_rank(read_tensors(folder / SUPPLY), ranks.rank))
+                kept = read_tensors(folder / SUPPLY) if (folder / SUPPLY).exists() else {}
+                batches.load(_of_rank(kept, ranks.rank))
             known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
             return Progress(**known), complaints
         if complaints:

@@ -99,8 +99,10 @@ class Learner:
             last = start + size >= len(batch)
             # Masters of their own take up the gradients of each micro-batch, which must be those of all ranks by then.
             with nullcontext() if last or not self.masters.shared else self.ranks.apart(self.step_module):
-                loss = sum(scales[name] * value for name, value in self.step_module(rows).items())
-                (loss * self.ranks.world).backward()  # data parallelism takes the mean over ranks
+                weighted = [scales[name] * value for name, value in self.step_module(rows).items()]
+                loss = torch.stack(weighted).sum() if weighted else torch.zeros((), device=self.device)
+                if loss.requires_grad:
+                    (loss * self.ranks.world).backward()  # data parallelism takes the mean over ranks
             with part("optimizer"):
                 self.masters.gather()
             total += loss.detach()

@@ -95,7 +95,10 @@ def open_ranks(parallel: Parallel) -> Iterator[Ranks]:
 
     A failure of one rank ends all; the first that fails says why.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    spelt = os.environ.get("WORLD_SIZE", "1")
+    if not spelt.isdecimal():
+        raise UserError(f"WORLD_SIZE={spelt} in the environment is no number of processes; unset it")
+    world = int(spelt)
     if parallel == "none":
         if world > 1:
             raise UserError(f"torchrun started {world} processes of this command; --parallel ddp lets them share a run")

@@ -139,7 +139,8 @@ class Trainer:
         models = {name: model.to(job.machine.device) for name, model in job.models().items()}
         if recipe.checkpoint:
             for model in models.values():
-                model.body.recompute = True
+                if hasattr(model, "body"):
+                    model.body.recompute = True
         self.learner = Learner(
             models,
             job.objective(ranks),
