@@ -57,7 +57,7 @@ def read_texts(
     corpus = open_corpus(spec, field=field)
     wanted, split = parse_split(split), str(settle_split(corpus, split))
     if split != str(wanted):
-        say(f"{corpus.name}: {wanted} of so few documents is none or all: the first {split} of the text trains instead")
+        say(f"{corpus.name}: --split {wanted} would hold out no document, or all; the first {split} of the text trains")
     if tokenizer is None:
         tokenizer = _kept_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
