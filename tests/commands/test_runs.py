@@ -92,3 +92,15 @@ def test_the_dtype_that_auto_chose_is_kept(
     shutil.rmtree(out / "checkpoints")
     slow(torch.float32)
     assert losses() == after != before
+
+
+@pytest.mark.parametrize("content", ["[]", '{"steps": 1}'])
+def test_a_record_of_something_else_is_refused(
+    content: str, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["pretrain", str(book), str(out), *TINY, "--batch-size", "4", "--steps", "1"]
+    assert main(command) == 0
+    (out / "langwright.json").write_text(content)
+    assert main(command) == 2
+    assert str(out / "langwright.json") in capsys.readouterr().err.splitlines()[-1]

@@ -167,6 +167,8 @@ class Trainer:
         with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
             record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
+            if not isinstance(record, dict) or ("steps" in record and "held_out" not in record):
+                raise UserError(f"{job.out / RECORD}: is not the record of a run; move it away to go on")
             if run.step >= run.plan.steps and record.get("steps") == run.step:
                 return Result(None, None if self.ranks.rank else record["held_out"], already=True)
             with self.ranks.first():

@@ -1,7 +1,7 @@
 """Line charts as inline SVG and bar charts as tables. Colours come from the page's style sheet.
 
 The style sheet shows the values under the pointer. matplotlib's SVG looks as good, but has neither these values nor the
-colours of a dark page, and takes seconds to import.
+colours of a dark page.
 """
 
 import math
