@@ -9,7 +9,7 @@ The base is a GPT-2 (it has biases, which BitFit wants) that has read Python's o
 The task is to write a function's body, given its signature and docstring: instructions mined from the same library,
 measured on modules that were held out. A third of the held-out ones chooses each method's learning rate, on one seed;
 the others are the quality. Tuning is bfloat16 with float32 masters, AdamW without weight decay, 8 rows a step, one
-thread. Memory is predicted here (`planning/memory.py`); `quantised.py` measures it as well.
+thread. Memory is predicted here (`_memory.py`); `quantised.py` measures it as well.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _memory import training_memory
 
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
@@ -47,7 +48,6 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.planning.memory import training_memory
 from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner

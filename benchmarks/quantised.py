@@ -4,7 +4,7 @@
 
 Each measurement of memory runs in a process of its own: it is what the process's peak of resident memory grew by from
 the moment before the model was there. A step of another, tiny model has loaded the kernels by then. The prediction is
-`planning.memory.training_memory`. Times are medians; one thread.
+`_memory.py`. Times are medians; one thread.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _memory import training_memory
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
@@ -30,7 +31,6 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
-from langwright.planning.memory import training_memory
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
