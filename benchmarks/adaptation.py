@@ -52,8 +52,7 @@ from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.recipe import PretrainRecipe
+from langwright.training.recipe import PretrainRecipe, TrainingRecipe
 from langwright.training.unfreezing import Unfreezing
 
 CORPUS, TOKENS, ROWS = "python-stdlib", 128, 8
@@ -177,7 +176,8 @@ def tune(
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
-    learner = Learner({"model": model}, Causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
+    recipe = TrainingRecipe(learning_rate=rate, weight_decay=0.0)
+    learner = Learner({"model": model}, Causal(), DTYPE, recipe, factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:
