@@ -41,15 +41,15 @@ class KVCache:
         """Where the new tokens and all that are held stand (see `parts.state.State`)."""
         if not self.length:
             self._positions = torch.empty(new.batch, 0, dtype=torch.long, device=new.device)
-        if self._segments is not None and new.segments is None:
+        if new.segments is None and self._segments is not None:
             new = new._replace(segments=self._positions.new_zeros(new.batch, new.time))
-        if self._segments is None and new.segments is not None:
+        if new.segments is not None and self._segments is None:
             self._segments = torch.zeros_like(self._positions)
         query, key = new.counted(self._following(new.segments))
         self.gapless &= new.plain
         self.length += new.time
         self._positions = torch.cat((self._positions, key.expand(new.batch, -1)), 1)
-        if self._segments is not None:
+        if self._segments is not None and new.segments is not None:
             self._segments = torch.cat((self._segments, new.segments), 1)
         return Places(query, self._positions, self.gapless, new.segments, self._segments)
 

@@ -38,10 +38,10 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        weight, bias = self.weight, self.bias
+        weight = self.weight
         if self.kind == "layer":
-            weight, bias = None if weight is None else cast(weight, x), None if bias is None else cast(bias, x)
-            return F.layer_norm(x, x.shape[-1:], weight, bias, self.eps)
+            bias = None if self.bias is None else cast(self.bias, x)
+            return F.layer_norm(x, x.shape[-1:], None if weight is None else cast(weight, x), bias, self.eps)
         if self.plus_one and weight is not None:
             wide = _wide(x)
             return (_rms(x.to(wide), self.eps) * (1 + weight.to(wide))).to(x.dtype)
