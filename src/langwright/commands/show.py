@@ -14,7 +14,7 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.generate import complete, prompt_ids, source_ids
+from langwright.inference.generate import check_length, complete, prompt_ids, source_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_model
 from langwright.models.model import Model
@@ -151,15 +151,12 @@ def _target_ids(model: Model, tokenizer: Tokenizer, text: str, target: str | Non
         first = [] if model.frame.first is None else [model.frame.first]
         ids = begin + first + tokenizer.encode(target)
         whose, shown = "which was given", target
-    if model.context is not None and len(ids) > model.context:
-        raise UserError(f"a target of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
-    return ids, f"The encoder reads “{text}”, the decoder “{shown}”, {whose}."
+    return check_length(model, ids, "target"), f"The encoder reads “{text}”, the decoder “{shown}”, {whose}."
 
 
 def _read(model: Model, tokenizer: Tokenizer, text: str) -> Reading:
     ids = prompt_ids(tokenizer, text) if model.generates else tokenizer.frame(text, named=True)[0]
-    if len(ids) > model.context:
-        raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
+    check_length(model, ids)
     taps = Taps("attention")
     with torch.no_grad():
         model.body(torch.tensor([ids], device=model.device), taps=taps)
