@@ -15,7 +15,7 @@ from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
-from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
+from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
@@ -261,7 +261,8 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
     if base.get("base_folder") == str(name):
         say(f"{name}: {out} began with revision {base['base_revision']}")
         return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
+    folder = model_folder(model)
+    return folder, {"base_folder": str(name), "base_revision": folder.name}
 
 
 def _supply(
