@@ -169,11 +169,11 @@ def _download(name: HubName, revision: str, files: Collection[str], sizes: Mappi
 
 def _bar(advance: Callable[[int], None]) -> Any:
     """What the library takes for a progress bar: its bytes are added to ours."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc,type-arg]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **named: Any) -> None:
-            super().__init__(*args, **{**named, "disable": True})
+            super().__init__(*args, **{**named, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             advance(int(n or 0))

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
+from langwright.base.files import atomic_file
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -66,25 +66,14 @@ def _open(path: Path) -> "safe_open":
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
-        )
-        os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that only their owner reads
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    with atomic_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library makes files that only their owner reads
+        try:
+            save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, {"format": "pt"})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written: {error}") from None
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
