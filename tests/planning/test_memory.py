@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.compression.quantise import quantise_model
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -15,7 +14,7 @@ from langwright.planning.memory import kept_activations, training_memory
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.optimizers import Rates
-from tiny import batch_of
+from tiny import batch_of, quantise_model
 
 
 def model_of(family: str, bits: str | None = None, rank: int = 0) -> Model:

@@ -184,15 +184,7 @@ def _read_finite(path: Path) -> dict[str, Tensor]:
     """The tensors of a file; UserError naming one that holds no floats, or a number that is none."""
     tensors = read_tensors(path)
     for name, tensor in tensors.items():
-        try:
-            check_floats(tensor)
-        except ValueError as error:
-            raise UserError(f'{path}: tensor "{name}" {error}') from None
-        if not tensor.isfinite().all():
-            raise UserError(
-                f'{path}: tensor "{name}" holds NaN or infinity: the training that wrote it came apart; '
-                "train again with a lower learning rate"
-            )
+        check_floats(tensor, f'{path}: tensor "{name}"', finite=True)
     return tensors
 
 

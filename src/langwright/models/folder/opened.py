@@ -87,13 +87,15 @@ class OpenedFolder:
         labels: Sequence[str] | None = None,
         seed: int = 0,
         bits: int | str | None = None,
+        on_packed: quantise.OnPacked | None = None,
     ) -> Model:
-        """The model in eval mode; arguments as for `load_model`."""
+        """The model in eval mode; arguments as for `load_model`; on_packed: as for `quantise.Filler`."""
         own = self._own_task(head)
         task = head or own or self.family.task
         known = self.labels if task == own else ()
         fresh = task != own or (labels is not None and tuple(labels) != known)
-        filler = self._filler(bits, device, dtype)
+        scheme = self._scheme(bits)
+        filler = None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device, on_packed)
         model_folder(self.named)
         with self._checked():
             model = self._build(task, labels or known)
@@ -148,18 +150,15 @@ class OpenedFolder:
                 raise
             return None
 
-    def _filler(
-        self, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
-    ) -> quantise.Filler | None:
-        """What reads quantised weights; None where the folder holds floats and floats are asked for."""
+    def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
+        """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
         if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
             raise UserError(
                 f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
                 "again; leave it out"
             )
-        scheme = self.scheme or asked
-        return None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device)
+        return self.scheme or asked
 
     @contextmanager
     def _checked(self) -> Iterator[None]:

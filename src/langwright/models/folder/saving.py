@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from langwright.base.files import checksums, write_json
-from langwright.base.shards import SINGLE
+from langwright.base.errors import UserError
+from langwright.base.files import checksums, refuse_file, write_json
+from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
-from langwright.models.folder.opened import CONFIG, FORMAT_VERSION, GENERATION, RECORD
+from langwright.models.folder.opened import ADAPTER_CONFIG, CONFIG, FORMAT_VERSION, GENERATION, RECORD
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.weights import write_tensors
@@ -29,6 +30,13 @@ IN_GENERATION = (
 )
 """Fields of config.json that generation_config.json repeats."""
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def refuse_out(out: Path) -> None:
+    """UserError where no new model can be written: a file is in the way, or a model or an adapter is there already."""
+    refuse_file(out)
+    if any((out / name).exists() for name in (SINGLE, INDEX, ADAPTER_CONFIG)):
+        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
 
 
 def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
