@@ -13,7 +13,7 @@ from torch import Tensor
 
 from langwright.base.files import sha256_file
 from langwright.models import weights
-from langwright.models.folder import load_model, new_model, save_model, save_parameters
+from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.folder import saving as folder_module
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -115,7 +115,7 @@ def test_saving_over_the_folder_that_was_loaded(saved: Path) -> None:
 def test_parameters_may_come_from_elsewhere(tmp_path: Path) -> None:
     model = tiny().to(torch.bfloat16)
     masters = {name: p.detach().float() + 1e-4 for name, p in model.named_parameters()}
-    save_parameters(masters, model, None, tmp_path)
+    save_model(model, None, tmp_path, parameters=masters)
     loaded = load_model(tmp_path)
     assert {name: p.dtype for name, p in loaded.named_parameters()} == dict.fromkeys(masters, torch.float32)
     assert all(torch.equal(p, masters[name]) for name, p in loaded.named_parameters())

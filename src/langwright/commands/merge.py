@@ -11,7 +11,7 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, read_object
 from langwright.base.hub import model_folder
-from langwright.models.folder import GENERATION, refuse_out, save_parameters
+from langwright.models.folder import GENERATION, refuse_out, save_model
 from langwright.models.surgery.quantise import Kind, dequantise, is_quantised
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
@@ -59,7 +59,7 @@ def merge(
     with folder_lock(out, "merging"):
         ends = read_object(home / GENERATION, "how texts end", optional=True)
         record = {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)}
-        save_parameters(dict(loaded.named_parameters()), loaded, tokenizer, out, record, ends)
+        save_model(loaded, tokenizer, out, record, generation=ends)
     if json:
         print_json({"out": str(out), "largest_logit_change": change, "tokens": len(ids[0])})
     else:
