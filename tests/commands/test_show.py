@@ -20,7 +20,7 @@ from langwright.text.training import raw_bytes
 from langwright.viewing.attention import CROSS_CAUTIONS
 from oracles import perturb
 from refusals import Fails
-from viewing.markup import check_self_contained, parse, words
+from viewing.markup import cells, check_self_contained, parse, words
 
 BYTES = raw_bytes()
 
@@ -60,10 +60,10 @@ def shown(folder: Path, page: Path, *options: str) -> str:
 def drawn(markup: str, kind: str, head: int, shape: tuple[int, int]) -> NDArray[np.float64]:
     """The weights of a head that is shown large, from the strength of its colours."""
     weights = np.zeros(shape)
-    group = next(g for g in parse(markup).iter("g") if g.get("id") == f"{kind}-heat-{head}")
-    for path in group:
-        for column, row, width in re.findall(r"M(\d+) (\d+)h(\d+)v1", path.get("d", "")):
-            weights[int(row), int(column) : int(column) + int(width)] = float(path.get("fill-opacity", "")) ** 2
+    for place, opacity in cells(
+        next(g for g in parse(markup).iter("g") if g.get("id") == f"{kind}-heat-{head}")
+    ).items():
+        weights[place] = opacity**2
     return weights
 
 
