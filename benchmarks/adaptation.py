@@ -9,7 +9,7 @@ The base is a GPT-2 (it has biases, which BitFit wants) that has read Python's o
 The task is to write a function's body, given its signature and docstring: instructions mined from the same library,
 measured on modules that were held out. A third of the held-out ones chooses each method's learning rate, on one seed;
 the others are the quality. Tuning is bfloat16 with float32 masters, AdamW without weight decay, 8 rows a step, one
-thread. Memory is predicted here (`planning/memory.py`); `quantised.py` measures it as well.
+thread. Memory is predicted here (`_memory.py`); `quantised.py` measures it as well.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _memory import training_memory
 
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
@@ -47,13 +48,11 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.planning.memory import training_memory
 from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.recipe import PretrainRecipe
+from langwright.training.recipe import PretrainRecipe, TrainingRecipe
 from langwright.training.unfreezing import Unfreezing
 
 CORPUS, TOKENS, ROWS = "python-stdlib", 128, 8
@@ -177,7 +176,8 @@ def tune(
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
-    learner = Learner({"model": model}, Causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
+    recipe = TrainingRecipe(learning_rate=rate, weight_decay=0.0)
+    learner = Learner({"model": model}, Causal(), DTYPE, recipe, factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:

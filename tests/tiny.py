@@ -1,9 +1,9 @@
 """A tiny model, its data and a run over them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,11 +14,9 @@ from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
-from langwright.training.loop import Every, Hooks, Run
+from langwright.training.loop import Hooks, Run
 from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.plan import Plan
-from langwright.training.schedule import Schedule
+from langwright.training.recipe import TrainingRecipe
 
 CONFIG = GPT2Config(
     vocab_size=29, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1
@@ -45,31 +43,45 @@ class TinyBatches:
     batch: Callable[[int], Any] = batch_of
     windows: int = 8
     tokens_per_step: int = 128
+    name: str = "tiny"
 
     def record(self) -> dict[str, Any]:
-        return {"data": "tiny"}
+        return {"data": self.name}
 
 
-def tiny_learner(
-    dropout: float = 0.0, dtype: torch.dtype = torch.float32, kind: Literal["adamw", "muon"] = "adamw", **changes: Any
-) -> Learner:
-    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, Rates(kind, adamw=1e-2), **changes)
+RECIPE = TrainingRecipe(
+    learning_rate=1e-2, warmup=0.1, decay=0.5, log_every="1", save_every="4", evaluate_every="5", sample_every="0"
+)
+
+
+def tiny_learner(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any) -> Learner:
+    """changes: of `RECIPE`."""
+    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, replace(RECIPE, **changes))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def killed_at(step: int) -> Hooks:
+    """Lose the process at the end of a step."""
+
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise Killed
+
+    return Hooks(on_row=die)
 
 
 def tiny_run(
-    folder: Path, learner: Learner, steps: int = 12, identity: dict[str, Any] | None = None, hooks: Hooks | None = None
+    folder: Path,
+    learner: Learner,
+    steps: int = 12,
+    identity: dict[str, Any] | None = None,
+    hooks: Hooks = Hooks(),
+    batches: Any = TinyBatches(),
 ) -> Run:
-    return Run(
-        learner=learner,
-        batches=TinyBatches(),
-        plan=Plan(steps),
-        schedule=Schedule("trapezoid", 0.1, 0.5),
-        checkpoints=Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2),
-        metrics=folder / "metrics.jsonl",
-        every=Every(log=1, save=4, evaluate=5),
-        hooks=hooks or Hooks(),
-        started=0.0,
-    )
+    return Run(learner, batches, Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2), steps, hooks)
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
+from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -335,7 +335,7 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters()}
     method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
     method.attach(model)
-    learner = Learner({"model": model}, Causal(), torch.bfloat16, Rates(adamw=1e-3), factor=method.rate)
+    learner = Learner({"model": model}, Causal(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate)
     peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
     assert peaks == {1e-3, 1.6e-2}
     batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))

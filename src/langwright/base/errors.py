@@ -20,3 +20,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """The end of an error message: '; did you mean "..."?' with the nearest known word, or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, for the end of a line of ours."""
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__

@@ -104,11 +104,10 @@ def _crc32_block(path: Path, start: int) -> int:
 
 def read_record(path: Path, what: str, version: int) -> dict[str, Any]:
     """The object in a JSON file of ours, whose `format_version` must be `version`. Raises UserError as `read_json`."""
-    record = read_json(path, what)
-    found = record.get("format_version") if isinstance(record, dict) else None
+    record = read_object(path, what)
+    found = record.get("format_version")
     if found != version:
         raise UserError(f"{path}: format version {found} is not the version {version} that is read here")
-    assert isinstance(record, dict)
     return record
 
 
@@ -178,6 +177,16 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: {what} cannot be read: its brackets are nested too deeply") from None
     except ValueError:  # Python's limit
         raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
+
+
+def read_object(path: Path, what: str, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing and optional. Raises UserError as `read_json`."""
+    if optional and not path.exists():
+        return {}
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} is not a JSON object")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

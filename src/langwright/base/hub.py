@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base.console import progress, say, warn
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 PREFIX = "hf:"
@@ -36,7 +36,6 @@ SMALL = (
 )
 """The files of a model folder besides its weights."""
 _NAME = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS = 10.0  # to wait for the Hub's answer before a copy in the cache is taken
 
 
@@ -117,11 +116,11 @@ def _look_up(name: HubName) -> _Contents:
             raise _refused(name, error) from None
         trouble = f"the Hub answered {error.response.status_code}"
     except ValueError as error:
-        raise UserError(f"{name}: {_one_line(error)}") from None
+        raise UserError(f"{name}: {first_line(error)}") from None
     except OfflineModeIsEnabled:
         trouble = "HF_HUB_OFFLINE keeps the network off"
     except Exception as error:  # each generation of the library has other errors of transport, without a common base
-        trouble = f"the Hub is out of reach ({_one_line(error)})"
+        trouble = f"the Hub is out of reach ({first_line(error)})"
     else:
         assert info.sha is not None
         if info.sha != name.revision:
@@ -196,7 +195,7 @@ def _download(name: HubName, revision: str, files: list[str], sizes: dict[str, i
                 if isinstance(answer, HfHubHTTPError):
                     raise _refused(name, answer, file) from None
                 raise UserError(
-                    f"{name}: {file} could not be fetched ({_one_line(error)}); run the same command again to go on"
+                    f"{name}: {file} could not be fetched ({first_line(error)}); run the same command again to go on"
                 ) from None
     return Path(path).parents[file.count("/")]
 
@@ -236,7 +235,3 @@ def _refused(name: HubName, error: Any, file: str = "") -> UserError:
     else:
         why = f"the Hub refused {file or 'the model'}: {error.response.status_code} {error.response.reason_phrase}"
     return UserError(f"{name}: {why}")
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__

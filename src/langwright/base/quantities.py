@@ -41,8 +41,8 @@ class Quantity:
         return f"{number}s" if self.unit == "seconds" else f"{number} {self.unit}"
 
 
-def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS) -> Quantity:
-    """Read an amount with its unit; only `units` are accepted.
+def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS, flag: str = "") -> Quantity:
+    """Read an amount with its unit; only `units` are accepted. flag: the option, for errors.
 
     Counts take a scale (k, m, b for a thousand, a million, a billion): "500 steps", "1.5m tokens", "0.5 epochs".
     Durations are one or more numbers with s, m, h or d (or the whole word): "90s", "1h30m", "10 minutes". A number
@@ -52,7 +52,7 @@ def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS) -> Quantity:
     if quantity is None or quantity.unit not in units:
         examples = ", ".join(_EXAMPLES[unit] for unit in units)
         shown = " ".join(str(text).split())
-        raise UserError(f'"{shown}" is not an amount that fits here; write for example {examples}')
+        raise UserError(f'{flag} "{shown}" is not an amount that fits here; write for example {examples}'.lstrip())
     return quantity
 
 

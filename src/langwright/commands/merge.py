@@ -9,7 +9,7 @@ from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock, read_json, refuse_file
+from langwright.base.files import folder_lock, read_object, refuse_file
 from langwright.base.hub import model_folder
 from langwright.base.shards import SINGLE
 from langwright.models.folder import GENERATION, save_parameters
@@ -60,7 +60,7 @@ def merge(
     change = merge_weights(loaded, ids=torch.tensor(ids))
     settle(loaded)
     with folder_lock(out, "merging"):
-        ends = read_json(home / GENERATION, "how texts end") if (home / GENERATION).exists() else None
+        ends = read_object(home / GENERATION, "how texts end", optional=True)
         record = {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)}
         save_parameters(dict(loaded.named_parameters()), loaded, tokenizer, out, record, ends)
     if json:

@@ -39,8 +39,7 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if not temperature > 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    OpenedFolder(model, ignore_field, weights=False).require(one_stack=True)
-    loaded = adapted(OpenedFolder(model, ignore_field).model(bits=bits), adapter, model)
+    loaded = adapted(OpenedFolder(model, ignore_field).require(one_stack=True).model(bits=bits), adapter, model)
     tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
     check_vocabulary(loaded, tokenizer)
     if not loaded.generates:

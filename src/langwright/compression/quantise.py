@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import checksums, make_folder, read_json, refuse_file, write_json
+from langwright.base.files import checksums, make_folder, read_object, refuse_file, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
@@ -81,7 +81,7 @@ def _chosen(model: Model) -> list[Entry]:
 
 def refuse_folders(source: Path, out: Path) -> None:
     """UserError for a source that is quantised already, or an `out` that cannot hold a new model."""
-    raw = read_json(source / CONFIG, "the model's config")
+    raw = read_object(source / CONFIG, "the model's config")
     if quantise.read_scheme(raw, str(source / CONFIG)) is not None:
         raise UserError(f"{source}: the weights are quantised already; compress the model that they were made from")
     refuse_file(out)
@@ -102,7 +102,7 @@ def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tup
     scheme = quantise.scheme_of(bits)
     family, config = load_config(source, ignore_fields)
     refuse_folders(source, out)
-    raw = read_json(source / CONFIG, "the model's config")
+    raw = read_object(source / CONFIG, "the model's config")
     # A model on the meta device says which tensors are linear layers; labels only give its head a size.
     task = tasks.task_in_file(family, raw, str(source / CONFIG))
     labels = tasks.labels_in_file(raw, str(source / CONFIG)) if tasks.is_labelled(family, task) else ()
@@ -189,7 +189,7 @@ def _write(
     write_json(out / CONFIG, config)
     write_tensors(out / SINGLE, tensors)
     copied = list(_copy_beside(source, out))
-    record = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
+    record = read_object(source / RECORD, "the record of the model", optional=True)
     compressed = {"to": scheme.kind, "from": str(source), **result.record()}
     sums = checksums(out, (CONFIG, SINGLE, *copied))
     write_json(out / RECORD, {**record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})

@@ -3,15 +3,14 @@
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from langwright.base.errors import UserError
-from langwright.base.files import check_files, read_json, read_record
+from langwright.base.errors import UserError, suggest
+from langwright.base.files import check_files, read_object, read_record
 from langwright.base.hub import model_folder
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
@@ -32,9 +31,9 @@ class OpenedFolder:
     """A model folder whose files are read once, however often a model is made of it.
 
     Args:
-        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
+        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub, the weights when a
+            model is first made of them; see `base/hub.py`.
         ignore_fields: fields of config.json to pass over although the family does not understand them.
-        weights: whether the weights are fetched as well.
 
     Raises:
         UserError: naming the file and the field that is wrong.
@@ -42,8 +41,8 @@ class OpenedFolder:
     `path` is the folder, `fields` config.json as it is, `family` the row of the family it names, `config` its config.
     """
 
-    def __init__(self, folder: Path | str, ignore_fields: Collection[str] = (), weights: bool = True):
-        self.path = model_folder(folder, weights=weights)
+    def __init__(self, folder: Path | str, ignore_fields: Collection[str] = ()):
+        self.named, self.path = folder, model_folder(folder, weights=False)
         self.where = str(self.path / CONFIG)
         self.fields = self._read_config()
         self.family = FAMILIES[self.fields["model_type"]]
@@ -95,6 +94,7 @@ class OpenedFolder:
         known = self.labels if task == own else ()
         fresh = task != own or (labels is not None and tuple(labels) != known)
         filler = self._filler(bits, device, dtype)
+        model_folder(self.named)
         with self._checked():
             model = self._build(task, labels or known)
             if fresh:
@@ -126,14 +126,11 @@ class OpenedFolder:
             raise UserError(
                 f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
             )
-        fields = read_json(path, "the model's config")
-        if not isinstance(fields, dict):
-            raise UserError(f"{path}: the model's config is not a JSON object")
-        name = fields.get("model_type")
-        if not isinstance(name, str) or name not in FAMILIES:
-            near = get_close_matches(str(name), FAMILIES, 1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
+        fields = read_object(path, "the model's config")
+        name = str(fields.get("model_type"))
+        if name not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise UserError(f'{path}: model_type "{name}" is not supported, only {known}{suggest(name, FAMILIES)}')
         return fields
 
     def _build(self, task: str, labels: Sequence[str]) -> Model:
@@ -213,11 +210,10 @@ def load_language_model(
     bits: int | str | None = None,
 ) -> Model:
     """As `load_model`; UserError for what is not a decoder with a language head, before its weights are fetched."""
-    OpenedFolder(folder, ignore_fields, weights=False).require(one_stack=True)
-    return OpenedFolder(folder, ignore_fields).require(generates=True).model(device, dtype, bits=bits)
+    return OpenedFolder(folder, ignore_fields).require(generates=True, one_stack=True).model(device, dtype, bits=bits)
 
 
 def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
     """The family of a model folder and its config; weights of a model of the Hub are not fetched."""
-    opened = OpenedFolder(folder, ignore_fields, weights=False)
+    opened = OpenedFolder(folder, ignore_fields)
     return opened.family, opened.config
