@@ -73,7 +73,7 @@ def attention_figure(
     """
     rows, columns = [visible(q) for q in queries], [visible(k) for k in (queries if keys is None else keys)]
     heads = []
-    for number, head in enumerate(weights):
+    for number, head in enumerate(weights.astype(float)):
         most = [f"{q} looks most at {columns[int(row.argmax())]}." for q, row in zip(rows, head, strict=True)]
         words = f"Head {number}: rows are queries, columns are keys. {' '.join(most)}"
         looks = [f"{q} looks at {_named_most(row, columns, '{} {}')}" for q, row in zip(rows, head, strict=True)]
@@ -101,7 +101,7 @@ def heads_figure(layers: Sequence[LayerHeads], queries: Sequence[str], keys: Seq
             shown = bias
             maps.append((f"bias from layer {number}", [_bias_map(one, number) for one in bias]))
         heads = []
-        for head, one in enumerate(weights):
+        for head, one in enumerate(weights.astype(float)):
             said = _of_itself(one) if columns is None else _named_most(one.mean(0), columns, "{1} to {0}")
             words = f"Layer {number}, head {head}: {said}"
             heads.append(_Map(one.shape, _shades(_strength(one)), f"head {head}", words))

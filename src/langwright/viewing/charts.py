@@ -11,6 +11,8 @@ from functools import cached_property
 from itertools import chain, groupby, pairwise
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from langwright.viewing.page import Html, macro
 from langwright.viewing.scales import Scale, fit
 from langwright.viewing.text import compact
@@ -140,8 +142,9 @@ def _strips(named: Sequence[Series], x: Scale, label: str) -> Iterator[tuple[flo
     places = sorted({a for one in named for a, _ in one.points})
     places = places[:: math.ceil(len(places) / _STRIPS)]
     edges = [x.start, *((x(a) + x(b)) / 2 for a, b in pairwise(places)), x.stop]
+    columns = [np.array([a for a, _ in one.points]) for one in named]
     for place, (left, right) in zip(places, pairwise(edges), strict=True):
-        inside = [(one, [point for point in one.points if left <= x(point[0]) <= right]) for one in named]
-        found = [(one, min(points, key=lambda point: abs(point[0] - place))) for one, points in inside if points]
+        nearest = [one.points[np.abs(c - place).argmin()] for one, c in zip(named, columns, strict=True)]
+        found = [(one, p) for one, p in zip(named, nearest, strict=True) if left <= x(p[0]) <= right]
         words = [f"{label} {compact(place, 4)}", *(f"{one.name} {compact(point[1], 4)}" for one, point in found)]
         yield left, right, x(place), found, " · ".join(words)
