@@ -50,7 +50,7 @@ def test_the_held_out_ones_are_written_last(tmp_path: Path) -> None:
     assert (len(training), len(held_out)) == (2, 2)
     assert "dog" in json.dumps([chat.record() for chat in held_out])
     assert "dog" not in json.dumps([chat.record() for chat in training])
-    with pytest.raises(UserError, match="no documented function"):
+    with pytest.raises(UserError, match="documented function"):
         write_instructions(path, [Document("x = 1", "a")], [])
 
 
