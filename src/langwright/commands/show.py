@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from langwright.adaptation.attached import attached
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic

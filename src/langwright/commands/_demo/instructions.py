@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from langwright.adaptation.loading import adapted
+from langwright.adaptation.folder import adapted
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.baselines.parsing import FunctionHead, function_heads
