@@ -239,7 +239,7 @@ def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model)
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = 0 if method is None else method.virtual_tokens()
+    virtual = 0 if method is None else method.tokens
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")

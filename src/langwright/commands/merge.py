@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from langwright.adaptation.loading import load_model, tokenizer_folder
+from langwright.adaptation.folder import load_model, tokenizer_folder
 from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import print_json, say
