@@ -8,17 +8,22 @@ from safetensors.torch import load_file
 
 from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.method import Method, trained_names
+from langwright.adaptation.method import Method
 from langwright.adaptation.methods import BitFit, HeadOnly, LayerNorm
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.folder import load_model, new_model
+from langwright.models.model import Model
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model
+
+
+def trained_names(model: Model) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("method", [BitFit(), LayerNorm(), HeadOnly()], ids=["bitfit", "layernorm", "head"])

@@ -16,9 +16,9 @@ import langwright
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
+from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
-from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
 from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout

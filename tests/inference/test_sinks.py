@@ -96,7 +96,7 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
     ends = count[:, -1:]
     feeds += [(torch.ones_like(ends, dtype=torch.bool), ends + i) for i in range(1, 30)]
     for real, token in feeds:
-        (place,) = cache.begin(NewTokens(*token.shape, token.device, real))
+        place = cache.begin(NewTokens(*token.shape, token.device, real))
         key = place.key
         held = token[:, None, :, None].float()
         k, v = cache.slot(0).extend(held, -held)

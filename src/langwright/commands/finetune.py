@@ -15,7 +15,7 @@ from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
-from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
+from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
@@ -239,7 +239,7 @@ def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model)
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = 0 if method is None else method.virtual_tokens()
+    virtual = 0 if method is None else method.tokens
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")
@@ -261,7 +261,8 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
     if base.get("base_folder") == str(name):
         say(f"{name}: {out} began with revision {base['base_revision']}")
         return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
+    folder = model_folder(model)
+    return folder, {"base_folder": str(name), "base_revision": folder.name}
 
 
 def _supply(

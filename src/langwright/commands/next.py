@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary

@@ -12,7 +12,7 @@ from langwright.inference.cache import KVCache
 from langwright.inference.padding import left_padded
 from langwright.inference.rules import Rules, Search
 from langwright.inference.sampling import Sampling
-from langwright.inference.sinks import SinkCache, Streaming
+from langwright.inference.sinks import Streaming
 from langwright.models.model import Model
 from langwright.parts.cross_memory import CrossMemory
 
@@ -61,7 +61,7 @@ class Reading:
 
     def __init__(self, model: Model, request: Request, copies: int = 1):
         self._model, self._vocabulary, self._memory = model, request.vocabulary, request.memory
-        self._state: KVCache | SinkCache | None = None
+        self._state: KVCache | None = None
         if request.streaming is not None:
             self._state = request.streaming.cache(model)
         elif request.cache:
@@ -74,7 +74,7 @@ class Reading:
     def logits(self) -> Float[Tensor, "rows vocabulary"]:
         """Of the token after each row; the tokens go in in pieces where the state asks for them."""
         hidden = torch.empty(0)
-        for piece in self._state.pieces(self._ids.shape[1]) if isinstance(self._state, SinkCache) else [slice(None)]:
+        for piece in [slice(None)] if self._state is None else self._state.pieces(self._ids.shape[1]):
             mask = None if self._mask is None else self._mask[:, piece]
             hidden = self._model.body(self._ids[:, piece], mask, state=self._state, memory=self._memory)[:, -1]
         return self._model.head(hidden)[:, : self._vocabulary]
