@@ -158,10 +158,11 @@ class Run:
                 if done or self.ranks.rank:
                     continue
                 if self._due("evaluate"):
-                    with clock.aside("evaluate"):
-                        self._evaluate(metrics, lambda: bool(signals))
+                    with clock.aside("evaluate"), learner.measuring():
+                        if numbers := self.hooks.evaluate(lambda: bool(signals)):
+                            self.log(metrics, **numbers)
                 if self._due("sample") and self.hooks.sample is not None:
-                    with clock.aside("sample"):
+                    with clock.aside("sample"), learner.measuring():
                         self.hooks.on_sample(now.step, self.hooks.sample())
         return None
 
@@ -218,13 +219,6 @@ class Run:
         now = self.progress
         now.seconds, now.metrics_offset, now.loader = self.elapsed, metrics.tell(), self.batches.record()
         self.checkpoints.save(self.learner, self.batches, now)
-
-    def _evaluate(self, metrics: IO[bytes], stopped: Callable[[], bool]) -> None:
-        self.learner.models.eval()
-        with torch.no_grad():
-            numbers = self.hooks.evaluate(stopped)
-        if numbers:
-            self.log(metrics, **numbers)
 
     def _replan(self, clock: "_Clock") -> None:
         now = self.progress

@@ -5,7 +5,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,71 +27,61 @@ COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGrap
 BACKWARD = "autograd::engine::evaluate_function: "
 
 
-@dataclass
 class Profile:
-    """Measures `steps` steps of a run, after `warm_up` others; `shares` holds the result once the run is over.
+    """Measures some steps of a run, after others to warm up; fewer of both in a short one.
 
     Time on a CPU is that of its operations; on a GPU that of the kernels, each counted for the operation that launched
     it. What no operation accounts for (Python, waiting) is everything else.
+
+    Args:
+        model: whose forward passes are marked.
+        steps: how many steps of training are to come.
+        compiled: the model's blocks are, and are left alone.
+        measured: how many steps are measured.
+        warm_up: how many come before.
     """
 
-    steps: int = 5
-    warm_up: int = 10
-    seconds: float = 0.0
-    measured: int = 0
-    shares: dict[str, float] = field(default_factory=dict)
-
-    def watch(self, model: nn.Module, steps: int, compiled: bool = False) -> None:
-        """Mark the modules of a model that is about to be trained for so many steps.
-
-        Args:
-            model: whose forward passes are marked.
-            steps: how many are to come; fewer are measured where that is little.
-            compiled: its blocks are, and are left alone.
-        """
-        self.warm_up = min(self.warm_up, steps // 2)
-        self.steps = min(self.steps, steps - self.warm_up)
+    def __init__(self, model: nn.Module, steps: int, compiled: bool = False, measured: int = 5, warm_up: int = 10):
+        self._warm_up = min(warm_up, steps // 2)
+        self._last = min(steps, self._warm_up + measured)
+        self._seen, self._seconds = 0, 0.0
         hidden = {id(module) for module in model.body.blocks.modules()} if compiled else set()  # type: ignore[union-attr]
         self._hooks = [hook for m in model.modules() if id(m) not in hidden for hook in _mark(m)]
-        self._seen = 0
-        self._profiler: torch.profiler.profile | None = None
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
+        self._profiler = torch.profiler.profile()
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around a step of the loop: measure it if its turn has come."""
         self._seen += 1
-        if not self.warm_up < self._seen <= self.warm_up + self.steps:
+        if not self._warm_up < self._seen <= self._last:
             yield
             return
-        if self._profiler is None:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
-            self._profiler = torch.profiler.profile()
+        if self._seen == self._warm_up + 1:
             self._profiler.start()
         began = time.perf_counter()
         with part("step"):
             yield
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - began
-        self.measured += 1
-        if self.measured == self.steps:
-            self.finish()
+        self._seconds += time.perf_counter() - began
+        if self._seen == self._last:
+            self._profiler.stop()
 
     def record(self) -> dict[str, Any]:
-        """For the record of the run: steps measured, seconds of each, and the share of every part."""
-        return {"steps": self.measured, "seconds_per_step": self.seconds, "shares": self.shares}
+        """Let go of the model, and say what was measured: steps, seconds of each, and the share of every part.
 
-    def finish(self) -> None:
-        """Count what was measured and let go of the model; the run may have ended before its time."""
+        The run may have ended before its time; nothing is said where no step was measured.
+        """
         for hook in self._hooks:
             hook.remove()
-        if self._profiler is None:
-            return
-        self._profiler.stop()
-        if self.measured:
-            self.shares = shares(self._profiler.events() or [], self.seconds)
-            self.seconds /= self.measured
-        self._profiler = None
+        measured = min(self._seen, self._last) - self._warm_up
+        if measured < 1:
+            return {}
+        if self._seen < self._last:
+            self._profiler.stop()
+        found = shares(self._profiler.events() or [], self._seconds)
+        return {"steps": measured, "seconds_per_step": self._seconds / measured, "shares": found}
 
 
 def shares(events: Iterable[Any], seconds: float) -> dict[str, float]:

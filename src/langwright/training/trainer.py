@@ -23,7 +23,7 @@ from langwright.objectives.batch import Models, Objective
 from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.compiled import compile_blocks, compiler_errors, eager
+from langwright.training.compiled import compiler_errors
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
 from langwright.training.profile import Profile
@@ -128,7 +128,7 @@ class Trainer:
 
     def __init__(self, job: Job, ranks: Ranks = Ranks(), extend: bool = False, profile: bool = False):
         self.job = job = replace(job, machine=ranks.agree(job.machine))  # dtypes and rates are measured by the clock
-        self.ranks, self.extend = ranks, extend
+        self.ranks, self.extend, self.profile = ranks, extend, profile
         recipe = job.recipe
         torch.manual_seed(recipe.seed)
         keep_freed_memory()
@@ -151,10 +151,10 @@ class Trainer:
         )
         self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
-            compile_blocks(self.model)
+            for block in self.model.body.blocks:  # they share their code, so one compilation serves all
+                block.compile(dynamic=False)
         if ranks.rank:
             torch.manual_seed(recipe.seed + ranks.rank)  # dropout of its own
-        self.profile = Profile() if profile else None
 
     def train(self) -> Result:
         """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
@@ -172,19 +172,20 @@ class Trainer:
             with self.ranks.first():
                 if not self.ranks.rank:
                     job.begin()
-            if self.profile is not None:
-                self.profile.watch(self.model, run.progress.steps - run.progress.step, job.recipe.compile)
+            profile = None
+            if self.profile:
+                profile = Profile(self.model, run.progress.steps - run.progress.step, job.recipe.compile)
+                run.hooks = replace(run.hooks, around_step=profile.step)
             stopped = run.fit()
-            if self.profile is not None:
-                self.profile.finish()
+            spent = profile.record() if profile else {}
             if stopped is not None or self.ranks.rank:
                 return Result(stopped, None)
-            held_out, seconds = self._finish(run), round(run.elapsed, 3)
-        with eager():
-            more = job.on_finish(self.models)
-        if self.profile is not None and self.profile.measured:
-            more |= {"profile": self.profile.record()}
-        self._save(self._record(run.progress, seconds, held_out) | more)
+            with self.learner.measuring():
+                held_out = self._finish(run)
+            record = self._record(run.progress, held_out, round(run.elapsed, 3))
+        with self.learner.measuring():
+            record |= job.on_finish(self.models)
+        self._save(record | ({"profile": spent} if spent else {}))
         return Result(None, held_out)
 
     def _title(self) -> str:
@@ -202,26 +203,19 @@ class Trainer:
         job, recipe = self.job, self.job.recipe
         identity, defaults = self._identity(), asdict(type(recipe)())
         checkpoints = Checkpoints(job.out / "checkpoints", identity, recipe.keep, defaults, job.names)
-        hooks = Hooks(self._validate, self._sample if job.sample else None, view.row, view.sample, view.event)
-        if job.unfreezing is not None:
-            hooks = replace(hooks, on_step=partial(job.unfreezing.apply, self.model))
-        if self.profile is not None:
-            hooks = replace(hooks, around_step=self.profile.step)
+        hooks = Hooks(
+            evaluate=lambda stopped: job.evaluate(self.models, recipe.validation_windows, stopped).metrics,
+            sample=partial(job.sample, self.models) if job.sample else None,
+            on_row=view.row,
+            on_sample=view.sample,
+            on_event=view.event,
+            on_step=partial(job.unfreezing.apply, self.model) if job.unfreezing else lambda step: None,
+        )
         run = Run(self.learner, job.supply.batches, checkpoints, self._steps(), hooks, job.started)
         run.resume(("steps", "budget") if self.extend else ())
         if run.budget is not None:
             self._plan_budget(run, run.budget)
         return run
-
-    def _validate(self, stopped: Callable[[], bool]) -> Row:
-        with eager():
-            return self.job.evaluate(self.models, self.job.recipe.validation_windows, stopped).metrics
-
-    def _sample(self) -> str:
-        assert self.job.sample is not None
-        self.models.eval()
-        with eager():
-            return self.job.sample(self.models)
 
     def _steps(self) -> int:
         length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
@@ -270,9 +264,7 @@ class Trainer:
 
     def _finish(self, run: Run) -> Row:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
-        self.models.eval()
-        with eager():
-            held_out = self.job.evaluate(self.models, None, lambda: False)
+        held_out = self.job.evaluate(self.models, None, lambda: False)
         for name, value in held_out.metrics.items():
             if not math.isfinite(value):
                 raise UserError(
@@ -293,7 +285,7 @@ class Trainer:
         whole = {**dict(self.model.named_parameters()), **masters}
         save_model(self.model, supply.tokenizer, self.job.out, record, whole)
 
-    def _record(self, now: Progress, seconds: float, held_out: Row) -> Row:
+    def _record(self, now: Progress, held_out: Row, seconds: float) -> Row:
         """What langwright.json says of a finished run."""
         job = self.job
         return {
