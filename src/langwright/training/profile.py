@@ -4,12 +4,11 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.profiler import record_function
 
 from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
@@ -94,39 +93,36 @@ def shares(events: Iterable[Any], seconds: float) -> dict[str, float]:
     inside = [e for e in events if any(begin <= e.time_range.start <= end for begin, end in windows)]
     forward: dict[int, str | None] = {}
     for event in inside:
-        if event.sequence_nr >= 0 and not any(name.startswith(BACKWARD) for name, _ in _ancestry(event)):
+        if event.sequence_nr >= 0 and not any(around.name.startswith(BACKWARD) for around in _ancestry(event)):
             forward[event.sequence_nr] = _part(event, {})  # the last one made the node: those before only looked ahead
     spent: dict[str, float] = defaultdict(float)
     on_device = any(event.self_device_time_total for event in inside)
     for event in inside:
-        own = event.self_device_time_total if on_device else event.self_cpu_time_total
-        spent[_part(event, forward) or "everything else"] += own / 1e6
-    spent["everything else"] = max(0.0, seconds - sum(v for k, v in spent.items() if k != "everything else"))
+        if name := _part(event, forward):
+            spent[name] += (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
+    spent["everything else"] = max(0.0, seconds - sum(spent.values()))
     return {part: spent[part] / seconds for part in PARTS if spent[part]}
 
 
 def _part(event: Any, forward: dict[int, str | None]) -> str | None:
     """The part that an operation belongs to: the innermost that is marked around it."""
-    compiled = False
-    for name, sequence in _ancestry(event):
+    for around in _ancestry(event):
+        name = around.name.removeprefix(BACKWARD)
         if name.startswith(MARK):
-            part = name.removeprefix(MARK)
-            return "compiled kernels" if compiled and part == "step" else None if part == "step" else part
-        for operation, part in OPERATIONS.items():
-            if name.removeprefix(BACKWARD).startswith(operation):
-                return part
-        compiled |= name.removeprefix(BACKWARD).startswith(COMPILED)
-        if compiled:
+            return None if name == MARK + "step" else name.removeprefix(MARK)
+        if found := [part_ for operation, part_ in OPERATIONS.items() if name.startswith(operation)]:
+            return found[0]
+        if name.startswith(COMPILED):
             return "products" if event.name in PRODUCTS else "compiled kernels"
-        if name.startswith(BACKWARD) and sequence in forward:
-            return forward[sequence]
+        if around.name.startswith(BACKWARD) and around.sequence_nr in forward:
+            return forward[around.sequence_nr]
     return None
 
 
-def _ancestry(event: Any) -> Iterator[tuple[str, int]]:
-    """Names and sequence numbers of an event and of those around it, inside out."""
+def _ancestry(event: Any) -> Iterator[Any]:
+    """An event and those around it, inside out."""
     while event is not None:
-        yield event.name, event.sequence_nr
+        yield event
         event = event.cpu_parent
 
 
@@ -135,13 +131,9 @@ def _mark(module: nn.Module) -> list[Any]:
     name = next((name for kind, name in MODULES.items() if isinstance(module, kind)), None)
     if name is None:
         return []
-    open_marks: list[record_function] = []
+    mark = ExitStack()
 
     def enter(*_: Any) -> None:
-        open_marks.append(part(name))
-        open_marks[-1].__enter__()
+        mark.enter_context(part(name))
 
-    def leave(*_: Any) -> None:
-        open_marks.pop().__exit__(None, None, None)
-
-    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(lambda *_: mark.close())]

@@ -1,7 +1,6 @@
 """One training run in a folder: begun, continued or found finished."""
 
 import contextlib
-import json
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -218,17 +217,14 @@ class Trainer:
         return run
 
     def _steps(self) -> int:
-        length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
-        if length.unit == "epochs":
-            exact = round(length.value * batches.windows / size, 6)
-            steps = math.ceil(exact)
-            if steps != exact and self.job.recipe.budget_seconds() is None:
-                seen = steps * size / batches.windows
-                say(
-                    f"{length.value:g} epochs of {batches.windows:,} rows are rounded up to {seen:.3g}: {steps:,} steps"
-                )
-            return steps
-        return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        length, batches, recipe = self.job.recipe.length(), self.job.supply.batches, self.job.recipe
+        if length.unit != "epochs":
+            return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        exact = round(length.value * batches.windows / recipe.batch_size, 6)
+        steps = math.ceil(exact)
+        if steps != exact and recipe.budget_seconds() is None:
+            say(f"{length} of {batches.windows:,} rows are rounded up to {steps:,} steps")
+        return steps
 
     def _identity(self) -> Row:
         """What a continued run must share with its beginning, field by field."""
@@ -246,9 +242,10 @@ class Trainer:
 
     def _plan_budget(self, run: Run, budget: float) -> None:
         """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
-        now = run.progress
+        now, supply = run.progress, self.job.supply
         seconds = self.ranks.agree(run.elapsed / now.step) if now.step else run.measure_step()
-        run.closing = self._closing(seconds)
+        # Measuring the held-out text takes a third of training on it.
+        run.closing = supply.held_out_tokens / supply.batches.tokens_per_step * seconds / 3 + SAVING_SECONDS
         if self.extend or not now.step:
             now.fit(budget, self.ranks.agree(run.elapsed), seconds, run.closing)
         if now.steps == 0:
@@ -257,20 +254,14 @@ class Trainer:
                 f"takes {seconds:.2f} s; give more"
             )
 
-    def _closing(self, step_seconds: float) -> float:
-        """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
-        supply = self.job.supply
-        return supply.held_out_tokens / supply.batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
-
     def _finish(self, run: Run) -> Row:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
         held_out = self.job.evaluate(self.models, None, lambda: False)
-        for name, value in held_out.metrics.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{self.job.out}: training came apart: the {name.replace('_', ' ')} is {value}; no model is "
-                    "written; begin again in another folder with a lower --learning-rate"
-                )
+        if not all(map(math.isfinite, held_out.metrics.values())):
+            raise UserError(
+                f"{self.job.out}: training came apart: {held_out.metrics}; no model is written; begin again in another "
+                "folder with a lower --learning-rate"
+            )
         with open(run.metrics, "ab") as metrics:
             run.log(metrics, **held_out.metrics)
         return held_out.record
@@ -352,10 +343,3 @@ def close(result: Result, out: Path) -> int:
     if result.already:
         say(f"{out} is finished already; --extend with a longer --steps or --budget goes on from here")
     return 0
-
-
-def read_metrics(out: Path) -> list[Row]:
-    """The rows of metrics.jsonl."""
-    with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return []
