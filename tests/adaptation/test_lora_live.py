@@ -24,8 +24,8 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
 from refusals import refused

@@ -212,7 +212,8 @@ def test_generate_and_next(model: Path, prints: Prints) -> None:
 def test_show_writes_a_page(model: Path, tmp_path: Path) -> None:
     assert main(["show", str(model), "--attention", "One cat ate", "--out", str(tmp_path / "a.html")]) == 0
     shown = (tmp_path / "a.html").read_text()
-    assert {"All heads", "bias from layer 0", "layer 0", "One layer"} <= set(re.findall(r">([^<>]+)</h[23]>", shown))
+    headings = {"Self-attention: all heads", "bias from layer 0", "layer 0", "Self-attention: one layer"}
+    assert headings <= set(re.findall(r">([^<>]+)</h[23]>", shown))
 
 
 def test_finetune_measures_what_is_learnt_and_forgotten(model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -117,8 +117,7 @@ def _order(model: Model) -> list[int]:
 class _Recorder(Stateless):
     """A state that keeps the keys and values of one forward pass as they come."""
 
-    def __init__(self, layers: int):
-        super().__init__(layers)
+    def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, settings: Settings) -> Tensor:
@@ -131,7 +130,7 @@ def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     if model.encoders:
         raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
     ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
-    recorder = _Recorder(len(model.body.blocks))
+    recorder = _Recorder()
     training = model.training
     with torch.no_grad():
         model.eval().body(ids, state=recorder)
