@@ -15,11 +15,11 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.text.chat_setup import ChatSetup, set_up_chat
 from langwright.text.chat_template import template_for
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
-from langwright.training.losses import Causal
 from refusals import refused
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
 from langwright.training.profile import PARTS, Profile, shares
 from tiny import RECIPE, TinyBatches, same, tiny_run, weights
 
