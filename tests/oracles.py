@@ -1,6 +1,6 @@
 """Tiny models of `transformers`, every parameter perturbed: what ours is held against."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,11 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from langwright.models.families.bart import BartConfig
+from langwright.models.families.switch import SwitchConfig
+from langwright.models.families.t5 import T5Config
+from langwright.models.shapes import by_depth
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -214,6 +219,25 @@ SOURCED = {
     "marian": Case("marian", {"scale_embedding": True, "activation_function": "swish"}),
 }
 """Families with an encoder and a decoder."""
+SMALL: dict[str, Any] = {
+    "t5": T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_decoder_layers=2, num_heads=2),
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=40, encoder_layers=1, encoder_ffn_dim=12,
+        encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=20, decoder_attention_heads=4, d_model=16,
+    ),
+}  # fmt: skip
+SMALL["switch_transformers"] = SwitchConfig(
+    vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=2, num_decoder_layers=2, num_heads=2,
+    expert_capacity=4, num_experts=3, num_sparse_encoder_layers=1, num_sparse_decoder_layers=2,
+)  # fmt: skip
+SMALL["marian"] = replace(SMALL["bart"], scale_embedding=True, pad_token_id=0, decoder_start_token_id=0)
+
+
+def small_config(family: str) -> Any:
+    """A config of one layer or two."""
+    return SMALL[family] if family in SMALL else by_depth(family, 2, VOCABULARY, 16, 0.0)
+
+
 _SOURCED = {
     "switch_transformers": (
         transformers.SwitchTransformersConfig,

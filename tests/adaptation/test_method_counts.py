@@ -20,7 +20,7 @@ def llama_3b() -> Model:
         vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
     )  # fmt: skip
-    return llama.build(config, "llama")
+    return llama.LLAMA.build(config)
 
 
 def trained(model: Model, method: Method) -> int:
@@ -61,11 +61,11 @@ def test_of_llama(method: Method, count: int) -> None:
 )
 def test_of_bert(method: Method, count: int) -> None:
     with torch.device("meta"):
-        assert trained(bert.build(bert.BertConfig()), method) == count
+        assert trained(bert.BERT.build(bert.BertConfig()), method) == count
 
 
 def test_of_the_prefix_with_its_projection() -> None:
     """As `transformers` and PEFT count GPT-2: 20 * 768 + (768 + 1) * 512 + (512 + 1) * 2 * 12 * 768."""
     with torch.device("meta"):
-        model = gpt2.build(gpt2.GPT2Config())
+        model = gpt2.GPT2.build(gpt2.GPT2Config())
         assert trained(model, PrefixTuning(20, projection=True)) == 20 * 768 + 769 * 512 + 513 * 2 * 12 * 768

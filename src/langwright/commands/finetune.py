@@ -26,7 +26,6 @@ from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
-from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
@@ -178,7 +177,7 @@ def run(
         raise UserError(f"{out}: the new model needs a folder of its own")
     method = method_of(recipe)
     opened = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True)
-    usual_rate = (0.1 if method is None else 1) / width(opened.family.name, opened.config)
+    usual_rate = (0.1 if method is None else 1) / opened.config.width
     tokenizer = load_tokenizer(folder)
 
     def prepare(rank: int, world: int) -> Job:

@@ -13,7 +13,7 @@ from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
-from langwright.models.shapes import by_depth, preset, width
+from langwright.models.shapes import by_depth, preset
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.training.checkpoints import decided_dtype
@@ -68,7 +68,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed)},
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / width(family, config),
+            learning_rate=recipe.learning_rate or 1 / config.width,
             machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -79,7 +79,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     return train(out, recipe.parallel, prepare, extend, profile)
 
 
-def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
+def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, Any]:
     """The family and config that a recipe asks for."""
     vocabulary = texts.tokenizer.vocab_size
     if recipe.preset is not None:

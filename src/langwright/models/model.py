@@ -61,12 +61,14 @@ class Model(nn.Module):
         body: gives the hidden states.
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
-        family: name of the row in the table of families (`models/families/__init__.py`).
         config: the family's config.
-        context: the most positions of a text; None where there is no limit.
         task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
         labels: the names of the classes of a classifying head, in the order of its logits.
         frame: how targets begin and end, for an encoder-decoder.
+
+    Attributes:
+        family: name of the row in the table of families (`models/families/__init__.py`), which `Family.build` sets.
+        context: the most positions of a text; None where there is no limit.
     """
 
     body: Stack
@@ -79,16 +81,14 @@ class Model(nn.Module):
         heads: Mapping[str, nn.Module] = {},
         encoders: Mapping[str, Stack] = {},
         *,
-        family: str,
         config: Any,
-        context: int | None,
         task: str = "language",
         labels: tuple[str, ...] = (),
         frame: Frame | None = None,
     ):
         super().__init__()
-        self.family, self.config = family, config
-        self.context: Any = context
+        self.family, self.config = "", config
+        self.context: Any = config.context
         self.task, self.labels = task, labels
         self.frame: Any = frame
         self.encoders, self.heads = tuple(encoders), tuple(heads)
