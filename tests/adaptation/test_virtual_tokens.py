@@ -214,7 +214,7 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: Model) -> None:
         (lambda: PromptTuning(3, submodules=10**30), "submodules 10+"),
         (lambda: PTuning(3, hidden=10**30), "--encoder-width 10+"),
         (lambda: PTuning(3, "lstm", layers=10**30), "layers 10+"),
-        (lambda: PromptTuning(3, "text"), "when a text is given"),
+        (lambda: PromptTuning(3, "text"), "--prompt-init text"),
         (lambda: PrefixTuning(3, init="text", text="x", projection=True), "projected"),
         (lambda: HeadOnly().attach(tiny_model()), "token table"),
     ):

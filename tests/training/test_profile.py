@@ -13,22 +13,20 @@ from langwright.objectives.batch import TokenBatch
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
 from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
 from langwright.training.profile import PARTS, Profile, shares
-from tiny import TinyBatches, tiny_run
+from tiny import RECIPE, TinyBatches, tiny_run
 
 
 def a_run(folder: Path, width: int = 64, vocabulary: int = 31, wait: float = 0.0, steps: int = 6) -> Run:
     config = GPT2Config(vocab_size=vocabulary, n_positions=64, n_embd=width, n_layer=2, n_head=4)
-    run = tiny_run(folder, Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, Rates()), steps)
     ids = torch.randint(0, vocabulary, (4, 64), generator=torch.Generator().manual_seed(0))
 
     def batch(step: int) -> TokenBatch:
         time.sleep(wait)
         return TokenBatch(ids, ids, torch.ones(ids.shape))
 
-    run.batches = TinyBatches(batch)
-    return run
+    learner = Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, RECIPE)
+    return tiny_run(folder, learner, steps, batches=TinyBatches(batch))
 
 
 def profiled(folder: Path, **changes: float) -> Profile:
@@ -40,7 +38,7 @@ def profiled(folder: Path, **changes: float) -> Profile:
 
 def watch(profile: Profile, run: Run) -> None:
     run.hooks = Hooks(around_step=profile.step)
-    profile.watch(run.learner.model, run.plan.steps)
+    profile.watch(run.learner.model, run.progress.steps)
 
 
 def test_every_part_has_its_share(tmp_path: Path) -> None:
@@ -90,7 +88,7 @@ def test_a_run_that_ends_before_its_time_is_counted_as_far_as_it_went(tmp_path: 
     """As when a budget cuts the plan: a mean, shares, and no profiler left at work."""
     run, profile = a_run(tmp_path, steps=6), Profile(steps=3, warm_up=2)
     watch(profile, run)
-    run.plan.steps = 4
+    run.progress.steps = 4
     run.fit()
     profile.finish()
     assert profile.measured == 2

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -77,7 +78,7 @@ class AdapterSlot(nn.Module):
         if rows is not None and not rows.keys().isdisjoint(self.held.keys()):
             return self._by_rows(x, owner, answer, rows)
         for module in self.chosen():
-            answer = _around(module, owner, answer)
+            answer = partial(module, owner=owner, answer=answer)
         return answer(x)
 
     def virtual_tokens(self) -> VirtualTokens | None:
@@ -108,10 +109,6 @@ class AdapterSlot(nn.Module):
         return torch.cat(answers)[torch.cat(list(places.values())).argsort()]
 
 
-def _around(module: AdapterModule, owner: Any, answer: Answer) -> Answer:
-    return lambda x: module(x, owner, answer)
-
-
 @dataclass
 class Adapter:
     """One adapter of a model.
@@ -121,16 +118,20 @@ class Adapter:
         entries: the tensors of the model that it has values for.
         values: these values, by the names of the model's parameters.
         modules: its modules, by the names of their owners.
-        trained: the parameters that its training changes.
-        tokens: how many virtual tokens it puts before every text.
+        own: those of the values that its training changes.
     """
 
     settings: Any
     entries: Sequence[BaseTensor]
-    values: dict[str, nn.Parameter]
-    modules: dict[str, AdapterModule] = field(default_factory=dict)
-    trained: list[nn.Parameter] = field(default_factory=list)
-    tokens: int = 0
+    values: Mapping[str, nn.Parameter]
+    modules: Mapping[str, AdapterModule]
+    own: Sequence[nn.Parameter]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that its training changes."""
+        inside = (parameter for module in self.modules.values() for parameter in module.parameters())
+        return list(dict.fromkeys((*inside, *self.own)))
 
 
 class AttachedAdapters:
@@ -148,50 +149,47 @@ class AttachedAdapters:
         self.merged: tuple[tuple[str, ...], Any] | None = None  # those in the weights, and the config before
         self._model = model
         self._replaced: dict[str, nn.Parameter] = {}
-        self._trainable: list[str] = []
+        everything = model.named_parameters(remove_duplicate=False)
+        self._trainable = [path for path, parameter in everything if parameter.requires_grad]
 
-    def add(self, name: str, adapter: Adapter, make: Callable[[], Mapping[str, AdapterModule]]) -> None:
-        """Freeze the model and everything attached to it, attach an adapter, choose it and let it train.
-
-        Args:
-            name: a name that is free.
-            adapter: the adapter, without modules.
-            make: makes its modules, over a model that has the adapter's values.
-        """
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Freeze the model and everything attached to it, attach an adapter, choose it and let it train."""
         if not name.isidentifier() or name == BASE or name in self.adapters:
             raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
-        if not self.adapters:
-            everything = self._model.named_parameters(remove_duplicate=False)
-            self._trainable = [path for path, parameter in everything if parameter.requires_grad]
-        before = [parameter for other in self.adapters.values() for parameter in other.trained]
-        self.adapters[name] = adapter
-        try:
-            self.place((name,))
-            adapter.modules.update(make())
-            parameters = [p for module in adapter.modules.values() for p in module.parameters()]
-            adapter.trained = list(dict.fromkeys((*parameters, *adapter.trained)))
-            if not adapter.trained:
-                raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
-        except UserError:
-            del self.adapters[name]
-            self.place(self.chosen)
-            raise
-        for parameter in (*self._model.parameters(), *self._replaced.values(), *before):
+        if not adapter.trained:
+            raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
+        self.place(())
+        others = (parameter for other in self.adapters.values() for parameter in other.trained)
+        for parameter in (*self._model.parameters(), *adapter.values.values(), *others):
             parameter.requires_grad_(False)
+        for parameter in adapter.trained:
+            parameter.requires_grad_(True)
         for path, module in adapter.modules.items():
             owner: Any = self._model.get_submodule(path)
             if owner.adapter is None:
                 owner.adapter = AdapterSlot(self)
             owner.adapter.held[name] = module
-        for parameter in adapter.trained:
-            parameter.requires_grad_(True)
-        self.chosen = (name,)
-        self._give_room(-adapter.tokens)
+        self.adapters[name] = adapter
+        self._give_room(-adapter.settings.tokens)
+        self.choose((name,))
 
     def remove(self, name: str) -> None:
         """Detach an adapter; after the last one the model is what it was."""
         self.known([name])
         self.choose([other for other in self.chosen if other != name])
+        self._drop(name)
+        if not self.adapters:
+            self.end()
+
+    def end(self) -> None:
+        """Leave the model as it is now, without adapters; what trained before the first adapter trains again."""
+        for name in list(self.adapters):
+            self._drop(name)
+        for path in self._trainable:
+            self._model.get_parameter(path).requires_grad_(True)
+        del vars(self._model)["adapters"]
+
+    def _drop(self, name: str) -> None:
         adapter = self.adapters.pop(name)
         for path in adapter.modules:
             owner: Any = self._model.get_submodule(path)
@@ -200,23 +198,10 @@ class AttachedAdapters:
                 owner.adapter = None
         for parameter in adapter.trained:
             parameter.requires_grad_(False)
-        self._give_room(adapter.tokens)
-        if not self.adapters:
-            self.end()
-
-    def end(self) -> None:
-        """Leave the model as it is now, without adapters; what trained before the first adapter trains again."""
-        for path in {path for adapter in self.adapters.values() for path in adapter.modules}:
-            self._model.get_submodule(path).adapter = None  # type: ignore[assignment]
-        self._give_room(sum(adapter.tokens for adapter in self.adapters.values()))
-        for path in self._trainable:
-            self._model.get_parameter(path).requires_grad_(True)
-        del vars(self._model)["adapters"]
+        self._give_room(adapter.settings.tokens)
 
     def choose(self, names: Sequence[str]) -> None:
         """Let these adapters answer, each around those before it."""
-        if self.merged is not None:
-            raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
         self.known(names)
         self.place(names)
         self.chosen = tuple(names)
@@ -224,14 +209,13 @@ class AttachedAdapters:
     @property
     def tokens(self) -> int:
         """How many virtual tokens the chosen adapters put before every text."""
-        return sum(self.adapters[name].tokens for name in self.chosen)
+        return sum(self.adapters[name].settings.tokens for name in self.chosen)
 
     def known(self, names: Sequence[str]) -> None:
         """UserError for the name of no adapter."""
         for name in names:
             if name not in self.adapters:
-                known = ", ".join(self.adapters) or "none"
-                raise UserError(f'there is no adapter "{name}" on this model, only {known}')
+                raise UserError(f'no adapter "{name}" is on this model, only {", ".join(self.adapters) or "none"}')
 
     def place(self, names: Sequence[str], more: Mapping[str, nn.Parameter] = {}) -> None:
         """Give the model the values that these adapters have for its parameters, else its own.
@@ -240,16 +224,14 @@ class AttachedAdapters:
             names: the adapters.
             more: further values, by the names of the model's parameters.
         """
-        taken: dict[str, str] = {}
+        if self.merged is not None:
+            raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
+        values: dict[str, nn.Parameter] = {}
         for name in names:
-            for path in self.adapters[name].values:
-                if path in taken:
-                    raise UserError(
-                        f'the adapters "{taken[path]}" and "{name}" both have values of their own for {path}; '
-                        "choose one of them"
-                    )
-                taken[path] = name
-        values = {path: self.adapters[name].values[path] for path, name in taken.items()} | {**more}
+            if both := values.keys() & self.adapters[name].values.keys():
+                raise UserError(f"several of {', '.join(names)} have values of their own for {min(both)}; choose one")
+            values |= self.adapters[name].values
+        values |= more
         resizes = "body.embed.tokens" in {*self._replaced, *values}
         for path, parameter in self._replaced.items():
             self._set(path, parameter)
@@ -258,6 +240,15 @@ class AttachedAdapters:
             self._set(path, parameter)
         if resizes:
             self._model.config = replace(self._model.config, vocab_size=len(self._model.body.embed.tokens))
+
+    @contextmanager
+    def placed(self, values: Mapping[str, nn.Parameter] = {}) -> Iterator[None]:
+        """While the block runs, the model has its own parameters, or these in their place."""
+        self.place((), values)
+        try:
+            yield
+        finally:
+            self.place(self.chosen)
 
     def _set(self, path: str, parameter: nn.Parameter) -> None:
         owner, _, attribute = path.rpartition(".")
@@ -301,11 +292,10 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
             raise UserError(f'the adapter "{name}" cannot be one of several in a batch')
         if any(path.startswith(experts) for path in adapter.modules):
             raise UserError(f'the adapter "{name}" acts on experts, which see tokens of all rows: not mixed')
-    on.place(())
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
     on.count = len(names)
     try:
-        yield
+        with on.placed():
+            yield
     finally:
         on.rows = None
-        on.place(on.chosen)

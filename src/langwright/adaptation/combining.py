@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from langwright.adaptation.attached import attached
@@ -59,9 +60,10 @@ def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "s
     for module, kind in keys:
         given = [(weights[other], *found[module, kind]) for other, found in changes.items() if (module, kind) in found]
         down, up = _COMBINED[how](given, width)
-        tensors[module + _KINDS[kind][0]] = _padded(down, width, 0)
-        tensors[module + _KINDS[kind][1]] = _padded(up, width, 1)
-    made.load(model, name, tensors, f'the combination "{name}"')
+        short = width - len(down)
+        tensors[module + _KINDS[kind][0]] = F.pad(down, (0, 0, 0, short))
+        tensors[module + _KINDS[kind][1]] = F.pad(up, (0, short))
+    made.load(model, name, tensors)
     return made
 
 
@@ -98,10 +100,3 @@ def _changes(model: Model, method: LoRA, name: str) -> dict[tuple[str, int], tup
                 half = method.scaling(module.removeprefix(PREFIX)) ** 0.5
                 found[module, kind] = (half * down.float(), half * tensors[module + b].float())
     return found
-
-
-def _padded(tensor: Tensor, width: int, dim: int) -> Tensor:
-    """With zeros up to the width."""
-    shape = list(tensor.shape)
-    shape[dim] = width - shape[dim]
-    return torch.cat((tensor, tensor.new_zeros(shape)), dim)

@@ -86,8 +86,7 @@ class LanguageHead(nn.Module):
 
     def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
         """hidden Wᵀ + bias, without an adapter."""
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return affine(hidden, self.full_weight().to(hidden.dtype), bias)
+        return affine(hidden, self.weight, self.bias)
 
     def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """W as one matrix of floats."""
@@ -121,7 +120,7 @@ class MaskedHead(nn.Module):
         self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "*batch vocabulary"]:
         found = self.norm(self.activation(self.dense(hidden)))
-        return affine(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+        return affine(found, self.weight, self.bias)
 
     def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
         """All that the logits of these hidden states are made of."""

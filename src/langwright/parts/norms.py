@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from langwright.parts.linear import cast
+
 
 class Norm(nn.Module):
     """LayerNorm (Ba et al., 2016) or RMSNorm (Zhang and Sennrich, 2019).
@@ -36,14 +38,15 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        weight = None if self.weight is None else self.weight.to(x.dtype)
+        weight = self.weight
         if self.kind == "layer":
-            return F.layer_norm(x, x.shape[-1:], weight, None if self.bias is None else self.bias.to(x.dtype), self.eps)
-        if self.plus_one and self.weight is not None:
+            bias = None if self.bias is None else cast(self.bias, x)
+            return F.layer_norm(x, x.shape[-1:], None if weight is None else cast(weight, x), bias, self.eps)
+        if self.plus_one and weight is not None:
             wide = _wide(x)
-            return (_rms(x.to(wide), self.eps) * (1 + self.weight.to(wide))).to(x.dtype)
+            return (_rms(x.to(wide), self.eps) * (1 + weight.to(wide))).to(x.dtype)
         normed = _rms(x, self.eps)
-        return normed if weight is None else normed * weight
+        return normed if weight is None else normed * cast(weight, x)
 
 
 class BatchNorm(nn.Module):

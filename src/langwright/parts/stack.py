@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from langwright.parts.attention import Attention, Context, Cross
+from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.cross_memory import CrossMemory
-from langwright.parts.kernels import Stateless, lower
+from langwright.parts.kernels import Stateless
 from langwright.parts.positions import Rope, Sinusoids, document_lengths
 from langwright.parts.state import NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
@@ -299,7 +299,7 @@ class Stack(nn.Module):
             mask = None  # no real token sees it, and the kernels for whole rows are faster
         batch, time = self.embed.size(inputs)
         new = NewTokens(batch, time, inputs.device, mask, positions, segments)
-        held = Stateless(len(self.blocks)) if state is None else state
+        held = Stateless() if state is None else state
         virtual: VirtualTokens | None = None
         if self.adapter is not None and not held.length:
             virtual = self.adapter.virtual_tokens()  # type: ignore[operator]
@@ -313,17 +313,19 @@ class Stack(nn.Module):
             places, vectors = virtual.places(places), virtual.vectors
             if real is not None and vectors is not None:
                 real = F.pad(real, (virtual.length, 0), value=True)
-        query, asked = places[0].query, places[0].query_segments
+        query, asked = places.query, places.query_segments
         x = self.embed(inputs, query, types, vectors)
-        lowered = self._lower(places, x, taps)
+        lowered = {bias: self._lower(bias, places, x) for bias in dict.fromkeys(self.biases)}
         lengths = None
         if self.rope is not None and self.rope.scaling is not None and not (real is None and asked is None):
             lengths = document_lengths(query, real, asked)
         tables = None if self.rope is None else self.rope.tables(query, x.dtype, lengths)
-        cross = None if memory is None else self._cross(memory, query, x, taps)
-        for layer, block in enumerate(self.blocks):
+        cross = Lowered()
+        if memory is not None:
+            cross = self._lower(Bias(), Places(query, memory.positions, gapless=memory.mask is None), x)
+        for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
             slot = held.slot(layer) if virtual is None else virtual.slot(layer, held.slot(layer))
-            context = Context(lowered[layer], tables, slot, taps, layer, cross, real, asked)
+            context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
@@ -335,33 +337,11 @@ class Stack(nn.Module):
         x = x if self.final_norm is None else self.final_norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def _lower(self, places: Sequence[Places], x: Tensor, taps: Taps | None) -> list[Lowered]:
-        """The bias of each layer for its kernel; layers that ask for the same share the tensors.
-
-        Masks are made here, once a call and outside of what is compiled or recomputed.
-        """
-        made: dict[Any, Lowered] = {}
-        lowered = []
-        for layer, (block, bias, place) in enumerate(zip(self.blocks, self.biases, places, strict=True)):
-            mixer = block.attention.fn  # type: ignore[union-attr]
-            if not isinstance(mixer, Attention):
-                lowered.append(Lowered(described=(bias, place)))
-                continue
-            key = bias, id(place), mixer.heads, mixer.softcap, mixer.dropout
-            if key not in made:
-                made[key] = lower(bias, place, x, mixer.heads, mixer.settings(taps, layer), self.tiled)
-            lowered.append(made[key])
-        return lowered
-
-    def _cross(self, memory: CrossMemory, query: Tensor, x: Tensor, taps: Taps | None) -> Cross | None:
-        """The memory and its padding, lowered once for all layers."""
-        readers = [block.cross.fn for block in self.blocks if isinstance(block, Block) and block.cross is not None]
-        if not readers:
-            return None
-        assert isinstance(readers[0], Attention)
-        places = Places(query, memory.positions, gapless=memory.mask is None)
-        settings = readers[0].settings(taps, 0, "cross_attention")
-        return Cross(lower(Bias(), places, x, readers[0].heads, settings, self.tiled), memory)
+    def _lower(self, bias: Bias, places: Places, x: Tensor) -> Lowered:
+        """A bias in the form of the kernels, once a call and outside of what is compiled or recomputed."""
+        if self.tiled:
+            return Lowered(described=(bias, places), tiled=True)
+        return bias.lower(places, x.dtype)._replace(described=(bias, places))
 
 
 def _at_the_right(padding: Bool[Tensor, "batch time"]) -> bool:

@@ -1,26 +1,25 @@
 """Ctrl-C and SIGTERM as a wish to save and leave, not as a crash."""
 
 import signal
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-class Interrupt:
-    """While the block runs, SIGINT and SIGTERM are noted in `signal`; a second one ends the process as usual."""
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """While the block runs, SIGINT and SIGTERM are noted in the list; a second one ends the process as usual."""
+    noted: list[int] = []
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        restore()
 
-    def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
+    def restore() -> None:
+        for number, handler in before.items():
             signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        restore()

@@ -3,17 +3,17 @@
 Once they are trained, the encoder's output is all that is needed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from langwright.adaptation.config_fields import Holds, Table
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod
 from langwright.adaptation.methods.virtual_tokens import standard_normal
-from langwright.adaptation.settings import SHARE, SIZE, setting
+from langwright.adaptation.settings import SHARE, SIZE, Holds, Table, setting
+from langwright.models.family import Fields
 from langwright.models.model import Model
 
 
@@ -74,5 +74,6 @@ class PTuning(SoftPromptMethod):
             made = mlp(dim, hidden) if self.encoder == "mlp" else LSTM(dim, hidden, self.layers, self.dropout)
         return standard_normal(like, rows, dim), made
 
-    def in_peft(self, model: Model) -> "PTuning":
-        return self if self.hidden is not None else replace(self, hidden=model.body.embed.tokens.shape[1])
+    def facts(self, model: Model) -> Fields:
+        facts = super().facts(model)
+        return facts | {"encoder_hidden_size": self.hidden or facts["token_dim"]}

@@ -1,14 +1,13 @@
 """Prompt tuning (Lester et al., 2021): vectors before every text, each free to move while the model stays."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
-from langwright.adaptation.config_fields import INERT, Holds, Table
 from langwright.adaptation.method import DEFAULT
 from langwright.adaptation.methods.virtual_tokens import (
     BeginsAsText,
@@ -16,7 +15,7 @@ from langwright.adaptation.methods.virtual_tokens import (
     VirtualTokenModule,
     standard_normal,
 )
-from langwright.adaptation.settings import SIZE, setting
+from langwright.adaptation.settings import SIZE, Holds, Table, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -54,7 +53,7 @@ class SoftPromptMethod(VirtualTokenMethod):
     peft_fields: ClassVar[Table] = {
         "num_virtual_tokens": Holds("tokens"),
         "num_transformer_submodules": Holds("submodules"),
-        **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim"), INERT),
+        **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim")),
     }
     submodules: int
 
@@ -91,18 +90,20 @@ class PromptTuning(SoftPromptMethod, BeginsAsText):
     """
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
-    inits: ClassVar[tuple[str, ...]] = ("random", "vocabulary")
     peft_fields: ClassVar[Table] = {
         **SoftPromptMethod.peft_fields,
         # PEFT reads a text again when the adapter is loaded, and wants a tokenizer for it: what is loaded replaces it.
         "prompt_tuning_init": Holds(
-            "init", "random", words={"RANDOM": "random", "SAMPLE_VOCAB": "vocabulary", "TEXT": "random"}
+            "init",
+            missing="random",
+            words={"RANDOM": "random", "SAMPLE_VOCAB": "vocabulary", "TEXT": "random"},
+            write=lambda text: "RANDOM",
         ),
-        **dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"), INERT),
+        **dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path")),
     }
 
     tokens: int = setting(20, SIZE, "virtual_tokens")
-    init: str = setting("vocabulary", option="prompt_init")
+    init: str = setting("vocabulary", one_of("random", "vocabulary", "text"), "prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
     submodules: int = setting(1, SIZE)
@@ -115,9 +116,6 @@ class PromptTuning(SoftPromptMethod, BeginsAsText):
         else:
             ids = torch.tensor(self.ids).repeat(-(-rows // len(self.ids)))[:rows]
         return like.detach()[ids.to(like.device)].float(), None
-
-    def in_peft(self, model: Model) -> "PromptTuning":
-        return replace(self, init="random", text=None) if self.init == "text" else self
 
     def facts(self, model: Model) -> Fields:
         return super().facts(model) | {"prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
