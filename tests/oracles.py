@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright.models.families import FAMILIES
 from langwright.models.families.bart import BartConfig
 from langwright.models.families.switch import SwitchConfig
 from langwright.models.families.t5 import T5Config
@@ -125,29 +126,16 @@ _OWN: dict[str, dict[str, Any]] = {
     "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 6, "max_seq_len": 160},
 }
 """Tiny shapes where they are not those of LLaMA."""
-_CLASSES = {
-    "openai-gpt": (transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel),
-    "gpt_neo": (transformers.GPTNeoConfig, transformers.GPTNeoForCausalLM),
-    "gptj": (transformers.GPTJConfig, transformers.GPTJForCausalLM),
-    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
-    "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM),
-    "mpt": (transformers.MptConfig, transformers.MptForCausalLM),
-    "phi": (transformers.PhiConfig, transformers.PhiForCausalLM),
-    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
-    "gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM),
-    "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
-    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
-    "nanochat": (transformers.NanoChatConfig, transformers.NanoChatForCausalLM),
-}
+
+
+def classes(family: str) -> tuple[Any, Any]:
+    """Their config and their model with its head over the vocabulary."""
+    return transformers.CONFIG_MAPPING[family], getattr(transformers, FAMILIES[family].architecture)
 
 
 def oracle(case: Case) -> PreTrainedModel:
     """The model of `transformers` for a case, in eval mode, its parameters far from any special value."""
-    config, model = _CLASSES[case.family]
+    config, model = classes(case.family)
     shape = _OWN.get(case.family, _LLAMA)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     with torch.random.fork_rng(devices=[]):
@@ -238,20 +226,9 @@ def small_config(family: str) -> Any:
     return SMALL[family] if family in SMALL else by_depth(family, 2, VOCABULARY, 16, 0.0)
 
 
-_SOURCED = {
-    "switch_transformers": (
-        transformers.SwitchTransformersConfig,
-        transformers.SwitchTransformersForConditionalGeneration,
-    ),
-    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
-    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
-    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
-}
-
-
 def sourced_oracle(case: Case) -> PreTrainedModel:
     """As `oracle`, for an encoder-decoder; the offset of the logits, which is no parameter, is noise too."""
-    config, model = _SOURCED[case.family]
+    config, model = classes(case.family)
     shape = {"t5": _T5, "switch_transformers": _SWITCH}.get(case.family, _BART)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

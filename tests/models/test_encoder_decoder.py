@@ -21,13 +21,24 @@ from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.families.bart import BartConfig
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import load_language_model, load_model, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
-from oracles import SMALL, SOURCED, VOCABULARY, left_padding, perturb, random_ids, reopened_sourced, sourced_oracle
+from oracles import (
+    SMALL,
+    SOURCED,
+    VOCABULARY,
+    classes,
+    left_padding,
+    perturb,
+    random_ids,
+    reopened_sourced,
+    sourced_oracle,
+)
 from refusals import refused
 
 NEAR = 1e-4
@@ -337,15 +348,6 @@ HUB: dict[str, tuple[int, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 """config.json of models on the Hub, and how many parameters they are published with."""
-CLASSES = {
-    "switch_transformers": (
-        transformers.SwitchTransformersConfig,
-        transformers.SwitchTransformersForConditionalGeneration,
-    ),
-    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
-    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
-    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
-}
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -355,7 +357,8 @@ def test_published_configs(name: str) -> None:
     config = family.parse(raw, name)
     with torch.device("meta"):
         ours = family.build(config)
-        theirs = CLASSES[family.name][1](CLASSES[family.name][0](**raw))
+        config_class, model_class = classes(family.name)
+        theirs = model_class(config_class(**raw))
     trained = {name: p for name, p in ours.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trained.values()) == count
     untied = raw.get("tie_word_embeddings") is False  # which transformers 5 counts as tied
@@ -381,7 +384,7 @@ def test_what_published_models_say_of_their_texts() -> None:
 @pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
 @pytest.mark.parametrize("written", [False, True])
 def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
-    theirs = CLASSES[family][0]()
+    theirs = classes(family)[0]()
     parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
     compared = {name: value for name, value in dataclasses.asdict(parsed).items() if hasattr(theirs, name)}
     assert len(compared) > 10

@@ -49,7 +49,7 @@ class RopeFields:
         if self.usual is not None:
             head_dim = int(head_dim * given.pop(FRACTION))
         if head_dim < 2 or head_dim % 2:
-            raise ValueError(f"head_dim: rotary positions turn pairs, and {head_dim} of a head is not made of pairs")
+            raise ValueError(f"head_dim = {head_dim}: rotary positions turn pairs")
         return Rope(head_dim, float(theta), _scaling(kind, given, context))
 
     def read(self, raw: Fields) -> Fields:

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import Rule
-from langwright.models.building import stack
 from langwright.models.config import ACTIVATIONS, Activation, Config, Fields, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, names, projections, within
-from langwright.models.model import Frame, Model
+from langwright.models.model import Frame, Model, stack
 from langwright.parts import MLP, Attention, Bias, Embedding, LanguageHead, Norm, Stack
 
 Banned = Annotated[tuple[int, ...], Rule("a list of one token id", lambda word: len(word) == 1)]

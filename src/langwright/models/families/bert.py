@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import stack
 from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, within
-from langwright.models.model import Model
+from langwright.models.model import Model, stack
 from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
 from langwright.parts import MLP, Attention, Bias, Embedding, Norm
 

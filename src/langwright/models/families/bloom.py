@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import Config, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, layers, names, within
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.parts import MLP, Alibi, Attention, Bias, Embedding, Norm
 
 

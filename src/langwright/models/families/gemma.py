@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import Fields, Positive
 from langwright.models.families.llama import LLAMA, LlamaConfig
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.parts import GLU, Attention, Bias, Embedding, Norm
 
 GELU = "gelu_pytorch_tanh"
@@ -26,25 +25,16 @@ class GemmaConfig(LlamaConfig):
 def build(config: GemmaConfig, sandwich: bool = False) -> Model:
     """The blocks of LLaMA with Gemma's norm. sandwich: a norm after each branch as well, before it is added."""
     c = config
-
-    def attention(layer: int) -> Attention:
-        return Attention(
-            c.hidden_size,
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            c.head_dim,
-            bias="qkvo" if c.attention_bias else "",
-            scale=None if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar**-0.5,
-            softcap=c.attn_logit_softcapping,
-            dropout=c.attention_dropout,
-        )
-
+    scale = None if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar**-0.5
+    biases, softcap, drop = "qkvo" if c.attention_bias else "", c.attn_logit_softcapping, c.attention_dropout
     body = stack(
         Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5, round_scale=True),
         c.num_hidden_layers,
         norm=lambda: Norm(c.hidden_size, "rms", c.rms_norm_eps, plus_one=True),
         norms="sandwich" if sandwich else "pre",
-        attention=attention,
+        attention=lambda layer: Attention(
+            c.hidden_size, *c.heads, bias=biases, scale=scale, softcap=softcap, dropout=drop
+        ),
         feedforward=lambda layer: GLU(c.hidden_size, c.intermediate_size, "gelu_tanh"),
         bias=lambda layer: Bias(causal=True, window=c.window(layer)),
         rope=c.rope(),

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from langwright.base.value_types import one_of
-from langwright.models.building import language_model, stack
 from langwright.models.config import Config, Rate, ShapeFields, Size
 from langwright.models.families.gpt2 import LINEAR
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.parts import MLP, Attention, Embedding, Norm
 
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}

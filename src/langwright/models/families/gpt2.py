@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, layers, names
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.models.task_heads import last_token_head
 from langwright.parts import MLP, Attention, Embedding, Norm
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from langwright.base.value_types import fits, one_of
-from langwright.models.building import language_model, stack
 from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, layers, names, projections
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.parts import MLP, Attention, Bias, Embedding, Norm
 
 

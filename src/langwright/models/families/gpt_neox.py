@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import ACTIVATIONS, Activation, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import QKV, Entry, layers, names
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
 from langwright.parts import MLP, Attention, Embedding, Norm
 

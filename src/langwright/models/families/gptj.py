@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.parts import MLP, Attention, Embedding, Norm, Rope
 
 

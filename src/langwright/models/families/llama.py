@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from langwright.base.value_types import one_of
-from langwright.models.building import language_model, stack
 from langwright.models.config import Fields, Rate, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections, within
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import WHOLE, RotaryConfig
 from langwright.models.task_heads import last_token_head
 from langwright.parts import GLU, Attention, Bias, Branch, Embedding, Norm
@@ -49,6 +48,11 @@ class LlamaConfig(RotaryConfig):
         if self.sliding_window is None and SLIDING in (kinds or ()):
             raise ValueError("layer_types names a sliding layer and sliding_window is not set")
 
+    @property
+    def heads(self) -> tuple[int, int | None, int | None]:
+        """Of queries, of keys and values, and how wide they are."""
+        return self.num_attention_heads, self.num_key_value_heads, self.head_dim
+
     def window(self, layer: int) -> int | None:
         """How many positions a layer sees; None for all."""
         sliding = self.layer_types is None or self.layer_types[layer] == SLIDING
@@ -69,20 +73,18 @@ def build(
     feedforward: makes that of a layer.
     """
     c = config
+    biases = "qkvo" if c.attention_bias else bias
 
     def norm(dim: int = c.hidden_size) -> Norm:
         return Norm(dim, "rms", c.rms_norm_eps)
-
-    def attention(layer: int) -> Attention:
-        heads = (c.num_attention_heads, c.num_key_value_heads, c.head_dim)
-        biases, of_heads = "qkvo" if c.attention_bias else bias, norm if qk_norm else None
-        return Attention(c.hidden_size, *heads, bias=biases, qk_norm=of_heads, dropout=c.attention_dropout)
 
     body = stack(
         Embedding(c.vocab_size, c.hidden_size),
         c.num_hidden_layers,
         norm=norm,
-        attention=attention,
+        attention=lambda layer: Attention(
+            c.hidden_size, *c.heads, bias=biases, qk_norm=norm if qk_norm else None, dropout=c.attention_dropout
+        ),
         feedforward=lambda layer: feedforward(c),
         bias=lambda layer: Bias(causal=True, window=c.window(layer)),
         rope=c.rope(),

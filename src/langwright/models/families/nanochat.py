@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import Positive, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import WHOLE, RotaryConfig
 from langwright.parts import MLP, Attention, Embedding, Linear, Norm, Rope
 
@@ -39,19 +38,18 @@ class NanoChatConfig(RotaryConfig):
 def build(config: NanoChatConfig) -> Model:
     """Pre-norm blocks, and one more norm after the embedding."""
     c = config
+    heads = c.num_attention_heads, c.num_key_value_heads
 
     def norm(dim: int = c.hidden_size) -> Norm:
         return Norm(dim, "rms", c.rms_norm_eps, weight=False)
-
-    def attention(layer: int) -> Attention:
-        heads = (c.num_attention_heads, c.num_key_value_heads)
-        return Attention(c.hidden_size, *heads, qk_norm=norm, qk_norm_after_rope=True, dropout=c.attention_dropout)
 
     body = stack(
         Embedding(c.vocab_size, c.hidden_size, norm=norm()),
         c.num_hidden_layers,
         norm=norm,
-        attention=attention,
+        attention=lambda layer: Attention(
+            c.hidden_size, *heads, qk_norm=norm, qk_norm_after_rope=True, dropout=c.attention_dropout
+        ),
         feedforward=lambda layer: MLP(c.hidden_size, c.intermediate_size, "relu2"),
         rope=c.rope(),
     )

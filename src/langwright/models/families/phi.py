@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from langwright.models.building import language_model, stack
 from langwright.models.config import ACTIVATIONS, Activation, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
-from langwright.models.model import Model
+from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
 from langwright.parts import MLP, Attention, Embedding, Norm
 
@@ -39,20 +38,19 @@ class PhiConfig(RotaryConfig):
 def build(config: PhiConfig) -> Model:
     """Parallel blocks with LayerNorm, RoPE in half of each head, grouped-query attention, and a head with a bias."""
     c = config
+    heads = c.num_attention_heads, c.num_key_value_heads
 
     def norm(dim: int = c.hidden_size) -> Norm:
         return Norm(dim, "layer", c.layer_norm_eps, bias=True)
-
-    def attention(layer: int) -> Attention:
-        heads, qk_norm = (c.num_attention_heads, c.num_key_value_heads), norm if c.qk_layernorm else None
-        return Attention(c.hidden_size, *heads, bias="qkvo", qk_norm=qk_norm, dropout=c.attention_dropout)
 
     body = stack(
         Embedding(c.vocab_size, c.hidden_size, dropout=c.embd_pdrop),
         c.num_hidden_layers,
         norm=norm,
         norms="shared",
-        attention=attention,
+        attention=lambda layer: Attention(
+            c.hidden_size, *heads, bias="qkvo", qk_norm=norm if c.qk_layernorm else None, dropout=c.attention_dropout
+        ),
         feedforward=lambda layer: MLP(c.hidden_size, c.intermediate_size, ACTIVATIONS[c.hidden_act], bias=True),
         parallel=True,
         dropout=c.resid_pdrop,

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import one_of
-from langwright.models.building import stack
 from langwright.models.config import Config, Fields, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, projections, within
-from langwright.models.model import Frame, Model
+from langwright.models.model import Frame, Model, stack
 from langwright.parts import GLU, MLP, Attention, Bias, Branch, Embedding, LanguageHead, Norm, RelativeBias, Stack
 
 FEEDFORWARDS = {"relu": (MLP, "relu"), "gated-gelu": (GLU, "gelu_tanh"), "gated-silu": (GLU, "silu")}
