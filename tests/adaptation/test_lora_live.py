@@ -312,7 +312,6 @@ def test_numbers_that_are_none_are_refused_by_name(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"settings": []}, "settings"),
         ({"settings": {"wings": 1}}, "wings"),
         *(({"settings": {"rank": value}}, "rank") for value in ("x", 0, 10**30)),
         ({"settings": {"target": 5}}, "target"),
