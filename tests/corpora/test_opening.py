@@ -68,7 +68,7 @@ def test_the_field_is_passed_on(tmp_path: Path) -> None:
         ("{folder}/g.png", "g.png: unknown ending '.png'"),
         ("{folder}/g.*", "g.png: unknown ending '.png'"),
         ("{folder}/.hidden/none", "none: no such file or folder"),
-        ("hf:", "hf:hf:owner/name"),
+        ("hf:", "hf:owner/name"),
         ("hf:a/b:c:train:more", "hf:a/b:c:train:more"),
     ],
 )
