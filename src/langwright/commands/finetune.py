@@ -21,7 +21,7 @@ from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
 from langwright.data.supply import Supply
-from langwright.data.texts import read_texts
+from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
@@ -226,8 +226,8 @@ def _open(
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
-    layout = Layout(context, recipe.batch_size, recipe.seed, recipe.compile, *share)
-    supply = _supply(text, recipe, tokenizer, layout, folder, may_grow=method is None)
+    layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, *share)
+    supply = _supply(text, recipe, tokenizer, layout, context, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)
     return Tuning(opened, folder, text, out, recipe, [base], machine, method, tokenizer, context, supply, old)
 
@@ -270,14 +270,15 @@ def _supply(
     recipe: FinetuneRecipe,
     tokenizer: Tokenizer,
     layout: Layout,
+    context: int,
     model: Path,
     may_grow: bool,
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
         setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, setup, layout, recipe.split, recipe.packing)
-    return read_texts(text, recipe.split or "0.9", recipe.field, tokenizer).supply(layout, recipe.crossing)
+        return chat_supply(text, setup, layout, context, recipe.split, recipe.packing)
+    return text_supply(text, recipe.split or "0.9", recipe.field, layout, context, recipe.crossing, tokenizer)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

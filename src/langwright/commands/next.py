@@ -6,8 +6,7 @@ from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.generate import next_tokens
-from langwright.inference.masked import likeliest_fillings
+from langwright.inference.generate import likeliest_fillings, next_tokens
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import Kind
 from langwright.text.tokenizer import load_tokenizer
