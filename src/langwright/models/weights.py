@@ -25,7 +25,7 @@ class Weights:
 
     Args:
         files: the file that holds each, by name.
-        read: the tensor of a name.
+        read: the tensor of a name; UserError where it is missing.
     """
 
     files: Mapping[str, Path]
@@ -64,8 +64,13 @@ def open_weights(folder: Path) -> Iterator[Weights]:
         for name, file in where.items():
             if name not in held[file]:
                 raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
-        files = {name: folder / file for name, file in where.items()}
-        yield Weights(files, lambda name: opened[where[name]].get_tensor(name))
+
+        def read(name: str) -> Tensor:
+            if name not in where:
+                raise UserError(f'{folder}: tensor "{name}" is missing from the weights')
+            return opened[where[name]].get_tensor(name)
+
+        yield Weights({name: folder / file for name, file in where.items()}, read)
 
 
 def _shards(folder: Path) -> dict[str, str]:
