@@ -139,11 +139,7 @@ def _reason(error: Any) -> str:
 
     if isinstance(error, cyclopts.UnusedCliTokensError):
         return f'unexpected argument "{(error.unused_tokens or [""])[0].replace(_DASHED, "")}"'
-    reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
-    missing = re.fullmatch(r"Parameter (\S+) requires an argument", reason)
-    if missing and not missing[1].startswith("-"):
-        return f"missing {missing[1]}"
-    return f"{missing[1]} needs a value; one that begins with a dash is {missing[1]}=VALUE" if missing else reason
+    return " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
 
 
 def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:

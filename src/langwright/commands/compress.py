@@ -1,6 +1,7 @@
 """langwright compress: a model whose linear layers are quantised."""
 
 import itertools
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +62,7 @@ def compress(
     # What cannot be measured should not be found out when the new folder is there.
     before = None if text is None else measure(opened.path)
     result = compress_folder(opened, out, to)
-    report = result.record()
+    report = asdict(result)
     if before is not None:
         after = measure(out)
         report |= {
@@ -78,9 +79,9 @@ def compress(
 
 def _words(to: str, result: Compression, report: dict[str, Any]) -> list[str]:
     lines = [
-        f"{result.weights:,} weights in {to}, {result.bits:.3f} bits each; "
-        f"all tensors {result.before / 2**20:.2f} -> {result.after / 2**20:.2f} MiB",
-        f"largest relative error of a tensor: {result.error:.4f} ({result.worst})",
+        f"{result.weights:,} weights in {to}, {result.bits_per_weight:.3f} bits each; "
+        f"all tensors {result.bytes_before / 2**20:.2f} -> {result.bytes_after / 2**20:.2f} MiB",
+        f"largest relative error of a tensor: {result.largest_relative_error:.4f} ({result.worst_tensor})",
     ]
     if "perplexity_before" in report:
         lines.append(

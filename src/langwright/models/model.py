@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from langwright.parts import Bias, Block, Branch, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
+from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
 from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.state import State, Taps
 
@@ -201,9 +201,9 @@ def stack(
     layers: int,
     *,
     norm: Callable[[], Norm],
-    attention: Callable[[int], Branch],
-    feedforward: Callable[[int], Branch],
-    cross: Callable[[int], Branch] | None = None,
+    attention: Callable[[int], nn.Module],
+    feedforward: Callable[[int], nn.Module],
+    cross: Callable[[int], nn.Module] | None = None,
     bias: Callable[[int], Bias] = lambda layer: Bias(causal=True),
     norms: Literal["pre", "post", "sandwich", "shared"] = "pre",
     parallel: bool = False,
@@ -227,7 +227,7 @@ def stack(
         rope: turns queries and keys.
     """
 
-    def branch(fn: Branch) -> Residual:
+    def branch(fn: nn.Module) -> Residual:
         return Residual(fn, **{place: norm() for place in PLACES[norms]}, dropout=dropout)
 
     def block(layer: int) -> Block | ParallelBlock:

@@ -9,13 +9,13 @@ from langwright.parts.heads import EmbeddingHead, LanguageHead, MaskedHead, Sequ
 from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
 from langwright.parts.norms import Norm
-from langwright.parts.positions import Rope, Sinusoids
-from langwright.parts.stack import Block, Branch, Embedding, ParallelBlock, Residual, Stack
+from langwright.parts.positions import Rope, sinusoids
+from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual, Stack
 
 __all__ = [
-    "GLU", "MLP", "Alibi", "Attention", "Bias", "Block", "Branch", "Embedding", "EmbeddingHead", "LanguageHead",
+    "GLU", "MLP", "Alibi", "Attention", "Bias", "Block", "Embedding", "EmbeddingHead", "LanguageHead",
     "Linear", "MaskedHead", "MoE", "Norm", "ParallelBlock", "RelativeBias", "Residual", "Rope", "SequenceHead",
-    "Sinusoids", "Stack", "TokenHead",
+    "Stack", "TokenHead", "sinusoids",
 ]  # fmt: skip
 
 # MKL's vector mathematics (cos, sin, exp, log, tanh, erf, sqrt and others of float32 and float64; not softmax, GELU,

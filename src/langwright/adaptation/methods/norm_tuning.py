@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, Targets, points, usual
+from langwright.adaptation.attachment_points import Targets, points, usual
 from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import TargetedMethod
-from langwright.adaptation.settings import TARGETS, Table, setting
+from langwright.adaptation.settings import TARGETS, Table
 from langwright.models.model import Model
 
 
@@ -25,17 +25,13 @@ class LayerNorm(TargetedMethod):
     peft_fields: ClassVar[Table] = TARGETS
     kinds: ClassVar[tuple[str, ...]] = ("norm",)
 
-    target: Targets | None = setting(None, option="target")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
-
     def usual(self, model: Model) -> Targets:
         norms = (name.rpartition(".")[2] for name, point in points(model).items() if point.kind == "norm")
         return usual(model).norms or tuple(dict.fromkeys(norms))
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found = [
-            BaseTensor(f"{PREFIX}{point.name}.ln_tuning_layers.{kind}", entry)
+            BaseTensor(f"{point.key}.ln_tuning_layers.{kind}", entry)
             for point in self.targets(model)
             for kind, entry in (("weight", point.weight), ("bias", point.bias))
             if entry is not None

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from torch import nn
+
 from langwright.base.value_types import one_of
 from langwright.models.config import Fields, Rate, Size
 from langwright.models.family import AdapterTargets, Family
@@ -11,7 +13,7 @@ from langwright.models.keymap import Entry, layers, names, projections, within
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import WHOLE, RotaryConfig
 from langwright.models.task_heads import last_token_head
-from langwright.parts import GLU, Attention, Bias, Branch, Embedding, Norm
+from langwright.parts import GLU, Attention, Bias, Embedding, Norm
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -59,13 +61,13 @@ class LlamaConfig(RotaryConfig):
         return self.sliding_window if sliding else None
 
 
-def gated(config: LlamaConfig) -> Branch:
+def gated(config: LlamaConfig) -> nn.Module:
     """The feed-forward of a layer."""
     return GLU(config.hidden_size, config.intermediate_size, config.hidden_act, config.mlp_bias)
 
 
 def build(
-    config: LlamaConfig, bias: str = "", qk_norm: bool = False, feedforward: Callable[[Any], Branch] = gated
+    config: LlamaConfig, bias: str = "", qk_norm: bool = False, feedforward: Callable[[Any], nn.Module] = gated
 ) -> Model:
     """Pre-norm blocks with RMSNorm, RoPE, grouped-query attention and a gated feed-forward.
 

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from torch import nn
+
 from langwright.models.config import ACTIVATIONS, Activation, Fields, Rate, Size
 from langwright.models.families.t5 import T5, T5Config, build, keys
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, within
-from langwright.parts import MLP, Branch, MoE
+from langwright.parts import MLP, MoE
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SwitchConfig(T5Config):
         return step == 1 or (step > 1 and layer % step == 1)
 
 
-def feedforward(config: SwitchConfig, decoder: bool, layer: int) -> Branch:
+def feedforward(config: SwitchConfig, decoder: bool, layer: int) -> nn.Module:
     """One feed-forward, or many and their router."""
     c = config
 

@@ -12,7 +12,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, projections, within
 from langwright.models.model import Frame, Model, stack
-from langwright.parts import GLU, MLP, Attention, Bias, Branch, Embedding, LanguageHead, Norm, RelativeBias, Stack
+from langwright.parts import GLU, MLP, Attention, Bias, Embedding, LanguageHead, Norm, RelativeBias, Stack
 
 FEEDFORWARDS = {"relu": (MLP, "relu"), "gated-gelu": (GLU, "gelu_tanh"), "gated-silu": (GLU, "silu")}
 
@@ -63,7 +63,7 @@ def dense(config: T5Config, decoder: bool, layer: int) -> nn.Module:
     return kind(config.d_model, config.d_ff, activation, dropout=config.dropout_rate)
 
 
-def build(config: T5Config, feedforward: Callable[[Any, bool, int], Branch] = dense) -> Model:
+def build(config: T5Config, feedforward: Callable[[Any, bool, int], nn.Module] = dense) -> Model:
     """Pre-norm blocks with RMSNorm, scores that are not scaled, and one table of relative positions a stack.
 
     feedforward: makes that of a layer, given config, whether it is the decoder's, and the layer's number.
