@@ -76,13 +76,14 @@ def evaluate(
         windows = Windows(tokens, context or loaded.context, once=True)
         shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER))
     if json:
-        shared = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
+        shared = [{"layer": layer, "shares": of_layer.tolist()} for layer, of_layer in shares.items()]
         print_json({**result.record(), "experts": shared})
         return
     print_likelihood(result.record(), text, json)
-    for one in shares:
-        print(f"experts of layer {one.layer}: the busiest has {one.busiest:.1f} times its part")
-        print("\n".join(bars([(f"{i}", float(share)) for i, share in enumerate(one.shares)], 60)))
+    for layer, of_layer in shares.items():
+        busiest = float(of_layer.max()) * len(of_layer)
+        print(f"experts of layer {layer}: the busiest has {busiest:.1f} times its part")
+        print("\n".join(bars([(f"{i}", share) for i, share in enumerate(of_layer.tolist())], 60)))
 
 
 def measure_text(
