@@ -244,7 +244,7 @@ def test_the_last_of_a_repeated_flag_holds() -> None:
 
 def test_parse_understands_without_running(tmp_path: Path) -> None:
     call = cli.parse(["train", "c", "o", "--depth", "2"])
-    assert call.arguments["recipe"].depth == 2
+    assert call.keywords["recipe"].depth == 2
     assert not seen
     with pytest.raises(UserError, match="--bogus"):
         cli.parse(["train", "--bogus"])
@@ -294,7 +294,7 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     ):  # fmt: skip
         assert words in text
     assert "save_every" not in text
-    monkeypatch.setattr(cli, "USUAL", {"train": ("json", "rate")})
+    monkeypatch.setattr(cli, "USUAL", {"train": "json rate"})
     assert cli.main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert text.index("--json") < text.index("--rate")

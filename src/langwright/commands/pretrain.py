@@ -33,12 +33,13 @@ def pretrain(
 ) -> int:
     """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
 
-    corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
-    out: the model folder; checkpoints and metrics.jsonl are in it too.
-    recipe: how.
-    extend: go on with a finished run, for longer.
-    profile: write the share of time of each part of a training step into the report.
-    json: print the result as JSON.
+    Args:
+        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
+        out: the model folder; checkpoints and metrics.jsonl are in it too.
+        recipe: how.
+        extend: go on with a finished run, for longer.
+        profile: write the share of time of each part of a training step into the report.
+        json: print the result as JSON.
     """
     result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
