@@ -37,11 +37,12 @@ from langwright.commands._demo.instructions import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import evaluation_batches
-from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.batches import Batches, evaluation_batches
+from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
 from langwright.data.order import Layout
 from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
+from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood
 from langwright.inference.generate import complete, prompt_ids
 from langwright.inference.sampling import Sampling
@@ -114,12 +115,12 @@ class Task:
 
     def quality(self, model: Model, examples: Sequence[Example]) -> float:
         """Bits per byte of the answers."""
-        batches = evaluation_rows(examples, TOKENS, ROWS)
+        batches = evaluation_batches(ChatRows(examples, TOKENS), ROWS)
         return likelihood(model.eval(), batches, answer_bytes(examples, self.tokenizer)).bits_per_byte
 
     def remembered(self, model: Model) -> float:
         """Bits per byte of the old text."""
-        batches = evaluation_batches(self.old, TOKENS, ROWS)
+        batches = evaluation_batches(Windows(self.old, TOKENS, once=True), ROWS)
         return likelihood(model.eval(), batches, int(self.old.bytes.sum())).bits_per_byte
 
 
@@ -195,7 +196,7 @@ def run(task: Task, chosen: Way, rate: float, steps: int, seed: int, examples: i
     memory = training_memory(model, ROWS, TOKENS, DTYPE).total
     unfreezing = None if chosen.unfreeze_every is None else Unfreezing(chosen.unfreeze_every)
     seconds = tune(
-        model, ChatBatches(task.training[:examples], Layout(TOKENS, ROWS, seed)).batch, steps, rate, unfreezing
+        model, Batches(ChatRows(task.training[:examples], TOKENS), Layout(ROWS, seed)).batch, steps, rate, unfreezing
     )
     choosing, quality = task.quality(model, task.choosing), task.quality(model, task.measured)
     return Outcome(trained, memory, seconds, choosing, quality, task.remembered(model))
@@ -289,7 +290,7 @@ def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) ->
         after = tokenizer.encode(answer + "\n")
         trained = np.arange(len(before) + len(after)) >= len(before)
         examples.append(Example(np.array(before + after, np.int32), trained, question))
-    return batch_of([[example] for example in examples], Layout(16, 64, 0), np.arange(64))
+    return batch_of([[example] for example in examples], 16)
 
 
 def line(a: int, sign: str, b: int) -> str:

@@ -24,13 +24,14 @@ from _memory import training_memory
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.models.surgery.quantise import scheme_of
 from langwright.objectives.batch import TokenBatch
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
+from langwright.parts.linear import Linear
+from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
@@ -57,7 +58,10 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
     """A LLaMA, rounded and with LoRA on all its linear maps if asked for."""
     model = new_model("llama", by_depth("llama", depth, VOCABULARY, context, dropout=0.0))
     if bits is not None:
-        quantise_model(model, bits)
+        for name, module in list(model.body.blocks.named_modules()):
+            if isinstance(module, Linear):
+                packed = scheme_of(bits).quantise(module.weight.detach())
+                model.body.blocks.set_submodule(name, QuantisedLinear(packed))
     if rank:
         LoRA(rank=rank, target="all-linear").attach(model)
     return model

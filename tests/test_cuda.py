@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
@@ -24,7 +23,7 @@ from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from oracles import left_padding, perturb, random_ids
-from tiny import RECIPE, batch_of, tiny_learner, tiny_model
+from tiny import RECIPE, batch_of, quantise_model, tiny_learner, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="SKIPPED FOR WANT OF A GPU")
 GPU = torch.device("cuda")

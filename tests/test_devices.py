@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from langwright.adaptation.methods import METHODS
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
@@ -20,7 +19,7 @@ from langwright.models.shapes import by_depth
 from langwright.training.learner import Learner
 from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
-from tiny import batch_of
+from tiny import batch_of, quantise_model
 
 META = torch.device("meta")
 T5 = T5Config(53, 32, 8, 64, 2, num_heads=4)

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from langwright.models.families import FAMILIES
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
+from langwright.models.surgery.quantise import is_chosen, place, scheme_of
+from langwright.models.tasks import entries
 from langwright.objectives.batch import TokenBatch
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
@@ -26,6 +29,15 @@ CONFIG = GPT2Config(
 def tiny_model(dropout: float = 0.0) -> Model:
     config = GPT2Config(**{**vars(CONFIG), "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout})
     return new_model("gpt2", config, seed=1)
+
+
+@torch.no_grad()
+def quantise_model(model: Model, bits: int | str) -> None:
+    """Quantise in memory what `load_model(..., bits=bits)` quantises."""
+    for entry in entries(FAMILIES[model.family], model.config, model.task):
+        if is_chosen(model, entry):
+            upright = replace(entry, transposed=False).join([model.get_parameter(name) for name in entry.ours])
+            place(model, entry, scheme_of(bits).quantise(upright), upright.device)
 
 
 def batch_of(step: int, rows: int = 8, time: int = 16) -> TokenBatch:

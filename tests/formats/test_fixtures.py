@@ -16,13 +16,14 @@ import langwright
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
+from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
-from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
-from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.shards import open_shard
+from langwright.data.windows import Windows
 from langwright.models.weights import write_tensors
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
@@ -132,11 +133,11 @@ def test_a_token_shard_holds_what_it_held() -> None:
 
 
 def test_windows_come_in_the_order_they_came_in() -> None:
-    tokens = open_shard(V1 / "corpus.tokens")
-    in_text = [row for batch in evaluation_batches(tokens, 8, 11) for row in batch.ids.tolist()]
-    in_training = [CausalBatches(tokens, Layout(8, 1, 3)).batch(step).ids[0].tolist() for step in range(16)]
+    windows = Windows(open_shard(V1 / "corpus.tokens"), 8)
+    in_text = [row for batch in evaluation_batches(windows, 11) for row in batch.ids.tolist()]
+    in_training = [Batches(windows, Layout(1, 3)).batch(step).ids[0].tolist() for step in range(16)]
     assert [in_text.index(row) for row in in_training] == WINDOWS
-    batch = CausalBatches(tokens, Layout(8, 4, 3)).batch(0)
+    batch = Batches(windows, Layout(4, 3)).batch(0)
     assert batch.ids.tolist() == FIRST_BATCH
 
 
@@ -229,7 +230,7 @@ IDENTITY = {"command": "pretrain", "corpus_spec": "corpus", "seed": 3, "learning
 
 def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> Run:
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
-    batches = CausalBatches(open_shard(V1 / "corpus.tokens"), Layout(8, 4, 3))
+    batches = Batches(Windows(open_shard(V1 / "corpus.tokens"), 8), Layout(4, 3))
     recipe = replace(RECIPE, save_every="3", evaluate_every="100")
     learner = Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, recipe)
     return tiny_run(folder, learner, 6, identity, hooks, batches)

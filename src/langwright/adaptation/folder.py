@@ -188,10 +188,5 @@ def _read_finite(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: missing; the weights of an adapter are read from this file alone, never from pickles")
     tensors = read_tensors(path)
     for name, tensor in tensors.items():
-        try:
-            check_floats(tensor)
-        except ValueError as error:
-            raise UserError(f'{path}: tensor "{name}" {error}') from None
-        if not tensor.isfinite().all():
-            raise UserError(f'{path}: tensor "{name}" holds NaN or infinity; train again with a lower learning rate')
+        check_floats(tensor, f'{path}: tensor "{name}"', finite=True)
     return tensors

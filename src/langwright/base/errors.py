@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -14,6 +15,12 @@ class UserError(Exception):
 
 class RankError(UserError):
     """The failure of a command that several processes share: the line of one of them, and nothing of the others."""
+
+
+def check_flag(name: str, value: Any, holds: bool, wanted: str) -> None:
+    """UserError that the flag of a setting must be what is `wanted`, where that does not hold."""
+    if not holds:
+        raise UserError(f"--{name.replace('_', '-')} {value}: must be {wanted}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

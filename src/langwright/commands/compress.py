@@ -9,12 +9,13 @@ from torch import Tensor
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
-from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.compression.quantise import compress_folder, refuse_folders
 from langwright.data.batches import evaluation_batches
 from langwright.data.shards import Tokens
+from langwright.data.windows import Windows
 from langwright.inference.opening import Opening
+from langwright.models.folder import OpenedFolder
 from langwright.text.tokenizer import load_tokenizer
 
 
@@ -43,23 +44,24 @@ def compress(
         ignore_field: a field of config.json to pass over although it is not understood.
         json: print the result as JSON.
     """
-    model = model_folder(model)
+    opened = OpenedFolder(model, ignore_field)
     if text is None and (split or context):
         raise UserError("--split and --context go with --text, the corpus to measure on")
-    refuse_folders(model, out)
+    refuse_folders(opened, out)
 
     @torch.no_grad()
     def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
         """The perplexity of a model, and its logits in one window."""
         loaded, _ = Opening(ignore_field=ignore_field, device="cpu").open(folder, generates=True, one_stack=True)
         perplexity = measure(loaded, tokens, context).perplexity
-        return perplexity, loaded(next(evaluation_batches(tokens, context or loaded.context, 1)).ids)
+        window = Windows(tokens, context or loaded.context, once=True)
+        return perplexity, loaded(next(evaluation_batches(window, 1)).ids)
 
     with ExitStack() as kept:
         tokens = None if text is None else kept.enter_context(tokens_of(load_tokenizer(model), text, split, field))
         # What cannot be measured should not be found out when the new folder is there.
         before = None if tokens is None else measured(model, tokens)
-        result = compress_folder(model, out, to, ignore_field)
+        result = compress_folder(opened, out, to)
         report = result.record()
         if tokens is not None and before is not None:
             after = measured(out, tokens)

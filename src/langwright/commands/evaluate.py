@@ -12,6 +12,7 @@ from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
 from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
+from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.inference.opening import Opening
@@ -54,8 +55,8 @@ def evaluate(
         raise UserError(f"--experts: {model} has none")
     with tokens_of(tokenizer, text, split, field) as tokens:
         result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size).record()}
-        batches = evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER)
-        shares = expert_shares(loaded, batches) if experts else []
+        windows = Windows(tokens, context or loaded.context, once=True)
+        shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else []
     if experts:
         result["experts"] = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
     print_likelihood(result, text, json)
@@ -71,7 +72,7 @@ def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size
         raise UserError(f"--context {context}: must be from 2 to the model's context of {model.context} tokens")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
-    return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
+    return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
 
 
 @contextmanager

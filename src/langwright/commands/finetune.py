@@ -14,13 +14,13 @@ from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, write_json
-from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
+from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
 from langwright.data.supply import Supply
-from langwright.data.texts import read_texts
+from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.inference.opening import check_vocabulary
@@ -148,8 +148,8 @@ class Tuning:
                 f"--context {context}{beside}: must be from 2 to {base.context - virtual}, what virtual tokens leave "
                 f"of the model's context of {base.context}"
             )
-        layout = Layout(context, recipe.batch_size, recipe.seed, recipe.compile, rank, world)
-        self.supply = supply = self._supply(layout)
+        layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
+        self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
         usual_rate = (0.1 if method is None else 1) / width(self.opened.family.name, self.opened.config)
         return Job(
@@ -178,14 +178,14 @@ class Tuning:
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
         )
 
-    def _supply(self, layout: Layout) -> Supply:
+    def _supply(self, layout: Layout, context: int) -> Supply:
         recipe = self.recipe
         if recipe.task == "text":
-            texts = read_texts(self.text, recipe.split or "0.9", recipe.field, self.tokenizer)
-            return texts.supply(layout, recipe.crossing)
+            split = recipe.split or "0.9"
+            return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
         # The token table and the head grow only where they are trained.
         setup = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
-        return chat_supply(self.text, setup, layout, recipe.split, recipe.packing)
+        return chat_supply(self.text, setup, layout, context, recipe.split, recipe.packing)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
@@ -242,7 +242,8 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
     if base.get("base_folder") == str(name):
         say(f"{name}: {out} began with revision {base['base_revision']}")
         return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
+    folder = model_folder(model)
+    return folder, {"base_folder": str(name), "base_revision": folder.name}
 
 
 def _old_text(model: Path, recipe: TuningRecipe) -> OldText | None:

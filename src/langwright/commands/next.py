@@ -4,8 +4,7 @@ from pathlib import Path
 
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
-from langwright.inference.generate import next_tokens
-from langwright.inference.masked import likeliest_fillings
+from langwright.inference.generate import likeliest_fillings, next_tokens
 from langwright.inference.opening import Opening
 from langwright.viewing.terminal import bars
 

@@ -13,7 +13,7 @@ from langwright.adaptation.attached import attached
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
-from langwright.inference.generate import complete, prompt_ids, source_ids
+from langwright.inference.generate import check_length, complete, prompt_ids, source_ids
 from langwright.inference.opening import Opening
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
@@ -107,7 +107,7 @@ def sections(readings: Sequence[Reading], layer: int | None = None) -> list[Sect
 def read(model: Model, tokenizer: Tokenizer, text: str) -> Reading:
     """The self-attention of a model of one stack over a text."""
     ids = prompt_ids(tokenizer, text) if model.generates else tokenizer.frame(text, named=True)[0]
-    _refuse_longer(ids, model, "text")
+    check_length(model, ids)
     taps = Taps("attention")
     with torch.no_grad():
         model.body(torch.tensor([ids], device=model.device), taps=taps)
@@ -161,10 +161,5 @@ def _target_ids(model: Model, tokenizer: Tokenizer, text: str, target: str | Non
     else:
         ids += [] if model.frame.first is None else [model.frame.first]
         ids += tokenizer.encode(target)
-    _refuse_longer(ids, model, "target")
+    check_length(model, ids, "target")
     return ids, f"The encoder reads “{text}”, the decoder “{shown}”, {whose}."
-
-
-def _refuse_longer(ids: Sequence[int], model: Model, what: str) -> None:
-    if model.context is not None and len(ids) > model.context:
-        raise UserError(f"a {what} of {len(ids)} tokens does not fit the model's context of {model.context} tokens")

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from langwright.base.console import progress
 from langwright.base.files import atomic_folder
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.splits import SplitRule, parse_split, split_documents
+from langwright.corpora.splits import parse_split, split_documents
+from langwright.data.prefetch import prefetch
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.text.tokenizer import Tokenizer
 
@@ -18,108 +18,77 @@ BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule | str | float, cache: Path) -> tuple[Tokens, Tokens]:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path) -> tuple[Tokens, Tokens]:
     """The training and the validation tokens of a corpus.
 
-    cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is there
-        is opened, not made again.
-    Raises UserError when either side of the split is empty, or a kept shard is damaged.
+    Args:
+        corpus: the text.
+        tokenizer: what makes tokens of it.
+        split: which documents are held out.
+        cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is
+            there is opened, not made again.
+
+    Raises:
+        UserError: Either side of the split is empty, or a kept shard is damaged.
     """
-    if isinstance(split, str | float):
-        split = parse_split(split)
-    folder = cache / _key(corpus, tokenizer, split)
+    rule = parse_split(split)
+    content = {
+        "version": VERSION,
+        "corpus": corpus.record()["hash"],
+        "tokenizer": tokenizer.fingerprint(),
+        "split": [type(rule).__name__, asdict(rule)],
+    }
+    folder = cache / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    names = ("training.tokens", "validation.tokens")
     if not folder.is_dir():
-        parts = split_documents(corpus, split)
-        total: int = corpus.record()["bytes"]
-        with atomic_folder(folder) as new, progress("tokenising", total, "bytes") as advance:
-            for name, documents in zip(_NAMES, parts, strict=True):
-                write_documents(new / name, documents, tokenizer, advance)
-    training, validation = (open_shard(folder / name) for name in _NAMES)
+        parts = split_documents(corpus, rule)
+        with atomic_folder(folder) as new, progress("tokenising", corpus.record()["bytes"], "bytes") as advance:
+            for name, documents in zip(names, parts, strict=True):
+                _write(new / name, documents, tokenizer, advance)
+    training, validation = (open_shard(folder / name) for name in names)
     return training, validation
 
 
 def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, path: Path) -> Tokens:
     """All documents as one shard at `path`, without a split; the file is written anew."""
     with progress("tokenising", None, "bytes") as advance:
-        write_documents(path, documents, tokenizer, advance)
+        _write(path, documents, tokenizer, advance)
     return open_shard(path)
 
 
-def write_documents(
-    path: Path, documents: Iterable[Document], tokenizer: Tokenizer, advance: Callable[[int], None]
-) -> None:
-    """Write documents, in their order, as the shard `path`; each is `opening` + text + [eos].
+def _write(path: Path, documents: Iterable[Document], tokenizer: Tokenizer, advance: Callable[[int], None]) -> None:
+    """Write documents, in their order, as a shard; each is `opening` + text + [eos].
 
-    advance: told the UTF-8 bytes of text that were done.
+    The next batch is tokenised, by the library's threads, while one is written. advance: takes the UTF-8 bytes of text
+    that were done.
     """
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    opening, eos = tokenizer.opening, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    batches = _batches(documents, tokenizer)
+    encoded = ((batch, tokenizer.encode_batch([text for text, _ in batch])) for batch in batches)
     with write_shard(path, tokenizer.vocab_size, tokenizer.fingerprint()) as writer:
-        for pieces, ids in _encoded(_batches(documents, tokenizer), tokenizer):
-            for piece, piece_ids in zip(pieces, ids, strict=True):
-                size = len(piece.text.encode())
-                writer.add(
-                    [*(tokenizer.opening if piece.first else []), *piece_ids, *(eos if piece.last else [])], size
-                )
-                if piece.last:
+        begins = True
+        for batch, rows in prefetch(encoded, ahead=1):
+            for (text, ends), ids in zip(batch, rows, strict=True):
+                size = len(text.encode())
+                writer.add([*(opening if begins else []), *ids, *(eos if ends else [])], size)
+                if ends:
                     writer.end_document()
+                begins = ends
                 advance(size)
 
 
-_NAMES = ("training.tokens", "validation.tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A part of a document that is tokenised by itself."""
-
-    text: str
-    first: bool
-    last: bool
-
-
-def _batches(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[list[_Piece]]:
-    """Pieces in their order, in lists of about `BATCH_CHARACTERS` characters."""
-    batch: list[_Piece] = []
+def _batches(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces in their order, and whether each ends its document, in lists of about `BATCH_CHARACTERS` characters."""
+    batch: list[tuple[str, bool]] = []
     size = 0
     for document in documents:
-        for piece in _pieces(document, tokenizer):
-            batch.append(piece)
-            size += len(piece.text)
+        left = len(document.text)
+        for piece in tokenizer.pieces(document.text):
+            left -= len(piece)
+            batch.append((piece, left == 0))
+            size += len(piece)
             if size >= BATCH_CHARACTERS:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
-
-
-def _pieces(document: Document, tokenizer: Tokenizer) -> Iterator[_Piece]:
-    first, previous = True, ""
-    for text in tokenizer.pieces(document.text):
-        if previous:
-            yield _Piece(previous, first, last=False)
-            first = False
-        previous = text
-    yield _Piece(previous, first, last=True)
-
-
-def _encoded(batches: Iterable[list[_Piece]], tokenizer: Tokenizer) -> Iterator[tuple[list[_Piece], list[list[int]]]]:
-    """Each batch with its ids. The next batch is tokenised, by the library's threads, while one is written."""
-    with ThreadPoolExecutor(1) as worker:
-        waiting: tuple[list[_Piece], Future[list[list[int]]]] | None = None
-        for batch in batches:
-            ready, waiting = waiting, (batch, worker.submit(tokenizer.encode_batch, [piece.text for piece in batch]))
-            if ready:
-                yield ready[0], ready[1].result()
-        if waiting:
-            yield waiting[0], waiting[1].result()
-
-
-def _key(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule) -> str:
-    """A folder name that changes with anything that decides the shards' content."""
-    content = {
-        "version": VERSION,
-        "corpus": corpus.record()["hash"],
-        "tokenizer": tokenizer.fingerprint(),
-        "split": [type(split).__name__, asdict(split)],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,5 +1,6 @@
 """A KV cache that never grows past a bound: attention sinks and a recent window (StreamingLLM, Xiao et al., 2024)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,29 +31,17 @@ class Streaming:
 
     def cache(self, model: Model) -> "SinkCache":
         """An empty cache for a model; UserError where the model or these sizes do not allow one."""
-        if self.window < 2 or self.sinks < 0:
-            raise UserError(
-                f"--window {self.window} --sinks {self.sinks}: a window has 2 tokens at least, sinks are 0 or more"
-            )
-        if model.encoders:
-            raise UserError(
-                f"--window: {model.family} is an encoder-decoder, which writes texts of its own; leave it out"
-            )
-        if model.body.adapter is not None:
-            raise UserError(
-                "--window: this adapter stands before the text with virtual tokens, which a window would forget; "
-                "leave it out"
-            )
-        if model.body.max_positions is not None:
-            raise UserError(
-                f"--window: {model.family} learns its positions, which cannot be given anew to tokens that were read; "
-                "take a model with RoPE or ALiBi"
-            )
-        if self.window + self.sinks > model.context:
-            raise UserError(
-                f"--window {self.window} and --sinks {self.sinks} do not fit the model's context "
-                f"of {model.context} tokens"
-            )
+        refusals = {
+            "a window has 2 tokens at least, sinks are 0 or more": self.window < 2 or self.sinks < 0,
+            f"{model.family} is an encoder-decoder, which writes texts of its own": bool(model.encoders),
+            "a window would forget the virtual tokens of this adapter": model.body.adapter is not None,
+            f"{model.family} learns its positions; take a model with RoPE or ALiBi": model.body.max_positions,
+            f"together they do not fit the model's context of {model.context} tokens": self.window + self.sinks
+            > (model.context or math.inf),
+        }
+        for reason, holds in refusals.items():
+            if holds:
+                raise UserError(f"--window {self.window} --sinks {self.sinks}: {reason}")
         body = model.body
         return SinkCache(len(body.blocks), self.sinks, self.window, body.rope, body.own_slots())
 

@@ -170,7 +170,7 @@ class Run:
         batches = self.batches
         if isinstance(batches, StatefulBatches):
             return (batches.next(self.learner.models) for _ in itertools.count())
-        return prefetch(batches.batch, self.progress.step)
+        return prefetch(map(batches.batch, itertools.count(self.progress.step)))
 
     def measure_step(self) -> float:
         """Seconds of one training step, the first left out (it warms up, or compiles).

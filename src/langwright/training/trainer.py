@@ -18,7 +18,7 @@ from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
 from langwright.base.files import check_lock, folder_lock, read_json
 from langwright.data.supply import Supply
-from langwright.models.folder import RECORD, save_parameters
+from langwright.models.folder import RECORD, save_model
 from langwright.objectives.batch import Models, Objective
 from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
@@ -291,7 +291,7 @@ class Trainer:
             self.job.save(self.models, masters, record)
             return
         whole = {**dict(self.model.named_parameters()), **masters}
-        save_parameters(whole, self.model, supply.tokenizer, self.job.out, record)
+        save_model(self.model, supply.tokenizer, self.job.out, record, whole)
 
     def _record(self, now: Progress, seconds: float, held_out: Row) -> Row:
         """What langwright.json says of a finished run."""
