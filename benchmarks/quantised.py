@@ -30,10 +30,10 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import scheme_of
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

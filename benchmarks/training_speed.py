@@ -25,10 +25,10 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.muon import ITERATIONS
 from langwright.training.recipe import TrainingRecipe
 

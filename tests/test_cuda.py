@@ -18,10 +18,9 @@ from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import linear_cross_entropy
+from langwright.objectives.losses import Causal, linear_cross_entropy
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from oracles import left_padding, perturb, random_ids
 from tiny import RECIPE, batch_of, quantise_model, tiny_learner, tiny_model
 

@@ -16,8 +16,8 @@ from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 from tiny import batch_of, quantise_model
 

@@ -15,10 +15,10 @@ from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_chosen, place, scheme_of
 from langwright.models.tasks import entries
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 
 CONFIG = GPT2Config(

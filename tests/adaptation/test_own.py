@@ -15,8 +15,8 @@ from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.folder import load_model, new_model
 from langwright.models.model import Model
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model

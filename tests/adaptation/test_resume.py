@@ -14,9 +14,9 @@ from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
 from langwright.training.unfreezing import Unfreezing
 from tiny import CONFIG, RECIPE, Killed, killed_at, same, tiny_model, tiny_run
 

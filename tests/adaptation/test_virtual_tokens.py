@@ -21,9 +21,9 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.objectives.losses import Causal
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
-from langwright.training.losses import Causal
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model
 

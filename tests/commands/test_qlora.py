@@ -9,10 +9,10 @@ import torch
 from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
 from langwright.models.folder import load_model
+from langwright.objectives.losses import Causal
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from langwright.training.recipe import TrainingRecipe
 from refusals import Fails
 from tiny import batch_of

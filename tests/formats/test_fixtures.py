@@ -25,10 +25,10 @@ from langwright.data.order import Layout
 from langwright.data.shards import open_shard
 from langwright.data.windows import Windows
 from langwright.models.weights import write_tensors
+from langwright.objectives.losses import Causal
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
 from langwright.training.progress import Progress
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from tiny import RECIPE, TinyBatches, same, tiny_model, tiny_run, weights

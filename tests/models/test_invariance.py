@@ -13,8 +13,8 @@ from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.parts.rope_scaling import DynamicScaling
-from langwright.training.losses import Causal
 
 CONTEXT, LENGTHS = 64, (9, 23, 5, 14)
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from langwright.objectives.losses import Causal
 from langwright.parts.quantisers import dequantise_blocks, quantise_blocks
 from langwright.training.adamw import LeanAdamW
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks
-from langwright.training.losses import Causal
 from tiny import RECIPE, Killed, batch_of, killed_at, same, tiny_model, tiny_run, weights
 
 SHAPES = [(80, 64), (5000,), (64,)]

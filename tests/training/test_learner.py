@@ -9,10 +9,10 @@ import torch
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
 from tiny import RECIPE, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
 
 

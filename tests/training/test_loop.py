@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.loop import MOST_SKIPS, Hooks
-from langwright.training.losses import Causal
 from refusals import refused
 from tiny import Killed, TinyBatches, batch_of, killed_at, same, tiny_learner, tiny_run, weights
 

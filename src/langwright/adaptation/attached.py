@@ -26,10 +26,13 @@ class AdapterModule(nn.Module):
     """What one adapter has at one module of a model, its owner.
 
     Owners are linear layers, token tables, heads and residuals, whose answer it changes, and stacks, to which it gives
-    virtual tokens. `mixes` says whether it can answer for some rows of a batch.
+    virtual tokens.
+
+    Attributes:
+        of_weights: whether it is a change of weights, which can be merged into them, and answer for rows of a batch.
     """
 
-    mixes: ClassVar[bool] = True
+    of_weights: ClassVar[bool] = True
 
     def forward(self, x: Tensor, owner: Any, answer: Answer) -> Tensor:
         """What the owner gives for x with this adapter.
@@ -48,8 +51,8 @@ class AdapterModule(nn.Module):
     def merged(
         self, owner: Any, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
     ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
-        """Weight and bias, in float32, with which the owner alone gives the same."""
-        raise UserError("an adapter that is no change of weights cannot be merged into them")
+        """Weight and bias, in float32, with which the owner alone gives the same, for a change of weights."""
+        raise NotImplementedError
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """What the logits of a head are made of with this adapter; `plain` is without, or with those before it."""
@@ -100,13 +103,12 @@ class AdapterSlot(nn.Module):
         return plain
 
     def _by_rows(self, x: Tensor, owner: Any, answer: Answer, rows: Mapping[str, Tensor]) -> Tensor:
-        if x.shape[0] != self.attached.count:
-            raise ValueError(f"{self.attached.count} adapters were chosen for the rows of a batch of {x.shape[0]}")
-        places = {name: numbers.to(x.device) for name, numbers in rows.items()}
-        answers = [
-            self.held[name](x[at], owner, answer) if name in self.held else answer(x[at]) for name, at in places.items()
-        ]
-        return torch.cat(answers)[torch.cat(list(places.values())).argsort()]
+        order = torch.cat(list(rows.values())).to(x.device)
+        if len(x) != len(order):
+            raise ValueError(f"{len(order)} adapters were chosen for the rows of a batch of {len(x)}")
+        parts = zip(rows, x[order].split([len(numbers) for numbers in rows.values()]), strict=True)
+        answers = [self.held[name](part, owner, answer) if name in self.held else answer(part) for name, part in parts]
+        return torch.cat(answers)[order.argsort()]
 
 
 @dataclass
@@ -145,7 +147,6 @@ class AttachedAdapters:
         self.adapters: dict[str, Adapter] = {}
         self.chosen: tuple[str, ...] = ()
         self.rows: dict[str, Tensor] | None = None  # in a mixed batch, the rows of each adapter
-        self.count = 0  # the rows of a mixed batch
         self.merged: tuple[tuple[str, ...], Any] | None = None  # those in the weights, and the config before
         self._model = model
         self._replaced: dict[str, nn.Parameter] = {}
@@ -232,13 +233,13 @@ class AttachedAdapters:
                 raise UserError(f"several of {', '.join(names)} have values of their own for {min(both)}; choose one")
             values |= self.adapters[name].values
         values |= more
-        resizes = "body.embed.tokens" in {*self._replaced, *values}
-        for path, parameter in self._replaced.items():
-            self._set(path, parameter)
-        self._replaced = {path: self._model.get_parameter(path) for path in values}
-        for path, parameter in values.items():
-            self._set(path, parameter)
-        if resizes:
+        before = self._replaced
+        self._replaced = {path: before.get(path, self._model.get_parameter(path)) for path in values}
+        changed = {**before, **values}
+        for path, parameter in changed.items():
+            owner, _, attribute = path.rpartition(".")
+            setattr(self._model.get_submodule(owner), attribute, parameter)
+        if "body.embed.tokens" in changed:
             self._model.config = replace(self._model.config, vocab_size=len(self._model.body.embed.tokens))
 
     @contextmanager
@@ -249,10 +250,6 @@ class AttachedAdapters:
             yield
         finally:
             self.place(self.chosen)
-
-    def _set(self, path: str, parameter: nn.Parameter) -> None:
-        owner, _, attribute = path.rpartition(".")
-        setattr(self._model.get_submodule(owner), attribute, parameter)
 
     def _give_room(self, tokens: int) -> None:
         if self._model.context is not None:
@@ -286,14 +283,13 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
     experts = tuple(f"{path}.experts." for path, module in model.named_modules() if isinstance(module, MoE))
     for name in set(names) - {BASE}:
         adapter = on.adapters[name]
-        if adapter.values:
-            raise UserError(f'the adapter "{name}" changes the model\'s own {next(iter(adapter.values))}: not mixed')
-        if not all(module.mixes for module in adapter.modules.values()):
-            raise UserError(f'the adapter "{name}" cannot be one of several in a batch')
-        if any(path.startswith(experts) for path in adapter.modules):
-            raise UserError(f'the adapter "{name}" acts on experts, which see tokens of all rows: not mixed')
+        on_weights = all(module.of_weights for module in adapter.modules.values())
+        if adapter.values or not on_weights or any(path.startswith(experts) for path in adapter.modules):
+            raise UserError(
+                f'the adapter "{name}" cannot be one of several in a batch: it has values for the model\'s own '
+                "parameters, virtual tokens or bottlenecks, or acts on experts"
+            )
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
-    on.count = len(names)
     try:
         with on.placed():
             yield

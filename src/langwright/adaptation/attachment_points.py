@@ -49,6 +49,11 @@ class AttachmentPoint:
     parts: tuple[int, ...] | None = None
 
     @property
+    def key(self) -> str:
+        """Its name in the files of PEFT."""
+        return PREFIX + self.name
+
+    @property
     def slices(self) -> tuple[str, ...]:
         """The names of the parts of a fused module: "attn.c_attn" holds "attn.c_attn.q", ".k" and ".v"."""
         names = (f"{self.name}.{path.rpartition('.')[2]}" for path in self.modules)
@@ -59,10 +64,22 @@ class AttachmentPoint:
         """The modules of ours that are meant."""
         return [path for i, path in enumerate(self.modules) if self.parts is None or i in self.parts]
 
+    def sizes(self, model: Model) -> list[tuple[int, int]]:
+        """Outputs and inputs of each module of ours; the inputs of a token table are the vocabulary."""
+        modules: list[Any] = [model.get_submodule(path) for path in self.modules]
+        weights = [(m.outputs, m.inputs) if isinstance(m, Linear) else matrix(m).shape for m in modules]
+        return [(outputs, inputs) for outputs, inputs in weights]
+
     def rows(self, model: Model) -> list[Tensor]:
         """The rows of each module that is meant in a tensor with a row for each output of the whole point."""
-        places = row_numbers(self.weight, [size(model, path)[0] for path in self.modules])
+        places = row_numbers(self.weight, [outputs for outputs, _ in self.sizes(model)])
         return [rows for i, rows in enumerate(places) if self.parts is None or i in self.parts]
+
+
+def matrix(owner: Any) -> Tensor:
+    """The weight of a module, [outputs, inputs]: the transpose of a token table, which multiplies one-hot vectors."""
+    weight: Tensor = owner.full_weight()
+    return weight.t() if isinstance(owner, Embedding) else weight
 
 
 def row_numbers(entry: Entry, counts: Sequence[int]) -> list[Tensor]:
@@ -187,10 +204,3 @@ def read_names(words: str) -> tuple[str, ...]:
 def usual(model: Model) -> AdapterTargets:
     """What adapters of the model's family usually act on."""
     return FAMILIES[model.family].adapters
-
-
-def size(model: Model, path: str) -> tuple[int, int]:
-    """Rows and columns of the weight of a module of ours."""
-    module: Any = model.get_submodule(path)
-    rows, columns = (module.outputs, module.inputs) if isinstance(module, Linear) else module.full_weight().shape
-    return rows, columns

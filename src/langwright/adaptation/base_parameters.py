@@ -65,7 +65,7 @@ def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> lis
             embeds = (path for path in aliases(model, entry) if path.endswith(".embed.tokens"))
             shared = tuple(embeds) if entry.disk.endswith(SHARED) else ()
             found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, shared)
-    tied = is_tied(model) and tie and any(name.rpartition(".")[2] in TABLES for name in wanted)
+    tied = tie and names_tied_table(model, wanted)
     for entry in (e for e in entries if tied and e.ours[0] in ("body.embed.tokens", "head.weight")):
         found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, aliases(model, entry))
     return list(found.values())
@@ -123,6 +123,11 @@ def own_values(model: Model, entries: Sequence[BaseTensor], tensors: Mapping[str
 def is_tied(model: Model) -> bool:
     """Whether the head is the token table."""
     return getattr(model.head, "weight", None) is model.body.embed.tokens
+
+
+def names_tied_table(model: Model, names: Sequence[str]) -> bool:
+    """Whether names of modules hold a token table that is the head, or that head."""
+    return is_tied(model) and any(name.rpartition(".")[2] in TABLES for name in names if not isinstance(names, str))
 
 
 def aliases(model: Model, entry: Entry) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Stored:
 
     key: str
     parameters: Sequence[Tensor]
-    places: Sequence[Any]
+    places: list[Any]
     rest: Tensor
     transposed: bool = False
 
@@ -95,14 +95,12 @@ class Method:
         peft_type: its name in adapter_config.json.
         weights: the file of its tensors.
         peft_fields: the fields of adapter_config.json.
-        checked: fields that follow from the model, and must fit it when they are read.
         tokens: how many virtual tokens stand before every text.
     """
 
     peft_type: ClassVar[str]
     weights: ClassVar[str] = "adapter_model.safetensors"
     peft_fields: ClassVar[Table] = {}
-    checked: ClassVar[tuple[str, ...]] = ()
     tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -215,12 +213,7 @@ class Method:
     @classmethod
     def from_peft(cls, given: Fields, model: Model) -> "Method":
         """The settings in an adapter_config.json; UserError naming the field that is not supported."""
-        made = cls(**read_fields(given, cls.peft_fields, cls))
-        facts = made.facts(model) if cls.checked else {}
-        for field in cls.checked:
-            if given.get(field) not in (None, facts[field]):
-                raise UserError(f"{field} = {given[field]!r}, and this model has {facts[field]}")
-        return made
+        return cls(**read_fields(given, cls.peft_fields, cls))
 
     @classmethod
     def from_settings(cls, settings: Any) -> "Method":

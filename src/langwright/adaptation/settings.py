@@ -15,10 +15,12 @@ LARGEST = 2**31 - 1
 """The largest size of a tensor that is accepted."""
 Range = tuple[str, Callable[[Any], bool]]
 """The words for a range, and whether a value lies in it."""
-SIZE: Range = (f"at least 1 and at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
-SHARE: Range = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-ABOVE_0: Range = ("above 0 and finite", lambda value: 0 < value < math.inf)
-FINITE: Range = ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max)  # false for NaN
+RANGES: Mapping[str, Range] = {
+    "size": (f"at least 1 and at most {LARGEST}", lambda value: 1 <= value <= LARGEST),
+    "share": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "positive": ("above 0 and finite", lambda value: 0 < value < math.inf),
+    "finite": ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max),  # false for NaN
+}
 
 
 def one_of(*values: str) -> Range:
@@ -26,15 +28,15 @@ def one_of(*values: str) -> Range:
     return f"one of {', '.join(values)}", lambda value: value in values
 
 
-def setting(default: Any, within: Range | None = None, option: str | None = None) -> Any:
+def setting(default: Any, within: str | Range | None = None, option: str | None = None) -> Any:
     """A field of a method's dataclass; its help is its line in the class's docstring.
 
     Args:
         default: its default.
-        within: the range of its values; of a mapping, the range of each of them.
+        within: the range of its values, or its name in `RANGES`; of a mapping, the range of each of them.
         option: its name on the command line and in recipes; None for a setting of files and Python alone.
     """
-    metadata = {"within": within, "option": option}
+    metadata = {"within": RANGES[within] if isinstance(within, str) else within, "option": option}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -86,16 +88,8 @@ class Holds:
     write: Callable[[Any], Any] = _plain
 
 
-@dataclass(frozen=True)
-class Only:
-    """A field that is understood at one value, or at one that means the same. written: whether files hold it."""
-
-    value: Any
-    written: bool = False
-
-
-Table = Mapping[str, Holds | Only | None]
-"""The fields of a file; None for one that changes nothing here."""
+Table = Mapping[str, Holds | None]
+"""The fields of a file; None for one that changes nothing here. Others must be null, false, zero or empty."""
 TARGETS: Table = {
     "target_modules": Holds("target"),
     "exclude_modules": Holds("exclude"),
@@ -120,20 +114,18 @@ def read_fields(given: Fields, table: Table, method: type) -> dict[str, Any]:
         UserError: naming a field that is unknown, not supported at its value, or of the wrong type.
     """
     kinds, table = get_type_hints(method), {**COMMON, **table}
-    held = [row for row in table.values() if isinstance(row, Holds)]
-    settings = {row.setting: row.missing for row in held if row.missing is not None}
+    settings = {row.setting: row.missing for row in table.values() if row and row.missing is not None}
     for name, value in given.items():
+        if value and name not in table:
+            raise UserError(f"{name} = {value!r} of the adapter is not supported")
         row = table.get(name)
-        if name not in table and value:
-            raise UserError(f'field "{name}" = {value!r} of the adapter is not known')
-        if isinstance(row, Only) and value != row.value and (value or row.value) and value is not None:
-            raise UserError(f"{name} = {value!r} is not supported, only {row.value!r}")
-        if isinstance(row, Holds) and value is not None:
-            word = next((word for word in row.words if word == value), None)
-            if word is None and not fits(value, kinds[row.setting]):
-                raise UserError(f"{name} = {value!r} must be {spelt(kinds[row.setting])}")
-            value = value if word is None else row.words[word]
-            settings[row.setting] = tuple(value) if isinstance(value, list) else value
+        if row is None or value is None:
+            continue
+        word = next((word for word in row.words if word == value), None)
+        if word is None and not fits(value, kinds[row.setting]):
+            raise UserError(f"{name} = {value!r} must be {spelt(kinds[row.setting])}")
+        value = value if word is None else row.words[word]
+        settings[row.setting] = tuple(value) if isinstance(value, list) else value
     return settings
 
 
@@ -141,10 +133,8 @@ def write_fields(settings: Any, table: Table) -> Fields:
     """The fields of a file that hold a method's settings."""
     written: Fields = {}
     for name, row in table.items():
-        if isinstance(row, Holds):
+        if row is not None:
             value = getattr(settings, row.setting)
             words = {found: word for word, found in reversed(row.words.items())}
             written[name] = words[value] if row.words and value in words else row.write(value)
-        elif isinstance(row, Only) and row.written:
-            written[name] = row.value
     return written

@@ -112,7 +112,7 @@ class Command:
         for option in self.options:
             extra = cyclopts.Parameter(
                 help=option.text,
-                show_default=_default if option.default is MISSING or _default(option.default) else False,
+                show_default=_default if _default(option.default) else False,
                 show=option.positional or everything or option.name in self.usual,
                 converter=None if option.kind is bool else functools.partial(_from_tokens, option),
             )
@@ -140,11 +140,7 @@ def _reason(error: Any) -> str:
 
     if isinstance(error, cyclopts.UnusedCliTokensError):
         return f'unexpected argument "{(error.unused_tokens or [""])[0].replace(_DASHED, "")}"'
-    reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
-    missing = re.fullmatch(r"Parameter (\S+) requires an argument", reason)
-    if missing and not missing[1].startswith("-"):
-        return f"missing {missing[1]}"
-    return f"{missing[1]} needs a value; one that begins with a dash is {missing[1]}=VALUE" if missing else reason
+    return " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
 
 
 def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:
@@ -172,7 +168,9 @@ def _fields(recipe: Any) -> list[Option]:
 
 
 def _default(value: Any) -> str:
-    """A default as it is typed; nothing for one that is empty."""
+    """A default as it is typed; nothing where there is none, or an empty one."""
+    if value is None or value is MISSING:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

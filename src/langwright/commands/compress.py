@@ -1,6 +1,7 @@
 """langwright compress: a model whose linear layers are quantised."""
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -62,7 +63,7 @@ def compress(
         # What cannot be measured should not be found out when the new folder is there.
         before = None if tokens is None else measured(model, tokens)
         result = compress_folder(opened, out, to)
-        report = result.record()
+        report = asdict(result)
         if tokens is not None and before is not None:
             after = measured(out, tokens)
             change = float((after[1] - before[1]).abs().max())
@@ -71,9 +72,9 @@ def compress(
         print_json(report)
         return
     print(
-        f"{result.weights:,} weights in {to}, {result.bits:.3f} bits each; "
-        f"all tensors {result.before / 2**20:.2f} -> {result.after / 2**20:.2f} MiB\n"
-        f"largest relative error of a tensor: {result.error:.4f} ({result.worst})"
+        f"{result.weights:,} weights in {to}, {result.bits_per_weight:.3f} bits each; "
+        f"all tensors {result.bytes_before / 2**20:.2f} -> {result.bytes_after / 2**20:.2f} MiB\n"
+        f"largest relative error of a tensor: {result.largest_relative_error:.4f} ({result.worst_tensor})"
     )
     if text is not None:
         print(

@@ -31,12 +31,12 @@ from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
 from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.losses import Causal
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train

@@ -14,10 +14,10 @@ from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.losses import Causal
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train

@@ -1,19 +1,9 @@
 """Linear layers whose weights keep their own dtype."""
 
-from typing import Protocol, runtime_checkable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-
-@runtime_checkable
-class AdapterModule(Protocol):
-    """An adapter of a linear layer: called with the input and the layer, it gives the output in the layer's place."""
-
-    def __call__(self, x: Float[Tensor, "*batch inputs"], linear: "Linear") -> Float[Tensor, "*batch outputs"]: ...
-
 
 FEW = 16
 """Up to this many rows the weight is the left factor of a product in bfloat16 on a CPU (measured)."""

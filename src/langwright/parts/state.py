@@ -77,6 +77,8 @@ class NewTokens(NamedTuple):
 
     def behind(self, slots: int) -> "NewTokens":
         """The same with so many virtual tokens before them, which every segment sees."""
+        if not slots:
+            return self
         ahead = (slots, 0)
         positions = self.positions
         if positions is not None:

@@ -54,7 +54,7 @@ class VirtualTokens:
 
     def places(self, places: Places) -> Places:
         """Where queries and keys stand: a prefix has no queries."""
-        if self.vectors is not None:
+        if self.vectors is not None or not self.length:
             return places
         segments = places.query_segments
         segments = None if segments is None else segments[:, self.length :]

@@ -17,7 +17,7 @@ class BitFit(Method):
     peft_type: ClassVar[str] = "BITFIT"
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
-        found = {p.bias.disk: p.bias for p in points(model).values() if p.bias is not None}
+        found = {point.bias.disk: point.bias for point in points(model).values() if point.bias is not None}
         if not found:
             raise UserError(f"this {model.family} model has no biases that BitFit could train; take another method")
         heads = [tensor for tensor in super().base_tensors(model) if tensor.entry.disk not in found]

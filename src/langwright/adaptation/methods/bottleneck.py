@@ -15,9 +15,7 @@ from langwright.adaptation.attached import AdapterModule, Answer
 from langwright.adaptation.attachment_points import tensors_of
 from langwright.adaptation.method import DEFAULT, Method, Stored
 from langwright.adaptation.settings import (
-    FINITE,
     Holds,
-    Only,
     SettingError,
     Table,
     one_of,
@@ -64,10 +62,6 @@ FIELDS: Table = {
     "init_weights": Holds("init", missing="bert"),
     "leave_out": Holds("leave_out", write=list),
     **dict.fromkeys(
-        ("cross_adapter", "inv_adapter", "ln_after", "ln_before", "phm_layer", "use_gating"), Only(False)
-    ),
-    **dict.fromkeys(("dropout", "stochastic_depth"), Only(0.0)),
-    **dict.fromkeys(
         (*USUAL_SHAPE, "adapter_residual_before_ln", "architecture", "factorized_phm_W", "factorized_phm_rule",
          "hypercomplex_nonlinearity", "inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim",
          "phm_init_range", "phm_rank", "shared_W_phm", "shared_phm_rule"),
@@ -88,7 +82,7 @@ class BottleneckModule(AdapterModule):
         scaling: multiplies what is added.
     """
 
-    mixes: ClassVar[bool] = False
+    of_weights: ClassVar[bool] = False
 
     def __init__(self, dim: int, width: int, reads: Reads, activation: str, scaling: float):
         super().__init__()
@@ -142,7 +136,7 @@ class Bottleneck(Method):
     kind: Literal["pfeiffer", "houlsby", "parallel"] = setting("pfeiffer", option="bottleneck")
     reduction: float = setting(None, ("at least 0.001", lambda value: value >= 0.001), "reduction")
     activation: str = setting(None, one_of(*ACTIVATIONS))
-    scaling: float = setting(None, FINITE)
+    scaling: float = setting(None, "finite")
     init: Init = setting(None)
     leave_out: tuple[int, ...] = ()
 

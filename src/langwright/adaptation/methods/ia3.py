@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import PREFIX, AttachmentPoint, Targets, matches, size, usual
+from langwright.adaptation.attachment_points import AttachmentPoint, Targets, matches, usual
 from langwright.adaptation.method import Stored, TargetedMethod
 from langwright.adaptation.settings import TARGETS, Holds, Table, setting
 from langwright.base.errors import UserError
@@ -84,23 +84,21 @@ class IA3(TargetedMethod):
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         made: dict[str, AdapterModule] = {}
         for point in self.targets(model):
-            inputs = self._at_input(model, point)
-            sides = [size(model, path)[1 if inputs else 0] for path in point.chosen]
-            scales = [nn.Parameter(torch.ones(side, device=model.device)) for side in sides]
-            scales = scales[:1] * len(sides) if inputs else scales  # a fused layer has one input
+            inputs, sizes = self._at_input(model, point), dict(zip(point.modules, point.sizes(model), strict=True))
+            scales = [nn.Parameter(torch.ones(sizes[path][inputs], device=model.device)) for path in point.chosen]
+            scales = scales[:1] * len(scales) if inputs else scales  # a fused layer has one input
             made |= {path: Scale(scale, inputs) for path, scale in zip(point.chosen, scales, strict=True)}
         return made
 
     def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:
         found = []
         for point in self.targets(model):
-            key, scales = f"{PREFIX}{point.name}.ia3_l", [modules[path].scale for path in point.chosen]
+            key, scales = f"{point.key}.ia3_l", [modules[path].scale for path in point.chosen]
             if self._at_input(model, point):  # a row in the file
                 found.append(Stored.of(key, scales[0][None]))
             else:  # a column, with ones for slices that are not targeted
-                places = [(rows, 0) for rows in point.rows(model)]
-                rest = torch.ones(sum(size(model, path)[0] for path in point.modules), 1)
-                found.append(Stored(key, scales, places, rest))
+                rest = torch.ones(sum(outputs for outputs, _ in point.sizes(model)), 1)
+                found.append(Stored(key, scales, [(rows, 0) for rows in point.rows(model)], rest))
         return found
 
     def facts(self, model: Model) -> Fields:

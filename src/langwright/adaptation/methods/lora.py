@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -11,30 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import (
-    ALL_LINEAR,
-    PREFIX,
-    AttachmentPoint,
-    Targets,
-    matches,
-    points,
-    size,
-    usual,
-)
-from langwright.adaptation.base_parameters import TABLES, BaseTensor, is_tied, saved_tensors
+from langwright.adaptation.attachment_points import ALL_LINEAR, AttachmentPoint, Targets, matches, matrix, points, usual
+from langwright.adaptation.base_parameters import BaseTensor, names_tied_table, saved_tensors
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import (
-    ABOVE_0,
-    FINITE,
-    SHARE,
-    SIZE,
-    TARGETS,
-    Holds,
-    Only,
-    SettingError,
-    Table,
-    setting,
-)
+from langwright.adaptation.settings import TARGETS, Holds, SettingError, Table, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -86,17 +65,16 @@ class LowRank(AdapterModule):
         change = F.linear(self.scaling * inner, up)  # scaled where it is narrow
         if magnitude is None:
             return y + change
-        if drops:
-            straight = F.linear(x, owner.full_weight().to(y.dtype))
-        else:
-            straight = y if table or owner.bias is None else y - owner.bias.to(y.dtype)
+        bias = None if table else owner.bias
+        straight = F.linear(x, matrix(owner).to(y.dtype)) if drops else y if bias is None else y - bias.to(y.dtype)
         scale = self._scale(owner).to(y.dtype)
         return y + (scale - 1) * straight + scale * change
 
     def merged(self, owner: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        changed = self._changed(owner, weight)
+        table = isinstance(owner, Embedding)
+        changed = self._changed(owner, weight.t() if table else weight)
         changed = changed if self.factors(owner)[2] is None else self._scale(owner)[:, None] * changed
-        return changed.t() if isinstance(owner, Embedding) else changed, bias
+        return changed.t() if table else changed, bias
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
@@ -111,15 +89,13 @@ class LowRank(AdapterModule):
         """The length that each row is to have over the length it has."""
         assert self.magnitude is not None
         with torch.no_grad():
-            lengths = self._changed(owner, owner.full_weight()).norm(dim=1)
+            lengths = self._changed(owner, matrix(owner)).norm(dim=1)
         return self.magnitude.float() / lengths
 
-    def _changed(self, owner: Any, weight: Tensor) -> Float[Tensor, "outputs inputs"]:
+    def _changed(self, owner: Any, weight: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outputs inputs"]:
         """W + scaling * B A."""
         down, up, _ = self.factors(owner)
-        return (
-            weight.t() if isinstance(owner, Embedding) else weight
-        ).float() + self.scaling * up.float() @ down.float()
+        return weight.float() + self.scaling * up.float() @ down.float()
 
 
 @dataclass(frozen=True)
@@ -160,37 +136,29 @@ class LoRA(TargetedMethod):
         "use_rslora": Holds("rslora"),
         "use_dora": Holds("dora"),
         # Ways to begin that leave the base as it is; what is loaded replaces them all.
-        "init_lora_weights": Holds(
-            "init", words={**dict.fromkeys((True, False, "eva", "orthogonal"), "kaiming"), "gaussian": "gaussian"}
-        ),
+        "init_lora_weights": Holds("init", words={**dict.fromkeys((True, False, "eva", "orthogonal"), "kaiming")}),
         "ensure_weight_tying": Holds("ensure_weight_tying"),
-        "lora_bias": Only(False, written=True),
-        "loftq_config": Only({}),
-        "use_qalora": Only(False),
-        **dict.fromkeys(
-            ("layer_replication", "megatron_config", "target_parameters", "trainable_token_indices"), Only(None)
-        ),
-        **dict.fromkeys(
-            ("corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core", "qalora_group_size")
-        ),
-    }
+        **dict.fromkeys((
+            "corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core", "qalora_group_size"
+        )),
+    }  # fmt: skip
 
     kinds: ClassVar[tuple[str, ...]] = ("linear", "embedding", "head")
-    rank: int = setting(8, SIZE, "rank")
-    alpha: float | None = setting(None, FINITE, "alpha")
-    dropout: float = setting(0.0, SHARE, "dropout")
+    rank: int = setting(8, "size", "rank")
+    alpha: float | None = setting(None, "finite", "alpha")
+    dropout: float = setting(0.0, "share", "dropout")
     target: Targets | None = setting(None, option="target")
     exclude: Targets = ()
     layers: int | tuple[int, ...] | None = None
     layers_pattern: Targets = ()
-    rank_pattern: Mapping[str, int] = setting({}, SIZE)
-    alpha_pattern: Mapping[str, float] = setting({}, FINITE)
+    rank_pattern: Mapping[str, int] = setting({}, "size")
+    alpha_pattern: Mapping[str, float] = setting({}, "finite")
     bias: Literal["none", "all", "lora_only"] = setting("none", option="bias")
     modules_to_save: tuple[str, ...] = setting((), option="whole")
     rslora: bool = setting(False, option="rslora")
     dora: bool = setting(False, option="dora")
     init: Literal["kaiming", "gaussian"] = "kaiming"
-    plus: float = setting(1.0, ABOVE_0, "plus")
+    plus: float = setting(1.0, "positive", "plus")
     ensure_weight_tying: bool = False
 
     def usual(self, model: Model) -> Targets:
@@ -213,9 +181,7 @@ class LoRA(TargetedMethod):
 
     def _ties(self, model: Model) -> bool:
         """Whether the adapters of the token table and of the head are one."""
-        wanted = self.wanted(model)
-        named = not isinstance(wanted, str) and any(name.rpartition(".")[2] in TABLES for name in wanted)
-        return self.ensure_weight_tying and named and is_tied(model)
+        return self.ensure_weight_tying and names_tied_table(model, self.wanted(model))
 
     def rank_of(self, name: str) -> int:
         """The rank for a module."""
@@ -239,34 +205,33 @@ class LoRA(TargetedMethod):
             raise SettingError(self, "alpha", self.alpha, "above 0 and finite, for it multiplies all that LoRA adds")
         sides = []
         for point in self.targets(model):
-            sizes = [size(model, path) for path in point.chosen]
-            whole = (sum(rows for rows, _ in sizes), sizes[0][1])
-            sides += [(min(shape), point.name, shape) for shape in ([whole] if point.parts is None else sizes)]
-        if sides:
-            limit, name, (rows, columns) = (max if self.target == ALL_LINEAR else min)(sides)
-            if self.rank > limit:
-                wanted = f"at most {limit}, the smaller side of {name}, which is {rows} x {columns}"
-                raise SettingError(self, "rank", self.rank, wanted)
+            sizes = point.sizes(model)
+            whole = (sum(outputs for outputs, _ in sizes), sizes[0][1])
+            parts = [whole] if point.parts is None else [sizes[i] for i in point.parts]
+            sides += [(min(part), point.name, part) for part in parts]
+        narrowest = (max if self.target == ALL_LINEAR else min)(sides, default=None)
+        if narrowest is not None and self.rank > narrowest[0]:
+            limit, name, (rows, columns) = narrowest
+            wanted = f"at most {limit}, the smaller side of {name}, which is {rows} x {columns}"
+            raise SettingError(self, "rank", self.rank, wanted)
 
     def modules(self, model: Model) -> dict[str, LowRank]:
         made: dict[str, LowRank] = {}
         for point in self.targets(model):
-            rank, scaling = self.rank_of(point.name), self.scaling(point.name)
-            table, dropout = point.kind == "embedding", 0.0 if point.kind == "embedding" else self.dropout
+            if point.kind == "head" and self._ties(model):
+                made["head"] = made["body.embed"]
+                continue
+            if point.kind == "head" and self.dora and self.dropout:
+                raise UserError("dropout does not go with DoRA at the head over the vocabulary; leave one out")
+            rank, scaling, table = self.rank_of(point.name), self.scaling(point.name), point.kind == "embedding"
             down: nn.Parameter | None = None  # a fused module taken whole has one A for all its parts
             for path in point.chosen:
-                if self._ties(model) and path == "head":
-                    made[path] = made["body.embed"]
-                    continue
-                if self.dora and self.dropout and point.kind == "head":
-                    raise UserError("dropout does not go with DoRA at the head over the vocabulary; leave one out")
-                full: Tensor = model.get_submodule(path).full_weight()  # type: ignore[operator]
-                weight = full.t() if table else full
+                weight = matrix(model.get_submodule(path)).detach()
                 if down is None or point.parts is not None:
                     down = _new(weight, rank, weight.shape[1], fill=torch.zero_ if table else self._begin)
                 up = _new(weight, weight.shape[0], rank, fill=nn.init.normal_ if table else torch.zero_)
-                length = nn.Parameter(weight.detach().float().norm(dim=1)) if self.dora else None
-                made[path] = LowRank(down, up, scaling, dropout, length, table)
+                length = nn.Parameter(weight.float().norm(dim=1)) if self.dora else None
+                made[path] = LowRank(down, up, scaling, 0.0 if table else self.dropout, length, table)
         return made
 
     def _begin(self, down: Tensor) -> Tensor:
@@ -281,7 +246,7 @@ class LoRA(TargetedMethod):
         targeted = {point.name for point in self.targets(model)}
         for name, point in points(model).items() if self.bias != "none" else ():
             if point.bias is not None and point.bias.disk not in saved and (self.bias == "all" or name in targeted):
-                found.append(BaseTensor(f"{PREFIX}{name}{'.base_layer' * (name in targeted)}.bias", point.bias))
+                found.append(BaseTensor(f"{point.key}{'.base_layer' * (name in targeted)}.bias", point.bias))
         return found
 
     def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:
@@ -289,23 +254,17 @@ class LoRA(TargetedMethod):
         for point in self.targets(model):
             factors = [modules[path].factors(model.get_submodule(path)) for path in point.chosen]
             downs, ups, lengths = ([part[i] for part in factors] for i in range(3))
-            key, magnitude = f"{PREFIX}{point.name}", f"{PREFIX}{point.name}.lora_magnitude_vector"
-            if point.kind == "embedding":
-                found += [Stored.of(f"{key}.lora_embedding_A", *downs), Stored.of(f"{key}.lora_embedding_B", *ups)]
-                found += [] if lengths[0] is None else [Stored.of(magnitude, *lengths)]
-                continue
+            rows, outputs = point.rows(model), sum(outputs for outputs, _ in point.sizes(model))
+            a, b = ("embedding_A", "embedding_B") if point.kind == "embedding" else ("A.weight", "B.weight")
             # PEFT knows no slices: of a fused module it has their A one above the other, and their B in blocks.
-            downs = downs[:1] if point.parts is None else downs
-            ends = list(accumulate(map(len, downs), initial=0))
-            columns = [slice(*pair) for pair in pairwise(ends)] * (len(ups) // len(downs))
-            rows, count = point.rows(model), sum(size(model, path)[0] for path in point.modules)
-            places = list(zip(rows, columns, strict=True))
-            found.append(Stored.of(f"{key}.lora_A.weight", *downs))
-            found.append(Stored(f"{key}.lora_B.weight", ups, places, torch.zeros(count, ends[-1])))
+            stacked = Stored.of(f"{point.key}.lora_{a}", *(downs[:1] if point.parts is None else downs))
+            columns = stacked.places * (len(ups) // len(stacked.places))
+            rest = torch.zeros(outputs, len(stacked.rest))
+            found += [stacked, Stored(f"{point.key}.lora_{b}", ups, list(zip(rows, columns, strict=True)), rest)]
             if lengths[0] is not None:
-                weights: list[Any] = [model.get_submodule(path) for path in point.modules]
-                plain = [owner.full_weight().detach().float().norm(dim=1).cpu() for owner in weights]
-                found.append(Stored(magnitude, lengths, rows, replace(point.weight, transposed=False).join(plain)))
+                plain = [matrix(model.get_submodule(path)).detach().float().norm(dim=1).cpu() for path in point.modules]
+                rest = replace(point.weight, transposed=False).join(plain)
+                found.append(Stored(f"{point.key}.lora_magnitude_vector", lengths, rows, rest))
         return found
 
     def facts(self, model: Model) -> Fields:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, Targets, points, usual
+from langwright.adaptation.attachment_points import Targets, points, usual
 from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import TargetedMethod
 from langwright.adaptation.settings import TARGETS, Table, setting
@@ -35,7 +35,7 @@ class LayerNorm(TargetedMethod):
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found = [
-            BaseTensor(f"{PREFIX}{point.name}.ln_tuning_layers.{kind}", entry)
+            BaseTensor(f"{point.key}.ln_tuning_layers.{kind}", entry)
             for point in self.targets(model)
             for kind, entry in (("weight", point.weight), ("bias", point.bias))
             if entry is not None

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from langwright.adaptation.methods.virtual_tokens import BeginsAsText, VirtualTokenModule, standard_normal
-from langwright.adaptation.settings import SIZE, Holds, Table, one_of, setting
+from langwright.adaptation.method import Method
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
+from langwright.adaptation.settings import Holds, Table, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -19,28 +21,8 @@ from langwright.parts.state import Settings
 from langwright.parts.virtual_tokens import VirtualTokens
 
 
-class Prefix(VirtualTokenModule):
-    """Keys and values of each layer.
-
-    Args:
-        table, encoder: as in `VirtualTokenModule`; a row is the numbers of one virtual token in all layers.
-        heads: of the keys and values of a layer.
-        order: which layer's numbers each layer reads.
-    """
-
-    def __init__(self, table: Tensor, encoder: nn.Module | None, heads: int, order: Sequence[int]):
-        super().__init__(table, encoder)
-        self.heads, self.order = heads, tuple(order)
-
-    def virtual_tokens(self) -> VirtualTokens:
-        rows = self.rows()
-        parts = rows.view(len(rows), 2 * len(self.order), self.heads, -1)
-        parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
-        return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
-
-
 @dataclass(frozen=True)
-class PrefixTuning(BeginsAsText):
+class PrefixTuning(VirtualTokenMethod):
     """Every layer attends to keys and values of its own before those of the text; nothing else changes.
 
     In an encoder-decoder it is the decoder that reads the prefix, as in PEFT.
@@ -56,23 +38,19 @@ class PrefixTuning(BeginsAsText):
     """
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
-    checked: ClassVar[tuple[str, ...]] = (
-        "num_layers",
-        "num_attention_heads",
-        "token_dim",
-        "num_transformer_submodules",
-    )
     peft_fields: ClassVar[Table] = {
         "num_virtual_tokens": Holds("tokens"),
         "prefix_projection": Holds("projection"),
         "encoder_hidden_size": Holds("hidden"),
         "init_weights": Holds("init", words={"zero": "zero"}, write=lambda init: None),
-        **dict.fromkeys((*checked, "modules_to_save")),
-    }
+        **dict.fromkeys((
+            "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules", "modules_to_save"
+        )),
+    }  # fmt: skip
 
-    tokens: int = setting(20, SIZE, "virtual_tokens")
+    tokens: int = setting(20, "size", "virtual_tokens")
     projection: bool = setting(False, option="projection")
-    hidden: int = setting(512, SIZE, "encoder_width")
+    hidden: int = setting(512, "size", "encoder_width")
     init: str = setting("random", one_of("random", "zero", "text"), "prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
@@ -82,28 +60,39 @@ class PrefixTuning(BeginsAsText):
         if self.init == "text" and self.projection:
             raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
 
-    def made(self, model: Model) -> Prefix:
+    def made(self, model: Model) -> VirtualTokenModule:
         like, (layers, heads, dim) = model.body.embed.tokens, _shape(model)
         width, numbers = heads * dim, 2 * layers * heads * dim
-        encoder: nn.Module | None = None
+        table, encoder = standard_normal(like, self.tokens, width if self.projection else numbers), None
         if self.projection:
-            table = standard_normal(like, self.tokens, width)
             with torch.device("meta" if like.is_meta else "cpu"):
-                last = nn.Linear(self.hidden, numbers)
-                encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.Tanh(), last)
-            if self.init == "zero":
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+                encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.Tanh(), nn.Linear(self.hidden, numbers))
+        if self.init == "zero":
+            for parameter in (table,) if encoder is None else encoder[2].parameters():
+                nn.init.zeros_(parameter)
         elif self.init == "text" and self.ids and not like.is_meta:
             table = _numbers_of_text(model, torch.tensor(self.ids, device=like.device), self.tokens)
-        else:
-            table = standard_normal(like, self.tokens, numbers)
-            table = table.zero_() if self.init == "zero" else table
-        return Prefix(table, encoder, heads, _order(model))
+        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=_order(model)))
+
+    @classmethod
+    def from_peft(cls, given: Fields, model: Model) -> Method:
+        for name, value in cls().facts(model).items():
+            if given.get(name) not in (None, value):
+                raise UserError(f"{name} = {given[name]!r}, and this model has {value}")
+        return super().from_peft(given, model)
 
     def facts(self, model: Model) -> Fields:
         layers, heads, dim = _shape(model)
-        return dict(zip(self.checked, (layers, heads, heads * dim, 2 if model.encoders else 1), strict=True))
+        submodules = 2 if model.encoders else 1
+        facts = {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * dim}
+        return {**facts, "num_transformer_submodules": submodules}
+
+
+def _prefix(rows: Tensor, heads: int, order: Sequence[int]) -> VirtualTokens:
+    """The keys and values of each layer; order: which layer's numbers each layer reads."""
+    parts = rows.view(len(rows), 2 * len(order), heads, -1)
+    parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
+    return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in order])
 
 
 def _shape(model: Model) -> tuple[int, int, int]:

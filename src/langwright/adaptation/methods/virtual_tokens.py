@@ -1,7 +1,7 @@
 """What prompt tuning, P-tuning and prefix tuning share: virtual tokens before every text."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
 from langwright.models.model import Model
+from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
 KEY = "prompt_embeddings"
@@ -28,24 +29,47 @@ class VirtualTokenModule(AdapterModule):
         table: the numbers that train.
         encoder: turns the table into the rows of the file. It is what trains; who only uses the tokens needs its output
             alone, which is all that PEFT keeps.
+        tokens: turns the rows, [rows, numbers], into what a stack takes.
     """
 
-    mixes: ClassVar[bool] = False
+    of_weights: ClassVar[bool] = False
 
-    def __init__(self, table: Tensor, encoder: nn.Module | None = None):
+    def __init__(self, table: Tensor, encoder: nn.Module | None, tokens: Callable[[Tensor], VirtualTokens]):
         super().__init__()
-        self.table, self.encoder = nn.Parameter(table), encoder
+        self.table, self.encoder, self.tokens = nn.Parameter(table), encoder, tokens
 
     def rows(self) -> Tensor:
         """The numbers as they lie in the file, [rows, numbers]."""
         return self.table if self.encoder is None else self.encoder(self.table)
 
+    def virtual_tokens(self) -> VirtualTokens:
+        return self.tokens(self.rows())
+
 
 class VirtualTokenMethod(Method):
-    """A method whose adapter is virtual tokens before every text. They take room in the model's context."""
+    """A method whose adapter is virtual tokens before every text. They take room in the model's context.
+
+    Attributes:
+        stack: what the tokens come before; in an encoder-decoder soft prompts come before its encoder.
+        init: what they begin as; "text" for the text in `text`, whose tokens are `ids`, also given as "text:...".
+    """
 
     stack: ClassVar[str] = "body"
-    """The stack that the tokens come before; in an encoder-decoder soft prompts come before its encoder."""
+    init: str = "random"
+    text: str | None = None
+    ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.init.startswith("text:"):
+            object.__setattr__(self, "text", self.init.removeprefix("text:"))
+            object.__setattr__(self, "init", "text")
+        super().__post_init__()
+        if self.init == "text" and not self.text:
+            raise SettingError(self, "init", "text", '"text:..." with words of yours')
+
+    def prepared(self, tokenizer: Tokenizer) -> Any:
+        """The same, with the tokens of the text that it begins with."""
+        return self if self.text is None else replace(self, ids=tuple(tokenizer.encode(self.text)))  # type: ignore[type-var]
 
     @abstractmethod
     def made(self, model: Model) -> VirtualTokenModule:
@@ -86,28 +110,6 @@ class VirtualTokenMethod(Method):
             if not torch.allclose(made.rows(), module.rows(), rtol=1e-4, atol=1e-5):
                 raise UserError(f'the encoder beside it does not give "{KEY}"')
             module.table, module.encoder = made.table, made.encoder
-
-
-class BeginsAsText(VirtualTokenMethod):
-    """A method whose virtual tokens may begin as a text: `init` is "text" and `text` the text, or it is "text:..."."""
-
-    init: str
-    text: str | None
-    ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if self.init.startswith("text:"):
-            object.__setattr__(self, "text", self.init.removeprefix("text:"))
-            object.__setattr__(self, "init", "text")
-        super().__post_init__()
-        if self.init == "text" and not self.text:
-            raise SettingError(self, "init", "text", '"text:..." with words of yours')
-
-    def prepared(self, tokenizer: Tokenizer) -> "Method":
-        """The same, with the tokens of the text that it begins with."""
-        if self.text is None:
-            return self
-        return replace(self, ids=tuple(tokenizer.encode(self.text)))  # type: ignore[type-var]
 
 
 def standard_normal(like: Tensor, *shape: int) -> Tensor:
