@@ -40,8 +40,8 @@ from langwright.corpora.splits import split_documents
 from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
 from langwright.data.order import Layout
-from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
+from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood
 from langwright.inference.generate import complete, prompt_ids
@@ -156,7 +156,7 @@ def make_task(base: Path) -> Task:
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
     fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
-    sides = [fit(side).examples for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
+    sides = [fit(side)[0] for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
         old = tokenise(beginnings, setup.tokenizer, Path(scratch) / "old.tokens")

@@ -68,8 +68,8 @@ def test_the_field_is_passed_on(tmp_path: Path) -> None:
         ("{folder}/g.png", "g.png: unknown ending '.png'"),
         ("{folder}/g.*", "g.png: unknown ending '.png'"),
         ("{folder}/.hidden/none", "none: no such file or folder"),
-        ("hf:", "hf:: a part is empty"),
-        ("hf:a/b:c:train:more", "too many parts; write hf:owner/name:config:split"),
+        ("hf:", "hf:owner/name"),
+        ("hf:a/b:c:train:more", "hf:a/b:c:train:more"),
     ],
 )
 def test_what_cannot_be_opened_is_explained(folder: Path, spec: str, message: str) -> None:

@@ -55,25 +55,23 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
         (chat("Q", "A", "R", "B", first=2), "B<|im_end|>"),
         (chat("Q", "A one", "R", "B"), "A one<|im_end|>B<|im_end|>"),
     ):
-        fitted = fit_examples([said], setup.template, setup.tokenizer, 200)
-        (batch,) = evaluation_batches(ChatRows(fitted.examples, 200), 1)
+        fitted, counts = fit_examples([said], setup.template, setup.tokenizer, 200)
+        (batch,) = evaluation_batches(ChatRows(fitted, 200), 1)
         assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
-    assert fitted.tokens == 8
-    assert answer_bytes(fitted.examples, setup.tokenizer) == 6
+    assert counts["assistant_tokens"] == 8
+    assert answer_bytes(fitted, setup.tokenizer) == 6
 
 
 def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
     chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
-    whole = fit_examples(chats, setup.template, setup.tokenizer, 500)
-    assert (whole.shortened, whole.lost, whole.unanswered) == (0, 0, [])
-    fitted = fit_examples(chats, setup.template, setup.tokenizer, 40)
-    assert fitted.shortened == 2
-    assert fitted.unanswered == ["f:3"]
-    assert [e.inputs for e in fitted.examples] == [whole.examples[0].inputs, 40]
-    assert fitted.lost == sum(e.inputs - 40 for e in whole.examples[1:])
-    assert fitted.record()["left_out"] == 1
+    whole, counts = fit_examples(chats, setup.template, setup.tokenizer, 500)
+    assert (counts["shortened"], counts["tokens_cut_off"], counts["left_out"]) == (0, 0, 0)
+    fitted, counts = fit_examples(chats, setup.template, setup.tokenizer, 40)
+    assert (counts["shortened"], counts["left_out"]) == (2, 1)
+    assert [e.inputs for e in fitted] == [whole[0].inputs, 40]
+    assert counts["tokens_cut_off"] == sum(e.inputs - 40 for e in whole[1:])
     with refused("f:3", "40 tokens", "--context"):
         fit_examples(chats[2:], setup.template, setup.tokenizer, 40)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from langwright.training.optimizers import learning_rate_factor
 from langwright.training.progress import Progress
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe
-from langwright.training.schedule import learning_rate_factor
 from refusals import refused
 
 Kind = Literal["linear", "cosine", "trapezoid"]

@@ -40,42 +40,13 @@ class Example:
         return len(self.ids) - 1
 
 
-@final
-@dataclass(frozen=True)
-class Fitted:
-    """Examples that fit a context, and what that cost.
-
-    Args:
-        examples: those that have an answer inside the context.
-        shortened: examples whose end was cut off.
-        lost: tokens cut off.
-        unanswered: sources of examples that are left out.
-    """
-
-    examples: list[Example]
-    shortened: int
-    lost: int
-    unanswered: list[str]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are predicted."""
-        return sum(int(example.trained[1:].sum()) for example in self.examples)
-
-    def record(self) -> dict[str, int]:
-        """The counts, for the record of a run."""
-        return {
-            "examples": len(self.examples),
-            "tokens": sum(len(example.ids) for example in self.examples),
-            "assistant_tokens": self.tokens,
-            "shortened": self.shortened,
-            "tokens_cut_off": self.lost,
-            "left_out": len(self.unanswered),
-        }
-
-
-def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int) -> Fitted:
+def fit_examples(
+    chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int
+) -> tuple[list[Example], dict[str, int]]:
     """The conversations as examples of at most `context` inputs, their ends cut off where they are longer.
+
+    Returns:
+        The examples that have an answer inside the context, and counts for the record of a run.
 
     Raises:
         UserError: Names file and row where the template refuses a conversation, or finds nothing to learn in it, or
@@ -90,13 +61,22 @@ def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Token
             advance(1)
     cut = [Example(each.ids[: context + 1], each.trained[: context + 1], each.source) for each in whole]
     examples = [example for example in cut if example.trained[1:].any()]
-    if not examples:
-        raise UserError(
-            f"{chats[0].source}: no conversation has an answer within {context} tokens; a longer --context is needed"
-        )
-    over = [example.inputs - context for example in whole if example.inputs > context]
     unanswered = [example.source for example in cut if not example.trained[1:].any()]
-    return Fitted(examples, len(over), sum(over), unanswered)
+    if not examples:
+        raise UserError(f"{unanswered[0]}: no conversation has an answer within {context} tokens; raise --context")
+    over = [example.inputs - context for example in whole if example.inputs > context]
+    if over:
+        warn(f"{len(over):,} conversations lost their ends to the context, {sum(over):,} tokens in all")
+    if unanswered:
+        warn(f"{len(unanswered):,} of them have no answer inside it and are left out, first {unanswered[0]}")
+    return examples, {
+        "examples": len(examples),
+        "tokens": sum(len(example.ids) for example in examples),
+        "assistant_tokens": sum(int(example.trained[1:].sum()) for example in examples),
+        "shortened": len(over),
+        "tokens_cut_off": sum(over),
+        "left_out": len(unanswered),
+    }
 
 
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
@@ -196,43 +176,33 @@ def chat_supply(
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
-    training, held_out = (fit_examples(side, template, tokenizer, context) for side in sides)
-    _tell(spec, training, held_out, setup)
-    rows, measured = ChatRows(training.examples, context, packing), ChatRows(held_out.examples, context)
+    (training, learnt), (held_out, measured) = (fit_examples(side, template, tokenizer, context) for side in sides)
+    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
+    say(
+        f"{spec}: template {setup.name}{added}; {len(training):,} conversations with "
+        f"{format_amount(learnt['assistant_tokens'], 'assistant tokens')} to train on, {len(held_out):,} with "
+        f"{format_amount(measured['assistant_tokens'], 'assistant tokens')} held out"
+    )
+    rows = ChatRows(training, context, packing)
     if packing:
-        say(f"packed: {len(training.examples):,} conversations in {len(rows):,} rows of {context} tokens")
+        say(f"packed: {len(training):,} conversations in {len(rows):,} rows of {context} tokens")
     record = {
         **chats.record(),
         "spec": spec,
         "split": split,
         "template": setup.name,
         "added_tokens": list(setup.added),
-        "training": training.record(),
-        "held_out": held_out.record(),
+        "training": learnt,
+        "held_out": measured,
     }
     first = sides[1][0]
     question = prompt_ids(template, tokenizer, first.messages[: first.answers[0]], first.tools)
     return Supply(
         tokenizer,
         Batches(rows, layout),
-        lambda limit: evaluation_batches(measured, layout.batch_size, limit),
-        held_out.tokens,
-        answer_bytes(held_out.examples, tokenizer),
+        lambda limit: evaluation_batches(ChatRows(held_out, context), layout.batch_size, limit),
+        measured["assistant_tokens"],
+        answer_bytes(held_out, tokenizer),
         record,
         tuple(question)[: context - 8],
     )
-
-
-def _tell(spec: str, training: Fitted, held_out: Fitted, setup: ChatSetup) -> None:
-    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
-    say(
-        f"{spec}: template {setup.name}{added}; {len(training.examples):,} conversations with "
-        f"{format_amount(training.tokens, 'assistant tokens')} to train on, {len(held_out.examples):,} with "
-        f"{format_amount(held_out.tokens, 'assistant tokens')} held out"
-    )
-    for fitted in (training, held_out):
-        if fitted.shortened:
-            warn(f"{fitted.shortened:,} conversations lost their ends to the context, {fitted.lost:,} tokens in all")
-        if fitted.unanswered:
-            left_out = f"{len(fitted.unanswered):,} conversations have no answer inside the context and are left out"
-            warn(f"{left_out}, first {fitted.unanswered[0]}")

@@ -175,16 +175,17 @@ def _checksum(state: dict[str, Any]) -> str:
 
 def _of_ranks(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of all ranks; those of the first one have their names alone, others begin with their rank."""
-    prefixes = ["", *(f"rank {rank}: " for rank in range(1, len(states)))]
-    return {p + name: tensor for p, state in zip(prefixes, states, strict=True) for name, tensor in state.items()}
+    return {_prefix(rank) + name: tensor for rank, state in enumerate(states) for name, tensor in state.items()}
 
 
 def _of_rank(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     """Those of one rank."""
-    if not rank:
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith("rank ")}
-    prefix = f"rank {rank}: "
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("rank ") == (rank > 0)}
+    return {name.removeprefix(_prefix(rank)): own[name] for name in own if name.startswith(_prefix(rank))}
+
+
+def _prefix(rank: int) -> str:
+    return f"rank {rank}: " if rank else ""
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Models, their masters and their optimizers: what one step of training changes."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -130,6 +130,16 @@ class Learner:
         bad = [n for n, terms in zip(numbers, losses, strict=True) if not all(term.isfinite() for term in terms)]
         found = self.ranks.collect((bad, numbers))
         return [n for bad, _ in found for n in bad] or [n for _, numbers in found for n in numbers]
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While the block runs, models are in eval mode, without gradients.
+
+        Compiled blocks go uncompiled: they are for training's one shape.
+        """
+        self.models.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizers' memory, by parameter and name."""

@@ -4,8 +4,10 @@ import io
 import itertools
 import json
 import math
+import signal
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,10 +21,9 @@ from langwright.data.prefetch import prefetch
 from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.objectives.batch import Batch
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.interrupt import signals_noted
 from langwright.training.learner import Learner, part
+from langwright.training.optimizers import learning_rate_factor
 from langwright.training.progress import Progress
-from langwright.training.schedule import learning_rate_factor
 
 Row = dict[str, Any]
 MOST_SKIPS = 20
@@ -113,7 +114,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         stream = self.stream()
         clock = _Clock(now.step, now.tokens)
-        with signals_noted() as signals, self._open_metrics() as metrics:
+        with _signals_noted() as signals, io.BytesIO() if self.ranks.rank else open(self.metrics, "ab") as metrics:
             metrics.truncate(min(now.metrics_offset, metrics.tell()))
             while now.step < now.steps:
                 self.hooks.on_step(now.step)
@@ -158,10 +159,11 @@ class Run:
                 if done or self.ranks.rank:
                     continue
                 if self._due("evaluate"):
-                    with clock.aside("evaluate"):
-                        self._evaluate(metrics, lambda: bool(signals))
+                    with clock.aside("evaluate"), learner.measuring():
+                        if numbers := self.hooks.evaluate(lambda: bool(signals)):
+                            self.log(metrics, **numbers)
                 if self._due("sample") and self.hooks.sample is not None:
-                    with clock.aside("sample"):
+                    with clock.aside("sample"), learner.measuring():
                         self.hooks.on_sample(now.step, self.hooks.sample())
         return None
 
@@ -193,9 +195,6 @@ class Run:
             batches.load(before)
         return self.ranks.agree(statistics.median(times[1:]))
 
-    def _open_metrics(self) -> IO[bytes]:
-        return io.BytesIO() if self.ranks.rank else open(self.metrics, "ab")
-
     def _due(self, name: str) -> bool:
         return self._every[name] > 0 and self.progress.step % self._every[name] == 0
 
@@ -219,19 +218,14 @@ class Run:
         now.seconds, now.metrics_offset, now.loader = self.elapsed, metrics.tell(), self.batches.record()
         self.checkpoints.save(self.learner, self.batches, now)
 
-    def _evaluate(self, metrics: IO[bytes], stopped: Callable[[], bool]) -> None:
-        self.learner.models.eval()
-        with torch.no_grad():
-            numbers = self.hooks.evaluate(stopped)
-        if numbers:
-            self.log(metrics, **numbers)
-
     def _replan(self, clock: "_Clock") -> None:
         now = self.progress
         if self.budget is None or now.step >= now.steps:
             return
-        elapsed, *rest = self.ranks.agree((self.elapsed, clock.per_step(now.step), clock.end + self.closing))
-        if now.refit(self.budget, elapsed, *rest):
+        per_step = (time.monotonic() - clock.began) / (now.step - clock.step)  # everything beside it spread over steps
+        reserve = self.closing + clock.latest["save"] + clock.latest["evaluate"]  # what the end still brings
+        elapsed, per_step, reserve = self.ranks.agree((self.elapsed, per_step, reserve))
+        if now.refit(self.budget, elapsed, per_step, reserve):
             self._event("re-planned", steps=now.steps, seconds=round(elapsed, 1))
 
 
@@ -241,7 +235,7 @@ class _Clock:
     def __init__(self, step: int, tokens: int):
         self.began = self.lapped = time.monotonic()
         self.step, self.tokens = step, tokens
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def aside(self, name: str) -> Iterator[None]:
@@ -258,14 +252,25 @@ class _Clock:
         self.lapped, self.tokens = now, tokens
         return speed
 
-    def per_step(self, step: int) -> float:
-        """Seconds a step so far, everything beside it spread over the steps."""
-        return (time.monotonic() - self.began) / max(1, step - self.step)
 
-    @property
-    def end(self) -> float:
-        """Seconds of the last save and evaluation that the end of the loop still brings."""
-        return self.latest.get("save", 0.0) + self.latest.get("evaluate", 0.0)
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """While the block runs, SIGINT and SIGTERM are noted in the list; a second one ends the process as usual."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def _json_safe(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """report.html of a model folder, from its metrics and its record."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
 from langwright.models.folder import RECORD
-from langwright.training.trainer import read_metrics
 from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
@@ -26,7 +26,8 @@ def write_report(out: Path) -> None:
 
 def run_report(out: Path) -> tuple[Html, list[Section]]:
     """What a model folder's own record and metrics tell: the numbers worth seeing first, and sections."""
-    record, metrics = read_json(out / RECORD, "the record of the run"), read_metrics(out)
+    record = read_json(out / RECORD, "the record of the run")
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     recipe = {name: "none" if value is None else str(value) for name, value in record["recipe"].items()}
     return _facts(record, metrics), [
         Section("learning", "Learning", curves(metrics) + _events(record["events"])),

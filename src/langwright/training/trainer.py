@@ -1,7 +1,6 @@
 """One training run in a folder: begun, continued or found finished."""
 
 import contextlib
-import json
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from langwright.objectives.batch import Models, Objective
 from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.compiled import compile_blocks, compiler_errors, eager
+from langwright.training.compiled import compiler_errors
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
 from langwright.training.profile import Profile
@@ -128,7 +127,7 @@ class Trainer:
 
     def __init__(self, job: Job, ranks: Ranks = Ranks(), extend: bool = False, profile: bool = False):
         self.job = job = replace(job, machine=ranks.agree(job.machine))  # dtypes and rates are measured by the clock
-        self.ranks, self.extend = ranks, extend
+        self.ranks, self.extend, self.profile = ranks, extend, profile
         recipe = job.recipe
         torch.manual_seed(recipe.seed)
         keep_freed_memory()
@@ -151,10 +150,10 @@ class Trainer:
         )
         self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
-            compile_blocks(self.model)
+            for block in self.model.body.blocks:  # they share their code, so one compilation serves all
+                block.compile(dynamic=False)
         if ranks.rank:
             torch.manual_seed(recipe.seed + ranks.rank)  # dropout of its own
-        self.profile = Profile() if profile else None
 
     def train(self) -> Result:
         """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
@@ -172,19 +171,20 @@ class Trainer:
             with self.ranks.first():
                 if not self.ranks.rank:
                     job.begin()
-            if self.profile is not None:
-                self.profile.watch(self.model, run.progress.steps - run.progress.step, job.recipe.compile)
+            profile = None
+            if self.profile:
+                profile = Profile(self.model, run.progress.steps - run.progress.step, job.recipe.compile)
+                run.hooks = replace(run.hooks, around_step=profile.step)
             stopped = run.fit()
-            if self.profile is not None:
-                self.profile.finish()
+            spent = profile.record() if profile else {}
             if stopped is not None or self.ranks.rank:
                 return Result(stopped, None)
-            held_out, seconds = self._finish(run), round(run.elapsed, 3)
-        with eager():
-            more = job.on_finish(self.models)
-        if self.profile is not None and self.profile.measured:
-            more |= {"profile": self.profile.record()}
-        self._save(self._record(run.progress, seconds, held_out) | more)
+            with self.learner.measuring():
+                held_out = self._finish(run)
+            record = self._record(run.progress, held_out, round(run.elapsed, 3))
+        with self.learner.measuring():
+            record |= job.on_finish(self.models)
+        self._save(record | ({"profile": spent} if spent else {}))
         return Result(None, held_out)
 
     def _title(self) -> str:
@@ -202,39 +202,29 @@ class Trainer:
         job, recipe = self.job, self.job.recipe
         identity, defaults = self._identity(), asdict(type(recipe)())
         checkpoints = Checkpoints(job.out / "checkpoints", identity, recipe.keep, defaults, job.names)
-        hooks = Hooks(self._validate, self._sample if job.sample else None, view.row, view.sample, view.event)
-        if job.unfreezing is not None:
-            hooks = replace(hooks, on_step=partial(job.unfreezing.apply, self.model))
-        if self.profile is not None:
-            hooks = replace(hooks, around_step=self.profile.step)
+        hooks = Hooks(
+            evaluate=lambda stopped: job.evaluate(self.models, recipe.validation_windows, stopped).metrics,
+            sample=partial(job.sample, self.models) if job.sample else None,
+            on_row=view.row,
+            on_sample=view.sample,
+            on_event=view.event,
+            on_step=partial(job.unfreezing.apply, self.model) if job.unfreezing else lambda step: None,
+        )
         run = Run(self.learner, job.supply.batches, checkpoints, self._steps(), hooks, job.started)
         run.resume(("steps", "budget") if self.extend else ())
         if run.budget is not None:
             self._plan_budget(run, run.budget)
         return run
 
-    def _validate(self, stopped: Callable[[], bool]) -> Row:
-        with eager():
-            return self.job.evaluate(self.models, self.job.recipe.validation_windows, stopped).metrics
-
-    def _sample(self) -> str:
-        assert self.job.sample is not None
-        self.models.eval()
-        with eager():
-            return self.job.sample(self.models)
-
     def _steps(self) -> int:
-        length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
-        if length.unit == "epochs":
-            exact = round(length.value * batches.windows / size, 6)
-            steps = math.ceil(exact)
-            if steps != exact and self.job.recipe.budget_seconds() is None:
-                seen = steps * size / batches.windows
-                say(
-                    f"{length.value:g} epochs of {batches.windows:,} rows are rounded up to {seen:.3g}: {steps:,} steps"
-                )
-            return steps
-        return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        length, batches, recipe = self.job.recipe.length(), self.job.supply.batches, self.job.recipe
+        if length.unit != "epochs":
+            return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        exact = round(length.value * batches.windows / recipe.batch_size, 6)
+        steps = math.ceil(exact)
+        if steps != exact and recipe.budget_seconds() is None:
+            say(f"{length} of {batches.windows:,} rows are rounded up to {steps:,} steps")
+        return steps
 
     def _identity(self) -> Row:
         """What a continued run must share with its beginning, field by field."""
@@ -252,9 +242,10 @@ class Trainer:
 
     def _plan_budget(self, run: Run, budget: float) -> None:
         """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
-        now = run.progress
+        now, supply = run.progress, self.job.supply
         seconds = self.ranks.agree(run.elapsed / now.step) if now.step else run.measure_step()
-        run.closing = self._closing(seconds)
+        # Measuring the held-out text takes a third of training on it.
+        run.closing = supply.held_out_tokens / supply.batches.tokens_per_step * seconds / 3 + SAVING_SECONDS
         if self.extend or not now.step:
             now.fit(budget, self.ranks.agree(run.elapsed), seconds, run.closing)
         if now.steps == 0:
@@ -263,22 +254,14 @@ class Trainer:
                 f"takes {seconds:.2f} s; give more"
             )
 
-    def _closing(self, step_seconds: float) -> float:
-        """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
-        supply = self.job.supply
-        return supply.held_out_tokens / supply.batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
-
     def _finish(self, run: Run) -> Row:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
-        self.models.eval()
-        with eager():
-            held_out = self.job.evaluate(self.models, None, lambda: False)
-        for name, value in held_out.metrics.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{self.job.out}: training came apart: the {name.replace('_', ' ')} is {value}; no model is "
-                    "written; begin again in another folder with a lower --learning-rate"
-                )
+        held_out = self.job.evaluate(self.models, None, lambda: False)
+        if not all(map(math.isfinite, held_out.metrics.values())):
+            raise UserError(
+                f"{self.job.out}: training came apart: {held_out.metrics}; no model is written; begin again in another "
+                "folder with a lower --learning-rate"
+            )
         with open(run.metrics, "ab") as metrics:
             run.log(metrics, **held_out.metrics)
         return held_out.record
@@ -293,7 +276,7 @@ class Trainer:
         whole = {**dict(self.model.named_parameters()), **masters}
         save_model(self.model, supply.tokenizer, self.job.out, record, whole)
 
-    def _record(self, now: Progress, seconds: float, held_out: Row) -> Row:
+    def _record(self, now: Progress, held_out: Row, seconds: float) -> Row:
         """What langwright.json says of a finished run."""
         job = self.job
         return {
@@ -360,10 +343,3 @@ def close(result: Result, out: Path) -> int:
     if result.already:
         say(f"{out} is finished already; --extend with a longer --steps or --budget goes on from here")
     return 0
-
-
-def read_metrics(out: Path) -> list[Row]:
-    """The rows of metrics.jsonl."""
-    with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return []

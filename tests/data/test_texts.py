@@ -9,8 +9,8 @@ import pytest
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.splits import split_documents
-from langwright.data import prepare as prepare_module
-from langwright.data.prepare import prepare, tokenise
+from langwright.data import texts as texts_module
+from langwright.data.texts import prepare, tokenise
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
@@ -41,7 +41,7 @@ class Source:
 def test_each_document_is_whole_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_characters: int, piece_characters: int
 ) -> None:
-    monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setattr(texts_module, "BATCH_CHARACTERS", batch_characters)
     pieces = Tokenizer.pieces
     monkeypatch.setattr(Tokenizer, "pieces", lambda self, text: pieces(self, text, piece_characters))
     for tokenizer in (train_bpe(TEXTS, 300), characters(TEXTS), raw_bytes()):
