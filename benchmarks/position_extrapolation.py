@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    texts = [document.text.encode() for document in islice(open_python_stdlib().documents(), 400)]
+    texts = [document.text.encode() for document in islice(open_python_stdlib(), 400)]
     data = torch.frombuffer(bytearray(b"\n".join(texts)), dtype=torch.uint8)
     held = data[-len(data) // 50 :][:16384]
     data = data[: -len(data) // 50]

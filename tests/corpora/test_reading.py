@@ -136,7 +136,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
 @pytest.mark.parametrize(("name", "data", "place"), FAULTS)
 def test_faults_are_named_with_their_place(tmp_path: Path, name: str, data: bytes, place: str) -> None:
     with pytest.raises(UserError) as error:
-        list(open_corpus(str(write(tmp_path / name, data))).documents())
+        list(open_corpus(str(write(tmp_path / name, data))))
     assert str(tmp_path) in str(error.value)
     assert place in str(error.value)
     assert "\n" not in str(error.value)

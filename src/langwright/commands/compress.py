@@ -96,7 +96,7 @@ def _logits(
 ) -> Tensor:
     """Of the first window of the text."""
     corpus = open_corpus(text, field=field)
-    documents = corpus.documents() if split is None else split_documents(corpus, split)[1]
+    documents = corpus if split is None else split_documents(corpus, split)[1]
     first = next(itertools.chain((d.text for d in documents if d.text), [""]))
     ids = tokenizer.encode(first[:CHARACTERS])[: context or model.context]
     return model(torch.tensor([ids or [0]])).float()

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from langwright.base.console import progress
 from langwright.base.files import atomic_folder
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.splits import SplitRule, parse_split, split_documents
+from langwright.corpora.splits import Split, parse_split, split_documents
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.text.tokenizer import Tokenizer
 
@@ -18,15 +18,14 @@ BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule | str | float, cache: Path) -> tuple[Tokens, Tokens]:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, split: Split | str | float, cache: Path) -> tuple[Tokens, Tokens]:
     """The training and the validation tokens of a corpus.
 
     cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is there
         is opened, not made again.
     Raises UserError when either side of the split is empty, or a kept shard is damaged.
     """
-    if isinstance(split, str | float):
-        split = parse_split(split)
+    split = parse_split(split)
     folder = cache / _key(corpus, tokenizer, split)
     if not folder.is_dir():
         parts = split_documents(corpus, split)
@@ -114,12 +113,12 @@ def _encoded(batches: Iterable[list[_Piece]], tokenizer: Tokenizer) -> Iterator[
             yield waiting[0], waiting[1].result()
 
 
-def _key(corpus: Corpus, tokenizer: Tokenizer, split: SplitRule) -> str:
+def _key(corpus: Corpus, tokenizer: Tokenizer, split: Split) -> str:
     """A folder name that changes with anything that decides the shards' content."""
     content = {
         "version": VERSION,
         "corpus": corpus.record()["hash"],
         "tokenizer": tokenizer.fingerprint(),
-        "split": [type(split).__name__, asdict(split)],
+        "split": split,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

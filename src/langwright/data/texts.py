@@ -55,9 +55,7 @@ def read_texts(
     "bytes", or a folder that holds one.
     """
     corpus = open_corpus(spec, field=field)
-    wanted, split = parse_split(split), str(settle_split(corpus, split))
-    if split != str(wanted):
-        say(f"{corpus.name}: --split {wanted} would hold out no document, or all; the first {split} of the text trains")
+    split = str(settle_split(corpus, split))
     if tokenizer is None:
         tokenizer = _kept_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
