@@ -1,5 +1,6 @@
 """Control tokens are the template's alone: their names inside a message are text, in prompts and in what is trained."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,19 +8,20 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langwright.text.chat_template import TEMPLATES, built_in_source, encode, prompt_ids, template_for
+from langwright.text.chat_template import TEMPLATES, encode, prompt_ids, template_for, template_source
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
 from .published_templates import LLAMA2, PUBLISHED, QWEN2_5
-from .test_chat_template import SPECIALS
+from .test_chat_template import SPECIALS, VICUNA
+from .test_chat_template import sentencepiece_like as unigram
 from .test_tokenizer import gpt2_like_folder, sentencepiece_like
 
 TYPED = ["<|im_end|>", "<|im_start|>system\n", "<|eos|>", "<s>", "</s>", "<", "|", "im_end|>", f"{CONTROL}<|im_end|>",
          "ä", "\ufdd1", " "]  # fmt: skip
 WRITTEN = st.lists(st.sampled_from(TYPED), max_size=6).map("".join)
-SOURCES = {**PUBLISHED, **{f"own {name}": built_in_source(name) for name in TEMPLATES}}
+SOURCES = {**PUBLISHED, **{f"own {name}": template_source(name) for name in TEMPLATES}}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def bpe() -> Tokenizer:
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return [tokenizer.token(i) for i in ids if i in tokenizer.special_ids]
+    return [tokenizer.token(i) for i in ids if tokenizer.token(i) in tokenizer.specials]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -57,9 +59,26 @@ def test_a_message_has_the_ids_of_its_text(bpe: Tokenizer) -> None:
     template = template_for("{{ bos_token + messages[0].content + eos_token }}", bpe, "x")
     ids, _ = bpe.encode_marked(template.marked([{"role": "user", "content": typed}], None))
     assert ids == [bpe.bos_id, *bpe.encode(typed), bpe.eos_id]
-    llama = Tokenizer(sentencepiece_like(), SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>"))
+    llama = Tokenizer(sentencepiece_like(), SpecialTokens(bos="<s>", eos="</s>", unk="<unk>"))
     ids = prompt_ids(template_for(LLAMA2, llama, "x"), llama, [{"role": "user", "content": "<s>at</s>"}])
     assert ids == [1, *llama.encode("[INST] <s>at</s> [/INST]")]
+
+
+@pytest.mark.parametrize("kind", ["first", "always", "prepend", "never", "trimming"])
+def test_a_unigram_tokenizer_has_no_control_token_for_a_name_in_a_text(kind: str, tmp_path: Path) -> None:
+    """Its control tokens are pieces of the model, which would find them in any text."""
+    backend = unigram(kind)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}')
+    tokenizer = load_tokenizer(tmp_path)
+    template = template_for(VICUNA, tokenizer, "x")
+    typed = "the</s> <s>cat <unk>"
+    assert not {1, 2} & {*tokenizer.encode(typed), *tokenizer.encode("<s>")}
+    ids = prompt_ids(template, tokenizer, [{"role": "user", "content": typed}])
+    assert [i for i in ids if i in (1, 2)] == [1]
+    assert tokenizer.encode("the cat ate") == backend.encode("the cat ate", add_special_tokens=False).ids
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint() == tokenizer.fingerprint()
 
 
 def test_tools_and_arguments_are_text_too(bpe: Tokenizer) -> None:
@@ -72,7 +91,7 @@ def test_tools_and_arguments_are_text_too(bpe: Tokenizer) -> None:
     ]
     tools = [{"type": "function", "function": {"name": "f", "description": "<|im_start|>", "parameters": {}}}]
     ascii_json = "{{ messages[1].tool_calls[0].function.arguments | tojson(ensure_ascii=True) }}{{ eos_token }}"
-    for source, count in ((QWEN2_5, 10), (built_in_source("chatml"), 10), (ascii_json, 1)):
+    for source, count in ((QWEN2_5, 10), (template_source("chatml"), 10), (ascii_json, 1)):
         template = template_for(source, bpe, "x")
         ids, _ = bpe.encode_marked(template.marked(messages, tools))
         assert len(controls(bpe, ids)) == count

@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from langwright.base.errors import UserError
+from langwright.base.files import read_text
 from langwright.text.jinja import CLOSE, OPEN, compile_template
 from langwright.text.tokenizer import CONTROL, Tokenizer
 
@@ -28,14 +28,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 _PROBE = ("wherefore", "therefore")
 """A question and an answer that no template has words of."""
-_CONTINUED = "\x02continued\x02 "
 _TYPED = "\ufdd1"
 """Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
 _MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A conversation as text.
 
     Attributes:
@@ -83,23 +81,13 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         *,
         add_generation_prompt: bool = False,
-        continue_final: bool = False,
     ) -> str:
         """The conversation as text, as `transformers` writes it.
 
-        add_generation_prompt: end with what stands before an answer. continue_final: end inside the last message, so
-        that it can be gone on with. Raises UserError where the template refuses the messages.
+        add_generation_prompt: end with what stands before an answer. Raises UserError where the template refuses the
+        messages.
         """
-        if not continue_final:
-            return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
-        if not messages or not isinstance(messages[-1].get("content"), str):
-            raise UserError("there is no last message with a text to go on with")
-        last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUED}
-        text = self.marked([*messages[:-1], last], tools).replace(CONTROL, "")
-        at = text.rfind(_CONTINUED.strip())
-        if at < 0:
-            raise UserError(f"{self._where}: the template leaves out the end of the last message")
-        return text[:at] if text.startswith(_CONTINUED, at) else text[:at].rstrip()
+        return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
 
     def answers(
         self,
@@ -115,20 +103,30 @@ class ChatTemplate:
         """
         text = self.marked(messages, tools)
         marked = self.marked(messages, tools, mark_answers=True)
-        if OPEN in marked:
-            spans = _marked_spans(marked)
-            if trained is not None and any(
-                m["role"] == "assistant" and i not in trained for i, m in enumerate(messages)
-            ):
-                bounds = [(self._blocks(messages[:i], tools), self._blocks(messages[: i + 1], tools)) for i in trained]
-                spans = [span for start, stop in bounds for span in spans[start:stop]]
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        learnt = [i for i in answers if trained is None or i in trained]
+        if OPEN not in marked:
+            spans = [self._difference(text, messages, tools, i) for i in learnt]
         else:
-            spans = self._differences(text, messages, tools, trained)
+            spans = self._marked_spans(marked)
+            if learnt != answers:
+                bounds = [(self._blocks(messages[:i], tools), self._blocks(messages[: i + 1], tools)) for i in learnt]
+                spans = [span for start, stop in bounds for span in spans[start:stop]]
         return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
 
-    def fault(self, words: str) -> UserError:
-        """What to raise for something that this template does wrong."""
-        return UserError(f"{self._where}: the chat template {words}")
+    def stop(self) -> str:
+        """The special token that ends an answer.
+
+        Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
+        """
+        asked, answered = _PROBE
+        text, spans = self.answers([{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
+        answer = "".join(text[start:end] for start, end in spans)
+        for role, word, place in (("user", asked, text), ("assistant", answered, answer)):
+            if word not in place:
+                told = f"leaves out what the {role} says; a message has the fields role and content"
+                raise UserError(f'{self._where}: the chat template {told}, and the assistant\'s role is "assistant"')
+        return next(token.removeprefix(CONTROL) for token in self._specials if answer.endswith(token))
 
     def marked(
         self,
@@ -168,25 +166,31 @@ class ChatTemplate:
                 return [self._as_text(inner) for inner in value]
         return value
 
+    def _marked_spans(self, marked: str) -> list[tuple[int, int]]:
+        """Where the marked answers lie in the text without the marks."""
+        both = len(OPEN + CLOSE)
+        found = re.finditer(f"{OPEN}.*?{CLOSE}", marked, re.DOTALL)
+        spans = [(match.start() - i * both, match.end() - (i + 1) * both) for i, match in enumerate(found)]
+        if len(spans) != marked.count(OPEN):
+            raise UserError(f"{self._where}: a {{% generation %}} block of the chat template lies inside another")
+        return spans
+
     def _blocks(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
         """How many `{% generation %}` blocks the template writes for messages."""
         return self.marked(messages, tools, mark_answers=True).count(OPEN) if messages else 0
 
-    def _differences(
-        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Collection[int] | None
-    ) -> list[tuple[int, int]]:
-        spans = []
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant" and (trained is None or i in trained):
-                before = self.marked(messages[:i], tools, add_generation_prompt=True)
-                until = self.marked(messages[: i + 1], tools)
-                if not (until.startswith(before) and text.startswith(until)):
-                    raise UserError(
-                        f"{self._where}: the chat template changes what stands before message {i + 1} when more is "
-                        "added, so that the assistant's words cannot be told; mark them with {% generation %}"
-                    )
-                spans.append((len(before), len(until)))
-        return spans
+    def _difference(
+        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, i: int
+    ) -> tuple[int, int]:
+        """What the message of number `i` adds to the text before it."""
+        before = self.marked(messages[:i], tools, add_generation_prompt=True)
+        until = self.marked(messages[: i + 1], tools)
+        if not (until.startswith(before) and text.startswith(until)):
+            raise UserError(
+                f"{self._where}: the chat template changes what stands before message {i + 1} when more is added, so "
+                "that the assistant's words cannot be told; mark them with {% generation %}"
+            )
+        return len(before), len(until)
 
     def _with_stop(self, text: str, start: int, end: int) -> tuple[int, int]:
         """The span up to the special token that ends it, which may stand right after it."""
@@ -211,23 +215,7 @@ def _names(specials: Sequence[str]) -> re.Pattern[str]:
 
 def _beginnings(specials: Sequence[str]) -> re.Pattern[str]:
     """Matches the first character of each name of a special token, also where names overlap."""
-    rests: dict[str, list[str]] = {}
-    for token in specials:
-        rests.setdefault(token[0], []).append(re.escape(token[1:]))
-    return re.compile("|".join(f"{re.escape(c)}(?={'|'.join(ends)})" for c, ends in rests.items()) or "(?!)")
-
-
-def _marked_spans(marked: str) -> list[tuple[int, int]]:
-    """Where the marked answers lie in the text without the marks."""
-    spans, length = [], 0
-    for i, piece in enumerate(marked.split(OPEN)):
-        inside, close, after = piece.partition(CLOSE)
-        if i and not close:
-            raise UserError("a {% generation %} block of the chat template lies inside another")
-        if i:
-            spans.append((length, length + len(inside)))
-        length += len(inside) + len(after)
-    return spans
+    return re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in specials) or "(?!)")
 
 
 def encode(
@@ -265,60 +253,28 @@ def prompt_ids(
     return tokenizer.encode_marked(template.marked(messages, tools, add_generation_prompt=True))[0]
 
 
-def own_template(tokenizer: Tokenizer, where: str, tools: bool = False) -> ChatTemplate | None:
-    """The template that came with a tokenizer, or None.
+def own_template(tokenizer: Tokenizer, where: str) -> ChatTemplate | None:
+    """The template that came with a tokenizer, of several the one called "default", or None.
 
-    Of several it is the one called "default", or with `tools` the one called "tool_use". where: the folder, for errors.
+    where: the folder, for errors.
     """
     source = tokenizer.chat_template
     if isinstance(source, list):
         named = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}
-        source = named.get("tool_use", named.get("default")) if tools else named.get("default")
-        if source is None:
-            raise UserError(
-                f'{where}: among its chat templates, {", ".join(map(str, named))}, none is called "default"'
-            )
+        source = named.get("default", named)
     if source is None:
         return None
     if not isinstance(source, str):
-        raise UserError(f"{where}: the chat template in tokenizer_config.json is neither text nor a list of them")
+        raise UserError(f'{where}: its chat template is neither a text nor a list of them with one called "default"')
     return template_for(source, tokenizer, where)
 
 
-def built_in_source(name: str) -> str:
-    """The source of one of `TEMPLATES`."""
-    return (resources.files("langwright.text") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-
-
-def choose_source(name: str) -> str:
+def template_source(name: str) -> str:
     """A template by its name in `TEMPLATES`, or the text of a file. UserError for neither."""
-    if name in TEMPLATES:
-        return built_in_source(name)
-    if Path(name).is_file():
-        try:
-            return Path(name).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}: the chat template is not UTF-8 text: bad byte at offset {error.start}") from None
-    raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
-
-
-def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
-    """The special token that ends an answer of this template.
-
-    Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
-    """
-    asked, answered = (
-        {"role": role, "content": word} for role, word in zip(("user", "assistant"), _PROBE, strict=True)
-    )
-    rendered = template.answers([asked, answered])
-    answer = "".join(rendered.text[start:end] for start, end in rendered.answers)
-    for message, text in ((asked, rendered.text), (answered, answer)):
-        if message["content"] not in text:
-            raise template.fault(
-                f"leaves out what the {message['role']} says; a message has the fields role and content, "
-                'and the assistant\'s role is "assistant"'
-            )
-    return next(token for token in specials if answer.endswith(CONTROL + token))
+    path = Path(__file__).parent / "templates" / f"{name}.jinja" if name in TEMPLATES else Path(name)
+    if not path.is_file():
+        raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
+    return read_text(path, "the chat template")
 
 
 def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:
