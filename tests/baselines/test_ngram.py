@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.base.errors import UserError
 from langwright.baselines import ngram
 from langwright.baselines.ngram import BEGIN, END, SYMBOLS, NGram
 
@@ -153,18 +152,3 @@ def test_temperature_sharpens() -> None:
         sum(model.generate(b"a", 1, np.random.default_rng(i), heat) == b"b" for i in range(300)) for heat in (0.25, 1.0)
     )
     assert cold > warm
-
-
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        (lambda: NGram.train([b"x"], 8), "order 8"),
-        (lambda: NGram.train([b"x"], 0), "order 0"),
-        (lambda: NGram.train([]), "no text"),
-        (lambda: NGram.train([b"x"]).bits_per_byte([b""]), "at least one byte"),
-        (lambda: NGram.train([b"x"]).generate(b"", 1, np.random.default_rng(0), 0), "temperature of 0"),
-    ],
-)
-def test_mistakes_are_named(mistake, message: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UserError, match=message):
-        mistake()

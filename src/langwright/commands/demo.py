@@ -11,7 +11,7 @@ import torch
 from langwright.base.console import format_seconds, print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
-from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
+from langwright.baselines.compressors import gzip_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
 from langwright.commands._demo.instructions import Asked, compare_answers, write_instructions
@@ -127,13 +127,12 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
 
 def _baselines(ngram: NGram, training: Any, held_out: Sequence[str]) -> dict[str, float]:
     texts = [text.encode() for text in held_out]
+    whole, before = b"".join(texts), b"".join(document.text.encode() for document in training)
     return {
         "byte 6-gram": ngram.bits_per_byte(texts),
-        "gzip -9": gzip_bits_per_byte(texts),
-        "xz -9e": xz_bits_per_byte(texts),
-        "xz -9e after the training text": xz_after_training_bits_per_byte(
-            (document.text.encode() for document in training), texts
-        ),
+        "gzip -9": gzip_bits_per_byte(whole),
+        "xz -9e": xz_bits_per_byte(whole),
+        "xz -9e after the training text": xz_bits_per_byte(whole, before),
     }
 
 

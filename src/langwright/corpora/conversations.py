@@ -243,11 +243,9 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
 
 def _parsed(value: Any, where: str) -> Any:
     """What must be a list or an object, where a text holds it as JSON; any other text is left as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-        except (RecursionError, ValueError):
-            raise UserError(f"{where}: JSON that is nested too deep, or an integer of more than 4,300 digits") from None
-    return value
+    try:
+        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") else value
+    except json.JSONDecodeError:
+        return value
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where}: JSON that cannot be read: {error}") from None
