@@ -9,7 +9,7 @@ The base is a GPT-2 (it has biases, which BitFit wants) that has read Python's o
 The task is to write a function's body, given its signature and docstring: instructions mined from the same library,
 measured on modules that were held out. A third of the held-out ones chooses each method's learning rate, on one seed;
 the others are the quality. Tuning is bfloat16 with float32 masters, AdamW without weight decay, 8 rows a step, one
-thread. Memory is predicted here (`planning/memory.py`); `quantised.py` measures it as well.
+thread. Memory is predicted here (`_memory.py`); `quantised.py` measures it as well.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _memory import training_memory
 
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
@@ -36,24 +37,23 @@ from langwright.commands._demo.instructions import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import evaluation_batches
-from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.batches import Batches, evaluation_batches
+from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
 from langwright.data.order import Layout
-from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
+from langwright.data.texts import tokenise
+from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood
 from langwright.inference.generate import complete, prompt_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.planning.memory import training_memory
+from langwright.objectives.losses import Causal
 from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.recipe import PretrainRecipe
+from langwright.training.recipe import PretrainRecipe, TrainingRecipe
 from langwright.training.unfreezing import Unfreezing
 
 CORPUS, TOKENS, ROWS = "python-stdlib", 128, 8
@@ -115,12 +115,12 @@ class Task:
 
     def quality(self, model: Model, examples: Sequence[Example]) -> float:
         """Bits per byte of the answers."""
-        batches = evaluation_rows(examples, TOKENS, ROWS)
+        batches = evaluation_batches(ChatRows(examples, TOKENS), ROWS)
         return likelihood(model.eval(), batches, answer_bytes(examples, self.tokenizer)).bits_per_byte
 
     def remembered(self, model: Model) -> float:
         """Bits per byte of the old text."""
-        batches = evaluation_batches(self.old, TOKENS, ROWS)
+        batches = evaluation_batches(Windows(self.old, TOKENS, once=True), ROWS)
         return likelihood(model.eval(), batches, int(self.old.bytes.sum())).bits_per_byte
 
 
@@ -156,7 +156,7 @@ def make_task(base: Path) -> Task:
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
     fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
-    sides = [fit(side).examples for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
+    sides = [fit(side)[0] for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
         old = tokenise(beginnings, setup.tokenizer, Path(scratch) / "old.tokens")
@@ -177,7 +177,8 @@ def tune(
     """Train what asks for gradients; the rate rises for a tenth of the steps and falls to 0. Returns seconds."""
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
-    learner = Learner({"model": model}, Causal(), DTYPE, Rates(adamw=rate, weight_decay=0.0), factor=factor)
+    recipe = TrainingRecipe(learning_rate=rate, weight_decay=0.0)
+    learner = Learner({"model": model}, Causal(), DTYPE, recipe, factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:
@@ -195,7 +196,7 @@ def run(task: Task, chosen: Way, rate: float, steps: int, seed: int, examples: i
     memory = training_memory(model, ROWS, TOKENS, DTYPE).total
     unfreezing = None if chosen.unfreeze_every is None else Unfreezing(chosen.unfreeze_every)
     seconds = tune(
-        model, ChatBatches(task.training[:examples], Layout(TOKENS, ROWS, seed)).batch, steps, rate, unfreezing
+        model, Batches(ChatRows(task.training[:examples], TOKENS), Layout(ROWS, seed)).batch, steps, rate, unfreezing
     )
     choosing, quality = task.quality(model, task.choosing), task.quality(model, task.measured)
     return Outcome(trained, memory, seconds, choosing, quality, task.remembered(model))
@@ -289,7 +290,7 @@ def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) ->
         after = tokenizer.encode(answer + "\n")
         trained = np.arange(len(before) + len(after)) >= len(before)
         examples.append(Example(np.array(before + after, np.int32), trained, question))
-    return batch_of([[example] for example in examples], Layout(16, 64, 0), np.arange(64))
+    return batch_of([[example] for example in examples], 16)
 
 
 def line(a: int, sign: str, b: int) -> str:

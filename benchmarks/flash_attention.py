@@ -90,7 +90,7 @@ def plot(times: Sequence[int], found: dict[str, list[dict[str, float]]], about: 
         series = [
             Series(way, times, [one[key] for one in found[way]], "points", colour) for colour, way in enumerate(WAYS)
         ]
-        sections.append(Section(name, name.title(), line_chart(series, Axes("T", label, log=True))))
+        sections.append(Section(name, name.title(), line_chart(series, Axes("T", label))))
     return page("Attention in tiles", sections, about, "Langwright benchmark")
 
 

@@ -4,7 +4,7 @@
 
 Each measurement of memory runs in a process of its own: it is what the process's peak of resident memory grew by from
 the moment before the model was there. A step of another, tiny model has loaded the kernels by then. The prediction is
-`planning.memory.training_memory`. Times are medians; one thread.
+`_memory.py`. Times are medians; one thread.
 """
 
 import argparse
@@ -20,20 +20,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _memory import training_memory
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.models.surgery.quantise import scheme_of
 from langwright.objectives.batch import TokenBatch
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
-from langwright.planning.memory import training_memory
+from langwright.objectives.losses import Causal
+from langwright.parts.linear import Linear
+from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
+from langwright.training.recipe import TrainingRecipe
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 VOCABULARY = 4096
@@ -57,7 +58,10 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
     """A LLaMA, rounded and with LoRA on all its linear maps if asked for."""
     model = new_model("llama", by_depth("llama", depth, VOCABULARY, context, dropout=0.0))
     if bits is not None:
-        quantise_model(model, bits)
+        for name, module in list(model.body.blocks.named_modules()):
+            if isinstance(module, Linear):
+                packed = scheme_of(bits).quantise(module.weight.detach())
+                model.body.blocks.set_submodule(name, QuantisedLinear(packed))
     if rank:
         LoRA(rank=rank, target="all-linear").attach(model)
     return model
@@ -65,7 +69,7 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
 
 def steps(model: Model, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
     """Two steps of training; seconds of the second."""
-    learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-4, bits=optimizer))
+    learner = Learner({"model": model}, Causal(), dtype, TrainingRecipe(learning_rate=1e-4, optimizer_bits=optimizer))
     ids = torch.randint(0, VOCABULARY, (rows, context + 1), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
     began = 0.0

@@ -22,7 +22,7 @@ from langwright.base.console import quiet
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import split_documents
-from langwright.data.prepare import prepare
+from langwright.data.texts import prepare
 from langwright.text.training import train_bpe
 
 VOCABULARY = 16_384

@@ -25,12 +25,12 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.muon import newton_schulz_flops
-from langwright.training.optimizers import Rates
+from langwright.training.muon import ITERATIONS
+from langwright.training.recipe import TrainingRecipe
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -72,7 +72,7 @@ def config(shape: dict[str, int]) -> GPT2Config:
 
 def ours(model: Model, compiled: bool) -> Step:
     """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
-    learner = Learner({"model": model}, Causal(compiled=compiled), torch.bfloat16, Rates(adamw=1e-4))
+    learner = Learner({"model": model}, Causal(compiled=compiled), torch.bfloat16, TrainingRecipe(learning_rate=1e-4))
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)
@@ -222,8 +222,9 @@ def print_table(name: str, found: dict[str, list[dict[str, float]]]) -> None:
         share = statistics.median(r["tokens_per_second"] * flops / r["ceiling"] for r in runs)
         cells = [variant, f"{best[variant]:,.0f}", *ratios, f"{share:.0%}", f"{first:.1f} s", f"{memory:,.0f} MiB"]
         print("| " + " | ".join(cells) + " |")
-    matrices = [tuple(p.shape) for n, p in model.body.named_parameters() if p.ndim == 2 and not n.startswith("embed.")]
-    muon, step = newton_schulz_flops(matrices), flops * shape["batch"] * shape["context"]
+    matrices = [sorted(p.shape) for n, p in model.body.named_parameters() if p.ndim == 2 and not n.startswith("embed.")]
+    muon = sum(ITERATIONS * (4 * short**2 * long + 2 * short**3) for short, long in matrices)
+    step = flops * shape["batch"] * shape["context"]
     print(
         f"\nMuon's Newton-Schulz: {muon / 1e9:,.1f} GFLOP a step, {muon / step:.1%} of the model's {step / 1e9:,.0f}."
     )

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import pytest
 
 from langwright import cli
-from langwright.base.arguments import Command
 from langwright.base.errors import UserError
 
 
@@ -306,17 +305,6 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert cli.main(argv) == 0
     assert "  train  to train\n" in capsys.readouterr().out
-
-
-def test_a_signature_that_no_line_can_express_is_a_bug() -> None:
-    def many(*files: Path) -> None: ...
-
-    def double(depth: int, recipe: FakeRecipe) -> None: ...
-
-    with pytest.raises(TypeError, match="cannot be a command"):
-        Command(many, "x")
-    with pytest.raises(TypeError, match="two options"):
-        Command(double, "x")
 
 
 def python(*argv: str) -> "subprocess.CompletedProcess[str]":

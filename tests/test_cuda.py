@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import linear_cross_entropy
+from langwright.objectives.losses import Causal, linear_cross_entropy
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
 from oracles import left_padding, perturb, random_ids
-from tiny import batch_of, tiny_learner, tiny_model
+from tiny import RECIPE, batch_of, quantise_model, tiny_learner, tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="SKIPPED FOR WANT OF A GPU")
 GPU = torch.device("cuda")
@@ -88,8 +86,8 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
-    here = tiny_learner(kind=kind, dtype=dtype)
-    there = Learner({"model": tiny_model().to(GPU)}, Causal(), dtype, Rates(kind, adamw=1e-2))
+    here = tiny_learner(optimizer=kind, dtype=dtype)
+    there = Learner({"model": tiny_model().to(GPU)}, Causal(), dtype, replace(RECIPE, optimizer=kind))
     for step in range(3):
         for learner in (here, there):
             learner.backward(batch_of(step))
@@ -109,7 +107,7 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     for model in models:
         quantise_model(model, bits)
         LoRA(rank=4, target="all-linear").attach(model, seed=1)
-        learner = Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-3, bits=8))
+        learner = Learner({"model": model}, Causal(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8))
         for step in range(3):
             learner.backward(batch_of(step))
             learner.clip()

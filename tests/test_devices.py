@@ -4,27 +4,27 @@ What has no values cannot be asked for them: left out are clipping on a CPU, whi
 tokens are counted.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from langwright.adaptation.methods import METHODS
-from langwright.compression.quantise import quantise_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from tiny import batch_of
+from langwright.training.recipe import TrainingRecipe
+from tiny import batch_of, quantise_model
 
 META = torch.device("meta")
 T5 = T5Config(53, 32, 8, 64, 2, num_heads=4)
 COUNTED = ["mixtral"]
-RATES = Rates(adamw=1e-3)
+PLAIN = TrainingRecipe(learning_rate=1e-3, clip=0.0)
 
 
 def model_of(family: str, bits: str | None = None) -> Any:
@@ -38,9 +38,9 @@ def ids_and_mask(rows: int = 2, time: int = 9) -> tuple[torch.Tensor, torch.Tens
     return torch.zeros((rows, time), dtype=torch.long, device=META), torch.ones((rows, time), device=META).bool()
 
 
-def backward(model: Any, dtype: torch.dtype, rates: Rates = RATES) -> Learner:
+def backward(model: Any, dtype: torch.dtype, recipe: TrainingRecipe = PLAIN) -> Learner:
     """A batch, which comes from the CPU, forward, loss and gradients."""
-    learner = Learner({"model": model}, Causal(), dtype, rates, clip=0.0)
+    learner = Learner({"model": model}, Causal(), dtype, recipe)
     learner.backward(batch_of(0))
     return learner
 
@@ -73,7 +73,7 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     """QLoRA, and a step of AdamW with averages in 8 bits; clipping asks a CPU for a value, and is left out."""
     model = model_of("llama", bits)
     METHODS["lora"](rank=4, target="all-linear").attach(model, seed=1)
-    learner = backward(model, dtype, Rates(adamw=1e-3, bits=8))
+    learner = backward(model, dtype, replace(PLAIN, optimizer_bits=8))
     assert devices_of_gradients(learner) == {META}
     learner.step(1.0)
     assert {tensor.device for name, tensor in learner.tensors().items() if tensor.numel() > 1} == {META}

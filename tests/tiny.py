@@ -1,24 +1,25 @@
 """A tiny model, its data and a run over them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from langwright.models.families import FAMILIES
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
+from langwright.models.surgery.quantise import is_chosen, place, scheme_of
+from langwright.models.tasks import entries
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
-from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.plan import Plan
-from langwright.training.schedule import Schedule
+from langwright.training.loop import Hooks, Run
+from langwright.training.recipe import TrainingRecipe
 
 CONFIG = GPT2Config(
     vocab_size=29, n_positions=16, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1
@@ -28,6 +29,15 @@ CONFIG = GPT2Config(
 def tiny_model(dropout: float = 0.0) -> Model:
     config = GPT2Config(**{**vars(CONFIG), "resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout})
     return new_model("gpt2", config, seed=1)
+
+
+@torch.no_grad()
+def quantise_model(model: Model, bits: int | str) -> None:
+    """Quantise in memory what `load_model(..., bits=bits)` quantises."""
+    for entry in entries(FAMILIES[model.family], model.config, model.task):
+        if is_chosen(model, entry):
+            upright = replace(entry, transposed=False).join([model.get_parameter(name) for name in entry.ours])
+            place(model, entry, scheme_of(bits).quantise(upright), upright.device)
 
 
 def batch_of(step: int, rows: int = 8, time: int = 16) -> TokenBatch:
@@ -45,31 +55,45 @@ class TinyBatches:
     batch: Callable[[int], Any] = batch_of
     windows: int = 8
     tokens_per_step: int = 128
+    name: str = "tiny"
 
     def record(self) -> dict[str, Any]:
-        return {"data": "tiny"}
+        return {"data": self.name}
 
 
-def tiny_learner(
-    dropout: float = 0.0, dtype: torch.dtype = torch.float32, kind: Literal["adamw", "muon"] = "adamw", **changes: Any
-) -> Learner:
-    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, Rates(kind, adamw=1e-2), **changes)
+RECIPE = TrainingRecipe(
+    learning_rate=1e-2, warmup=0.1, decay=0.5, log_every="1", save_every="4", evaluate_every="5", sample_every="0"
+)
+
+
+def tiny_learner(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any) -> Learner:
+    """changes: of `RECIPE`."""
+    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, replace(RECIPE, **changes))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def killed_at(step: int) -> Hooks:
+    """Lose the process at the end of a step."""
+
+    def die(row: dict[str, float]) -> None:
+        if row["step"] == step:
+            raise Killed
+
+    return Hooks(on_row=die)
 
 
 def tiny_run(
-    folder: Path, learner: Learner, steps: int = 12, identity: dict[str, Any] | None = None, hooks: Hooks | None = None
+    folder: Path,
+    learner: Learner,
+    steps: int = 12,
+    identity: dict[str, Any] | None = None,
+    hooks: Hooks = Hooks(),
+    batches: Any = TinyBatches(),
 ) -> Run:
-    return Run(
-        learner=learner,
-        batches=TinyBatches(),
-        plan=Plan(steps),
-        schedule=Schedule("trapezoid", 0.1, 0.5),
-        checkpoints=Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2),
-        metrics=folder / "metrics.jsonl",
-        every=Every(log=1, save=4, evaluate=5),
-        hooks=hooks or Hooks(),
-        started=0.0,
-    )
+    return Run(learner, batches, Checkpoints(folder / "checkpoints", identity or {"seed": 1}, keep=2), steps, hooks)
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from langwright.adaptation.loading import load_model
+    from langwright.adaptation.folder import load_model
     from langwright.models.folder import save_model
     from langwright.text.tokenizer import load_tokenizer
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "load_tokenizer", "save_model"]
 
 _HOMES = {
-    "load_model": "langwright.adaptation.loading",
+    "load_model": "langwright.adaptation.folder",
     "load_tokenizer": "langwright.text.tokenizer",
     "save_model": "langwright.models.folder",
 }

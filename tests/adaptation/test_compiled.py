@@ -19,7 +19,7 @@ with torch.no_grad():
     assert counters["stats"]["unique_graphs"] == 1
     noise = torch.Generator().manual_seed(0)
     tensors = {key: torch.randn(tensor.shape, generator=noise) for key, tensor in method.tensors(model).items()}
-    method.load(model, "default", tensors, "noise")
+    method.load(model, "default", tensors)
     with torch.compiler.set_stance("fail_on_recompile"):
         after = compiled(ids)
     assert (after - before).abs().max() > 0.01

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.model import Model
+from refusals import refused
 
 LLAMA_3B = {
     "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8,
@@ -72,15 +72,15 @@ def test_every_family_has_targets(family: str) -> None:
 
 def test_unknown_targets_are_named_with_what_is_near() -> None:
     model = made("gpt2", {"n_layer": 1})
-    with pytest.raises(UserError, match='no part of this model is named "c_atn"; did you mean c_attn'):
+    with refused('"c_atn"', 'did you mean "c_attn"'):
         LoRA(target=("c_atn",)).attach(model)
-    with pytest.raises(UserError, match="norm"):
+    with refused('"ln_1"'):
         LoRA(target=("ln_1",)).attach(model)
     assert "adapters" not in vars(model) or not vars(model)["adapters"].adapters
 
 
 def test_a_target_is_a_whole_name_or_an_ending_behind_a_dot() -> None:
     model = made("t5", {"num_layers": 1})
-    names = [target.point.name for target in LoRA(target=("o",)).targets(model)]
+    names = [point.name for point in LoRA(target=("o",)).targets(model)]
     assert names
     assert all(name.endswith(".o") for name in names)  # not wo, which ends so too

@@ -24,10 +24,11 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import load_model, new_model, save_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
+from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
+from refusals import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 IDS = random_ids(4, 9)
@@ -93,7 +94,7 @@ def test_a_mixed_batch_is_each_row_alone() -> None:
         choose(model, name)
         assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-5
     trained(model, "biased", 2, modules_to_save=("norm",))
-    with pytest.raises(UserError, match="not mixed"), mixed(model, ["biased"] * 4):
+    with refused('"biased"'), mixed(model, ["biased"] * 4):
         pass
 
 
@@ -196,19 +197,19 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     trained(model, "default")
     save_adapter(model, tmp_path / "adapter", base=tmp_path / "model")
     fresh = load_model(tmp_path / "other")
-    with pytest.raises(UserError, match=r"trained over the weights of .*model, which are not those of .*other"):
+    with refused(tmp_path / "model", tmp_path / "other"):
         load_adapter(fresh, tmp_path / "adapter", base=tmp_path / "other")
     tensors = LoRA(rank=3).tensors(model)
     key = next(iter(tensors))
     wide = LoRA(rank=3)
     wide.attach(fresh)
     with pytest.raises(UserError, match=f'"{key}" is missing'):
-        wide.load(fresh, "default", {k: v for k, v in tensors.items() if k != key}, "file")
+        wide.load(fresh, "default", {k: v for k, v in tensors.items() if k != key})
     with pytest.raises(UserError, match=r'"base_model.odd" of the adapter matches nothing'):
-        wide.load(fresh, "default", {**tensors, "base_model.odd": torch.ones(1)}, "file")
+        wide.load(fresh, "default", {**tensors, "base_model.odd": torch.ones(1)})
     with pytest.raises(UserError, match=r"has shape \[1\]"):
-        wide.load(fresh, "default", {**tensors, key: torch.ones(1)}, "file")
-    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        wide.load(fresh, "default", {**tensors, key: torch.ones(1)})
+    with refused("adapter_config.json"):
         load_adapter(fresh, tmp_path / "model", "more")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="broken or replaced"):
@@ -249,7 +250,7 @@ def test_a_field_of_peft_that_is_not_understood_is_named(field: str, value: Any,
         ("target_modules", "(q_proj", "(q_proj"),
         ("exclude_modules", "(x", "(x"),
         ("target_modules", "a", '"a"'),
-        ("layers_to_transform", -1, "q_proj,v_proj"),
+        ("layers_to_transform", -1, "nothing to train"),
         ("modules_to_save", ["nope"], "nope"),
     ],
 )
@@ -312,7 +313,7 @@ def test_numbers_that_are_none_are_refused_by_name(
     ("change", "named"),
     [
         ({"settings": []}, "settings"),
-        ({"settings": {"a": 1}}, '"a"'),
+        ({"settings": {"wings": 1}}, "wings"),
         *(({"settings": {"rank": value}}, "rank") for value in ("x", 0, 10**30)),
         ({"settings": {"target": 5}}, "target"),
         ({"settings": {"target": "nope"}}, "nope"),
@@ -335,7 +336,7 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters()}
     method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
     method.attach(model)
-    learner = Learner({"model": model}, Causal(), torch.bfloat16, Rates(adamw=1e-3), factor=method.rate)
+    learner = Learner({"model": model}, Causal(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate)
     peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
     assert peaks == {1e-3, 1.6e-2}
     batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))

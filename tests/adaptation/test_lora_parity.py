@@ -178,7 +178,7 @@ def test_what_is_saved_peft_loads(pair: Pair, tmp_path: Path) -> None:
 def test_the_gradient_of_a_step_is_that_of_peft(pair: Pair) -> None:
     shake([p for p in pair.theirs.parameters() if p.requires_grad], 3)
     tensors = {k: v.detach().clone() for k, v in peft.get_peft_model_state_dict(pair.theirs).items()}
-    pair.method.load(pair.ours, "default", tensors, "peft")
+    pair.method.load(pair.ours, "default", tensors)
     weights = torch.randn(of_ours(pair.ours, IDS).shape, generator=torch.Generator().manual_seed(4))
     for model in (pair.ours, pair.theirs):
         model.zero_grad()

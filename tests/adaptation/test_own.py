@@ -8,17 +8,22 @@ from safetensors.torch import load_file
 
 from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.method import Method, trained_names
+from langwright.adaptation.method import Method
 from langwright.adaptation.methods import BitFit, HeadOnly, LayerNorm
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.folder import load_model, new_model
+from langwright.models.model import Model
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
+from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model
+
+
+def trained_names(model: Model) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 @pytest.mark.parametrize("method", [BitFit(), LayerNorm(), HeadOnly()], ids=["bitfit", "layernorm", "head"])
@@ -58,7 +63,7 @@ def test_what_trains_is_what_the_method_says() -> None:
 def test_the_optimizer_holds_only_what_trains() -> None:
     model = tiny_model()
     IA3().attach(model)
-    learner = Learner({"model": model}, Causal(), torch.float32, Rates())
+    learner = Learner({"model": model}, Causal(), torch.float32, TrainingRecipe(learning_rate=1e-3))
     held = [p for optimizer in learner.optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in held) == 2 * (3 * 16 + 64)
     before = {name: p.clone() for name, p in model.named_parameters()}

@@ -14,12 +14,11 @@ from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
 from langwright.training.unfreezing import Unfreezing
-from tiny import CONFIG, same, tiny_model, tiny_run
+from tiny import CONFIG, RECIPE, Killed, killed_at, same, tiny_model, tiny_run
 
 METHODS: dict[str, Method | Unfreezing | None] = {
     "full": None,
@@ -35,15 +34,11 @@ METHODS: dict[str, Method | Unfreezing | None] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
 def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype, hooks: Hooks = Hooks()) -> Run:
     model = new_model("gpt2", CONFIG.__class__(**{**vars(CONFIG), "n_positions": 18}), seed=1)
     if isinstance(method, Method):
         method.attach(model, seed=3)
-    run = tiny_run(folder, Learner({"model": model}, Causal(), dtype, Rates(adamw=1e-2)), hooks=hooks)
+    run = tiny_run(folder, Learner({"model": model}, Causal(), dtype, RECIPE), hooks=hooks)
     if isinstance(method, Unfreezing):
         run.hooks = replace(run.hooks, on_step=lambda step: method.apply(model, step))
     return run
@@ -53,12 +48,8 @@ def run_of(folder: Path, method: Method | Unfreezing | None, dtype: torch.dtype,
 def test_a_killed_run_resumes_bit_for_bit(kind: str, tmp_path: Path) -> None:
     """In bfloat16; commands/test_killed.py kills processes that train in float32."""
 
-    def die(row: dict[str, float]) -> None:
-        if row["step"] == 7:
-            raise Killed
-
     ends = []
-    for name, attempts in (("undisturbed", [Hooks()]), ("killed", [Hooks(on_row=die), Hooks()])):
+    for name, attempts in (("undisturbed", [Hooks()]), ("killed", [killed_at(7), Hooks()])):
         for hooks in attempts:
             torch.manual_seed(0)
             run = run_of(tmp_path / name, METHODS[kind], torch.bfloat16, hooks)

@@ -21,9 +21,9 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import load_model, new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
+from langwright.objectives.losses import Causal
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
-from langwright.training.losses import Causal
 from oracles import CASES, oracle, random_ids
 from tiny import batch_of, tiny_model
 
@@ -214,7 +214,7 @@ def test_what_does_not_go_is_refused(tmp_path: Path, model: Model) -> None:
         (lambda: PromptTuning(3, submodules=10**30), "submodules 10+"),
         (lambda: PTuning(3, hidden=10**30), "--encoder-width 10+"),
         (lambda: PTuning(3, "lstm", layers=10**30), "layers 10+"),
-        (lambda: PromptTuning(3, "text"), "when a text is given"),
+        (lambda: PromptTuning(3, "text"), "--prompt-init text"),
         (lambda: PrefixTuning(3, init="text", text="x", projection=True), "projected"),
         (lambda: HeadOnly().attach(tiny_model()), "token table"),
     ):

@@ -11,7 +11,7 @@ import pytest
 from hub_server import Hub, connect, serve, use
 from langwright.base import hub as hub_module
 from langwright.base.errors import UserError
-from langwright.base.hub import HubName, commit_of, model_folder, parse_hub_name
+from langwright.base.hub import HubName, model_folder, parse_hub_name
 from refusals import refused
 
 NAME = "owner/model"
@@ -81,7 +81,7 @@ def test_what_is_fetched(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert hub.fetched() == wanted  # the weights last, so that a folder with weights is whole
     assert sorted(path.name for path in folder.iterdir()) == sorted(wanted)
     assert all((folder / name).read_bytes() == FILES[name] for name in wanted)
-    assert commit_of(HubName(NAME)) == folder.name == commit
+    assert folder.name == commit
     told = capsys.readouterr()
     assert told.out == ""
     assert f"hf:{NAME}: main is revision {commit}" in " ".join(told.err.split())
@@ -107,7 +107,7 @@ def test_a_name_means_one_commit_as_long_as_the_process_lives(hub: Hub) -> None:
 
 def test_a_branch_that_moves_while_it_is_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up = hub.branches[NAME]["main"]
-    assert commit_of(HubName(NAME)) == looked_up
+    assert model_folder(f"hf:{NAME}", weights=False).name == looked_up
     hub.push(NAME, {**FILES, "config.json": b'{"moved": 1}'})
     folder = model_folder(f"hf:{NAME}")
     assert folder.name == looked_up

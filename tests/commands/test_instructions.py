@@ -50,7 +50,7 @@ def test_the_held_out_ones_are_written_last(tmp_path: Path) -> None:
     assert (len(training), len(held_out)) == (2, 2)
     assert "dog" in json.dumps([chat.record() for chat in held_out])
     assert "dog" not in json.dumps([chat.record() for chat in training])
-    with pytest.raises(UserError, match="no documented function"):
+    with pytest.raises(UserError, match="documented function"):
         write_instructions(path, [Document("x = 1", "a")], [])
 
 
@@ -66,5 +66,4 @@ def test_both_models_answer_what_fits(tmp_path: Path) -> None:
     save_adapter(model, tmp_path / "adapter", base=tmp_path / "base")
     heads = function_heads(SOURCE)
     asked = compare_answers(tmp_path / "base", tmp_path / "adapter", heads)
-    assert [body.head for body in asked.bodies] == [heads[0].head, heads[2].head]
-    assert asked.before == asked.after == 0
+    assert asked == {"asked": 2, "before": 0, "after": 0}

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from langwright.adaptation.attached import attached
-from langwright.adaptation.folder import save_adapter
-from langwright.adaptation.loading import load_model
+from langwright.adaptation.folder import load_model, save_adapter
 from langwright.adaptation.merging import merge
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError

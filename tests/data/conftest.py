@@ -1,9 +1,9 @@
 """Tokens made by hand."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
-import pytest
 
 from langwright.data.shards import Tokens
 
@@ -20,6 +20,6 @@ def tokens_of(documents: Sequence[Sequence[int]]) -> Tokens:
     )
 
 
-@pytest.fixture
-def make_tokens() -> Callable[[Sequence[Sequence[int]]], Tokens]:
-    return tokens_of
+def documents_of(tokens: Tokens) -> list[list[int]]:
+    """The ids of each document."""
+    return [tokens.ids[a:b].tolist() for a, b in itertools.pairwise(tokens.offsets.tolist())]

@@ -1,22 +1,21 @@
 """Batches are functions of their step, and evaluation counts every target once."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.base.errors import UserError
-from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
+from langwright.data.windows import Windows
 from langwright.objectives.batch import TokenBatch
+from refusals import refused
 
 from .conftest import tokens_of
-
-Make = Callable[[Sequence[Sequence[int]]], Tokens]
 
 
 def numbered(lengths: list[int]) -> Tokens:
@@ -29,8 +28,12 @@ def rows(batch: TokenBatch) -> list[tuple[list[int], list[int], list[float]]]:
     return list(zip(batch.ids.tolist(), batch.targets.tolist(), batch.weights.tolist(), strict=True))
 
 
+def evaluated(tokens: Tokens, context: int, batch_size: int, limit: int | None = None) -> Iterator[TokenBatch]:
+    return evaluation_batches(Windows(tokens, context, once=True), batch_size, limit)
+
+
 def test_windows_as_tensors() -> None:
-    batch = next(evaluation_batches(numbered([6, 3]), 4, 8))
+    batch = next(evaluated(numbered([6, 3]), 4, 8))
     assert rows(batch) == [
         ([1, 2, 3, 4], [2, 3, 4, 5], [1, 1, 1, 1]),
         ([2, 3, 4, 5], [3, 4, 5, 6], [0, 0, 0, 1]),
@@ -39,7 +42,7 @@ def test_windows_as_tensors() -> None:
     assert (batch.ids.dtype, batch.targets.dtype, batch.weights.dtype) == (torch.int64, torch.int64, torch.float32)
     assert batch.mask is not None
     assert batch.mask.tolist() == [[True] * 4, [True] * 4, [True, True, False, False]]
-    assert CausalBatches(numbered([30]), Layout(4, 4, 0)).batch(0).mask is None
+    assert Batches(Windows(numbered([30]), 4), Layout(4, 0)).batch(0).mask is None
     assert batch.samples is not None
     assert batch.samples.tolist() == [0, 1, 2]
 
@@ -52,11 +55,11 @@ def test_windows_as_tensors() -> None:
 def test_evaluation_counts_every_target_once(lengths: list[int], context: int, batch_size: int) -> None:
     tokens = numbered(lengths)
     if max(lengths) < 2:
-        with pytest.raises(UserError, match="too little text to evaluate"):
-            evaluation_batches(tokens, context, batch_size)
+        with refused("too little text"):
+            evaluated(tokens, context, batch_size)
         return
     counted: Counter[int] = Counter()
-    for batch in evaluation_batches(tokens, context, batch_size):
+    for batch in evaluated(tokens, context, batch_size):
         assert (batch.targets - batch.ids)[batch.weights > 0].eq(1).all()
         counted.update(batch.targets[batch.weights > 0].tolist())
     starts = set(tokens.offsets[:-1].tolist())
@@ -67,16 +70,16 @@ def test_evaluation_counts_every_target_once(lengths: list[int], context: int, b
 def test_a_limited_evaluation_is_spread_over_the_text(limit: int) -> None:
     tokens = numbered([50, 50, 101])
     whole = list(range(50 // 5 * 2 + 20))
-    samples = [s for batch in evaluation_batches(tokens, 5, 3, limit) for s in batch.samples.tolist()]  # type: ignore[union-attr]
+    samples = [s for batch in evaluated(tokens, 5, 3, limit) for s in batch.samples.tolist()]  # type: ignore[union-attr]
     assert len(samples) == len(set(samples)) == min(limit, len(whole))
     assert samples == sorted(samples)
     assert samples[0] == 0
     assert samples[-1] >= len(whole) - 1 - len(whole) // limit
 
 
-def training(tokens: Tokens | None = None, crossing: bool = False, **changes: int) -> CausalBatches:
-    layout = Layout(**{"context": 4, "batch_size": 4, "seed": 1} | changes)
-    return CausalBatches(numbered([30, 3, 17, 41]) if tokens is None else tokens, layout, crossing=crossing)
+def training(context: int = 4, crossing: bool = False, **changes: int) -> Batches:
+    layout = Layout(**{"batch_size": 4, "seed": 1} | changes)
+    return Batches(Windows(numbered([30, 3, 17, 41]), context, crossing), layout)
 
 
 def test_an_epoch_shows_every_window_once() -> None:
@@ -84,7 +87,7 @@ def test_an_epoch_shows_every_window_once() -> None:
     assert batches.windows == 8 + 1 + 4 + 10
     assert batches.tokens_per_step == 12
     seen = [row for step in range(23) for row in rows(batches.batch(step))]  # 69 samples: three epochs
-    once = sorted(rows(next(evaluation_batches(numbered([30, 3, 17, 41]), 4, 100))))
+    once = sorted(rows(next(evaluated(numbered([30, 3, 17, 41]), 4, 100))))
     for epoch in range(3):
         shown = sorted(seen[epoch * 23 : (epoch + 1) * 23])
         assert [row[:2] for row in shown] == [row[:2] for row in once]
@@ -129,20 +132,21 @@ def test_the_record_changes_with_what_decides_the_samples() -> None:
     assert training(rank=1, world=2).record() == records[0]
 
 
-def test_too_little_text_says_how_much_there_is(make_tokens: Make) -> None:
-    with pytest.raises(UserError, match=r"15 tokens in 5 documents give 5 rows of 8.* needs 16.*--batch-size"):
-        CausalBatches(make_tokens([[1, 2, 3]] * 5), Layout(8, 16, 0))
+def test_too_little_text_says_how_much_there_is() -> None:
+    with refused("5 rows of 8", "16", "--batch-size"):
+        Batches(Windows(tokens_of([[1, 2, 3]] * 5), 8), Layout(16, 0))
 
 
 @given(lengths=st.lists(st.integers(2, 400), min_size=4, max_size=30))
 def test_rows_are_as_wide_as_the_longest_of_their_batch(lengths: list[int]) -> None:
     tokens, context = numbered(lengths), 256
-    batches = CausalBatches(tokens, Layout(context, 4, 0))
-    for batch in [*(batches.batch(step) for step in range(8)), *evaluation_batches(tokens, context, 4)]:
+    windows = Windows(tokens, context)
+    batches = Batches(windows, Layout(4, 0))
+    for batch in [*(batches.batch(step) for step in range(8)), *evaluated(tokens, context, 4)]:
         longest = int((batch.targets > 0).sum(1).max())
         assert batch.ids.shape[1] == min(context, -(-longest // 64) * 64)
-    widths = [batch.ids.shape[1] for batch in evaluation_batches(tokens, context, 4)]
+    widths = [batch.ids.shape[1] for batch in evaluated(tokens, context, 4)]
     assert widths == sorted(widths, reverse=True)
-    assert CausalBatches(tokens, Layout(context, 4, 0, fixed=True)).batch(0).ids.shape == (4, context)
-    shown = [CausalBatches(tokens, Layout(context, 1, 0)).batch(step).weights.sum() for step in range(batches.windows)]
+    assert Batches(windows, Layout(4, 0, fixed=True)).batch(0).ids.shape == (4, context)
+    shown = [Batches(windows, Layout(1, 0)).batch(step).weights.sum() for step in range(batches.windows)]
     assert batches.tokens_per_step == round(4 * float(sum(shown)) / batches.windows)

@@ -1,29 +1,26 @@
 """Conversations as batches: what weighs, what is cut, and that packing changes nothing but speed."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat
-from langwright.data.conversations import ChatBatches, Example, answer_bytes, batch_of, evaluation_rows, fit_examples
+from langwright.data.batches import Batches, evaluation_batches
+from langwright.data.conversations import ChatRows, Example, answer_bytes, fit_examples
 from langwright.data.order import Layout
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.text.chat_setup import ChatSetup, set_up_chat
 from langwright.text.chat_template import template_for
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
-from langwright.training.losses import Causal
-
-NO_SAMPLES = np.zeros(1, np.int64)
+from refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +48,31 @@ def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
 
 
 def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
-    fitted = fit_examples([chat("Q", "A one", "R", "B")], setup.template, setup.tokenizer, 200)
-    batch = batch_of([fitted.examples], Layout(200, 1, 0), NO_SAMPLES)
-    assert predicted(batch, setup.tokenizer) == "A one<|im_end|>B<|im_end|>"
-    last = fit_examples([chat("Q", "A", "R", "B", first=2)], setup.template, setup.tokenizer, 200)
-    assert predicted(batch_of([last.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
     marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
                    {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
-    unmarked = fit_examples([marked], setup.template, setup.tokenizer, 200)
-    assert predicted(batch_of([unmarked.examples], Layout(200, 1, 0), NO_SAMPLES), setup.tokenizer) == "B<|im_end|>"
+    for said, words in (
+        (marked, "B<|im_end|>"),
+        (chat("Q", "A", "R", "B", first=2), "B<|im_end|>"),
+        (chat("Q", "A one", "R", "B"), "A one<|im_end|>B<|im_end|>"),
+    ):
+        fitted, counts = fit_examples([said], setup.template, setup.tokenizer, 200)
+        (batch,) = evaluation_batches(ChatRows(fitted, 200), 1)
+        assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
-    assert fitted.tokens == 8
-    assert answer_bytes(fitted.examples, setup.tokenizer) == 6
+    assert counts["assistant_tokens"] == 8
+    assert answer_bytes(fitted, setup.tokenizer) == 6
 
 
 def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
     chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
-    whole = fit_examples(chats, setup.template, setup.tokenizer, 500)
-    assert (whole.shortened, whole.lost, whole.unanswered) == (0, 0, [])
-    fitted = fit_examples(chats, setup.template, setup.tokenizer, 40)
-    assert fitted.shortened == 2
-    assert fitted.unanswered == ["f:3"]
-    assert [e.inputs for e in fitted.examples] == [whole.examples[0].inputs, 40]
-    assert fitted.lost == sum(e.inputs - 40 for e in whole.examples[1:])
-    assert fitted.record()["left_out"] == 1
-    with pytest.raises(UserError, match="f:3: no conversation has an answer within 40 tokens"):
+    whole, counts = fit_examples(chats, setup.template, setup.tokenizer, 500)
+    assert (counts["shortened"], counts["tokens_cut_off"], counts["left_out"]) == (0, 0, 0)
+    fitted, counts = fit_examples(chats, setup.template, setup.tokenizer, 40)
+    assert (counts["shortened"], counts["left_out"]) == (2, 1)
+    assert [e.inputs for e in fitted] == [whole[0].inputs, 40]
+    assert counts["tokens_cut_off"] == sum(e.inputs - 40 for e in whole[1:])
+    with refused("f:3", "40 tokens", "--context"):
         fit_examples(chats[2:], setup.template, setup.tokenizer, 40)
 
 
@@ -86,10 +82,10 @@ def test_errors_name_file_and_row(setup: ChatSetup) -> None:
         setup.tokenizer,
         "x",
     )
-    with pytest.raises(UserError, match="f:1: the chat template leaves nothing to learn from"):
+    with refused("f:1", "chat template"):
         fit_examples([chat("Q", "A")], silent, setup.tokenizer, 50)
     strict = template_for("{{ raise_exception('no') }}", setup.tokenizer, "folder")
-    with pytest.raises(UserError, match="f:1: folder: the chat template refuses the messages: no"):
+    with refused("f:1", "folder", "no"):
         fit_examples([chat("Q", "A")], strict, setup.tokenizer, 50)
 
 
@@ -111,9 +107,9 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    packed = ChatBatches(rows, Layout(16, 3, 0), packing=True)
+    packed = Batches(ChatRows(rows, 16, packing=True), Layout(3, 0))
     assert packed.windows == 3
-    batches = [packed.batch(0)], list(evaluation_rows(rows, 16, 2))
+    batches = [packed.batch(0)], list(evaluation_batches(ChatRows(rows, 16), 2))
     losses, gradients = [], []
     for several in batches:
         model.zero_grad()
@@ -135,7 +131,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
 
 def test_a_batch_is_a_function_of_its_step() -> None:
     made = [
-        ChatBatches(examples([5] * 20), Layout(16, 4, 1, fixed=f), packing=p)
+        Batches(ChatRows(examples([5] * 20), 16, p), Layout(4, 1, fixed=f))
         for p in (True, False)
         for f in (True, False)
     ]
@@ -157,12 +153,12 @@ def test_rows_are_as_wide_as_they_must_be() -> None:
         ([5, 6], 200, True, 200),
         ([5, 6], 50, False, 50),
     ):
-        assert ChatBatches(examples(lengths), Layout(context, 2, 0, fixed=fixed)).batch(0).ids.shape[1] == width
+        assert Batches(ChatRows(examples(lengths), context), Layout(2, 0, fixed)).batch(0).ids.shape[1] == width
 
 
 def test_an_epoch_holds_every_example_once() -> None:
     rows = examples([3, 4, 5, 6, 7, 8, 9, 10])
-    batches = ChatBatches(rows, Layout(16, 2, 5), packing=True)
+    batches = Batches(ChatRows(rows, 16, packing=True), Layout(2, 5))
     steps = batches.windows // 2
     weight = sum(float(batches.batch(step).weights.sum()) for step in range(steps))
     assert batches.windows % 2 == 0
@@ -170,27 +166,20 @@ def test_an_epoch_holds_every_example_once() -> None:
     assert batches.tokens_per_step == round(sum(e.inputs for e in rows) / batches.windows * 2)
 
 
-def test_the_record_tells_apart_what_would_train_differently(tmp_path: Path) -> None:
+def test_the_record_tells_apart_what_would_train_differently() -> None:
     rows = examples([5, 6, 7])
-    usual = ChatBatches(rows, Layout(16, 1, 0)).record()
+    usual = Batches(ChatRows(rows, 16), Layout(1, 0)).record()
     others = [
-        ChatBatches(rows, Layout(16, 1, 0), packing=True),
-        ChatBatches(rows, Layout(16, 1, 1)),
-        ChatBatches(rows, Layout(17, 1, 0)),
-        ChatBatches(rows, Layout(16, 2, 0)),
-        ChatBatches([*rows[:2], replace(rows[2], trained=~rows[2].trained)], Layout(16, 1, 0)),
+        Batches(ChatRows(rows, 16, packing=True), Layout(1, 0)),
+        Batches(ChatRows(rows, 16), Layout(1, 1)),
+        Batches(ChatRows(rows, 17), Layout(1, 0)),
+        Batches(ChatRows(rows, 16), Layout(2, 0)),
+        Batches(ChatRows([*rows[:2], replace(rows[2], trained=~rows[2].trained)], 16), Layout(1, 0)),
     ]
     assert all(other.record() != usual for other in others)
-    assert json.loads(json.dumps(usual)) == usual
 
 
 def test_evaluation_is_spread_evenly_over_what_is_held_out() -> None:
     rows = examples([5] * 10)
-    batches = list(evaluation_rows(rows, 16, 2, limit=3))
+    batches = evaluation_batches(ChatRows(rows, 16), 2, limit=3)
     assert [n for batch in batches for n in batch.samples.tolist()] == [0, 3, 6]
-    assert sum(b.ids.shape[0] for b in evaluation_rows(rows, 16, 3)) == 10
-
-
-def test_too_few_rows_for_a_batch() -> None:
-    with pytest.raises(UserError, match="3 conversations give 1 rows of 16 tokens, and a batch needs 2"):
-        ChatBatches(examples([5, 5, 6]), Layout(16, 2, 0), packing=True)

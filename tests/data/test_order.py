@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.base.errors import UserError
-from langwright.data.order import samples_of_step, shuffled, windows_of
+from langwright.data.order import Layout, shuffled, windows_of
+from refusals import refused
 
 FROZEN = Path(__file__).parent / "fixtures" / "order-v1.json"
 
@@ -48,15 +47,14 @@ def test_epochs_follow_each_other(count: int, start: int, length: int) -> None:
 
 @given(step=st.integers(0, 10**9), share=st.integers(1, 8), world=st.sampled_from([1, 2, 4, 8]))
 def test_ranks_share_each_step_in_order(step: int, share: int, world: int) -> None:
-    alone = samples_of_step(step, share * world)
-    together = [samples_of_step(step, share * world, rank, world) for rank in range(world)]
-    assert np.concatenate(together).tolist() == alone.tolist()
-    assert alone.tolist() == list(range(step * share * world, (step + 1) * share * world))
+    ranks = [Layout(share * world, 0, rank=rank, world=world) for rank in range(world)]
+    together = np.concatenate([layout.rows(step, 100)[0] for layout in ranks])
+    assert together.tolist() == list(range(step * share * world, (step + 1) * share * world))
 
 
 def test_a_batch_that_ranks_cannot_share_is_an_error() -> None:
-    with pytest.raises(UserError, match="a batch of 6 cannot be shared by 4 ranks; make it a multiple of 4"):
-        samples_of_step(0, 6, 0, 4)
+    with refused("--batch-size 6", "4 ranks"):
+        Layout(6, 0, world=4)
 
 
 def test_the_order_is_the_one_of_the_format() -> None:

@@ -1,35 +1,31 @@
 """Prefetched batches are the same batches; errors arrive, and the thread ends."""
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import cast
 
 import pytest
-import torch
 
 from langwright.data.prefetch import prefetch
-from langwright.objectives.batch import TokenBatch
 
 
-def batch_of(step: int) -> TokenBatch:
-    ids = torch.tensor([[step]])
-    return TokenBatch(ids, ids, torch.ones(1, 1))
-
-
-def close(batches: Iterator[TokenBatch]) -> None:
-    cast("torch.Generator", batches).close()  # type: ignore[attr-defined]
+def close(items: object) -> None:
+    cast("Generator[int]", items).close()
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
-def test_batches_come_in_order_from_the_first_step() -> None:
-    batches = prefetch(batch_of, 7)
-    assert [int(next(batches).ids) for _ in range(20)] == list(range(7, 27))
-    close(batches)
+def test_items_come_in_order() -> None:
+    items = prefetch(itertools.count(7))
+    assert [next(items) for _ in range(20)] == list(range(7, 27))
+    close(items)
     assert threads() == []
+    assert list(prefetch("abc")) == ["a", "b", "c"]
+    assert list(prefetch([])) == []
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
@@ -37,37 +33,29 @@ def test_no_more_than_asked_for_are_made_ahead(ahead: int) -> None:
     made: list[int] = []
     enough = threading.Event()
 
-    def make(step: int) -> TokenBatch:
+    def make(step: int) -> int:
         made.append(step)
         if len(made) == 3 + ahead:
             enough.set()
-        return batch_of(step)
+        return step
 
-    batches = prefetch(make, 0, ahead=ahead)
+    items = prefetch(map(make, itertools.count()), ahead)
     for _ in range(3):
-        next(batches)
+        next(items)
     assert enough.wait(10)
     time.sleep(0.05)
     assert made == list(range(3 + ahead))
-    close(batches)
+    close(items)
 
 
-def test_an_error_is_raised_where_its_batch_would_be_taken() -> None:
-    def make(step: int) -> TokenBatch:
+def test_an_error_is_raised_where_its_item_would_be_taken() -> None:
+    def make(step: int) -> int:
         if step == 2:
             raise ValueError("no step 2")
-        return batch_of(step)
+        return step
 
-    batches = prefetch(make, 0)
-    assert [int(next(batches).ids) for _ in range(2)] == [0, 1]
+    items = prefetch(map(make, itertools.count()))
+    assert [next(items) for _ in range(2)] == [0, 1]
     with pytest.raises(ValueError, match="no step 2"):
-        next(batches)
-    assert threads() == []
-
-
-def test_leaving_the_loop_ends_the_thread() -> None:
-    for batch in prefetch(batch_of, 0):
-        if int(batch.ids) == 3:
-            break
-    del batch
+        next(items)
     assert threads() == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from langwright.base.recipe_file import read_recipe
+from langwright.base.arguments import read_recipe
 from langwright.commands import finetune, pretrain
 from langwright.commands.finetune import TuningRecipe
 from langwright.training.recipe import PretrainRecipe

@@ -6,6 +6,7 @@ that fails here says that users can no longer open what they have: mend the code
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,23 +16,22 @@ import langwright
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
+from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
-from langwright.base.recipe_file import read_recipe
 from langwright.corpora.opening import open_corpus
-from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.shards import open_shard
+from langwright.data.windows import Windows
 from langwright.models.weights import write_tensors
-from langwright.training.checkpoints import Checkpoints, Progress
+from langwright.objectives.losses import Causal
+from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
-from langwright.training.loop import Every, Hooks, Run
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.plan import Plan
+from langwright.training.loop import Hooks, Run
+from langwright.training.progress import Progress
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
-from langwright.training.schedule import Schedule
-from tiny import TinyBatches, same, tiny_model, weights
+from tiny import RECIPE, TinyBatches, same, tiny_model, tiny_run, weights
 
 V1 = Path(__file__).parents[1] / "fixtures" / "formats-v1"
 
@@ -133,11 +133,11 @@ def test_a_token_shard_holds_what_it_held() -> None:
 
 
 def test_windows_come_in_the_order_they_came_in() -> None:
-    tokens = open_shard(V1 / "corpus.tokens")
-    in_text = [row for batch in evaluation_batches(tokens, 8, 11) for row in batch.ids.tolist()]
-    in_training = [CausalBatches(tokens, Layout(8, 1, 3)).batch(step).ids[0].tolist() for step in range(16)]
+    windows = Windows(open_shard(V1 / "corpus.tokens"), 8)
+    in_text = [row for batch in evaluation_batches(windows, 11) for row in batch.ids.tolist()]
+    in_training = [Batches(windows, Layout(1, 3)).batch(step).ids[0].tolist() for step in range(16)]
     assert [in_text.index(row) for row in in_training] == WINDOWS
-    batch = CausalBatches(tokens, Layout(8, 4, 3)).batch(0)
+    batch = Batches(windows, Layout(4, 3)).batch(0)
     assert batch.ids.tolist() == FIRST_BATCH
 
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_is_continued(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", IDENTITY, Hooks(on_event=events.append))
     assert run.resume()
     assert events == [{"step": 3, "event": "resumed"}]
-    assert (run.step, run.tokens, run.history) == (3, 96, events)
+    assert (run.progress.step, run.progress.tokens, run.progress.history) == (3, 96, events)
     assert torch.randint(0, 1 << 30, (4,)).tolist() == [303761048, 386328195, 521102280, 297689877]
     norm = run.learner.masters.named["body.final_norm.weight"].detach()
     memory = {key: value for key, value in run.learner.tensors().items() if key.startswith("body.final_norm.weight/")}
@@ -230,18 +230,10 @@ IDENTITY = {"command": "pretrain", "corpus_spec": "corpus", "seed": 3, "learning
 
 def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> Run:
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
-    batches = CausalBatches(open_shard(V1 / "corpus.tokens"), Layout(8, 4, 3))
-    return Run(
-        learner=Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, Rates(adamw=1e-2)),
-        batches=batches,
-        plan=Plan(6),
-        schedule=Schedule("trapezoid", 0.1, 0.5),
-        checkpoints=Checkpoints(folder / "checkpoints", identity, keep=2),
-        metrics=folder / "metrics.jsonl",
-        every=Every(log=1, save=3, evaluate=0),
-        hooks=hooks,
-        started=0.0,
-    )
+    batches = Batches(Windows(open_shard(V1 / "corpus.tokens"), 8), Layout(4, 3))
+    recipe = replace(RECIPE, save_every="3", evaluate_every="100")
+    learner = Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, recipe)
+    return tiny_run(folder, learner, 6, identity, hooks, batches)
 
 
 @pytest.mark.parametrize("method", [LoRA(), PrefixTuning(2)])
@@ -257,11 +249,11 @@ def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypat
     def learner(seed: int) -> Learner:
         model = tiny_model()
         method.attach(model, seed=seed)
-        return Learner({"model": model}, Causal(), torch.float32, Rates(adamw=1e-2))
+        return Learner({"model": model}, Causal(), torch.float32, RECIPE)
 
     monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)
     checkpoints, saved, loaded = Checkpoints(tmp_path, {}, keep=1), learner(0), learner(1)
-    checkpoints.save(saved, TinyBatches(), Progress(1, 1, 0.0, 0, 1, [], {}, []))
+    checkpoints.save(saved, TinyBatches(), Progress())
     checkpoints.load(loaded, TinyBatches())
     assert weights(saved.model).keys() == weights(loaded.model).keys()
     assert same(weights(saved.model), weights(loaded.model))

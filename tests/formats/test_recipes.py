@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from langwright.base.recipe_file import read_recipe
+from langwright.base.arguments import read_recipe
 from langwright.cli import parse
 from langwright.commands import pretrain
 from langwright.commands.demo import demo

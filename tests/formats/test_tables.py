@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from langwright.commands._demo.instructions import Asked
 from langwright.commands.demo import _summary
 from langwright.commands.finetune import TuningRecipe
 from langwright.models.families import FAMILIES
@@ -123,7 +122,7 @@ def test_rows_of_metrics(trained: Path) -> None:
 
 
 def test_the_numbers_of_the_demo(tuned: Path) -> None:
-    summary = _summary(tuned.parent, 1.0, {}, {"pass": []}, Asked(0, 0, []), 1.0)
+    summary = _summary(tuned.parent, {}, {"pass": []}, {}, 1.0)
     assert set(summary) == set(table("| entry | meaning |"))
 
 

@@ -8,10 +8,11 @@ import torch
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import complete, generate_ids
 from langwright.inference.request import Request
-from langwright.inference.rules import Rules, Search
+from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
 from langwright.models.families.bart import BartConfig
 from langwright.models.folder import load_model, new_model
+from langwright.models.model import Frame
 from langwright.parts.cross_memory import CrossMemory
 from langwright.text.training import raw_bytes
 from oracles import CASES, SOURCED, left_padding, oracle, random_ids, sourced_oracle
@@ -69,9 +70,8 @@ def cut(row: list[int], *ends: int) -> list[int]:
     return next((row[: i + 1] for i, token in enumerate(row) if token in (ends or (EOS,))), row)
 
 
-def asked(rows: Any, search: Search, ends: Any, rules: Rules | None = None, **more: Any) -> Request:
-    given_rules = Rules.of(search) if rules is None else rules
-    return Request(rows, (), NEW, ends, search=search, rules=given_rules, **more)
+def asked(rows: Any, search: Search, ends: Any, **more: Any) -> Request:
+    return Request(rows, (), NEW, ends, search=search, **more)
 
 
 SOURCE, MASK = random_ids(ROWS, 11), left_padding(ROWS, 11).flip(1)
@@ -111,7 +111,7 @@ def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: st
 def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
     ours, theirs = sourced
     search = Search(beams=3)
-    rules = Rules(first=7, last=EOS, banned=(5, 9, 20))
+    frame = Frame(START, first=7, last=EOS, banned=(5, 9, 20))
     more = {"forced_bos_token_id": 7, "forced_eos_token_id": EOS, "bad_words_ids": [[5], [9], [20]]}
     for beams in (3, 1):
         settings = their_settings(theirs, Search(beams=beams), **more)
@@ -119,17 +119,17 @@ def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=True)
         if beams == 3:
-            found = beam_search(ours, asked([[START]] * ROWS, search, (EOS,), rules=rules, memory=memory))
+            found = beam_search(ours, asked([[START]] * ROWS, search, (EOS,), frame=frame, memory=memory))
         else:
-            found = greedy(ours, memory, rules)
+            found = greedy(ours, memory, frame=frame)
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
 
 
-def greedy(model: Any, memory: CrossMemory, rules: Rules, penalty: float = 1.0, cache: bool = True) -> list[list[int]]:
+def greedy(model: Any, memory: CrossMemory, penalty: float = 1.0, cache: bool = True, **more: Any) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in range(ROWS)]
     sampling = Sampling(temperature=0, repetition_penalty=penalty)
     finished = lambda row: written[row][-1:] == [EOS]  # noqa: E731
-    request = Request([[START]] * ROWS, [sampling] * ROWS, NEW, cache=cache, rules=rules, memory=memory)
+    request = Request([[START]] * ROWS, [sampling] * ROWS, NEW, cache=cache, memory=memory, **more)
     for row, token in generate_ids(model, request, finished):
         written[row].append(token)
     return written
@@ -146,7 +146,7 @@ def test_greedy_equals_transformers(sourced: tuple[Any, Any], penalty: float, ca
         expected = theirs.generate(SOURCE, attention_mask=MASK.long(), decoder_start_token_id=START, **settings)
         with torch.no_grad():
             memory = ours.encode(SOURCE, MASK, remember=cache)
-        found = greedy(ours, memory, Rules(no_repeat_ngram=ngram), penalty, cache)
+        found = greedy(ours, memory, penalty, cache, search=Search(no_repeat_ngram=ngram))
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
 
 

@@ -13,10 +13,10 @@ def new(ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None)
     return NewTokens(*ids.shape, ids.device, mask, segments=segments)
 
 
-def placed(cache: KVCache, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-    """The positions of the queries, and those of the keys, layer by layer."""
-    places = cache.begin(new(ids, mask))
-    return places[0].query, [place.key for place in places]
+def placed(cache: KVCache, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The positions of the queries, and those of the keys."""
+    place = cache.begin(new(ids, mask))
+    return place.query, place.key
 
 
 def fed(cache: KVCache, layers: int, ids: Tensor, mask: Tensor | None, start: int) -> list[tuple[Tensor, Tensor]]:
@@ -68,15 +68,13 @@ def test_positions_start_at_the_first_real_token() -> None:
     assert isinstance(cache, State)
     assert isinstance(cache.slot(0), Slot)
     assert query.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
-    assert keys[0].tolist() == [[0, 1, 2, 3], [-1, -1, 0, 1]]
-    assert len(keys) == 2
-    assert keys[0] is keys[1]
+    assert keys.tolist() == [[0, 1, 2, 3], [-1, -1, 0, 1]]
     assert not cache.gapless
     query, keys = placed(cache, ids[:, :2])
     assert query.tolist() == [[4, 5], [2, 3]]
-    assert keys[0].tolist() == [[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]
+    assert keys.tolist() == [[0, 1, 2, 3, 4, 5], [-1, -1, 0, 1, 2, 3]]
     query, keys = placed(cache, ids[:, :2], torch.tensor([[True, False], [True, True]]))
-    assert keys[0][:, 6:].tolist() == [[6, -1], [4, 5]]
+    assert keys[:, 6:].tolist() == [[6, -1], [4, 5]]
     query, _ = placed(cache, ids[:, :1])
     assert query.tolist() == [[7], [6]]
 
@@ -88,7 +86,7 @@ def test_rows_that_leave() -> None:
     cache.keep(torch.tensor([2, 0]))
     query, keys = placed(cache, torch.zeros(2, 1, dtype=torch.long))
     assert query.tolist() == [[1], [3]]
-    assert keys[0].tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3]]
+    assert keys.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 3]]
     k, v = cache.slot(0).extend(torch.full((2, 1, 1, 3), 9.0), torch.full((2, 1, 1, 3), 8.0))
     assert k[:, 0, :, 0].tolist() == [[2, 2, 2, 9], [0, 0, 0, 9]]
     assert v[:, 0, :, 0].tolist() == [[-2, -2, -2, 8], [0, 0, 0, 8]]
@@ -97,13 +95,13 @@ def test_rows_that_leave() -> None:
 def test_segments_count_by_themselves() -> None:
     """Two texts in one row, each with positions of its own; a third begins later, and padding belongs to none."""
     cache, ids = KVCache(1), torch.zeros(1, 5, dtype=torch.long)
-    (place,) = cache.begin(new(ids, segments=torch.tensor([[1, 1, 2, 2, 2]])))
+    place = cache.begin(new(ids, segments=torch.tensor([[1, 1, 2, 2, 2]])))
     assert place.query.tolist() == [[0, 1, 0, 1, 2]]
     mask = torch.tensor([[True, True, False, True]])
-    (place,) = cache.begin(new(ids[:, :4], mask, torch.tensor([[2, 1, 1, 3]])))
+    place = cache.begin(new(ids[:, :4], mask, torch.tensor([[2, 1, 1, 3]])))
     assert place.query[mask].tolist() == [3, 2, 0]
     assert place.key.tolist() == [[0, 1, 0, 1, 2, 3, 2, -1, 0]]
     assert place.query_segments.tolist() == [[2, 1, 1, 3]]  # type: ignore[union-attr]
     assert place.key_segments.tolist() == [[1, 1, 2, 2, 2, 2, 1, 1, 3]]  # type: ignore[union-attr]
-    (place,) = cache.begin(new(ids[:, :1]))  # tokens without a segment are in segment 0
+    place = cache.begin(new(ids[:, :1]))  # tokens without a segment are in segment 0
     assert place.key_segments[:, -1].tolist() == [0]  # type: ignore[index]

@@ -13,7 +13,7 @@ from transformers.generation import logits_process as theirs
 from langwright.inference.sampling import Sampling, adjust, choose
 from refusals import refused
 
-NONE = torch.tensor([], dtype=torch.long)
+NONE: list[int] = []
 
 
 def kept(probabilities: list[float], **cuts: Any) -> list[int]:
@@ -55,7 +55,7 @@ def test_ties_are_all_kept_by_top_k() -> None:
 
 
 def test_repetition_penalty_by_hand() -> None:
-    logits, seen = torch.tensor([2.0, -2.0, 3.0, 0.0, 0.5]), torch.tensor([0, 1, 3, 0, 0, 4])
+    logits, seen = torch.tensor([2.0, -2.0, 3.0, 0.0, 0.5]), [0, 1, 3, 0, 0, 4]
     adjusted = adjust(logits, Sampling(temperature=0, repetition_penalty=2.0), seen)
     assert adjusted.tolist() == [1.0, -4.0, 3.0, 0.0, 0.25]
 
@@ -84,7 +84,7 @@ def test_equals_transformers(
         scores = theirs.RepetitionPenaltyLogitsProcessor(penalty)(ids, scores)
     for process in processors:
         scores = process(ids, scores)
-    adjusted = adjust(torch.tensor(values), Sampling(temperature, k, p, min_p, penalty), ids[0])
+    adjusted = adjust(torch.tensor(values), Sampling(temperature, k, p, min_p, penalty), seen)
     assert torch.equal(adjusted.isfinite(), scores[0].isfinite())
     assert torch.allclose(adjusted.softmax(-1), scores[0].softmax(-1), atol=1e-6)
 

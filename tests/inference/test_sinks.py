@@ -96,7 +96,7 @@ def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, p
     ends = count[:, -1:]
     feeds += [(torch.ones_like(ends, dtype=torch.bool), ends + i) for i in range(1, 30)]
     for real, token in feeds:
-        (place,) = cache.begin(NewTokens(*token.shape, token.device, real))
+        place = cache.begin(NewTokens(*token.shape, token.device, real))
         key = place.key
         held = token[:, None, :, None].float()
         k, v = cache.slot(0).extend(held, -held)
@@ -161,7 +161,7 @@ def test_a_text_far_past_the_context_is_read_as_well_as_within_it() -> None:
         (tiny_model(), Streaming(8), "gpt2 learns its positions"),
         (small(), Streaming(1), "a window has 2 tokens at least"),
         (small(), Streaming(8, -1), "sinks are 0 or more"),
-        (small(), Streaming(37, 4), "--window 37 and --sinks 4 do not fit the model's context of 40"),
+        (small(), Streaming(37, 4), "--window 37 --sinks 4: together they do not fit the model's context of 40"),
     ],
 )
 def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, message: str) -> None:

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from langwright.data.conversations import Example, batch_of
-from langwright.data.order import Layout
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.parts.rope_scaling import DynamicScaling
-from langwright.training.losses import Causal
 
 CONTEXT, LENGTHS = 64, (9, 23, 5, 14)
-LAYOUT = Layout(CONTEXT, batch_size=len(LENGTHS), seed=0)
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixtral": {"output_router_logits": True, "router_aux_loss_coef": 0.5},
     "mistral": {"sliding_window": 6},
@@ -62,15 +60,15 @@ def gradients(model: Model) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_padding_neighbours_and_packing_change_no_loss(family: str) -> None:
-    model, rows, loss, number = made(family), examples(), Causal(), np.arange(1)
-    cut = [batch_of([[row]], LAYOUT, number) for row in rows]
+    model, rows, loss = made(family), examples(), Causal()
+    cut = [batch_of([[row]], CONTEXT) for row in rows]
     ways = {
         "alone": [narrowed(batch, row.inputs) for batch, row in zip(cut, rows, strict=True)],
         "padded": cut,
         "padded more": [padded(batch, CONTEXT + 7) for batch in cut] if model.body.max_positions is None else cut,
-        "among others": [batch_of([[row] for row in rows], LAYOUT, np.arange(4))],
-        "packed": [batch_of([rows], LAYOUT, number)],
-        "packed in two": [batch_of([rows[:2], rows[2:]], LAYOUT, np.arange(2))],
+        "among others": [batch_of([[row] for row in rows], CONTEXT)],
+        "packed": [batch_of([rows], CONTEXT)],
+        "packed in two": [batch_of([rows[:2], rows[2:]], CONTEXT)],
     }
     rope = model.body.rope
     for scaled in (None,) if rope is None else (rope, replace(rope, scaling=DynamicScaling(3.0, 4))):

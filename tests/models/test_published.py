@@ -11,7 +11,7 @@ from torch import nn
 
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
-from langwright.models.folder import load_config, load_model
+from langwright.models.folder import OpenedFolder, load_model
 from oracles import CASES, oracle
 from refusals import refused
 
@@ -25,8 +25,8 @@ POOLER = {"sentence-transformers/all-MiniLM-L6-v2": 147_840}
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_config_gives_the_published_size(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
-    family, config = load_config(tmp_path)
-    task = tasks.task_in_file(family, PUBLISHED[name]["config"], name)
+    opened = OpenedFolder(tmp_path)
+    family, config, task = opened.family, opened.config, opened.task
     with torch.device("meta"):
         model = tasks.build(family, config, task)
     assert sum(p.numel() for p in model.parameters()) + POOLER.get(name, 0) == PUBLISHED[name]["parameters"]
@@ -63,7 +63,7 @@ def test_published_configs_that_are_refused(name: str, tmp_path: Path) -> None:
     raw = REFUSED[name]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with refused(tmp_path, "model_type", f'"{raw["model_type"]}"'):
-        load_config(tmp_path)
+        OpenedFolder(tmp_path)
 
 
 def parsed(name: str) -> Any:

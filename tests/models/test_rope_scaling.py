@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.inference.cache import KVCache
-from langwright.models.folder import load_config, load_model, save_model
+from langwright.models.folder import OpenedFolder, load_model, save_model
 from langwright.parts.positions import Rope, rotate
 from langwright.parts.rope_scaling import DynamicScaling, YarnScaling
 from oracles import Case, left_padding, oracle, random_ids, reopened
@@ -122,7 +122,7 @@ def test_the_older_spelling(tmp_path: Path) -> None:
 def test_what_is_not_understood_is_named(parameters: dict[str, Any], names: list[str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "rope_parameters": parameters}))
     with refused(*names):
-        load_config(tmp_path)
+        OpenedFolder(tmp_path)
 
 
 def test_the_ends_of_dynamic_scaling() -> None:

@@ -116,7 +116,8 @@ def test_groups_of_heads_share_keys() -> None:
 @pytest.mark.parametrize("explicit", [False, True])
 def test_scale_and_norm_of_heads(explicit: bool) -> None:
     x = normal(1, 4, 12)
-    context = Context(Lowered(kernel="explicit" if explicit else "fused"))
+    taps = Taps("attention") if explicit else None  # which the explicit product alone can fill
+    context = Context(Lowered(), taps=taps)
     with torch.no_grad():
         default, given_scale = module(), module(scale=2**-0.5)
         assert torch.equal(default(x, context), given_scale(x, context))
@@ -145,8 +146,8 @@ def test_weights_are_tapped_before_dropout() -> None:
 
 
 def chosen(like: Tensor, queries: int, keys: int, triangle: bool = False, tiled: bool = False, **asked: Any) -> str:
-    settings = Settings(1.0, **asked)
-    return choose_kernel(like, 2, queries, keys, triangle=triangle, settings=settings, tiled=tiled)
+    q = like[:, None, None].expand(-1, 2, queries, 1)
+    return choose_kernel(q, keys, Lowered(triangle, tiled=tiled), Settings(1.0, **asked))
 
 
 def test_the_kernel_that_is_chosen() -> None:

@@ -14,8 +14,8 @@ from langwright.parts.bias import Bias, Lowered
 from langwright.parts.feedforward import ACTIVATIONS, GLU, MLP
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import FEW, Linear, affine
-from langwright.parts.norms import BatchNorm, Norm
-from langwright.parts.positions import Rope, Sinusoids, rotate, sinusoids
+from langwright.parts.norms import Norm
+from langwright.parts.positions import Rope, rotate, sinusoids
 from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual
 from langwright.parts.state import Taps
@@ -101,37 +101,6 @@ def test_norms_of_bfloat16_are_computed_wide(kind: str) -> None:
     half = norm(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert (half.float() - norm(x.bfloat16().float())).abs().max() <= 0.02 * norm(x).abs().max()
-
-
-def test_batch_norm_is_that_of_pytorch() -> None:
-    """Three batches of training, then evaluation; the oracle is shown the real places alone."""
-    norm, theirs = filled(BatchNorm(5, 0.01, 0.3)), nn.BatchNorm1d(5, 0.01, 0.3)
-    theirs.load_state_dict({"weight": norm.weight, "bias": norm.bias}, strict=False)
-    for seed in range(3):
-        x, mask = normal(4, 6, 5, seed=seed) * 3 + seed, normal(4, 6, seed=50 + seed) < 0.3
-        ours, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-        found, expected = norm(ours, mask)[mask], theirs(other[mask])
-        assert torch.allclose(found, expected, atol=1e-5)
-        for mine, its in zip(
-            *(torch.autograd.grad(y.square().sum(), z) for y, z in ((found, ours), (expected, other))), strict=True
-        ):
-            assert torch.allclose(mine, its, atol=1e-4)
-    assert torch.allclose(norm.mean, theirs.running_mean)
-    assert torch.allclose(norm.variance, theirs.running_var)
-    norm.eval()
-    theirs.eval()
-    x = normal(2, 3, 5, seed=9)
-    assert torch.allclose(norm(x), theirs(x.flatten(0, 1)).view(x.shape), atol=1e-5)
-    assert torch.equal(norm(x[:1]), norm(x)[:1])  # in evaluation a text is alone
-    assert torch.allclose(norm.mean, theirs.running_mean)
-
-
-def test_batch_norm_counts_all_places_without_a_mask() -> None:
-    norm, x = BatchNorm(5), normal(3, 4, 5)
-    assert torch.allclose(norm(x), norm(x, torch.ones(3, 4, dtype=torch.bool)))
-    assert norm(x.bfloat16()).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="1 places have no variance"):
-        norm(x, torch.arange(12).view(3, 4) == 7)
 
 
 # Rotary positions
@@ -331,7 +300,7 @@ def test_taps_are_kept_by_slot() -> None:
 
 def test_sinusoids() -> None:
     """Half of the row are sines, half cosines, with wavelengths from 2 pi to nearly 20000 pi."""
-    found = Sinusoids(8)(torch.tensor([[0, 3, 500]]))
+    found = sinusoids(torch.tensor([[0, 3, 500]]), 8, halves=True)
     for i, position in enumerate((0, 3, 500)):
         for j in range(4):
             angle = position / 10_000 ** (2 * j / 8)

@@ -56,7 +56,7 @@ class Pages:
         self.lengths, self.length = dict[int, int](), 0
         self.slots = [PagedSlot(self, blocks) for _ in range(layers)]
 
-    def begin(self, new: NewTokens) -> list[Places]:
+    def begin(self, new: NewTokens) -> Places:
         assert new.segments is not None
         self.segments, positions = new.segments[0].tolist(), []
         for sequence in self.segments:
@@ -67,7 +67,7 @@ class Pages:
             self.lengths[sequence] = position + 1
         self.length += new.time
         self.query = torch.tensor([positions])
-        return [Places(self.query, self.query[:, :0], False, new.segments, new.segments[:, :0])] * len(self.slots)
+        return Places(self.query, self.query[:, :0], False, new.segments, new.segments[:, :0])
 
     def slot(self, layer: int) -> "PagedSlot":
         return self.slots[layer]
@@ -211,7 +211,7 @@ def test_a_recurrent_mixer_brings_its_own_slot() -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kind", [partial(KVCache, 2), partial(Stateless, 2)], ids=["cache", "stateless"])
+@pytest.mark.parametrize("kind", [partial(KVCache, 2), Stateless], ids=["cache", "stateless"])
 def test_recomputed_and_compiled_it_is_the_same(kind: Any, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A prefix before the text, gradients through keys that a cache holds: nothing is kept twice."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the tests' checks cannot be traced

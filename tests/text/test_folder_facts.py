@@ -15,7 +15,7 @@ from tokenizers import processors
 import langwright
 from langwright.base.files import write_json
 from langwright.corpora.document import Document
-from langwright.data.prepare import tokenise
+from langwright.data.texts import tokenise
 from langwright.inference.generate import complete, next_tokens, prompt_ids
 from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling

@@ -1,20 +1,20 @@
 """AdamW with its averages in 8 bits or elsewhere: against PyTorch's and bitsandbytes', and its memory."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from langwright.objectives.losses import Causal
 from langwright.parts.quantisers import dequantise_blocks, quantise_blocks
 from langwright.training.adamw import LeanAdamW
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from tiny import batch_of, same, tiny_model, tiny_run, weights
+from tiny import RECIPE, Killed, batch_of, killed_at, same, tiny_model, tiny_run, weights
 
 SHAPES = [(80, 64), (5000,), (64,)]
 """Two that are large enough for 8 bits, one of them not of whole blocks, and one that is not."""
@@ -80,30 +80,20 @@ def test_memory(bits: int, bytes_a_number: float) -> None:
     assert held / parameter.numel() == bytes_a_number
 
 
-@pytest.mark.parametrize("changes", [{"bits": 8}, {"bits": 8, "host": True}, {"host": True}])
-def test_a_resumed_run_ends_bit_for_bit_the_same(changes: dict[str, Any], tmp_path: Path) -> None:
-    ends = []
-    for folder, attempts in (("whole", 1), ("killed", 2)):
-        for attempt in range(attempts):
-            learner = Learner({"model": wide_model()}, Causal(), torch.float32, Rates(adamw=1e-2, **changes))
+@pytest.mark.parametrize(("bits", "host"), [(8, False), (8, True), (32, True)])
+def test_a_resumed_run_ends_bit_for_bit_the_same(bits: Literal[8, 32], host: bool, tmp_path: Path) -> None:
+    ends, recipe = [], replace(RECIPE, optimizer_bits=bits, optimizer_host=host)
+    for folder, attempts in (("whole", [Hooks()]), ("killed", [killed_at(7), Hooks()])):
+        for hooks in attempts:
+            learner = Learner({"model": wide_model()}, Causal(), torch.float32, recipe)
             assert any(p.numel() >= 4096 for p in learner.masters.parameters)
-            run = tiny_run(tmp_path / folder, learner)
-            if attempts - attempt == 2:
-                run.hooks = Hooks(on_row=lambda row: die() if row["step"] == 7 else None)
-            torch.manual_seed(attempt)
+            run = tiny_run(tmp_path / folder, learner, hooks=hooks)
+            torch.manual_seed(0)
             run.resume()
             with contextlib.suppress(Killed):
                 run.fit()
         ends.append(weights(learner.model))
     assert same(*ends)
-
-
-class Killed(BaseException):
-    """The process is gone: nothing runs after it."""
-
-
-def die() -> None:
-    raise Killed
 
 
 def wide_model() -> nn.Module:

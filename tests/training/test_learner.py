@@ -1,6 +1,7 @@
 """What one step of training changes."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,13 +9,11 @@ import torch
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.learner import Learner
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
-from langwright.training.plan import measure_step
-from tiny import batch_of, same, tiny_learner, tiny_model, weights
+from tiny import RECIPE, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
 
 
 def gradients(micro_batch: int | None, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -101,8 +100,7 @@ def test_culprits_are_named_by_sample_number() -> None:
 def test_measuring_a_step_leaves_no_trace() -> None:
     learner = tiny_learner(dropout=0.1)
     before, random = weights(learner.model), torch.get_rng_state()
-    seconds = measure_step(learner, iter([batch_of(i) for i in range(6)]))
-    assert seconds > 0
+    assert tiny_run(Path("nowhere"), learner).measure_step() > 0
     assert same(weights(learner.model), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert not learner.tensors()
@@ -130,7 +128,7 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
     for name, p in frozen.named_parameters():
         p.requires_grad_(name.endswith("norm.weight"))
     held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
-    learner = Learner({"model": frozen}, Causal(), torch.bfloat16, Rates(adamw=1e-2))
+    learner = Learner({"model": frozen}, Causal(), torch.bfloat16, RECIPE)
     assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
     learner.backward(batch_of(3))
     learner.step(1.0)
@@ -142,4 +140,4 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     model = tiny_model().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        Learner({"model": model}, Causal(), torch.float32, Rates())
+        Learner({"model": model}, Causal(), torch.float32, RECIPE)

@@ -1,12 +1,14 @@
 """Muon: orthogonal updates, and which parameter is moved by which optimizer."""
 
+from typing import Literal
+
 import pytest
 import torch
 
-from langwright.training.losses import Causal
-from langwright.training.muon import Muon, newton_schulz_flops, orthogonalise
-from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
-from tiny import batch_of, tiny_model
+from langwright.training.muon import Muon, orthogonalise
+from langwright.training.optimizers import make_optimizers
+from langwright.training.recipe import TrainingRecipe
+from tiny import tiny_model
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 48), (2, 48, 16)])
@@ -67,35 +69,16 @@ def test_the_momentum_warms_up() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_every_parameter_has_one_optimizer(kind: str) -> None:
+def test_every_parameter_has_one_optimizer(kind: Literal["adamw", "muon"]) -> None:
     model = tiny_model()
-    optimizers = make_optimizers(dict(model.named_parameters()), Rates(kind, embedding=0.5))  # type: ignore[arg-type]
+    recipe = TrainingRecipe(optimizer=kind, learning_rate=1e-3, embedding_learning_rate=0.5)
+    optimizers = make_optimizers(dict(model.named_parameters()), recipe)
     held = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
     assert sorted(held) == sorted(map(id, model.parameters()))
-    scale_learning_rates(optimizers, 0.5)
-    rates = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
-    assert rates[id(model.body.embed.tokens)] == 0.25
+    rates = {id(p): g["peak"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    assert rates[id(model.body.embed.tokens)] == 0.5
     hidden = model.body.blocks[0].attention.fn.q.weight
-    assert rates[id(hidden)] == (0.01 if kind == "muon" else 0.0005)
+    assert rates[id(hidden)] == (0.02 if kind == "muon" else 0.001)
     by_muon = {id(p) for o in optimizers if isinstance(o, Muon) for g in o.param_groups for p in g["params"]}
     wanted = [p for n, p in model.named_parameters() if p.ndim == 2 and ".blocks." in n] if kind == "muon" else []
     assert by_muon == set(map(id, wanted))
-
-
-def test_muon_learns_faster_than_standing_still() -> None:
-    model, loss, batch = tiny_model(), Causal(), batch_of(1)
-    optimizers = make_optimizers(dict(model.named_parameters()), Rates("muon", adamw=1e-2, muon=0.05))
-    losses = []
-    for _ in range(15):
-        value = loss({"model": model}, batch)["tokens"]
-        model.zero_grad()
-        value.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(value.item())
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_arithmetic() -> None:
-    assert newton_schulz_flops([(2, 3)]) == 5 * (2 * 2 * 2 * 3 + 2 * 2**3 + 2 * 2 * 2 * 3)
-    assert newton_schulz_flops([(3, 2), (2, 3)]) == 2 * newton_schulz_flops([(2, 3)])

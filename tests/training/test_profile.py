@@ -1,7 +1,9 @@
 """The profile of a training step: what it counts for which part, and that it changes nothing."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,95 +12,85 @@ from torch import nn
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
+from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
-from langwright.training.losses import Causal
-from langwright.training.optimizers import Rates
 from langwright.training.profile import PARTS, Profile, shares
-from tiny import TinyBatches, tiny_run
+from tiny import RECIPE, TinyBatches, same, tiny_run, weights
 
 
 def a_run(folder: Path, width: int = 64, vocabulary: int = 31, wait: float = 0.0, steps: int = 6) -> Run:
     config = GPT2Config(vocab_size=vocabulary, n_positions=64, n_embd=width, n_layer=2, n_head=4)
-    run = tiny_run(folder, Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, Rates()), steps)
     ids = torch.randint(0, vocabulary, (4, 64), generator=torch.Generator().manual_seed(0))
 
     def batch(step: int) -> TokenBatch:
         time.sleep(wait)
         return TokenBatch(ids, ids, torch.ones(ids.shape))
 
-    run.batches = TinyBatches(batch)
-    return run
+    learner = Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, RECIPE)
+    return tiny_run(folder, learner, steps, batches=TinyBatches(batch))
 
 
-def profiled(folder: Path, **changes: float) -> Profile:
-    run, profile = a_run(folder, **changes), Profile(steps=3, warm_up=2)  # type: ignore[arg-type]
-    watch(profile, run)
-    run.fit()
-    return profile
-
-
-def watch(profile: Profile, run: Run) -> None:
+def profiled(run: Run, **settings: int) -> dict[str, Any]:
+    profile = Profile(run.learner.model, run.progress.steps, **settings)
     run.hooks = Hooks(around_step=profile.step)
-    profile.watch(run.learner.model, run.plan.steps)
+    run.fit()
+    return profile.record()
+
+
+def measured_shares(folder: Path, **changes: float) -> dict[str, float]:
+    shares = profiled(a_run(folder, **changes), measured=3, warm_up=2)["shares"]  # type: ignore[arg-type]
+    assert sum(shares.values()) == pytest.approx(1)
+    return shares
 
 
 def test_every_part_has_its_share(tmp_path: Path) -> None:
-    profile = profiled(tmp_path)
-    assert profile.measured == 3
-    assert profile.seconds > 0
-    assert set(profile.shares) == set(PARTS) - {"compiled kernels"}
-    assert sum(profile.shares.values()) == pytest.approx(1)
+    assert set(measured_shares(tmp_path)) == set(PARTS) - {"compiled kernels"}
 
 
 def test_wide_layers_are_products_backwards_too(tmp_path: Path) -> None:
     """Without the backward pass, two thirds of their work, they would be a small part beside AdamW."""
-    found = profiled(tmp_path, width=512).shares
+    found = measured_shares(tmp_path, width=512)
     assert found["products"] > 0.3
     assert found["products"] > 3 * found["attention"]
 
 
 def test_waiting_for_data_is_the_loader(tmp_path: Path) -> None:
-    assert profiled(tmp_path, wait=0.2).shares["loader"] > 0.5
+    assert measured_shares(tmp_path, wait=0.2)["loader"] > 0.5
 
 
 def test_a_large_vocabulary_is_the_loss(tmp_path: Path) -> None:
-    found = profiled(tmp_path, vocabulary=20_000).shares
+    found = measured_shares(tmp_path, vocabulary=20_000)
     assert found["loss"] > found["products"]
 
 
 def test_nothing_else_changes(tmp_path: Path) -> None:
     plain, watched = a_run(tmp_path / "plain"), a_run(tmp_path / "watched")
-    watch(Profile(steps=3, warm_up=2), watched)
-    for run in (plain, watched):
-        torch.manual_seed(0)  # of the dropout
-        run.fit()
-    pairs = zip(plain.learner.masters.parameters, watched.learner.masters.parameters, strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    torch.manual_seed(0)  # of the dropout
+    plain.fit()
+    torch.manual_seed(0)
+    assert profiled(watched, measured=3, warm_up=2)["seconds_per_step"] > 0
+    assert same(weights(plain.learner.model), weights(watched.learner.model))
     assert not any(m._forward_hooks for m in watched.learner.model.modules())
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(1, 1), (2, 1), (4, 2)])
 def test_short_runs_are_measured_as_far_as_they_go(steps: int, measured: int, tmp_path: Path) -> None:
-    run, profile = a_run(tmp_path, steps=steps), Profile()
-    watch(profile, run)
-    run.fit()
-    assert profile.measured == measured
+    assert profiled(a_run(tmp_path, steps=steps))["steps"] == measured
 
 
-def test_a_run_that_ends_before_its_time_is_counted_as_far_as_it_went(tmp_path: Path) -> None:
-    """As when a budget cuts the plan: a mean, shares, and no profiler left at work."""
-    run, profile = a_run(tmp_path, steps=6), Profile(steps=3, warm_up=2)
-    watch(profile, run)
-    run.plan.steps = 4
+@pytest.mark.parametrize(("steps", "measured"), [(4, 2), (2, None)])
+def test_a_run_that_ends_before_its_time_is_counted_as_far_as_it_went(
+    steps: int, measured: int | None, tmp_path: Path
+) -> None:
+    """As when a budget cuts the plan: no profiler is left at work."""
+    run = a_run(tmp_path)
+    run.hooks = Hooks(on_row=lambda row: setattr(run.progress, "steps", steps))
+    profile = Profile(run.learner.model, 6, measured=3, warm_up=2)
+    run.hooks = replace(run.hooks, around_step=profile.step)
     run.fit()
-    profile.finish()
-    assert profile.measured == 2
-    assert sum(profile.shares.values()) == pytest.approx(1)
+    assert profile.record().get("steps") == measured
     assert not any(m._forward_hooks for m in run.learner.model.modules())
-    again = profile.record()
-    profile.finish()
-    assert profile.record() == again
 
 
 def test_operations_outside_of_steps_do_not_count() -> None:

@@ -42,3 +42,14 @@ def check_self_contained(markup: str) -> None:
     assert tags.handlers == []
     assert all(link.startswith("#") for link in tags.links)
     assert not re.search(r"url\(|@import|https?:|javascript:", markup)
+
+
+def cells(picture: ElementTree.Element, kind: str = "heat") -> dict[tuple[int, int], float]:
+    """(row, column) of every coloured cell of a heat map, with its opacity."""
+    found = {}
+    for path in picture.iter("path"):
+        if path.get("class") == kind:
+            for column, row, width in re.findall(r"M(\d+) (\d+)h(\d+)v1", path.get("d", "")):
+                for place in range(int(column), int(column) + int(width)):
+                    found[int(row), place] = float(path.get("fill-opacity", ""))
+    return found

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.viewing.charts import Axes, Bar, Series, bars, line_chart, running_average
+from langwright.viewing.charts import Axes, Bar, Series, bars, line_chart
 from langwright.viewing.text import percent
 from viewing.markup import HOSTILE, check_self_contained, parse, words
 
@@ -51,10 +51,8 @@ def test_gaps_break_the_line_and_lone_points_become_dots() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [NAN], [math.inf, -math.inf]])
-def test_nothing_to_draw_is_said(values: list[float]) -> None:
-    shown = line_chart([Series("loss", list(range(len(values))), values)], AXES)
-    assert "no finite values" in words(shown)
-    assert "nan" not in shown.lower()
+def test_nothing_to_draw_is_nothing(values: list[float]) -> None:
+    assert line_chart([Series("loss", list(range(len(values))), values)], AXES) == ""
 
 
 def test_one_point_is_a_dot() -> None:
@@ -72,15 +70,15 @@ def test_any_series_makes_a_well_formed_picture(pairs: list[tuple[float, float]]
     series = [Series("a", [x for x, _ in pairs], [y for _, y in pairs], "points"), Series("b", [], [])]
     shown = line_chart(series, Axes("x", "y", zero=zero))
     assert "nan" not in shown
-    assert "inf" not in shown.replace("no finite", "")
-    parse(shown)
+    assert "inf" not in shown
+    parse(shown or "<p/>")
 
 
 def test_pointing_at_a_place_reads_its_values() -> None:
     shown = line_chart(
         [Series("training", [1, 2, 3], [3.0, 2.0, 1.5]), Series("validation", [2], [2.25], "points", 1)], AXES
     )
-    said = ["".join(group.itertext()) for group in parse(shown).iter("g")]
+    said = ["".join(group.itertext()).strip() for group in parse(shown).iter("g")]
     assert said == ["step 1 · training 3", "step 2 · training 2 · validation 2.25", "step 3 · training 1.5"]
 
 
@@ -138,13 +136,6 @@ def test_hostile_names_stay_text() -> None:
         check_self_contained(shown)
 
 
-def test_unequal_lengths_and_unknown_colours_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 places and 1 values"):
-        Series("a", [1, 2], [1])
-    with pytest.raises(ValueError, match="colour 9"):
-        Series("a", [], [], colour=9)
-
-
 def widths(markup: str) -> list[str]:
     return [span.get("style", "") for span in parse(markup).iter("span") if span.get("class") == "fill"]
 
@@ -162,14 +153,3 @@ def test_bars_show_values_and_remarks() -> None:
     assert "50 %" in shown
     assert "well done" in shown
     assert isinstance(parse(bars([], ("a", "b", "c"))), ElementTree.Element)
-
-
-def test_running_average() -> None:
-    line = [float(i) for i in range(10)]
-    assert running_average(line, 2)[:8] == pytest.approx(line[:8])
-    assert running_average([2.0] * 5, 3) == [2.0] * 5
-    assert running_average([0.0, 6.0, 0.0, 6.0], 1) == pytest.approx([0, 2, 4, 3])
-    assert running_average([], 3) == []
-    gapped = running_average([1.0, NAN, 3.0], 1)
-    assert math.isnan(gapped[1])
-    assert gapped[2] == 2.0

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,10 +26,13 @@ class AdapterModule(nn.Module):
     """What one adapter has at one module of a model, its owner.
 
     Owners are linear layers, token tables, heads and residuals, whose answer it changes, and stacks, to which it gives
-    virtual tokens. `mixes` says whether it can answer for some rows of a batch.
+    virtual tokens.
+
+    Attributes:
+        of_weights: whether it is a change of weights, which can be merged into them, and answer for rows of a batch.
     """
 
-    mixes: ClassVar[bool] = True
+    of_weights: ClassVar[bool] = True
 
     def forward(self, x: Tensor, owner: Any, answer: Answer) -> Tensor:
         """What the owner gives for x with this adapter.
@@ -47,8 +51,8 @@ class AdapterModule(nn.Module):
     def merged(
         self, owner: Any, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
     ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
-        """Weight and bias, in float32, with which the owner alone gives the same."""
-        raise UserError("an adapter that is no change of weights cannot be merged into them")
+        """Weight and bias, in float32, with which the owner alone gives the same, for a change of weights."""
+        raise NotImplementedError
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """What the logits of a head are made of with this adapter; `plain` is without, or with those before it."""
@@ -77,7 +81,7 @@ class AdapterSlot(nn.Module):
         if rows is not None and not rows.keys().isdisjoint(self.held.keys()):
             return self._by_rows(x, owner, answer, rows)
         for module in self.chosen():
-            answer = _around(module, owner, answer)
+            answer = partial(module, owner=owner, answer=answer)
         return answer(x)
 
     def virtual_tokens(self) -> VirtualTokens | None:
@@ -99,17 +103,12 @@ class AdapterSlot(nn.Module):
         return plain
 
     def _by_rows(self, x: Tensor, owner: Any, answer: Answer, rows: Mapping[str, Tensor]) -> Tensor:
-        if x.shape[0] != self.attached.count:
-            raise ValueError(f"{self.attached.count} adapters were chosen for the rows of a batch of {x.shape[0]}")
-        places = {name: numbers.to(x.device) for name, numbers in rows.items()}
-        answers = [
-            self.held[name](x[at], owner, answer) if name in self.held else answer(x[at]) for name, at in places.items()
-        ]
-        return torch.cat(answers)[torch.cat(list(places.values())).argsort()]
-
-
-def _around(module: AdapterModule, owner: Any, answer: Answer) -> Answer:
-    return lambda x: module(x, owner, answer)
+        order = torch.cat(list(rows.values())).to(x.device)
+        if len(x) != len(order):
+            raise ValueError(f"{len(order)} adapters were chosen for the rows of a batch of {len(x)}")
+        parts = zip(rows, x[order].split([len(numbers) for numbers in rows.values()]), strict=True)
+        answers = [self.held[name](part, owner, answer) if name in self.held else answer(part) for name, part in parts]
+        return torch.cat(answers)[order.argsort()]
 
 
 @dataclass
@@ -121,16 +120,20 @@ class Adapter:
         entries: the tensors of the model that it has values for.
         values: these values, by the names of the model's parameters.
         modules: its modules, by the names of their owners.
-        trained: the parameters that its training changes.
-        tokens: how many virtual tokens it puts before every text.
+        own: those of the values that its training changes.
     """
 
     settings: Any
     entries: Sequence[BaseTensor]
-    values: dict[str, nn.Parameter]
-    modules: dict[str, AdapterModule] = field(default_factory=dict)
-    trained: list[nn.Parameter] = field(default_factory=list)
-    tokens: int = 0
+    values: Mapping[str, nn.Parameter]
+    modules: Mapping[str, AdapterModule]
+    own: Sequence[nn.Parameter]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that its training changes."""
+        inside = (parameter for module in self.modules.values() for parameter in module.parameters())
+        return list(dict.fromkeys((*inside, *self.own)))
 
 
 class AttachedAdapters:
@@ -144,54 +147,50 @@ class AttachedAdapters:
         self.adapters: dict[str, Adapter] = {}
         self.chosen: tuple[str, ...] = ()
         self.rows: dict[str, Tensor] | None = None  # in a mixed batch, the rows of each adapter
-        self.count = 0  # the rows of a mixed batch
         self.merged: tuple[tuple[str, ...], Any] | None = None  # those in the weights, and the config before
         self._model = model
         self._replaced: dict[str, nn.Parameter] = {}
-        self._trainable: list[str] = []
+        everything = model.named_parameters(remove_duplicate=False)
+        self._trainable = [path for path, parameter in everything if parameter.requires_grad]
 
-    def add(self, name: str, adapter: Adapter, make: Callable[[], Mapping[str, AdapterModule]]) -> None:
-        """Freeze the model and everything attached to it, attach an adapter, choose it and let it train.
-
-        Args:
-            name: a name that is free.
-            adapter: the adapter, without modules.
-            make: makes its modules, over a model that has the adapter's values.
-        """
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Freeze the model and everything attached to it, attach an adapter, choose it and let it train."""
         if not name.isidentifier() or name == BASE or name in self.adapters:
             raise UserError(f'"{name}" cannot be the name of an adapter here: taken, reserved, or not a plain word')
-        if not self.adapters:
-            everything = self._model.named_parameters(remove_duplicate=False)
-            self._trainable = [path for path, parameter in everything if parameter.requires_grad]
-        before = [parameter for other in self.adapters.values() for parameter in other.trained]
-        self.adapters[name] = adapter
-        try:
-            self.place((name,))
-            adapter.modules.update(make())
-            parameters = [p for module in adapter.modules.values() for p in module.parameters()]
-            adapter.trained = list(dict.fromkeys((*parameters, *adapter.trained)))
-            if not adapter.trained:
-                raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
-        except UserError:
-            del self.adapters[name]
-            self.place(self.chosen)
-            raise
-        for parameter in (*self._model.parameters(), *self._replaced.values(), *before):
+        if not adapter.trained:
+            raise UserError(f'the adapter "{name}" has nothing to train: its settings match no part of the model')
+        self.place(())
+        others = (parameter for other in self.adapters.values() for parameter in other.trained)
+        for parameter in (*self._model.parameters(), *adapter.values.values(), *others):
             parameter.requires_grad_(False)
+        for parameter in adapter.trained:
+            parameter.requires_grad_(True)
         for path, module in adapter.modules.items():
             owner: Any = self._model.get_submodule(path)
             if owner.adapter is None:
                 owner.adapter = AdapterSlot(self)
             owner.adapter.held[name] = module
-        for parameter in adapter.trained:
-            parameter.requires_grad_(True)
-        self.chosen = (name,)
-        self._give_room(-adapter.tokens)
+        self.adapters[name] = adapter
+        self._give_room(-adapter.settings.tokens)
+        self.choose((name,))
 
     def remove(self, name: str) -> None:
         """Detach an adapter; after the last one the model is what it was."""
         self.known([name])
         self.choose([other for other in self.chosen if other != name])
+        self._drop(name)
+        if not self.adapters:
+            self.end()
+
+    def end(self) -> None:
+        """Leave the model as it is now, without adapters; what trained before the first adapter trains again."""
+        for name in list(self.adapters):
+            self._drop(name)
+        for path in self._trainable:
+            self._model.get_parameter(path).requires_grad_(True)
+        del vars(self._model)["adapters"]
+
+    def _drop(self, name: str) -> None:
         adapter = self.adapters.pop(name)
         for path in adapter.modules:
             owner: Any = self._model.get_submodule(path)
@@ -200,23 +199,10 @@ class AttachedAdapters:
                 owner.adapter = None
         for parameter in adapter.trained:
             parameter.requires_grad_(False)
-        self._give_room(adapter.tokens)
-        if not self.adapters:
-            self.end()
-
-    def end(self) -> None:
-        """Leave the model as it is now, without adapters; what trained before the first adapter trains again."""
-        for path in {path for adapter in self.adapters.values() for path in adapter.modules}:
-            self._model.get_submodule(path).adapter = None  # type: ignore[assignment]
-        self._give_room(sum(adapter.tokens for adapter in self.adapters.values()))
-        for path in self._trainable:
-            self._model.get_parameter(path).requires_grad_(True)
-        del vars(self._model)["adapters"]
+        self._give_room(adapter.settings.tokens)
 
     def choose(self, names: Sequence[str]) -> None:
         """Let these adapters answer, each around those before it."""
-        if self.merged is not None:
-            raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
         self.known(names)
         self.place(names)
         self.chosen = tuple(names)
@@ -224,14 +210,13 @@ class AttachedAdapters:
     @property
     def tokens(self) -> int:
         """How many virtual tokens the chosen adapters put before every text."""
-        return sum(self.adapters[name].tokens for name in self.chosen)
+        return sum(self.adapters[name].settings.tokens for name in self.chosen)
 
     def known(self, names: Sequence[str]) -> None:
         """UserError for the name of no adapter."""
         for name in names:
             if name not in self.adapters:
-                known = ", ".join(self.adapters) or "none"
-                raise UserError(f'there is no adapter "{name}" on this model, only {known}')
+                raise UserError(f'no adapter "{name}" is on this model, only {", ".join(self.adapters) or "none"}')
 
     def place(self, names: Sequence[str], more: Mapping[str, nn.Parameter] = {}) -> None:
         """Give the model the values that these adapters have for its parameters, else its own.
@@ -240,28 +225,31 @@ class AttachedAdapters:
             names: the adapters.
             more: further values, by the names of the model's parameters.
         """
-        taken: dict[str, str] = {}
+        if self.merged is not None:
+            raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
+        values: dict[str, nn.Parameter] = {}
         for name in names:
-            for path in self.adapters[name].values:
-                if path in taken:
-                    raise UserError(
-                        f'the adapters "{taken[path]}" and "{name}" both have values of their own for {path}; '
-                        "choose one of them"
-                    )
-                taken[path] = name
-        values = {path: self.adapters[name].values[path] for path, name in taken.items()} | {**more}
-        resizes = "body.embed.tokens" in {*self._replaced, *values}
-        for path, parameter in self._replaced.items():
-            self._set(path, parameter)
-        self._replaced = {path: self._model.get_parameter(path) for path in values}
-        for path, parameter in values.items():
-            self._set(path, parameter)
-        if resizes:
+            if both := values.keys() & self.adapters[name].values.keys():
+                raise UserError(f"several of {', '.join(names)} have values of their own for {min(both)}; choose one")
+            values |= self.adapters[name].values
+        values |= more
+        before = self._replaced
+        self._replaced = {path: before.get(path, self._model.get_parameter(path)) for path in values}
+        changed = {**before, **values}
+        for path, parameter in changed.items():
+            owner, _, attribute = path.rpartition(".")
+            setattr(self._model.get_submodule(owner), attribute, parameter)
+        if "body.embed.tokens" in changed:
             self._model.config = replace(self._model.config, vocab_size=len(self._model.body.embed.tokens))
 
-    def _set(self, path: str, parameter: nn.Parameter) -> None:
-        owner, _, attribute = path.rpartition(".")
-        setattr(self._model.get_submodule(owner), attribute, parameter)
+    @contextmanager
+    def placed(self, values: Mapping[str, nn.Parameter] = {}) -> Iterator[None]:
+        """While the block runs, the model has its own parameters, or these in their place."""
+        self.place((), values)
+        try:
+            yield
+        finally:
+            self.place(self.chosen)
 
     def _give_room(self, tokens: int) -> None:
         if self._model.context is not None:
@@ -295,17 +283,15 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
     experts = tuple(f"{path}.experts." for path, module in model.named_modules() if isinstance(module, MoE))
     for name in set(names) - {BASE}:
         adapter = on.adapters[name]
-        if adapter.values:
-            raise UserError(f'the adapter "{name}" changes the model\'s own {next(iter(adapter.values))}: not mixed')
-        if not all(module.mixes for module in adapter.modules.values()):
-            raise UserError(f'the adapter "{name}" cannot be one of several in a batch')
-        if any(path.startswith(experts) for path in adapter.modules):
-            raise UserError(f'the adapter "{name}" acts on experts, which see tokens of all rows: not mixed')
-    on.place(())
+        on_weights = all(module.of_weights for module in adapter.modules.values())
+        if adapter.values or not on_weights or any(path.startswith(experts) for path in adapter.modules):
+            raise UserError(
+                f'the adapter "{name}" cannot be one of several in a batch: it has values for the model\'s own '
+                "parameters, virtual tokens or bottlenecks, or acts on experts"
+            )
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
-    on.count = len(names)
     try:
-        yield
+        with on.placed():
+            yield
     finally:
         on.rows = None
-        on.place(on.chosen)

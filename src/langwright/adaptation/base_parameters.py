@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langwright.adaptation.attachment_points import PREFIX, tensors_of
+from langwright.adaptation.attachment_points import PREFIX, SHARED, tensors_of
 from langwright.base.errors import UserError
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -17,7 +17,6 @@ HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"), 
 """What PEFT trains whole with a head for labels, whether asked to or not."""
 TABLES = ("embed_tokens", "lm_head")
 """Modules whose weights PEFT keeps tied in an adapter where `ensure_weight_tying` is set."""
-
 BY_TOKEN = ("embed.tokens", "head.weight", "head.bias")
 """Parameters with a row for each token."""
 
@@ -53,23 +52,20 @@ def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> lis
     Raises:
         UserError: for a name that matches nothing, or a quantised layer.
     """
-    entries, implied = tensors_of(model), HEADS.get(model.task, ())
-    modules = {entry.disk: _modules_around(entry.disk) for entry in entries}
+    entries = tensors_of(model)
     found: dict[str, BaseTensor] = {}
     for name in saved_modules(model, wanted):
-        matched = [entry for entry in entries if any(module.endswith(name) for module in modules[entry.disk])]
-        if not matched and name not in implied:
+        matched = [entry for entry in entries if f"{name}." in entry.disk]
+        if not matched and name not in HEADS.get(model.task, ()):
             raise UserError(f'no module of this model ends with "{name}", which was to be trained whole')
         for entry in matched:
             owner: nn.Module = model.get_submodule(entry.ours[0].rpartition(".")[0])
             if isinstance(owner, QuantisedLinear) and entry.disk.endswith(".weight"):
-                raise UserError(
-                    f"{entry.disk} is quantised and cannot train whole; leave it out, or take the full model"
-                )
-            shared = [path for path in aliases(model, entry) if entry.disk.endswith("shared.weight")]
-            embeds = tuple(path for path in shared if path.endswith(".embed.tokens"))
-            found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, embeds)
-    tied = is_tied(model) and tie and any(name.rpartition(".")[2] in TABLES for name in wanted)
+                raise UserError(f"{entry.disk} is quantised and cannot train whole; leave it out, or do not quantise")
+            embeds = (path for path in aliases(model, entry) if path.endswith(".embed.tokens"))
+            shared = tuple(embeds) if entry.disk.endswith(SHARED) else ()
+            found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, shared)
+    tied = tie and names_tied_table(model, wanted)
     for entry in (e for e in entries if tied and e.ours[0] in ("body.embed.tokens", "head.weight")):
         found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, aliases(model, entry))
     return list(found.values())
@@ -111,17 +107,16 @@ def own_values(model: Model, entries: Sequence[BaseTensor], tensors: Mapping[str
     values: dict[str, nn.Parameter] = {}
     for tensor in entries:
         for path in tensor.entry.ours:
-            if path in values:
-                continue
             own = model.get_parameter(path).detach()
             rows = len(tensors[tensor.key]) if path.endswith(BY_TOKEN) and tensor.key in tensors else len(own)
-            values[path] = nn.Parameter(own.clone() if rows == len(own) else own.new_zeros(rows, *own.shape[1:]))
+            new = own.clone() if rows == len(own) else own.new_zeros(rows, *own.shape[1:])
+            values.setdefault(path, nn.Parameter(new))
             for alias in tensor.aliases:
                 values.setdefault(alias, values[path])
     for path in ("head.bias", "head.offset") if "head.weight" in values else ():
         more, vector = len(values["head.weight"]) - len(model.head.weight), getattr(model.head, path[5:], None)
-        if vector is not None and more and path not in values:
-            values[path] = nn.Parameter(F.pad(vector.detach(), (0, more)))
+        if vector is not None and more:
+            values.setdefault(path, nn.Parameter(F.pad(vector.detach(), (0, more))))
     return values
 
 
@@ -130,14 +125,13 @@ def is_tied(model: Model) -> bool:
     return getattr(model.head, "weight", None) is model.body.embed.tokens
 
 
+def names_tied_table(model: Model, names: Sequence[str]) -> bool:
+    """Whether names of modules hold a token table that is the head, or that head."""
+    return is_tied(model) and any(name.rpartition(".")[2] in TABLES for name in names if not isinstance(names, str))
+
+
 def aliases(model: Model, entry: Entry) -> tuple[str, ...]:
     """The other names of a parameter that is used in several places."""
     own = model.get_parameter(entry.ours[0])
     everything = model.named_parameters(remove_duplicate=False)
     return tuple(path for path, parameter in everything if parameter is own and path != entry.ours[0])
-
-
-def _modules_around(disk: str) -> list[str]:
-    """The modules that a tensor is in, from the outermost."""
-    segments = disk.split(".")[:-1]
-    return [".".join(segments[:end]) for end in range(1, len(segments) + 1)]

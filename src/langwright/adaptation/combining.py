@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from langwright.adaptation.attached import attached
@@ -13,7 +14,6 @@ from langwright.base.errors import UserError
 from langwright.models.model import Model
 
 How = Literal["linear", "cat", "svd"]
-_KINDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
 
 @torch.no_grad()
@@ -35,73 +35,49 @@ def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "s
     Raises:
         UserError: for adapters that are no LoRA, are DoRA, or have values of their own for the model's parameters.
     """
-    adapters = attached(model).adapters
-    methods: dict[str, LoRA] = {}
+    changes: dict[str, dict[tuple[str, str], tuple[Tensor, Tensor]]] = {}
     for other in weights:
-        method = adapters[other].settings if other in adapters else None
-        if not isinstance(method, LoRA):
-            raise UserError(f'"{other}" is no LoRA on this model, and only these can be combined')
-        if method.dora or adapters[other].values:
-            raise UserError(f'"{other}" is more than a sum of B A (DoRA, biases or whole modules): not combined')
-        methods[other] = method
-    if not methods:
-        raise UserError("there is nothing to combine")
-    changes = {other: _changes(model, method, other) for other, method in methods.items()}
-    ranks = {o: max(a.shape[0] for a, _ in found.values()) for o, found in changes.items()}
-    if how == "linear" and len(set(ranks.values())) > 1:
-        raise UserError(f"linear needs adapters of one rank, not {sorted(set(ranks.values()))}; cat and svd do not")
-    width = sum(ranks.values()) if how == "cat" else max(ranks.values()) if how == "linear" or not rank else rank
+        adapter = attached(model).adapters.get(other)
+        method = None if adapter is None or adapter.values else adapter.settings
+        if not isinstance(method, LoRA) or method.dora:
+            raise UserError(f'"{other}" is no LoRA here without DoRA, biases and whole modules, and so is not combined')
+        changes[other] = _changes(method.tensors(model, other), method)
+    ranks = [max(len(down) for down, _ in found.values()) for found in changes.values()]
+    if how == "linear" and len(set(ranks)) > 1:
+        raise UserError(f"linear needs adapters of one rank, not {sorted(set(ranks))}; cat and svd do not")
+    width = {"cat": sum(ranks), "linear": max(ranks), "svd": rank or max(ranks)}[how]
     keys = list(dict.fromkeys(key for found in changes.values() for key in found))
-    targets = tuple(key[0].removeprefix(PREFIX) for key in keys)
-    made = LoRA(rank=width, alpha=float(width), target=targets)
-    made.attach(model, name)
     tensors: dict[str, Tensor] = {}
     for module, kind in keys:
         given = [(weights[other], *found[module, kind]) for other, found in changes.items() if (module, kind) in found]
-        down, up = _COMBINED[how](given, width)
-        tensors[module + _KINDS[kind][0]] = _padded(down, width, 0)
-        tensors[module + _KINDS[kind][1]] = _padded(up, width, 1)
-    made.load(model, name, tensors, f'the combination "{name}"')
+        down, up = _combined(how, given, width)
+        short = width - len(down)
+        tensors[f"{module}.lora_{kind}"] = F.pad(down, (0, 0, 0, short))
+        tensors[f"{module}.lora_{kind.replace('A', 'B')}"] = F.pad(up, (0, short))
+    made = LoRA(width, float(width), target=tuple(module.removeprefix(PREFIX) for module, _ in keys))
+    made.attach(model, name)
+    made.load(model, name, tensors)
     return made
 
 
-Given = list[tuple[float, Tensor, Tensor]]
-"""(weight, A, scaling * B) of each adapter at one module."""
-
-
-def _linear(given: Given, width: int) -> tuple[Tensor, Tensor]:
-    """The root of a weight goes to A and to B, its sign to A."""
-    down = torch.stack([abs(w) ** 0.5 * (1 if w >= 0 else -1) * a for w, a, _ in given]).sum(0)
-    return down, torch.stack([abs(w) ** 0.5 * b for w, _, b in given]).sum(0)
-
-
-def _cat(given: Given, width: int) -> tuple[Tensor, Tensor]:
-    return torch.cat([w * a for w, a, _ in given]), torch.cat([b for _, _, b in given], 1)
-
-
-def _svd(given: Given, width: int) -> tuple[Tensor, Tensor]:
-    left, values, right = torch.linalg.svd(torch.stack([w * b @ a for w, a, b in given]).sum(0), full_matrices=False)
-    return right[:width], left[:, :width] * values[:width]
-
-
-_COMBINED = {"linear": _linear, "cat": _cat, "svd": _svd}
-
-
-def _changes(model: Model, method: LoRA, name: str) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
-    """A and scaled B of each module, half of the scaling in either."""
-    tensors = method.tensors(model, name)
-    found: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+def _changes(tensors: Mapping[str, Tensor], method: LoRA) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """A and B by module and what A is called there, half of the scaling in either."""
+    found = {}
     for key, down in tensors.items():
-        for kind, (a, b) in enumerate(_KINDS):
-            if key.endswith(a):
-                module = key.removesuffix(a)
-                half = method.scaling(module.removeprefix(PREFIX)) ** 0.5
-                found[module, kind] = (half * down.float(), half * tensors[module + b].float())
+        module, _, kind = key.partition(".lora_")
+        if "A" in kind:
+            half = method.scaling(module.removeprefix(PREFIX)) ** 0.5
+            found[module, kind] = half * down, half * tensors[f"{module}.lora_{kind.replace('A', 'B')}"]
     return found
 
 
-def _padded(tensor: Tensor, width: int, dim: int) -> Tensor:
-    """With zeros up to the width."""
-    shape = list(tensor.shape)
-    shape[dim] = width - shape[dim]
-    return torch.cat((tensor, tensor.new_zeros(shape)), dim)
+def _combined(how: How, given: list[tuple[float, Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
+    """A and B out of the weight, A and B of each adapter at one module."""
+    if how == "linear":  # the root of a weight goes to A and to B, its sign to A
+        roots = [(abs(w) ** 0.5, 1 if w >= 0 else -1, a, b) for w, a, b in given]
+        downs, ups = [root * sign * a for root, sign, a, _ in roots], [root * b for root, _, _, b in roots]
+        return torch.stack(downs).sum(0), torch.stack(ups).sum(0)
+    if how == "cat":
+        return torch.cat([w * a for w, a, _ in given]), torch.cat([b for _, _, b in given], 1)
+    left, values, right = torch.linalg.svd(torch.stack([w * b @ a for w, a, b in given]).sum(0), full_matrices=False)
+    return right[:width], left[:, :width] * values[:width]

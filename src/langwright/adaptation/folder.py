@@ -1,38 +1,29 @@
-"""The adapter folder: PEFT's two files, and a record of ours beside them."""
+"""The adapter folder: PEFT's two files, and a record of ours beside them; and models with an adapter on them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from langwright.adaptation.attached import attached
-from langwright.adaptation.config_fields import Holds
 from langwright.adaptation.method import DEFAULT, Method
 from langwright.adaptation.methods import METHODS
-from langwright.adaptation.settings import SettingError
+from langwright.adaptation.settings import Holds, SettingError
 from langwright.base.errors import UserError
 from langwright.base.files import check_files, read_json, read_record, sha256_file, write_json
-from langwright.base.hub import parse_hub_name
+from langwright.base.hub import model_folder, parse_hub_name
+from langwright.models import folder as models
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.models.weights import check_floats, read_tensors, weights_checksum, write_tensors
 
 CONFIG = "adapter_config.json"
-PICKLES = ("adapter_model.bin", "pytorch_adapter.bin")
 EXTRA, RECORD = "langwright_extra.safetensors", "langwright.json"
 FORMAT_VERSION = 1
-_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "masked": None}
-_WRITING = {"CAUSAL_LM": "language", "SEQ_2_SEQ_LM": "language"}
-"""Files take the one's name for the other, and PEFT lets them."""
 FEATURES = "FEATURE_EXTRACTION"
-
-
-def task_type(model: Model) -> str | None:
-    """What PEFT calls a model with this head."""
-    if not model.generates:
-        return _TASKS.get(model.task, FEATURES)
-    return "CAUSAL_LM" if model.continues else "SEQ_2_SEQ_LM"
+_TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "masked": None}
 
 
 def save_adapter(
@@ -59,7 +50,8 @@ def save_adapter(
     hub = parse_hub_name(str(record.get("base_folder", "")))
     named = None if base is None else str(base)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).unlink(missing_ok=True)
+    for old in (RECORD, EXTRA):
+        (folder / old).unlink(missing_ok=True)
     fields = {
         **method.to_peft(model),
         "auto_mapping": None,
@@ -67,21 +59,20 @@ def save_adapter(
         "inference_mode": True,
         "peft_type": method.peft_type,
         "revision": None if hub is None else record.get("base_revision"),
-        "task_type": task_type(model),
+        "task_type": _task_type(model),
     }
     write_json(folder / CONFIG, dict(sorted(fields.items())))
-    tensors = {key: _alone(tensor) for key, tensor in method.tensors(model, name).items()}
-    write_tensors(folder / method.weights, tensors)
-    files, extra = [CONFIG, method.weights], method.extra(adapter.modules)
-    (folder / EXTRA).unlink(missing_ok=True)
-    if extra:
-        write_tensors(folder / EXTRA, {key: _alone(tensor) for key, tensor in extra.items()})
-        files.append(EXTRA)
+    tensors = {method.weights: method.tensors(model, name)}
+    if extra := method.extra(adapter.modules):
+        tensors[EXTRA] = {key: tensor.float().clone() for key, tensor in extra.items()}
+    for file, content in tensors.items():
+        write_tensors(folder / file, content)
     written: Fields = {"format_version": FORMAT_VERSION, "base_folder": named, **record}
     if base is not None:
         written["base"] = weights_checksum(Path(base))
-    written["settings"] = method.settings()
-    write_json(folder / RECORD, {**written, "checksums": {file: sha256_file(folder / file) for file in files}})
+    written["settings"] = asdict(method)  # type: ignore[call-overload]
+    written["checksums"] = {file: sha256_file(folder / file) for file in (CONFIG, *tensors)}
+    write_json(folder / RECORD, written)
 
 
 def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Path | str | None = None) -> Method:
@@ -100,45 +91,36 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         UserError: naming the file and the field or tensor that does not fit.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).exists():
-        raise UserError(f"{folder}: there is no {CONFIG} here; is this an adapter folder?")
     fields = read_json(folder / CONFIG, "the adapter's config")
     if not isinstance(fields, dict):
         raise UserError(f"{folder / CONFIG}: the adapter's config is not a JSON object")
-    record = _read_record(folder)
-    if base is not None and "base" in record and weights_checksum(Path(base)) != record["base"]:
-        raise UserError(
-            f"{folder}: this adapter was trained over the weights of {record.get('base_folder')}, "
-            f"which are not those of {base}"
-        )
-    _refuse_task(fields.get("task_type"), model, folder / CONFIG)
+    record: Fields = {}
+    if (folder / RECORD).exists():
+        record = {"checksums": {}, **read_record(folder / RECORD, "the record of the adapter", FORMAT_VERSION)}
+        check_files(folder / RECORD, record)
+    if base is not None and "base" in record and weights_checksum(model_folder(base)) != record["base"]:
+        raise UserError(f"{folder}: this adapter was trained over {record.get('base_folder')}, not over {base}")
+    _check_task(fields.get("task_type"), model, folder / CONFIG)
     kind = _kind(fields, folder / CONFIG)
     ours = "settings" in record
-    where = folder / (RECORD if ours else CONFIG)
-    names = {} if ours else {row.setting: name for name, row in kind.peft_fields.items() if isinstance(row, Holds)}
-    try:
-        if ours:
-            method = kind.from_settings(record["settings"], str(where))
-        else:
-            method = kind.from_peft(fields, model, str(where))
-    except SettingError as error:
-        raise error.in_file(str(where), names) from None
-    tensors = _read_finite(_weights(folder, method.weights))
+    tensors = _read_finite(folder / kind.weights)
     # With `save_embedding_layers` PEFT writes tables that train whole again, under the names of its wrapper.
-    tensors = {key: t for key, t in tensors.items() if not {"modules_to_save", "original_module"} & {*key.split(".")}}
+    wrapped = {"modules_to_save", "original_module"}
+    tensors = {key: tensor for key, tensor in tensors.items() if not wrapped & {*key.split(".")}}
     extra = _read_finite(folder / EXTRA) if (folder / EXTRA).exists() else {}
     try:
+        method = kind.from_settings(record["settings"]) if ours else kind.from_peft(fields, model)
         method.attach(model, name, tensors=tensors)
     except SettingError as error:
-        raise error.in_file(str(where), names) from None
+        names = {row.setting: field for field, row in kind.peft_fields.items() if isinstance(row, Holds) and not ours}
+        raise UserError(f"{folder / (RECORD if ours else CONFIG)}: {error.in_file(names)}") from None
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{folder / (RECORD if ours else CONFIG)}: {error}") from None
     try:
-        method.load(model, name, tensors, str(folder / method.weights))
-        method.load_extra(model, name, extra, str(folder / EXTRA))
-    except UserError:
+        method.load(model, name, tensors, extra)
+    except UserError as error:
         method.detach(model, name)
-        raise
+        raise UserError(f"{folder / method.weights}: {error}") from None
     return method
 
 
@@ -147,64 +129,64 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
+def load_model(
+    folder: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ignore_fields: Collection[str] = (),
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    adapter: Path | str | None = None,
+    bits: int | str | None = None,
+) -> Model:
+    """As `models.folder.load_model`; adapter: a folder of an adapter, ours or PEFT's, that is put on the model."""
+    return adapted(models.load_model(folder, device, dtype, ignore_fields, head, labels, seed, bits), adapter, folder)
+
+
+def adapted(model: Model, adapter: Path | str | None, base: Path | str) -> Model:
+    """A model just loaded from the folder `base`, in eval mode, with an adapter on it where there is one."""
+    if adapter is not None:
+        load_adapter(model, adapter, base=base)
+    return model.eval()
+
+
+def tokenizer_folder(model: Path, adapter: Path | None) -> Path:
+    """Where the tokenizer of a model is: with an adapter that came with one of its own, which may have more tokens."""
+    return model if adapter is None or not (adapter / "tokenizer_config.json").exists() else adapter
+
+
 def _kind(fields: Fields, where: Path) -> type[Method]:
     """The method of an adapter_config.json."""
     kind = fields.get("peft_type", "BOTTLENECK" if "config" in fields else None)  # AdapterHub's own lack it
-    for row in METHODS.values():
-        if row.peft_type == kind:
-            return row
-    known = ", ".join(dict.fromkeys(row.peft_type for row in METHODS.values()))
-    raise UserError(f"{where}: peft_type {kind!r} is not supported, only {known}")
+    known = {row.peft_type: row for row in METHODS.values()}
+    if not isinstance(kind, str) or kind not in known:
+        raise UserError(f"{where}: peft_type {kind!r} is not supported, only {', '.join(known)}")
+    return known[kind]
 
 
-def _refuse_task(asked: Any, model: Model, where: Path) -> None:
-    """UserError where a base with another head is asked for; null and features go with any."""
-    head, known = model.task, {**_WRITING, **{task: head for head, task in _TASKS.items() if task}}
-    if asked in (None, FEATURES):
-        return
-    if not isinstance(asked, str) or asked not in known:
-        raise UserError(f"{where}: task_type = {asked!r} is none of {', '.join((*known, FEATURES))}")
-    if head != known[asked]:
-        raise UserError(
-            f'{where}: task_type = {asked!r} is for a model with the head "{known[asked]}", and this one has "{head}"; '
-            "load the model that the adapter was trained over"
-        )
+def _task_type(model: Model) -> str | None:
+    """What PEFT calls a model with this head."""
+    if not model.generates:
+        return _TASKS.get(model.task, FEATURES)
+    return "CAUSAL_LM" if model.continues else "SEQ_2_SEQ_LM"
 
 
-def _weights(folder: Path, name: str) -> Path:
-    """The file of an adapter's tensors."""
-    if not (folder / name).exists():
-        pickles = [pickle for pickle in PICKLES if (folder / pickle).exists()]
-        pickled = f" ({pickles[0]} is a pickle, which is never loaded)" if pickles else ""
-        raise UserError(f"{folder}: there is no {name} here{pickled}")
-    return folder / name
+def _check_task(asked: object, model: Model, where: Path) -> None:
+    """UserError where a base with another head is asked for; null and features go with any.
+
+    Files take the one of the two names of a model that writes for the other, and PEFT lets them.
+    """
+    known = {"language": ("CAUSAL_LM", "SEQ_2_SEQ_LM")}.get(model.task, (_TASKS.get(model.task),))
+    if asked not in (None, FEATURES, *known):
+        raise UserError(f'{where}: task_type = {asked!r} does not go with the head "{model.task}" of this model')
 
 
 def _read_finite(path: Path) -> dict[str, Tensor]:
     """The tensors of a file; UserError naming one that holds no floats, or a number that is none."""
+    if not path.exists():
+        raise UserError(f"{path}: missing; the weights of an adapter are read from this file alone, never from pickles")
     tensors = read_tensors(path)
     for name, tensor in tensors.items():
-        try:
-            check_floats(tensor)
-        except ValueError as error:
-            raise UserError(f'{path}: tensor "{name}" {error}') from None
-        if not tensor.isfinite().all():
-            raise UserError(
-                f'{path}: tensor "{name}" holds NaN or infinity: the training that wrote it came apart; '
-                "train again with a lower learning rate"
-            )
+        check_floats(tensor, f'{path}: tensor "{name}"', finite=True)
     return tensors
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """In float32, in memory of its own."""
-    return tensor.detach().float().clone().contiguous()
-
-
-def _read_record(folder: Path) -> Mapping[str, Any]:
-    """Our record in an adapter folder, if it has one; UserError where its files are not those it tells of."""
-    if not (folder / RECORD).exists():
-        return {}
-    record = read_record(folder / RECORD, "the record of the adapter", FORMAT_VERSION)
-    check_files(folder / RECORD, {"checksums": {}, **record})
-    return record

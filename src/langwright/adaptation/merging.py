@@ -11,7 +11,8 @@ from langwright.adaptation.attached import attached
 from langwright.adaptation.base_parameters import is_tied
 from langwright.base.errors import UserError
 from langwright.models.model import Model
-from langwright.parts.stack import Embedding, Residual, Stack
+from langwright.parts.quantised import QuantisedLinear
+from langwright.parts.stack import Embedding
 
 
 @torch.no_grad()
@@ -82,21 +83,17 @@ def _merged(model: Model, path: str, names: tuple[str, ...]) -> dict[str, nn.Par
     """Weight and bias of one module with its adapters, as new parameters by their names in the model."""
     owner: Any = model.get_submodule(path)
     modules = [module for name in names if (module := attached(model).adapters[name].modules.get(path)) is not None]
-    if isinstance(owner, Residual | Stack):
+    if not all(module.of_weights for module in modules):
         raise UserError(f"the adapter at {path} is no change of weights, and cannot be merged into them")
-    kind = "tokens" if isinstance(owner, Embedding) else "weight"
-    own: Any = getattr(owner, kind, None)
-    if not isinstance(own, nn.Parameter) or not own.is_floating_point() or owner.full_weight() is not own:
-        raise UserError(
-            f"the weights of {path} are quantised, and so no adapter can be merged into them; "
-            "models.surgery.quantise.dequantise makes them floats first"
-        )
-    weight: Tensor = own.detach().float()
-    bias: Tensor | None = None if getattr(owner, "bias", None) is None else owner.bias.detach().float()
+    if isinstance(owner, QuantisedLinear):
+        raise UserError(f"the weights of {path} are quantised; models.surgery.quantise.dequantise makes them floats")
+    own, bias = owner.full_weight(), getattr(owner, "bias", None)
+    weight, shift = own.detach().float(), None if bias is None else bias.detach().float()
     for module in modules:
-        weight, bias = module.merged(owner, weight, bias)
+        weight, shift = module.merged(owner, weight, shift)
+    kind = "tokens" if isinstance(owner, Embedding) else "weight"
     found = {f"{path}.{kind}": nn.Parameter(weight.to(own.dtype))}
-    return found if bias is None else {**found, f"{path}.bias": nn.Parameter(bias.to(owner.bias.dtype))}
+    return found if shift is None or bias is None else {**found, f"{path}.bias": nn.Parameter(shift.to(bias.dtype))}
 
 
 def _logits(model: Model, ids: Tensor) -> Tensor:

@@ -1,21 +1,21 @@
 """What a method of adaptation is: its settings, and one protocol for all methods."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from langwright.adaptation.attached import Adapter, AdapterModule, attached
 from langwright.adaptation.attachment_points import (
     ALL_LINEAR,
     PREFIX,
     AttachmentPoint,
-    Target,
     Targets,
     match,
-    points,
+    row_numbers,
     tensors_of,
 )
 from langwright.adaptation.base_parameters import (
@@ -26,8 +26,7 @@ from langwright.adaptation.base_parameters import (
     saved_tables,
     saved_tensors,
 )
-from langwright.adaptation.config_fields import Table, check_type, read_fields, write_fields
-from langwright.adaptation.settings import check_ranges
+from langwright.adaptation.settings import Holds, Table, check_ranges, read_fields, write_fields
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -39,57 +38,51 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of an adapter's file: its name and shape there, how it is read off the model and written to it."""
+    """One tensor of an adapter's file, and the parameters that it is made of.
+
+    Args:
+        key: its name.
+        parameters: the parameters.
+        places: where each lies in the upright tensor, as an index.
+        rest: the upright tensor where no parameter lies.
+        transposed: whether the file holds it transposed.
+    """
 
     key: str
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
-    write: Callable[[Tensor], Any]
+    parameters: Sequence[Tensor]
+    places: list[Any]
+    rest: Tensor
+    transposed: bool = False
 
     @classmethod
     def of(cls, key: str, *parameters: Tensor) -> "Stored":
         """The rows of one parameter, or of several one after the other."""
-        rows = [len(parameter) for parameter in parameters]
+        ends = list(accumulate(map(len, parameters), initial=0))
+        places = [slice(*ends_) for ends_ in pairwise(ends)]
+        rest = torch.zeros(1).expand(ends[-1], *parameters[0].shape[1:])
+        return cls(key, parameters, places, rest)
 
-        def write(tensor: Tensor) -> None:
-            for parameter, piece in zip(parameters, tensor.split(rows), strict=True):
-                parameter.data.copy_(piece)
+    def read(self) -> Tensor:
+        """The tensor, in float32 on the CPU."""
+        found = self.rest.clone()
+        for parameter, place in zip(self.parameters, self.places, strict=True):
+            found[place] = parameter.detach().to(found)
+        return found.t() if self.transposed else found
 
-        shape = (sum(rows), *parameters[0].shape[1:])
-        return cls(key, shape, lambda: torch.cat([parameter.detach() for parameter in parameters]), write)
-
-    @classmethod
-    def fused(
-        cls,
-        key: str,
-        point: AttachmentPoint,
-        empty: Sequence[Tensor],
-        parts: Mapping[int, tuple[Tensor, Callable[[Tensor], Tensor]]],
-    ) -> "Stored":
-        """A tensor with the rows of a fused module, of which parameters hold pieces.
-
-        Args:
-            key: its name.
-            point: the fused module.
-            empty: for each of its layers, what the file has in its rows where nothing is adapted.
-            parts: by the number of the layer, a parameter, and a view of the layer's rows that has its shape.
-        """
-
-        def read() -> Tensor:
-            pieces = [piece.clone() for piece in empty]
-            for number, (parameter, view) in parts.items():
-                view(pieces[number]).copy_(parameter.detach())
-            return point.join(pieces)
-
-        def write(tensor: Tensor) -> None:
-            pieces = point.split(tensor, [len(piece) for piece in empty])
-            for number, (parameter, view) in parts.items():
-                parameter.data.copy_(view(pieces[number]))
-            found = read()
-            if not torch.equal(found, tensor.to(found)):
-                raise UserError(f'tensor "{key}" also changes slices that the settings leave out')
-
-        return cls(key, (sum(map(len, empty)), *empty[0].shape[1:]), read, write)
+    def write(self, tensor: Tensor) -> None:
+        """Give the parameters the numbers of a file's tensor; UserError naming it where it does not fit."""
+        upright = tensor.t() if self.transposed else tensor
+        if upright.shape != self.rest.shape:
+            raise UserError(
+                f'tensor "{self.key}" has shape {list(tensor.shape)}, '
+                f"settings and model ask for {list(self.read().shape)}"
+            )
+        left = upright.to(self.rest, copy=True)
+        for parameter, place in zip(self.parameters, self.places, strict=True):
+            parameter.data.copy_(upright[place])
+            left[place] = self.rest[place]
+        if not torch.equal(left, self.rest):
+            raise UserError(f'tensor "{self.key}" also changes slices that the settings leave out')
 
 
 class Method:
@@ -102,13 +95,13 @@ class Method:
         peft_type: its name in adapter_config.json.
         weights: the file of its tensors.
         peft_fields: the fields of adapter_config.json.
-        checked: fields that follow from the model, and must fit it when they are read.
+        tokens: how many virtual tokens stand before every text.
     """
 
     peft_type: ClassVar[str]
     weights: ClassVar[str] = "adapter_model.safetensors"
     peft_fields: ClassVar[Table] = {}
-    checked: ClassVar[tuple[str, ...]] = ()
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -123,7 +116,7 @@ class Method:
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         """The tensors of the model itself that train: a head for labels, unless the method has more."""
-        return saved_tensors(model, getattr(self, "modules_to_save", ()))
+        return saved_tensors(model, ())
 
     def check_new(self, model: Model) -> None:
         """UserError for settings that files may have, but no new adapter of this model should."""
@@ -136,18 +129,9 @@ class Method:
         """The factor of the learning rate of a parameter, by its name in the model."""
         return 1.0
 
-    def virtual_tokens(self) -> int:
-        """How many virtual tokens stand before every text."""
-        return 0
-
     def extra(self, modules: Mapping[str, AdapterModule]) -> dict[str, Tensor]:
         """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
         return {}
-
-    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Take up what `extra` gave."""
-        if tensors:
-            raise UserError(f'{where}: tensor "{next(iter(tensors))}" matches nothing in the adapter')
 
     def attach(
         self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] | None = None
@@ -164,19 +148,15 @@ class Method:
             UserError: where nothing would train, or the name is taken.
         """
         on, tensors = attached(model), tensors or {}
-        on.place(())
-        trained = self.base_tensors(model)
-        entries = [*trained, *saved_tables(model, trained, tensors)]
-        values = own_values(model, entries, tensors)
+        with on.placed():
+            trained = self.base_tensors(model)
+            entries = [*trained, *saved_tables(model, trained, tensors)]
+            values = own_values(model, entries, tensors)
         own = [values[path] for tensor in trained for path in tensor.entry.ours]
-        adapter = Adapter(self, entries, values, trained=own, tokens=self.virtual_tokens())
-
-        def make() -> Mapping[str, AdapterModule]:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return self.modules(model)
-
-        on.add(name, adapter, make)
+        with on.placed(values), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            modules = self.modules(model)
+        on.add(name, Adapter(self, entries, values, modules, own))
 
     def detach(self, model: Model, name: str = DEFAULT) -> None:
         """Detach the adapter; after the last one the model is what it was."""
@@ -187,14 +167,14 @@ class Method:
         return {stored.key: stored.read() for stored in self._everything(model, name)}
 
     @torch.no_grad()
-    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], extra: Mapping[str, Tensor] = {}) -> None:
         """Take up the tensors of a file.
 
         Args:
             model: the model.
             name: of the adapter, which is attached already.
             tensors: by their names in the file.
-            where: the file, for errors.
+            extra: what `extra` gave when the file was written.
 
         Raises:
             UserError: naming a tensor that is missing, unknown, or of another shape.
@@ -202,46 +182,25 @@ class Method:
         left = dict(tensors)
         for stored in self._everything(model, name):
             if stored.key not in left:
-                raise UserError(f'{where}: tensor "{stored.key}" is missing from the adapter')
-            tensor = left.pop(stored.key)
-            if tuple(tensor.shape) != stored.shape:
-                raise UserError(
-                    f'{where}: tensor "{stored.key}" has shape {list(tensor.shape)}, '
-                    f"settings and model ask for {list(stored.shape)}"
-                )
-            stored.write(tensor)
+                raise UserError(f'tensor "{stored.key}" is missing from the adapter')
+            stored.write(left.pop(stored.key))
         own = {f"{PREFIX}{entry.disk}": entry for entry in tensors_of(model)}
         values = attached(model).adapters[name].values
         for key, tensor in left.items():
             entry = own.get(key.replace(".base_layer.", "."))
             if entry is None or (entry.ours[0] not in values and not repeats(model, entry, tensor)):
-                raise UserError(f'{where}: tensor "{key}" of the adapter matches nothing in the model')
+                raise UserError(f'tensor "{key}" of the adapter matches nothing in the model')
 
     def _everything(self, model: Model, name: str) -> list[Stored]:
+        """What the file holds: of the modules, and of the model itself."""
         adapter = attached(model).adapters[name]
-        own = [_stored_value(tensor, adapter.values) for tensor in adapter.entries]
-        return [*self.stored(model, adapter.modules), *own]
-
-    def settings(self) -> Fields:
-        """All settings, as langwright.json keeps them: also those that PEFT has no word for."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_settings(cls, settings: Any, where: str) -> "Method":
-        """The reverse of `settings`, out of JSON; UserError naming a setting that is unknown or of the wrong type."""
-        kinds = get_type_hints(cls)
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        if not isinstance(settings, dict):
-            raise UserError(f"{where}: the settings of the adapter are not a JSON object")
-        for name, value in settings.items():
-            if name not in known:
-                raise UserError(f'{where}: setting "{name}" of the adapter is not known')
-            check_type(name, value, kinds[name], where)
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
-
-    def in_peft(self, model: Model) -> "Method":
-        """The same settings, spelled out for one model by the means that PEFT has."""
-        return self
+        found = list(self.stored(model, adapter.modules))
+        for tensor in adapter.entries:
+            own = [adapter.values[path] for path in tensor.entry.ours]
+            places = row_numbers(tensor.entry, [len(parameter) for parameter in own])
+            rest = torch.zeros(1).expand(sum(map(len, own)), *own[0].shape[1:])
+            found.append(Stored(tensor.key, own, places, rest, tensor.entry.transposed))
+        return found
 
     def facts(self, model: Model) -> Fields:
         """Fields of adapter_config.json that follow from the model."""
@@ -249,19 +208,20 @@ class Method:
 
     def to_peft(self, model: Model) -> Fields:
         """The fields of adapter_config.json, without those that all methods share (`adaptation/folder.py`)."""
-        return write_fields(self.in_peft(model), self.peft_fields) | self.facts(model)
+        return write_fields(self, self.peft_fields) | self.facts(model)
 
     @classmethod
-    def from_peft(cls, given: Fields, model: Model, where: str) -> "Method":
+    def from_peft(cls, given: Fields, model: Model) -> "Method":
         """The settings in an adapter_config.json; UserError naming the field that is not supported."""
-        made = cls(**read_fields(given, cls.peft_fields, cls, where))
-        facts = made.facts(model) if cls.checked else {}
-        for field in cls.checked:
-            if given.get(field) not in (None, facts[field]):
-                raise UserError(
-                    f"{where}: {field} = {given[field]!r} does not fit this model, which has {facts[field]}"
-                )
-        return made
+        return cls(**read_fields(given, cls.peft_fields, cls))
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> "Method":
+        """The settings in our record of an adapter, which also holds those that PEFT has no word for."""
+        if not isinstance(settings, dict):
+            raise UserError("the settings of the adapter are not a JSON object")
+        table = {field.name: Holds(field.name) for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(**read_fields(settings, table, cls))
 
 
 class TargetedMethod(Method):
@@ -281,35 +241,17 @@ class TargetedMethod(Method):
         """What it acts on."""
         return self.usual(model) if self.target is None else self.target
 
-    def targets(self, model: Model) -> list[Target]:
+    def targets(self, model: Model) -> list[AttachmentPoint]:
         """The points of a model that it acts on."""
         saved = saved_modules(model, self.modules_to_save)
-        return match(points(model), self.wanted(model), self.exclude, kinds=self.kinds, saved=saved)
+        return match(model, self.wanted(model), self.exclude, self.kinds, saved)
 
-    def in_peft(self, model: Model) -> Any:
-        """With names that PEFT knows too: it has no slices of fused modules."""
-        targets, wanted = self.targets(model), self.wanted(model)
-        if wanted == ALL_LINEAR or any(target.parts is not None for target in targets):
-            wanted = tuple(target.point.name for target in targets)
-        saved = saved_modules(model, self.modules_to_save)
-        return replace(self, target=wanted, modules_to_save=saved)  # type: ignore[type-var]
+    def base_tensors(self, model: Model) -> list[BaseTensor]:
+        return saved_tensors(model, self.modules_to_save)
 
     def facts(self, model: Model) -> Fields:
-        return {"fan_in_fan_out": any(target.point.weight.transposed for target in self.targets(model))}
-
-
-def _stored_value(tensor: BaseTensor, values: Mapping[str, nn.Parameter]) -> Stored:
-    """A tensor of the model itself, with the values that an adapter has for it."""
-    own = [values[path] for path in tensor.entry.ours]
-
-    def write(found: Tensor) -> None:
-        for parameter, piece in zip(own, tensor.entry.split(found, map(len, own)), strict=True):
-            parameter.data.copy_(piece)
-
-    shape = tuple(tensor.entry.shape([parameter.shape for parameter in own]))
-    return Stored(tensor.key, shape, lambda: tensor.entry.join([p.detach() for p in own]), write)
-
-
-def trained_names(model: Model) -> list[str]:
-    """The parameters that train, by their names in the model."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        """Names that PEFT knows too: it has no slices of fused modules."""
+        targets, wanted = self.targets(model), self.wanted(model)
+        if wanted == ALL_LINEAR or any(point.parts is not None for point in targets):
+            wanted = tuple(point.name for point in targets)
+        return {"target_modules": wanted, "modules_to_save": saved_modules(model, self.modules_to_save) or None}

@@ -14,17 +14,12 @@ from langwright.base.errors import UserError
 Recipe = TypeVar("Recipe")
 
 
-def _options() -> dict[str, dict[str, Field[Any]]]:
-    """By the name of an option, the fields that it sets, by the name of their method."""
-    found: dict[str, dict[str, Field[Any]]] = {}
-    for name, method in METHODS.items():
-        for each in fields(method):  # type: ignore[arg-type]
-            if each.metadata.get("option"):
-                found.setdefault(each.metadata["option"], {})[name] = each
-    return found
-
-
-OPTIONS = _options()
+OPTIONS: dict[str, dict[str, Field[Any]]] = {}
+"""By the name of an option, the fields that it sets, by the name of their method."""
+for _name, _method in METHODS.items():
+    for _field in fields(_method):  # type: ignore[arg-type]
+        if _field.metadata.get("option"):
+            OPTIONS.setdefault(_field.metadata["option"], {})[_name] = _field
 TEXTS: dict[Any, Callable[[Any], Any]] = {Targets | None: read_targets, tuple[str, ...]: read_names}
 """The types of settings that an option gives as text, and what reads them."""
 

@@ -1,35 +1,44 @@
-"""The settings of a method: fields of a dataclass with their ranges and their options on the command line."""
+"""The settings of a method: fields of a dataclass, their ranges and options, and the fields of files that hold them."""
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
 
 import torch
 
 from langwright.base.errors import UserError
+from langwright.base.value_types import fits, spelt
+from langwright.models.family import Fields
 
 LARGEST = 2**31 - 1
 """The largest size of a tensor that is accepted."""
 Range = tuple[str, Callable[[Any], bool]]
 """The words for a range, and whether a value lies in it."""
-SIZE: Range = (f"at least 1 and at most {LARGEST}", lambda value: 1 <= value <= LARGEST)
-SHARE: Range = ("at least 0 and below 1", lambda value: 0 <= value < 1)
-ABOVE_0: Range = ("above 0 and finite", lambda value: 0 < value < math.inf)
-FINITE: Range = ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max)  # false for NaN
+RANGES: Mapping[str, Range] = {
+    "size": (f"at least 1 and at most {LARGEST}", lambda value: 1 <= value <= LARGEST),
+    "share": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "positive": ("above 0 and finite", lambda value: 0 < value < math.inf),
+    "finite": ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max),  # false for NaN
+}
 
 
-def setting(default: Any = MISSING, within: Range | None = None, option: str | None = None) -> Any:
+def one_of(*values: str) -> Range:
+    """The range of a few texts."""
+    return f"one of {', '.join(values)}", lambda value: value in values
+
+
+def setting(default: Any, within: str | Range | None = None, option: str | None = None) -> Any:
     """A field of a method's dataclass; its help is its line in the class's docstring.
 
     Args:
         default: its default.
-        within: the range of its values; of a mapping, the range of each of them.
+        within: the range of its values, or its name in `RANGES`; of a mapping, the range of each of them.
         option: its name on the command line and in recipes; None for a setting of files and Python alone.
     """
-    metadata = {"within": within, "option": option}
-    if isinstance(default, Mapping):
-        return field(default_factory=lambda: default, metadata=metadata)
+    metadata = {"within": RANGES[within] if isinstance(within, str) else within, "option": option}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -37,26 +46,95 @@ class SettingError(UserError):
     """A setting out of its range. The message names its flag; `in_file` names a field of a file instead."""
 
     def __init__(self, method: Any, name: str, value: Any, wanted: str):
-        self.name, self.value, self.wanted = name, value, wanted
-        option = {field.name: field for field in fields(method)}[name].metadata.get("option")
+        self.name, self.told = name, f" = {value!r} must be {wanted}"
+        option = next(each.metadata.get("option") for each in fields(method) if each.name == name)
         flag = name if option is None else f"--{option.replace('_', '-')}"
         super().__init__(f"{flag} {value}: must be {wanted}")
 
-    def in_file(self, where: str, names: Mapping[str, str]) -> UserError:
-        """The same error for a file that calls some settings by other names."""
-        return UserError(f"{where}: {names.get(self.name, self.name)} = {self.value!r} must be {self.wanted}")
+    def in_file(self, names: Mapping[str, str]) -> str:
+        """The same for a file that calls some settings by other names."""
+        return names.get(self.name, self.name) + self.told
 
 
 def check_ranges(method: Any) -> None:
     """SettingError for a setting outside its range."""
     for each in fields(method):
         value, within = getattr(method, each.name), each.metadata.get("within")
-        if within is None or value is None:
+        if within is not None and value is not None:
+            wanted, holds = within
+            if not all(map(holds, value.values() if isinstance(value, Mapping) else [value])):
+                raise SettingError(method, each.name, value, wanted)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; what is empty is null."""
+    return list(value) or None if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A field that holds a setting.
+
+    Args:
+        setting: the name of the setting.
+        missing: the setting that a file without the field means; None for the setting's own default.
+        words: values of the field that mean other settings.
+        write: turns a setting without a word into the field.
+    """
+
+    setting: str
+    missing: Any = None
+    words: dict[Any, Any] = field(default_factory=dict)
+    write: Callable[[Any], Any] = _plain
+
+
+Table = Mapping[str, Holds | None]
+"""The fields of a file; None for one that changes nothing here. Others must be null, false, zero or empty."""
+TARGETS: Table = {
+    "target_modules": Holds("target"),
+    "exclude_modules": Holds("exclude"),
+    "modules_to_save": Holds("modules_to_save"),
+}
+"""Fields of methods that act on named modules."""
+COMMON: Table = dict.fromkeys(
+    ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type")
+)
+"""Fields of every method, which `adaptation/folder.py` reads and writes."""
+
+
+def read_fields(given: Fields, table: Table, method: type) -> dict[str, Any]:
+    """The settings of a method in a file.
+
+    Args:
+        given: the fields of the file; null is the same as a missing field.
+        table: the fields of the method.
+        method: the dataclass of the settings.
+
+    Raises:
+        UserError: naming a field that is unknown, not supported at its value, or of the wrong type.
+    """
+    kinds, table = get_type_hints(method), {**COMMON, **table}
+    settings = {row.setting: row.missing for row in table.values() if row and row.missing is not None}
+    for name, value in given.items():
+        if value and name not in table:
+            raise UserError(f"{name} = {value!r} of the adapter is not supported")
+        row = table.get(name)
+        if row is None or value is None:
             continue
-        wanted, holds = within
-        if isinstance(value, Mapping):
-            odd = {key: part for key, part in value.items() if not holds(part)}
-            if odd:
-                raise SettingError(method, each.name, odd, f"an object of values {wanted}")
-        elif not holds(value):
-            raise SettingError(method, each.name, value, wanted)
+        word = next((word for word in row.words if word == value), None)
+        if word is None and not fits(value, kinds[row.setting]):
+            raise UserError(f"{name} = {value!r} must be {spelt(kinds[row.setting])}")
+        value = value if word is None else row.words[word]
+        settings[row.setting] = tuple(value) if isinstance(value, list) else value
+    return settings
+
+
+def write_fields(settings: Any, table: Table) -> Fields:
+    """The fields of a file that hold a method's settings."""
+    written: Fields = {}
+    for name, row in table.items():
+        if row is not None:
+            value = getattr(settings, row.setting)
+            words = {found: word for word, found in reversed(row.words.items())}
+            written[name] = words[value] if row.words and value in words else row.write(value)
+    return written

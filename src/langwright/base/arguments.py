@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import io
+import json
 import re
 import shutil
 import typing
@@ -17,9 +18,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from langwright.base.errors import UserError
-from langwright.base.recipe_file import read_recipe
-from langwright.base.value_types import from_texts
+from langwright.base.errors import UserError, suggest
+from langwright.base.files import read_text
+from langwright.base.value_types import fits, from_texts, leaves, spelt
 
 SHOWN = 10
 """Options that `--help` shows; `--help-all` shows all."""
@@ -55,9 +56,6 @@ class Command:
         function: What the command runs.
         program: Its name on the command line.
         usual: The options that `--help` shows; the first `SHOWN` unless given.
-
-    Raises:
-        TypeError: The signature is none that a command line can express.
     """
 
     def __init__(self, function: Callable[..., Any], program: str, usual: Collection[str] = ()) -> None:
@@ -66,21 +64,15 @@ class Command:
         parameters = inspect.signature(function, eval_str=True).parameters
         texts = option_texts(inspect.getdoc(function) or "", parameters)
         for name, parameter in parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(f"{function.__qualname__}: {parameter} cannot be a command's parameter")
-            if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation):
-                self.recipes[name] = parameter.annotation
+            kind, default = parameter.annotation, parameter.default
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                self.recipes[name] = kind
                 self.options.append(Option(name, Path | None, None, "YAML file of options; flags override it"))
-                self.options += _fields(parameter.annotation)
+                self.options += _fields(kind)
             else:
-                positional = parameter.default is MISSING and parameter.kind is not parameter.KEYWORD_ONLY
-                text = texts.get(name, "")
-                self.options.append(Option(name, parameter.annotation, parameter.default, text, positional))
-        names = [option.name for option in self.options]
-        if len(set(names)) < len(names):
-            raise TypeError(f"{function.__qualname__}: two options have one name, among {', '.join(names)}")
-        given = [option.name for option in self.options if not option.positional]
-        self.usual = usual or given[:SHOWN]
+                positional = default is MISSING and parameter.kind is not parameter.KEYWORD_ONLY
+                self.options.append(Option(name, kind, default, texts.get(name, ""), positional))
+        self.usual = usual or [option.name for option in self.options if not option.positional][:SHOWN]
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
         """The arguments that `argv` asks for, converted. Raises UserError for what does not fit."""
@@ -126,10 +118,8 @@ class Command:
             kind = inspect.Parameter.POSITIONAL_ONLY if option.positional else inspect.Parameter.KEYWORD_ONLY
             annotation: Any = Annotated[option.kind, extra]
             parameters.append(inspect.Parameter(option.name, kind, default=option.default, annotation=annotation))
-        parameters.sort(key=lambda p: p.kind)
-        if not everything:
-            order = list(self.usual)
-            parameters.sort(key=lambda p: (p.kind, order.index(p.name) if p.name in order else 0))
+        order = [] if everything else list(self.usual)
+        parameters.sort(key=lambda p: (p.kind, order.index(p.name) if p.name in order else 0))
         take.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         take.__annotations__ = {p.name: p.annotation for p in parameters}
         app = cyclopts.App(
@@ -185,3 +175,52 @@ def _from_tokens(option: Option, _: Any, tokens: Sequence[Any]) -> Any:
     """What cyclopts calls to convert the texts given for an option."""
     where = option.name.upper() if option.positional else "--" + option.name.replace("_", "-")
     return from_texts(option.kind, [token.value.removeprefix(_DASHED) for token in tokens], where)
+
+
+def read_recipe(path: Path, cls: type) -> dict[str, Any]:
+    """The fields of the dataclass `cls` that a flat YAML file sets, converted to their types.
+
+    Raises:
+        UserError: Names the file for what is missing, broken, unknown, double or of the wrong type.
+    """
+    kinds = {name: typing.get_type_hints(cls)[name] for name in (f.name for f in dataclasses.fields(cls) if f.init)}
+    settings: dict[str, Any] = {}
+    for key, value in _yaml_items(path):
+        name = str(key).replace("-", "_")
+        if name not in kinds:
+            raise UserError(f'{path}: unknown key "{key}"{suggest(name, kinds)}')
+        if name in settings:
+            raise UserError(f'{path}: the key "{key}" is given twice')
+        settings[name] = _from_yaml(kinds[name], value, f"{path}: {key}")
+    return settings
+
+
+def _from_yaml(kind: Any, value: Any, where: str) -> Any:
+    """A value of a YAML file as its option's type."""
+    parts = leaves(kind)
+    if isinstance(value, str) and str not in parts:
+        return from_texts(kind, [value], where)  # 1e-3 is text to YAML, and so is every path
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value) if str in parts else float(value) if float in parts else value
+    if not fits(value, kind):
+        raise UserError(f"{where}: expected {spelt(kind)}, got {json.dumps(value, ensure_ascii=False, default=str)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _yaml_items(path: Path) -> list[tuple[Any, Any]]:
+    """The pairs of a flat YAML file, doubles kept."""
+    import yaml
+
+    text = read_text(path, "the recipe")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return []
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f'{path}:{node.start_mark.line + 1}: expected lines of the form "key: value"')
+        build = yaml.SafeLoader("").construct_object
+        return [(build(key, deep=True), build(value, deep=True)) for key, value in node.value]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that Python cannot hold, lists without end
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {reason}") from None

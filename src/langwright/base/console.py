@@ -75,7 +75,7 @@ def progress(label: str, total: int | None, unit: str) -> Iterator[Callable[[int
     On a terminal: a live bar with speed and time left. Elsewhere: a line every few seconds. Nothing under `quiet`.
     """
     if _quiet_depth or not is_first():
-        yield _ignore
+        yield lambda count: None
     elif console().is_terminal:
         with _bar(unit) as bar:
             task = bar.add_task(label, total=total)
@@ -83,7 +83,8 @@ def progress(label: str, total: int | None, unit: str) -> Iterator[Callable[[int
     else:
         lines = _Lines(label, total, unit)
         yield lines.advance
-        lines.close()
+        if 0 < lines.told < lines.done:  # short jobs stay silent
+            lines.show()
 
 
 def format_seconds(seconds: int | float) -> str:
@@ -100,14 +101,9 @@ def format_amount(count: int | float, unit: str) -> str:
     """An amount with its unit: "1,234 documents", "12.3 MB"."""
     if unit != "bytes":
         return f"{count:,.0f} {unit}" if count >= 10 or count == int(count) else f"{count:.1f} {unit}"
-    for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {name}"
-    return f"{count:.0f} bytes"
+    from rich.filesize import decimal
 
-
-def _ignore(count: int) -> None:
-    """The progress function under `quiet`."""
+    return decimal(int(count))
 
 
 def _bar(unit: str) -> "Progress":
@@ -141,18 +137,14 @@ class _Lines:
     def advance(self, count: int) -> None:
         self.done += count
         if time.monotonic() - self.shown >= SECONDS_BETWEEN_LINES:
-            self._show()
+            self.show()
 
-    def close(self) -> None:
-        if 0 < self.told < self.done:  # short jobs stay silent
-            self._show()
-
-    def _show(self) -> None:
+    def show(self) -> None:
         self.shown, self.told = time.monotonic(), self.done
         elapsed = self.shown - self.start
         speed = self.done / elapsed
         text = f"{self.label}: {_state(self.done, self.total, self.unit, speed)}"
-        if self.total is not None and speed > 0:
+        if self.total is not None and self.done:
             left = (self.total - self.done) / speed
             text += f", {format_seconds(left)} left" if left > 0 else f", {format_seconds(elapsed)}"
         print(text, file=sys.stderr, flush=True)
@@ -160,10 +152,6 @@ class _Lines:
 
 def _state(done: int | float, total: int | float | None, unit: str, speed: int | float | None) -> str:
     """ "1,200 of 5,000 documents, 310 documents/s", without what is not known yet."""
-    if total is None:
-        text = format_amount(done, unit)
-    elif unit == "bytes":
-        text = f"{format_amount(done, unit)} of {format_amount(total, unit)}"
-    else:
-        text = f"{done:,.0f} of {total:,.0f} {unit}"
+    text = format_amount(done, unit) if total is None or unit == "bytes" else f"{done:,.0f}"
+    text += "" if total is None else f" of {format_amount(total, unit)}"
     return text if speed is None else f"{text}, {format_amount(speed, unit)}/s"

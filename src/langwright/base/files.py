@@ -1,8 +1,10 @@
 """Files that are either whole or not there: atomic writing, checksums, JSON, locks and the two folders of a user."""
 
 import fcntl
+import glob
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import shutil
@@ -10,73 +12,69 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langwright.base.errors import UserError
 
-BLOCK_BYTES, PIECE_BYTES = 1 << 24, 1 << 16
+BLOCK_BYTES = 1 << 24
 LOCK = ".lock"
 """The file in a folder that carries its lock."""
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new, never a mixture.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a hidden name beside `path`; the file written there takes the place of `path` when the block ends well.
 
-    Text is encoded as UTF-8. Missing parent folders are made.
+    A reader, or a crash at any moment, sees the old content or the new, never a mixture. Missing parent folders are
+    made.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path, "partial")
+    temporary = _beside(path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     _sync(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file as `atomic_file` does; text is encoded as UTF-8."""
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block ends without an error.
 
-    Everything in it is on disk before the rename, so a folder called `path` is always complete. A folder that is
-    already there is moved aside, replaced, and removed; a crash between those renames is repaired by
-    `recover_folder`. If the block raises, the temporary folder goes and `path` stays as it was. Temporary folders
-    of writers that were killed are swept away by the next writer of the same path.
+    Everything in it is on disk before the rename, so a folder called `path` is always complete. If the block raises,
+    the temporary folder goes and `path` stays as it was. Temporary folders of writers that were killed are removed by
+    the next writer of the same path.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(path)
     _sweep(path)
-    temporary, owner = _owned_folder(path)
+    temporary = _beside(path)
+    unlocked = temporary.with_suffix(".new")
+    unlocked.mkdir()
+    owner = os.open(unlocked, os.O_RDONLY)
+    fcntl.flock(owner, fcntl.LOCK_EX)  # shows other writers that this one is alive
+    os.rename(unlocked, temporary)
     try:
         yield temporary
-        _sync_tree(temporary)
-        _replace_folder(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        for root, _, names in os.walk(temporary):
+            for name in (*names, "."):
+                _sync(Path(root, name))
+        if path.exists():
+            os.rename(path, _beside(path))
+        os.rename(temporary, path)
+        _sync(path.parent)
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         os.close(owner)
-
-
-def recover_folder(path: Path) -> bool:
-    """Put back the old folder `path` when a crash struck while it was being replaced; true if there was need to.
-
-    Readers of a folder that is written with `atomic_folder` over an existing one call this first.
-    """
-    aside = _aside(path)
-    if not aside.is_dir() or path.exists():
-        return False
-    os.rename(aside, path)
-    _sync(path.parent)
-    return True
+    _sweep(path)
 
 
 def sha256_file(path: Path) -> str:
@@ -87,28 +85,24 @@ def sha256_file(path: Path) -> str:
 
 def crc32_blocks(path: Path) -> list[int]:
     """The CRC-32 of each 16 MiB of a file, several of them at a time."""
-    starts = range(0, path.stat().st_size, BLOCK_BYTES)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(_crc32_block, path), starts))
-
-
-def _crc32_block(path: Path, start: int) -> int:
-    """Of one block, in pieces that stay in a core's cache."""
-    room, left, checksum = memoryview(bytearray(PIECE_BYTES)), BLOCK_BYTES, 0
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        while count := file.readinto(room[:left]):
-            left, checksum = left - count, zlib.crc32(room[:count], checksum)
-    return checksum
+    if not path.stat().st_size:
+        return []
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        starts = range(0, len(view), BLOCK_BYTES)
+        return list(pool.map(lambda start: zlib.crc32(view[start : start + BLOCK_BYTES]), starts))
 
 
 def read_record(path: Path, what: str, version: int) -> dict[str, Any]:
     """The object in a JSON file of ours, whose `format_version` must be `version`. Raises UserError as `read_json`."""
-    record = read_json(path, what)
-    found = record.get("format_version") if isinstance(record, dict) else None
+    record = read_object(path, what)
+    found = record.get("format_version")
     if found != version:
         raise UserError(f"{path}: format version {found} is not the version {version} that is read here")
-    assert isinstance(record, dict)
     return record
 
 
@@ -180,6 +174,16 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
 
 
+def read_object(path: Path, what: str, optional: bool = False) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing and optional. Raises UserError as `read_json`."""
+    if optional and not path.exists():
+        return {}
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} is not a JSON object")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as JSON, two spaces a level, keys in the order given.
 
@@ -229,33 +233,35 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
 
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
-    The small file `.lock` that carries it stays, unless the block raises before it has put anything else into the
-    folder: then that is left as it was found, or not there. Raises UserError naming the owner's process id when it is
+    The small file `.lock` that carries it stays, unless the block raises before anything else is in the folder: then
+    the file goes, and the folders that were made for it. Raises UserError naming the owner's process id when it is
     taken.
     """
     made = make_folder(folder)
-    found = set(os.listdir(folder))
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        lock = _take_lock(folder, what)
-    except BaseException:
-        _remove_empty(made)
-        raise
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        if not isinstance(error, BlockingIOError):
+            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
+        told = f"{what} is already at work here (process {owner}); wait for it or stop it"
+        raise UserError(f"{folder}: {told}") from None
     _held_locks[lock] = folder
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
     except BaseException:
-        if lock in _held_locks:
-            with suppress(OSError):  # the folder may be gone
-                if set(os.listdir(folder)) - found == {LOCK}:
-                    (folder / LOCK).unlink()
-            _remove_empty(made)
+        with suppress(OSError):  # the folder may be gone, or hold something
+            if lock in _held_locks and os.listdir(folder) == [LOCK]:
+                (folder / LOCK).unlink()
+                for place in made:
+                    place.rmdir()
         raise
     finally:
-        if lock in _held_locks:
-            del _held_locks[lock]
-            os.ftruncate(lock, 0)
+        if _held_locks.pop(lock, None):
             os.close(lock)
 
 
@@ -270,32 +276,6 @@ def check_lock(folder: Path) -> None:
             raise UserError(f"{folder}: was removed or replaced while this process was writing to it; it stops here")
 
 
-def _take_lock(folder: Path, what: str) -> int:
-    """The descriptor of the lock file, locked; errors as in `folder_lock`."""
-    while True:
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
-                return lock
-            os.close(lock)  # its owner removed the file between open and flock
-        except BlockingIOError:
-            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(lock)
-            told = f"{what} is already at work here (process {owner}); wait for it or stop it"
-            raise UserError(f"{folder}: {told}") from None
-        except OSError as error:
-            os.close(lock)
-            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, inner ones first, as far as nothing lies in them."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
-
-
 _held_locks: dict[int, Path] = {}
 
 
@@ -308,63 +288,21 @@ def _forget_locks() -> None:
 os.register_at_fork(after_in_child=_forget_locks)
 
 
-def _beside(path: Path, kind: str) -> Path:
+def _beside(path: Path) -> Path:
     """A fresh hidden name on the same file system as `path`, so that a rename to `path` is atomic."""
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.{kind}"
-
-
-def _aside(path: Path) -> Path:
-    """Where the folder `path` waits while its successor moves in."""
-    return path.parent / f".{path.name}.replaced"
-
-
-def _owned_folder(path: Path) -> tuple[Path, int]:
-    """A new temporary folder beside `path` and a file descriptor whose lock shows that its writer is alive."""
-    while True:
-        folder = _beside(path, "partial")
-        folder.mkdir()
-        owner = os.open(folder, os.O_RDONLY)
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, owner
-        os.close(owner)  # another writer's sweep came between mkdir and flock
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _sweep(path: Path) -> None:
-    """Remove what dead writers of `path` left behind."""
-    for folder in path.parent.glob(f".{_glob_escape(path.name)}.*.partial"):
-        if not folder.is_dir():
-            continue
-        owner = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its writer is alive
-        finally:
-            os.close(owner)
-    if path.exists():
-        shutil.rmtree(_aside(path), ignore_errors=True)
-
-
-def _glob_escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    aside = _aside(path)
-    if path.is_dir():
-        os.rename(path, aside)
-    os.rename(new, path)
-    _sync(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(root) / name)
-        _sync(Path(root))
+    """Remove what dead writers of the folder `path` left behind, and what it has replaced."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # its writer is alive, or another has swept it
+            owner = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(owner)
 
 
 def _sync(path: Path) -> None:

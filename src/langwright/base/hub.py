@@ -5,13 +5,13 @@ Only what a model folder is made of is fetched: configs, vocabularies and safete
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import progress, say, warn
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 PREFIX = "hf:"
@@ -36,7 +36,6 @@ SMALL = (
 )
 """The files of a model folder besides its weights."""
 _NAME = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS = 10.0  # to wait for the Hub's answer before a copy in the cache is taken
 
 
@@ -66,33 +65,46 @@ def parse_hub_name(text: str) -> HubName | None:
 def model_folder(model: Path | str, weights: bool = True) -> Path:
     """The folder that a path or a Hub name means; what it lacks is fetched into the Hub's cache first.
 
-    weights: whether they are needed as well. A name means the same commit as long as the process lives.
-    Raises UserError in one line for a model that is not there, gated, without safetensors, or out of reach.
+    A name means the same commit as long as the process lives; the folder of a commit has its name.
+
+    Args:
+        model: The path or the name.
+        weights: Whether the weights are needed as well. They are fetched last.
+
+    Raises:
+        UserError: The model is not there, gated, without safetensors, or out of reach.
     """
     name = parse_hub_name(str(model))
     if name is None:
         return _existing(Path(model))
-    contents = _look_up(name)
-    folder = _cached(name, contents.commit)
-    if contents.sizes is None:  # out of reach
-        if folder is None or not _whole(folder, weights):
-            raise UserError(f"{name}: {contents.trouble}, and no whole copy is in the cache; connect and try again")
-        return folder
-    return _fetch(name, contents.commit, contents.sizes, weights)
-
-
-def commit_of(name: HubName) -> str:
-    """The commit that a name means now, looked up once."""
-    return _look_up(name).commit
+    found = _look_up(name)
+    folder = _download(name, found.commit, [file for file in SMALL if file in found.sizes], found.sizes)
+    if weights and SINGLE in found.sizes:
+        _download(name, found.commit, [SINGLE], found.sizes)
+    elif weights:
+        if INDEX not in found.sizes:
+            raise found.lacks(name, f"{SINGLE} (weights in pickles are never loaded)")
+        _download(name, found.commit, [INDEX], found.sizes)
+        shards = sorted(set(read_index(folder / INDEX).values()))
+        for shard in shards:
+            if shard not in found.sizes:
+                raise found.lacks(name, f"{shard}, which {INDEX} names,")
+        _download(name, found.commit, shards, found.sizes)
+    return folder
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """A commit and the sizes of its files; None with the reason where only the cache could be asked."""
+    """A commit, the sizes of its files, and why only the cache could be asked, if that is so."""
 
     commit: str
-    sizes: dict[str, int] | None
+    sizes: Mapping[str, int]
     trouble: str = ""
+
+    def lacks(self, name: HubName, what: str) -> UserError:
+        if self.trouble:
+            return UserError(f"{name}: {what} is not in the cache, and {self.trouble}; connect and try again")
+        return UserError(f"{name}: {what} is not in the repository; choose another or another revision")
 
 
 def _existing(path: Path) -> Path:
@@ -107,136 +119,82 @@ def _existing(path: Path) -> Path:
 @functools.cache
 def _look_up(name: HubName) -> _Contents:
     """Ask the Hub, else the cache, which commit a name means, and tell the user."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = HfApi().model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_SECONDS)
-    except HfHubHTTPError as error:
-        if error.response.status_code < 500:
-            raise _refused(name, error) from None
-        trouble = f"the Hub answered {error.response.status_code}"
-    except ValueError as error:
-        raise UserError(f"{name}: {_one_line(error)}") from None
-    except OfflineModeIsEnabled:
-        trouble = "HF_HUB_OFFLINE keeps the network off"
     except Exception as error:  # each generation of the library has other errors of transport, without a common base
-        trouble = f"the Hub is out of reach ({_one_line(error)})"
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status is not None and status < 500:
+            raise _refused(name, error) from None
+        trouble = f"the Hub answered {status}" if status else f"the Hub is out of reach ({first_line(error)})"
     else:
         assert info.sha is not None
         if info.sha != name.revision:
             say(f"{PREFIX}{name.repository}: {name.revision} is revision {info.sha}")
-        return _Contents(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
-    folder = _cached(name, name.revision)
-    if folder is None:
-        raise UserError(f"{name}: {trouble}, and the model is not in the cache; connect and try again")
+        found = _Contents(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+        if CONFIG not in found.sizes:
+            raise found.lacks(name, CONFIG)
+        _download(name, name.revision, [CONFIG], found.sizes)  # notes in the cache which commit the name means
+        return found
+    config = try_to_load_from_cache(name.repository, CONFIG, revision=name.revision)
+    if not isinstance(config, str):
+        raise _Contents("", {}, trouble).lacks(name, "the model")
+    folder = Path(config).parent
     if folder.name != name.revision:
         warn(f"{name}: {trouble}; taken from the cache as it was last seen, revision {folder.name}")
-    return _Contents(folder.name, None, trouble)
+    sizes = {path.relative_to(folder).as_posix(): 0 for path in folder.rglob("*")}
+    return _Contents(folder.name, sizes, trouble)
 
 
-def _cached(name: HubName, revision: str) -> Path | None:
-    """The folder of a revision in the cache, as far as it is there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(name.repository, CONFIG, revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def _whole(folder: Path, weights: bool) -> bool:
-    """Whether all that the weights need is there; they are fetched last."""
-    if not weights or (folder / SINGLE).exists():
-        return True
-    return (folder / INDEX).exists() and all((folder / f).exists() for f in read_index(folder / INDEX).values())
-
-
-def _fetch(name: HubName, commit: str, sizes: dict[str, int], weights: bool) -> Path:
-    """Fetch what is missing of a commit; the weights come last."""
-    if CONFIG not in sizes:
-        raise UserError(f"{name}: there is no {CONFIG} in this repository; is it a model?")
-    if weights and SINGLE not in sizes and INDEX not in sizes:
-        pickled = any(file.endswith((".bin", ".pt", ".pth")) for file in sizes)
-        kind = "only pickles, which are never loaded" if pickled else f"neither {SINGLE} nor shards with an index"
-        raise UserError(f"{name}: no weights in safetensors format: {kind}; choose another revision or repository")
-    folder = _download(name, name.revision, [CONFIG], sizes)
-    if folder.name != commit:  # the branch has moved since it was looked up
-        folder = _download(name, commit, [CONFIG], sizes)
-    _download(name, commit, [file for file in SMALL if file in sizes], sizes)
-    if weights and SINGLE in sizes:
-        _download(name, commit, [SINGLE], sizes)
-    elif weights:
-        _download(name, commit, [INDEX], sizes)
-        shards = sorted(set(read_index(folder / INDEX).values()))
-        for shard in shards:
-            if shard not in sizes:
-                raise UserError(f"{name}: {INDEX} names {shard}, which is not in the repository")
-        _download(name, commit, shards, sizes)
-    return folder
-
-
-def _download(name: HubName, revision: str, files: list[str], sizes: dict[str, int]) -> Path:
+def _download(name: HubName, revision: str, files: Collection[str], sizes: Mapping[str, int]) -> Path:
     """Fetch files of a revision, unless the cache has them; the folder they lie in.
 
-    A named revision is noted in the cache, so that it can be found without a network. A broken connection is taken up
-    where it broke; files that are whole are not fetched again. The one under way when a process ended begins anew: the
-    library keeps no part of it, since on some file systems two processes would write into it
-    (huggingface_hub's pull request 4306).
+    A broken connection is taken up where it broke; files that are whole are not fetched again. The one under way when
+    a process ended begins anew: the library keeps no part of it, since on some file systems two processes would write
+    into it (huggingface_hub's pull request 4306).
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
 
     missing = [f for f in files if not isinstance(try_to_load_from_cache(name.repository, f, revision=revision), str)]
-    total = sum(sizes[file] for file in missing)
-    with progress(f"fetching {PREFIX}{name.repository}", total, "bytes") as advance:
+    with progress(f"fetching {PREFIX}{name.repository}", sum(sizes[f] for f in missing), "bytes") as advance:
         for file in files:
             try:
                 path = hf_hub_download(name.repository, file, revision=revision, tqdm_class=_bar(advance))
             except Exception as error:  # see _look_up
-                answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
-                if isinstance(answer, HfHubHTTPError):
-                    raise _refused(name, answer, file) from None
-                raise UserError(
-                    f"{name}: {file} could not be fetched ({_one_line(error)}); run the same command again to go on"
-                ) from None
+                raise _refused(name, error, file) from None
     return Path(path).parents[file.count("/")]
 
 
 def _bar(advance: Callable[[int], None]) -> Any:
     """What the library takes for a progress bar: its bytes are added to ours."""
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar:
-        def __init__(self, *_: object, initial: int = 0, **__: object) -> None:
-            advance(initial)
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **{**named, "disable": True})  # type: ignore[no-untyped-call]
 
-        def update(self, count: int) -> None:
-            advance(int(count))
-
-        def __enter__(self) -> "Bar":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *_, **__: None
+        def update(self, n: float | None = 1) -> None:
+            advance(int(n or 0))
 
     return Bar
 
 
-def _refused(name: HubName, error: Any, file: str = "") -> UserError:
-    """What an answer of the Hub means to a user."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+def _refused(name: HubName, error: Exception, file: str = "the model") -> UserError:
+    """What an error of the library means to a user."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     page = f"https://huggingface.co/{name.repository}"
-    if isinstance(error, GatedRepoError):
-        why = f"the model is gated; agree to its terms at {page} and log in with `hf auth login` or HF_TOKEN"
-    elif isinstance(error, RepositoryNotFoundError):
-        why = "there is no such model on the Hub, or it is private; check the name, or log in with `hf auth login`"
-    elif isinstance(error, RevisionNotFoundError):
-        why = f'there is no revision "{name.revision}"; {page}/commits lists them'
-    else:
-        why = f"the Hub refused {file or 'the model'}: {error.response.status_code} {error.response.reason_phrase}"
+    match error if isinstance(error, HfHubHTTPError) else error.__cause__:
+        case GatedRepoError():
+            why = f"the model is gated; agree to its terms at {page} and log in with `hf auth login` or HF_TOKEN"
+        case RepositoryNotFoundError():
+            why = "there is no such model on the Hub, or it is private; check the name, or log in with `hf auth login`"
+        case RevisionNotFoundError():
+            why = f'there is no revision "{name.revision}"; {page}/commits lists them'
+        case HfHubHTTPError(response=answer):
+            why = f"the Hub refused {file}: {answer.status_code} {answer.reason_phrase}"
+        case _:
+            why = f"{file} could not be fetched ({first_line(error)}); run the same command again to go on"
     return UserError(f"{name}: {why}")
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__

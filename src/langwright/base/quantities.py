@@ -20,9 +20,10 @@ _EXAMPLES: dict[Unit, str] = {
 }
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_COUNT = re.compile(r"([\d.,_]+)\s*([kmbKMB]?)\s*(steps?|epochs?|tokens?)?")
-_DURATION = re.compile(r"(?:[\d.]+\s*(?:s|m|h|d|seconds?|minutes?|hours?|days?)\s*)+")
-_DURATION_PART = re.compile(r"([\d.]+)\s*([smhd])")
+_NUMBER = r"(?:(?:\d{1,20}|\d{1,3}(?:[,_]\d{3})+)(?:\.\d{1,20})?|\.\d{1,20})"
+_COUNT = re.compile(rf"({_NUMBER})\s*([kmbKMB]?)\s*(steps?|epochs?|tokens?)?", re.ASCII)
+_DURATION = re.compile(rf"(?:{_NUMBER}\s*(?:s|m|h|d|seconds?|minutes?|hours?|days?)\s*)+", re.ASCII)
+_DURATION_PART = re.compile(rf"({_NUMBER})\s*([smhd])")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Quantity:
         return f"{number}s" if self.unit == "seconds" else f"{number} {self.unit}"
 
 
-def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS) -> Quantity:
-    """Read an amount with its unit; only `units` are accepted.
+def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS, flag: str = "") -> Quantity:
+    """Read an amount with its unit; only `units` are accepted. flag: the option, for errors.
 
     Counts take a scale (k, m, b for a thousand, a million, a billion): "500 steps", "1.5m tokens", "0.5 epochs".
     Durations are one or more numbers with s, m, h or d (or the whole word): "90s", "1h30m", "10 minutes". A number
@@ -52,34 +53,24 @@ def parse_quantity(text: str | int, units: Sequence[Unit] = UNITS) -> Quantity:
     if quantity is None or quantity.unit not in units:
         examples = ", ".join(_EXAMPLES[unit] for unit in units)
         shown = " ".join(str(text).split())
-        raise UserError(f'"{shown}" is not an amount that fits here; write for example {examples}')
+        raise UserError(f'{flag} "{shown}" is not an amount that fits here; write for example {examples}'.lstrip())
     return quantity
 
 
 def _parse(text: str) -> Quantity | None:
     if _DURATION.fullmatch(text):
-        parts = [(_number(number), unit) for number, unit in _DURATION_PART.findall(text)]
-        total = sum((number * _SECONDS[unit] for number, unit in parts if number is not None), Fraction())
-        return None if any(number is None for number, _ in parts) else Quantity(_plain(total), "seconds")
+        total = sum(_exact(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+        return Quantity(_plain(Fraction(total)), "seconds")
     match = _COUNT.fullmatch(text)
-    if match is None:
+    if match is None or (match[2] == "M" and match[3] is None):  # a million or minutes? better asked than guessed
         return None
-    number, scale, noun = match.groups()
-    if scale == "M" and noun is None:  # a million or minutes? better asked than guessed
-        return None
-    value = _number(number)
-    unit: Unit = {"s": "steps", "e": "epochs", "t": "tokens"}[(noun or "steps")[0]]  # type: ignore[assignment]
-    if value is None:
-        return None
-    value *= _SCALES[scale.lower()]
+    value = _exact(match[1]) * _SCALES[match[2].lower()]
+    unit = next(unit for unit in UNITS if unit[0] == (match[3] or "steps")[0])
     return None if unit != "epochs" and value.denominator != 1 else Quantity(_plain(value), unit)
 
 
-def _number(text: str) -> Fraction | None:
-    """An exact number; commas and underscores only between groups of three digits."""
-    if len(text) > 30 or not re.fullmatch(r"(\d+|\d{1,3}([,_]\d{3})+)(\.\d+)?|\.\d+", text, re.ASCII):
-        return None
-    return Fraction(re.sub("[,_]", "", text))
+def _exact(number: str) -> Fraction:
+    return Fraction(re.sub("[,_]", "", number))
 
 
 def _plain(value: Fraction) -> int | float:

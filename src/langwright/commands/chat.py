@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
-from langwright.base.hub import model_folder
 from langwright.commands.evaluate import measure_text
 from langwright.compression.quantise import Compression, compress_folder, refuse_folders
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.likelihood import Likelihood
-from langwright.models.folder import load_language_model
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -47,20 +46,21 @@ def compress(
     ignore_field: a field of config.json to pass over although it is not understood.
     json: print the result as JSON.
     """
-    model, out = model_folder(model), Path(out)
+    opened = OpenedFolder(model, ignore_field)
     if text is None and (split or context):
         raise UserError("--split and --context go with --text, the corpus to measure on")
-    refuse_folders(model, out)
+    refuse_folders(opened, out)
 
     def measure(folder: Path) -> tuple[Likelihood, Tensor]:
         assert text is not None
-        loaded, tokenizer = load_language_model(folder, ignore_fields=ignore_field), load_tokenizer(model)
+        loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
+        tokenizer = load_tokenizer(model)
         measured = measure_text(loaded, tokenizer, text, split, field, context)
         return measured, _logits(loaded, tokenizer, text, split, field, context)
 
     # What cannot be measured should not be found out when the new folder is there.
-    before = None if text is None else measure(model)
-    result = compress_folder(model, out, to, ignore_field)
+    before = None if text is None else measure(opened.path)
+    result = compress_folder(opened, out, to)
     report = result.record()
     if before is not None:
         after = measure(out)

@@ -1,6 +1,5 @@
 """langwright demo: the whole way on the built-in corpus, from raw text to tuned models and a report."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,39 +13,25 @@ from langwright.base.files import read_json, write_atomic, write_json
 from langwright.baselines.compressors import gzip_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
-from langwright.commands._demo.instructions import Asked, compare_answers, write_instructions
-from langwright.commands._demo.writing import (
-    Body,
-    Prompts,
-    choose_prompts,
-    finish_docstrings,
-    given_bodies,
-    model_bodies,
-    ngram_bodies,
-)
+from langwright.commands._demo.instructions import compare_answers, write_instructions
+from langwright.commands._demo.writing import Body, bodies, choose_prompts, model_bodies, ngram_bodies, write
 from langwright.commands.finetune import TuningRecipe
-from langwright.commands.show import attention_over
+from langwright.commands.show import read
+from langwright.commands.show import sections as attention_sections
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.models.folder import RECORD, load_language_model
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
-from langwright.training.report import run_report
+from langwright.training.report import OVERLINE, run_report
 from langwright.training.trainer import close
-from langwright.viewing.report import (
-    BeforeAfter,
-    Comparison,
-    FineTuning,
-    Parsing,
-    Report,
-    Sample,
-    Score,
-    Share,
-    report,
-)
+from langwright.viewing.charts import Bar, bars
+from langwright.viewing.page import Section, page
+from langwright.viewing.report import Sample, changes, writing
+from langwright.viewing.text import percent
 
 CORPUS = "python-stdlib"
-OURS = "Langwright model"
+OURS, WITH_ADAPTER = "Langwright model", "asked to, with adapter"
 NOTES = {
     OURS: "has read the training text",
     "byte 6-gram": "has read the training text; modified Kneser-Ney",
@@ -62,11 +47,12 @@ MODULE_BYTES = (20_000, 80_000)
 def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: str = CORPUS, json: bool = False) -> int:
     """Pretrain on Python's own library, measure, let it write, tune on a module and on instructions, write a report.
 
-    out: the folder for the models and report.html.
-    budget: time for pretraining; the rest takes two to five minutes more.
-    depth: the one dial of size.
-    corpus: other Python source to train on.
-    json: print the result as JSON.
+    Args:
+        out: the folder for the models and report.html.
+        budget: time for pretraining; the rest takes two to five minutes more.
+        depth: the one dial of size.
+        corpus: other Python source to train on.
+        json: print the result as JSON.
     """
     started = time.monotonic()
     base = out / "model"
@@ -75,24 +61,32 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     result = pretrain.run(corpus, base, recipe)
     if result.held_out is None:
         return close(result, base)
-    split = recipe.split
-    training, held_out = split_documents(open_corpus(corpus), split)
+    training, held_out = split_documents(open_corpus(corpus), recipe.split)
     held_out_texts = [document.text for document in held_out]
 
     say("2. the same held-out text for gzip, xz and a byte 6-gram")
+    texts = [text.encode() for text in held_out_texts]
+    whole = b"".join(texts)
     ngram = NGram.train((document.text.encode() for document in training), order=6)
-    scores = _baselines(ngram, training, held_out_texts)
+    measured = {
+        OURS: result.held_out["bits_per_byte"],
+        "byte 6-gram": ngram.bits_per_byte(texts),
+        "gzip -9": gzip_bits_per_byte(whole),
+        "xz -9e": xz_bits_per_byte(whole),
+        "xz -9e after the training text": xz_bits_per_byte(whole, b"".join(d.text.encode() for d in training)),
+    }
+    scores = dict(sorted(measured.items(), key=lambda item: item[1]))
 
     say("3. writing: bodies for held-out function heads, ends for docstrings")
     model, tokenizer = load_language_model(base, dtype=torch.float32), load_tokenizer(base)
-    prompts = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
-    if not prompts.heads:
+    heads, halves = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
+    if not heads:
         raise UserError(f"{corpus}: no Python function is held out that the demo could continue; choose Python source")
     writers = {
-        OURS: model_bodies(model, tokenizer, prompts.heads),
-        "byte 6-gram": ngram_bodies(ngram, prompts.heads),
-        "pass": given_bodies(prompts.heads, lambda f: f.indent + "pass\n"),
-        "the author": given_bodies(prompts.heads, lambda f: f.body),
+        OURS: model_bodies(model, tokenizer, heads),
+        "byte 6-gram": ngram_bodies(ngram, heads),
+        "pass": bodies(heads, [function.indent + "pass\n" for function in heads]),
+        "the author": bodies(heads, [function.body for function in heads]),
     }
 
     say("4. fine-tuning on one held-out module")
@@ -112,28 +106,21 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     followed = finetune.run(base, str(out / "instructions.jsonl"), out / "assistant", following)
     if followed.held_out is None:
         return close(followed, out / "assistant")
-    asked = compare_answers(base, out / "assistant", prompts.heads)
+    asked = compare_answers(base, out / "assistant", heads)
 
-    summary = _summary(out, result.held_out["bits_per_byte"], scores, writers, asked, time.monotonic() - started)
-    samples = _samples(prompts, writers, finish_docstrings(model, tokenizer, prompts.docstrings))
-    line = next(line for line in prompts.heads[0].head.splitlines() if line.strip())
-    attention = attention_over(model, tokenizer, line)
-    page = dataclasses.replace(_report(out, summary, samples), attention=attention)
-    write_atomic(out / "report.html", report(page))
+    summary = _summary(out, scores, writers, asked, time.monotonic() - started)
+    ends = write(model, tokenizer, [half.prompt for half in halves], stop=('"""',))
+    samples = [
+        Sample(f.head, body.text, "function body", "parses" if body.parses else "does not parse", body.parses, f.body)
+        for f, body in list(zip(heads, writers[OURS], strict=True))[:SHOWN]
+    ]
+    samples += [Sample(d.prompt, end, "docstring", truth=d.rest) for d, end in zip(halves, ends, strict=True)]
+    line = next(line for line in heads[0].head.splitlines() if line.strip())
+    _, attention = attention_sections([read(model, tokenizer, line)])
+    write_atomic(out / "report.html", _report(out, summary, samples, attention))
     write_json(out / "demo.json", summary)
     _tell(summary, out, json)
     return 0
-
-
-def _baselines(ngram: NGram, training: Any, held_out: Sequence[str]) -> dict[str, float]:
-    texts = [text.encode() for text in held_out]
-    whole, before = b"".join(texts), b"".join(document.text.encode() for document in training)
-    return {
-        "byte 6-gram": ngram.bits_per_byte(texts),
-        "gzip -9": gzip_bits_per_byte(whole),
-        "xz -9e": xz_bits_per_byte(whole),
-        "xz -9e after the training text": xz_bits_per_byte(whole, before),
-    }
 
 
 def _separate(held_out: Sequence[str], out: Path) -> tuple[Path, Path]:
@@ -148,71 +135,50 @@ def _separate(held_out: Sequence[str], out: Path) -> tuple[Path, Path]:
 
 
 def _summary(
-    out: Path,
-    bits_per_byte: float,
-    scores: dict[str, float],
-    writers: dict[str, list[Body]],
-    asked: Asked,
-    seconds: float,
+    out: Path, scores: dict[str, float], writers: dict[str, list[Body]], asked: dict[str, int], seconds: float
 ) -> dict[str, Any]:
     """The demo's numbers, units named."""
     return {
-        "bits_per_byte": {OURS: bits_per_byte, **scores},
-        "bodies_that_parse": {name: sum(body.parses for body in bodies) for name, bodies in writers.items()},
-        "bodies": len(next(iter(writers.values()))),
+        "bits_per_byte": scores,
+        "bodies_that_parse": {name: sum(body.parses for body in written) for name, written in writers.items()},
+        "bodies": len(writers["pass"]),
         "forgetting": read_json(out / "finetuned" / RECORD, "the record of the fine-tuning")["forgetting"],
-        "instructions": {"asked": len(asked.bodies), "before": asked.before, "after": asked.after},
+        "instructions": asked,
         "seconds": round(seconds, 1),
     }
 
 
-def _samples(prompts: Prompts, writers: dict[str, list[Body]], docstrings: Sequence[str]) -> list[Sample]:
-    """What the model wrote, good and bad as it came: the first prompts of the seeded choice."""
-    bodies = [
-        Sample(f.head, body.body, "function body", "parses" if body.parses else "does not parse", body.parses, f.body)
-        for f, body in list(zip(prompts.heads, writers[OURS], strict=True))[:SHOWN]
-    ]
-    ends = [
-        Sample(d.prompt, text, "docstring", truth=d.rest)
-        for d, text in zip(prompts.docstrings, docstrings, strict=True)
-    ]
-    return [*bodies, *ends]
-
-
-def _report(out: Path, summary: dict[str, Any], samples: Sequence[Sample]) -> Report:
-    base = run_report(out / "model")
-    scores = summary["bits_per_byte"]
-    best = min((value, name) for name, value in scores.items() if name != OURS)
-    shares = [
-        Share(name, passed, summary["bodies"], NOTES.get(name, ""), ours=name == OURS)
-        for name, passed in summary["bodies_that_parse"].items()
-    ]
-    asked = summary["instructions"]
+def _report(out: Path, summary: dict[str, Any], samples: Sequence[Sample], attention: Section) -> str:
+    top, (learning, *rest) = run_report(out / "model")
+    scores, count, asked = summary["bits_per_byte"], summary["bodies"], summary["instructions"]
+    nearest = next(name for name in scores if name != OURS)
+    shares = [(name, passed, count, NOTES.get(name)) for name, passed in summary["bodies_that_parse"].items()]
     if asked["asked"]:
-        shares += [
-            Share("asked to, base model", asked["before"], asked["asked"], "never saw a question"),
-            Share("asked to, with adapter", asked["after"], asked["asked"], "tuned by LoRA on instructions", ours=True),
-        ]
-    tuning = [
-        BeforeAfter({"new": "the new module", "old": "the old held-out text"}[name], change["before"], change["after"])
-        for name, change in summary["forgetting"].items()
+        shares.append(("asked to, base model", asked["before"], asked["asked"], "never saw a question"))
+        shares.append((WITH_ADAPTER, asked["after"], asked["asked"], "tuned by LoRA on instructions"))
+    passed = [
+        Bar(name, passed / total, f"{passed} of {total}{f'; {note}' if note else ''}", name in (OURS, WITH_ADAPTER))
+        for name, passed, total, note in shares
     ]
-    return dataclasses.replace(
-        base,
-        title="A language model from raw text",
-        lead=(
-            f"Trained on Python's own library in {base.facts[3].value}, this model needs {scores[OURS]:.3f} bits for a "
-            f"byte of text it has not seen; the best of the others here, {best[1]}, needs {best[0]:.3f}."
-        ),
-        comparison=Comparison(
-            [Score(name, value, NOTES.get(name, ""), ours=name == OURS) for name, value in scores.items()],
-            "Modules of the library that were held out by a hash of their content.",
-        ),
-        samples=samples,
-        samples_about="Prompts come from held-out modules, by a seeded choice; nothing is picked by hand.",
-        parsing=Parsing(shares, "Bodies after the heads of held-out functions, judged by Python's parser alone."),
-        finetuning=FineTuning(tuning, "One held-out module: nine tenths to learn from, one tenth to measure."),
+    names = {"new": "the new module", "old": "the old held-out text"}
+    tuning = {names[name]: (change["before"], change["after"]) for name, change in summary["forgetting"].items()}
+    seconds = read_json(out / "model" / RECORD, "the record of the run")["seconds"]
+    rows = [Bar(name, score, NOTES.get(name, ""), name == OURS) for name, score in scores.items()]
+    compared = bars(rows, ("Model", "Bits per byte", "Remark"), "{:.3f}".format)
+    written = writing(bars(passed, ("Writer", "Share", "Count"), percent), samples)
+    sections = [
+        Section("result", "Held-out text", compared, "Modules held out by a hash of their content; lower is better."),
+        learning,
+        Section("writing", "Writing", written, "Prompts by a seeded choice, none by hand; Python's parser judges."),
+        Section("finetuning", "Fine-tuning", changes(tuning), "Learnt from nine tenths of one held-out module."),
+        attention,
+        *rest,
+    ]
+    lead = (
+        f"Trained on Python's own library in {format_seconds(seconds)}, this model needs {scores[OURS]:.3f} bits for a "
+        f"byte of text it has not seen; the best of the others here, {nearest}, needs {scores[nearest]:.3f}."
     )
+    return page("A language model from raw text", sections, lead, OVERLINE, top)
 
 
 def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
@@ -220,7 +186,7 @@ def _tell(summary: dict[str, Any], out: Path, as_json: bool) -> None:
         print_json(summary)
         return
     print("bits per byte of held-out text (lower is better):")
-    for name, value in sorted(summary["bits_per_byte"].items(), key=lambda item: float(item[1])):
+    for name, value in summary["bits_per_byte"].items():
         print(f"  {value:.3f}  {name}")
     print(f"function bodies that parse, of {summary['bodies']}:")
     for name, passed in summary["bodies_that_parse"].items():

@@ -6,15 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.batches import evaluation_batches
-from langwright.data.prepare import tokenise
 from langwright.data.shards import Tokens
+from langwright.data.texts import tokenise
+from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import load_language_model
@@ -72,7 +73,8 @@ def evaluate(
         print_likelihood(result.record(), text, json)
         return
     with tokens_of(tokenizer, text, split, field) as tokens:
-        shares = expert_shares(loaded, evaluation_batches(tokens, context or loaded.context, batch_size, SHARED_OVER))
+        windows = Windows(tokens, context or loaded.context, once=True)
+        shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER))
     if json:
         shared = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
         print_json({**result.record(), "experts": shared})
@@ -100,7 +102,7 @@ def measure_text(
         raise UserError(f"--batch-size {batch_size}: must be at least 1")
     check_vocabulary(model, tokenizer)
     with tokens_of(tokenizer, text, split, field) as tokens:
-        return likelihood(model, evaluation_batches(tokens, window, batch_size), tokens.text_bytes)
+        return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_json
-from langwright.base.hub import PREFIX, commit_of, model_folder, parse_hub_name
+from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import check_vocabulary, measure_text
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
 from langwright.data.supply import Supply
-from langwright.data.texts import read_texts
+from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
@@ -31,12 +31,12 @@ from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import Machine, measure
 from langwright.text.chat_setup import set_up_chat
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.losses import Causal
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
@@ -226,8 +226,8 @@ def _open(
     if method is not None:
         method.check_new(base)
     context = _context(recipe, base, method)
-    layout = Layout(context, recipe.batch_size, recipe.seed, recipe.compile, *share)
-    supply = _supply(text, recipe, tokenizer, layout, folder, may_grow=method is None)
+    layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, *share)
+    supply = _supply(text, recipe, tokenizer, layout, context, folder, may_grow=method is None)
     old = _find_old_text(folder, recipe)
     return Tuning(opened, folder, text, out, recipe, [base], machine, method, tokenizer, context, supply, old)
 
@@ -239,7 +239,7 @@ def _refuse_full_in_quantised(folder: Path, recipe: FinetuneRecipe, base: Model)
 
 def _context(recipe: FinetuneRecipe, base: Model, method: Method | None) -> int:
     """Tokens in a window; UserError where they and the virtual tokens before them do not fit the base's context."""
-    virtual = 0 if method is None else method.virtual_tokens()
+    virtual = 0 if method is None else method.tokens
     context = recipe.context or base.context - virtual
     if context < 2:
         raise UserError(f"--virtual-tokens {virtual}: no room is left in the model's context of {base.context} tokens")
@@ -261,7 +261,8 @@ def _base(model: Path, out: Path) -> tuple[Path, Row]:
     if base.get("base_folder") == str(name):
         say(f"{name}: {out} began with revision {base['base_revision']}")
         return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    return model_folder(model), {"base_folder": str(name), "base_revision": commit_of(name)}
+    folder = model_folder(model)
+    return folder, {"base_folder": str(name), "base_revision": folder.name}
 
 
 def _supply(
@@ -269,14 +270,15 @@ def _supply(
     recipe: FinetuneRecipe,
     tokenizer: Tokenizer,
     layout: Layout,
+    context: int,
     model: Path,
     may_grow: bool,
 ) -> Supply:
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
         setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, setup, layout, recipe.split, recipe.packing)
-    return read_texts(text, recipe.split or "0.9", recipe.field, tokenizer).supply(layout, recipe.crossing)
+        return chat_supply(text, setup, layout, context, recipe.split, recipe.packing)
+    return text_supply(text, recipe.split or "0.9", recipe.field, layout, context, recipe.crossing, tokenizer)
 
 
 def _change(before: Model, after: Model, measure_: Callable[[Model], Likelihood]) -> Row:

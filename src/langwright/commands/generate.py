@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.base.hub import model_folder

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import torch
 
-from langwright.adaptation.loading import load_model, tokenizer_folder
+from langwright.adaptation.folder import load_model, tokenizer_folder
 from langwright.adaptation.merging import merge as merge_weights
 from langwright.adaptation.merging import settle
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
-from langwright.base.files import folder_lock, read_json, refuse_file
+from langwright.base.files import folder_lock, read_object
 from langwright.base.hub import model_folder
-from langwright.base.shards import SINGLE
-from langwright.models.folder import GENERATION, save_parameters
+from langwright.models.folder import GENERATION, refuse_out, save_model
 from langwright.models.surgery.quantise import Kind, dequantise, is_quantised
 from langwright.models.weights import weights_checksum
 from langwright.text.tokenizer import load_tokenizer
@@ -42,9 +41,7 @@ def merge(
     json: print the result as JSON.
     """
     model = model_folder(model)
-    if out.resolve() in (model.resolve(), adapter.resolve()) or (out / SINGLE).exists():
-        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
-    refuse_file(out)
+    refuse_out(out)
     loaded = load_model(model, ignore_fields=ignore_field, adapter=adapter, bits=bits)
     if is_quantised(loaded):
         dequantise(loaded.float())
@@ -60,9 +57,9 @@ def merge(
     change = merge_weights(loaded, ids=torch.tensor(ids))
     settle(loaded)
     with folder_lock(out, "merging"):
-        ends = read_json(home / GENERATION, "how texts end") if (home / GENERATION).exists() else None
+        ends = read_object(home / GENERATION, "how texts end", optional=True)
         record = {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)}
-        save_parameters(dict(loaded.named_parameters()), loaded, tokenizer, out, record, ends)
+        save_model(loaded, tokenizer, out, record, generation=ends)
     if json:
         print_json({"out": str(out), "largest_logit_change": change, "tokens": len(ids[0])})
     else:

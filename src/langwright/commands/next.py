@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from langwright.adaptation.loading import adapted, tokenizer_folder
+from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import print_json
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import check_vocabulary
-from langwright.inference.generate import next_tokens
-from langwright.inference.masked import likeliest_fillings
+from langwright.inference.generate import likeliest_fillings, next_tokens
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import Kind
 from langwright.text.tokenizer import load_tokenizer
@@ -39,8 +38,7 @@ def next_token(
         raise UserError(f"--top {top}: must be at least 1")
     if not temperature > 0:
         raise UserError(f"--temperature {temperature}: must be above 0")
-    OpenedFolder(model, ignore_field, weights=False).require(one_stack=True)
-    loaded = adapted(OpenedFolder(model, ignore_field).model(bits=bits), adapter, model)
+    loaded = adapted(OpenedFolder(model, ignore_field).require(one_stack=True).model(bits=bits), adapter, model)
     tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
     check_vocabulary(loaded, tokenizer)
     if not loaded.generates:

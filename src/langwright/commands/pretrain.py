@@ -8,16 +8,16 @@ from typing import Any
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.data.order import Layout
-from langwright.data.texts import Texts, read_texts
+from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
+from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.losses import Causal
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
@@ -55,10 +55,14 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     out = Path(out)
 
     def prepare(rank: int, world: int) -> Job:
-        texts = read_texts(corpus, recipe.split, recipe.field, None, recipe.tokenizer, recipe.vocabulary)
-        family, config = shape(recipe, texts)
-        layout = Layout(recipe.context, recipe.batch_size, recipe.seed, recipe.compile, rank, world)
-        supply = texts.supply(layout, recipe.crossing)
+        shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
+        machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
+        layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
+        supply = text_supply(
+            corpus, recipe.split, recipe.field, layout, recipe.context, recipe.crossing,
+            kind=recipe.tokenizer, vocabulary=recipe.vocabulary,
+        )  # fmt: skip
+        family, config = shape(recipe, supply.tokenizer.vocab_size)
         return Job(
             out=out,
             recipe=recipe,
@@ -69,7 +73,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
             learning_rate=recipe.learning_rate or 1 / width(family, config),
-            machine=measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact),
+            machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
             sample=sample_of(supply, recipe.context),
@@ -79,9 +83,8 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     return train(out, recipe.parallel, prepare, extend, profile)
 
 
-def shape(recipe: PretrainRecipe, texts: Texts) -> tuple[str, object]:
+def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, object]:
     """The family and config that a recipe asks for."""
-    vocabulary = texts.tokenizer.vocab_size
     if recipe.preset is not None:
         usual = PretrainRecipe()
         if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):

@@ -1,50 +1,56 @@
-"""Linear layers quantised: of a model in memory, or from one folder to another, tensor by tensor."""
+"""Linear layers quantised: from one folder to another."""
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import checksums, make_folder, read_json, refuse_file, write_json
+from langwright.base.files import checksums, write_json
 from langwright.base.hub import SMALL
-from langwright.base.shards import INDEX, SINGLE
-from langwright.models import tasks
-from langwright.models.families import FAMILIES
+from langwright.base.shards import SINGLE
 from langwright.models.family import Fields
-from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, load_config
-from langwright.models.keymap import Entry
-from langwright.models.model import Model
+from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, OpenedFolder, refuse_out
 from langwright.models.surgery import quantise
-from langwright.models.surgery.quantise import Scheme
 from langwright.models.weights import check_floats, open_weights, write_tensors
-
-BESIDE = tuple(name for name in SMALL if name not in (CONFIG, RECORD))
-"""Files of a model folder that hold no weights: they are copied."""
+from langwright.parts.quantised import Packed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Compression:
     """What quantising a folder did.
 
     Args:
         weights: how many weights are quantised.
-        bits: bits a quantised weight, scales included.
+        packed: bytes of the quantised weights, scales included.
         before: bytes of all tensors before.
         after: bytes of all tensors after.
         error: the largest relative error of a tensor, |quantised - before| / |before| in Frobenius norms.
         worst: the name of that tensor.
     """
 
-    weights: int
-    bits: float
-    before: int
-    after: int
-    error: float
-    worst: str
+    weights: int = 0
+    packed: int = 0
+    before: int = 0
+    after: int = 0
+    error: float = 0.0
+    worst: str = ""
+
+    @property
+    def bits(self) -> float:
+        """Bits a quantised weight, scales included."""
+        return 8 * self.packed / max(1, self.weights)
+
+    def add(self, name: str, weight: Tensor, packed: Packed) -> None:
+        """Count a weight [rows, columns] that was quantised."""
+        before = weight.float()
+        relative = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
+        if relative > self.error:
+            self.error, self.worst = relative, name
+        self.weights += weight.numel()
+        self.packed += packed.bytes
 
     def record(self) -> Fields:
         """All numbers, for langwright.json and programs."""
@@ -58,146 +64,64 @@ class Compression:
         }
 
 
-@torch.no_grad()
-def quantise_model(model: Model, bits: int | str) -> None:
-    """Quantise the linear layers of a model in memory, as `load_model(..., bits=bits)` does.
-
-    Raises:
-        UserError: a weight cannot be cut into groups.
-    """
-    scheme = quantise.scheme_of(bits)
-    for entry in _chosen(model):
-        upright = replace(entry, transposed=False).join([model.get_parameter(name) for name in entry.ours])
-        try:
-            quantise.place(model, entry, scheme.quantise(upright), upright.device)
-        except ValueError as error:
-            raise UserError(f'tensor "{entry.disk}": {error}') from None
-
-
-def _chosen(model: Model) -> list[Entry]:
-    entries = tasks.entries(FAMILIES[model.family], model.config, model.task)
-    return [entry for entry in entries if quantise.is_chosen(model, entry)]
-
-
-def refuse_folders(source: Path, out: Path) -> None:
+def refuse_folders(source: OpenedFolder, out: Path) -> None:
     """UserError for a source that is quantised already, or an `out` that cannot hold a new model."""
-    raw = read_json(source / CONFIG, "the model's config")
-    if quantise.read_scheme(raw, str(source / CONFIG)) is not None:
-        raise UserError(f"{source}: the weights are quantised already; compress the model that they were made from")
-    refuse_file(out)
-    if out.resolve() == source.resolve():
-        raise UserError(f"{out}: the new model needs a folder of its own")
-    if any((out / name).exists() for name in (SINGLE, INDEX, "adapter_model.safetensors")):
-        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
+    if source.scheme is not None:
+        raise UserError(f"{source.path}: the weights are quantised already; compress the model they were made from")
+    refuse_out(out)
 
 
-def compress_folder(source: Path, out: Path, bits: int | str, ignore_fields: tuple[str, ...] = ()) -> Compression:
+@torch.no_grad()
+def compress_folder(source: OpenedFolder, out: Path, bits: int | str) -> Compression:
     """Write a folder whose linear layers are quantised, and everything else is as in `source`.
 
-    Memory holds the quantised tensors and one other.
+    The model is loaded with its layers quantised, which says what these are and refuses what cannot be opened.
 
     Raises:
-        UserError: as `refuse_folders`, or a weight cannot be cut into groups.
+        UserError: as `refuse_folders`; a weight cannot be cut into groups, or a tensor holds NaN or infinity.
     """
-    scheme = quantise.scheme_of(bits)
-    family, config = load_config(source, ignore_fields)
     refuse_folders(source, out)
-    raw = read_json(source / CONFIG, "the model's config")
-    # A model on the meta device says which tensors are linear layers; labels only give its head a size.
-    task = tasks.task_in_file(family, raw, str(source / CONFIG))
-    labels = tasks.labels_in_file(raw, str(source / CONFIG)) if tasks.is_labelled(family, task) else ()
-    with torch.device("meta"):
-        model = tasks.build(family, config, task, labels)
-    spellings = {
-        spelling: entry
-        for entry in _chosen(model)
-        for full in (entry.disk, *entry.copies)
-        for spelling in (full, full.removeprefix(family.prefix))
-    }
-    tensors: dict[str, Tensor] = {}
-    tally = _Tally()
-    skipped: set[str] = set()
-    with open_weights(source) as (names, read):
-        for name in names:
-            tensor = read(name)
-            entry = spellings.get(name)
-            if not name.endswith(family.ignored_keys):
-                _check(tensor, name, source, None if entry is None else _shape(entry, model))
-            written = {name: tensor} if entry is None else _quantised(scheme, entry, name, tensor, source, tally)
-            if entry is None and tensor.ndim == 2 and name.endswith(".weight"):
-                skipped.add(name.removesuffix(".weight"))
-            tally.before += tensor.nbytes
-            tally.after += sum(part.nbytes for part in written.values())
-            tensors |= {key: part.clone() for key, part in written.items()}
-    result = tally.result()
-    dtype = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    _write(source, out, {**raw, quantise.FIELD: scheme.fields({*skipped, "lm_head"}, dtype)}, tensors, scheme, result)
+    result, tensors = Compression(), dict[str, Tensor]()
+
+    def keep(name: str, weight: Tensor, packed: Packed) -> None:
+        result.add(name, weight, packed)
+        tensors.update(quantise.write_packed(name, packed))
+
+    source.model(bits=bits, on_packed=keep)
+    skipped = {"lm_head"}
+    with open_weights(source.path) as weights:
+        for name in weights.files:
+            tensor = weights.read(name)
+            if not name.endswith(source.family.ignored_keys):
+                check_floats(tensor, weights.where(name), finite=True)
+            result.before += tensor.nbytes
+            if name not in tensors:
+                tensors[name] = tensor.clone()
+                if tensor.ndim == 2 and name.endswith(".weight"):
+                    skipped.add(name.removesuffix(".weight"))
+    result.after = sum(tensor.nbytes for tensor in tensors.values())
+    _write(source, out, tensors, quantise.scheme_of(bits), skipped, result)
     return result
 
 
-class _Tally:
-    """What has been quantised so far."""
-
-    def __init__(self) -> None:
-        self.weights = self.packed = self.before = self.after = 0
-        self.error, self.worst = 0.0, ""
-
-    def result(self) -> Compression:
-        bits = 8 * self.packed / max(1, self.weights)
-        return Compression(self.weights, bits, self.before, self.after, self.error, self.worst)
-
-
-def _shape(entry: Entry, model: Model) -> list[int]:
-    return entry.shape([model.get_parameter(ours).shape for ours in entry.ours])
-
-
-def _check(tensor: Tensor, name: str, folder: Path, shape: list[int] | None) -> None:
-    """UserError for a tensor with which no model could be opened; shape: what the config asks for, if known."""
-    try:
-        check_floats(tensor)
-    except ValueError as error:
-        raise UserError(f'{folder}: tensor "{name}": {error}') from None
-    if shape is not None and list(tensor.shape) != shape:
-        raise UserError(f'{folder}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
-    if not tensor.isfinite().all():
-        raise UserError(f'{folder}: tensor "{name}" holds NaN or infinity, which cannot be quantised')
-
-
-def _quantised(
-    scheme: Scheme, entry: Entry, name: str, tensor: Tensor, folder: Path, tally: _Tally
-) -> dict[str, Tensor]:
-    upright = tensor.t().contiguous() if entry.transposed else tensor
-    try:
-        packed = scheme.quantise(upright)
-    except ValueError as error:
-        raise UserError(f'{folder}: tensor "{name}": {error}') from None
-    before = upright.float()
-    relative = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
-    if relative > tally.error:
-        tally.error, tally.worst = relative, name
-    tally.weights += upright.numel()
-    tally.packed += packed.bytes
-    return quantise.write_packed(name, packed)
-
-
 def _write(
-    source: Path, out: Path, config: Fields, tensors: dict[str, Tensor], scheme: Scheme, result: Compression
+    source: OpenedFolder,
+    out: Path,
+    tensors: dict[str, Tensor],
+    scheme: quantise.Scheme,
+    skipped: set[str],
+    result: Compression,
 ) -> None:
     """Write the new folder; langwright.json, written last, keeps what the source's record says of its training."""
-    make_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
-    write_json(out / CONFIG, config)
+    dtype = source.fields.get("dtype") or source.fields.get("torch_dtype") or "float32"
+    write_json(out / CONFIG, {**source.fields, quantise.FIELD: scheme.fields(skipped, dtype)})
     write_tensors(out / SINGLE, tensors)
-    copied = list(_copy_beside(source, out))
-    record = read_json(source / RECORD, "the record of the model") if (source / RECORD).exists() else {}
-    compressed = {"to": scheme.kind, "from": str(source), **result.record()}
-    sums = checksums(out, (CONFIG, SINGLE, *copied))
-    write_json(out / RECORD, {**record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})
-
-
-def _copy_beside(source: Path, out: Path) -> Iterator[str]:
-    for name in BESIDE:
-        if (source / name).exists():
-            (out / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(source / name, out / name)
-            yield name
+    beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (source.path / name).exists()]
+    for name in beside:
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source.path / name, out / name)
+    compressed = {"to": scheme.kind, "from": str(source.path), **result.record()}
+    sums = checksums(out, (CONFIG, SINGLE, *beside))
+    write_json(out / RECORD, {**source.record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})

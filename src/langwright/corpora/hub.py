@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 from langwright.base.extras import need
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.reading import Row, document_of, name_list
@@ -45,8 +45,7 @@ def _explained(spec: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{spec}: the data set cannot be loaded: {reason}") from None
+        raise UserError(f"{spec}: the data set cannot be loaded: {first_line(error)}") from None
 
 
 def parse_hub_spec(spec: str) -> tuple[str, str | None, str]:

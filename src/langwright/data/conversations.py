@@ -1,8 +1,8 @@
 """Conversations as training batches: the assistant's tokens weigh 1, everything else 0."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat, open_chats
+from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
@@ -20,7 +21,6 @@ from langwright.text.chat_setup import ChatSetup
 from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
-RECORD_VERSION = 1
 SPLIT = "5%"
 """What is held out of conversations unless told otherwise: one in twenty, by a hash of its content."""
 
@@ -40,68 +40,43 @@ class Example:
         return len(self.ids) - 1
 
 
-@final
-@dataclass(frozen=True)
-class Fitted:
-    """Examples that fit a context, and what that cost.
-
-    shortened: examples whose end was cut off. lost: tokens cut off. unanswered: sources of examples that are left out
-    because no answer lies inside the context.
-    """
-
-    examples: list[Example]
-    shortened: int
-    lost: int
-    unanswered: list[str]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are predicted."""
-        return sum(int(example.trained[1:].sum()) for example in self.examples)
-
-    def record(self) -> dict[str, int]:
-        """The counts, for the record of a run."""
-        return {
-            "examples": len(self.examples),
-            "tokens": sum(len(example.ids) for example in self.examples),
-            "assistant_tokens": self.tokens,
-            "shortened": self.shortened,
-            "tokens_cut_off": self.lost,
-            "left_out": len(self.unanswered),
-        }
-
-
-def fit_examples(chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int) -> Fitted:
+def fit_examples(
+    chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int
+) -> tuple[list[Example], dict[str, int]]:
     """The conversations as examples of at most `context` inputs, their ends cut off where they are longer.
 
-    Raises UserError naming file and row where the template refuses a conversation, or finds nothing to learn in it, or
-    every answer is empty; and where not one example has an answer inside the context.
+    Returns:
+        The examples that have an answer inside the context, and counts for the record of a run.
+
+    Raises:
+        UserError: Names file and row where the template refuses a conversation, or finds nothing to learn in it, or
+            every answer is empty; or not one example has an answer inside the context.
     """
-    examples: list[Example] = []
-    unanswered: list[str] = []
-    shortened = lost = 0
+    whole: list[Example] = []
     with progress("tokenising", len(chats), "conversations") as advance:
         for chat in chats:
             if chat.is_silent:
-                raise UserError(
-                    f"{chat.source}: every answer of the assistant is empty, and a model would learn to say nothing; "
-                    "leave the row out, as langwright prepare --check does"
-                )
-            example = example_of(chat, template, tokenizer)
+                raise UserError(f"{chat.source}: every answer of the assistant is empty; leave the row out")
+            whole.append(example_of(chat, template, tokenizer))
             advance(1)
-            over = example.inputs - context
-            if over > 0:
-                shortened, lost = shortened + 1, lost + over
-                example = Example(example.ids[: context + 1], example.trained[: context + 1], example.source)
-                if not example.trained[1:].any():
-                    unanswered.append(example.source)
-                    continue
-            examples.append(example)
+    cut = [Example(each.ids[: context + 1], each.trained[: context + 1], each.source) for each in whole]
+    examples = [example for example in cut if example.trained[1:].any()]
+    unanswered = [example.source for example in cut if not example.trained[1:].any()]
     if not examples:
-        raise UserError(
-            f"{chats[0].source}: no conversation has an answer within {context} tokens; a longer --context is needed"
-        )
-    return Fitted(examples, shortened, lost, unanswered)
+        raise UserError(f"{unanswered[0]}: no conversation has an answer within {context} tokens; raise --context")
+    over = [example.inputs - context for example in whole if example.inputs > context]
+    if over:
+        warn(f"{len(over):,} conversations lost their ends to the context, {sum(over):,} tokens in all")
+    if unanswered:
+        warn(f"{len(unanswered):,} of them have no answer inside it and are left out, first {unanswered[0]}")
+    return examples, {
+        "examples": len(examples),
+        "tokens": sum(len(example.ids) for example in examples),
+        "assistant_tokens": sum(int(example.trained[1:].sum()) for example in examples),
+        "shortened": len(over),
+        "tokens_cut_off": sum(over),
+        "left_out": len(unanswered),
+    }
 
 
 def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
@@ -116,66 +91,49 @@ def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Exam
 
 
 @final
-class ChatBatches:
-    """An endless row of training batches: `batch(step)` is the same whenever, and however often, it is asked for."""
+class ChatRows:
+    """Conversations as rows.
 
-    def __init__(self, examples: Sequence[Example], layout: Layout, *, packing: bool = False) -> None:
-        """Lay out the rows.
-
+    Args:
+        examples: one a row, unless packed.
+        context: inputs a row at most.
         packing: several examples share a row, none of which sees another; which ones is settled here, once.
-        """
-        self._examples, self._layout, self._packing = examples, layout, packing
-        lengths = [example.inputs for example in examples]
-        self._rows = pack(lengths, layout.context) if packing else [[i] for i in range(len(examples))]
-        self._mean_length = sum(lengths) / len(self._rows)
-        layout.check(self.windows, f"{len(examples)} conversations")
+    """
 
-    @property
-    def windows(self) -> int:
-        """The number of rows, which is the samples of one epoch."""
+    def __init__(self, examples: Sequence[Example], context: int, packing: bool = False) -> None:
+        self.context, self._examples, self._packing = context, examples, packing
+        lengths = [example.inputs for example in examples]
+        self.inputs = sum(lengths)
+        self._rows = pack(lengths, context) if packing else [[i] for i in range(len(examples))]
+
+    def __len__(self) -> int:
+        """The number of rows."""
         return len(self._rows)
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Real inputs a step, on average."""
-        return max(1, round(self._layout.batch_size * self._mean_length))
+    def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Real inputs of each of some rows."""
+        return np.array([sum(self._examples[i].inputs for i in self._rows[n]) for n in numbers])
 
-    def batch(self, step: int) -> TokenBatch:
-        """The batch of a step, counted from 0."""
-        samples, numbers = self._layout.rows(step, self.windows)
-        return batch_of([[self._examples[i] for i in self._rows[n]] for n in numbers], self._layout, samples)
+    def batch(self, numbers: NDArray[np.int64], width: int) -> TokenBatch:
+        """Some rows as tensors."""
+        rows = [[self._examples[i] for i in self._rows[n]] for n in numbers]
+        return replace(batch_of(rows, width), samples=torch.from_numpy(numbers))
 
     def record(self) -> dict[str, Any]:
-        """What a training checkpoint keeps to know that a resumed run sees the same samples."""
-        return {
-            "version": RECORD_VERSION,
-            "examples": digest(self._examples),
-            **self._layout.record(),
-            "packing": self._packing,
-        }
+        """What identifies the rows: SHA-256 of the tokens and of what is trained."""
+        content = hashlib.sha256()
+        for example in self._examples:
+            content.update(len(example.ids).to_bytes(8, "little") + example.ids.tobytes() + example.trained.tobytes())
+        return {"examples": content.hexdigest(), "packing": self._packing}
 
 
-def evaluation_rows(
-    examples: Sequence[Example], context: int, batch_size: int, limit: int | None = None
-) -> Iterator[TokenBatch]:
-    """Every example once, the longest first, one a row. limit: at most so many, evenly spread over all."""
-    count = len(examples) if limit is None else min(limit, len(examples))
-    chosen = [i * len(examples) // count for i in range(count)]
-    chosen.sort(key=lambda i: -examples[i].inputs)  # those of a batch are about as long
-    for start in range(0, count, batch_size):
-        numbers = chosen[start : start + batch_size]
-        layout = Layout(context, batch_size, 0)
-        yield batch_of([[examples[i]] for i in numbers], layout, np.array(numbers, np.int64))
-
-
-def batch_of(rows: Sequence[Sequence[Example]], layout: Layout, samples: NDArray[np.int64]) -> TokenBatch:
-    """Rows of examples as tensors, padding (id 0, weight 0) at the right.
+def batch_of(rows: Sequence[Sequence[Example]], width: int) -> TokenBatch:
+    """Rows of examples as tensors so wide, padding (id 0, weight 0) at the right.
 
     Where a row holds several, each is a segment of its own, with positions from 0; padding is a segment too.
     """
-    columns = layout.width(max(sum(example.inputs for example in row) for row in rows))
-    ids, targets, positions, segments = (np.zeros((len(rows), columns), np.int64) for _ in range(4))
-    weights = np.zeros((len(rows), columns), np.float32)
+    ids, targets, positions, segments = (np.zeros((len(rows), width), np.int64) for _ in range(4))
+    weights = np.zeros((len(rows), width), np.float32)
     for r, row in enumerate(rows):
         start = 0
         for number, example in enumerate(row, start=1):
@@ -192,16 +150,7 @@ def batch_of(rows: Sequence[Sequence[Example]], layout: Layout, samples: NDArray
         mask=None if packed or real.all() else torch.from_numpy(real),
         positions=torch.from_numpy(positions) if packed else None,
         segments=torch.from_numpy(segments) if packed else None,
-        samples=torch.from_numpy(samples),
     )
-
-
-def digest(examples: Sequence[Example]) -> str:
-    """SHA-256 of the tokens and of what is trained."""
-    content = hashlib.sha256()
-    for example in examples:
-        content.update(len(example.ids).to_bytes(8, "little") + example.ids.tobytes() + example.trained.tobytes())
-    return content.hexdigest()
 
 
 def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
@@ -210,67 +159,50 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     return max(1, sum(len(tokenizer.token_bytes(int(id))) for id in tokens))
 
 
-def chat_supply(spec: str, setup: ChatSetup, layout: Layout, split: str | None = None, packing: bool = False) -> Supply:
+def chat_supply(
+    spec: str, setup: ChatSetup, layout: Layout, context: int, split: str | None = None, packing: bool = False
+) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
     Args:
         spec: the file, folder or glob.
         setup: tokenizer and template.
         layout: of the batches.
+        context: inputs a row at most.
         split: what is held out; `SPLIT` unless given.
-        packing: see `ChatBatches`.
+        packing: see `ChatRows`.
     """
-    context = layout.context
+    template, tokenizer = setup.template, setup.tokenizer
     chats = open_chats(spec)
     split = split or SPLIT
     sides = chats.split(split)
-    training, held_out = (fit_examples(side, setup.template, setup.tokenizer, context) for side in sides)
-    _tell(spec, training, held_out, setup)
-    batches = ChatBatches(training.examples, layout, packing=packing)
+    (training, learnt), (held_out, measured) = (fit_examples(side, template, tokenizer, context) for side in sides)
+    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
+    say(
+        f"{spec}: template {setup.name}{added}; {len(training):,} conversations with "
+        f"{format_amount(learnt['assistant_tokens'], 'assistant tokens')} to train on, {len(held_out):,} with "
+        f"{format_amount(measured['assistant_tokens'], 'assistant tokens')} held out"
+    )
+    rows = ChatRows(training, context, packing)
     if packing:
-        say(f"packed: {len(training.examples):,} conversations in {batches.windows:,} rows of {context} tokens")
+        say(f"packed: {len(training):,} conversations in {len(rows):,} rows of {context} tokens")
     record = {
         **chats.record(),
         "spec": spec,
         "split": split,
         "template": setup.name,
         "added_tokens": list(setup.added),
-        "training": training.record(),
-        "held_out": held_out.record(),
+        "training": learnt,
+        "held_out": measured,
     }
+    first = sides[1][0]
+    question = prompt_ids(template, tokenizer, first.messages[: first.answers[0]], first.tools)
     return Supply(
-        setup.tokenizer,
-        batches,
-        lambda limit: evaluation_rows(held_out.examples, context, layout.batch_size, limit),
-        held_out.tokens,
-        answer_bytes(held_out.examples, setup.tokenizer),
+        tokenizer,
+        Batches(rows, layout),
+        lambda limit: evaluation_batches(ChatRows(held_out, context), layout.batch_size, limit),
+        measured["assistant_tokens"],
+        answer_bytes(held_out, tokenizer),
         record,
-        _question(sides[1][0], setup)[: context - 8],
+        tuple(question)[: context - 8],
     )
-
-
-def _question(chat: Chat, setup: ChatSetup) -> tuple[int, ...]:
-    """The ids of a conversation up to its first answer."""
-    asked = chat.messages[: chat.answers[0]]
-    return tuple(prompt_ids(setup.template, setup.tokenizer, asked, chat.tools))
-
-
-def _tell(spec: str, training: Fitted, held_out: Fitted, setup: ChatSetup) -> None:
-    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
-    say(
-        f"{spec}: template {setup.name}{added}; {len(training.examples):,} conversations with "
-        f"{format_amount(training.tokens, 'assistant tokens')} to train on, {len(held_out.examples):,} with "
-        f"{format_amount(held_out.tokens, 'assistant tokens')} held out"
-    )
-    for side, fitted in (("to train on", training), ("held out", held_out)):
-        if fitted.shortened:
-            left_out = (
-                f"; {len(fitted.unanswered):,} of them have no answer inside it and are left out, first "
-                f"{fitted.unanswered[0]}"
-                if fitted.unanswered
-                else ""
-            )
-            warn(
-                f"{fitted.shortened:,} conversations {side} are longer than the context and lost their ends, "
-                f"{fitted.lost:,} tokens in all{left_out}"
-            )

@@ -43,60 +43,43 @@ def windows_of(samples: NDArray[np.int64], count: int, seed: int) -> NDArray[np.
     return windows
 
 
-def samples_of_step(step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-    """The sample numbers of one rank in one step; those of all ranks, in order, are the same for any `world`.
-
-    batch_size: samples a step over all ranks.
-    Raises UserError when the ranks cannot share them equally.
-    """
-    if batch_size % world:
-        raise UserError(f"a batch of {batch_size} cannot be shared by {world} ranks; make it a multiple of {world}")
-    share = batch_size // world
-    first = step * batch_size + rank * share
-    return np.arange(first, first + share, dtype=np.int64)
-
-
 @dataclass(frozen=True)
 class Layout:
-    """How rows become the batches of steps, for this process.
+    """How rows become the batches of steps, for this process. UserError where ranks cannot share a batch equally.
 
     Args:
-        context: inputs a row at most.
         batch_size: rows a step, over all ranks.
         seed: of the order of the rows.
-        fixed: every row is `context` wide, for compiled code; else the longest row of a batch decides.
+        fixed: every row is as wide as the context, for compiled code; else the longest row of a batch decides.
         rank: which share of each batch this process takes.
         world: how many processes share it.
     """
 
-    context: int
     batch_size: int
     seed: int
     fixed: bool = False
     rank: int = 0
     world: int = 1
 
-    def check(self, rows: int, what: str) -> None:
-        """UserError where so many rows are too few for a batch, or ranks cannot share one equally."""
-        samples_of_step(0, self.batch_size, self.rank, self.world)
-        if rows < self.batch_size:
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world:
             raise UserError(
-                f"too little for one batch: {what} give {rows} rows of {self.context} tokens, and a batch needs "
-                f"{self.batch_size}; use more, a smaller --batch-size or a shorter --context"
+                f"--batch-size {self.batch_size}: cannot be shared by {self.world} ranks; make it a multiple of that"
             )
 
     def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sample numbers of a step, and which of `count` rows each of them is."""
-        samples = samples_of_step(step, self.batch_size, self.rank, self.world)
+        """The sample numbers of a step, and which of `count` rows each of them is.
+
+        The numbers of all ranks, in order, are the same for any `world`.
+        """
+        share = self.batch_size // self.world
+        samples = np.arange(share, dtype=np.int64) + step * self.batch_size + self.rank * share
         return samples, windows_of(samples, count, self.seed)
 
-    def width(self, longest: int) -> int:
-        """How wide the rows of a batch are whose longest has so many inputs."""
-        return self.context if self.fixed else min(self.context, -(-longest // ROUND) * ROUND)
 
-    def record(self) -> dict[str, int]:
-        """What decides which rows a step sees."""
-        return {"context": self.context, "batch_size": self.batch_size, "seed": self.seed}
+def row_width(longest: int, context: int) -> int:
+    """How wide the rows of a batch are whose longest has so many inputs."""
+    return min(context, -(-longest // ROUND) * ROUND)
 
 
 def _feistel(values: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

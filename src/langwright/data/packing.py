@@ -9,10 +9,8 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     Best fit decreasing: each example, longest first and equal ones in their order, goes into the fullest row that has
     room for it. At most 11/9 of the rows of the best packing are needed, and one more (Johnson, 1973). A row's numbers
-    stand in the order in which they came. Raises ValueError for an example longer than a row.
+    stand in the order in which they came.
     """
-    if any(length > capacity for length in lengths):
-        raise ValueError(f"an example of {max(lengths)} does not fit a row of {capacity}")
     rows: list[list[int]] = []
     open_rows: dict[int, list[int]] = {}  # the room that is left -> the rows that have it, the last opened taken first
     rooms: list[int] = []  # its keys in order

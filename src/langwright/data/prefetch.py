@@ -1,41 +1,24 @@
-"""Batches made ahead of time, off the path of the training step."""
+"""Things made ahead of time, off the path of what uses them."""
 
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from threading import Event, Semaphore, Thread
-from typing import TypeVar
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(batch: Callable[[int], T], first_step: int, *, ahead: int = 2) -> Iterator[T]:
-    """The batches of `first_step` and all steps after it, made by a thread that keeps at most `ahead` of them ready.
+def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+    """The same items, made by a thread that keeps at most `ahead` of them ready.
 
-    An error in `batch` is raised where that batch would be taken. Closing the iterator (a generator) ends the thread.
+    An error is raised where its item would be taken. Closing the iterator (a generator) ends the thread.
     """
-    ready: SimpleQueue[T | BaseException] = SimpleQueue()
-    places, stopped = Semaphore(ahead), Event()
-
-    def work() -> None:
-        step = first_step
-        while places.acquire() and not stopped.is_set():
-            try:
-                ready.put(batch(step))
-            except BaseException as error:  # it belongs to whoever takes the batch
-                ready.put(error)
-                return
-            step += 1
-
-    thread = Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
+    source, end = iter(items), object()
+    worker = ThreadPoolExecutor(1, "prefetch")
     try:
-        while True:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            places.release()
+        ready: deque[Any] = deque(worker.submit(next, source, end) for _ in range(ahead))
+        while (item := ready.popleft().result()) is not end:
+            ready.append(worker.submit(next, source, end))
             yield item
     finally:
-        stopped.set()
-        places.release()
-        thread.join()
+        worker.shutdown(cancel_futures=True)

@@ -72,69 +72,50 @@ class ShardWriter:
     """
 
     def __init__(self, file: BinaryIO, vocab_size: int, tokenizer: str) -> None:
-        self._file = file
+        self._file, self._tokenizer = file, bytes.fromhex(tokenizer)
         self._dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-        self._tokenizer = tokenizer
-        self._offsets = array("q", [0])
-        self._bytes = array("q")
+        self._offsets, self._bytes = array("q", [0]), array("q", [0])
         self._tokens = 0
-        self._open_bytes = 0
-        self._checksums = array("I")
-        self._checksum = 0
-        self._filled = 0
         file.write(bytes(_HEADER_BYTES))
 
     def add(self, ids: Sequence[int], text_bytes: int = 0) -> None:
         """Append ids that stand for `text_bytes` of text to the document at hand."""
-        piece = np.array(ids, self._dtype)
-        self._tokens += len(piece)
-        self._open_bytes += text_bytes
-        self._write(piece.tobytes())
+        self._tokens += len(ids)
+        self._bytes[-1] += text_bytes
+        self._file.write(np.array(ids, self._dtype).tobytes())
 
     def end_document(self) -> None:
         """Close the document at hand; the next `add` begins another."""
         self._offsets.append(self._tokens)
-        self._bytes.append(self._open_bytes)
-        self._open_bytes = 0
+        self._bytes.append(0)
 
     def finish(self) -> None:
         """Write the tables and the header. Nothing may be added after this."""
-        self._write(bytes(_padding(self._tokens * self._dtype.itemsize)))
-        self._write(np.asarray(self._offsets, "<i8").tobytes())
-        self._write(np.asarray(self._bytes, "<i8").tobytes())
-        if self._filled:
-            self._checksums.append(self._checksum)
-        table = np.asarray(self._checksums, "<u4").tobytes()
+        self._file.write(bytes(-self._file.tell() % 8))
+        self._file.write(np.asarray(self._offsets, "<i8").tobytes() + np.asarray(self._bytes[:-1], "<i8").tobytes())
+        end = self._file.tell()
+        table = b"".join(checksum.to_bytes(4, "little") for checksum in _checksums(self._file, end))
         self._file.write(table)
-        layout = _Layout(self._dtype.itemsize, self._tokens, len(self._bytes), sum(self._bytes), self._tokenizer)
-        header = layout.pack()
+        counts = (self._tokens, len(self._offsets) - 1, sum(self._bytes))
+        fields = (MAGIC, VERSION, self._dtype.itemsize, *counts, BLOCK_BYTES, 0, self._tokenizer)
+        header = _HEADER.pack(*fields).ljust(_CHECKSUM_AT, b"\0")
         self._file.seek(0)
-        self._file.write(header + struct.pack("<I", zlib.crc32(table, zlib.crc32(header))))
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        view = memoryview(data)
-        while view:
-            part = view[: BLOCK_BYTES - self._filled]
-            self._checksum = zlib.crc32(part, self._checksum)
-            self._filled += len(part)
-            if self._filled == BLOCK_BYTES:
-                self._checksums.append(self._checksum)
-                self._checksum = self._filled = 0
-            view = view[len(part) :]
+        self._file.write(header + zlib.crc32(table, zlib.crc32(header)).to_bytes(4, "little"))
 
 
 @contextmanager
 def write_shard(path: Path, vocab_size: int, tokenizer: str) -> Iterator[ShardWriter]:
     """Write a shard; it appears at `path` whole, when the block ends without an error.
 
-    vocab_size: decides the width of the ids, two bytes up to 65,536.
-    tokenizer: the fingerprint of the tokenizer, 64 hexadecimal digits.
+    Args:
+        path: the file.
+        vocab_size: decides the width of the ids, two bytes up to 65,536.
+        tokenizer: the fingerprint of the tokenizer, 64 hexadecimal digits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("x+b") as file:
             writer = ShardWriter(file, vocab_size, tokenizer)
             yield writer
             writer.finish()
@@ -149,97 +130,51 @@ def write_shard(path: Path, vocab_size: int, tokenizer: str) -> Iterator[ShardWr
 def open_shard(path: Path, *, verify: bool | None = None) -> Tokens:
     """Open a shard memory-mapped.
 
-    verify: check every block against its checksum; by default for files up to `VERIFIED_AT_OPEN` bytes. The header, the
-        table of checksums and the file's length are always checked.
-    Raises UserError naming the file, and the offset where it is cut short or damaged.
+    Args:
+        path: the file.
+        verify: check every block against its checksum; by default for files up to `VERIFIED_AT_OPEN` bytes. The
+            header, the table of checksums and the file's length are always checked.
+
+    Raises:
+        UserError: Names the file, and the offset where it is cut short or damaged.
     """
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             header = file.read(_HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+            if not header.startswith(MAGIC) or len(header) < _HEADER_BYTES:
+                raise UserError(f"{path}: not a token shard, or cut short at offset {len(header)}; {_MEND}")
+            _, version, itemsize, tokens, documents, _, block, _, tokenizer = _HEADER.unpack_from(header)
+            if version != VERSION:
+                raise UserError(f"{path}: token shard version {version}, but this release reads {VERSION}; {_MEND}")
+            offsets = _HEADER_BYTES + -(-tokens * itemsize // 8) * 8
+            texts = offsets + 8 * (documents + 1)
+            end = texts + 8 * documents
+            if size != (wanted := end + 4 * -(-(end - _HEADER_BYTES) // BLOCK_BYTES)):
+                raise UserError(f"{path}: the token shard should end at offset {wanted}, not {size}; {_MEND}")
+            content = np.memmap(path, np.uint8, "r").view(np.ndarray)
+            table = content[end:].tobytes()
+            known = int.from_bytes(header[_CHECKSUM_AT:], "little")
+            if block != BLOCK_BYTES or zlib.crc32(table, zlib.crc32(header[:_CHECKSUM_AT])) != known:
+                raise UserError(f"{path}: the header, or the table at offset {end}, is damaged; {_MEND}")
+            if verify or (verify is None and size <= VERIFIED_AT_OPEN):
+                for number, checksum in enumerate(_checksums(file, end)):
+                    if checksum != int.from_bytes(table[4 * number : 4 * number + 4], "little"):
+                        start = _HEADER_BYTES + number * BLOCK_BYTES
+                        raise UserError(f"{path}: the token shard is damaged after offset {start}; {_MEND}")
     except OSError as error:
         raise UserError(f"{path}: the token shard cannot be read: {error.strerror}; {_MEND}") from None
-    layout = _Layout.unpack(header, path)
-    if size < layout.size:
-        raise UserError(f"{path}: the token shard is cut short at offset {size} of {layout.size}; {_MEND}")
-    if size > layout.size:
-        raise UserError(f"{path}: the token shard should end at offset {layout.size}, not {size}; {_MEND}")
-    content = np.memmap(path, np.uint8, "r").view(np.ndarray)
-    table = content[layout.table_at :]
-    if zlib.crc32(table.data, zlib.crc32(header[:_CHECKSUM_AT])) != int.from_bytes(header[_CHECKSUM_AT:], "little"):
-        raise UserError(f"{path}: the header, or the table at offset {layout.table_at}, is damaged; {_MEND}")
-    if verify or (verify is None and size <= VERIFIED_AT_OPEN):
-        _verify(path, layout.table_at, table.view("<u4"))
     return Tokens(
-        ids=content[_HEADER_BYTES : layout.ids_end].view(f"<u{layout.itemsize}"),
-        offsets=content[layout.offsets_at : layout.bytes_at].view("<i8"),
-        bytes=content[layout.bytes_at : layout.table_at].view("<i8"),
-        tokenizer=layout.tokenizer,
-        digest=hashlib.sha256(header + table.tobytes()).hexdigest(),
+        ids=content[_HEADER_BYTES : _HEADER_BYTES + tokens * itemsize].view(f"<u{itemsize}"),
+        offsets=content[offsets:texts].view("<i8"),
+        bytes=content[texts:end].view("<i8"),
+        tokenizer=tokenizer.hex(),
+        digest=hashlib.sha256(header + table).hexdigest(),
     )
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What the header says, and where everything lies."""
-
-    itemsize: int
-    tokens: int
-    documents: int
-    text_bytes: int
-    tokenizer: str
-
-    @property
-    def ids_end(self) -> int:
-        return _HEADER_BYTES + self.tokens * self.itemsize
-
-    @property
-    def offsets_at(self) -> int:
-        return self.ids_end + _padding(self.tokens * self.itemsize)
-
-    @property
-    def bytes_at(self) -> int:
-        return self.offsets_at + 8 * (self.documents + 1)
-
-    @property
-    def table_at(self) -> int:
-        return self.bytes_at + 8 * self.documents
-
-    @property
-    def size(self) -> int:
-        return self.table_at + 4 * -(-(self.table_at - _HEADER_BYTES) // BLOCK_BYTES)
-
-    def pack(self) -> bytes:
-        """The header without its checksum."""
-        counts = (self.tokens, self.documents, self.text_bytes)
-        fields = (MAGIC, VERSION, self.itemsize, *counts, BLOCK_BYTES, 0, bytes.fromhex(self.tokenizer))
-        return _HEADER.pack(*fields).ljust(_CHECKSUM_AT, b"\0")
-
-    @classmethod
-    def unpack(cls, header: bytes, path: Path) -> "_Layout":
-        if header[: len(MAGIC)] != MAGIC:
-            raise UserError(f"{path}: not a token shard: it does not begin with {MAGIC.decode()}")
-        if len(header) < _HEADER_BYTES:
-            raise UserError(f"{path}: the token shard is cut short at offset {len(header)}; {_MEND}")
-        _, version, itemsize, tokens, documents, text_bytes, block, _, tokenizer = _HEADER.unpack_from(header)
-        if version != VERSION:
-            raise UserError(f"{path}: token shard version {version}, but this release reads {VERSION}; {_MEND}")
-        if itemsize not in (2, 4) or block != BLOCK_BYTES:
-            raise UserError(f"{path}: the header of the token shard is damaged; {_MEND}")
-        return cls(itemsize, tokens, documents, text_bytes, tokenizer.hex())
-
-
-def _verify(path: Path, end: int, checksums: NDArray[np.uint32]) -> None:
-    """Check the payload, read block by block rather than through the map, which would all become resident memory."""
-    with path.open("rb") as file:
-        file.seek(_HEADER_BYTES)
-        for number, checksum in enumerate(checksums):
-            start = _HEADER_BYTES + number * BLOCK_BYTES
-            stop = min(start + BLOCK_BYTES, end)
-            if zlib.crc32(file.read(stop - start)) != checksum:
-                raise UserError(f"{path}: the token shard is damaged between offsets {start} and {stop}; {_MEND}")
-
-
-def _padding(size: int) -> int:
-    """Zeros that bring a size to a multiple of eight."""
-    return -size % 8
+def _checksums(file: BinaryIO, end: int) -> Iterator[int]:
+    """Of each block before `end`, read one by one: through the map they would all become resident memory."""
+    file.seek(_HEADER_BYTES)
+    for start in range(_HEADER_BYTES, end, BLOCK_BYTES):
+        yield zlib.crc32(file.read(min(BLOCK_BYTES, end - start)))

@@ -1,94 +1,171 @@
-"""Text made ready for training: a corpus, its tokenizer, and the tokens of both sides of the split."""
+"""Text made ready for training: a corpus, its tokenizer, and the tokens of both sides of the split.
+
+Text is tokenised on all cores, in bounded memory, and kept as token shards for the next run.
+"""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from langwright.base.console import format_amount, say
+from langwright.base.console import format_amount, progress, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
 from langwright.base.hub import PREFIX
-from langwright.corpora.document import Corpus
+from langwright.corpora.document import Corpus, Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
-from langwright.data.batches import CausalBatches, evaluation_batches
+from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
-from langwright.data.prepare import prepare
-from langwright.data.shards import Tokens
+from langwright.data.prefetch import prefetch
+from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.data.supply import Supply
+from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
+
+BATCH_CHARACTERS = 1 << 20
+"""How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
 
 SAMPLE_BYTES = 64 << 20
 """Text that a new BPE tokenizer sees at most."""
 
 
-@dataclass(frozen=True)
-class Texts:
-    """A corpus as tokens. record: what identifies it, with the words that open it again (spec, split, field)."""
+def text_supply(
+    spec: str,
+    split: str,
+    field: str,
+    layout: Layout,
+    context: int,
+    crossing: bool = False,
+    tokenizer: Tokenizer | None = None,
+    kind: str = "bpe",
+    vocabulary: int = 4096,
+) -> Supply:
+    """A corpus opened, split and tokenised: windows of the training side, and those of the other.
 
-    tokenizer: Tokenizer
-    training: Tokens
-    validation: Tokens
-    record: dict[str, Any]
-
-    def supply(self, layout: Layout, crossing: bool = False) -> Supply:
-        """Windows of the training side, and those of the other. See `CausalBatches`."""
-        return Supply(
-            self.tokenizer,
-            CausalBatches(self.training, layout, crossing=crossing),
-            lambda limit: evaluation_batches(self.validation, layout.context, layout.batch_size, limit),
-            len(self.validation),
-            self.validation.text_bytes,
-            self.record,
-        )
-
-
-def read_texts(
-    spec: str, split: str, field: str, tokenizer: Tokenizer | None, kind: str = "bpe", vocabulary: int = 4096
-) -> Texts:
-    """Open a corpus, split it, tokenise it.
-
-    tokenizer: one that exists; without it a new one of `kind` is made from the training side: "bpe", "characters",
-    "bytes", or a folder that holds one.
+    Args:
+        spec: the corpus.
+        split: what is held out.
+        field: of files that have several, the one with the text.
+        layout: of the batches.
+        context: inputs a window.
+        crossing: let training windows run over the bounds of documents.
+        tokenizer: one that exists; else a new one is made from the training side.
+        kind: of a new one: "bpe", "characters", "bytes", or a folder that holds one.
+        vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
     split = str(settle_split(corpus, split))
-    if tokenizer is None:
-        tokenizer = _kept_tokenizer(corpus, split, kind, vocabulary)
+    tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
         f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
-    return Texts(tokenizer, training, validation, record)
-
-
-def _kept_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> Tokenizer:
-    """`make_tokenizer`, with what was learnt from a corpus kept for the next run."""
-    if kind != "bpe":
-        return make_tokenizer(corpus, split, kind, vocabulary)
-    content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
-    folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
-    if not folder.is_dir():
-        made = make_tokenizer(corpus, split, kind, vocabulary)
-        with atomic_folder(folder) as new:
-            made.save(new)
-    return load_tokenizer(folder)
+    return Supply(
+        tokenizer,
+        Batches(Windows(training, context, crossing), layout),
+        lambda limit: evaluation_batches(Windows(validation, context, once=True), layout.batch_size, limit),
+        len(validation),
+        validation.text_bytes,
+        record,
+    )
 
 
 def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> Tokenizer:
-    """A tokenizer for a corpus: learnt from its training side, or read from the folder `kind`."""
+    """A tokenizer for a corpus: learnt from its training side and kept for the next run, or read from a folder."""
     if kind == "bytes":
         return raw_bytes()
-    if kind in ("bpe", "characters"):
-        training, held_out = split_documents(corpus, split)
-        if kind == "bpe":
-            return train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
-        return characters(document.text for part in (training, held_out) for document in part)
+    if kind == "characters":
+        return characters(document.text for document in corpus)
+    if kind == "bpe":
+        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
+        folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
+        if not folder.is_dir():
+            training, _ = split_documents(corpus, split)
+            made = train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
+            with atomic_folder(folder) as new:
+                made.save(new)
+        return load_tokenizer(folder)
     if not kind.startswith(PREFIX) and not Path(kind).is_dir():
         raise UserError(f"--tokenizer {kind}: neither bpe, characters or bytes nor a folder that holds a tokenizer")
     return load_tokenizer(kind)
+
+
+def prepare(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path) -> tuple[Tokens, Tokens]:
+    """The training and the validation tokens of a corpus.
+
+    Args:
+        corpus: the text.
+        tokenizer: what makes tokens of it.
+        split: which documents are held out.
+        cache: the folder where shards are kept, by the content of the corpus, the tokenizer and the split; what is
+            there is opened, not made again.
+
+    Raises:
+        UserError: Either side of the split is empty, or a kept shard is damaged.
+    """
+    rule = parse_split(split)
+    content = {
+        "version": VERSION,
+        "corpus": corpus.record()["hash"],
+        "tokenizer": tokenizer.fingerprint(),
+        "split": rule,
+    }
+    folder = cache / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    names = ("training.tokens", "validation.tokens")
+    if not folder.is_dir():
+        parts = split_documents(corpus, rule)
+        with atomic_folder(folder) as new, progress("tokenising", corpus.record()["bytes"], "bytes") as advance:
+            for name, documents in zip(names, parts, strict=True):
+                _write(new / name, documents, tokenizer, advance)
+    training, validation = (open_shard(folder / name) for name in names)
+    return training, validation
+
+
+def tokenise(documents: Iterable[Document], tokenizer: Tokenizer, path: Path) -> Tokens:
+    """All documents as one shard at `path`, without a split; the file is written anew."""
+    with progress("tokenising", None, "bytes") as advance:
+        _write(path, documents, tokenizer, advance)
+    return open_shard(path)
+
+
+def _write(path: Path, documents: Iterable[Document], tokenizer: Tokenizer, advance: Callable[[int], None]) -> None:
+    """Write documents, in their order, as a shard; each is `opening` + text + [eos].
+
+    The next batch is tokenised, by the library's threads, while one is written. advance: takes the UTF-8 bytes of text
+    that were done.
+    """
+    opening, eos = tokenizer.opening, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    batches = _batches(documents, tokenizer)
+    encoded = ((batch, tokenizer.encode_batch([text for text, _ in batch])) for batch in batches)
+    with write_shard(path, tokenizer.vocab_size, tokenizer.fingerprint()) as writer:
+        begins = True
+        for batch, rows in prefetch(encoded, ahead=1):
+            for (text, ends), ids in zip(batch, rows, strict=True):
+                size = len(text.encode())
+                writer.add([*(opening if begins else []), *ids, *(eos if ends else [])], size)
+                if ends:
+                    writer.end_document()
+                begins = ends
+                advance(size)
+
+
+def _batches(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[list[tuple[str, bool]]]:
+    """Pieces in their order, and whether each ends its document, in lists of about `BATCH_CHARACTERS` characters."""
+    batch: list[tuple[str, bool]] = []
+    size = 0
+    for document in documents:
+        left = len(document.text)
+        for piece in tokenizer.pieces(document.text):
+            left -= len(piece)
+            batch.append((piece, left == 0))
+            size += len(piece)
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch

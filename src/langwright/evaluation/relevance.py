@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
-from langwright.data.conversations import Example, batch_of, example_of
-from langwright.data.order import Layout
+from langwright.data.batches import evaluation_batches
+from langwright.data.conversations import ChatRows, Example, example_of
 from langwright.models.folder import load_language_model
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
@@ -50,15 +50,12 @@ def _alone(example: Example, bos: int | None) -> Example:
 def _losses(model: Model, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
     """The mean loss of the trained tokens of each example, in nats."""
     found = np.zeros(len(examples))
-    order = sorted(range(len(examples)), key=lambda i: examples[i].inputs)
-    device = model.device
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
-        layout = Layout(model.context, batch_size, 0)
-        batch = batch_of([[examples[i]] for i in numbers], layout, np.array(numbers, np.int64)).to(device)
-        logits = model.head(model.body(batch.ids))
-        losses = token_losses(logits.flatten(0, 1), batch.targets.flatten()).view(batch.ids.shape) * batch.weights
-        found[numbers] = (losses.sum(1) / batch.weights.sum(1)).double().cpu().numpy()
+    for batch in evaluation_batches(ChatRows(examples, model.context), batch_size):
+        assert batch.samples is not None
+        here = batch.to(model.device)
+        logits = model.head(model.body(here.ids))
+        losses = token_losses(logits.flatten(0, 1), here.targets.flatten()).view(here.ids.shape) * here.weights
+        found[batch.samples.numpy()] = (losses.sum(1) / here.weights.sum(1)).double().cpu().numpy()
     return found
 
 

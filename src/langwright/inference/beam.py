@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from langwright.inference.request import Reading, Request
-from langwright.inference.rules import Search
+from langwright.inference.rules import Search, apply_rules
 from langwright.models.model import Model
 
 NEVER = -1e9
@@ -38,7 +38,10 @@ def beam_search(model: Model, request: Request) -> list[list[int]]:
         scores = reading.logits().float().log_softmax(-1)
         totals = torch.stack(
             [
-                request.rules.apply(scores[row * beams + beam], [*request.rows[row], *written], step, left) + so_far
+                apply_rules(
+                    scores[row * beams + beam], search, request.frame, [*request.rows[row], *written], step, left
+                )
+                + so_far
                 for row, hypotheses in enumerate(rows)
                 for beam, (so_far, written) in enumerate(hypotheses.live)
             ]

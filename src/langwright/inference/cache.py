@@ -1,9 +1,10 @@
 """The contiguous KV cache."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -29,38 +30,43 @@ class KVCache:
     def __init__(self, layers: int, own: Mapping[int, Any] = {}):
         self.gapless = True
         self.length = 0
-        self._slots = [own[layer] if layer in own else KVSlot(self) for layer in range(layers)]
-        self._positions = self._next = self._segments = torch.empty(0)
+        self._slots = [own[layer] if layer in own else self._new_slot() for layer in range(layers)]
+        self._positions = torch.empty(0)
+        self._segments: Tensor | None = None
 
-    def begin(self, new: NewTokens) -> Sequence[Places]:
+    def _new_slot(self) -> "KVSlot":
+        return KVSlot(self)
+
+    def begin(self, new: NewTokens) -> Places:
         """Where the new tokens and all that are held stand (see `parts.state.State`)."""
         if not self.length:
-            empty = torch.full((new.batch, 0), -1, dtype=torch.long, device=new.device)
-            self._positions, self._segments, self._next = empty, empty, empty.new_zeros(new.batch, 1)
-        self.gapless &= new.plain
-        if new.segments is None and self._segments.shape[1]:
+            self._positions = torch.empty(new.batch, 0, dtype=torch.long, device=new.device)
+        if new.segments is None and self._segments is not None:
             new = new._replace(segments=self._positions.new_zeros(new.batch, new.time))
-        query, key = new.counted(self._next if new.segments is None else self._following(new.segments))
-        self._next = self._next + new.time if new.plain else torch.maximum(self._next, key.amax(1, keepdim=True) + 1)
-        start, self.length = self.length, self.length + new.time
-        self._positions = _written(self._positions, key, start)
-        segments: tuple[Tensor | None, Tensor | None] = None, None
-        if new.segments is not None:
-            if not self._segments.shape[1]:
-                self._segments = torch.zeros_like(self._positions)
-            self._segments = _written(self._segments, new.segments, start)
-            segments = new.segments, self._segments[:, : self.length]
-        return [Places(query, self._positions[:, : self.length], self.gapless, *segments)] * len(self._slots)
+        if new.segments is not None and self._segments is None:
+            self._segments = torch.zeros_like(self._positions)
+        query, key = new.counted(self._following(new.segments))
+        self.gapless &= new.plain
+        self.length += new.time
+        self._positions = torch.cat((self._positions, key.expand(new.batch, -1)), 1)
+        if self._segments is not None and new.segments is not None:
+            self._segments = torch.cat((self._segments, new.segments), 1)
+        return Places(query, self._positions, self.gapless, new.segments, self._segments)
 
-    def _following(self, segments: Int[Tensor, "batch time"]) -> Int[Tensor, "batch time"]:
-        """The position after those that are held of each token's segment."""
-        if not self.length:
-            return torch.zeros_like(segments)
-        held = self._segments[:, None, : self.length]
-        if not held.shape[2]:
-            held = held.new_zeros(held.shape[0], 1, self.length)
-        alike = (segments[:, :, None] == held) | (held == EVERY_SEGMENT)
-        return self._positions[:, None, : self.length].masked_fill(~alike, -1).amax(2) + 1
+    def _following(self, segments: Int[Tensor, "batch time"] | None) -> Int[Tensor, "batch #time"] | int:
+        """The position after those that are held, of each row or of each token's segment."""
+        held = self._positions
+        if not self.length or (self.gapless and segments is None):
+            return self.length
+        if segments is not None:
+            assert self._segments is not None
+            others = self._segments[:, None]
+            held = held[:, None].masked_fill((segments[:, :, None] != others) & (others != EVERY_SEGMENT), -1)
+        return held.amax(-1, keepdim=segments is None) + 1
+
+    def pieces(self, time: int) -> list[slice]:
+        """A prompt in the pieces that fit: whole."""
+        return [slice(0, time)]
 
     def slot(self, layer: int) -> Any:
         """What a layer keeps."""
@@ -70,14 +76,14 @@ class KVCache:
         """Keep only these rows of the batch, in this order: finished sequences leave."""
         for slot in self._slots:
             slot.keep(rows)
-        self._positions, self._next = self._positions[rows], self._next[rows]
-        self._segments = self._segments[rows]
+        self._positions = self._positions[rows]
+        self._segments = None if self._segments is None else self._segments[rows]
 
 
 class KVSlot:
     """Keys and values of one layer, with room to grow (see `parts.state.Slot`)."""
 
-    def __init__(self, cache: KVCache):
+    def __init__(self, cache: Any):
         self._cache = cache
         self._keys = self._values = torch.empty(0)
 
@@ -87,7 +93,7 @@ class KVSlot:
         return self._keys[:, :, : self._cache.length]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, settings: Settings) -> Tensor:
-        """Attention over all keys so far, the new ones kept."""
+        """Attention over all keys that are held, the new ones among them."""
         return attend(q, *self.extend(k, v), bias, settings)
 
     def extend(
@@ -95,27 +101,18 @@ class KVSlot:
         k: Float[Tensor, "batch kv_heads time head_dim"],
         v: Float[Tensor, "batch kv_heads time head_dim"],
     ) -> KeysValues:
-        """Remember new keys and values; return all of them."""
+        """Remember new keys and values; return all of them. Their room grows to the next power of two."""
         end = self._cache.length
-        if not self._keys.numel():
-            self._keys, self._values = k[:, :, :0], v[:, :, :0]
         start = end - k.shape[2]
-        self._keys, self._values = _written(self._keys, k, start, 2), _written(self._values, v, start, 2)
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        if not start:
+            self._keys, self._values = k[:, :, :0], v[:, :, :0]
+        if self._keys.shape[2] < end:
+            more = 0, 0, 0, max(64, 1 << (end - 1).bit_length()) - self._keys.shape[2]
+            self._keys, self._values = F.pad(self._keys, more), F.pad(self._values, more)
+        self._keys.narrow(2, start, k.shape[2]).copy_(k)
+        self._values.narrow(2, start, k.shape[2]).copy_(v)
+        return self._keys.narrow(2, 0, end), self._values.narrow(2, 0, end)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """See `KVCache.keep`."""
         self._keys, self._values = self._keys[rows], self._values[rows]
-
-
-def _written(held: Tensor, new: Tensor, start: int, dim: int = 1) -> Tensor:
-    """`held` with `new` written from `start` on along `dim`; its room grows to the next power of two."""
-    end = start + new.shape[dim]
-    if held.shape[dim] < end:
-        shape = list(held.shape)
-        shape[dim] = max(64, 1 << (end - 1).bit_length())
-        room = held.new_zeros(shape)
-        room.narrow(dim, 0, held.shape[dim]).copy_(held)
-        held = room
-    held.narrow(dim, start, new.shape[dim]).copy_(new)
-    return held

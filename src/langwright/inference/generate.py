@@ -6,15 +6,15 @@ from functools import partial
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.inference.beam import beam_search
-from langwright.inference.padding import left_padded
-from langwright.inference.request import Reading, Request
-from langwright.inference.rules import Rules, Search
+from langwright.inference.request import Reading, Request, padded
+from langwright.inference.rules import Search, apply_rules
 from langwright.inference.sampling import Sampling, choose
 from langwright.inference.sinks import Streaming
-from langwright.models.model import Model
+from langwright.models.model import Frame, Model
 from langwright.parts.cross_memory import CrossMemory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -95,7 +95,7 @@ def complete(
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     request = Request(
         rows, samplings, limit, tokenizer.ends, cache, tokenizer.vocab_size, streaming, search,
-        Rules.of(search, model.frame), memory,
+        model.frame, memory,
     )  # fmt: skip
     writers = [_Writer(tokenizer, ids, stop, partial(on_text, row)) for row, ids in enumerate(rows)]
     steps = generate_ids(model, request, lambda row: writers[row].reason is not None)
@@ -120,27 +120,25 @@ def generate_ids(
     model: Model, request: Request, finished: Callable[[int], bool] = lambda row: False
 ) -> Iterator[tuple[int, int]]:
     """Yield (row, token) for every new token; a row leaves the batch once `finished(row)` holds after its token."""
-    reading, samplings, rules = Reading(model, request), request.samplings, request.rules
+    reading, samplings, search, frame = Reading(model, request), request.samplings, request.search, request.frame
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(request.rows)))
-    seen = [torch.tensor(row, device=model.device) for row in request.rows]
     written = [list(row) for row in request.rows]
-    likeliest = rules == Rules() and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
+    free = not search.no_repeat_ngram and (frame is None or frame == Frame(frame.start, frame.source_bos))
+    likeliest = free and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
     for new in range(request.max_new_tokens):
         left = request.max_new_tokens - new - 1
         logits = reading.logits()
         if likeliest:
             tokens = logits.float().argmax(-1).tolist()
         else:
-            allowed = [rules.apply(logits[i], written[row], new, left) for i, row in enumerate(active)]
+            allowed = [apply_rules(logits[i], search, frame, written[row], new, left) for i, row in enumerate(active)]
             tokens = [
-                choose(scores, samplings[row], seen[row], generators[row])
+                choose(scores, samplings[row], written[row], generators[row])
                 for row, scores in zip(active, allowed, strict=True)
             ]
         for row, token in zip(active, tokens, strict=True):
             written[row].append(token)
-            if samplings[row].repetition_penalty != 1:
-                seen[row] = torch.cat((seen[row], seen[row].new_tensor([token])))
             yield row, token
         going = [i for i, row in enumerate(active) if not finished(row)]
         if not going or not left:
@@ -155,8 +153,13 @@ def source_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
     ids = [token for token in (begin, *tokenizer.encode(text), tokenizer.eos_id) if token is not None]
     if not ids:
         raise UserError("the text is empty and this tokenizer has no token that ends one; give a text")
+    return check_length(model, ids)
+
+
+def check_length(model: Model, ids: list[int], what: str = "text") -> list[int]:
+    """The ids; UserError where they do not fit the model's context."""
     if model.context is not None and len(ids) > model.context:
-        raise UserError(f"a text of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
+        raise UserError(f"a {what} of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
     return ids
 
 
@@ -165,15 +168,14 @@ def read_sources(
 ) -> tuple[CrossMemory, list[list[int]]]:
     """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
     rows = [source_ids(model, tokenizer, text) for text in texts]
-    source, mask = left_padded(rows, model.device, right=True)
+    source, mask = padded(rows, model.device, "right")
     with torch.inference_mode():
         return model.encode(source, mask, remember=cache), [[model.frame.start] for _ in texts]
 
 
 def _limit(context: int | None, longest: int, wanted: int | None) -> int:
     """How many tokens to write; `context` None has no end."""
-    if wanted is not None and wanted < 1:
-        raise UserError(f"--max-new-tokens {wanted}: must be at least 1")
+    check_flag("max_new_tokens", wanted, wanted is None or wanted >= 1, "at least 1")
     if context is None:
         return wanted or 256
     room = context - longest
@@ -237,10 +239,34 @@ def next_tokens(
     model: Model, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
 ) -> list[tuple[int, float]]:
     """The `top` likeliest next tokens of a text with their probabilities, likeliest first."""
-    ids = torch.tensor([prompt_ids(tokenizer, text)], device=model.device)
-    if ids.shape[1] > model.context:
-        raise UserError(f"a text of {ids.shape[1]} tokens does not fit the model's context of {model.context} tokens")
+    ids = torch.tensor([check_length(model, prompt_ids(tokenizer, text))], device=model.device)
+    at = torch.arange(ids.shape[1], device=model.device) == ids.shape[1] - 1
+    return _likeliest(model, tokenizer, ids, at[None], top, temperature)
+
+
+def likeliest_fillings(
+    model: Model, tokenizer: Tokenizer, text: str, top: int, temperature: float = 1.0
+) -> list[tuple[int, float]]:
+    """The `top` likeliest tokens for the mask in a text with their probabilities, likeliest first.
+
+    Raises UserError for a model without a head for it, and for a text that does not name the mask once.
+    """
+    if model.task != "masked":
+        raise UserError(f'a {model.family} model with the head "{model.task}" neither writes text nor fills a mask')
+    mask = tokenizer.special_tokens.mask
+    if mask is None:
+        raise UserError("the tokenizer of this model has no mask token")
+    if (count := text.count(mask)) != 1:
+        raise UserError(f"the text must hold {mask} once, where a token is to be guessed; it holds it {count} times")
+    ids = torch.tensor([check_length(model, tokenizer.frame(text, named=True)[0])], device=model.device)
+    return _likeliest(model, tokenizer, ids, ids == tokenizer.mask_id, top, temperature)
+
+
+def _likeliest(
+    model: Model, tokenizer: Tokenizer, ids: Tensor, at: Tensor, top: int, temperature: float
+) -> list[tuple[int, float]]:
+    """The likeliest tokens by the logits of one place, and their probabilities."""
     with torch.inference_mode():
-        logits = model.head(model.body(ids)[0, -1]).float()[: tokenizer.vocab_size]
+        logits = model.head(model.body(ids)[at])[0].float()[: tokenizer.vocab_size]
     best = ((logits - logits.max()) / temperature).softmax(-1).topk(min(top, len(logits)))
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -2,18 +2,19 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
-from langwright.inference.padding import left_padded
-from langwright.inference.rules import Rules, Search
+from langwright.inference.rules import Search
 from langwright.inference.sampling import Sampling
-from langwright.inference.sinks import SinkCache, Streaming
-from langwright.models.model import Model
+from langwright.inference.sinks import Streaming
+from langwright.models.model import Frame, Model
 from langwright.parts.cross_memory import CrossMemory
 
 
@@ -30,7 +31,7 @@ class Request:
         vocabulary: ids from here on are padding of the model's tables and never chosen; None for no limit.
         streaming: which tokens are kept in a text that grows past the context; None for all.
         search: beams, and how they are scored.
-        rules: which tokens are forced or banned.
+        frame: which tokens the model forces or bans; None for none.
         memory: what the decoder of an encoder-decoder reads, a row for each prompt.
     """
 
@@ -42,7 +43,7 @@ class Request:
     vocabulary: int | None = None
     streaming: Streaming | None = None
     search: Search = Search()
-    rules: Rules = Rules()
+    frame: Frame | None = None
     memory: CrossMemory | None = None
 
     def __post_init__(self) -> None:
@@ -61,12 +62,12 @@ class Reading:
 
     def __init__(self, model: Model, request: Request, copies: int = 1):
         self._model, self._vocabulary, self._memory = model, request.vocabulary, request.memory
-        self._state: KVCache | SinkCache | None = None
+        self._state: KVCache | None = None
         if request.streaming is not None:
             self._state = request.streaming.cache(model)
         elif request.cache:
             self._state = KVCache(len(model.body.blocks), model.body.own_slots())
-        self._ids, self._mask = left_padded([row for row in request.rows for _ in range(copies)], model.device)
+        self._ids, self._mask = padded([row for row in request.rows for _ in range(copies)], model.device)
         if copies > 1 and self._memory is not None:
             self._memory.keep(torch.arange(len(request.rows), device=model.device).repeat_interleave(copies))
 
@@ -74,7 +75,7 @@ class Reading:
     def logits(self) -> Float[Tensor, "rows vocabulary"]:
         """Of the token after each row; the tokens go in in pieces where the state asks for them."""
         hidden = torch.empty(0)
-        for piece in self._state.pieces(self._ids.shape[1]) if isinstance(self._state, SinkCache) else [slice(None)]:
+        for piece in [slice(None)] if self._state is None else self._state.pieces(self._ids.shape[1]):
             mask = None if self._mask is None else self._mask[:, piece]
             hidden = self._model.body(self._ids[:, piece], mask, state=self._state, memory=self._memory)[:, -1]
         return self._model.head(hidden)[:, : self._vocabulary]
@@ -96,3 +97,14 @@ class Reading:
             return
         self._ids = torch.cat((ids, new), 1)
         self._mask = None if mask is None else torch.cat((mask, torch.ones_like(new, dtype=torch.bool)), 1)
+
+
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device, side: Literal["left", "right"] = "left"
+) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"] | None]:
+    """Ids with padding at one side, and what is real; no mask when all are equally long."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_side=side)
+    if len(set(map(len, rows))) == 1:
+        return ids.to(device), None
+    real = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side)
+    return ids.to(device), real.to(device)

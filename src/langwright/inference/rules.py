@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.models.model import Frame
 
 
@@ -28,52 +28,45 @@ class Search:
     early_stopping: bool = False
 
     def __post_init__(self) -> None:
-        if self.beams < 1:
-            raise UserError(f"--beams {self.beams}: must be at least 1")
-        if self.no_repeat_ngram < 0:
-            raise UserError(f"--no-repeat-ngram {self.no_repeat_ngram}: must be 0 or more")
-        if not abs(self.length_penalty) < 100:
-            raise UserError(f"--length-penalty {self.length_penalty}: must be between -100 and 100")
+        check_flag("beams", self.beams, self.beams >= 1, "at least 1")
+        check_flag("no_repeat_ngram", self.no_repeat_ngram, self.no_repeat_ngram >= 0, "0 or more")
+        check_flag("length_penalty", self.length_penalty, abs(self.length_penalty) < 100, "between -100 and 100")
         if self.beams == 1 and (self.length_penalty != 1 or self.early_stopping):
             name = "--early-stopping" if self.early_stopping else f"--length-penalty {self.length_penalty}"
             raise UserError(f"{name}: means something with --beams above 1 only")
 
 
-@dataclass(frozen=True)
-class Rules:
-    """first, last, banned: as in `Frame`. no_repeat_ngram: as in `Search`."""
+def apply_rules(
+    scores: Float[Tensor, " vocabulary"],
+    search: Search,
+    frame: Frame | None,
+    written: Sequence[int],
+    new: int,
+    left: int,
+) -> Float[Tensor, " vocabulary"]:
+    """The scores of the next token: -inf where it may not come, 0 for one that must.
 
-    no_repeat_ngram: int = 0
-    first: int | None = None
-    last: int | None = None
-    banned: tuple[int, ...] = ()
+    Args:
+        scores: of every token.
+        search: its n-grams that may not return.
+        frame: the tokens that the model forces or bans.
+        written: prompt and what followed.
+        new: how many of it were generated.
+        left: how many more may follow this one.
+    """
+    first, last, banned = (None, None, ()) if frame is None else (frame.first, frame.last, frame.banned)
+    forced = last if not left and last is not None else first if not new else None
+    if forced is not None:
+        return torch.full_like(scores, -torch.inf).index_fill(0, torch.tensor([forced], device=scores.device), 0.0)
+    barred = [*banned, *_endings(written, search.no_repeat_ngram)]
+    if not barred:
+        return scores
+    return scores.index_fill(0, torch.tensor(barred, device=scores.device), -torch.inf)
 
-    @classmethod
-    def of(cls, search: Search, frame: Frame | None = None) -> "Rules":
-        """The rules of a search, with those of the model's own texts."""
-        if frame is None:
-            return cls(search.no_repeat_ngram)
-        return cls(search.no_repeat_ngram, frame.first, frame.last, frame.banned)
 
-    def apply(
-        self, scores: Float[Tensor, " vocabulary"], written: Sequence[int], new: int, left: int
-    ) -> Float[Tensor, " vocabulary"]:
-        """The scores of the next token: -inf where it may not come, 0 for one that must.
-
-        written: prompt and what followed. new: how many of it were generated. left: how many more may follow this one.
-        """
-        forced = self.last if not left and self.last is not None else self.first if not new else None
-        if forced is not None:
-            return torch.full_like(scores, -torch.inf).index_fill(0, torch.tensor([forced], device=scores.device), 0.0)
-        barred = [*self.banned, *self._endings(written)]
-        if not barred:
-            return scores
-        return scores.index_fill(0, torch.tensor(barred, device=scores.device), -torch.inf)
-
-    def _endings(self, written: Sequence[int]) -> list[int]:
-        """Tokens that would complete an n-gram which is there already."""
-        n = self.no_repeat_ngram
-        if not n or len(written) < n:
-            return []
-        start = list(written[len(written) - n + 1 :])
-        return [written[i + n - 1] for i in range(len(written) - n + 1) if list(written[i : i + n - 1]) == start]
+def _endings(written: Sequence[int], n: int) -> list[int]:
+    """Tokens that would complete an n-gram which is there already."""
+    if not n:
+        return []
+    start = list(written[len(written) - n + 1 :])
+    return [written[i + n - 1] for i in range(len(written) - n + 1) if list(written[i : i + n - 1]) == start]

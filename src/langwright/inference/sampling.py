@@ -1,13 +1,14 @@
 """From logits to the next token."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from langwright.base.errors import UserError
+from langwright.base.errors import check_flag
 
 
 @dataclass(frozen=True)
@@ -32,31 +33,30 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks = {
-            "temperature": (0 <= self.temperature < math.inf, "0 or more, and finite"),
-            "top_k": (self.top_k >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "above 0 and finite"),
-            "seed": (0 <= self.seed < 2**63, "0 or more, and below 2**63"),
-        }
-        for name, (holds, wanted) in checks.items():
-            if not holds:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {wanted}")
+        for name, holds, wanted in (
+            ("temperature", 0 <= self.temperature < math.inf, "0 or more, and finite"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 and finite"),
+            ("seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63"),
+        ):
+            check_flag(name, getattr(self, name), holds, wanted)
 
 
 def adjust(
-    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Int[Tensor, " seen"]
+    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Sequence[int]
 ) -> Float[Tensor, " vocabulary"]:
     """Logits after penalty, temperature and the cuts top-k, top-p and min-p, in that order; cut tokens are -inf.
 
-    Temperature 0 leaves the logits unscaled, for the caller to take the largest.
+    seen: the tokens that are there already. Temperature 0 leaves the logits unscaled: the caller takes the largest.
     """
     logits = logits.float()
     if sampling.repetition_penalty != 1:
-        old = logits[seen]
+        there = torch.tensor(seen, dtype=torch.long, device=logits.device)
+        old = logits[there]
         penalised = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
-        logits = logits.scatter(0, seen, penalised)
+        logits = logits.scatter(0, there, penalised)
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     if 0 < sampling.top_k < len(logits):
@@ -72,7 +72,7 @@ def adjust(
 
 
 def choose(
-    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Int[Tensor, " seen"], generator: torch.Generator
+    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Sequence[int], generator: torch.Generator
 ) -> int:
     """The next token's id. The generator is the sequence's own, so that its neighbours in a batch change nothing.
 

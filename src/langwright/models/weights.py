@@ -1,9 +1,9 @@
 """Tensors on disk: one safetensors file, or shards with an index. Reading and atomic writing."""
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,21 +12,51 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from langwright.base.errors import UserError
+from langwright.base.files import atomic_file
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored in. Narrower numbers mean little without scales, which lie elsewhere."""
 
 
-@contextlib.contextmanager
-def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str], Tensor]]]:
-    """The file of each tensor of a model folder, and a function that reads one of them.
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a model folder.
+
+    Args:
+        files: the file that holds each, by name.
+        read: the tensor of a name.
+    """
+
+    files: Mapping[str, Path]
+    read: Callable[[str], Tensor]
+
+    def floats(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A tensor; UserError where it holds no floats or has another shape."""
+        tensor = self.read(name)
+        check_floats(tensor, self.where(name))
+        if list(tensor.shape) != list(shape):
+            raise self.refusal(name, f"has shape {list(tensor.shape)}, the config asks for {list(shape)}")
+        return tensor
+
+    def where(self, name: str) -> str:
+        """A tensor and its file, for the beginning of a message."""
+        return f'{self.files[name]}: tensor "{name}"'
+
+    def refusal(self, name: str, why: object) -> UserError:
+        """The error of a tensor that cannot be taken."""
+        return UserError(f"{self.where(name)} {why}")
+
+
+@contextmanager
+def open_weights(folder: Path) -> Iterator[Weights]:
+    """The tensors of a model folder, while its files are open.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
     file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
     """
     where = _shards(folder)
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         opened = {file: stack.enter_context(_open(folder / file)) for file in dict.fromkeys(where.values())}
         if where == {"": SINGLE}:
             where = dict.fromkeys(opened[SINGLE].keys(), SINGLE)
@@ -38,7 +68,8 @@ def open_weights(folder: Path) -> Iterator[tuple[dict[str, Path], Callable[[str]
             if where.get(name) != file:
                 told = f"the index says {where[name]}" if name in where else "is not in the index"
                 raise UserError(f'{folder / file}: tensor "{name}" is here, and {told}')
-        yield {name: folder / file for name, file in where.items()}, lambda name: opened[where[name]].get_tensor(name)
+        files = {name: folder / file for name, file in where.items()}
+        yield Weights(files, lambda name: opened[where[name]].get_tensor(name))
 
 
 def _shards(folder: Path) -> dict[str, str]:
@@ -66,25 +97,14 @@ def _open(path: Path) -> "safe_open":
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, {"format": "pt"}
-        )
-        os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that only their owner reads
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    with atomic_file(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library makes files that only their owner reads
+        try:
+            save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, {"format": "pt"})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written: {error}") from None
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,11 +113,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return {name: torch.clone(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def check_floats(tensor: Tensor) -> None:
-    """ValueError for a tensor of numbers that are not of `READ`."""
+def check_floats(tensor: Tensor, where: str, finite: bool = False) -> None:
+    """UserError for a tensor of numbers that are not of `READ`, or, where `finite`, one that holds NaN or infinity."""
     if tensor.dtype not in READ:
         kind, known = (", ".join(str(t).removeprefix("torch.") for t in ts) for ts in ((tensor.dtype,), READ))
-        raise ValueError(f"holds {kind} numbers; only {known} are read")
+        raise UserError(f"{where} holds {kind} numbers; only {known} are read")
+    if finite and not tensor.isfinite().all():
+        raise UserError(f"{where} holds NaN or infinity: the training that wrote it came apart")
 
 
 def weights_checksum(folder: Path) -> str:

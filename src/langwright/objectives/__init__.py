@@ -1,1 +1,1 @@
-"""Floor 1: batches, objectives, and losses, rewards and metrics as pure functions of tensors and masks."""
+"""Between floors 1 and 2: batches, losses as pure functions of tensors and masks, and objectives made of them."""

@@ -1,13 +1,22 @@
-"""Losses as pure functions of tensors. Each returns a sum; the caller divides by the targets of the whole step."""
+"""Losses as pure functions of tensors, and the objective of a language model, which is made of them.
 
-from collections.abc import Callable
+Each returns a sum; the caller divides by the targets of the whole step.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from langwright.objectives.batch import Models, TokenBatch
+from langwright.parts.heads import Projection
+from langwright.parts.moe import MoE
+from langwright.parts.state import Taps
 
 CHUNK_LOGITS = {"cpu": 2**27, "cuda": 2**28}
 """Logits held at once in `linear_cross_entropy` (256 or 512 MiB in bfloat16): enough tokens to keep its products busy,
@@ -26,26 +35,40 @@ def token_losses(
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-@runtime_checkable
-class Projected(Protocol):
-    """Logits that are not computed yet, as `parts.heads.Projection` holds them."""
+@dataclass(frozen=True)
+class Causal:
+    """Next-token cross-entropy in nats, without ever holding all logits; and the balance of experts, where asked for.
 
-    @property
-    def hidden(self) -> Float[Tensor, "*batch width"]: ...
-    @property
-    def weight(self) -> Float[Tensor, "vocabulary width"]: ...
-    @property
-    def bias(self) -> Float[Tensor, " vocabulary"] | None: ...
-    @property
-    def scale(self) -> float: ...
-    @property
-    def offset(self) -> Float[Tensor, " vocabulary"] | None: ...
-    @property
-    def softcap(self) -> float | None: ...
+    Args:
+        z_loss: see `linear_cross_entropy`.
+        compiled: see `linear_cross_entropy`.
+    """
+
+    z_loss: float = 0.0
+    compiled: bool = False
+    weights: ClassVar[Mapping[str, float]] = {"tokens": 1.0, "balance": 1.0}
+
+    def counts(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Both terms count targets: the mean of what layers of experts add for a document counts for its targets."""
+        return dict.fromkeys(self.weights, batch.weights.sum())
+
+    def __call__(self, models: Models, batch: TokenBatch) -> dict[str, Tensor]:
+        """The sums over a batch."""
+        model = models["model"]
+        charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
+        taps = Taps("auxiliary") if charged else None
+        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
+        projection = model.head.projection(hidden)
+        sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
+        if taps is not None:
+            # Of each token its document's; virtual tokens stand in front and have no targets.
+            balance = torch.stack(taps.get("auxiliary")).mean(0)[:, -batch.ids.shape[1] :]
+            sums["balance"] = (balance * batch.weights).sum()
+        return sums
 
 
 def linear_cross_entropy(
-    projection: Projected,
+    projection: Projection,
     targets: Int[Tensor, "*batch"],
     weights: Float[Tensor, "*batch"],
     z_loss: float = 0.0,

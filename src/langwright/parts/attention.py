@@ -12,26 +12,20 @@ from langwright.parts.kernels import Stateless
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
-from langwright.parts.state import Settings, Taps
-
-
-class Cross(NamedTuple):
-    """What cross-attention reads, and which of it is padding."""
-
-    bias: Lowered
-    memory: CrossMemory
+from langwright.parts.state import Settings, Slot, Taps
 
 
 class Context(NamedTuple):
     """What a stack gives each branch of one layer besides the hidden states.
 
     Args:
-        bias: who sees whom, in the form of the kernel that was chosen.
+        bias: who sees whom, in the cheapest form.
         tables: cosines and sines of the positions, where they are rotary.
         slot: what the layer keeps between calls: a `parts.state.Slot` for attention.
         taps: what an observer asked to see.
         layer: the number of the layer.
-        cross: the memory that cross-attention reads, where there is one.
+        memory: what cross-attention reads, where there is such.
+        cross: which of it may be seen.
         real: [batch, time], true where a token is real; None means all are.
         segments: [batch, time], the document of each token, where a row packs several.
     """
@@ -41,7 +35,8 @@ class Context(NamedTuple):
     slot: Any = Stateless()
     taps: Taps | None = None
     layer: int = 0
-    cross: Cross | None = None
+    memory: CrossMemory | None = None
+    cross: Lowered = Lowered()
     real: Bool[Tensor, "batch time"] | None = None
     segments: Int[Tensor, "batch time"] | None = None
 
@@ -106,31 +101,28 @@ class Attention(nn.Module):
             q, k = rotate(q, context.tables), rotate(k, context.tables)
         if self.qk_norm_after_rope:
             q, k = self._norm_heads(q, k)
-        settings = self.settings(context.taps, context.layer)
-        return self._merge_heads(context.slot.attend(q, k, v, context.bias, settings))
-
-    def settings(self, taps: Taps | None, layer: int, kind: str = "attention") -> Settings:
-        """What a slot is asked for besides queries, keys, values and bias."""
-        watching = taps if taps is not None and taps.wants(kind) else None
-        return Settings(self.scale, self.softcap, self.dropout if self.training else 0.0, watching, kind, layer)
+        return self._mix(context.slot, q, k, v, context.bias, context)
 
     def _read(self, x: Tensor, context: Context) -> Tensor:
         """Cross-attention: as above, with keys and values of the memory, which has no order that the queries share."""
-        if context.cross is None:
+        if context.memory is None:
             raise ValueError("this attention reads a memory, and the stack was given none")
         q = self.q(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
-        slot = context.cross.memory.slot(context.layer)
-        k, v = slot.read(context.cross.memory.hidden, self._keys_values)
+        k, v = context.memory.keys_values(context.layer, self._keys_values)
         q, k = self._norm_heads(q, k)
-        settings = self.settings(context.taps, context.layer, "cross_attention")
-        return self._merge_heads(slot.attend(q, k, v, context.cross.bias, settings))
+        return self._mix(Stateless(), q, k, v, context.cross, context, "cross_attention")
 
     def _keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         k, v = (project(memory).view(*memory.shape[:2], -1, self.head_dim) for project in (self.k, self.v))
         return k.transpose(1, 2), v.transpose(1, 2)
 
-    def _merge_heads(self, mixed: Tensor) -> Tensor:
-        return self.output(mixed.transpose(1, 2).flatten(2))
+    def _mix(
+        self, slot: Slot, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, context: Context, kind: str = "attention"
+    ) -> Tensor:
+        taps = context.taps if context.taps is not None and context.taps.wants(kind) else None
+        dropout = self.dropout if self.training else 0.0
+        settings = Settings(self.scale, self.softcap, dropout, taps, kind, context.layer)
+        return self.output(slot.attend(q, k, v, bias, settings).transpose(1, 2).flatten(2))
 
     def _norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)

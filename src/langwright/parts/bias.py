@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-
-Kernel = Literal["explicit", "blocks", "tiles", "fused"]
 
 EVERY_SEGMENT = -1
 """The segment of keys that all documents see: virtual tokens."""
@@ -100,14 +98,14 @@ class Lowered(NamedTuple):
         allowed: true where a query may see a key.
         scores: added to the scores.
         described: bias and places as they are, for tiles and for slots with a kernel of their own.
-        kernel: the one that was chosen for it; None leaves the choice to `attend` (`parts/kernels.py`).
+        tiled: whether `described` alone says it, for the readable FlashAttention.
     """
 
     causal: bool = False
     allowed: Bool[Tensor, "#batch 1 #queries keys"] | None = None
     scores: Float[Tensor, "#batch #heads #queries keys"] | None = None
     described: "tuple[Bias, Places] | None" = None
-    kernel: Kernel | None = None
+    tiled: bool = False
 
     def additive(self, queries: int, keys: int, like: Tensor) -> "Lowered":
         """The same bias as scores to add: 0 where allowed, the lowest finite number elsewhere (never NaN rows)."""
@@ -139,34 +137,22 @@ class Bias:
 
         dtype: of the scores, where there is a term.
         """
-        hidden = self._hide(places)
+        queries, keys = places.query.shape[1], places.key.shape[1]
+        by_shape = places.gapless and places.key_segments is None and (self.window is None or keys <= self.window)
+        if by_shape and (not self.causal or queries == 1):
+            hidden = Lowered()
+        elif by_shape and queries == keys:
+            hidden = Lowered(causal=True)
+        else:
+            hidden = Lowered(allowed=self.allowed(places))
         if self.term is None:
             return hidden
-        like = torch.empty((), dtype=dtype, device=places.query.device)
         added = self.term(places, dtype)
-        hiding = hidden.additive(places.query.shape[1], places.key.shape[1], like).scores
-        if hiding is None:
-            return Lowered(scores=added)
-        return Lowered(scores=torch.where(hiding < 0, hiding, added))
+        hiding = hidden.additive(queries, keys, added).scores
+        return Lowered(scores=added if hiding is None else torch.where(hiding < 0, hiding, added))
 
-    def is_triangle(self, places: Places) -> bool:
-        """Whether it is the causal triangle of as many queries as keys, and nothing else."""
-        queries, keys = places.query.shape[1], places.key.shape[1]
-        return self.term is None and self.causal and 1 < queries == keys and self._by_shape(places)
-
-    def _by_shape(self, places: Places) -> bool:
-        """Whether shapes alone say who sees whom."""
-        within = self.window is None or places.key.shape[1] <= self.window
-        return places.gapless and places.key_segments is None and within
-
-    def _hide(self, places: Places) -> Lowered:
-        """The cheapest form of who sees whom."""
-        queries, keys = places.query.shape[1], places.key.shape[1]
-        if self._by_shape(places):
-            if not self.causal or queries == 1:
-                return Lowered()
-            if queries == keys:
-                return Lowered(causal=True)
+    def allowed(self, places: Places) -> Bool[Tensor, "#batch 1 queries keys"]:
+        """True where a query may see a key."""
         query, key = places.query[:, :, None], places.key[:, None, :]
         allowed = key >= 0
         if self.causal:
@@ -176,4 +162,4 @@ class Bias:
         if places.query_segments is not None and places.key_segments is not None:
             same = places.query_segments[:, :, None] == places.key_segments[:, None, :]
             allowed = allowed & (same | (places.key_segments[:, None] == EVERY_SEGMENT))
-        return Lowered(allowed=allowed[:, None])
+        return allowed[:, None]

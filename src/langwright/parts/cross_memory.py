@@ -6,29 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from langwright.parts.kernels import Stateless
-
 KeysValues = tuple[
     Float[Tensor, "batch kv_heads source head_dim"],
     Float[Tensor, "batch kv_heads source head_dim"],
 ]
-
-
-class CrossSlot(Stateless):
-    """What cross-attention of one layer reads: keys and values of the memory, made once where they are remembered."""
-
-    made: KeysValues | None = None
-
-    def __init__(self, remember: bool):
-        super().__init__()
-        self.remember = remember
-
-    def read(self, hidden: Float[Tensor, "batch source dim"], make: Callable[[Tensor], KeysValues]) -> KeysValues:
-        """Keys and values; `make` turns hidden states into them."""
-        made = make(hidden) if self.made is None else self.made
-        if self.remember:
-            self.made = made
-        return made
 
 
 class CrossMemory:
@@ -48,7 +29,7 @@ class CrossMemory:
         remember: bool = False,
     ):
         self.hidden, self.mask, self.remember = hidden, mask, remember
-        self._slots: dict[int, CrossSlot] = {}
+        self._made: dict[int, KeysValues] = {}
 
     @property
     def positions(self) -> Int[Tensor, "#batch source"]:
@@ -56,13 +37,15 @@ class CrossMemory:
         counted = torch.arange(self.hidden.shape[1], device=self.hidden.device)[None]
         return counted if self.mask is None else counted.masked_fill(~self.mask, -1)
 
-    def slot(self, layer: int) -> CrossSlot:
-        """What a layer reads."""
-        return self._slots.setdefault(layer, CrossSlot(self.remember)) if self.remember else CrossSlot(False)
+    def keys_values(self, layer: int, make: Callable[[Tensor], KeysValues]) -> KeysValues:
+        """The keys and values of a layer; `make` turns the hidden states into them."""
+        made = self._made.get(layer) or make(self.hidden)
+        if self.remember:
+            self._made[layer] = made
+        return made
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows of the batch, in this order; a row may come several times."""
         self.hidden = self.hidden[rows]
         self.mask = None if self.mask is None else self.mask[rows]
-        for slot in self._slots.values():
-            slot.made = None if slot.made is None else (slot.made[0][rows], slot.made[1][rows])
+        self._made = {layer: (k[rows], v[rows]) for layer, (k, v) in self._made.items()}

@@ -71,7 +71,8 @@ class MLP(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        return self.output(F.dropout(self.activation(self.input(x)), self.dropout, self.training))
+        hidden = self.activation(self.input(x))
+        return self.output(F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden)
 
 
 class GLU(nn.Module):
@@ -86,4 +87,5 @@ class GLU(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        return self.output(F.dropout(self.activation(self.gate(x)) * self.input(x), self.dropout, self.training))
+        hidden = self.activation(self.gate(x)) * self.input(x)
+        return self.output(F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden)

@@ -10,11 +10,10 @@ one kernel are also fast, because a tile stays in the memory beside the arithmet
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Bias, Places
@@ -92,13 +91,6 @@ class _Tiled(torch.autograd.Function):
         return to_q.to(q.dtype), to_k.to(k.dtype), to_v.to(v.dtype), None, None, None, None
 
 
-class _Tile(NamedTuple):
-    """What a bias says of one tile; `hidden` where a query may not see a key."""
-
-    hidden: Bool[Tensor, "#batch 1 rows columns"]
-    added: Float[Tensor, "#batch heads rows columns"] | None
-
-
 def _tiles(length: int, tile: int) -> Iterator[slice]:
     return (slice(begin, min(begin + tile, length)) for begin in range(0, length, tile))
 
@@ -107,16 +99,6 @@ def _scores(
     q: Tensor, k: Tensor, bias: Bias, places: Places, scale: float, rows: slice, columns: slice
 ) -> Scores | None:
     """The scores of one tile, -inf where a query may not see a key; None where none may, as above the diagonal."""
-    seen = _of_tile(bias, places, rows, columns, _wide(q))
-    if seen.hidden.all():
-        return None
-    scores = scale * q[..., rows, :].to(_wide(q)) @ k[..., columns, :].to(_wide(q)).mT
-    if seen.added is not None:
-        scores += seen.added.unflatten(1, scores.shape[1:3])
-    return scores.masked_fill_(seen.hidden[:, None], -torch.inf)
-
-
-def _of_tile(bias: Bias, places: Places, rows: slice, columns: slice, dtype: torch.dtype) -> _Tile:
     segments = places.query_segments, places.key_segments
     here = Places(
         places.query[:, rows],
@@ -125,9 +107,13 @@ def _of_tile(bias: Bias, places: Places, rows: slice, columns: slice, dtype: tor
         None if segments[0] is None else segments[0][:, rows],
         None if segments[1] is None else segments[1][:, columns],
     )
-    allowed = replace(bias, term=None).lower(here).allowed
-    assert allowed is not None, "places with gaps are lowered to a mask"
-    return _Tile(~allowed, None if bias.term is None else bias.term(here, dtype))
+    allowed = bias.allowed(here)
+    if not allowed.any():
+        return None
+    scores = scale * q[..., rows, :].to(_wide(q)) @ k[..., columns, :].to(_wide(q)).mT
+    if bias.term is not None:
+        scores += bias.term(here, _wide(q)).unflatten(1, scores.shape[1:3])
+    return scores.masked_fill_(~allowed[:, None], -torch.inf)
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -16,6 +16,9 @@ from langwright.parts.linear import Linear, affine
 from langwright.parts.norms import Norm
 
 Pooling = Literal["first", "last", "mean", "max"]
+Hidden = Float[Tensor, "*batch dim"]
+Logits = Float[Tensor, "*batch vocabulary"]
+Mask = Bool[Tensor, "batch time"]
 
 
 @dataclass(frozen=True)
@@ -75,25 +78,22 @@ class LanguageHead(nn.Module):
         self.softcap = softcap
         self.adapter: nn.Module | None = None
 
-    def forward(
-        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "*batch vocabulary"]:
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Logits:
         scaled = hidden if self.scale == 1 else hidden * self.scale
         logits = self.plain(scaled) if self.adapter is None else self.adapter(scaled, self)
         if self.offset is not None:
             logits = logits + self.offset[0].to(logits.dtype)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def plain(self, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocabulary"]:
+    def plain(self, hidden: Hidden) -> Logits:
         """hidden Wᵀ + bias, without an adapter."""
-        bias = None if self.bias is None else self.bias.to(hidden.dtype)
-        return affine(hidden, self.full_weight().to(hidden.dtype), bias)
+        return affine(hidden, self.weight, self.bias)
 
     def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """W as one matrix of floats."""
         return self.weight
 
-    def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
+    def projection(self, hidden: Hidden) -> Projection:
         """All that the logits of these hidden states are made of, adapters included."""
         offset = None if self.offset is None else self.offset[0]
         plain = Projection(hidden, self.full_weight(), self.bias, self.scale, offset, self.softcap)
@@ -117,13 +117,11 @@ class MaskedHead(nn.Module):
         self.weight = tied
         self.bias = nn.Parameter(torch.empty(tied.shape[0]))
 
-    def forward(
-        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "*batch vocabulary"]:
-        found = self.norm(self.activation(self.dense(hidden)))
-        return affine(found, self.weight.to(found.dtype), self.bias.to(found.dtype))
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Logits:
+        read = self.projection(hidden)
+        return affine(read.hidden, read.weight, read.bias)
 
-    def projection(self, hidden: Float[Tensor, "*batch dim"]) -> Projection:
+    def projection(self, hidden: Hidden) -> Projection:
         """All that the logits of these hidden states are made of."""
         return Projection(self.norm(self.activation(self.dense(hidden))), self.weight, self.bias)
 
@@ -152,9 +150,7 @@ class SequenceHead(nn.Module):
         self.output = Linear(dim, labels, bias)
         self.dropout, self.input_dropout = dropout, input_dropout
 
-    def forward(
-        self, hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "batch labels"]:
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "batch labels"]:
         x = F.dropout(pool(hidden, mask, self.pooling), self.input_dropout, self.training)
         if self.dense is not None:
             x = torch.tanh(self.dense(x))
@@ -169,9 +165,7 @@ class TokenHead(nn.Module):
         self.output = Linear(dim, labels, bias=True)
         self.dropout = dropout
 
-    def forward(
-        self, hidden: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "*batch labels"]:
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "*batch labels"]:
         return self.output(F.dropout(hidden, self.dropout, self.training))
 
 
@@ -183,16 +177,12 @@ class EmbeddingHead(nn.Module):
         self.pooling = pooling
         self.normalise = normalise
 
-    def forward(
-        self, hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
-    ) -> Float[Tensor, "batch dim"]:
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "batch dim"]:
         x = pool(hidden, mask, self.pooling)
         return F.normalize(x, dim=-1) if self.normalise else x
 
 
-def pool(
-    hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None, pooling: Pooling
-) -> Float[Tensor, "batch dim"]:
+def pool(hidden: Hidden, mask: Mask | None, pooling: Pooling) -> Float[Tensor, "batch dim"]:
     """One vector a row out of those of its real tokens: the first, the last, their mean, or their largest numbers."""
     real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask
     if pooling == "mean":

@@ -1,17 +1,18 @@
 """The kernels of attention, and the one function that chooses among them."""
 
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from langwright.parts.bias import Bias, Kernel, Lowered, Places
+from langwright.parts.bias import Lowered, Places
 from langwright.parts.causal_attention import attend_causally
 from langwright.parts.flash_attention import attend_tiled
 from langwright.parts.state import NewTokens, Settings
 
+Kernel = Literal["explicit", "blocks", "tiles", "fused"]
 Queries = Float[Tensor, "batch heads queries head_dim"]
 Keys = Float[Tensor, "batch kv_heads keys head_dim"]
 
@@ -22,9 +23,7 @@ BLOCKS_FROM, BLOCKS_TO, MOST_WEIGHTS = 65, 2048, 2**27
 beyond `BLOCKS_TO`, or so many, the fused kernel serves, which keeps none."""
 
 
-def choose_kernel(
-    like: Tensor, heads: int, queries: int, keys: int, *, triangle: bool, settings: Settings, tiled: bool = False
-) -> Kernel:
+def choose_kernel(q: Queries, keys: int, bias: Lowered, settings: Settings) -> Kernel:
     """The fastest kernel that does what is asked.
 
     On a CPU in bfloat16 the backward pass of the fused kernels takes long, so training has two others: blocks of the
@@ -32,39 +31,29 @@ def choose_kernel(
     is faster, and closer to float32, since it never rounds the scores.
 
     Args:
-        like: a tensor whose first size is the batch, with the dtype and device of the queries.
-        heads, queries, keys: their numbers.
-        triangle: whether the bias is the plain causal triangle.
+        q: the queries.
+        keys: their number.
+        bias: in the form that the stack lowered it to.
         settings: soft-cap, dropout and watched weights are what the explicit product alone, or not all, can do.
-        tiled: whether the readable FlashAttention is asked for; watched weights come before it.
     """
-    if tiled and settings.taps is None:
+    if bias.tiled and settings.taps is None:
         return "tiles"
     if settings.taps is not None or settings.softcap is not None:
         return "explicit"
-    if like.device.type == "cpu" and like.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        few = like.shape[0] * heads * queries**2 <= MOST_WEIGHTS
-        if triangle and not settings.dropout and BLOCKS_FROM <= queries <= BLOCKS_TO and few:
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
+        batch, heads, queries, _ = q.shape
+        few = batch * heads * queries**2 <= MOST_WEIGHTS
+        if bias.causal and not settings.dropout and BLOCKS_FROM <= queries <= BLOCKS_TO and few:
             return "blocks"
         if keys < EXPLICIT_BELOW:
             return "explicit"
     return "fused"
 
 
-def lower(bias: Bias, places: Places, like: Tensor, heads: int, settings: Settings, tiled: bool = False) -> Lowered:
-    """A bias in the form that the chosen kernel takes; arguments as in `choose_kernel`."""
-    queries, keys, triangle = places.query.shape[1], places.key.shape[1], bias.is_triangle(places)
-    kernel = choose_kernel(like, heads, queries, keys, triangle=triangle, settings=settings, tiled=tiled)
-    lowered = Lowered() if kernel == "tiles" else bias.lower(places, like.dtype)
-    if kernel == "explicit":
-        lowered = lowered.additive(queries, keys, like)
-    return lowered._replace(kernel=kernel, described=(bias, places))
-
-
 def attend(q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
-    """softmax(q kᵀ scale + bias) v by the kernel that `bias` was lowered for, or else the one chosen here."""
-    heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
-    kernel = bias.kernel or choose_kernel(q, heads, queries, keys, triangle=bias.causal, settings=settings)
+    """softmax(q kᵀ scale + bias) v by the kernel that is chosen here."""
+    batch, heads, queries, _ = q.shape
+    kernel = choose_kernel(q, k.shape[2], bias, settings)
     if kernel == "tiles":
         if settings.dropout or settings.softcap is not None:
             raise ValueError("attention in tiles has neither dropout nor a cap: leave Stack.tiled False")
@@ -72,13 +61,21 @@ def attend(q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Q
         return attend_tiled(q, k, v, *bias.described, settings.scale)
     if kernel == "blocks":
         return attend_causally(q, _for_each_head(k, heads), _for_each_head(v, heads), settings.scale)
+    if bias.tiled:
+        assert bias.described is not None
+        bias = bias.described[0].lower(bias.described[1], q.dtype)
+    asked = q
+    if queries == 1 and heads != k.shape[1] and (bias.scores is None or bias.scores.shape[1] == 1):
+        # A single query of each head: those with the same keys stand as queries of one head, so that no key is
+        # written out again.
+        q = q.reshape(batch, k.shape[1], -1, q.shape[3])
     if kernel == "fused":
-        return attend_fused(q, k, v, bias, settings.scale, settings.dropout)
-    added = bias.additive(queries, keys, q)
+        return attend_fused(q, k, v, bias, settings.scale, settings.dropout).view(asked.shape)
+    added = bias.additive(queries, k.shape[2], q)
     mixed, weights = attend_explicitly(q, k, v, added, settings.scale, settings.dropout, settings.softcap)
     if settings.taps is not None:
-        settings.taps.put(settings.kind, settings.layer, weights)
-    return mixed
+        settings.taps.put(settings.kind, settings.layer, weights.view(batch, heads, queries, -1))
+    return mixed.view(asked.shape)
 
 
 class Stateless:
@@ -86,13 +83,10 @@ class Stateless:
 
     length = 0
 
-    def __init__(self, layers: int = 1):
-        self.layers = layers
-
-    def begin(self, new: NewTokens) -> Sequence[Places]:
-        """Where the tokens stand, the same for all layers."""
+    def begin(self, new: NewTokens) -> Places:
+        """Where the tokens stand."""
         query, key = new.counted()
-        return [Places(query, key, new.plain, new.segments, new.segments)] * self.layers
+        return Places(query, key, new.plain, new.segments, new.segments)
 
     def slot(self, layer: int) -> "Stateless":
         """Itself: no layer keeps anything."""
@@ -113,10 +107,6 @@ def attend_explicitly(
     if bias.causal or bias.allowed is not None:
         raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
-    keys = k.shape[2]
-    if _shares_keys(q, k, bias):
-        mixed, weights = attend_explicitly(_grouped(q, k), k, v, bias, scale, dropout, softcap)
-        return mixed.reshape(q.shape), weights.view(batch, heads, 1, keys)
     q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
     added: Tensor | None = None
     if bias.scores is not None:
@@ -131,18 +121,7 @@ def attend_explicitly(
         scores = torch.baddbmm(added, q3, k3.transpose(1, 2), alpha=scale)
     weights = scores.softmax(-1)
     mixed = torch.bmm(F.dropout(weights, dropout) if dropout else weights, v3)
-    return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, keys)
-
-
-def _shares_keys(q: Queries, k: Keys, bias: Lowered) -> bool:
-    """Whether heads with the same keys may stand as queries of one head, so that no key is written out again."""
-    alike = bias.scores is None or bias.scores.shape[1] == 1
-    return q.shape[2] == 1 and q.shape[1] != k.shape[1] and not bias.causal and alike
-
-
-def _grouped(q: Queries, k: Keys) -> Float[Tensor, "batch kv_heads group head_dim"]:
-    """A single query of each head, as the queries of one head for each of the keys'."""
-    return q.reshape(len(q), k.shape[1], -1, q.shape[3])
+    return mixed.view(batch, heads, queries, -1), weights.view(batch, heads, queries, -1)
 
 
 def _for_each_head(x: Keys, heads: int) -> Queries:
@@ -152,15 +131,5 @@ def _for_each_head(x: Keys, heads: int) -> Queries:
 
 def attend_fused(q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0) -> Queries:
     """The same through PyTorch's fused kernels, which never store the weights."""
-    if _shares_keys(q, k, bias):
-        return attend_fused(_grouped(q, k), k, v, bias, scale, dropout).reshape(q.shape)
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        bias.allowed if bias.scores is None else bias.scores,
-        dropout,
-        bias.causal,
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    added, shared = bias.allowed if bias.scores is None else bias.scores, q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, added, dropout, bias.causal, scale=scale, enable_gqa=shared)

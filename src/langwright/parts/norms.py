@@ -1,11 +1,13 @@
-"""Normalisation: over the numbers of one place (layer, root mean square), or over the places of a batch."""
+"""Normalisation over the numbers of one place: layer norm and root mean square."""
 
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from langwright.parts.linear import cast
 
 
 class Norm(nn.Module):
@@ -36,53 +38,15 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(dim)) if bias else None
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
-        weight = None if self.weight is None else self.weight.to(x.dtype)
+        weight = self.weight
         if self.kind == "layer":
-            return F.layer_norm(x, x.shape[-1:], weight, None if self.bias is None else self.bias.to(x.dtype), self.eps)
-        if self.plus_one and self.weight is not None:
+            bias = None if self.bias is None else cast(self.bias, x)
+            return F.layer_norm(x, x.shape[-1:], None if weight is None else cast(weight, x), bias, self.eps)
+        if self.plus_one and weight is not None:
             wide = _wide(x)
-            return (_rms(x.to(wide), self.eps) * (1 + self.weight.to(wide))).to(x.dtype)
+            return (_rms(x.to(wide), self.eps) * (1 + weight.to(wide))).to(x.dtype)
         normed = _rms(x, self.eps)
-        return normed if weight is None else normed * weight
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, 2015): each of `dim` numbers by its own statistics over a batch.
-
-    In training these are mean and variance over all places of the batch, which also pull running ones along; in
-    evaluation the running ones. momentum: the share of the newest batch in them. Weight and bias begin at 1 and 0.
-    Language models do without: what a text becomes would depend on the texts beside it.
-    """
-
-    mean: Float[Tensor, " dim"]
-    variance: Float[Tensor, " dim"]
-
-    def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1):
-        super().__init__()
-        self.eps, self.momentum = eps, momentum
-        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("variance", torch.ones(dim))
-
-    def forward(
-        self, x: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*batch"] | None = None
-    ) -> Float[Tensor, "*batch dim"]:
-        """mask: true for the places that count; None means all do. Raises ValueError where fewer than two do."""
-        wide = x.to(_wide(x))
-        mean, variance = self._of_batch(wide, mask) if self.training else (self.mean, self.variance)
-        normed = (wide - mean) * torch.rsqrt(variance + self.eps)
-        return (normed * self.weight + self.bias).to(x.dtype)
-
-    def _of_batch(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        counted = x.flatten(0, -2) if mask is None else x[mask]
-        if len(counted) < 2:
-            raise ValueError(f"{len(counted)} places have no variance: batch normalisation needs two at least")
-        variance, mean = torch.var_mean(counted, 0, correction=0)
-        with torch.no_grad():
-            unbiased = variance * (len(counted) / (len(counted) - 1))
-            self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
-            self.variance.lerp_(unbiased.to(self.variance.dtype), self.momentum)
-        return mean, variance
+        return normed if weight is None else normed * cast(weight, x)
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:

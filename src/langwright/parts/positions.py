@@ -96,21 +96,11 @@ def sinusoids(
 ) -> Float[Tensor, "#batch time dim"]:
     """What the first Transformer adds to its embeddings (Vaswani et al., 2017): clock hands from fast to slow.
 
-    Number 2i is sin(position / 10000^(2i / dim)), number 2i + 1 the cosine of the same; or all sines, then all cosines.
-    In float64 where the device has it: at position 1000 float32 angles are off in the fifth digit.
+    Number 2i is sin(position / 10000^(2i / dim)), number 2i + 1 the cosine of the same; or all sines, then all cosines
+    (Marian). In float64 where the device has it: at position 1000 float32 angles are off in the fifth digit.
     """
     wide = torch.float32 if positions.device.type == "mps" else torch.float64
     exponents = torch.arange(0, dim, 2, device=positions.device, dtype=wide) / dim
     angles = positions[..., None].to(wide) * 10_000.0**-exponents
     hands = torch.stack((angles.sin(), angles.cos()), -1).float()
     return (hands.mT if halves else hands).flatten(-2)
-
-
-@dataclass(frozen=True)
-class Sinusoids:
-    """Fixed position vectors in the layout of Marian: a row of sines, then a row of cosines, of falling frequency."""
-
-    dim: int
-
-    def __call__(self, positions: Int[Tensor, "#batch time"]) -> Float[Tensor, "#batch time dim"]:
-        return sinusoids(positions, self.dim, halves=True)

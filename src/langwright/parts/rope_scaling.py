@@ -1,11 +1,12 @@
 """How rotary positions are stretched past the length that a model was trained on.
 
-A scaling changes the frequencies of the pairs, fast to slow, under the names that `rope_type` has in config.json.
+A scaling changes the frequencies of the pairs, fast to slow, under the names that `rope_type` has in config.json. It is
+called with frequencies [half], their base `theta` and the length of the document of each token, and gives those to turn
+by, for all or for each token. Cosines and sines are multiplied by its `magnitude`, and scores so by its square.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,21 +15,6 @@ from torch import Tensor
 Frequencies = Float[Tensor, " half"]
 Scaled = Float[Tensor, "*tokens half"]
 Lengths = Int[Tensor, "batch #time"]
-
-
-@runtime_checkable
-class Scaling(Protocol):
-    """Frequencies [half] of pairs with the base `theta` -> those to turn by, for all or for each token of the batch.
-
-    Lengths are of the document that a token belongs to.
-    """
-
-    @property
-    def magnitude(self) -> float:
-        """What cosines and sines are multiplied by; scores so with its square."""
-        ...
-
-    def __call__(self, frequencies: Frequencies, theta: float, lengths: Lengths) -> Scaled: ...
 
 
 @dataclass(frozen=True)
@@ -121,3 +107,6 @@ class YarnScaling:
     def _pair(self, turns: float, theta: float, half: int) -> float:
         """The number of the pair, not rounded, that turns so often within the original length."""
         return half * math.log(self.original_max_position_embeddings / (turns * 2 * math.pi)) / math.log(theta)
+
+
+Scaling = LinearScaling | Llama3Scaling | DynamicScaling | YarnScaling

@@ -1,7 +1,7 @@
 """Residual branches, blocks, embedders, and the stack that turns inputs into hidden states."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,24 +9,19 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from langwright.parts.attention import Attention, Context, Cross
+from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered, Places
 from langwright.parts.cross_memory import CrossMemory
-from langwright.parts.kernels import Stateless, lower
-from langwright.parts.positions import Rope, Sinusoids, document_lengths
+from langwright.parts.kernels import Stateless
+from langwright.parts.positions import Rope, document_lengths
 from langwright.parts.state import NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
 
-@runtime_checkable
-class Branch(Protocol):
-    """What a residual wraps: attention, a feed-forward, or anything else with this call."""
-
-    def __call__(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]: ...
-
-
 class Residual(nn.Module):
     """y = out_norm(x + gate * dropout(res_norm(fn(in_norm(x))))); absent pieces are the identity.
+
+    `fn(x, context)` is attention, a feed-forward, or anything else with this call.
 
     One equation for pre-norm (`in_norm`), post-norm (`out_norm`), sandwich norm (`in_norm` and `res_norm`) and
     gated branches (`gate`, a module that scales the branch).
@@ -37,7 +32,7 @@ class Residual(nn.Module):
 
     def __init__(
         self,
-        fn: Branch,
+        fn: Callable[..., Tensor],
         in_norm: nn.Module | None = None,
         res_norm: nn.Module | None = None,
         out_norm: nn.Module | None = None,
@@ -112,30 +107,6 @@ class ParallelBlock(nn.Module):
         return x + self.attention.branch(read, context) + self.feedforward.branch(read, context)
 
 
-@runtime_checkable
-class Embedder(Protocol):
-    """What turns the inputs of a stack into vectors: of tokens, patches of images, frames of sound.
-
-    max_positions: the longest sequence it has positions for; None where there is no limit.
-    """
-
-    max_positions: int | None
-
-    def size(self, inputs: Shaped[Tensor, "batch *shape"]) -> tuple[int, int]:
-        """Batch and length of what the inputs become."""
-        ...
-
-    def __call__(
-        self,
-        inputs: Shaped[Tensor, "batch *shape"],
-        positions: Int[Tensor, "#batch length"],
-        types: Int[Tensor, "batch time"] | None = None,
-        virtual: Float[Tensor, "slots dim"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
-        """The vectors, with those of `virtual` in front; `positions` counts both."""
-        ...
-
-
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
@@ -166,7 +137,7 @@ class Embedding(nn.Module):
         offset: int = 0,
         scale: float | None = None,
         round_scale: bool = False,
-        sinusoids: Sinusoids | None = None,
+        sinusoids: Callable[[Tensor], Tensor] | None = None,
         tied: nn.Parameter | None = None,
     ):
         super().__init__()
@@ -224,7 +195,9 @@ class Stack(nn.Module):
     """Embedder, blocks and final norm (None after post-norm blocks): inputs -> hidden states [batch, length, dim].
 
     Args:
-        embed: turns inputs into vectors (see `Embedder`).
+        embed: turns inputs into vectors: of tokens (`Embedding`), patches of images, frames of sound. It is called as
+            `Embedding` is, `embed.size(inputs)` gives batch and length of what they become, and `embed.max_positions`
+            the longest sequence that it has positions for, or None.
         blocks: the layers.
         final_norm: of what the last block gives.
         rope: turns queries and keys by their positions.
@@ -235,14 +208,13 @@ class Stack(nn.Module):
         recompute: in training, keep only what goes into each block, and compute the block again for its gradients
             (Chen et al., 2016).
         adapter: None, or a module whose method `virtual_tokens` gives `VirtualTokens`, or None for none at the moment.
-        max_positions: see `Embedder`.
     """
 
     tiled = False
 
     def __init__(
         self,
-        embed: Embedder,
+        embed: nn.Module,
         blocks: Sequence[Block | ParallelBlock],
         final_norm: nn.Module | None,
         rope: Rope | None = None,
@@ -298,70 +270,44 @@ class Stack(nn.Module):
         if mask is not None and positions is None and state is None and self.causal and _at_the_right(~mask):
             mask = None  # no real token sees it, and the kernels for whole rows are faster
         batch, time = self.embed.size(inputs)
-        new = NewTokens(batch, time, inputs.device, mask, positions, segments)
-        held = Stateless(len(self.blocks)) if state is None else state
-        virtual: VirtualTokens | None = None
-        if self.adapter is not None and not held.length:
-            virtual = self.adapter.virtual_tokens()  # type: ignore[operator]
-        if virtual is not None:
-            new = new.behind(virtual.length)
+        held = Stateless() if state is None else state
+        virtual = None if self.adapter is None or held.length else self.adapter.virtual_tokens()  # type: ignore[operator]
+        virtual = virtual or VirtualTokens(0)
+        new = NewTokens(batch, time, inputs.device, mask, positions, segments).behind(virtual.length)
         if self.max_positions is not None and new.time > self.max_positions:
             raise ValueError(f"{new.time} tokens do not fit the {self.max_positions} learned positions")
-        places = held.begin(new)
-        vectors = None
-        if virtual is not None:
-            places, vectors = virtual.places(places), virtual.vectors
-            if real is not None and vectors is not None:
-                real = F.pad(real, (virtual.length, 0), value=True)
-        query, asked = places[0].query, places[0].query_segments
-        x = self.embed(inputs, query, types, vectors)
-        lowered = self._lower(places, x, taps)
+        places = virtual.places(held.begin(new))
+        if real is not None and virtual.vectors is not None:
+            real = F.pad(real, (virtual.length, 0), value=True)
+        query, asked = places.query, places.query_segments
+        x = self.embed(inputs, query, types, virtual.vectors)
+        lowered = {bias: self._lower(bias, places, x) for bias in dict.fromkeys(self.biases)}
         lengths = None
         if self.rope is not None and self.rope.scaling is not None and not (real is None and asked is None):
             lengths = document_lengths(query, real, asked)
         tables = None if self.rope is None else self.rope.tables(query, x.dtype, lengths)
-        cross = None if memory is None else self._cross(memory, query, x, taps)
-        for layer, block in enumerate(self.blocks):
-            slot = held.slot(layer) if virtual is None else virtual.slot(layer, held.slot(layer))
-            context = Context(lowered[layer], tables, slot, taps, layer, cross, real, asked)
+        cross = Lowered()
+        if memory is not None:
+            cross = self._lower(Bias(), Places(query, memory.positions, gapless=memory.mask is None), x)
+        for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
+            slot = virtual.slot(layer, held.slot(layer))
+            context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
                 x = block(x, context)
             if taps is not None and taps.wants("hidden"):
                 taps.put("hidden", layer, x)
-        if virtual is not None:
+        if virtual.dropped:
             x = x[:, virtual.dropped :]
         x = x if self.final_norm is None else self.final_norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def _lower(self, places: Sequence[Places], x: Tensor, taps: Taps | None) -> list[Lowered]:
-        """The bias of each layer for its kernel; layers that ask for the same share the tensors.
-
-        Masks are made here, once a call and outside of what is compiled or recomputed.
-        """
-        made: dict[Any, Lowered] = {}
-        lowered = []
-        for layer, (block, bias, place) in enumerate(zip(self.blocks, self.biases, places, strict=True)):
-            mixer = block.attention.fn  # type: ignore[union-attr]
-            if not isinstance(mixer, Attention):
-                lowered.append(Lowered(described=(bias, place)))
-                continue
-            key = bias, id(place), mixer.heads, mixer.softcap, mixer.dropout
-            if key not in made:
-                made[key] = lower(bias, place, x, mixer.heads, mixer.settings(taps, layer), self.tiled)
-            lowered.append(made[key])
-        return lowered
-
-    def _cross(self, memory: CrossMemory, query: Tensor, x: Tensor, taps: Taps | None) -> Cross | None:
-        """The memory and its padding, lowered once for all layers."""
-        readers = [block.cross.fn for block in self.blocks if isinstance(block, Block) and block.cross is not None]
-        if not readers:
-            return None
-        assert isinstance(readers[0], Attention)
-        places = Places(query, memory.positions, gapless=memory.mask is None)
-        settings = readers[0].settings(taps, 0, "cross_attention")
-        return Cross(lower(Bias(), places, x, readers[0].heads, settings, self.tiled), memory)
+    def _lower(self, bias: Bias, places: Places, x: Tensor) -> Lowered:
+        """A bias in the form of the kernels, once a call and outside of what is compiled or recomputed."""
+        if self.tiled:
+            return Lowered(described=(bias, places), tiled=True)
+        return bias.lower(places, x.dtype)._replace(described=(bias, places))
 
 
 def _at_the_right(padding: Bool[Tensor, "batch time"]) -> bool:

@@ -1,6 +1,5 @@
 """What a stack keeps between calls, layer by layer, and what an observer asked to see."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -78,6 +77,8 @@ class NewTokens(NamedTuple):
 
     def behind(self, slots: int) -> "NewTokens":
         """The same with so many virtual tokens before them, which every segment sees."""
+        if not slots:
+            return self
         ahead = (slots, 0)
         positions = self.positions
         if positions is not None:
@@ -152,10 +153,10 @@ class State(Protocol):
         """Number of tokens that are held; 0 before the first call."""
         ...
 
-    def begin(self, new: NewTokens) -> Sequence[Places]:
-        """Where the new tokens, and all keys that each layer will see, stand.
+    def begin(self, new: NewTokens) -> Places:
+        """Where the new tokens, and all keys that they will see, stand.
 
-        Layers with the same memory share one `Places`. A slot with a kernel of its own may leave `key` empty.
+        Where slots have a kernel of their own `key` may be empty.
         """
         ...
 

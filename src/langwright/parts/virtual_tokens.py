@@ -52,19 +52,13 @@ class VirtualTokens:
         """How many hidden states at the front the stack leaves out."""
         return self.length if self.vectors is not None and not self.stays else 0
 
-    def places(self, places: Sequence[Places]) -> Sequence[Places]:
+    def places(self, places: Places) -> Places:
         """Where queries and keys stand: a prefix has no queries."""
-        if self.vectors is not None:
+        if self.vectors is not None or not self.length:
             return places
-        made = {
-            id(place): replace(
-                place,
-                query=place.query[:, self.length :],
-                query_segments=None if place.query_segments is None else place.query_segments[:, self.length :],
-            )
-            for place in places
-        }
-        return [made[id(place)] for place in places]
+        segments = places.query_segments
+        segments = None if segments is None else segments[:, self.length :]
+        return replace(places, query=places.query[:, self.length :], query_segments=segments)
 
     def slot(self, layer: int, inner: Any) -> Any:
         """The slot of a layer, with its prefix in front where there is one."""

@@ -11,8 +11,8 @@ import torch
 from langwright.base.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-GEMM_SIDE = {"cpu": 2048, "cuda": 8192, "mps": 2048}
-"""Of the square product that measures a device; a GPU is not filled by 2048, nor its launch hidden."""
+GEMM_SIDE = {"cuda": 8192}
+"""Of the square product that measures a device, elsewhere 2048, which neither fills a GPU nor hides its launch."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """FLOP/s of a product of two square matrices (2048 a side on a CPU), the median of several: the ceiling."""
-    side = GEMM_SIDE.get(device.type, 2048)
+    side, wait = GEMM_SIDE.get(device.type, 2048), torch.get_device_module(device).synchronize
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(repeats + 1):
-        _wait(device)
+        wait()
         began = time.perf_counter()
         a @ b
-        _wait(device)
+        wait()
         times.append(time.perf_counter() - began)
     return 2 * side**3 / statistics.median(times[1:])
 
@@ -85,8 +85,3 @@ def device_name(device: torch.device) -> str:
         with open("/proc/cpuinfo") as file:
             name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
     return f"{name} ({device.type})"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()

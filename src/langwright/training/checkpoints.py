@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
 from langwright.planning.machine import DTYPES
 from langwright.training.learner import Learner
+from langwright.training.progress import Progress
 
 FORMAT_VERSION = 1
 STATE, SUPPLY = "state.json", "supply.safetensors"
@@ -26,48 +27,28 @@ RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
 """Parts of parameter names in older checkpoints, and what they are now."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, besides weights and optimizer.
-
-    step, tokens, seconds: done so far. metrics_offset: bytes of metrics.jsonl that belong to these steps.
-    plan: the events of `Plan`. loader: the record of the batches. history: notable events, for the report.
-    skips: steps in a row, up to this one, whose loss or gradient was not finite.
-    """
-
-    step: int
-    tokens: int
-    seconds: float
-    metrics_offset: int
-    steps: int
-    plan: list[Any]
-    loader: dict[str, Any]
-    history: list[dict[str, Any]]
-    skips: int = 0
-
-
+_PROGRESS = {field.name for field in fields(Progress)}
 HASHED = ("base", "corpus", "tokenizer_fingerprint")
 """Of an identity; compared last, for what else differs says more."""
 
 
+@dataclass(frozen=True)
 class Checkpoints:
     """The folder OUT/checkpoints of one run.
 
-    identity: what must not change between a run and its resumption (recipe, corpus, dtype, threads).
-    defaults: what a field means that an older version did not write into its identity yet.
-    names: what the user called that of which the identity holds a hash; for messages.
+    Args:
+        folder: its path.
+        identity: what must not change between a run and its resumption (recipe, corpus, dtype, threads).
+        keep: how many checkpoints.
+        defaults: what a field means that an older version did not write into its identity yet.
+        names: what the user called that of which the identity holds a hash; for messages.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        keep: int,
-        defaults: Mapping[str, Any] | None = None,
-        names: Mapping[str, str] | None = None,
-    ):
-        self.folder, self.identity, self.keep = folder, json.loads(json.dumps(identity)), keep
-        self.defaults, self.names = dict(defaults or {}), dict(names or {})
+    folder: Path
+    identity: dict[str, Any]
+    keep: int
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, learner: Learner, batches: StepBatches | StatefulBatches, progress: Progress) -> None:
         """Write a checkpoint beside and rename it into place; then drop the oldest beyond `keep`.
@@ -86,8 +67,8 @@ class Checkpoints:
             if supplies:
                 write_tensors(folder / SUPPLY, supplies)
             checksums = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-            state = {"format_version": FORMAT_VERSION, "identity": self.identity, "names": self.names}
-            state |= {"checksums": checksums, "world": learner.ranks.world} | json.loads(json.dumps(vars(progress)))
+            state = {"format_version": FORMAT_VERSION, "identity": self.identity, "names": dict(self.names)}
+            state |= {"checksums": checksums, "world": learner.ranks.world, **vars(progress)}
             write_json(folder / STATE, {**state, "checksum": _checksum(state)})
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
@@ -129,8 +110,7 @@ class Checkpoints:
                     raise UserError(f"{folder}: its data has a state for {world} ranks; go on with as many")
                 kept = read_tensors(folder / SUPPLY) if (folder / SUPPLY).exists() else {}
                 batches.load(_of_rank(kept, ranks.rank))
-            known = {name: state[name] for name in Progress.__dataclass_fields__ if name in state}
-            return Progress(**known), complaints
+            return Progress(**{name: state[name] for name in _PROGRESS & state.keys()}), complaints
         if complaints:
             raise UserError(
                 f"no whole checkpoint is left in {self.folder}: {complaints[0]}; move the folder away to start afresh"
@@ -141,15 +121,17 @@ class Checkpoints:
         return sorted(self.folder.glob("step-????????")) if self.folder.is_dir() else []
 
     def _compare(self, found: dict[str, Any], names: dict[str, str], folder: Path, free: Collection[str]) -> None:
-        for name in sorted({*found, *self.identity} - set(free), key=lambda name: (name in HASHED, name)):
-            before, now = found.get(name, self.defaults.get(name)), self.identity.get(name)
-            if before == now:
-                continue
-            run = f"{folder.parents[1]}: the run here began with"
-            if name in self.names:
-                raise UserError(f"{run} {_other(name.split('_')[0], names.get(name), self.names[name])}")
-            wish = f"give {name} = {before!r} again, or choose another folder"
-            raise UserError(f"{run} {name} = {before!r}, not {now!r}; {wish}")
+        identity = json.loads(json.dumps(self.identity))
+        for name in sorted({*found, *identity} - set(free), key=lambda name: (name in HASHED, name)):
+            before, now = found.get(name, self.defaults.get(name)), identity.get(name)
+            if before != now:
+                told = f"{name} = {before!r}, not {now!r}"
+                if name in self.names:  # a hash, which alone says little
+                    was, now_is = names.get(name, "another"), self.names[name]
+                    told = f"{name} {was} (contents {str(before)[:8]}), not {now_is} (contents {str(now)[:8]})"
+                raise UserError(
+                    f"{folder.parents[1]}: the run here began with {told}; give that again, or choose another folder"
+                )
 
 
 def decided_dtype(folder: Path, dtype: str) -> str:
@@ -176,19 +158,10 @@ def _read_named(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _other(what: str, before: str | None, now: str) -> str:
-    """That something is not what it was, by the names that the user gave then, where they were kept, and now."""
-    if before == now:
-        return f"other contents of the {what} {now}, which has changed; bring them back, or choose another folder"
-    if before is None:
-        return f"a {what} whose contents are not those of {now}; give that again, or choose another folder"
-    return f"the {what} {before}, and the contents of {now} differ; give {before} again, or choose another folder"
-
-
 def _read_state(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all whole; UserError naming the one that is not."""
     state = read_record(folder / STATE, "the state of the checkpoint", FORMAT_VERSION)
-    needed = {"identity", "checksums", *Progress.__dataclass_fields__} - {"skips"}
+    needed = {"identity", "checksums"} | _PROGRESS - {"skips"}
     own = state.pop("checksum", None)
     if not needed <= state.keys() or (own is not None and own != _checksum(state)):
         raise UserError(f"{folder / STATE}: broken, its content is not what was written")
@@ -202,16 +175,17 @@ def _checksum(state: dict[str, Any]) -> str:
 
 def _of_ranks(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of all ranks; those of the first one have their names alone, others begin with their rank."""
-    prefixes = ["", *(f"rank {rank}: " for rank in range(1, len(states)))]
-    return {p + name: tensor for p, state in zip(prefixes, states, strict=True) for name, tensor in state.items()}
+    return {_prefix(rank) + name: tensor for rank, state in enumerate(states) for name, tensor in state.items()}
 
 
 def _of_rank(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     """Those of one rank."""
-    if not rank:
-        return {name: tensor for name, tensor in tensors.items() if not name.startswith("rank ")}
-    prefix = f"rank {rank}: "
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("rank ") == (rank > 0)}
+    return {name.removeprefix(_prefix(rank)): own[name] for name in own if name.startswith(_prefix(rank))}
+
+
+def _prefix(rank: int) -> str:
+    return f"rank {rank}: " if rank else ""
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

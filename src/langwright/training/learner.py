@@ -1,7 +1,7 @@
 """Models, their masters and their optimizers: what one step of training changes."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from langwright.objectives.batch import Batch, Objective
-from langwright.training.optimizers import Rates, make_optimizers, scale_learning_rates
+from langwright.training.optimizers import make_optimizers
 from langwright.training.precision import Masters
 from langwright.training.ranks import Ranks
+from langwright.training.recipe import TrainingRecipe
 
 MARK = "part: "
 
@@ -40,9 +41,7 @@ class Learner:
         models: by name, on their device; the parameters that ask for gradients are trained.
         objective: what is lowered.
         dtype: what the models compute in; masters are in float32.
-        rates: of the optimizers.
-        clip: largest gradient norm, 0 for none.
-        micro_batch: rows in one forward pass; all unless given.
+        recipe: optimizers and their settings, clipping, micro-batches; its learning rate is given.
         factor: see `make_optimizers`.
         ranks: the processes that share each batch.
     """
@@ -52,17 +51,15 @@ class Learner:
         models: Mapping[str, nn.Module],
         objective: Objective,
         dtype: torch.dtype,
-        rates: Rates,
-        clip: float = 1.0,
-        micro_batch: int | None = None,
+        recipe: TrainingRecipe,
         factor: Callable[[str], float] = lambda name: 1.0,
         ranks: Ranks = Ranks(),
     ):
         self.models = nn.ModuleDict(models)
-        self.objective, self.clip_norm, self.micro_batch, self.ranks = objective, clip, micro_batch, ranks
-        self.learning_rate = rates.muon if rates.kind == "muon" else rates.adamw
+        self.objective, self.recipe, self.ranks = objective, recipe, ranks
+        self.learning_rate = (recipe.muon_learning_rate if recipe.optimizer == "muon" else recipe.learning_rate) or 0.0
         self.masters = Masters(self.models, dtype)
-        self.optimizers = make_optimizers(self.masters.named, rates, factor)
+        self.optimizers = make_optimizers(self.masters.named, recipe, factor)
         self.step_module = ranks.shard(Step(self.models, objective))
 
     @property
@@ -93,7 +90,7 @@ class Learner:
         shares = zip(terms, counts.clamp(min=1).to(self.device), strict=True)
         scales = {name: self.objective.weights[name] / count for name, count in shares}
         total = torch.zeros((), device=self.device)
-        size = self.micro_batch or len(batch)
+        size = self.recipe.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             rows = batch.rows(start, start + size).to(self.device)
             last = start + size >= len(batch)
@@ -110,17 +107,17 @@ class Learner:
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""
-        moved = [p for p in self.masters.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in moved if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.masters.parameters if p.grad is not None])
         # On a GPU the question would wait for all that is under way; scaling by 1 costs less.
-        if self.clip_norm and (norm.is_cuda or norm > self.clip_norm):
-            torch.nn.utils.clip_grads_with_norm_(moved, self.clip_norm, norm)
+        if self.recipe.clip and (norm.is_cuda or norm > self.recipe.clip):
+            torch.nn.utils.clip_grads_with_norm_(self.masters.parameters, self.recipe.clip, norm)
         return norm
 
     def step(self, factor: float) -> None:
         """Change the weights with `factor` times the peak learning rates."""
-        scale_learning_rates(self.optimizers, factor)
         for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
             optimizer.step()
         self.masters.publish()
 
@@ -129,12 +126,20 @@ class Learner:
         """The sample numbers whose own loss is not finite; all of the batch's when only the gradient is not."""
         numbers = list(range(len(batch))) if batch.samples is None else batch.samples.tolist()
         here = batch.to(self.device)
-        bad = [n for i, n in enumerate(numbers) if not self._finite(here.rows(i, i + 1))]
+        losses = (self.objective(self.models, here.rows(i, i + 1)).values() for i in range(len(batch)))
+        bad = [n for n, terms in zip(numbers, losses, strict=True) if not all(term.isfinite() for term in terms)]
         found = self.ranks.collect((bad, numbers))
         return [n for bad, _ in found for n in bad] or [n for _, numbers in found for n in numbers]
 
-    def _finite(self, batch: Batch) -> bool:
-        return all(bool(value.isfinite()) for value in self.objective(self.models, batch).values())
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While the block runs, models are in eval mode, without gradients.
+
+        Compiled blocks go uncompiled: they are for training's one shape.
+        """
+        self.models.eval()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizers' memory, by parameter and name."""

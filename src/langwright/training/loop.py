@@ -4,38 +4,31 @@ import io
 import itertools
 import json
 import math
+import signal
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import IO, Any
 
 import torch
 
 from langwright.base.errors import UserError
+from langwright.base.files import check_lock
 from langwright.data.prefetch import prefetch
 from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.objectives.batch import Batch
-from langwright.training.checkpoints import Checkpoints, Progress
-from langwright.training.interrupt import Interrupt
+from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner, part
-from langwright.training.plan import Plan
-from langwright.training.schedule import Schedule
+from langwright.training.optimizers import learning_rate_factor
+from langwright.training.progress import Progress
 
 Row = dict[str, Any]
 MOST_SKIPS = 20
 """So many steps in a row without a finite loss and gradient end the run: the weights no longer change."""
-
-
-@dataclass(frozen=True)
-class Every:
-    """How often things happen, in steps; 0 for never."""
-
-    log: int = 10
-    save: int = 200
-    evaluate: int = 200
-    sample: int = 0
+MEASURED_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -61,56 +54,52 @@ class Hooks:
     around_step: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-@dataclass
 class Run:
     """One training run in a folder. Of several ranks the first one keeps the log and all files.
 
     Args:
-        learner: what is trained.
+        learner: what is trained, and its recipe.
         batches: what it is trained on.
-        plan: how many steps.
-        schedule: of the learning rate.
         checkpoints: of the folder.
-        metrics: the path of metrics.jsonl.
-        every: how often things happen.
+        steps: how many; a budget changes that.
         hooks: what is lent from above.
         started: `time.monotonic()` of the command's start, against which a budget is measured.
-        closing: seconds that the command needs after the loop.
-        check: raises where the folder is no longer the run's own; called before anything is written there.
     """
 
-    learner: Learner
-    batches: StepBatches | StatefulBatches
-    plan: Plan
-    schedule: Schedule
-    checkpoints: Checkpoints
-    metrics: Path
-    every: Every
-    hooks: Hooks
-    started: float
-    closing: float = 0.0
-    check: Callable[[], None] = lambda: None
-    step: int = 0
-    tokens: int = 0
-    metrics_offset: int = 0
-    skips: int = 0
-    history: list[Row] = field(default_factory=list)
+    def __init__(
+        self,
+        learner: Learner,
+        batches: StepBatches | StatefulBatches,
+        checkpoints: Checkpoints,
+        steps: int = 0,
+        hooks: Hooks = Hooks(),
+        started: float = 0.0,
+    ):
+        self.learner, self.batches, self.checkpoints = learner, batches, checkpoints
+        self.recipe, self.ranks, self.hooks, self.started = learner.recipe, learner.ranks, hooks, started
+        self.out = checkpoints.folder.parent
+        self.metrics = self.out / "metrics.jsonl"
+        self.progress = Progress(steps=steps)
+        self.budget = self.recipe.budget_seconds()
+        self.closing = 0.0  # seconds that the command needs after the loop
+        self._every = {name: self.recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample")}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the command's start, over all its stretches."""
+        return time.monotonic() - self.started
 
     def resume(self, free: tuple[str, ...] = ()) -> bool:
         """Take up the newest whole checkpoint of the folder; false when there is none. Nothing is written yet."""
         found = self.checkpoints.load(self.learner, self.batches, free)
         if found is None:
             return False
-        progress, complaints = found
-        self.step, self.tokens, self.history = progress.step, progress.tokens, list(progress.history)
-        self.started -= progress.seconds
-        if self.plan.budget is not None:
-            self.plan.steps, self.plan.events = progress.steps, [tuple(event) for event in progress.plan]
-        if progress.loader != self.batches.record():
-            raise UserError(
-                f"{self.metrics.parent}: the data is not what the checkpoint was trained on: {progress.loader}"
-            )
-        self.metrics_offset, self.skips = progress.metrics_offset, progress.skips
+        steps, (self.progress, complaints) = self.progress.steps, found
+        self.started -= self.progress.seconds
+        if self.budget is None:
+            self.progress.steps = steps
+        if self.progress.loader != self.batches.record():
+            raise UserError(f"{self.out}: the data is not what the checkpoint was trained on: {self.progress.loader}")
         for complaint in complaints:
             self._event("broken checkpoint", detail=complaint)
         self._event("resumed")
@@ -121,49 +110,61 @@ class Run:
 
         Metrics beyond the checkpoint that was taken up are cut off, so that metrics.jsonl tells each step once.
         """
-        self.metrics.parent.mkdir(parents=True, exist_ok=True)
+        now, learner = self.progress, self.learner
+        self.out.mkdir(parents=True, exist_ok=True)
         stream = self.stream()
-        clock = _Clock(self.step, self.tokens)
-        with Interrupt() as interrupt, self._open_metrics() as metrics:
-            metrics.truncate(min(self.metrics_offset, metrics.tell()))
-            while self.step < self.plan.steps:
-                self.hooks.on_step(self.step)
-                factor = self.schedule.factor(self.step, self.plan.steps)
+        clock = _Clock(now.step, now.tokens)
+        with _signals_noted() as signals, io.BytesIO() if self.ranks.rank else open(self.metrics, "ab") as metrics:
+            metrics.truncate(min(now.metrics_offset, metrics.tell()))
+            while now.step < now.steps:
+                self.hooks.on_step(now.step)
+                factor = learning_rate_factor(self.recipe, now.step, now.steps)
                 with self.hooks.around_step():
                     with part("loader"):
                         batch = next(stream)
-                    loss, targets = self.learner.backward(batch)
+                    loss, targets = learner.backward(batch)
                     with part("optimizer"):
-                        norm = self.learner.clip()
+                        norm = learner.clip()
                         finite = bool(loss.isfinite() & norm.isfinite())
                         if finite:
-                            self.learner.step(factor)
-                self.skips = 0 if finite else self.skips + 1
+                            learner.step(factor)
+                now.skips = 0 if finite else now.skips + 1
                 if not finite:
-                    self._event("not finite", samples=self.learner.culprits(batch), loss=float(loss), norm=float(norm))
-                self.step += 1
-                self.tokens += int(targets)
+                    self._event("not finite", samples=learner.culprits(batch), loss=float(loss), norm=float(norm))
+                now.step += 1
+                now.tokens += int(targets)
                 self._replan(clock)
-                done = self.step >= self.plan.steps
-                if self.step % self.every.log == 0 or done or self.step == 1:
-                    self._log(metrics, self._row(clock, float(loss), float(norm), factor))
-                if self.skips >= MOST_SKIPS:
-                    raise UserError(_diverged(self.history[-1], self.step))
-                due = self._due(self.every.save) and not self.skips  # keep what may be the last good ones
-                stopped = max(self.learner.ranks.collect(interrupt.signal or 0))
+                done = now.step >= now.steps
+                if now.step % self._every["log"] == 0 or done or now.step == 1:
+                    self.log(
+                        metrics,
+                        loss=float(loss),
+                        learning_rate=learner.learning_rate * factor,
+                        gradient_norm=float(norm),
+                        tokens_per_second=round(clock.lap(now.tokens), 1),
+                        steps=now.steps,
+                    )
+                if now.skips >= MOST_SKIPS:
+                    raise UserError(
+                        f"training came apart: {MOST_SKIPS} steps in a row had a loss or gradient that is not finite; "
+                        "begin again in another folder with a lower --learning-rate"
+                    )
+                due = self._due("save") and not now.skips  # keep what may be the last good ones
+                stopped = max(self.ranks.collect(max(signals, default=0)))
                 if due or done or stopped:
                     with clock.aside("save"):
                         self._save(metrics)
                 if stopped:
                     return stopped
-                if done or self.learner.ranks.rank:
+                if done or self.ranks.rank:
                     continue
-                if self._due(self.every.evaluate):
-                    with clock.aside("evaluate"):
-                        self._evaluate(metrics, lambda: interrupt.signal is not None)
-                if self._due(self.every.sample) and self.hooks.sample is not None:
-                    with clock.aside("sample"):
-                        self.hooks.on_sample(self.step, self.hooks.sample())
+                if self._due("evaluate"):
+                    with clock.aside("evaluate"), learner.measuring():
+                        if numbers := self.hooks.evaluate(lambda: bool(signals)):
+                            self.log(metrics, **numbers)
+                if self._due("sample") and self.hooks.sample is not None:
+                    with clock.aside("sample"), learner.measuring():
+                        self.hooks.on_sample(now.step, self.hooks.sample())
         return None
 
     def stream(self) -> Iterator[Batch]:
@@ -171,79 +172,61 @@ class Run:
         batches = self.batches
         if isinstance(batches, StatefulBatches):
             return (batches.next(self.learner.models) for _ in itertools.count())
-        return prefetch(batches.batch, self.step)
+        return prefetch(map(batches.batch, itertools.count(self.progress.step)))
 
-    def fit_to_budget(self, step_seconds: float, closing: float) -> None:
-        """Fit the step count to what is left of the budget; `closing` seconds are kept for the command's end."""
-        assert self.plan.budget is not None
-        self.closing = closing
-        elapsed = self.learner.ranks.agree(time.monotonic() - self.started)
-        self.plan.steps = self.step + max(0, int((self.plan.budget - elapsed - closing) / step_seconds))
-        self.plan.events.append((self.step, self.plan.steps, round(elapsed, 1)))
+    def measure_step(self) -> float:
+        """Seconds of one training step, the first left out (it warms up, or compiles).
 
-    def _open_metrics(self) -> IO[bytes]:
-        return io.BytesIO() if self.learner.ranks.rank else open(self.metrics, "ab")
+        Nothing of it stays: the learning rate is zero, and all states are put back.
+        """
+        learner, batches, times = self.learner, self.batches, []
+        before = batches.state() if isinstance(batches, StatefulBatches) else {}
+        with torch.random.fork_rng(devices=[learner.device] if learner.device.type == "cuda" else []):
+            stream = self.stream()
+            for _ in range(MEASURED_STEPS):
+                began = time.monotonic()
+                learner.backward(next(stream))
+                if bool(learner.clip().isfinite()):
+                    learner.step(0.0)
+                times.append(time.monotonic() - began)
+        learner.forget()
+        learner.masters.zero_gradients()
+        if isinstance(batches, StatefulBatches):
+            batches.load(before)
+        return self.ranks.agree(statistics.median(times[1:]))
 
-    def _due(self, every: int) -> bool:
-        return every > 0 and self.step % every == 0
+    def _due(self, name: str) -> bool:
+        return self._every[name] > 0 and self.progress.step % self._every[name] == 0
 
-    def _row(self, clock: "_Clock", loss: float, norm: float, factor: float) -> Row:
-        return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "loss": loss,
-            "seconds": round(time.monotonic() - self.started, 3),
-            "learning_rate": self.learner.learning_rate * factor,
-            "gradient_norm": norm,
-            "tokens_per_second": round(clock.lap(self.tokens), 1),
-            "steps": self.plan.steps,
-        }
-
-    def _log(self, metrics: IO[bytes], row: Row) -> None:
-        self.check()
+    def log(self, metrics: IO[bytes], **numbers: Any) -> None:
+        """Write a row of the metrics."""
+        check_lock(self.out)
+        row = {"step": self.progress.step, "tokens": self.progress.tokens, "seconds": round(self.elapsed, 3), **numbers}
         metrics.write(json.dumps({name: _json_safe(value) for name, value in row.items()}).encode() + b"\n")
         metrics.flush()
         self.hooks.on_row(row)
 
     def _event(self, kind: str, **detail: Any) -> None:
-        event = {
-            "step": self.step,
-            "event": kind,
-            **{k: v if _json_safe(v) is not None else str(v) for k, v in detail.items()},
-        }
-        self.history.append(event)
+        detail = {name: value if _json_safe(value) is not None else str(value) for name, value in detail.items()}
+        event = {"step": self.progress.step, "event": kind, **detail}
+        self.progress.history.append(event)
         self.hooks.on_event(event)
 
     def _save(self, metrics: IO[bytes]) -> None:
-        self.check()
-        progress = Progress(
-            step=self.step,
-            tokens=self.tokens,
-            seconds=time.monotonic() - self.started,
-            metrics_offset=metrics.tell(),
-            steps=self.plan.steps,
-            plan=list(self.plan.events),
-            loader=self.batches.record(),
-            history=self.history,
-            skips=self.skips,
-        )
-        self.checkpoints.save(self.learner, self.batches, progress)
-
-    def _evaluate(self, metrics: IO[bytes], stopped: Callable[[], bool]) -> None:
-        self.learner.models.eval()
-        with torch.no_grad():
-            numbers = self.hooks.evaluate(stopped)
-        if numbers:
-            seconds = round(time.monotonic() - self.started, 3)
-            self._log(metrics, {"step": self.step, "tokens": self.tokens, "seconds": seconds, **numbers})
+        check_lock(self.out)
+        now = self.progress
+        now.seconds, now.metrics_offset, now.loader = self.elapsed, metrics.tell(), self.batches.record()
+        self.checkpoints.save(self.learner, self.batches, now)
 
     def _replan(self, clock: "_Clock") -> None:
-        if self.plan.budget is None or self.step >= self.plan.steps:
+        now = self.progress
+        if self.budget is None or now.step >= now.steps:
             return
-        measured = (time.monotonic() - self.started, clock.per_step(self.step), clock.end + self.closing)
-        elapsed, per_step, reserve = self.learner.ranks.agree(measured)
-        if self.plan.refit(self.step, elapsed, per_step, reserve):
-            self._event("re-planned", steps=self.plan.steps, seconds=round(elapsed, 1))
+        per_step = (time.monotonic() - clock.began) / (now.step - clock.step)  # everything beside it spread over steps
+        reserve = self.closing + clock.latest["save"] + clock.latest["evaluate"]  # what the end still brings
+        elapsed, per_step, reserve = self.ranks.agree((self.elapsed, per_step, reserve))
+        if now.refit(self.budget, elapsed, per_step, reserve):
+            self._event("re-planned", steps=now.steps, seconds=round(elapsed, 1))
 
 
 class _Clock:
@@ -252,7 +235,7 @@ class _Clock:
     def __init__(self, step: int, tokens: int):
         self.began = self.lapped = time.monotonic()
         self.step, self.tokens = step, tokens
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def aside(self, name: str) -> Iterator[None]:
@@ -269,24 +252,27 @@ class _Clock:
         self.lapped, self.tokens = now, tokens
         return speed
 
-    def per_step(self, step: int) -> float:
-        """Seconds a step so far, everything beside it spread over the steps."""
-        return (time.monotonic() - self.began) / max(1, step - self.step)
 
-    @property
-    def end(self) -> float:
-        """Seconds of the last save and evaluation that the end of the loop still brings."""
-        return self.latest.get("save", 0.0) + self.latest.get("evaluate", 0.0)
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """While the block runs, SIGINT and SIGTERM are noted in the list; a second one ends the process as usual."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def _json_safe(value: Any) -> Any:
     """JSON has no word for NaN and infinity: null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _diverged(event: Row, step: int) -> str:
-    return (
-        f"training came apart: {MOST_SKIPS} steps in a row up to step {step} had a loss or gradient that is not finite "
-        f"(samples {event['samples'][:4]}), so the weights no longer change; begin again in another folder with a "
-        "lower --learning-rate"
-    )

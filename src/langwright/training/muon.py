@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): momentum whose matrix is replaced by the nearest orthogonal one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,22 +31,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def newton_schulz_flops(shapes: Iterable[tuple[int, int]]) -> int:
-    """Floating-point operations of one step's orthogonalisation of matrices of these shapes."""
-    total = 0
-    for shape in shapes:
-        short, long = sorted(shape)
-        total += ITERATIONS * (2 * short * short * long + 2 * short**3 + 2 * short * short * long)
-    return total
-
-
 class Muon(torch.optim.Optimizer):
     """For hidden matrices: w -= lr * sqrt(max(1, rows / columns)) * orthogonalise(nesterov momentum).
 
     weight_decay: decoupled, as in AdamW. Matrices of one shape are orthogonalised together.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float = 0.02, weight_decay: float = 0.1):
+    def __init__(self, parameters: Any, lr: float = 0.02, weight_decay: float = 0.1):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -63,7 +54,10 @@ class Muon(torch.optim.Optimizer):
     def _step_together(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         """One step of matrices of the same shape."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        states = [self._state(p) for p in parameters]
+        states: list[dict[str, Tensor]] = [self.state[p] for p in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state.update(step=torch.zeros((), device=parameter.device), momentum=torch.zeros_like(parameter))
         done = min(1.0, float(states[0]["step"]) / MOMENTUM_STEPS)
         momentum = MOMENTUM[0] + done * (MOMENTUM[1] - MOMENTUM[0])
         buffers = [state["momentum"] for state in states]
@@ -76,10 +70,3 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_([*parameters], updates, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
         for state in states:
             state["step"] += 1
-
-    def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
-            state["momentum"] = torch.zeros_like(parameter)
-        return state

@@ -1,71 +1,62 @@
 """Which optimizer moves which parameter, and how fast."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from langwright.training.adamw import LeanAdamW
 from langwright.training.muon import Muon
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Peak learning rates and the settings of the optimizers.
-
-    kind: "adamw" for all parameters; "muon" for the matrices of the body, with AdamW for the rest.
-    adamw, muon: their peaks. embedding, head: peaks of the token table and of an untied head, `adamw` unless given.
-    bits, host: how AdamW's averages are kept, see `LeanAdamW`.
-    """
-
-    kind: Literal["adamw", "muon"] = "adamw"
-    adamw: float = 1e-3
-    muon: float = 0.02
-    embedding: float | None = None
-    head: float | None = None
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
-    bits: int = 32
-    host: bool = False
+from langwright.training.recipe import TrainingRecipe
 
 
 def make_optimizers(
-    named: Mapping[str, nn.Parameter], rates: Rates, factor: Callable[[str], float] = lambda name: 1.0
+    named: Mapping[str, nn.Parameter], recipe: TrainingRecipe, factor: Callable[[str], float] = lambda name: 1.0
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a model's parameters, each in exactly one of them; "peak" in a group is its learning rate.
 
     Matrices decay, vectors (norms, biases) do not; with Muon the embedding and the head do not either.
-    factor: what a parameter's peak under AdamW is multiplied by, given its name.
+
+    Args:
+        named: the parameters by name.
+        recipe: kinds and peaks; its learning rate is given.
+        factor: what a parameter's peak under AdamW is multiplied by, given its name.
     """
+    assert recipe.learning_rate is not None
     muon: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named.items():
         embedding, head = name.startswith("body.embed."), name.startswith("head.")
-        if rates.kind == "muon" and parameter.ndim == 2 and not embedding and not head:
+        if recipe.optimizer == "muon" and parameter.ndim == 2 and not embedding and not head:
             muon.append(parameter)
             continue
-        peak = (rates.embedding if embedding else rates.head if head else None) or rates.adamw
-        peak *= factor(name)
-        decays = parameter.ndim > 1 and rates.kind == "adamw"
-        groups.setdefault((peak, rates.weight_decay if decays else 0.0), []).append(parameter)
-    adamw_groups = [
-        {"params": ps, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()
-    ]
-    made: list[torch.optim.Optimizer] = []
-    if rates.bits == 32 and not rates.host:
-        made.append(torch.optim.AdamW(adamw_groups, betas=rates.betas, fused=True))
-    else:
-        made.append(LeanAdamW(adamw_groups, betas=rates.betas, bits=rates.bits, host=rates.host))
+        own = recipe.embedding_learning_rate if embedding else recipe.head_learning_rate if head else None
+        peak = factor(name) * (own or recipe.learning_rate)
+        decays = parameter.ndim > 1 and recipe.optimizer == "adamw"
+        groups.setdefault((peak, recipe.weight_decay if decays else 0.0), []).append(parameter)
+    adamw = [{"params": ps, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()]
+    betas, bits, host = (recipe.beta1, recipe.beta2), recipe.optimizer_bits, recipe.optimizer_host
+    made: list[torch.optim.Optimizer] = (
+        [torch.optim.AdamW(adamw, betas=betas, fused=True)]
+        if bits == 32 and not host
+        else [LeanAdamW(adamw, betas=betas, bits=bits, host=host)]
+    )
     if muon:
-        made.append(Muon(muon, rates.muon, rates.weight_decay))
-        made[-1].param_groups[0]["peak"] = rates.muon
+        peak = recipe.muon_learning_rate
+        made.append(Muon([{"params": muon, "peak": peak}], peak, recipe.weight_decay))
     return made
 
 
-def scale_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Set every learning rate to `factor` times its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+def learning_rate_factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
+    """Of the peak, in step `step` (from 0) of `steps`: warm-up, then decay; the last step has almost reached `final`.
+
+    "linear" and "cosine" fall from the peak at once; "trapezoid" stays there and falls over the last `decay` of a run.
+    """
+    done = (step + 1) / (steps + 1)
+    if done < recipe.warmup:
+        return done / recipe.warmup
+    fall = recipe.decay if recipe.schedule == "trapezoid" else 1 - recipe.warmup
+    left = min(1.0, (1 - done) / fall) if fall else 1.0
+    shape = (1 - math.cos(math.pi * left)) / 2 if recipe.schedule == "cosine" else left
+    return recipe.final + (1 - recipe.final) * shape

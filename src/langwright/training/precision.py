@@ -50,18 +50,16 @@ class Masters:
         for working, (name, master) in zip(self.working, self.named.items(), strict=True):
             if working.grad is None:
                 continue
+            pairs = more
             if master.grad is None:
                 if name not in self._kept:
                     self._kept[name] = torch.empty_like(master)
-                master.grad = self._kept[name]
-                first.append((master.grad, working.grad))
-            else:
-                more.append((master.grad, working.grad))
+                master.grad, pairs = self._kept[name], first
+            pairs.append((master.grad, working.grad))
             working.grad = None
-        if first:
-            torch._foreach_copy_([ours for ours, _ in first], [theirs for _, theirs in first])
-        if more:
-            torch._foreach_add_([ours for ours, _ in more], [theirs for _, theirs in more])
+        for change, pairs in ((torch._foreach_copy_, first), (torch._foreach_add_, more)):
+            if pairs:
+                change([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -4,13 +4,11 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.profiler import record_function
 
 from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
@@ -28,71 +26,61 @@ COMPILED = ("Torch-Compiled Region", "CompiledFunction", "## Call CompiledFxGrap
 BACKWARD = "autograd::engine::evaluate_function: "
 
 
-@dataclass
 class Profile:
-    """Measures `steps` steps of a run, after `warm_up` others; `shares` holds the result once the run is over.
+    """Measures some steps of a run, after others to warm up; fewer of both in a short one.
 
     Time on a CPU is that of its operations; on a GPU that of the kernels, each counted for the operation that launched
     it. What no operation accounts for (Python, waiting) is everything else.
+
+    Args:
+        model: whose forward passes are marked.
+        steps: how many steps of training are to come.
+        compiled: the model's blocks are, and are left alone.
+        measured: how many steps are measured.
+        warm_up: how many come before.
     """
 
-    steps: int = 5
-    warm_up: int = 10
-    seconds: float = 0.0
-    measured: int = 0
-    shares: dict[str, float] = field(default_factory=dict)
-
-    def watch(self, model: nn.Module, steps: int, compiled: bool = False) -> None:
-        """Mark the modules of a model that is about to be trained for so many steps.
-
-        Args:
-            model: whose forward passes are marked.
-            steps: how many are to come; fewer are measured where that is little.
-            compiled: its blocks are, and are left alone.
-        """
-        self.warm_up = min(self.warm_up, steps // 2)
-        self.steps = min(self.steps, steps - self.warm_up)
+    def __init__(self, model: nn.Module, steps: int, compiled: bool = False, measured: int = 5, warm_up: int = 10):
+        self._warm_up = min(warm_up, steps // 2)
+        self._last = min(steps, self._warm_up + measured)
+        self._seen, self._seconds = 0, 0.0
         hidden = {id(module) for module in model.body.blocks.modules()} if compiled else set()  # type: ignore[union-attr]
         self._hooks = [hook for m in model.modules() if id(m) not in hidden for hook in _mark(m)]
-        self._seen = 0
-        self._profiler: torch.profiler.profile | None = None
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
+        self._profiler = torch.profiler.profile()
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around a step of the loop: measure it if its turn has come."""
         self._seen += 1
-        if not self.warm_up < self._seen <= self.warm_up + self.steps:
+        if not self._warm_up < self._seen <= self._last:
             yield
             return
-        if self._profiler is None:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would write to stderr
-            self._profiler = torch.profiler.profile()
+        if self._seen == self._warm_up + 1:
             self._profiler.start()
         began = time.perf_counter()
         with part("step"):
             yield
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - began
-        self.measured += 1
-        if self.measured == self.steps:
-            self.finish()
+        self._seconds += time.perf_counter() - began
+        if self._seen == self._last:
+            self._profiler.stop()
 
     def record(self) -> dict[str, Any]:
-        """For the record of the run: steps measured, seconds of each, and the share of every part."""
-        return {"steps": self.measured, "seconds_per_step": self.seconds, "shares": self.shares}
+        """Let go of the model, and say what was measured: steps, seconds of each, and the share of every part.
 
-    def finish(self) -> None:
-        """Count what was measured and let go of the model; the run may have ended before its time."""
+        The run may have ended before its time; nothing is said where no step was measured.
+        """
         for hook in self._hooks:
             hook.remove()
-        if self._profiler is None:
-            return
-        self._profiler.stop()
-        if self.measured:
-            self.shares = shares(self._profiler.events() or [], self.seconds)
-            self.seconds /= self.measured
-        self._profiler = None
+        measured = min(self._seen, self._last) - self._warm_up
+        if measured < 1:
+            return {}
+        if self._seen < self._last:
+            self._profiler.stop()
+        found = shares(self._profiler.events() or [], self._seconds)
+        return {"steps": measured, "seconds_per_step": self._seconds / measured, "shares": found}
 
 
 def shares(events: Iterable[Any], seconds: float) -> dict[str, float]:
@@ -105,39 +93,36 @@ def shares(events: Iterable[Any], seconds: float) -> dict[str, float]:
     inside = [e for e in events if any(begin <= e.time_range.start <= end for begin, end in windows)]
     forward: dict[int, str | None] = {}
     for event in inside:
-        if event.sequence_nr >= 0 and not any(name.startswith(BACKWARD) for name, _ in _ancestry(event)):
+        if event.sequence_nr >= 0 and not any(around.name.startswith(BACKWARD) for around in _ancestry(event)):
             forward[event.sequence_nr] = _part(event, {})  # the last one made the node: those before only looked ahead
     spent: dict[str, float] = defaultdict(float)
     on_device = any(event.self_device_time_total for event in inside)
     for event in inside:
-        own = event.self_device_time_total if on_device else event.self_cpu_time_total
-        spent[_part(event, forward) or "everything else"] += own / 1e6
-    spent["everything else"] = max(0.0, seconds - sum(v for k, v in spent.items() if k != "everything else"))
+        if name := _part(event, forward):
+            spent[name] += (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
+    spent["everything else"] = max(0.0, seconds - sum(spent.values()))
     return {part: spent[part] / seconds for part in PARTS if spent[part]}
 
 
 def _part(event: Any, forward: dict[int, str | None]) -> str | None:
     """The part that an operation belongs to: the innermost that is marked around it."""
-    compiled = False
-    for name, sequence in _ancestry(event):
+    for around in _ancestry(event):
+        name = around.name.removeprefix(BACKWARD)
         if name.startswith(MARK):
-            part = name.removeprefix(MARK)
-            return "compiled kernels" if compiled and part == "step" else None if part == "step" else part
-        for operation, part in OPERATIONS.items():
-            if name.removeprefix(BACKWARD).startswith(operation):
-                return part
-        compiled |= name.removeprefix(BACKWARD).startswith(COMPILED)
-        if compiled:
+            return None if name == MARK + "step" else name.removeprefix(MARK)
+        if found := [part_ for operation, part_ in OPERATIONS.items() if name.startswith(operation)]:
+            return found[0]
+        if name.startswith(COMPILED):
             return "products" if event.name in PRODUCTS else "compiled kernels"
-        if name.startswith(BACKWARD) and sequence in forward:
-            return forward[sequence]
+        if around.name.startswith(BACKWARD) and around.sequence_nr in forward:
+            return forward[around.sequence_nr]
     return None
 
 
-def _ancestry(event: Any) -> Iterator[tuple[str, int]]:
-    """Names and sequence numbers of an event and of those around it, inside out."""
+def _ancestry(event: Any) -> Iterator[Any]:
+    """An event and those around it, inside out."""
     while event is not None:
-        yield event.name, event.sequence_nr
+        yield event
         event = event.cpu_parent
 
 
@@ -146,13 +131,9 @@ def _mark(module: nn.Module) -> list[Any]:
     name = next((name for kind, name in MODULES.items() if isinstance(module, kind)), None)
     if name is None:
         return []
-    open_marks: list[record_function] = []
+    mark = ExitStack()
 
     def enter(*_: Any) -> None:
-        open_marks.append(part(name))
-        open_marks[-1].__enter__()
+        mark.enter_context(part(name))
 
-    def leave(*_: Any) -> None:
-        open_marks.pop().__exit__(None, None, None)
-
-    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(lambda *_: mark.close())]

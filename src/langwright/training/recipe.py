@@ -1,11 +1,12 @@
 """The settings of a training run: typed, without torch, equal in Python, YAML and flags."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from langwright.base.errors import UserError
-from langwright.base.quantities import Quantity, parse_quantity
+from langwright.base.quantities import Quantity, Unit, parse_quantity
 
 
 @dataclass(frozen=True)
@@ -83,53 +84,33 @@ class TrainingRecipe:
     sample_every: str = "200 steps"
     log_every: str = "10 steps"
     keep: int = 2
+    usual_steps: ClassVar[str] = "1 epochs"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "keep", "validation_windows"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
-        for name in ("learning_rate", "muon_learning_rate", "embedding_learning_rate", "head_learning_rate"):
-            value = getattr(self, name)
-            _require(value is None or 0 < value < math.inf, name, value, "above 0 and finite")
-        for name in ("warmup", "decay", "final"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
-        for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _require(
-            self.schedule != "trapezoid" or self.warmup + self.decay <= 1, "decay", self.decay, "at most 1 - warmup"
-        )
-        _require(self.seed < 2**63, "seed", self.seed, "below 2**63")
-        for name in ("weight_decay", "clip", "z_loss", "seed"):
-            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
-        for name in ("save_every", "evaluate_every", "log_every"):
-            _require(self.every(name) >= 1, name, getattr(self, name), "at least 1 step")
-        self.every("sample_every")
+        for names, holds, wanted in _LIMITS:
+            for name in names.split():
+                value = getattr(self, name, None)
+                if value is not None and not holds(value):
+                    raise UserError(f"{_flag(name)} {value}: must be {wanted}")
+        if self.schedule == "trapezoid" and self.warmup + self.decay > 1:
+            raise UserError(f"--decay {self.decay}: must be at most 1 - warmup")
         self.length()
+        for name in ("save_every", "evaluate_every", "sample_every", "log_every"):
+            self.every(name)
         if self.budget_seconds() is not None and self.steps is not None:
             raise UserError("--steps and --budget exclude each other; --budget none lifts the budget of a recipe")
 
-    @property
-    def usual_steps(self) -> str:
-        """The length of a run by default."""
-        return "1 epochs"
-
     def length(self) -> Quantity:
         """How long the run is, in steps, epochs or tokens."""
-        quantity = parse_quantity(self.steps or self.usual_steps, ("steps", "epochs", "tokens"))
-        _require(quantity.value > 0, "steps", self.steps, "above 0")
-        return quantity
+        return _amount("steps", self.steps or self.usual_steps, "steps", "epochs", "tokens")
 
     def budget_seconds(self) -> float | None:
         """The time for the whole command in seconds, or None."""
-        if self.budget is None or self.budget == "none":
-            return None
-        seconds = parse_quantity(self.budget, ("seconds",)).value
-        _require(seconds > 0, "budget", self.budget, "above 0")
-        return float(seconds)
+        return None if self.budget in (None, "none") else float(_amount("budget", self.budget, "seconds").value)
 
     def every(self, name: str) -> int:
         """The number of steps in one of the fields called `..._every`."""
-        return int(parse_quantity(getattr(self, name), ("steps",)).value)
+        return int(_amount(name, getattr(self, name), "steps").value)
 
 
 FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "log_every", "keep", "parallel")
@@ -168,17 +149,6 @@ class PretrainRecipe(TrainingRecipe):
     dropout: float = 0.0
     balance: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sensible = self.balance is None or 0 <= self.balance < math.inf
-        _require(sensible, "balance", self.balance, "0 or more, and finite")
-        _require(self.vocabulary >= 1, "vocabulary", self.vocabulary, "at least 1")
-        _require(self.context >= 2, "context", self.context, "at least 2 tokens")
-        _require(self.depth >= 1, "depth", self.depth, "at least 1")
-        sensible = self.width is None or (self.width > 0 and self.width % 64 == 0)
-        _require(sensible, "width", self.width, "a multiple of 64")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
-
 
 @dataclass(frozen=True)
 class FinetuneRecipe(TrainingRecipe):
@@ -214,14 +184,14 @@ class FinetuneRecipe(TrainingRecipe):
     method: str = "full"
     bits: Literal["int8", "int4", "nf4", "fp4"] | None = None
     unfreeze_every: str | None = None
+    usual_steps: ClassVar[str] = "3 epochs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unfreeze_every is not None:
             if self.method != "full":
                 raise UserError(f"--unfreeze-every goes with --method full, not with {self.method}")
-            _require(self.every("unfreeze_every") >= 1, "unfreeze_every", self.unfreeze_every, "at least 1 step")
-        _require(self.context is None or self.context >= 2, "context", self.context, "at least 2 tokens")
+            self.every("unfreeze_every")
         if self.optimizer == "muon" and self.method != "full":
             raise UserError("--optimizer muon: is for the matrices of a whole model; adapters take adamw")
         for name, value in (("template", self.template), ("packing", self.packing)):
@@ -230,12 +200,28 @@ class FinetuneRecipe(TrainingRecipe):
         if self.task == "chat" and (self.crossing or self.field != "text"):
             raise UserError("--crossing and --field are for --task text")
 
-    @property
-    def usual_steps(self) -> str:
-        """The length of a run by default."""
-        return "3 epochs"
+
+_LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("batch_size micro_batch keep validation_windows vocabulary depth", lambda n: n >= 1, "at least 1"),
+    ("context", lambda n: n >= 2, "at least 2 tokens"),
+    ("width", lambda n: n > 0 and n % 64 == 0, "a multiple of 64"),
+    ("seed", lambda n: 0 <= n < 2**63, "0 or more, and below 2**63"),
+    ("learning_rate muon_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
+    ("embedding_learning_rate head_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
+    ("weight_decay clip z_loss balance", lambda weight: 0 <= weight < math.inf, "0 or more, and finite"),
+    ("warmup decay final", lambda share: 0 <= share <= 1, "between 0 and 1"),
+    ("beta1 beta2 dropout", lambda share: 0 <= share < 1, "at least 0 and below 1"),
+)
+"""Fields of recipes, what holds for their values, and the same in words."""
 
 
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"--{name.replace('_', '-')} {value}: must be {wanted}")
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _amount(name: str, text: str | None, *units: Unit) -> Quantity:
+    """An amount out of a field; only a sample may be taken every 0 steps, which is never."""
+    found = parse_quantity(text or "", units, _flag(name))
+    if not found.value and name != "sample_every":
+        raise UserError(f"{_flag(name)} {text}: must be above 0")
+    return found

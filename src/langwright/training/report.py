@@ -1,58 +1,63 @@
 """report.html of a model folder, from its metrics and its record."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
 from langwright.models.folder import RECORD
-from langwright.training.trainer import read_metrics
-from langwright.viewing.report import Event, Fact, Report, Spending, report
+from langwright.viewing.charts import Bar, bars
+from langwright.viewing.curves import curves
+from langwright.viewing.page import Html, Section, definitions, page, table
+from langwright.viewing.report import facts
+from langwright.viewing.text import percent
 
 Row = Mapping[str, Any]
+OVERLINE = "Langwright training report"
 
 
 def write_report(out: Path) -> None:
     """Write `out/report.html`."""
-    write_atomic(out / "report.html", report(run_report(out)))
+    top, sections = run_report(out)
+    write_atomic(out / "report.html", page(out.name, sections, overline=OVERLINE, top=top))
 
 
-def run_report(out: Path) -> Report:
-    """What a model folder's own record and metrics tell."""
+def run_report(out: Path) -> tuple[Html, list[Section]]:
+    """What a model folder's own record and metrics tell: the numbers worth seeing first, and sections."""
     record = read_json(out / RECORD, "the record of the run")
-    metrics = read_metrics(out)
-    return replace(
-        Report(title=out.name),
-        facts=facts(record, metrics),
-        metrics=metrics,
-        events=events(record["events"]),
-        spending=_spending(record.get("profile")),
-        settings=record["recipe"],
-        card=model_card(record),
-    )
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    recipe = {name: "none" if value is None else str(value) for name, value in record["recipe"].items()}
+    return _facts(record, metrics), [
+        Section("learning", "Learning", curves(metrics) + _events(record["events"])),
+        _spending(record.get("profile")),
+        Section("recipe", "Recipe", definitions(recipe.items())),
+        Section("card", "Model card", definitions(model_card(record).items())),
+    ]
 
 
-def _spending(profile: Row | None) -> Spending | None:
+def _spending(profile: Row | None) -> Section:
     if not profile:
-        return None
+        return Section("time", "", Html(""))
     milliseconds = 1000 * profile["seconds_per_step"]
     about = f"{profile['steps']} training steps of {milliseconds:.0f} ms each, under the profiler."
-    return Spending(profile["shares"], about)
+    shares = [Bar(part, share) for part, share in profile["shares"].items()]
+    return Section("time", "Where the time goes", bars(shares, ("Part", "Share", ""), percent), about)
 
 
-def facts(record: Row, metrics: Sequence[Row]) -> list[Fact]:
-    """The numbers worth seeing first."""
+def _facts(record: Row, metrics: Sequence[Row]) -> Html:
     speed = steady_speed(metrics)
     share = speed * record["flops_per_token"] / record["gemm_rate"]
-    return [
-        Fact("Bits per byte", f"{record['held_out']['bits_per_byte']:.3f}", "of held-out text"),
-        Fact("Parameters", f"{record['parameters'] / 1e6:.1f} M"),
-        Fact("Tokens seen", f"{record['tokens'] / 1e6:.2f} M", f"{record['epochs']:.2f} epochs"),
-        Fact("Time", format_seconds(record["seconds"]), "of the whole command up to its last measurement"),
-        Fact("Speed", f"{speed:,.0f} tokens/s", f"{100 * share:.0f} % of the machine's GEMM rate"),
-    ]
+    return facts(
+        [
+            ("Bits per byte", f"{record['held_out']['bits_per_byte']:.3f}", "of held-out text"),
+            ("Parameters", f"{record['parameters'] / 1e6:.1f} M", ""),
+            ("Tokens seen", f"{record['tokens'] / 1e6:.2f} M", f"{record['epochs']:.2f} epochs"),
+            ("Time", format_seconds(record["seconds"]), "of the whole command up to its last measurement"),
+            ("Speed", f"{speed:,.0f} tokens/s", f"{100 * share:.0f} % of the machine's GEMM rate"),
+        ]
+    )
 
 
 def steady_speed(metrics: Sequence[Row]) -> float:
@@ -61,13 +66,14 @@ def steady_speed(metrics: Sequence[Row]) -> float:
     return float(speeds[len(speeds) // 2]) if speeds else 0.0
 
 
-def events(history: Sequence[Row]) -> list[Event]:
+def _events(history: Sequence[Row]) -> Html:
     """The run's events in words; that a budget's step count followed the clock is no news."""
-    return [Event(e["step"], e["event"], _detail(e)) for e in history if e["event"] != "re-planned"]
-
-
-def _detail(event: Row) -> str:
-    return ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
+    rows = []
+    for event in history:
+        if event["event"] != "re-planned":
+            words = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
+            rows.append((f"{event['step']:,}", event["event"], words))
+    return table(("Step", "Event", "What happened"), rows, numeric=["Step"], title="Events") if rows else Html("")
 
 
 def model_card(record: Row) -> dict[str, str]:

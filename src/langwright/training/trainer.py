@@ -1,10 +1,8 @@
 """One training run in a folder: begun, continued or found finished."""
 
 import contextlib
-import json
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,21 +16,19 @@ from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
 from langwright.base.files import check_lock, folder_lock, read_json
-from langwright.data.supply import StatefulBatches, Supply
-from langwright.models.folder import RECORD, save_parameters
+from langwright.data.supply import Supply
+from langwright.models.folder import RECORD, save_model
 from langwright.objectives.batch import Models, Objective
 from langwright.planning.cost import active_parameters, parameters
 from langwright.planning.machine import Machine
 from langwright.training.checkpoints import Checkpoints
-from langwright.training.compiled import compile_blocks, compiler_errors, eager
+from langwright.training.compiled import compiler_errors
 from langwright.training.learner import Learner
-from langwright.training.loop import Every, Hooks, Run
-from langwright.training.optimizers import Rates
-from langwright.training.plan import Plan, measure_step
+from langwright.training.loop import Hooks, Run
 from langwright.training.profile import Profile
+from langwright.training.progress import Progress
 from langwright.training.ranks import Parallel, Ranks, open_ranks
 from langwright.training.recipe import FREE, TrainingRecipe
-from langwright.training.schedule import Schedule
 from langwright.training.unfreezing import Unfreezing
 from langwright.viewing.live import LiveView
 
@@ -131,11 +127,14 @@ class Trainer:
 
     def __init__(self, job: Job, ranks: Ranks = Ranks(), extend: bool = False, profile: bool = False):
         self.job = job = replace(job, machine=ranks.agree(job.machine))  # dtypes and rates are measured by the clock
-        self.ranks, self.extend = ranks, extend
+        self.ranks, self.extend, self.profile = ranks, extend, profile
         recipe = job.recipe
         torch.manual_seed(recipe.seed)
         keep_freed_memory()
-        _make_deterministic(recipe, job.machine)
+        # Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` sets up cuBLAS).
+        torch.use_deterministic_algorithms(recipe.exact and (recipe.compile or job.machine.device.type == "cuda"))
+        # Filling new memory with NaN finds faults in kernels, not in runs.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         models = {name: model.to(job.machine.device) for name, model in job.models().items()}
         if recipe.checkpoint:
             for model in models.values():
@@ -145,18 +144,16 @@ class Trainer:
             models,
             job.objective(ranks),
             job.machine.dtype,
-            rates(recipe, job.learning_rate),
-            recipe.clip,
-            recipe.micro_batch,
+            replace(recipe, learning_rate=job.learning_rate),
             job.factor,
             ranks,
         )
         self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
-            compile_blocks(self.model)
+            for block in self.model.body.blocks:  # they share their code, so one compilation serves all
+                block.compile(dynamic=False)
         if ranks.rank:
             torch.manual_seed(recipe.seed + ranks.rank)  # dropout of its own
-        self.profile = Profile() if profile else None
 
     def train(self) -> Result:
         """Begin the run, or go on with it, until its plan is done; then measure and write what was trained.
@@ -169,24 +166,25 @@ class Trainer:
             record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
             if not isinstance(record, dict) or ("steps" in record and "held_out" not in record):
                 raise UserError(f"{job.out / RECORD}: is not the record of a run; move it away to go on")
-            if run.step >= run.plan.steps and record.get("steps") == run.step:
+            if run.progress.step >= run.progress.steps and record.get("steps") == run.progress.step:
                 return Result(None, None if self.ranks.rank else record["held_out"], already=True)
             with self.ranks.first():
                 if not self.ranks.rank:
                     job.begin()
-            if self.profile is not None:
-                self.profile.watch(self.model, run.plan.steps - run.step, job.recipe.compile)
+            profile = None
+            if self.profile:
+                profile = Profile(self.model, run.progress.steps - run.progress.step, job.recipe.compile)
+                run.hooks = replace(run.hooks, around_step=profile.step)
             stopped = run.fit()
-            if self.profile is not None:
-                self.profile.finish()
+            spent = profile.record() if profile else {}
             if stopped is not None or self.ranks.rank:
                 return Result(stopped, None)
-            held_out, seconds = self._finish(run, view)
-        with eager():
-            more = job.on_finish(self.models)
-        if self.profile is not None and self.profile.measured:
-            more |= {"profile": self.profile.record()}
-        self._save(self._record(run, seconds, held_out) | more)
+            with self.learner.measuring():
+                held_out = self._finish(run)
+            record = self._record(run.progress, held_out, round(run.elapsed, 3))
+        with self.learner.measuring():
+            record |= job.on_finish(self.models)
+        self._save(record | ({"profile": spent} if spent else {}))
         return Result(None, held_out)
 
     def _title(self) -> str:
@@ -202,51 +200,31 @@ class Trainer:
     def _open(self, view: LiveView) -> Run:
         """The run in the folder: at its beginning, or where its newest whole checkpoint left it."""
         job, recipe = self.job, self.job.recipe
-        run = Run(
-            learner=self.learner,
-            batches=job.supply.batches,
-            plan=Plan(self._steps(), recipe.budget_seconds()),
-            schedule=Schedule(recipe.schedule, recipe.warmup, recipe.decay, recipe.final),
-            checkpoints=Checkpoints(
-                job.out / "checkpoints", self._identity(), recipe.keep, asdict(type(recipe)()), job.names
-            ),
-            metrics=job.out / "metrics.jsonl",
-            every=Every(*(recipe.every(f"{name}_every") for name in ("log", "save", "evaluate", "sample"))),
-            hooks=Hooks(self._validate, self._sample if job.sample else None, view.row, view.sample, view.event),
-            started=job.started,
-            check=partial(check_lock, job.out),
+        identity, defaults = self._identity(), asdict(type(recipe)())
+        checkpoints = Checkpoints(job.out / "checkpoints", identity, recipe.keep, defaults, job.names)
+        hooks = Hooks(
+            evaluate=lambda stopped: job.evaluate(self.models, recipe.validation_windows, stopped).metrics,
+            sample=partial(job.sample, self.models) if job.sample else None,
+            on_row=view.row,
+            on_sample=view.sample,
+            on_event=view.event,
+            on_step=partial(job.unfreezing.apply, self.model) if job.unfreezing else lambda step: None,
         )
-        if job.unfreezing is not None:
-            run.hooks = replace(run.hooks, on_step=partial(job.unfreezing.apply, self.model))
-        if self.profile is not None:
-            run.hooks = replace(run.hooks, around_step=self.profile.step)
+        run = Run(self.learner, job.supply.batches, checkpoints, self._steps(), hooks, job.started)
         run.resume(("steps", "budget") if self.extend else ())
-        if run.plan.budget is not None:
-            self._plan_budget(run)
+        if run.budget is not None:
+            self._plan_budget(run, run.budget)
         return run
 
-    def _validate(self, stopped: Callable[[], bool]) -> Row:
-        with eager():
-            return self.job.evaluate(self.models, self.job.recipe.validation_windows, stopped).metrics
-
-    def _sample(self) -> str:
-        assert self.job.sample is not None
-        self.models.eval()
-        with eager():
-            return self.job.sample(self.models)
-
     def _steps(self) -> int:
-        length, batches, size = self.job.recipe.length(), self.job.supply.batches, self.job.recipe.batch_size
-        if length.unit == "epochs":
-            exact = round(length.value * batches.windows / size, 6)
-            steps = math.ceil(exact)
-            if steps != exact and self.job.recipe.budget_seconds() is None:
-                seen = steps * size / batches.windows
-                say(
-                    f"{length.value:g} epochs of {batches.windows:,} rows are rounded up to {seen:.3g}: {steps:,} steps"
-                )
-            return steps
-        return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        length, batches, recipe = self.job.recipe.length(), self.job.supply.batches, self.job.recipe
+        if length.unit != "epochs":
+            return max(1, round(length.value / (batches.tokens_per_step if length.unit == "tokens" else 1)))
+        exact = round(length.value * batches.windows / recipe.batch_size, 6)
+        steps = math.ceil(exact)
+        if steps != exact and recipe.budget_seconds() is None:
+            say(f"{length} of {batches.windows:,} rows are rounded up to {steps:,} steps")
+        return steps
 
     def _identity(self) -> Row:
         """What a continued run must share with its beginning, field by field."""
@@ -262,50 +240,31 @@ class Trainer:
             "threads": torch.get_num_threads(),
         }
 
-    def _plan_budget(self, run: Run) -> None:
+    def _plan_budget(self, run: Run, budget: float) -> None:
         """Turn the seconds of a budget into steps: measured at the beginning, known from before when a run goes on."""
-        if run.step:
-            seconds = self.ranks.agree((time.monotonic() - run.started) / run.step)
-            run.closing = self._closing(seconds)
-            if self.extend:
-                run.fit_to_budget(seconds, run.closing)
-            return
-        batches = self.job.supply.batches
-        before = batches.state() if isinstance(batches, StatefulBatches) else {}
-        seconds = measure_step(run.learner, run.stream())
-        if isinstance(batches, StatefulBatches):
-            batches.load(before)
-        run.fit_to_budget(seconds, self._closing(seconds))
-        if run.plan.steps == 0:
-            spent = format_seconds(time.monotonic() - run.started)
+        now, supply = run.progress, self.job.supply
+        seconds = self.ranks.agree(run.elapsed / now.step) if now.step else run.measure_step()
+        # Measuring the held-out text takes a third of training on it.
+        run.closing = supply.held_out_tokens / supply.batches.tokens_per_step * seconds / 3 + SAVING_SECONDS
+        if self.extend or not now.step:
+            now.fit(budget, self.ranks.agree(run.elapsed), seconds, run.closing)
+        if now.steps == 0:
             raise UserError(
-                f"--budget {self.job.recipe.budget}: {spent} went into preparation and a step takes {seconds:.2f} s; "
-                "give more"
+                f"--budget {self.job.recipe.budget}: {format_seconds(run.elapsed)} went into preparation and a step "
+                f"takes {seconds:.2f} s; give more"
             )
 
-    def _closing(self, step_seconds: float) -> float:
-        """Seconds from the last step to the end: measuring the held-out text (a third of training) and saving."""
-        supply = self.job.supply
-        return supply.held_out_tokens / supply.batches.tokens_per_step * step_seconds / 3 + SAVING_SECONDS
-
-    def _finish(self, run: Run, view: LiveView) -> tuple[Row, float]:
+    def _finish(self, run: Run) -> Row:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
-        self.models.eval()
-        with eager():
-            held_out = self.job.evaluate(self.models, None, lambda: False)
-        for name, value in held_out.metrics.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{self.job.out}: training came apart: the {name.replace('_', ' ')} is {value}; no model is "
-                    "written; begin again in another folder with a lower --learning-rate"
-                )
-        run.check()
-        seconds = round(time.monotonic() - run.started, 3)
-        row = {"step": run.step, "tokens": run.tokens, "seconds": seconds, **held_out.metrics}
-        with open(run.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        view.row(row)
-        return held_out.record, seconds
+        held_out = self.job.evaluate(self.models, None, lambda: False)
+        if not all(map(math.isfinite, held_out.metrics.values())):
+            raise UserError(
+                f"{self.job.out}: training came apart: {held_out.metrics}; no model is written; begin again in another "
+                "folder with a lower --learning-rate"
+            )
+        with open(run.metrics, "ab") as metrics:
+            run.log(metrics, **held_out.metrics)
+        return held_out.record
 
     def _save(self, record: Row) -> None:
         """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
@@ -315,9 +274,9 @@ class Trainer:
             self.job.save(self.models, masters, record)
             return
         whole = {**dict(self.model.named_parameters()), **masters}
-        save_parameters(whole, self.model, supply.tokenizer, self.job.out, record)
+        save_model(self.model, supply.tokenizer, self.job.out, record, whole)
 
-    def _record(self, run: Run, seconds: float, held_out: Row) -> Row:
+    def _record(self, now: Progress, held_out: Row, seconds: float) -> Row:
         """What langwright.json says of a finished run."""
         job = self.job
         return {
@@ -332,28 +291,13 @@ class Trainer:
             "parameters": parameters(self.model),
             "trained_parameters": self.learner.trained,
             "flops_per_token": job.flops(self.models),
-            "steps": run.step,
-            "tokens": run.tokens,
-            "epochs": round(run.step * job.recipe.batch_size / job.supply.batches.windows, 3),
+            "steps": now.step,
+            "tokens": now.tokens,
+            "epochs": round(now.step * job.recipe.batch_size / job.supply.batches.windows, 3),
             "seconds": seconds,
-            "events": run.history,
+            "events": now.history,
             "held_out": held_out,
         }
-
-
-def rates(recipe: TrainingRecipe, learning_rate: float) -> Rates:
-    """The optimizers' settings that a recipe asks for."""
-    return Rates(
-        recipe.optimizer,
-        learning_rate,
-        recipe.muon_learning_rate,
-        recipe.embedding_learning_rate,
-        recipe.head_learning_rate,
-        (recipe.beta1, recipe.beta2),
-        recipe.weight_decay,
-        recipe.optimizer_bits,
-        recipe.optimizer_host,
-    )
 
 
 def train(
@@ -399,18 +343,3 @@ def close(result: Result, out: Path) -> int:
     if result.already:
         say(f"{out} is finished already; --extend with a longer --steps or --budget goes on from here")
     return 0
-
-
-def read_metrics(out: Path) -> list[Row]:
-    """The rows of metrics.jsonl."""
-    with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return []
-
-
-def _make_deterministic(recipe: TrainingRecipe, machine: Machine) -> None:
-    """Compiled and GPU kernels are reproducible only when asked to be (`planning.machine.measure` sets up cuBLAS)."""
-    exact = recipe.exact and (recipe.compile or machine.device.type == "cuda")
-    torch.use_deterministic_algorithms(exact)
-    # Filling new memory with NaN finds faults in kernels, not in runs.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

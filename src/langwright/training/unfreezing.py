@@ -20,9 +20,8 @@ class Unfreezing:
     def trains(self, names: Iterable[str], step: int) -> dict[str, bool]:
         """Whether each of a model's parameters trains at a step, by name."""
         heights = {name: _height(name) for name in names}
-        blocks = sorted({height for height in heights.values() if 0 <= height[0] < _ABOVE[0]}, reverse=True)
-        levels = {height: level for level, height in enumerate(blocks)} | {_ABOVE: 0, _BELOW: len(blocks)}
-        return {name: levels[height] <= step // self.every for name, height in heights.items()}
+        downwards = sorted({_ABOVE, *heights.values()}, reverse=True)
+        return {name: downwards.index(height) - 1 <= step // self.every for name, height in heights.items()}
 
     def apply(self, model: nn.Module, step: int) -> None:
         """Let those that train at a step ask for gradients, and no others."""

@@ -1,8 +1,7 @@
 """The live view of a training run in a terminal, and its plain twin where there is no terminal."""
 
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from langwright.base.console import console, format_seconds, say
@@ -18,16 +17,16 @@ SECONDS_BETWEEN_LINES = 10.0
 class LiveView:
     """Shows the rows of metrics.jsonl as they come: loss, speed, share of the machine's GEMM rate, time left, a sample.
 
-    title: what is being trained. flops_per_token, gemm_rate: for the share of the ceiling that training reaches.
+    Args:
+        title: what is being trained.
+        flops_per_token: for the share of the ceiling that training reaches.
+        gemm_rate: the ceiling.
     """
 
     def __init__(self, title: str, flops_per_token: float, gemm_rate: float):
         self._title, self._flops, self._ceiling = title, flops_per_token, gemm_rate
-        self._losses: list[float] = []
-        self._row: Mapping[str, Any] = {}
-        self._validation: float | None = None
-        self._sample = ""
-        self._first: tuple[int, float] | None = None
+        self._rows: list[Mapping[str, Any]] = []
+        self._validation = self._sample = ""
         self._last_line = 0.0
         self._live: Live | None = None
 
@@ -39,26 +38,21 @@ class LiveView:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
-        elif self._row:
-            self._line(force=True)
+        elif self._rows:
+            self._line()
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Take a row of metrics."""
         if "validation_loss" in row:
-            self._validation = row["validation_loss"]
+            self._validation = f"{row['validation_loss']:.4f}"
             if self._live is None:
-                say(f"  step {row['step']:,}  validation loss {self._validation:.4f}")
+                say(f"  step {row['step']:,}  validation loss {self._validation}")
             return
-        self._row = row
-        self._losses.append(row["loss"])
-        if self._first is None:
-            self._first = (row["step"], row["seconds"])
-        if self._live is None:
+        self._rows.append(row)
+        if self._live is None and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._line()
 
     def sample(self, step: int, text: str) -> None:
@@ -74,30 +68,23 @@ class LiveView:
             say(f"  step {event['step']:,}: {event['event']}{': ' if detail else ''}{detail}")
 
     def _numbers(self) -> dict[str, str]:
-        row = self._row
-        speed = row["tokens_per_second"]
+        first, row = self._rows[0], self._rows[-1]
+        done, speed = row["step"] - first["step"], row["tokens_per_second"]
         numbers = {
             "step": f"{row['step']:,} of {row['steps']:,}",
             "loss": f"{row['loss']:.4f}",
             "speed": f"{speed:,.0f} tokens/s",
             "GEMM rate": f"{100 * speed * self._flops / self._ceiling:.0f} %",
-            "time left": self._left(),
+            "time left": "?",
         }
-        if self._validation is not None:
-            numbers["validation"] = f"{self._validation:.4f}"
-        return numbers
+        if done:
+            seconds = (row["seconds"] - first["seconds"]) / done * (row["steps"] - row["step"])
+            numbers["time left"] = format_seconds(seconds)
+        return numbers | ({"validation": self._validation} if self._validation else {})
 
-    def _left(self) -> str:
-        if self._first is None or self._row["step"] == self._first[0]:
-            return "?"
-        per_step = (self._row["seconds"] - self._first[1]) / (self._row["step"] - self._first[0])
-        return format_seconds(per_step * (self._row["steps"] - self._row["step"]))
-
-    def _line(self, force: bool = False) -> None:
-        now = time.monotonic()
-        if force or now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            say("  " + "  ".join(f"{name} {value}" for name, value in self._numbers().items()))
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        say("  " + "  ".join(f"{name} {value}" for name, value in self._numbers().items()))
 
     def _render(self) -> "RenderableType":
         from rich.console import Group
@@ -106,34 +93,22 @@ class LiveView:
         from rich.table import Table
         from rich.text import Text
 
-        if not self._row:
+        if not self._rows:
             return Text("the first step …", style="dim")
-        numbers = Table.grid(padding=(0, 3), expand=True)
+        row, width = self._rows[-1], max(10, min(console().width, 110) - 6)
         entries = self._numbers()
-        for _ in entries:
-            numbers.add_column()
-        numbers.add_row(*(Text(name, style="dim") for name in entries))
+        numbers = Table(*entries, box=None, expand=True, header_style="dim", padding=(0, 3, 0, 0), pad_edge=False)
         numbers.add_row(*(Text(value, style="bold") for value in entries.values()))
-        width = max(10, min(console().width, 110) - 6)
-        bar = Table.grid()
-        bar.add_row(ProgressBar(total=self._row["steps"], completed=self._row["step"], width=width))
+        bar = Table.grid()  # a bar by itself would take the whole width
+        bar.add_row(ProgressBar(total=row["steps"], completed=row["step"], width=width))
+        # The first tenth, whose fall from ln V would flatten all that follows, is left out.
+        losses = [row["loss"] for row in self._rows[len(self._rows) // 10 :]]
         parts: list[RenderableType] = [
             bar,
             numbers,
-            Text.assemble(("loss ", "dim"), (sparkline(_after_the_plunge(self._losses), width - 6), "cyan")),
+            Text.assemble(("loss ", "dim"), (sparkline(losses, width - 6), "cyan")),
         ]
         if self._sample:
-            parts.append(
-                Panel(
-                    Text(self._sample.strip("\n"), overflow="fold"),
-                    title="the model writes",
-                    title_align="left",
-                    style="dim",
-                )
-            )
+            written = Text(self._sample.strip("\n"), overflow="fold")
+            parts.append(Panel(written, title="the model writes", title_align="left", style="dim"))
         return Panel(Group(*parts), title=self._title, title_align="left", width=width + 4)
-
-
-def _after_the_plunge(losses: Sequence[float]) -> Sequence[float]:
-    """Without the first tenth, whose fall from ln V would flatten all that follows."""
-    return losses[len(losses) // 10 :]

@@ -1,7 +1,7 @@
 """Axes: from values to places on a picture, with round tick values."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from langwright.viewing.text import compact
@@ -21,17 +21,22 @@ class Scale:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
-    def inverse(self, pixel: float) -> float:
-        """The value at a pixel."""
-        return self.low + (pixel - self.start) / (self.stop - self.start) * (self.high - self.low)
+    def ticks(self, count: int) -> dict[float, str]:
+        """Multiples of 1, 2 or 5 times a power of ten inside the scale, about `count` of them, each with its label.
 
-    def ticks(self, count: int) -> list[float]:
-        """Multiples of 1, 2 or 5 times a power of ten inside the scale, about `count` of them."""
+        Labels have one unit (none, k, M or B) and just enough decimals to be exact.
+        """
         rough = (self.high - self.low) / max(count, 1)
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [round(index * step, 12 - math.floor(math.log10(step))) for index in range(first, last + 1)]
+        ticks = [round(index * step, 12 - math.floor(math.log10(step))) for index in range(first, last + 1)]
+        largest = max(map(abs, ticks), default=0.0)
+        unit, name = next(((s, n) for s, n in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s), (1.0, ""))
+        decimals = next((d for d in range(_DECIMALS) if all(_says(tick / unit, d) for tick in ticks)), None)
+        if decimals is None:
+            return {tick: compact(tick) for tick in ticks}
+        return {tick: f"{tick / unit:.{decimals}f}{name}" if tick else "0" for tick in ticks}
 
 
 def fit(values: Iterable[float], start: float, stop: float, room: float = 0.04, zero: bool = False) -> Scale:
@@ -50,17 +55,6 @@ def fit(values: Iterable[float], start: float, stop: float, room: float = 0.04, 
         low = min(low, 0.0)
     room = room * (high - low) if high > low else 0.5 * abs(high) or 0.5
     return Scale(low if zero and low == 0 else low - room, high + room, start, stop)
-
-
-def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """The ticks as text in one unit (none, k, M or B), with just enough decimals to say them exactly; 0 as "0"."""
-    largest = max(map(abs, ticks), default=0.0)
-    scale, name = next(((s, n) for s, n in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s), (1.0, ""))
-    values = [tick / scale for tick in ticks]
-    decimals = next((d for d in range(_DECIMALS) if all(_says(value, d) for value in values)), _DECIMALS)
-    if decimals == _DECIMALS:
-        return [compact(tick) for tick in ticks]
-    return [f"{value:.{decimals}f}{name}" if value else "0" for value in values]
 
 
 def _says(value: float, decimals: int) -> bool:

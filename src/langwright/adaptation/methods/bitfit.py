@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from langwright.adaptation.attachment_points import PREFIX, points
-from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
+from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import Method
 from langwright.base.errors import UserError
 from langwright.models.model import Model
@@ -17,8 +17,8 @@ class BitFit(Method):
     peft_type: ClassVar[str] = "BITFIT"
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
-        found = [BaseTensor(f"{PREFIX}{p.name}.bias", p.bias) for p in points(model).values() if p.bias is not None]
+        found = {point.bias.disk: point.bias for point in points(model).values() if point.bias is not None}
         if not found:
             raise UserError(f"this {model.family} model has no biases that BitFit could train; take another method")
-        keys = {tensor.key for tensor in found}
-        return found + [tensor for tensor in saved_tensors(model, ()) if tensor.key not in keys]
+        heads = [tensor for tensor in super().base_tensors(model) if tensor.entry.disk not in found]
+        return [BaseTensor(f"{PREFIX}{disk}", entry) for disk, entry in found.items()] + heads

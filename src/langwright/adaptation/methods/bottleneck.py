@@ -3,7 +3,7 @@ or beside it (He et al., 2022), as the library `adapters` of AdapterHub builds, 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,9 +13,16 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
 from langwright.adaptation.attachment_points import tensors_of
-from langwright.adaptation.config_fields import INERT, Holds, Only, Table, read_fields, write_fields
 from langwright.adaptation.method import DEFAULT, Method, Stored
-from langwright.adaptation.settings import FINITE, LARGEST, SettingError, setting
+from langwright.adaptation.settings import (
+    Holds,
+    SettingError,
+    Table,
+    one_of,
+    read_fields,
+    setting,
+    write_fields,
+)
 from langwright.base.errors import UserError
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields
@@ -41,23 +48,23 @@ SHAPES: Mapping[str, Fields] = {
     "parallel": {**USUAL_SHAPE, "is_parallel": True},
 }
 """How AdapterHub spells each kind (`SeqBn`, `DoubleSeqBn` and `ParBn` there)."""
+USUAL: Fields = {"reduction": 16.0, "activation": "relu", "scaling": 1.0, "init": "bert"}
+UNLESS_GIVEN: Mapping[str, Fields] = {
+    "pfeiffer": USUAL,
+    "houlsby": {**USUAL, "activation": "silu"},
+    "parallel": {**USUAL, "reduction": 2.0, "scaling": 4.0, "init": "mam_adapter"},
+}
+"""The settings of each kind."""
 FIELDS: Table = {
     "reduction_factor": Holds("reduction", missing=16.0),
-    "non_linearity": Holds(
-        "activation", missing="relu", words={"swish": "silu", "gelu_new": "gelu_tanh"}, closed=False
-    ),
+    "non_linearity": Holds("activation", missing="relu", words={"swish": "silu", "gelu_new": "gelu_tanh"}),
     "scaling": Holds("scaling", missing=1.0),
     "init_weights": Holds("init", missing="bert"),
     "leave_out": Holds("leave_out", write=list),
     **dict.fromkeys(
-        ("cross_adapter", "inv_adapter", "ln_after", "ln_before", "phm_layer", "use_gating"), Only(False)
-    ),
-    **dict.fromkeys(("dropout", "stochastic_depth"), Only(0.0)),
-    **dict.fromkeys(
         (*USUAL_SHAPE, "adapter_residual_before_ln", "architecture", "factorized_phm_W", "factorized_phm_rule",
          "hypercomplex_nonlinearity", "inv_adapter_reduction_factor", "learn_phm", "phm_bias", "phm_c_init", "phm_dim",
          "phm_init_range", "phm_rank", "shared_W_phm", "shared_phm_rule"),
-        INERT,
     ),
 }  # fmt: skip
 """The fields of a bottleneck in AdapterHub's config."""
@@ -75,7 +82,7 @@ class BottleneckModule(AdapterModule):
         scaling: multiplies what is added.
     """
 
-    mixes: ClassVar[bool] = False
+    of_weights: ClassVar[bool] = False
 
     def __init__(self, dim: int, width: int, reads: Reads, activation: str, scaling: float):
         super().__init__()
@@ -127,32 +134,17 @@ class Bottleneck(Method):
     peft_fields: ClassVar[Table] = FIELDS
 
     kind: Literal["pfeiffer", "houlsby", "parallel"] = setting("pfeiffer", option="bottleneck")
-    reduction: float | None = setting(None, ("above 0", lambda value: value > 0), "reduction")
-    activation: str | None = setting(None, (f"one of {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS))
-    scaling: float | None = setting(None, FINITE)
-    init: Init | None = None
+    reduction: float = setting(None, ("at least 0.001", lambda value: value >= 0.001), "reduction")
+    activation: str = setting(None, one_of(*ACTIVATIONS))
+    scaling: float = setting(None, "finite")
+    init: Init = setting(None)
     leave_out: tuple[int, ...] = ()
 
-    def in_peft(self, model: Model) -> "Bottleneck":
-        """The same with nothing left open."""
-        parallel = self.kind == "parallel"
-        return replace(
-            self,
-            reduction=float(self.reduction or (2 if parallel else 16)),
-            activation=self.activation or ("silu" if self.kind == "houlsby" else "relu"),
-            scaling=float(self.scaling if self.scaling is not None else 4 if parallel else 1),
-            init=self.init or ("mam_adapter" if parallel else "bert"),
-        )
-
-    def width(self, dim: int) -> int:
-        """Of the bottleneck in a model of this width; UserError where nothing would be left of it."""
-        assert self.reduction is not None
-        if self.reduction > dim:
-            raise SettingError(self, "reduction", self.reduction, f"at most the width of the model, which is {dim}")
-        if self.reduction * LARGEST < dim:
-            wanted = f"such that the width, which is {dim} / it, is at most {LARGEST}"
-            raise SettingError(self, "reduction", self.reduction, wanted)
-        return int(dim // self.reduction)
+    def __post_init__(self) -> None:
+        for name, value in UNLESS_GIVEN[self.kind].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        super().__post_init__()
 
     def _sites(self, model: Model) -> Iterator[tuple[str, str, Reads]]:
         """The residuals that have one: (the residual's name in ours, its name in AdapterHub's files, what is read)."""
@@ -170,16 +162,15 @@ class Bottleneck(Method):
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         if any(not isinstance(block, Block) for block in model.body.blocks):
             raise UserError(f"{model.family} has parallel blocks, in which bottleneck adapters have no settled place")
-        full, like = self.in_peft(model), model.body.embed.tokens
-        dim, width = like.shape[1], full.width(like.shape[1])
-        assert full.activation is not None
-        assert full.scaling is not None
-        assert full.init is not None
+        like = model.body.embed.tokens
+        dim = like.shape[1]
+        if self.reduction > dim:
+            raise SettingError(self, "reduction", self.reduction, f"at most the width of the model, which is {dim}")
         made: dict[str, AdapterModule] = {}
         for path, _, reads in self._sites(model):
             with torch.device("meta" if like.is_meta else "cpu"):
-                module = BottleneckModule(dim, width, reads, full.activation, full.scaling)
-            module.fill(full.init)
+                module = BottleneckModule(dim, int(dim // self.reduction), reads, self.activation, float(self.scaling))
+            module.fill(self.init)
             made[path] = module.to(like.device)
         return made
 
@@ -191,31 +182,30 @@ class Bottleneck(Method):
             for kind in ("weight", "bias")
         ]
 
-    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], extra: Mapping[str, Tensor] = {}) -> None:
         """As of any method; AdapterHub puts the adapter's name into each key, whatever it is."""
         renamed = {}
         for key, tensor in tensors.items():
             site, found, rest = key.partition(".adapters.")
             renamed[f"{site}{found}{DEFAULT}.{rest.partition('.')[2]}" if found else key] = tensor
-        super().load(model, name, renamed, where)
+        super().load(model, name, renamed)
 
     def to_peft(self, model: Model) -> Fields:
         """`adapter_config.json` as AdapterHub has it."""
-        config = {"architecture": None, **write_fields(self.in_peft(model), FIELDS), **SHAPES[self.kind]}
+        config = {"architecture": None, **write_fields(self, FIELDS), **SHAPES[self.kind]}
         width = model.body.embed.tokens.shape[1]
         return {"config": config, "hidden_size": width, "model_type": model.family, "name": DEFAULT}
 
     @classmethod
-    def from_peft(cls, given: Fields, model: Model, where: str) -> "Bottleneck":
+    def from_peft(cls, given: Fields, model: Model) -> "Bottleneck":
         config = given.get("config")
         if not isinstance(config, dict):
-            raise UserError(f"{where}: there is no config of a bottleneck adapter")
-        settings = read_fields(config, FIELDS, cls, where)
-        own = {**USUAL_SHAPE, **{name: value for name, value in config.items() if name in USUAL_SHAPE}}
-        kinds = [kind for kind, shape in SHAPES.items() if shape == own]
-        if not kinds:
-            raise UserError(f"{where}: the adapter is none of pfeiffer, houlsby and parallel, which are supported")
-        return cls(kind=kinds[0], **settings)  # type: ignore[arg-type]
+            raise UserError("config = a JSON object is missing, the config of a bottleneck adapter")
+        shape = {name: config.get(name, value) for name, value in USUAL_SHAPE.items()}
+        kind = next((kind for kind, own in SHAPES.items() if own == shape), None)
+        if kind is None:
+            raise UserError("the adapter is none of pfeiffer, houlsby and parallel, which are supported")
+        return cls(**{"kind": kind, **read_fields(config, FIELDS, cls)})
 
 
 def _site(model: Model, branch: str, last: str) -> str:

@@ -20,7 +20,5 @@ class HeadOnly(Method):
         shared = ("head.weight",) if is_tied(model) else None
         entries = [e for e in tensors_of(model) if e.ours[0].startswith("head.") and e.ours != shared]
         if not any(model.get_parameter(entry.ours[0]).ndim > 1 for entry in entries):
-            raise UserError(
-                "the head of this model is its token table, or it has none: there is nothing of its own to train"
-            )
+            raise UserError("the head is the model's token table, or there is none: nothing of its own could train")
         return [BaseTensor(f"{PREFIX}{entry.disk}", entry) for entry in entries]

@@ -1,24 +1,16 @@
 """(IA)³ (Liu et al., 2022): keys, values and the inside of the feed-forward are rescaled by learned vectors."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import (
-    PREFIX,
-    Targets,
-    check_expression,
-    size,
-    usual,
-)
-from langwright.adaptation.config_fields import INERT, TARGETS, Holds, Table
+from langwright.adaptation.attachment_points import AttachmentPoint, Targets, matches, usual
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import setting
+from langwright.adaptation.settings import TARGETS, Holds, Table, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -65,7 +57,7 @@ class IA3(TargetedMethod):
     peft_fields: ClassVar[Table] = {
         **TARGETS,
         "feedforward_modules": Holds("feedforward"),
-        **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights"), INERT),
+        **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights")),
     }
 
     target: Targets | None = setting(None, option="target")
@@ -80,41 +72,36 @@ class IA3(TargetedMethod):
         return (*row.ia3, *row.ia3_inputs)
 
     def _inputs(self, model: Model) -> Targets:
-        if isinstance(self.feedforward, str):
-            check_expression(self.feedforward)
         return usual(model).ia3_inputs if self.feedforward is None else self.feedforward
+
+    def _at_input(self, model: Model, point: AttachmentPoint) -> bool:
+        wanted = self._inputs(model)
+        return bool(matches(wanted, point.name)) if isinstance(wanted, str) else point.name.endswith(wanted)
 
     def rate(self, parameter: str) -> float:
         return 10.0  # as published: 5e-3 where LoRA takes 2e-4 to 5e-4
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         made: dict[str, AdapterModule] = {}
-        for target in self.targets(model):
-            name, wanted = target.point.name, self._inputs(model)
-            inputs = bool(re.fullmatch(wanted, name)) if isinstance(wanted, str) else name.endswith(tuple(wanted))
-            shared: nn.Parameter | None = None
-            for path in target.ours:
-                if shared is None or not inputs:  # a fused layer has one input
-                    weight: Tensor = model.get_submodule(path).full_weight()  # type: ignore[operator]
-                    shared = nn.Parameter(torch.ones(weight.shape[1 if inputs else 0], device=weight.device))
-                made[path] = Scale(shared, inputs)
+        for point in self.targets(model):
+            inputs, sizes = self._at_input(model, point), dict(zip(point.modules, point.sizes(model), strict=True))
+            scales = [nn.Parameter(torch.ones(sizes[path][inputs], device=model.device)) for path in point.chosen]
+            scales = scales[:1] * len(scales) if inputs else scales  # a fused layer has one input
+            made |= {path: Scale(scale, inputs) for path, scale in zip(point.chosen, scales, strict=True)}
         return made
 
     def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:
         found = []
-        for target in self.targets(model):
-            key, parts = f"{PREFIX}{target.point.name}.ia3_l", {i: modules[path] for path, i in target.ours.items()}
-            first = next(iter(parts.values()))
-            if first.inputs:  # a row in the file
-                found.append(Stored.of(key, first.scale[None]))
+        for point in self.targets(model):
+            key, scales = f"{point.key}.ia3_l", [modules[path].scale for path in point.chosen]
+            if self._at_input(model, point):  # a row in the file
+                found.append(Stored.of(key, scales[0][None]))
             else:  # a column, with ones for slices that are not targeted
-                empty = [torch.ones(size(model, path)[0], 1) for path in target.point.ours]
-                scales = {i: (part.scale, lambda piece: piece[:, 0]) for i, part in parts.items()}
-                found.append(Stored.fused(key, target.point, empty, scales))
+                rest = torch.ones(sum(outputs for outputs, _ in point.sizes(model)), 1)
+                found.append(Stored(key, scales, [(rows, 0) for rows in point.rows(model)], rest))
         return found
 
-    def in_peft(self, model: Model) -> "IA3":
-        return replace(super().in_peft(model), feedforward=self._inputs(model))
-
     def facts(self, model: Model) -> Fields:
-        return super().facts(model) | {"init_ia3_weights": True}
+        transposed = any(point.weight.transposed for point in self.targets(model))
+        facts = {"feedforward_modules": self._inputs(model), "fan_in_fan_out": transposed, "init_ia3_weights": True}
+        return super().facts(model) | facts

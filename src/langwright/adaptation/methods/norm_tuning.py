@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, Targets, points, usual
-from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
-from langwright.adaptation.config_fields import TARGETS, Table
+from langwright.adaptation.attachment_points import Targets, points, usual
+from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import TargetedMethod
-from langwright.adaptation.settings import setting
-from langwright.models.family import Fields
+from langwright.adaptation.settings import TARGETS, Table, setting
 from langwright.models.model import Model
 
 
@@ -36,13 +34,10 @@ class LayerNorm(TargetedMethod):
         return usual(model).norms or tuple(dict.fromkeys(norms))
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
-        found: list[BaseTensor] = []
-        for target in self.targets(model):
-            key = f"{PREFIX}{target.point.name}.ln_tuning_layers"
-            found.append(BaseTensor(f"{key}.weight", target.point.weight))
-            if target.point.bias is not None:
-                found.append(BaseTensor(f"{key}.bias", target.point.bias))
-        return found + saved_tensors(model, self.modules_to_save)
-
-    def facts(self, model: Model) -> Fields:
-        return {}
+        found = [
+            BaseTensor(f"{point.key}.ln_tuning_layers.{kind}", entry)
+            for point in self.targets(model)
+            for kind, entry in (("weight", point.weight), ("bias", point.bias))
+            if entry is not None
+        ]
+        return found + super().base_tensors(model)

@@ -3,18 +3,16 @@
 Once they are trained, the encoder's output is all that is needed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from langwright.adaptation.config_fields import Holds, Table
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod
 from langwright.adaptation.methods.virtual_tokens import standard_normal
-from langwright.adaptation.settings import SHARE, SIZE, setting
-from langwright.models.model import Model
+from langwright.adaptation.settings import Holds, Table, setting
 
 
 class LSTM(nn.Module):
@@ -28,13 +26,6 @@ class LSTM(nn.Module):
     def forward(self, table: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         made: Tensor = self.mlp(self.lstm(table)[0])
         return made
-
-
-def mlp(dim: int, hidden: int) -> nn.Module:
-    """Three linear layers with ReLU between."""
-    return nn.Sequential(
-        nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim)
-    )
 
 
 @dataclass(frozen=True)
@@ -60,19 +51,20 @@ class PTuning(SoftPromptMethod):
         "encoder_dropout": Holds("dropout"),
     }
 
-    tokens: int = setting(20, SIZE, "virtual_tokens")
+    tokens: int = setting(20, "size", "virtual_tokens")
     encoder: Literal["mlp", "lstm"] = setting("mlp", option="prompt_encoder")
-    hidden: int | None = setting(None, SIZE, "encoder_width")
-    layers: int = setting(2, SIZE)
-    dropout: float = setting(0.0, SHARE)
-    submodules: int = setting(1, SIZE)
+    hidden: int | None = setting(None, "size", "encoder_width")
+    layers: int = setting(2, "size")
+    dropout: float = setting(0.0, "share")
+    submodules: int = setting(1, "size")
 
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
         dim = like.shape[1]
         hidden = self.hidden or dim
         with torch.device("meta" if like.is_meta else "cpu"):
-            made = mlp(dim, hidden) if self.encoder == "mlp" else LSTM(dim, hidden, self.layers, self.dropout)
+            if self.encoder == "lstm":
+                made: nn.Module = LSTM(dim, hidden, self.layers, self.dropout)
+            else:
+                inner = (nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+                made = nn.Sequential(nn.Linear(dim, hidden), *inner, nn.Linear(hidden, dim))
         return standard_normal(like, rows, dim), made
-
-    def in_peft(self, model: Model) -> "PTuning":
-        return self if self.hidden is not None else replace(self, hidden=model.body.embed.tokens.shape[1])

@@ -1,15 +1,16 @@
 """Prefix tuning (Li and Liang, 2021): learned keys and values before those of every text, in every layer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from langwright.adaptation.config_fields import INERT, Holds, Table
-from langwright.adaptation.methods.virtual_tokens import BeginsAsText, VirtualTokenModule, standard_normal
-from langwright.adaptation.settings import SIZE, setting
+from langwright.adaptation.method import Method
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
+from langwright.adaptation.settings import Holds, Table, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -21,40 +22,7 @@ from langwright.parts.virtual_tokens import VirtualTokens
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The shape of the keys and values that the layers of a stack remember."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def width(self) -> int:
-        """Of one layer's keys: `token_dim` in PEFT."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def numbers(self) -> int:
-        """That one virtual token has."""
-        return 2 * self.layers * self.width
-
-
-class Prefix(VirtualTokenModule):
-    """Keys and values of each layer. order: which layer's numbers each layer reads."""
-
-    def __init__(self, table: Tensor, encoder: nn.Module | None, shape: Shape, order: Sequence[int]):
-        super().__init__(table, encoder)
-        self.shape, self.order = shape, tuple(order)
-
-    def virtual_tokens(self) -> VirtualTokens:
-        rows = self.rows()
-        parts = rows.view(len(rows), 2 * self.shape.layers, self.shape.kv_heads, self.shape.head_dim)
-        parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
-        return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in self.order])
-
-
-@dataclass(frozen=True)
-class PrefixTuning(BeginsAsText):
+class PrefixTuning(VirtualTokenMethod):
     """Every layer attends to keys and values of its own before those of the text; nothing else changes.
 
     In an encoder-decoder it is the decoder that reads the prefix, as in PEFT.
@@ -70,25 +38,20 @@ class PrefixTuning(BeginsAsText):
     """
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
-    inits: ClassVar[tuple[str, ...]] = ("random", "zero")
-    checked: ClassVar[tuple[str, ...]] = (
-        "num_layers",
-        "num_attention_heads",
-        "token_dim",
-        "num_transformer_submodules",
-    )
     peft_fields: ClassVar[Table] = {
         "num_virtual_tokens": Holds("tokens"),
         "prefix_projection": Holds("projection"),
         "encoder_hidden_size": Holds("hidden"),
-        "init_weights": Holds("init", words={None: "random", "zero": "zero"}),
-        **dict.fromkeys((*checked, "modules_to_save"), INERT),
-    }
+        "init_weights": Holds("init", words={"zero": "zero"}, write=lambda init: None),
+        **dict.fromkeys((
+            "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules", "modules_to_save"
+        )),
+    }  # fmt: skip
 
-    tokens: int = setting(20, SIZE, "virtual_tokens")
+    tokens: int = setting(20, "size", "virtual_tokens")
     projection: bool = setting(False, option="projection")
-    hidden: int = setting(512, SIZE, "encoder_width")
-    init: str = setting("random", option="prompt_init")
+    hidden: int = setting(512, "size", "encoder_width")
+    init: str = setting("random", one_of("random", "zero", "text"), "prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
 
@@ -97,39 +60,48 @@ class PrefixTuning(BeginsAsText):
         if self.init == "text" and self.projection:
             raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
 
-    def made(self, model: Model) -> Prefix:
-        shape, like = shape_of(model), model.body.embed.tokens
-        encoder: nn.Module | None = None
+    def made(self, model: Model) -> VirtualTokenModule:
+        like, (layers, heads, dim) = model.body.embed.tokens, _shape(model)
+        width, numbers = heads * dim, 2 * layers * heads * dim
+        table, encoder = standard_normal(like, self.tokens, width if self.projection else numbers), None
         if self.projection:
-            table = standard_normal(like, self.tokens, shape.width)
             with torch.device("meta" if like.is_meta else "cpu"):
-                last = nn.Linear(self.hidden, shape.numbers)
-                encoder = nn.Sequential(nn.Linear(shape.width, self.hidden), nn.Tanh(), last)
-            if self.init == "zero":
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+                encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.Tanh(), nn.Linear(self.hidden, numbers))
+        if self.init == "zero":
+            for parameter in (table,) if encoder is None else encoder[2].parameters():
+                nn.init.zeros_(parameter)
         elif self.init == "text" and self.ids and not like.is_meta:
             table = _numbers_of_text(model, torch.tensor(self.ids, device=like.device), self.tokens)
-        else:
-            table = standard_normal(like, self.tokens, shape.numbers)
-            table = table.zero_() if self.init == "zero" else table
-        return Prefix(table, encoder, shape, _order(model))
+        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=_order(model)))
 
-    def in_peft(self, model: Model) -> "PrefixTuning":
-        return replace(self, init="random", text=None) if self.init == "text" else self
+    @classmethod
+    def from_peft(cls, given: Fields, model: Model) -> Method:
+        for name, value in cls().facts(model).items():
+            if given.get(name) not in (None, value):
+                raise UserError(f"{name} = {given[name]!r}, and this model has {value}")
+        return super().from_peft(given, model)
 
     def facts(self, model: Model) -> Fields:
-        shape, submodules = shape_of(model), 2 if model.encoders else 1
-        return dict(zip(self.checked, (shape.layers, shape.kv_heads, shape.width, submodules), strict=True))
+        layers, heads, dim = _shape(model)
+        submodules = 2 if model.encoders else 1
+        facts = {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * dim}
+        return {**facts, "num_transformer_submodules": submodules}
 
 
-def shape_of(model: Model) -> Shape:
-    """The shape of what a model's layers remember; UserError where they differ or are no attention."""
+def _prefix(rows: Tensor, heads: int, order: Sequence[int]) -> VirtualTokens:
+    """The keys and values of each layer; order: which layer's numbers each layer reads."""
+    parts = rows.view(len(rows), 2 * len(order), heads, -1)
+    parts = parts.permute(1, 2, 0, 3)  # number, kv_heads, length, head_dim; 2i are keys, 2i + 1 values
+    return VirtualTokens(len(rows), layers=[(parts[2 * i], parts[2 * i + 1]) for i in order])
+
+
+def _shape(model: Model) -> tuple[int, int, int]:
+    """Layers, heads and head_dim of the keys that a model remembers; UserError where layers differ."""
     attentions = [block.get_submodule("attention.fn") for block in model.body.blocks]
-    sizes = {(a.kv_heads, a.head_dim) for a in attentions if isinstance(a, Attention)}
-    if len(sizes) != 1 or not all(isinstance(a, Attention) for a in attentions):
+    sizes = {(a.kv_heads, a.head_dim) if isinstance(a, Attention) else (0, 0) for a in attentions}
+    if len(sizes) > 1 or (0, 0) in sizes:
         raise UserError("a prefix needs layers of attention that are all alike, and this model has others")
-    return Shape(len(attentions), *sizes.pop())
+    return len(attentions), *sizes.pop()
 
 
 def _order(model: Model) -> list[int]:
@@ -145,8 +117,7 @@ def _order(model: Model) -> list[int]:
 class _Recorder(Stateless):
     """A state that keeps the keys and values of one forward pass as they come."""
 
-    def __init__(self, layers: int):
-        super().__init__(layers)
+    def __init__(self) -> None:
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, settings: Settings) -> Tensor:
@@ -159,7 +130,7 @@ def _numbers_of_text(model: Model, ids: Tensor, tokens: int) -> Tensor:
     if model.encoders:
         raise UserError("the prefix of an encoder-decoder cannot begin as a text: its decoder reads none of its own")
     ids = ids.repeat(-(-tokens // len(ids)))[None, :tokens]
-    recorder = _Recorder(len(model.body.blocks))
+    recorder = _Recorder()
     training = model.training
     with torch.no_grad():
         model.eval().body(ids, state=recorder)

@@ -1,46 +1,23 @@
 """Prompt tuning (Lester et al., 2021): vectors before every text, each free to move while the model stays."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
-from langwright.adaptation.config_fields import INERT, Holds, Table
 from langwright.adaptation.method import DEFAULT
-from langwright.adaptation.methods.virtual_tokens import (
-    BeginsAsText,
-    VirtualTokenMethod,
-    VirtualTokenModule,
-    standard_normal,
-)
-from langwright.adaptation.settings import SIZE, setting
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
+from langwright.adaptation.settings import Holds, Table, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import SequenceHead
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
-
-
-class SoftPrompt(VirtualTokenModule):
-    """Vectors that are embedded before those of the tokens.
-
-    Args:
-        table: the vectors, or what the encoder makes them of.
-        encoder: makes vectors of the table, if it is not None.
-        length: rows that are used, from the first.
-        stays: as in `VirtualTokens`.
-    """
-
-    def __init__(self, table: Tensor, encoder: nn.Module | None, length: int, stays: bool):
-        super().__init__(table, encoder)
-        self.length, self.stays = length, stays
-
-    def virtual_tokens(self) -> VirtualTokens:
-        return VirtualTokens(self.length, self.rows()[: self.length], stays=self.stays)
 
 
 class SoftPromptMethod(VirtualTokenMethod):
@@ -54,7 +31,7 @@ class SoftPromptMethod(VirtualTokenMethod):
     peft_fields: ClassVar[Table] = {
         "num_virtual_tokens": Holds("tokens"),
         "num_transformer_submodules": Holds("submodules"),
-        **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim"), INERT),
+        **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim")),
     }
     submodules: int
 
@@ -62,24 +39,22 @@ class SoftPromptMethod(VirtualTokenMethod):
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
         """The numbers to begin with and what encodes them, given the model's token table."""
 
-    def made(self, model: Model) -> SoftPrompt:
-        table, encoder = self.table(model.body.embed.tokens, self.tokens * self.submodules)
-        return SoftPrompt(table, encoder, self.tokens, stays=bool(model.encoders))
+    def made(self, model: Model) -> VirtualTokenModule:
+        count, stays = self.tokens, bool(model.encoders)
+        table, encoder = self.table(model.body.embed.tokens, count * self.submodules)
+        return VirtualTokenModule(table, encoder, lambda rows: VirtualTokens(count, rows[:count], stays=stays))
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         if isinstance(model.head, SequenceHead) and model.head.pooling == "first":
-            raise UserError(
-                "this head reads the first token of a text, where PEFT would have a virtual one; take prefix tuning"
-            )
+            raise UserError("this head reads the first token, where PEFT would have a virtual one; take prefix tuning")
         return super().modules(model)
 
     def facts(self, model: Model) -> Fields:
-        width = model.body.embed.tokens.shape[1]
-        return {"num_attention_heads": None, "num_layers": len(model.body.blocks), "token_dim": width}
+        return {"num_layers": len(model.body.blocks), "token_dim": model.body.embed.tokens.shape[1]}
 
 
 @dataclass(frozen=True)
-class PromptTuning(SoftPromptMethod, BeginsAsText):
+class PromptTuning(SoftPromptMethod):
     """A table of vectors before every text.
 
     Args:
@@ -91,21 +66,23 @@ class PromptTuning(SoftPromptMethod, BeginsAsText):
     """
 
     peft_type: ClassVar[str] = "PROMPT_TUNING"
-    inits: ClassVar[tuple[str, ...]] = ("random", "vocabulary")
     peft_fields: ClassVar[Table] = {
         **SoftPromptMethod.peft_fields,
         # PEFT reads a text again when the adapter is loaded, and wants a tokenizer for it: what is loaded replaces it.
         "prompt_tuning_init": Holds(
-            "init", "random", words={"RANDOM": "random", "SAMPLE_VOCAB": "vocabulary", "TEXT": "random"}
+            "init",
+            missing="random",
+            words={"RANDOM": "random", "SAMPLE_VOCAB": "vocabulary", "TEXT": "random"},
+            write=lambda text: "RANDOM",
         ),
-        **dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path"), INERT),
+        **dict.fromkeys(("prompt_tuning_init_text", "tokenizer_kwargs", "tokenizer_name_or_path")),
     }
 
-    tokens: int = setting(20, SIZE, "virtual_tokens")
-    init: str = setting("vocabulary", option="prompt_init")
+    tokens: int = setting(20, "size", "virtual_tokens")
+    init: str = setting("vocabulary", one_of("random", "vocabulary", "text"), "prompt_init")
     text: str | None = None
     ids: tuple[int, ...] = ()
-    submodules: int = setting(1, SIZE)
+    submodules: int = setting(1, "size")
 
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
         if self.init == "random" or like.is_meta or (self.init == "text" and not self.ids):
@@ -115,12 +92,6 @@ class PromptTuning(SoftPromptMethod, BeginsAsText):
         else:
             ids = torch.tensor(self.ids).repeat(-(-rows // len(self.ids)))[:rows]
         return like.detach()[ids.to(like.device)].float(), None
-
-    def in_peft(self, model: Model) -> "PromptTuning":
-        return replace(self, init="random", text=None) if self.init == "text" else self
-
-    def facts(self, model: Model) -> Fields:
-        return super().facts(model) | {"prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
 
 
 def nearest_words(
@@ -138,15 +109,13 @@ def nearest_words(
         UserError: for an adapter whose virtual tokens are no vectors of the model's width.
     """
     adapter = attached(model).adapters.get(name)
-    prompt = next(iter(adapter.modules.values()), None) if adapter is not None else None
-    if not isinstance(prompt, SoftPrompt):
+    if adapter is None or not isinstance(adapter.settings, SoftPromptMethod):
         raise UserError(f'the adapter "{name}" has no soft prompt: its virtual tokens, if any, are like no word')
+    (prompt,) = adapter.modules.values()
     with torch.no_grad():
-        table = model.body.embed.tokens.float()[: tokenizer.vocab_size]
-        rows = prompt.rows()[: prompt.length].float()
-        cosines = nn.functional.normalize(rows, dim=-1) @ nn.functional.normalize(table, dim=-1).T
-        found = cosines.topk(min(top, cosines.shape[1]))
-    return [
-        [(tokenizer.token(int(i)), float(c)) for i, c in zip(ids, values, strict=True)]
-        for ids, values in zip(found.indices, found.values, strict=True)
-    ]
+        vectors, table = prompt.virtual_tokens().vectors, model.body.embed.tokens[: tokenizer.vocab_size]
+        assert vectors is not None
+        cosines = F.normalize(vectors.float(), dim=-1) @ F.normalize(table.float(), dim=-1).T
+        near = cosines.topk(min(top, len(table)))
+    rows = zip(near.indices.tolist(), near.values.tolist(), strict=True)
+    return [[(tokenizer.token(i), cosine) for i, cosine in zip(*row, strict=True)] for row in rows]

@@ -1,7 +1,7 @@
 """What prompt tuning, P-tuning and prefix tuning share: virtual tokens before every text."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
 from langwright.adaptation.attachment_points import PREFIX
-from langwright.adaptation.base_parameters import BaseTensor, saved_tensors
+from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
 from langwright.models.model import Model
+from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
 KEY = "prompt_embeddings"
@@ -28,32 +29,51 @@ class VirtualTokenModule(AdapterModule):
         table: the numbers that train.
         encoder: turns the table into the rows of the file. It is what trains; who only uses the tokens needs its output
             alone, which is all that PEFT keeps.
+        tokens: turns the rows, [rows, numbers], into what a stack takes.
     """
 
-    mixes: ClassVar[bool] = False
+    of_weights: ClassVar[bool] = False
 
-    def __init__(self, table: Tensor, encoder: nn.Module | None = None):
+    def __init__(self, table: Tensor, encoder: nn.Module | None, tokens: Callable[[Tensor], VirtualTokens]):
         super().__init__()
-        self.table, self.encoder = nn.Parameter(table), encoder
+        self.table, self.encoder, self.tokens = nn.Parameter(table), encoder, tokens
 
     def rows(self) -> Tensor:
         """The numbers as they lie in the file, [rows, numbers]."""
         return self.table if self.encoder is None else self.encoder(self.table)
 
+    def virtual_tokens(self) -> VirtualTokens:
+        return self.tokens(self.rows())
+
 
 class VirtualTokenMethod(Method):
-    """A method whose adapter is virtual tokens before every text. They take room in the model's context."""
+    """A method whose adapter is virtual tokens before every text. They take room in the model's context.
 
-    tokens: int
+    Attributes:
+        stack: what the tokens come before; in an encoder-decoder soft prompts come before its encoder.
+        init: what they begin as; "text" for the text in `text`, whose tokens are `ids`, also given as "text:...".
+    """
+
     stack: ClassVar[str] = "body"
-    """The stack that the tokens come before; in an encoder-decoder soft prompts come before its encoder."""
+    init: str = "random"
+    text: str | None = None
+    ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.init.startswith("text:"):
+            object.__setattr__(self, "text", self.init.removeprefix("text:"))
+            object.__setattr__(self, "init", "text")
+        super().__post_init__()
+        if self.init == "text" and not self.text:
+            raise SettingError(self, "init", "text", '"text:..." with words of yours')
+
+    def prepared(self, tokenizer: Tokenizer) -> Any:
+        """The same, with the tokens of the text that it begins with."""
+        return self if self.text is None else replace(self, ids=tuple(tokenizer.encode(self.text)))  # type: ignore[type-var]
 
     @abstractmethod
     def made(self, model: Model) -> VirtualTokenModule:
         """New virtual tokens for a model."""
-
-    def virtual_tokens(self) -> int:
-        return self.tokens
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         if model.context is not None and self.tokens >= model.context:
@@ -64,75 +84,32 @@ class VirtualTokenMethod(Method):
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         """A head for labels, under the names that PEFT gives it here."""
-        return [BaseTensor(f"base_model.{t.key.removeprefix(PREFIX)}", t.entry) for t in saved_tensors(model, ())]
+        heads = super().base_tensors(model)
+        return [BaseTensor(f"base_model.{tensor.key.removeprefix(PREFIX)}", tensor.entry) for tensor in heads]
 
+    @torch.no_grad()
     def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:
-        (module,) = modules.values()
-
-        def write(tensor: Tensor) -> None:
-            """Without its encoder an adapter is the table that the encoder made."""
-            _replace(model, module, nn.Parameter(tensor.to(module.table)), None)
-
-        with torch.no_grad():
-            shape = tuple(module.rows().shape)
-        return [Stored(KEY, shape, lambda: module.rows().detach(), write)]
+        return [Stored.of(KEY, module.rows()) for module in modules.values()]
 
     def extra(self, modules: Mapping[str, Any]) -> dict[str, Tensor]:
         (module,) = modules.values()
-        return {} if module.encoder is None else {name: value.detach() for name, value in module.state_dict().items()}
+        return {} if module.encoder is None else dict(module.state_dict())
 
-    def load_extra(self, model: Model, name: str, tensors: Mapping[str, Tensor], where: str) -> None:
-        if not tensors:
-            return
-        (module,) = attached(model).adapters[name].modules.values()
-        assert isinstance(module, VirtualTokenModule)
-        new = self.made(model).to(module.table.device)
-        wanted = {key: tuple(value.shape) for key, value in new.state_dict().items()}
-        if wanted != {key: tuple(value.shape) for key, value in tensors.items()}:
-            odd = next(iter(set(wanted) ^ set(tensors)), None) or next(iter(wanted))
-            raise UserError(f'{where}: tensor "{odd}" does not fit the encoder that the settings describe')
-        new.load_state_dict(dict(tensors))
-        if not torch.allclose(new.rows(), module.rows(), rtol=1e-4, atol=1e-5):
-            raise UserError(f'{where}: the encoder does not give the "{KEY}" beside it')
-        _replace(model, module, new.table, new.encoder)
-
-
-def _replace(model: Model, module: VirtualTokenModule, table: nn.Parameter, encoder: nn.Module | None) -> None:
-    """Give virtual tokens other parameters, which train in place of those before."""
-    before = set(module.parameters())
-    module.table, module.encoder = table, encoder
-    for adapter in attached(model).adapters.values():
-        if module in adapter.modules.values():
-            adapter.trained = [*module.parameters(), *(p for p in adapter.trained if p not in before)]
-
-
-class BeginsAsText(VirtualTokenMethod):
-    """A method whose virtual tokens may begin as a text: `init` is "text" and `text` the text, or it is "text:..."."""
-
-    inits: ClassVar[tuple[str, ...]]
-    """What they may begin as besides a text."""
-    init: str
-    text: str | None
-    ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.init.startswith("text:"):
-            object.__setattr__(self, "text", self.init.removeprefix("text:"))
-            object.__setattr__(self, "init", "text")
-        if self.init not in (*self.inits, "text"):
-            raise SettingError(self, "init", self.init, f'{", ".join(self.inits)} or "text:..." with words of yours')
-        if (self.init == "text") != (self.text is not None):
-            raise UserError("virtual tokens begin as a text when a text is given, and only then")
-
-    def prepared(self, tokenizer: Tokenizer) -> "Method":
-        """The same, with the tokens of the text that it begins with."""
-        if self.text is None:
-            return self
-        ids = tuple(tokenizer.encode(self.text))
-        if not ids:
-            raise UserError("--prompt-init text: the text is empty")
-        return replace(self, ids=ids)  # type: ignore[type-var]
+    @torch.no_grad()
+    def load(self, model: Model, name: str, tensors: Mapping[str, Tensor], extra: Mapping[str, Tensor] = {}) -> None:
+        """As of any method. Without its encoder an adapter is the table that the encoder made."""
+        module: Any = next(iter(attached(model).adapters[name].modules.values()))
+        module.table, module.encoder = nn.Parameter(module.rows().clone()), None
+        super().load(model, name, tensors)
+        if extra:
+            made = self.made(model).to(model.device)
+            try:
+                made.load_state_dict(dict(extra))
+            except RuntimeError:
+                raise UserError("the tensors beside it do not fit the encoder that the settings describe") from None
+            if not torch.allclose(made.rows(), module.rows(), rtol=1e-4, atol=1e-5):
+                raise UserError(f'the encoder beside it does not give "{KEY}"')
+            module.table, module.encoder = made.table, made.encoder
 
 
 def standard_normal(like: Tensor, *shape: int) -> Tensor:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from langwright.models.checks import check_choice, check_heads, check_layers, check_sizes
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, Table, affine, affines, numbered, projections, untied_head
@@ -17,7 +19,7 @@ from langwright.parts.feedforward import GLU
 from langwright.parts.heads import LanguageHead
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope
-from langwright.parts.stack import Block, Branch, Embedding, Residual, Stack
+from langwright.parts.stack import Block, Embedding, Residual, Stack
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -77,7 +79,7 @@ def build(
     family: str,
     bias: str = "",
     qk_norm: bool = False,
-    feedforward: Callable[[Any], Branch] | None = None,
+    feedforward: Callable[[Any], nn.Module] | None = None,
 ) -> Model:
     """Pre-norm blocks with RMSNorm, RoPE, grouped-query attention and a gated feed-forward.
 

@@ -7,14 +7,14 @@ from torch import nn
 
 from langwright.models.families.bart import BART, BartConfig, build, keys, sizes
 from langwright.models.family import AdapterTargets, Fields
-from langwright.parts.positions import Sinusoids
+from langwright.parts.positions import sinusoids
 from langwright.parts.stack import Embedding
 
 
 def embedding(config: BartConfig, tied: nn.Parameter | None = None) -> Embedding:
     """Sinusoids, which no file holds, and no norm. tied: the table of the other stack."""
     c = config
-    wave = Sinusoids(c.d_model)
+    wave = partial(sinusoids, dim=c.d_model, halves=True)
     return Embedding(c.vocab_size, c.d_model, dropout=c.dropout, scale=c.scale(), sinusoids=wave, tied=tied)
 
 

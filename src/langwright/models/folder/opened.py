@@ -1,21 +1,18 @@
 """A model folder opened: its small files read and checked once, and the model made of its weights."""
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from langwright.base.errors import UserError
-from langwright.base.files import check_files, read_json, read_record
+from langwright.base.errors import UserError, suggest
+from langwright.base.files import check_files, read_object, read_record
 from langwright.base.hub import model_folder
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
-from langwright.models.family import Family, Fields
+from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.reading import read_weights
 from langwright.models.initialise import normal
@@ -32,9 +29,9 @@ class OpenedFolder:
     """A model folder whose files are read once, however often a model is made of it.
 
     Args:
-        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub; see `base/hub.py`.
+        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub, the weights when a
+            model is first made of them; see `base/hub.py`.
         ignore_fields: fields of config.json to pass over although the family does not understand them.
-        weights: whether the weights are fetched as well.
 
     Raises:
         UserError: naming the file and the field that is wrong.
@@ -42,8 +39,8 @@ class OpenedFolder:
     `path` is the folder, `fields` config.json as it is, `family` the row of the family it names, `config` its config.
     """
 
-    def __init__(self, folder: Path | str, ignore_fields: Collection[str] = (), weights: bool = True):
-        self.path = model_folder(folder, weights=weights)
+    def __init__(self, folder: Path | str, ignore_fields: Collection[str] = ()):
+        self.named, self.path = folder, model_folder(folder, weights=False)
         self.where = str(self.path / CONFIG)
         self.fields = self._read_config()
         self.family = FAMILIES[self.fields["model_type"]]
@@ -78,7 +75,7 @@ class OpenedFolder:
             return {}
         record = read_record(path, "the record of the model", FORMAT_VERSION)
         check_files(path, record, only=".safetensors")
-        return dict(record)
+        return record
 
     def model(
         self,
@@ -88,23 +85,28 @@ class OpenedFolder:
         labels: Sequence[str] | None = None,
         seed: int = 0,
         bits: int | str | None = None,
+        on_packed: quantise.OnPacked | None = None,
     ) -> Model:
-        """The model in eval mode; arguments as for `load_model`."""
-        own = self._own_task(head)
-        task = head or own or self.family.task
+        """The model in eval mode; arguments as for `load_model`; on_packed: as for `quantise.Filler`."""
+        own = None
+        with suppress(UserError):  # a head that is not built here, which matters where no other is asked for
+            own = self.task
+        task = head or self.task
         known = self.labels if task == own else ()
         fresh = task != own or (labels is not None and tuple(labels) != known)
-        filler = self._filler(bits, device, dtype)
-        with self._checked():
-            model = self._build(task, labels or known)
-            if fresh:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed)
-                    if model.encoders:
-                        self.family.initialise(model)
-                    elif model.head is not None:
-                        normal(model.head, self.config.initializer_range)
-            read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
+        scheme = self._scheme(bits)
+        filler = None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device, on_packed)
+        model_folder(self.named)
+        _ = self.record  # the weights are compared with its checksums
+        model = self._build(task, labels or known)
+        if fresh:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                if model.encoders:
+                    self.family.initialise(model)
+                elif model.head is not None:
+                    normal(model.head, self.config.initializer_range)
+        read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
         return model.eval()
 
     def require(self, generates: bool = False, one_stack: bool = False) -> "OpenedFolder":
@@ -126,14 +128,11 @@ class OpenedFolder:
             raise UserError(
                 f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
             )
-        fields = read_json(path, "the model's config")
-        if not isinstance(fields, dict):
-            raise UserError(f"{path}: the model's config is not a JSON object")
-        name = fields.get("model_type")
-        if not isinstance(name, str) or name not in FAMILIES:
-            near = get_close_matches(str(name), FAMILIES, 1)
-            hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise UserError(f'{path}: model_type "{name}" is not supported, only {", ".join(FAMILIES)}{hint}')
+        fields = read_object(path, "the model's config")
+        name = str(fields.get("model_type"))
+        if name not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise UserError(f'{path}: model_type "{name}" is not supported, only {known}{suggest(name, FAMILIES)}')
         return fields
 
     def _build(self, task: str, labels: Sequence[str]) -> Model:
@@ -142,37 +141,15 @@ class OpenedFolder:
             sentences.apply(self.layout, model)
         return model
 
-    def _own_task(self, wanted: str | None) -> str | None:
-        """What the head in the folder is for; None where it is not built here and another is asked for."""
-        try:
-            return self.task
-        except UserError:
-            if wanted is None:
-                raise
-            return None
-
-    def _filler(
-        self, bits: int | str | None, device: torch.device | str, dtype: torch.dtype | None
-    ) -> quantise.Filler | None:
-        """What reads quantised weights; None where the folder holds floats and floats are asked for."""
+    def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
+        """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
         if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
             raise UserError(
                 f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
                 "again; leave it out"
             )
-        scheme = self.scheme or asked
-        return None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device)
-
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        """Check the record while the block reads the weights; an error of the record is raised before the block's."""
-        with ThreadPoolExecutor(1) as beside:
-            checking = beside.submit(lambda: self.record)
-            try:
-                yield
-            finally:
-                checking.result()
+        return self.scheme or asked
 
 
 def load_model(
@@ -213,11 +190,4 @@ def load_language_model(
     bits: int | str | None = None,
 ) -> Model:
     """As `load_model`; UserError for what is not a decoder with a language head, before its weights are fetched."""
-    OpenedFolder(folder, ignore_fields, weights=False).require(one_stack=True)
-    return OpenedFolder(folder, ignore_fields).require(generates=True).model(device, dtype, bits=bits)
-
-
-def load_config(folder: Path | str, ignore_fields: Collection[str] = ()) -> tuple[Family, Any]:
-    """The family of a model folder and its config; weights of a model of the Hub are not fetched."""
-    opened = OpenedFolder(folder, ignore_fields, weights=False)
-    return opened.family, opened.config
+    return OpenedFolder(folder, ignore_fields).require(generates=True, one_stack=True).model(device, dtype, bits=bits)

@@ -1,6 +1,6 @@
 """A model's parameters read from the tensors of a folder: none may be missing, none left over."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from langwright.models.family import Family
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
-from langwright.models.weights import check_floats, open_weights
+from langwright.models.weights import open_weights
 
 
 def read_weights(
@@ -34,8 +34,9 @@ def read_weights(
     task = model.task
     anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
     new: list[str] = []
-    with open_weights(folder) as (places, read):
-        present = {_present(name, family): name for name in places if not name.endswith(family.ignored_keys or ("\0",))}
+    with open_weights(folder) as weights:
+        files = [name for name in weights.files if not name.endswith(family.ignored_keys or ("\0",))]
+        present = {_present(name, family): name for name in files}
         left = dict(present)
         for entry in tasks.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
@@ -45,60 +46,28 @@ def read_weights(
                 _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
             elif not own and entry.zero_if_missing:
                 _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
-            elif not (filler and own and _fill_few(filler, model, entry, own[0], left, read, folder)):
-                tensor = _read_one(own, entry, [p.shape for p in ours], read, places, folder)
+            elif not own:
+                raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
+            elif not (filler and filler.take(model, entry, own[0], left, weights)):
+                tensor = weights.floats(own[0], entry.shape([p.shape for p in ours]))
+                for copy in own[1:]:
+                    if not torch.equal(weights.read(copy), tensor):
+                        raise weights.refusal(copy, f'differs from "{own[0]}", to which it is tied here')
                 _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
-        _compare_copies(model, family, left, new, read, places)
+        for disk, name in tasks.copies(family, model).items():
+            if disk in left:
+                parameter, copy = model.get_parameter(name), left.pop(disk)
+                if not _equal(weights.floats(copy, parameter.shape), parameter):
+                    raise weights.refusal(copy, f"differs from {name}, to which config.json ties it")
         dropped = [name for disk, name in left.items() if tasks.is_of_another_head(family, model.config, disk)]
         for name in left.values():
             if name not in dropped:
-                raise UserError(f'{places[name]}: tensor "{name}" is not known for {family.name}')
+                raise weights.refusal(name, f"is not known for {family.name}")
     if dropped:
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
     if new:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
-
-
-def _fill_few(
-    filler: quantise.Filler,
-    model: Model,
-    entry: Entry,
-    name: str,
-    left: dict[str, str],
-    read: Callable[[str], Tensor],
-    folder: Path,
-) -> bool:
-    """Whether the entry was a quantised one, and is filled."""
-    try:
-        return filler.take(model, entry, name, left, read)
-    except ValueError as error:
-        raise UserError(f'{folder}: tensor "{name}": {error}') from None
-
-
-def _read_one(
-    names: Sequence[str],
-    entry: Entry,
-    ours: Sequence[torch.Size],
-    read: Callable[[str], Tensor],
-    places: Mapping[str, Path],
-    folder: Path,
-) -> Tensor:
-    """The tensor of an entry, which a file may hold under several names if the copies are equal."""
-    if not names:
-        raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
-    name, tensor = names[0], read(names[0])
-    try:
-        check_floats(tensor)
-    except ValueError as error:
-        raise UserError(f'{places[name]}: tensor "{name}" {error}') from None
-    for copy in names[1:]:
-        if not torch.equal(read(copy), tensor):
-            raise UserError(f'{places[copy]}: tensor "{copy}" differs from "{name}", to which it is tied here')
-    shape = entry.shape(ours)
-    if list(tensor.shape) != shape:
-        raise UserError(f'{places[name]}: tensor "{name}" has shape {list(tensor.shape)}, the config asks for {shape}')
-    return tensor
 
 
 def _set(
@@ -115,33 +84,10 @@ def _set(
         parameter.data.copy_(piece)
 
 
-def _compare_copies(
-    model: Model,
-    family: Family,
-    left: dict[str, str],
-    new: Collection[str],
-    read: Callable[[str], Tensor],
-    places: Mapping[str, Path],
-) -> None:
-    """Take the tensors that repeat others out of those that are left; they must equal what they repeat."""
-    for disk, name in tasks.copies(family, model).items():
-        if disk in left and name not in new:
-            parameter = model.get_parameter(name)
-            if not _equal(read(source := left.pop(disk)), parameter):
-                raise UserError(
-                    f'{places[source]}: tensor "{disk}" differs from the {_WHAT[name]}, to which config.json ties it'
-                )
-
-
 def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:
     """Whether a tensor of the file is a parameter's numbers; some rows at a time, for the two may differ in dtype."""
-    if tensor.shape != parameter.shape:
-        return False
     pieces = zip(tensor.split(rows), parameter.split(rows), strict=True)
     return all(torch.equal(piece.to(own), own) for piece, own in pieces)
-
-
-_WHAT = {"body.embed.tokens": "embeddings", "head.bias": "bias of the head"}
 
 
 def _present(name: str, family: Family) -> str:

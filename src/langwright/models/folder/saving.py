@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from langwright.base.files import checksums, write_json
-from langwright.base.shards import SINGLE
+from langwright.base.errors import UserError
+from langwright.base.files import checksums, refuse_file, write_json
+from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
-from langwright.models.folder.opened import CONFIG, FORMAT_VERSION, GENERATION, RECORD
+from langwright.models.folder.opened import ADAPTER_CONFIG, CONFIG, FORMAT_VERSION, GENERATION, RECORD
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.weights import write_tensors
@@ -28,53 +28,53 @@ IN_GENERATION = (
     "pad_token_id",
 )
 """Fields of config.json that generation_config.json repeats."""
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def save_model(model: Model, tokenizer: Tokenizer | None, folder: Path | str, record: Fields | None = None) -> None:
-    """Write a model folder that `transformers` opens with equal logits.
-
-    record: what langwright.json should tell besides format version and checksums (recipe, corpus, metrics).
-    A folder without langwright.json, which is written last, was not finished.
-    """
-    save_parameters(dict(model.named_parameters()), model, tokenizer, folder, record)
+def refuse_out(out: Path) -> None:
+    """UserError where no new model can be written: a file is in the way, or a model or an adapter is there already."""
+    refuse_file(out)
+    if any((out / name).exists() for name in (SINGLE, INDEX, ADAPTER_CONFIG)):
+        raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
 
 
-def save_parameters(
-    parameters: Mapping[str, Tensor],
+def save_model(
     model: Model,
     tokenizer: Tokenizer | None,
     folder: Path | str,
     record: Fields | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
     generation: Fields | None = None,
 ) -> None:
-    """As `save_model`, with `parameters` in place of the model's own (fp32 masters of a bf16 model, say).
+    """Write a model folder that `transformers` opens with equal logits.
 
-    generation: fields for generation_config.json, before those that the tokenizer gives.
+    A folder without langwright.json, which is written last, was not finished.
+
+    Args:
+        model: what is saved.
+        tokenizer: is saved beside it, where there is one.
+        folder: the folder to write.
+        record: what langwright.json should tell besides format version and checksums (recipe, corpus, metrics).
+        parameters: in place of the model's own (float32 masters of a bfloat16 model, say).
+        generation: fields for generation_config.json, before those that the tokenizer gives.
     """
-    folder = Path(folder)
+    folder, family, task = Path(folder), FAMILIES[model.family], model.task
+    parameters = parameters or dict(model.named_parameters())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
-    family = FAMILIES[model.family]
-    dtype = _DTYPES[next(iter(parameters.values())).dtype]
+    fields = family.dump(model.config) | {"architectures": [tasks.architecture(family, task)]}
+    fields |= tasks.label_fields(model.labels)
     roles: Fields = {}
     if tokenizer is not None:
-        roles = {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": tokenizer.eos_id,
-            "pad_token_id": tokenizer.pad_id,
-        }
+        roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
         tokenizer.save(folder)
-    task = model.task
-    labels = tasks.label_fields(model.labels)
-    fields = family.dump(model.config) | {"architectures": [tasks.architecture(family, task)]} | labels
-    kept = [name for name in fields if not model.generates or roles.get(name) is None]
-    write_json(folder / CONFIG, {**fields, **{k: v for k, v in roles.items() if k not in kept}, "dtype": dtype})
+    overridden = {name: id for name, id in roles.items() if name not in fields or (model.generates and id is not None)}
+    dtype = str(next(iter(parameters.values())).dtype).removeprefix("torch.")
+    write_json(folder / CONFIG, {**fields, **overridden, "dtype": dtype})
     files = [CONFIG, SINGLE]
     if task == "language":
         # `transformers` reads these from nowhere else once the file is there
         told = {name: fields[name] for name in IN_GENERATION if fields.get(name) is not None}
-        told |= {name: value for name, value in roles.items() if value is not None}
+        told |= {name: id for name, id in roles.items() if id is not None}
         told |= {} if tokenizer is None else tokenizer.generation()
         write_json(folder / GENERATION, told | (generation or {}))
         files.append(GENERATION)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, write_json
+from langwright.base.files import read_json, read_object, write_json
 from langwright.models.checks import check_types
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -68,9 +68,7 @@ def _longest(path: Path) -> int | None:
 
 
 def _read(path: Path, what: str, types: Fields) -> Fields:
-    fields = read_json(path, what)
-    if not isinstance(fields, dict):
-        raise UserError(f"{path}: {what} is not a JSON object")
+    fields = read_object(path, what)
     try:
         check_types(fields, types)
     except ValueError as error:

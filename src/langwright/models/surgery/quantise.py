@@ -1,7 +1,7 @@
 """Quantised weights: which they are, how they lie on disk, and how they come into a model, one tensor at a time."""
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from langwright.models.checks import check_types
 from langwright.models.family import Fields
 from langwright.models.keymap import Entry, locate
 from langwright.models.model import Model
-from langwright.models.weights import check_floats
+from langwright.models.weights import Weights
 from langwright.parts import quantisers
 from langwright.parts.attention import Attention
 from langwright.parts.feedforward import GLU, MLP
@@ -28,17 +28,23 @@ FIELD = "quantization_config"
 GROUPS = (64, 32)
 """Of int4: the first that fills the rows."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_ONE_VALUE = {"bnb_4bit_quant_storage": "uint8", "llm_int8_has_fp16_weight": False}
-_INERT = {"bnb_4bit_compute_dtype", "llm_int8_skip_modules", "llm_int8_threshold", "llm_int8_enable_fp32_cpu_offload"}
-_TYPES: Fields = {
-    "bits": int,
-    "bnb_4bit_quant_type": str,
-    "bnb_4bit_use_double_quant": bool | None,
-    "load_in_4bit": bool | None,
-    "load_in_8bit": bool | None,
-    "quant_method": str,
+_FIELDS: Mapping[str, Fields] = {
+    "langwright": {"quant_method": Any, "bits": Literal[4]},
+    "bitsandbytes": {
+        "quant_method": Any,
+        "load_in_4bit": bool | None,
+        "load_in_8bit": bool | None,
+        "bnb_4bit_quant_storage": Literal["uint8"],
+        "bnb_4bit_quant_type": Literal["nf4", "fp4"],
+        "bnb_4bit_use_double_quant": bool | None,
+        "llm_int8_has_fp16_weight": Literal[False],
+    },
 }
-_INERT |= {"_load_in_4bit", "_load_in_8bit", "load_in_4bit", "load_in_8bit", "quant_method"}
+"""The fields of `quantization_config` and their types, by its `quant_method`."""
+_INERT = ("_load_in_", "bnb_4bit_compute_dtype", "llm_int8_")
+"""Beginnings of further fields, which do not change what the weights are."""
+OnPacked = Callable[[str, Tensor, Packed], None]
+"""Is given each weight that is quantised: its name on disk, [rows, columns] before, and after."""
 
 
 @dataclass(frozen=True)
@@ -88,28 +94,22 @@ def read_scheme(raw: Fields, where: str) -> Scheme | None:
     told = raw.get(FIELD)
     if told is None:
         return None
+    method = str(told.get("quant_method") if isinstance(told, dict) else told)
+    if method not in _FIELDS:
+        known = " or ".join(_FIELDS)
+        raise UserError(f'{where}: weights quantised by "{method}" are not read here, only by {known}')
     try:
-        check_types(told if isinstance(told, dict) else {}, _TYPES, f"{FIELD}: ")
+        check_types(told, _FIELDS[method], f"{FIELD}: ")
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    method = told.get("quant_method") if isinstance(told, dict) else told
-    if method == "langwright" and told.get("bits") == 4:
-        return Scheme("int4")
-    if method != "bitsandbytes":
-        raise UserError(
-            f'{where}: weights quantised by "{method}" are not read here, only by bitsandbytes or langwright'
-        )
-    for name, value in told.items():
-        if name in _ONE_VALUE and value != _ONE_VALUE[name]:
-            raise UserError(f"{where}: {name} = {value!r} is not supported, only {_ONE_VALUE[name]!r}")
-        if name not in _INERT and name not in _ONE_VALUE and not name.startswith("bnb_4bit_"):
+    for name in told:
+        if name not in _FIELDS[method] and not name.startswith(_INERT):
             raise UserError(f'{where}: field "{name}" of {FIELD} is not known')
+    if method == "langwright":
+        return Scheme("int4")
     if told.get("load_in_8bit"):
         return Scheme("int8")
-    kind, double = told.get("bnb_4bit_quant_type", "fp4"), bool(told.get("bnb_4bit_use_double_quant"))
-    if kind not in ("nf4", "fp4"):
-        raise UserError(f'{where}: bnb_4bit_quant_type "{kind}" is not supported, only nf4 and fp4')
-    return Scheme(kind, double)
+    return Scheme(told.get("bnb_4bit_quant_type", "fp4"), bool(told.get("bnb_4bit_use_double_quant")))
 
 
 def is_chosen(model: Model, entry: Entry) -> bool:
@@ -155,40 +155,49 @@ def dequantise(model: Model) -> None:
             model.set_submodule(name, plain)
 
 
+@dataclass(frozen=True)
 class Filler:
     """Fills linear layers with quantised weights, from a folder that holds them so or from one that holds floats.
 
-    stored: whether the folder holds them so. dtype: what they are made dense in unless told otherwise.
+    Args:
+        scheme: how they are quantised.
+        stored: whether the folder holds them so.
+        dtype: what they are made dense in unless told otherwise; their own unless given.
+        device: where they are.
+        on_packed: is told of each weight that is quantised here.
     """
 
-    def __init__(self, scheme: Scheme, stored: bool, dtype: torch.dtype | None, device: torch.device | str):
-        self.scheme, self.stored, self.dtype, self.device = scheme, stored, dtype, device
+    scheme: Scheme
+    stored: bool
+    dtype: torch.dtype | None
+    device: torch.device | str
+    on_packed: OnPacked | None = None
 
-    def take(self, model: Model, entry: Entry, name: str, left: dict[str, str], read: Callable[[str], Tensor]) -> bool:
+    def take(self, model: Model, entry: Entry, name: str, left: dict[str, str], weights: Weights) -> bool:
         """Fill the linear maps of an entry from the tensor `name`, if they are to be; then what goes with it is no
-        longer `left`. ValueError where it does not fit.
+        longer `left`. UserError where it does not fit.
         """
+        shape = entry.shape([model.get_parameter(ours).shape for ours in entry.ours])
         with_it = [key for key, actual in left.items() if actual in companions(name, left.values())]
-        if self.stored and with_it and is_linear(model, entry):
-            packed = read_packed(self.scheme, name, read, self._shape(model, entry))
-            for key in with_it:
-                del left[key]
-        elif not self.stored and is_chosen(model, entry):
-            tensor = read(name)
-            check_floats(tensor)
-            wanted = entry.shape([torch.Size(model.get_parameter(ours).shape) for ours in entry.ours])
-            if list(tensor.shape) != wanted:
-                raise ValueError(f"has shape {list(tensor.shape)}, the config asks for {wanted}")
-            packed = self.scheme.quantise(tensor.t().contiguous() if entry.transposed else tensor)
-        else:
-            return False
-        packed.dtype = self.dtype or packed.dtype
-        place(model, entry, packed, self.device)
+        try:
+            if self.stored and with_it and is_linear(model, entry):
+                rows, columns = shape[::-1] if entry.transposed else shape
+                packed = read_packed(self.scheme, name, weights.read, (rows, columns))
+                for key in with_it:
+                    del left[key]
+            elif not self.stored and is_chosen(model, entry):
+                tensor = weights.floats(name, shape)
+                upright = tensor.t().contiguous() if entry.transposed else tensor
+                packed = self.scheme.quantise(upright)
+                if self.on_packed:
+                    self.on_packed(name, upright, packed)
+            else:
+                return False
+            packed.dtype = self.dtype or packed.dtype
+            place(model, entry, packed, self.device)
+        except ValueError as error:
+            raise weights.refusal(name, error) from None
         return True
-
-    def _shape(self, model: Model, entry: Entry) -> tuple[int, int]:
-        shapes = [model.get_parameter(name).shape for name in entry.ours]
-        return sum(shape[0] for shape in shapes), shapes[0][1]
 
 
 def companions(name: str, names: Collection[str]) -> list[str]:
