@@ -60,7 +60,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
-        ids = [token and backend.token_to_id(token) for token in vars(special).values()]
+        ids: list[Any] = [token and backend.token_to_id(token) for token in vars(special).values()]
         if missing := [token for token in special.config().values() if backend.token_to_id(token) is None]:
             raise UserError(f'{where}: "{missing[0]}" is named as a special token but is not in the vocabulary')
         self.bos_id, self.eos_id, self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = ids
