@@ -11,8 +11,15 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from langwright.text.chat_setup import set_up_chat
-from langwright.text.chat_template import TEMPLATES, encode, own_template, prompt_ids, template_for, template_source
+from langwright.text.chat_template import (
+    TEMPLATES,
+    ChatTemplate,
+    encode,
+    own_template,
+    prompt_ids,
+    set_up_chat,
+    template_source,
+)
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
@@ -89,7 +96,7 @@ def test_the_tokens_of_generation_blocks_are_those_of_transformers(
     ("own", "published"), [("chatml", CHATML), ("zephyr", ZEPHYR), ("llama2", LLAMA2), ("llama3", LLAMA3)]
 )
 def test_built_in_templates_write_what_the_published_ones_write(own: str, published: str, tokenizer: Tokenizer) -> None:
-    ours, theirs = (template_for(source, tokenizer, own) for source in (template_source(own), published))
+    ours, theirs = (ChatTemplate(source, tokenizer, own) for source in (template_source(own), published))
     for messages in ([SYSTEM, *TURNS], TURNS):
         assert ours.render(messages) == theirs.render(messages)
         asked = ours.render(messages[:-1], add_generation_prompt=True)
@@ -97,7 +104,7 @@ def test_built_in_templates_write_what_the_published_ones_write(own: str, publis
 
 
 def test_alpaca_is_the_published_prompt(tokenizer: Tokenizer) -> None:
-    template = template_for(template_source("alpaca"), tokenizer, "alpaca")
+    template = ChatTemplate(template_source("alpaca"), tokenizer, "alpaca")
     alone = [{"role": "user", "content": "Name a fish."}, {"role": "assistant", "content": "Tuna"}]
     assert template.render(alone) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -117,7 +124,7 @@ def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: 
     source = PUBLISHED.get(name) or template_source("chatml").replace("{%- generation %}", "").replace(
         "{%- endgeneration %}", ""
     )
-    template = template_for(source, tokenizer, name)
+    template = ChatTemplate(source, tokenizer, name)
     for messages in chats(name):
         rendered = template.answers(messages)
         spans = [rendered.text[start:end].replace(CONTROL, "") for start, end in rendered.answers]
@@ -134,7 +141,7 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     """A tokenizer of code joins the end of a line to the blanks after it: no such token reaches into an answer."""
     plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
     code = plain.extended(SPECIALS, plain.special_tokens, "")
-    template = template_for(template_source(name), code, name)
+    template = ChatTemplate(template_source(name), code, name)
     asked = [{"role": "user", "content": "def f(x):"}]
     answered = [*asked, {"role": "assistant", "content": "    return x"}]
     before, whole = prompt_ids(template, code, asked), encode(template, code, answered)
@@ -182,7 +189,7 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
     roles = SpecialTokens(bos="<s>", eos="</s>", unk="<unk>")
     ours = Tokenizer(sentencepiece_like(kind), roles)
     theirs = peer(ours, VICUNA, tmp_path)
-    template = template_for(VICUNA, ours, kind)
+    template = ChatTemplate(VICUNA, ours, kind)
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
     cut, before = encode(template, ours, turns), prompt_ids(template, ours, turns[:1])
     whole = theirs.apply_chat_template(turns, tokenize=True, return_dict=False)
@@ -201,7 +208,7 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
 def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
     ours = Tokenizer(sentencepiece_like("trimming"), SpecialTokens(bos="<s>", eos="</s>", unk="<unk>"))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
-    template = template_for(VICUNA, ours, "trimming")
+    template = ChatTemplate(VICUNA, ours, "trimming")
     assert ours.decode(encode(template, ours, turns).ids) == ours.decode(
         ours.encode_marked(template.marked(turns, None))[0]
     )
@@ -221,7 +228,7 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
         trimming = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trims, "use_regex": True}
         (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": trimming}))
         code = load_tokenizer(tmp_path)
-        whole = encode(template_for(template_source("zephyr"), code, "zephyr"), code, messages)
+        whole = encode(ChatTemplate(template_source("zephyr"), code, "zephyr"), code, messages)
         answer = [id for id, trained in zip(whole.ids, whole.trained, strict=True) if trained]
         assert code.decode(answer) == "    return x<|eos|>"
         seen.append(whole)
@@ -231,7 +238,7 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
 def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for number, source in enumerate((QWEN2_5, template_source("chatml"))):
         theirs = peer(tokenizer, source, tmp_path / str(number))
-        ours = template_for(source, tokenizer, "x")
+        ours = ChatTemplate(source, tokenizer, "x")
         expected = theirs.apply_chat_template(WITH_TOOLS, tools=TOOLS, tokenize=False)
         assert ours.render(WITH_TOOLS, TOOLS) == expected
         assert '"<tuna & co>"' in expected
@@ -246,15 +253,15 @@ def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path:
 @pytest.mark.parametrize("tools", [TOOLS, None])
 def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: Tokenizer) -> None:
     with refused("tools"):
-        template_for(template_source(name), tokenizer, name).render(WITH_TOOLS if tools is None else TURNS, tools)
+        ChatTemplate(template_source(name), tokenizer, name).render(WITH_TOOLS if tools is None else TURNS, tools)
 
 
 def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
     for source in (template_source("chatml"), CHATML):
-        rendered = template_for(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
+        rendered = ChatTemplate(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
         assert [rendered.text[a:b] for a, b in rendered.answers] == [f"It slept\n\n  twice.{CONTROL}<|im_end|>"]
-        both = template_for(source, tokenizer, "x").answers(TURNS)
-        only = template_for(source, tokenizer, "x").answers(TURNS, trained=(1,))
+        both = ChatTemplate(source, tokenizer, "x").answers(TURNS)
+        only = ChatTemplate(source, tokenizer, "x").answers(TURNS, trained=(1,))
         assert only.answers == both.answers[:1]
 
 
@@ -263,7 +270,7 @@ def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None
         "{{- '<|im_end|>' }}\n        {%- endgeneration %}", "{%- endgeneration %}{{- '<|im_end|>' }}"
     )
     assert source != template_source("chatml")
-    rendered = template_for(source, tokenizer, "x").answers(TURNS)
+    rendered = ChatTemplate(source, tokenizer, "x").answers(TURNS)
     assert all(rendered.text[start:end].endswith("<|im_end|>") for start, end in rendered.answers)
 
 
@@ -296,7 +303,7 @@ def test_several_templates_are_chosen_as_transformers_does(tokenizer: Tokenizer,
 )
 def test_what_a_template_does_wrong_is_told_in_one_line(source: str, name: str, tokenizer: Tokenizer) -> None:
     with refused("folder", name):
-        template_for(source, tokenizer, "folder").answers(TURNS)
+        ChatTemplate(source, tokenizer, "folder").answers(TURNS)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +334,7 @@ def test_a_template_that_loses_what_was_said_is_refused(
 
 
 def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
-    year = template_for("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
+    year = ChatTemplate("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
     assert 2024 < int(year) < 2200
 
 

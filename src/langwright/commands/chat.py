@@ -15,8 +15,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import load_language_model
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import choose_device, choose_dtype
-from langwright.text.chat_setup import set_up_chat
-from langwright.text.chat_template import own_template
+from langwright.text.chat_template import own_template, set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 

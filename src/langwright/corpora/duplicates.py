@@ -29,8 +29,8 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
 
 def exact_duplicates(keys: Sequence[str]) -> list[int]:
     """The numbers of the texts that equal an earlier one."""
-    seen: set[str] = set()
-    return [i for i, key in enumerate(keys) if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
+    first: dict[str, int] = {}
+    return [i for i, key in enumerate(keys) if first.setdefault(key, i) != i]
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
@@ -41,7 +41,8 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> dict[int, int]:
     the threshold is missed with a probability of at most 1 - `RECALL`. The same texts always give the same answer.
     """
     width = band_width(threshold)
-    multipliers, offsets = _permutations()
+    numbers = np.random.default_rng(0).integers(0, 2**64, (2, PERMUTATIONS, 1), dtype=np.uint64)
+    multipliers, offsets = numbers[0] | np.uint64(1), numbers[1]
     buckets: dict[tuple[int, bytes], list[int]] = {}
     sets: list[frozenset[str]] = []
     found: dict[int, int] = {}
@@ -64,12 +65,6 @@ def band_width(threshold: float) -> int:
     """The most hashes a band may have while a pair at the threshold still shares one with probability `RECALL`."""
     widths = range(1, PERMUTATIONS + 1)
     return max((w for w in widths if 1 - (1 - threshold**w) ** (PERMUTATIONS // w) >= RECALL), default=1)
-
-
-def _permutations() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    rng = np.random.default_rng(0)
-    numbers = rng.integers(0, 2**64, (2, PERMUTATIONS, 1), dtype=np.uint64)
-    return numbers[0] | np.uint64(1), numbers[1]
 
 
 def _signature(own: frozenset[str], multipliers: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:

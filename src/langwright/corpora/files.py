@@ -45,16 +45,14 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
     path = Path(spec).expanduser()
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         wanted = in_folders or endings
-        found = sorted(file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted)
+        found = [file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted]
         found = [file for file in found if not any(n.startswith(".") for n in file.relative_to(path).parts)]
-        if not found:
-            raise UserError(f"{spec}: no file in this folder ends in {spelt(wanted)}")
-        return found
-    matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
-    found = sorted(match for match in matches if not match.is_dir())
+    else:
+        matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
+        wanted, found = endings, [match for match in matches if not match.is_dir()]
     if not found:
-        raise UserError(f"{spec}: no such file or folder, and no file matches it as a pattern")
+        raise UserError(f"{spec}: no such file, or none here or of this pattern that ends in {spelt(wanted)}")
     for file in found:
         if ending_of(file) not in endings:
             raise UserError(f"{file}: unknown ending {file.suffix!r}; known are {spelt(endings)}")
-    return found
+    return sorted(found)

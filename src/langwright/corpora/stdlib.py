@@ -13,7 +13,7 @@ from langwright.corpora.reading import read_documents
 NAME = "python-stdlib"
 
 _OMITTED_FOLDERS = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload"}
-_OMITTED_PREFIXES = ("config-", "_sysconfigdata")  # how this interpreter was built, not the library
+_OMITTED = ("config-", "_sysconfigdata")  # how this interpreter was built, not the library
 
 
 def open_python_stdlib() -> Corpus:
@@ -38,11 +38,5 @@ def open_python_stdlib() -> Corpus:
 
 def _sources(folder: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _OMITTED_FOLDERS and not _is_omitted(name))
-        for name in sorted(files):
-            if name.endswith(".py") and not _is_omitted(name):
-                yield Path(root) / name
-
-
-def _is_omitted(name: str) -> bool:
-    return name.startswith(_OMITTED_PREFIXES)
+        folders[:] = sorted(name for name in folders if name not in _OMITTED_FOLDERS and not name.startswith(_OMITTED))
+        yield from (Path(root) / f for f in sorted(files) if f.endswith(".py") and not f.startswith(_OMITTED))

@@ -1,9 +1,9 @@
-"""Chat templates: a conversation as one text, and which of its characters and tokens are the assistant's own."""
+"""Chat templates: a conversation as one text, which of it is the assistant's own, and tokenizers made ready to chat."""
 
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -26,6 +26,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """The templates that come with the package, and the special tokens each needs besides bos and eos."""
 
+PAD = "<|pad|>"
+"""The padding that a tokenizer gets whose padding is its stop, or which has none."""
 _PROBE = ("wherefore", "therefore")
 """A question and an answer that no template has words of."""
 _TYPED = "\ufdd1"
@@ -57,19 +59,17 @@ class Encoded:
 class ChatTemplate:
     """A Jinja template for conversations, in the form that `transformers` uses.
 
-    source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the special tokens by their names.
-    tokens: those, such as `{"eos_token": "</s>"}`. specials: the text of every special token. where: for errors.
+    source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the tokenizer's special tokens by
+    their names, such as `eos_token`. where: for errors.
     """
 
-    def __init__(
-        self, source: str, tokens: Mapping[str, str], specials: Sequence[str] = (), where: str = "the chat template"
-    ) -> None:
+    def __init__(self, source: str, tokenizer: Tokenizer, where: str) -> None:
         """Compile the template; UserError where it is broken."""
         import jinja2
 
-        self.source, self._tokens, self._where = source, dict(tokens), where
-        self._specials = [CONTROL + token for token in specials]
-        self._typed, self._written = _beginnings(specials), _names(specials)
+        self.source, self._tokens, self._where = source, tokenizer.special_tokens.config(), where
+        self._specials = [CONTROL + token for token in tokenizer.specials]
+        self._typed, self._written = _beginnings(tokenizer.specials), _names(tokenizer.specials)
         try:
             self._template = compile_template(source)
         except jinja2.TemplateSyntaxError as error:
@@ -266,7 +266,7 @@ def own_template(tokenizer: Tokenizer, where: str) -> ChatTemplate | None:
         return None
     if not isinstance(source, str):
         raise UserError(f'{where}: its chat template is neither a text nor a list of them with one called "default"')
-    return template_for(source, tokenizer, where)
+    return ChatTemplate(source, tokenizer, where)
 
 
 def template_source(name: str) -> str:
@@ -277,6 +277,54 @@ def template_source(name: str) -> str:
     return read_text(path, "the chat template")
 
 
-def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:
-    """A template that knows the special tokens of a tokenizer. where: for errors."""
-    return ChatTemplate(source, tokenizer.special_tokens.config(), tokenizer.specials, where)
+@final
+@dataclass(frozen=True)
+class ChatSetup:
+    """A tokenizer that chats.
+
+    tokenizer: its `ends` are the ids after which an answer is over, the template's own stop first.
+    name: of the template, for people. added: special tokens that the vocabulary did not have.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    name: str
+    added: tuple[str, ...]
+
+
+def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> ChatSetup:
+    """Choose a template and fit the tokenizer to it.
+
+    name: one of `TEMPLATES`, or a file; without it the tokenizer's own template, else chatml where its special tokens
+    are known, else zephyr, whose marks are plain text. may_grow: whether special tokens may be added, so that the
+    model's tables grow. where: the folder, for errors.
+
+    The stop becomes the tokenizer's eos unless the template itself writes eos. A pad that is the stop would teach a
+    model never to stop: it is replaced by a new token where the vocabulary may grow, and given up elsewhere.
+    Raises UserError for a template whose special tokens are missing and may not be added.
+    """
+
+    def missing(template: str) -> tuple[str, ...]:
+        return tuple(token for token in TEMPLATES.get(template, ()) if token not in tokenizer.specials)
+
+    own = None if name else own_template(tokenizer, where)
+    chosen = name or ("its own" if own else "zephyr" if missing("chatml") else "chatml")
+    added = missing(chosen)
+    if added and not may_grow:
+        raise UserError(
+            f"--template {chosen}: needs the special tokens {', '.join(added)}, which {where} lacks "
+            "and this method of tuning would not train; zephyr and alpaca need none, and --method full adds them"
+        )
+    source = own.source if own else template_source(chosen)
+    where = where if own else f"--template {chosen}"
+    special = tokenizer.special_tokens
+    grown = tokenizer.extended(added, special, source)
+    stop = ChatTemplate(source, grown, where).stop()
+    eos = special.eos if "eos_token" in source and special.eos else stop
+    pad = special.pad
+    if pad in (None, eos, stop):
+        pad = PAD if may_grow or PAD in grown.specials else None
+        added += (PAD,) if pad and pad not in grown.specials else ()
+    ends = [grown.encode_marked(CONTROL + token)[0][0] for token in (stop, eos, special.eos) if token is not None]
+    ready = tokenizer.extended(added, replace(special, eos=eos, pad=pad), source, ends)
+    return ChatSetup(ready, ChatTemplate(source, ready, where), chosen, added)

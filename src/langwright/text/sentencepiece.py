@@ -101,13 +101,11 @@ def _fields(data: bytes) -> Mapping[int, list[Any]]:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """A whole number of 64 bits, seven in a byte, and where it ends."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return (number - (1 << 64) if number >> 63 else number), at
+    end = at
+    while data[end] & 128:
+        end += 1
+    number = sum((byte & 127) << 7 * i for i, byte in enumerate(data[at : end + 1]))
+    return number - (number >> 63 << 64), end + 1
 
 
 def _last(message: Mapping[int, list[Any]], field: int, default: Any) -> Any:
