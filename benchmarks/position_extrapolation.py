@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from langwright.corpora.stdlib import open_python_stdlib
+from langwright.corpora.files import open_python_stdlib
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import GLU

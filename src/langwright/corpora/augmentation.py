@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from langwright.base.errors import UserError, suggest
+from langwright.corpora.cleaning import is_word, pieces
 from langwright.corpora.conversations import Chat
-from langwright.corpora.words import is_word, pieces
 
 SHARE = 0.1
 """Of the words of a message that are changed, at least one."""

@@ -4,14 +4,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from langwright.base.console import progress
 from langwright.base.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One text with a beginning and an end.
 
     text: exactly as it stands in its source.

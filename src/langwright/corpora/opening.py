@@ -6,11 +6,10 @@ import os
 from langwright.base.errors import UserError, suggest
 from langwright.corpora.document import Corpus
 from langwright.corpora.downloads import DOWNLOADS, open_download
-from langwright.corpora.files import open_files
+from langwright.corpora.files import STDLIB, open_files, open_python_stdlib
 from langwright.corpora.hub import PREFIX, open_hub
-from langwright.corpora.stdlib import NAME, open_python_stdlib
 
-NAMES = (NAME, *DOWNLOADS)
+NAMES = (STDLIB, *DOWNLOADS)
 """The corpora that have a name; `./name` means a file or folder that is called the same."""
 
 
@@ -20,7 +19,7 @@ def open_corpus(spec: str, *, field: str = "text") -> Corpus:
     field: which field or column holds the text, where documents have several.
     Raises UserError for anything else, with the nearest name.
     """
-    if spec == NAME:
+    if spec == STDLIB:
         return open_python_stdlib()
     if spec in DOWNLOADS:
         return open_download(spec)

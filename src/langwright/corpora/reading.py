@@ -10,9 +10,8 @@ import tokenize
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from langwright.base.errors import UserError
 from langwright.base.extras import need
@@ -27,8 +26,7 @@ PACKED = (".gz", ".xz", ".zst")
 _LARGEST_CELL = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row.
 
     Args:

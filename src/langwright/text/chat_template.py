@@ -11,10 +11,13 @@ from typing import Any, NamedTuple, final
 from langwright.base.errors import UserError
 from langwright.base.files import read_text
 from langwright.text.jinja import CLOSE, OPEN, compile_template
-from langwright.text.tokenizer import CONTROL, Tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer, first_letters
 
 Message = Mapping[str, Any]
 """`{"role": ..., "content": ...}`, with `tool_calls` where an assistant calls functions."""
+Messages = Sequence[Message]
+Tools = Sequence[Any] | None
+"""Descriptions of functions that an assistant can call."""
 
 ROLES = ("system", "user", "assistant", "tool")
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -47,8 +50,7 @@ class Rendered(NamedTuple):
     answers: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A conversation as ids. trained: true for the tokens of the assistant's words and for the stop after them."""
 
     ids: list[int]
@@ -69,19 +71,14 @@ class ChatTemplate:
 
         self.source, self._tokens, self._where = source, tokenizer.special_tokens.config(), where
         self._specials = [CONTROL + token for token in tokenizer.specials]
-        self._typed, self._written = _beginnings(tokenizer.specials), _names(tokenizer.specials)
+        self._typed = re.compile(first_letters(tokenizer.specials) or "(?!)")
+        self._written = _names(tokenizer.specials)
         try:
             self._template = compile_template(source)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{where}: the chat template is broken at its line {error.lineno}: {error}") from None
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        *,
-        add_generation_prompt: bool = False,
-    ) -> str:
+    def render(self, messages: Messages, tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
         """The conversation as text, as `transformers` writes it.
 
         add_generation_prompt: end with what stands before an answer. Raises UserError where the template refuses the
@@ -89,12 +86,7 @@ class ChatTemplate:
         """
         return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
 
-    def answers(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        trained: Collection[int] | None = None,
-    ) -> Rendered:
+    def answers(self, messages: Messages, tools: Tools = None, trained: Collection[int] | None = None) -> Rendered:
         """The conversation with the places of the assistant's words in the messages with the numbers `trained`, or all.
 
         They are the template's `{% generation %}` blocks. Where it has none, each answer is what its message adds to
@@ -129,11 +121,7 @@ class ChatTemplate:
         return next(token.removeprefix(CONTROL) for token in self._specials if answer.endswith(token))
 
     def marked(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None,
-        add_generation_prompt: bool = False,
-        mark_answers: bool = False,
+        self, messages: Messages, tools: Tools, add_generation_prompt: bool = False, mark_answers: bool = False
     ) -> str:
         """The conversation with `CONTROL` before each special token that the template wrote.
 
@@ -175,13 +163,11 @@ class ChatTemplate:
             raise UserError(f"{self._where}: a {{% generation %}} block of the chat template lies inside another")
         return spans
 
-    def _blocks(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
+    def _blocks(self, messages: Messages, tools: Tools) -> int:
         """How many `{% generation %}` blocks the template writes for messages."""
         return self.marked(messages, tools, mark_answers=True).count(OPEN) if messages else 0
 
-    def _difference(
-        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, i: int
-    ) -> tuple[int, int]:
+    def _difference(self, text: str, messages: Messages, tools: Tools, i: int) -> tuple[int, int]:
         """What the message of number `i` adds to the text before it."""
         before = self.marked(messages[:i], tools, add_generation_prompt=True)
         until = self.marked(messages[: i + 1], tools)
@@ -213,16 +199,11 @@ def _names(specials: Sequence[str]) -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(map(re.escape, longest))})(?!{_TYPED})" if specials else "(?!)")
 
 
-def _beginnings(specials: Sequence[str]) -> re.Pattern[str]:
-    """Matches the first character of each name of a special token, also where names overlap."""
-    return re.compile("|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in specials) or "(?!)")
-
-
 def encode(
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    tools: Sequence[Any] | None = None,
+    messages: Messages,
+    tools: Tools = None,
     trained: Collection[int] | None = None,
 ) -> Encoded:
     """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
@@ -246,9 +227,7 @@ def encode(
     return Encoded(ids, learnt)
 
 
-def prompt_ids(
-    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None
-) -> list[int]:
+def prompt_ids(template: ChatTemplate, tokenizer: Tokenizer, messages: Messages, tools: Tools = None) -> list[int]:
     """The ids after which a model writes the next answer."""
     return tokenizer.encode_marked(template.marked(messages, tools, add_generation_prompt=True))[0]
 

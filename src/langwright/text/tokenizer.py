@@ -27,6 +27,7 @@ CONTROL = "\ufdd0"
 """Before the name of a special token, says that the token is meant; a noncharacter of Unicode."""
 
 PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+_FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
@@ -324,8 +325,11 @@ def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokeni
     begins = config.get("add_bos_token")
     if not isinstance(begins, bool | None):
         raise UserError(f'{folder / "tokenizer_config.json"}: "add_bos_token" must be true or false, not {begins!r}')
-    if (folder / "tokenizer.json").exists():
-        path = folder / "tokenizer.json"
+    found = [folder / name for name in _FILES if (folder / name).exists()]
+    if not found:
+        raise UserError(f"{folder}: no tokenizer here; needed is one of {', '.join(_FILES)}")
+    path = found[0]
+    if path.name == "tokenizer.json":
         layout = read_json(path, "the tokenizer")
         try:
             backend = tokenizers.Tokenizer.from_str(json.dumps(layout))
@@ -335,22 +339,21 @@ def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokeni
         # Langwright wrote no post-processor before it wrote add_bos_token, and bos began every text.
         ours = special.bos == "<|bos|>" or (folder / "langwright.json").exists()
         begins = begins is not False and ours and special.bos != special.eos
-    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
-    elif (folder / "vocab.txt").exists():
-        backend, usual = read_wordpiece(folder / "vocab.txt", config)
+    elif path.name == "merges.txt":
+        backend, usual = read_merges_and_vocabulary(folder / "vocab.json", path)
+    elif path.name == "vocab.txt":
+        backend, usual = read_wordpiece(path, config)
     else:
-        models = [folder / name for name in ("tokenizer.model", "spiece.model") if (folder / name).exists()]
-        if not models:
-            raise UserError(
-                f"{folder}: no tokenizer here; needed is tokenizer.json, vocab.json with merges.txt, vocab.txt, "
-                "tokenizer.model or spiece.model"
-            )
-        backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
+        backend, usual = read_sentencepiece(path, config.get("extra_ids") or 0)
         begins = begins is not False
     ends = _read_ends([folder] if base is None else [folder, model_folder(base, weights=False)])
     special = usual if special == SpecialTokens() else special
     return Tokenizer(backend, special, {**config, "add_bos_token": begins}, str(folder), ends)
+
+
+def first_letters(names: Iterable[str]) -> str:
+    """A regular expression for the first character of each of these names in a text, also where they overlap."""
+    return "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
 
 
 def _part_names(backend: tokenizers.Tokenizer, special: Iterable[str]) -> None:
@@ -361,8 +364,7 @@ def _part_names(backend: tokenizers.Tokenizer, special: Iterable[str]) -> None:
     model = sorted(backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
     special = set(special)
     names = [name for name, _ in model if len(name) > 1 and (name in special or BYTE_TOKEN.fullmatch(name))]
-    pattern = "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
-    before, cut = backend.pre_tokenizer, pre_tokenizers.Split(Regex(pattern), "merged_with_previous")
+    before, cut = backend.pre_tokenizer, pre_tokenizers.Split(Regex(first_letters(names)), "merged_with_previous")
     if names and not (before and cut.__getstate__() in before.__getstate__()):
         backend.pre_tokenizer = pre_tokenizers.Sequence([before, cut]) if before else cut
 
