@@ -259,6 +259,26 @@ def test_a_broken_folder_is_named(spoil: Callable[[Path], object], names: tuple[
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"], {"cls_token": "[CLS]", "mask_token": "[MASK]"}),
+        (["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a"], {"bos_token": "<s>", "eos_token": "</s>"}),
+        (["<|endoftext|>", "a"], {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}),
+        (["a", "b"], {}),
+    ],
+)
+def test_where_no_special_tokens_are_named_conventions_hold(
+    tokens: list[str], named: dict[str, str], tmp_path: Path
+) -> None:
+    model = tokenizers.models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=tokens[0])
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
+    found = load_tokenizer(tmp_path).special_tokens.config()
+    assert named.items() <= found.items()
+    assert bool(found) == bool(named)
+
+
 WORDS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "split": True}]}
 LOWER, PREPEND = {"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}
 

@@ -5,6 +5,7 @@ import os
 import platform
 import sysconfig
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from langwright.base.errors import UserError
@@ -17,23 +18,13 @@ CORPUS = (*TEXTS, *ROWS)
 STDLIB = "python-stdlib"
 _OMITTED_FOLDERS = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload"}
 _OMITTED = ("config-", "_sysconfigdata")  # how this interpreter was built, not the library
-_IN_FOLDERS = tuple(ending for ending in CORPUS if ending not in (".json", ".tsv"))
+IN_FOLDERS = tuple(ending for ending in CORPUS if ending not in (".json", ".tsv"))
 """Those looked for in a folder of texts, where the others are more often settings and tables."""
-
-
-def open_files(spec: str, field: str = "text") -> Corpus:
-    """The corpus of a file, a folder or a glob such as `notes/**/*.md`; see `find_files`."""
-    return corpus_of_files(spec, "files", find_files(spec, CORPUS, _IN_FOLDERS), field)
 
 
 def corpus_of_files(name: str, kind: str, paths: Sequence[Path], field: str = "text") -> Corpus:
     """The documents of these files, in this order."""
-
-    def read() -> Iterator[Document]:
-        for path in paths:
-            yield from read_documents(path, field)
-
-    return Corpus(name, kind, read, files=len(paths))
+    return Corpus(name, kind, lambda: chain.from_iterable(read_documents(path, field) for path in paths), len(paths))
 
 
 def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] | None = None) -> list[Path]:
@@ -78,7 +69,7 @@ def open_python_stdlib() -> Corpus:
     def read() -> Iterator[Document]:
         for path in paths:
             for document in read_documents(path):
-                yield Document(document.text, path.relative_to(folder).as_posix())
+                yield document._replace(source=path.relative_to(folder).as_posix())
 
     return Corpus(STDLIB, STDLIB, read, files=len(paths), facts={"python": platform.python_version()})
 

@@ -6,7 +6,7 @@ import os
 from langwright.base.errors import UserError, suggest
 from langwright.corpora.document import Corpus
 from langwright.corpora.downloads import DOWNLOADS, open_download
-from langwright.corpora.files import STDLIB, open_files, open_python_stdlib
+from langwright.corpora.files import CORPUS, IN_FOLDERS, STDLIB, corpus_of_files, find_files, open_python_stdlib
 from langwright.corpora.hub import PREFIX, open_hub
 
 NAMES = (STDLIB, *DOWNLOADS)
@@ -28,4 +28,4 @@ def open_corpus(spec: str, *, field: str = "text") -> Corpus:
     if not glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
         known = f"known are {', '.join(NAMES)}, a path, a glob, and {PREFIX}owner/name for a data set of the Hub"
         raise UserError(f"{spec}: no such corpus, file or folder{suggest(spec, NAMES)}; {known}")
-    return open_files(spec, field)
+    return corpus_of_files(spec, "files", find_files(spec, CORPUS, IN_FOLDERS), field)

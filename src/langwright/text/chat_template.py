@@ -72,7 +72,8 @@ class ChatTemplate:
         self.source, self._tokens, self._where = source, tokenizer.special_tokens.config(), where
         self._specials = [CONTROL + token for token in tokenizer.specials]
         self._typed = re.compile(first_letters(tokenizer.specials) or "(?!)")
-        self._written = _names(tokenizer.specials)
+        names = "|".join(map(re.escape, sorted(tokenizer.specials, key=len, reverse=True)))  # as a tokenizer finds them
+        self._written = re.compile(f"(?:{names})(?!{_TYPED})" if names else "(?!)")
         try:
             self._template = compile_template(source)
         except jinja2.TemplateSyntaxError as error:
@@ -193,12 +194,6 @@ class ChatTemplate:
         )
 
 
-def _names(specials: Sequence[str]) -> re.Pattern[str]:
-    """Matches the names of special tokens as a tokenizer does, the longest first, which people did not write."""
-    longest = sorted(specials, key=len, reverse=True)
-    return re.compile(f"(?:{'|'.join(map(re.escape, longest))})(?!{_TYPED})" if specials else "(?!)")
-
-
 def encode(
     template: ChatTemplate,
     tokenizer: Tokenizer,
@@ -237,7 +232,7 @@ def own_template(tokenizer: Tokenizer, where: str) -> ChatTemplate | None:
 
     where: the folder, for errors.
     """
-    source = tokenizer.chat_template
+    source = tokenizer.config.get("chat_template")
     if isinstance(source, list):
         named = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}
         source = named.get("default", named)

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -37,7 +37,9 @@ class Tokenizer:
 
     Plain text stays text: `<|endoftext|>` inside a string is never turned into the special token; special tokens
     are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`, `cls_id`, `sep_id`, `mask_id`; None where the
-    tokenizer has none), or by `frame`. `prefix` says what stands before a text, `ends` what ends a generated one.
+    tokenizer has none), or by `frame`. `prefix` says what stands before a text, `ends` what ends a generated one,
+    `specials` are the special tokens as text in the order of their ids, and `config` is what else
+    `tokenizer_config.json` says.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = ids
         if config.get("add_bos_token") and self.bos_id is not None and backend.post_processor is None:
             backend.post_processor = _bos_first(str(special.bos), self.bos_id)
-        self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        added = sorted(backend.get_added_tokens_decoder().items())
+        self._special = {id: token.content for id, token in added if token.special}
+        self.specials = tuple(self._special.values())
         if isinstance(backend.model, Unigram):
-            _part_names(backend, self._special.values())
+            _part_names(backend, self.specials)
         self._backend = backend
         written = {"add_bos_token", *(f"{kind}_token" for kind in vars(special))}
-        self._config = {key: value for key, value in config.items() if key not in written}
+        self.config = {key: value for key, value in config.items() if key not in written}
         self._layout = json.loads(backend.to_str())
         self.special_tokens = special
         self.ends = tuple(dict.fromkeys(ends)) or (() if self.eos_id is None else (self.eos_id,))
@@ -103,10 +107,8 @@ class Tokenizer:
         for part in (text, second or ""):
             _refuse_surrogates(part)
         self._backend.encode_special_tokens = not named
-        try:
-            encoding = self._backend.encode(text, second, add_special_tokens=True)
-        finally:
-            self._backend.encode_special_tokens = True
+        encoding = self._backend.encode(text, second, add_special_tokens=True)
+        self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
     def encode_marked(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
@@ -173,21 +175,11 @@ class Tokenizer:
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         begins = {} if self.bos_id is None else {"add_bos_token": self.bos_id in self.prefix}
-        write_json(folder / "tokenizer_config.json", self._config | begins | self.special_tokens.config())
+        write_json(folder / "tokenizer_config.json", self.config | begins | self.special_tokens.config())
 
     def generation(self) -> dict[str, int | list[int]]:
         """What `generation_config.json` says of the ends of a text."""
         return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
-
-    @property
-    def specials(self) -> tuple[str, ...]:
-        """The special tokens as text, in the order of their ids."""
-        return tuple(self._special[id] for id in sorted(self._special))
-
-    @property
-    def chat_template(self) -> Any:
-        """What the tokenizer's files say under "chat_template": a text, a list of named ones, or None."""
-        return self._config.get("chat_template")
 
     def extended(
         self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
@@ -195,7 +187,7 @@ class Tokenizer:
         """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
-        config = {**self._config, "chat_template": chat_template}
+        config = {**self.config, "chat_template": chat_template}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
 
@@ -356,13 +348,12 @@ def first_letters(names: Iterable[str]) -> str:
     return "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
 
 
-def _part_names(backend: tokenizers.Tokenizer, special: Iterable[str]) -> None:
+def _part_names(backend: tokenizers.Tokenizer, special: Collection[str]) -> None:
     """Cut the names of special tokens and bytes in texts apart: a unigram model has them as pieces, no text means them.
 
     The rule lies in the tokenizer's file, so that other libraries have it too.
     """
     model = sorted(backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
-    special = set(special)
     names = [name for name, _ in model if len(name) > 1 and (name in special or BYTE_TOKEN.fullmatch(name))]
     before, cut = backend.pre_tokenizer, pre_tokenizers.Split(Regex(first_letters(names)), "merged_with_previous")
     if names and not (before and cut.__getstate__() in before.__getstate__()):
