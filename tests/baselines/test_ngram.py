@@ -86,14 +86,6 @@ def test_probabilities_are_positive_and_sum_to_one(texts: list[bytes], order: in
     assert distribution.sum() == pytest.approx(1, abs=1e-12)
 
 
-@given(documents, st.integers(1, 5))
-def test_score_is_the_sum_over_the_distributions(texts: list[bytes], order: int) -> None:
-    model = NGram.train(TEXT, order)
-    text = b"".join(texts) + b"x"
-    chain = [model.distribution(text[:i])[symbol] for i, symbol in enumerate([*text, END])]
-    assert model.bits_per_byte([text]) == pytest.approx(-np.log2(chain).sum() / len(text), rel=1e-9)
-
-
 @pytest.mark.parametrize("block", [1, 7, 64])
 def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = NGram.train(TEXT, 4)
@@ -105,24 +97,6 @@ def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_array_equal(one.own, other.own)
         np.testing.assert_array_equal(one.backoff, other.backoff)
     assert pieces.bits_per_byte(iter(TEXT)) == pytest.approx(score, rel=1e-12)
-
-
-def test_noise_costs_eight_bits() -> None:
-    noise = np.random.default_rng(1).integers(0, 256, 200_000, np.uint8).tobytes()
-    model = NGram.train([noise[:100_000]])
-    assert 8 <= model.bits_per_byte([noise[100_000:]]) < 8.1
-
-
-def test_longer_contexts_help_on_text() -> None:
-    text = "".join(f"for item{i % 7} in range({i}):\n    print(item{i % 7})\n" for i in range(3000)).encode()
-    scores = [NGram.train([text[:60_000]], order).bits_per_byte([text[60_000:]]) for order in (1, 3, 6)]
-    assert scores[0] > scores[1] > scores[2]
-
-
-def test_contexts_stay_inside_a_document() -> None:
-    apart = NGram.train([b"ab"] * 50, 2)
-    assert apart.distribution(b"b").argmax() == END
-    assert apart.distribution(b"").argmax() == ord("a")
 
 
 def test_generation_is_seeded_and_ends() -> None:

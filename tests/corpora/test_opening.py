@@ -138,34 +138,23 @@ def test_hub_specifications(spec: str, parsed: tuple[str, str | None, str]) -> N
     assert parse_hub_spec(spec) == parsed
 
 
-class FakeDataset:
-    """The few things of a `datasets.Dataset` that are used."""
-
-    def __init__(self, columns: dict[str, list[Any]]) -> None:
-        self._columns = columns
-        self.column_names = list(columns)
-
-    def select_columns(self, names: list[str]) -> list[dict[str, Any]]:
-        return [
-            dict(zip(names, row, strict=True)) for row in zip(*(self._columns[name] for name in names), strict=True)
-        ]
-
-
-def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: FakeDataset | Exception) -> list[Any]:
+def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: dict[str, list[Any]] | Exception) -> list[Any]:
+    """The few things of `datasets` that are used. answer: the columns of the data set, or what loading it raises."""
     asked: list[Any] = []
 
-    def load_dataset(name: str, config: str | None, split: str) -> FakeDataset:
+    def load_dataset(name: str, config: str | None, split: str) -> SimpleNamespace:
         asked.append((name, config, split))
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        rows = [dict(zip(answer, row, strict=True)) for row in zip(*answer.values(), strict=True)]
+        return SimpleNamespace(column_names=list(answer), select_columns=lambda names: rows)
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
     return asked
 
 
 def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = use_datasets(monkeypatch, FakeDataset({"id": [1, 2], "story": ["a", "b"]}))
+    asked = use_datasets(monkeypatch, {"id": [1, 2], "story": ["a", "b"]})
     corpus = open_corpus("hf:o/n:test", field="story")
     assert asked == [("o/n", None, "test")]
     assert list(corpus) == [Document("a", "hf:o/n:test row 0"), Document("b", "hf:o/n:test row 1")]
@@ -173,7 +162,7 @@ def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_datasets(monkeypatch, FakeDataset({"id": [1]}))
+    use_datasets(monkeypatch, {"id": [1]})
     with refused("hf:o/n", "text", "id"):
         open_corpus("hf:o/n")
     with refused("row 0", "id"):

@@ -112,13 +112,14 @@ class Chats:
         Raises UserError when one side is empty.
         """
         share, by_content = rule = parse_split(split)
-        sides: tuple[list[Chat], list[Chat]] = [], []
-        for number, chat in enumerate(self.items):
-            sides[is_held_out(chat.key, share) if by_content else number >= int(len(self.items) * share)].append(chat)
-        if not all(sides):
-            left = f"{len(sides[0])} of {len(self.items)} conversations to train on and {len(sides[1])} to measure"
+        last = int(len(self.items) * share)
+        held = [is_held_out(chat.key, share) if by_content else i >= last for i, chat in enumerate(self.items)]
+        training = [chat for chat, out in zip(self.items, held, strict=True) if not out]
+        measured = [chat for chat, out in zip(self.items, held, strict=True) if out]
+        if not training or not measured:
+            left = f"{len(training)} of {len(held)} conversations to train on and {len(measured)} to measure"
             raise UserError(f"{self.spec}: the split {rule} leaves {left}; --split 0.8 holds out the last fifth")
-        return sides
+        return training, measured
 
 
 def open_chats(spec: str) -> Chats:
