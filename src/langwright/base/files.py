@@ -8,6 +8,7 @@ import mmap
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 
 BLOCK_BYTES = 1 << 24
 LOCK = ".lock"
@@ -150,12 +151,19 @@ def read_text(path: Path, what: str) -> str:
     """The text in a UTF-8 file; `what` names its role when it is missing or broken. Raises UserError."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing") from None
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def standard_input() -> Iterator[str]:
+    """The lines of standard input, each with its end. Raises UserError where it is not UTF-8 text."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input:{number}: not UTF-8 text: bad byte {error.start + 1}") from None
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -168,10 +176,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: {what} cannot be read: its brackets are nested too deeply") from None
-    except ValueError:  # Python's limit
-        raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
+    except (RecursionError, ValueError) as error:  # brackets too deep, or an integer of too many digits
+        raise UserError(f"{path}: {what} cannot be read: {first_line(error)}") from None
 
 
 def read_object(path: Path, what: str, optional: bool = False) -> dict[str, Any]:

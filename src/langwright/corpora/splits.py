@@ -71,15 +71,15 @@ def settle_split(corpus: Corpus, split: Split | str | float) -> Split:
     A corpus of one document is the usual case; the user is told. Documents are read until both sides have one.
     """
     rule = parse_split(split)
-    if rule.by_content:
-        sides = (is_held_out(document.text, rule.share) for document in corpus)
-        first = next(sides)
-        if all(side == first for side in sides):
-            one, rule = rule, Split(1 - rule.share, by_content=False)
-            _tell(
-                f"{corpus.name}: --split {one} would hold out no document, or all; the first {rule} of the text trains"
-            )
-    return rule
+    if not rule.by_content:
+        return rule
+    sides = (is_held_out(document.text, rule.share) for document in corpus)
+    first = next(sides)
+    if any(side != first for side in sides):
+        return rule
+    settled = Split(1 - rule.share, by_content=False)
+    _tell(f"{corpus.name}: --split {rule} would hold out no document, or all; the first {settled} of the text trains")
+    return settled
 
 
 _tell = cache(say)  # once: a command may split a text several times

@@ -18,6 +18,7 @@ from langwright.models.folder.reading import read_weights
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
+from langwright.parts.heads import EmbeddingHead
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -138,7 +139,8 @@ class OpenedFolder:
     def _build(self, task: str, labels: Sequence[str]) -> Model:
         model = tasks.build(self.family, self.config, task, labels)
         if self.layout is not None and task == tasks.EMBEDDING:
-            sentences.apply(self.layout, model)
+            model.head = EmbeddingHead(self.layout.pooling, self.layout.normalise)
+            model.context = min(model.context, self.layout.longest or model.context)
         return model
 
     def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:

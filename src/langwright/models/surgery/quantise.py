@@ -27,7 +27,6 @@ FIELD = "quantization_config"
 """Of config.json: that the weights are quantised, and how."""
 GROUPS = (64, 32)
 """Of int4: the first that fills the rows."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FIELDS: Mapping[str, Fields] = {
     "langwright": {"quant_method": Any, "bits": Literal[4]},
     "bitsandbytes": {
@@ -266,7 +265,7 @@ def read_packed(scheme: Scheme, name: str, read: Callable[[str], Tensor], shape:
         _expect(absmax, torch.float32, (blocks,))
     if not torch.equal(read(f"{name}.quant_map").float(), quantisers.levels(kind)):
         raise ValueError(f"has levels other than those of {kind}")
-    return FourBitBlocks(kind, codes.view(-1), scales, shape, _DTYPES[state["dtype"]], state["blocksize"])
+    return FourBitBlocks(kind, codes.view(-1), scales, shape, getattr(torch, state["dtype"]), state["blocksize"])
 
 
 def _expect(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
