@@ -30,10 +30,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises UserError when `vocab_size` cannot hold the special tokens and the bytes.
     """
     if vocab_size < SMALLEST_BPE:
-        raise UserError(
-            f"a vocabulary of {vocab_size} is too small: the {len(SPECIALS)} special tokens and 256 bytes need "
-            f"{SMALLEST_BPE}"
-        )
+        raise UserError(f"a vocabulary of {vocab_size} is too small: special tokens and bytes need {SMALLEST_BPE}")
     backend = tokenizers.Tokenizer(BPE())
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
