@@ -274,9 +274,11 @@ def test_where_no_special_tokens_are_named_conventions_hold(
     model = tokenizers.models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=tokens[0])
     tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
-    found = load_tokenizer(tmp_path).special_tokens.config()
+    tokenizer = load_tokenizer(tmp_path)
+    found = tokenizer.special_tokens.config()
     assert named.items() <= found.items()
     assert bool(found) == bool(named)
+    assert tokenizer.decode([tokens.index("a")]) == "a"  # without a decoder a token is its text
 
 
 WORDS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "split": True}]}
