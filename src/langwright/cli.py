@@ -56,6 +56,7 @@ MENDABLE = {
     errno.EEXIST,
     errno.ENAMETOOLONG,
     errno.ENOENT,
+    errno.ENOLCK,
 }
 
 

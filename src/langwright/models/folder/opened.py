@@ -146,7 +146,7 @@ class OpenedFolder:
     def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
-        if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
+        if self.scheme and asked and asked.kind != self.scheme.kind:
             raise UserError(
                 f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
                 "again; leave it out"
