@@ -106,11 +106,7 @@ def test_a_folder_means_what_adapterhub_means_by_it(family: str, kind: Any, tmp_
     model = load_model(tmp_path / "base")
     method = Bottleneck(kind, reduction=4)
     method.attach(model)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    perturb(model, 1, trained=True)
     save_adapter(model, tmp_path / "adapter")
     tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
     hook(theirs, tensors, kind)

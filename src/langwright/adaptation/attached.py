@@ -258,10 +258,9 @@ class AttachedAdapters:
 
 def attached(model: Model) -> AttachedAdapters:
     """What is attached to a model."""
-    found = vars(model).get("adapters")
-    if found is None:
-        found = vars(model)["adapters"] = AttachedAdapters(model)
-    assert isinstance(found, AttachedAdapters)
+    if "adapters" not in vars(model):
+        vars(model)["adapters"] = AttachedAdapters(model)
+    found: AttachedAdapters = vars(model)["adapters"]
     return found
 
 

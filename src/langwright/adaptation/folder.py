@@ -102,7 +102,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         raise UserError(f"{folder}: this adapter was trained over {record.get('base_folder')}, not over {base}")
     _check_task(fields.get("task_type"), model, folder / CONFIG)
     kind = _kind(fields, folder / CONFIG)
-    ours = "settings" in record
+    ours = isinstance(record.get("settings"), dict)
     tensors = _read_finite(folder / kind.weights)
     # With `save_embedding_layers` PEFT writes tables that train whole again, under the names of its wrapper.
     wrapped = {"modules_to_save", "original_module"}

@@ -26,7 +26,7 @@ from langwright.adaptation.base_parameters import (
     saved_tables,
     saved_tensors,
 )
-from langwright.adaptation.settings import Holds, Table, check_ranges, read_fields, write_fields
+from langwright.adaptation.settings import Holds, Table, check_ranges, read_fields, setting, write_fields
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -133,9 +133,7 @@ class Method:
         """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
         return {}
 
-    def attach(
-        self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def attach(self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] = {}) -> None:
         """Attach an adapter to a model and choose it: the model is frozen, the adapter trains.
 
         Args:
@@ -147,15 +145,20 @@ class Method:
         Raises:
             UserError: where nothing would train, or the name is taken.
         """
-        on, tensors = attached(model), tensors or {}
+        on = attached(model)
         with on.placed():
             trained = self.base_tensors(model)
             entries = [*trained, *saved_tables(model, trained, tensors)]
             values = own_values(model, entries, tensors)
         own = [values[path] for tensor in trained for path in tensor.entry.ours]
-        with on.placed(values), torch.random.fork_rng(devices=[]):
+        device = model.device
+        with (
+            on.placed(values),
+            torch.random.fork_rng(devices=[]),
+            torch.device("meta" if device.type == "meta" else "cpu"),
+        ):
             torch.manual_seed(seed)
-            modules = self.modules(model)
+            modules = {path: module.to(device) for path, module in self.modules(model).items()}
         on.add(name, Adapter(self, entries, values, modules, own))
 
     def detach(self, model: Model, name: str = DEFAULT) -> None:
@@ -216,22 +219,30 @@ class Method:
         return cls(**read_fields(given, cls.peft_fields, cls))
 
     @classmethod
-    def from_settings(cls, settings: Any) -> "Method":
+    def from_settings(cls, settings: Fields) -> "Method":
         """The settings in our record of an adapter, which also holds those that PEFT has no word for."""
-        if not isinstance(settings, dict):
-            raise UserError("the settings of the adapter are not a JSON object")
         table = {field.name: Holds(field.name) for field in fields(cls)}  # type: ignore[arg-type]
         return cls(**read_fields(settings, table, cls))
 
 
+@dataclass(frozen=True, kw_only=True)
 class TargetedMethod(Method):
-    """A method that acts on named modules: the settings `target`, `exclude` and `modules_to_save`."""
+    """A method that acts on named modules.
+
+    Args:
+        target: names of modules or their endings, a regular expression of whole names, or all-linear; the family's
+            usual ones unless given.
+        exclude: names, endings or an expression of modules that it leaves out.
+        modules_to_save: names of modules that train whole.
+
+    Attributes:
+        kinds: the kinds of modules that it may act on.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ("linear",)
-    """The kinds of modules that it may act on."""
-    target: Targets | None
-    exclude: Targets
-    modules_to_save: tuple[str, ...]
+    target: Targets | None = setting(None, option="target")
+    exclude: Targets = ()
+    modules_to_save: tuple[str, ...] = setting((), option="whole")
 
     def usual(self, model: Model) -> Targets:
         """What it acts on unless it is given targets."""

@@ -60,10 +60,7 @@ class IA3(TargetedMethod):
         **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights")),
     }
 
-    target: Targets | None = setting(None, option="target")
     feedforward: Targets | None = setting(None, option="feedforward")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
 
     def usual(self, model: Model) -> Targets:
         row = usual(model)
@@ -85,7 +82,7 @@ class IA3(TargetedMethod):
         made: dict[str, AdapterModule] = {}
         for point in self.targets(model):
             inputs, sizes = self._at_input(model, point), dict(zip(point.modules, point.sizes(model), strict=True))
-            scales = [nn.Parameter(torch.ones(sizes[path][inputs], device=model.device)) for path in point.chosen]
+            scales = [nn.Parameter(torch.ones(sizes[path][inputs])) for path in point.chosen]
             scales = scales[:1] * len(scales) if inputs else scales  # a fused layer has one input
             made |= {path: Scale(scale, inputs) for path, scale in zip(point.chosen, scales, strict=True)}
         return made

@@ -1,6 +1,6 @@
 """LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024) and LoRA+ (Hayou et al., 2024)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -147,14 +147,11 @@ class LoRA(TargetedMethod):
     rank: int = setting(8, "size", "rank")
     alpha: float | None = setting(None, "finite", "alpha")
     dropout: float = setting(0.0, "share", "dropout")
-    target: Targets | None = setting(None, option="target")
-    exclude: Targets = ()
     layers: int | tuple[int, ...] | None = None
     layers_pattern: Targets = ()
     rank_pattern: Mapping[str, int] = setting({}, "size")
     alpha_pattern: Mapping[str, float] = setting({}, "finite")
     bias: Literal["none", "all", "lora_only"] = setting("none", option="bias")
-    modules_to_save: tuple[str, ...] = setting((), option="whole")
     rslora: bool = setting(False, option="rslora")
     dora: bool = setting(False, option="dora")
     init: Literal["kaiming", "gaussian"] = "kaiming"
@@ -224,21 +221,22 @@ class LoRA(TargetedMethod):
             if point.kind == "head" and self.dora and self.dropout:
                 raise UserError("dropout does not go with DoRA at the head over the vocabulary; leave one out")
             rank, scaling, table = self.rank_of(point.name), self.scaling(point.name), point.kind == "embedding"
-            down: nn.Parameter | None = None  # a fused module taken whole has one A for all its parts
+            down: nn.Parameter | None = None
             for path in point.chosen:
                 weight = matrix(model.get_submodule(path)).detach()
-                if down is None or point.parts is not None:
-                    down = _new(weight, rank, weight.shape[1], fill=torch.zero_ if table else self._begin)
-                up = _new(weight, weight.shape[0], rank, fill=nn.init.normal_ if table else torch.zero_)
+                outputs, inputs = weight.shape
+                up = nn.Parameter(torch.zeros(outputs, rank))
+                if down is None or point.parts is not None:  # a fused module taken whole has one A for all its parts
+                    down = nn.Parameter(torch.zeros(rank, inputs))
+                    if table:
+                        nn.init.normal_(up)
+                    elif self.init == "gaussian":
+                        nn.init.normal_(down, std=1 / rank)
+                    else:
+                        nn.init.uniform_(down, -(inputs**-0.5), inputs**-0.5)
                 length = nn.Parameter(weight.float().norm(dim=1)) if self.dora else None
                 made[path] = LowRank(down, up, scaling, 0.0 if table else self.dropout, length, table)
         return made
-
-    def _begin(self, down: Tensor) -> Tensor:
-        if self.init == "gaussian":
-            return nn.init.normal_(down, std=1 / down.shape[0])
-        bound = down.shape[1] ** -0.5
-        return nn.init.uniform_(down, -bound, bound)
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found = saved_tensors(model, self.modules_to_save, self.ensure_weight_tying)
@@ -282,9 +280,3 @@ class LoRA(TargetedMethod):
 def _by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Value:
     """The value of the first pattern that is the end of a module's name (`get_pattern_key` of PEFT)."""
     return next((value for end, value in patterns.items() if matches(rf"(.*\.)?({end})", name)), default)
-
-
-def _new(like: Tensor, *shape: int, fill: Callable[[Tensor], Tensor]) -> nn.Parameter:
-    """A parameter in float32 where `like` is, whose numbers are the same on every device."""
-    made = torch.empty(shape, device="meta" if like.is_meta else "cpu")
-    return nn.Parameter(made if like.is_meta else fill(made).to(like.device))

@@ -6,7 +6,7 @@ from typing import ClassVar
 from langwright.adaptation.attachment_points import Targets, points, usual
 from langwright.adaptation.base_parameters import BaseTensor
 from langwright.adaptation.method import TargetedMethod
-from langwright.adaptation.settings import TARGETS, Table, setting
+from langwright.adaptation.settings import TARGETS, Table
 from langwright.models.model import Model
 
 
@@ -24,10 +24,6 @@ class LayerNorm(TargetedMethod):
     peft_type: ClassVar[str] = "LN_TUNING"
     peft_fields: ClassVar[Table] = TARGETS
     kinds: ClassVar[tuple[str, ...]] = ("norm",)
-
-    target: Targets | None = setting(None, option="target")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
 
     def usual(self, model: Model) -> Targets:
         norms = (name.rpartition(".")[2] for name, point in points(model).items() if point.kind == "norm")

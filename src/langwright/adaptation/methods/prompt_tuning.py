@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
 from langwright.adaptation.method import DEFAULT
-from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
 from langwright.adaptation.settings import Holds, Table, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
@@ -85,12 +85,12 @@ class PromptTuning(SoftPromptMethod):
     submodules: int = setting(1, "size")
 
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
-        if self.init == "random" or like.is_meta or (self.init == "text" and not self.ids):
-            return standard_normal(like, rows, like.shape[1]), None
         if self.init == "vocabulary":
             ids = torch.randint(like.shape[0], (rows,))
-        else:
+        elif self.ids:
             ids = torch.tensor(self.ids).repeat(-(-rows // len(self.ids)))[:rows]
+        else:
+            return torch.randn(rows, like.shape[1]), None
         return like.detach()[ids.to(like.device)].float(), None
 
 
