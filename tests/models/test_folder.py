@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langwright import load_model
 from langwright.base.files import sha256_file
 from langwright.models import weights
-from langwright.models.folder import load_model, new_model, refuse_out, save_model
+from langwright.models.folder import new_model, refuse_out, save_model
 from langwright.models.folder import saving as folder_module
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
