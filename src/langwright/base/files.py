@@ -8,6 +8,7 @@ import mmap
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,15 @@ def read_text(path: Path, what: str) -> str:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def standard_input() -> Iterator[str]:
+    """The lines of standard input, each with its end. Raises UserError where it is not UTF-8 text."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input:{number}: not UTF-8 text: bad byte {error.start + 1}") from None
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
+from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 
@@ -100,7 +101,7 @@ def split_documents(corpus: Corpus, split: SplitRule | str | float = DEFAULT_SPL
 def settle_split(corpus: Corpus, split: SplitRule | str | float) -> SplitRule:
     """The split as a rule; one by content that would leave a side empty takes the same share in order instead.
 
-    A corpus of one document is the usual case. Documents are read until both sides have one.
+    A corpus of one document is the usual case, and the user is told. Documents are read until both sides have one.
     """
     rule = parse_split(split) if isinstance(split, str | float) else split
     if isinstance(rule, ContiguousSplit):
@@ -110,7 +111,9 @@ def settle_split(corpus: Corpus, split: SplitRule | str | float) -> SplitRule:
         sides.add(is_validation(document, rule.fraction, rule.seed))
         if len(sides) == 2:
             return rule
-    return ContiguousSplit(1 - rule.fraction)
+    settled = ContiguousSplit(1 - rule.fraction)
+    say(f"{corpus.name}: --split {rule} would hold out no document, or all; the first {settled} of the text trains")
+    return settled
 
 
 def _by_content(corpus: Corpus, split: ContentSplit) -> tuple[Split, Split]:

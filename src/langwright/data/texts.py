@@ -58,9 +58,7 @@ def text_supply(
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
-    wanted, split = parse_split(split), str(settle_split(corpus, split))
-    if split != str(wanted):
-        say(f"{corpus.name}: --split {wanted} would hold out no document, or all; the first {split} of the text trains")
+    split = str(settle_split(corpus, split))
     tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}

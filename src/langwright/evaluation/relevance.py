@@ -39,11 +39,9 @@ def answer_difficulty(
 def _alone(example: Example, bos: int | None) -> Example:
     """The trained tokens without the others."""
     ids = example.ids[example.trained]
-    trained = np.ones(len(ids), np.bool_)
-    if bos is not None or len(ids) == 1:  # an answer of a single token is predicted from itself
-        first = ids[0] if bos is None else bos
-        ids, trained = np.concatenate(([first], ids)).astype(np.int32), np.concatenate(([False], trained))
-    return Example(ids, trained, example.source)
+    first = [bos] if bos is not None else ids[:1] if len(ids) == 1 else []  # a single token is predicted from itself
+    ids = np.concatenate((first, ids)).astype(np.int32)
+    return Example(ids, np.arange(len(ids)) >= len(first), example.source)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
-from langwright.parts.heads import SequenceHead
+from langwright.parts.heads import LabelHead
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
@@ -44,7 +44,7 @@ class SoftPromptMethod(VirtualTokenMethod):
         return VirtualTokenModule(table, encoder, lambda rows: VirtualTokens(count, rows[:count], stays=stays))
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
-        if isinstance(model.head, SequenceHead) and model.head.pooling == "first":
+        if isinstance(model.head, LabelHead) and model.head.pooling == "first":
             raise UserError("this head reads the first token, where PEFT would have a virtual one; take prefix tuning")
         return super().modules(model)
 
