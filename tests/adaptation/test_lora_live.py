@@ -15,9 +15,8 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
-from langwright.adaptation.combining import combine
 from langwright.adaptation.folder import load_adapter, save_adapter
-from langwright.adaptation.merging import merge, settle, unmerge
+from langwright.adaptation.merging import combine, merge, settle, unmerge
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models.families.gpt2 import GPT2Config
