@@ -6,7 +6,7 @@ Each function takes the class in `architectures` and the names on disk that fami
 from langwright.models.config import ACTIVATIONS
 from langwright.models.family import Head
 from langwright.models.keymap import names
-from langwright.parts import MaskedHead, SequenceHead, TokenHead
+from langwright.parts import LabelHead, MaskedHead
 
 
 def masked_head(architecture: str, root: str, dense: str, norm: str, activation: str | None = None) -> Head:
@@ -23,7 +23,7 @@ def sequence_head(architecture: str, dense: str, output: str, drop_input: bool =
     """One of the labels for a text. drop_input: dropout also before the first of its two layers."""
     return Head(
         architecture,
-        lambda c, tokens, labels: SequenceHead(
+        lambda c, tokens, labels: LabelHead(
             c.hidden_size, labels, dropout=c.head_dropout(), input_dropout=c.head_dropout() if drop_input else 0.0
         ),
         names({dense: "head.dense", output: "head.output"}),
@@ -35,7 +35,7 @@ def token_head(architecture: str) -> Head:
     """One of the labels for every token."""
     return Head(
         architecture,
-        lambda c, tokens, labels: TokenHead(c.hidden_size, labels, c.head_dropout()),
+        lambda c, tokens, labels: LabelHead(c.hidden_size, labels, None, dense=False, dropout=c.head_dropout()),
         names({"classifier": "head.output"}),
         labelled=True,
     )
@@ -44,7 +44,9 @@ def token_head(architecture: str) -> Head:
 def span_head(architecture: str) -> Head:
     """Where an answer begins and ends."""
     return Head(
-        architecture, lambda c, tokens, labels: TokenHead(c.hidden_size, 2), names({"qa_outputs": "head.output"})
+        architecture,
+        lambda c, tokens, labels: LabelHead(c.hidden_size, 2, None, dense=False),
+        names({"qa_outputs": "head.output"}),
     )
 
 
@@ -52,7 +54,7 @@ def last_token_head(architecture: str) -> Head:
     """The head of `...ForSequenceClassification` of the decoder families. architecture: its class."""
     return Head(
         architecture,
-        lambda c, tokens, labels: SequenceHead(c.width, labels, "last", dense=False, bias=False),
+        lambda c, tokens, labels: LabelHead(c.width, labels, "last", dense=False, bias=False),
         names({"score": "head.output"}),
         labelled=True,
     )

@@ -5,7 +5,7 @@ import torch
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias, RelativeBias
 from langwright.parts.feedforward import GLU, MLP
-from langwright.parts.heads import EmbeddingHead, LanguageHead, MaskedHead, SequenceHead, TokenHead
+from langwright.parts.heads import LabelHead, LanguageHead, MaskedHead
 from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
 from langwright.parts.norms import Norm
@@ -13,9 +13,8 @@ from langwright.parts.positions import Rope, sinusoids
 from langwright.parts.stack import Block, Embedding, ParallelBlock, Residual, Stack
 
 __all__ = [
-    "GLU", "MLP", "Alibi", "Attention", "Bias", "Block", "Embedding", "EmbeddingHead", "LanguageHead",
-    "Linear", "MaskedHead", "MoE", "Norm", "ParallelBlock", "RelativeBias", "Residual", "Rope", "SequenceHead",
-    "Stack", "TokenHead", "sinusoids",
+    "GLU", "MLP", "Alibi", "Attention", "Bias", "Block", "Embedding", "LabelHead", "LanguageHead", "Linear",
+    "MaskedHead", "MoE", "Norm", "ParallelBlock", "RelativeBias", "Residual", "Rope", "Stack", "sinusoids",
 ]  # fmt: skip
 
 # MKL's vector mathematics (cos, sin, exp, log, tanh, erf, sqrt and others of float32 and float64; not softmax, GELU,
