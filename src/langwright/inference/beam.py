@@ -39,9 +39,7 @@ class Hypotheses:
             self.done = sorted(self.done, key=lambda one: -one[0])[: search.beams]
         going = [one for one in found if one[1][-1] not in ends][: search.beams]
         self.live = [(total, tokens) for total, tokens, _ in going]
-        if (
-            len(self.done) == search.beams
-        ):  # over where the likeliest cannot beat the worst finished one, at this length
+        if len(self.done) == search.beams:  # over, where at this length the likeliest cannot beat the worst of them
             score = self.live[0][0] / len(self.live[0][1]) ** search.length_penalty
             self.open &= not search.early_stopping and score > self.done[-1][0]
         return [beam for _, _, beam in going]
@@ -57,11 +55,10 @@ def beam_search(model: Model, request: Request) -> list[list[int]]:
         left = request.max_new_tokens - step - 1
         scores = reading.logits().float().log_softmax(-1)
         size = scores.shape[1]
+        live = [(prompt, *one) for prompt, row in zip(request.rows, rows, strict=True) for one in row.live]
         totals = [
-            so_far + apply_rules(one, search, request.frame, [*request.rows[number // beams], *tokens], step, left)
-            for number, (one, (so_far, tokens)) in enumerate(
-                zip(scores, (b for r in rows for b in r.live), strict=True)
-            )
+            so_far + apply_rules(one, search, request.frame, [*prompt, *tokens], step, left)
+            for one, (prompt, so_far, tokens) in zip(scores, live, strict=True)
         ]
         best = torch.stack(totals).view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
         kept: list[int] = []
