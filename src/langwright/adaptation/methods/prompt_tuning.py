@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from langwright.adaptation.attached import AdapterModule, attached
 from langwright.adaptation.method import DEFAULT
 from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
-from langwright.adaptation.settings import Holds, Table, one_of, setting
+from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -29,8 +29,7 @@ class SoftPromptMethod(VirtualTokenMethod):
 
     stack: ClassVar[str] = "encoder"
     peft_fields: ClassVar[Table] = {
-        "num_virtual_tokens": Holds("tokens"),
-        "num_transformer_submodules": Holds("submodules"),
+        **holds(num_virtual_tokens="tokens", num_transformer_submodules="submodules"),
         **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim")),
     }
     submodules: int
