@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from langwright.inference.request import Reading, Request
-from langwright.inference.rules import Search, apply_rules
+from langwright.inference.sampling import Search, apply_rules
 from langwright.models.model import Model
 
 NEVER = -1e9

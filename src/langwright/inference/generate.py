@@ -11,8 +11,7 @@ from torch import Tensor
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.beam import beam_search
 from langwright.inference.request import Reading, Request, padded
-from langwright.inference.rules import Search, apply_rules
-from langwright.inference.sampling import Sampling, choose
+from langwright.inference.sampling import Sampling, Search, apply_rules, choose
 from langwright.inference.sinks import Streaming
 from langwright.models.model import Frame, Model
 from langwright.text.tokenizer import StreamDecoder, Tokenizer

@@ -11,11 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
 from langwright.models.model import Frame, Model
-from langwright.parts.cross_memory import CrossMemory
+from langwright.parts.state import CrossMemory
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
-from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.kernels import Stateless
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
-from langwright.parts.state import Settings, Taps
+from langwright.parts.state import CrossMemory, Settings, Taps
 
 
 class Context(NamedTuple):

@@ -11,10 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered, Places
-from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.kernels import Stateless
 from langwright.parts.positions import Rope
-from langwright.parts.state import NewTokens, State, Taps
+from langwright.parts.state import CrossMemory, NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
 
