@@ -17,7 +17,6 @@ from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import FEW, Linear, affine
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope, rotate, sinusoids
-from langwright.parts.rope_scaling import LinearScaling, Llama3Scaling
 from langwright.parts.stack import Embedding, Residual
 from langwright.parts.state import Taps
 
@@ -110,16 +109,6 @@ def test_scores_depend_on_distance_only(pairs: int, i: int, j: int, shift: int, 
     rope, q, k = Rope(2 * pairs, theta), normal(1, 1, 1, 2 * pairs), normal(1, 1, 1, 2 * pairs, seed=1)
     score = lambda a, b: float((turned(rope, q, torch.tensor([[a]])) * turned(rope, k, torch.tensor([[b]]))).sum())  # noqa: E731
     assert score(i, j) == pytest.approx(score(i + shift, j + shift), abs=2e-3)
-
-
-def test_scalings_of_frequencies() -> None:
-    frequencies = 2 * math.pi / torch.tensor([2.0, 16.0, 32.0, 64.0, 1000.0])  # wavelengths
-    anywhere = torch.arange(5)[None]
-    assert torch.allclose(LinearScaling(4.0)(frequencies, 1e4, anywhere), frequencies / 4)
-    scaled = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
-    blend = (64 / 32 - 1) / (4 - 1)
-    factors = [1.0, 1.0, blend + (1 - blend) / 8, 1 / 8, 1 / 8]
-    assert (scaled(frequencies, 1e4, anywhere) / frequencies).tolist() == pytest.approx(factors)
 
 
 @pytest.mark.parametrize("halves", [True, False])
