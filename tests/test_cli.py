@@ -196,7 +196,7 @@ def test_a_bad_recipe_is_one_line(
         ("train c o --depth x", ("--depth", "x")),
         ("train c o --depth 1.5", ("--depth", "1.5")),
         ("train c o --rate fast", ("--rate", "fast")),
-        ("train c o --family bert", ("--family", "bert", "gpt2")),
+        ("train c o --family lama", ("--family", "lama", '"llama"?')),
         ("train c o --layers 1 --layers 2.5", ("--layers", "2.5")),
         ("train c o --json=3", ("--json", "3")),
         ("train c o --cache=", ("--cache",)),
