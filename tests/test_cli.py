@@ -210,14 +210,6 @@ def test_a_bad_line_is_answered_with_one(fails: Fails, line: str, names: tuple[s
     assert not seen
 
 
-def test_parse_understands_without_running(tmp_path: Path) -> None:
-    call = cli.parse(["train", "c", "o", "--depth", "2"])
-    assert call.keywords["recipe"].depth == 2
-    assert not seen
-    with pytest.raises(UserError, match="--bogus"):
-        cli.parse(["train", "--bogus"])
-
-
 def raising(error: BaseException) -> Callable[[], None]:
     def fail() -> None:
         raise error

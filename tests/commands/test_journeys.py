@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from langwright.cli import main
@@ -167,22 +166,6 @@ def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, prints:
     assert measured["loss_nats_per_token"] == pytest.approx(record["held_out"]["loss_nats_per_token"], rel=1e-5)
     assert measured["tokens"] == record["held_out"]["tokens"]
     assert (model / "report.html").read_text().count("<svg") >= 1
-
-
-def test_the_folder_opens_in_transformers_with_equal_logits(model: Path) -> None:
-    import transformers
-
-    import langwright
-
-    ours, tokenizer = langwright.load_model(model), langwright.load_tokenizer(model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(model)
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    text = "One cat ate a tuna."
-    assert their_tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text)
-    ids = torch.tensor([tokenizer.encode(text)])
-    with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
-    assert theirs.generation_config.eos_token_id == tokenizer.eos_id
 
 
 def test_generate_and_next(model: Path, prints: Prints) -> None:
