@@ -6,15 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from langwright.baselines import parsing
 from langwright.baselines.ngram import NGram
-from langwright.baselines.parsing import (
-    DocstringBeginning,
-    FunctionHead,
-    cut_to_body,
-    docstring_beginnings,
-    function_heads,
-    parses,
-)
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
@@ -36,18 +29,18 @@ class Body(NamedTuple):
 
 def choose_prompts(
     sources: Iterable[str], tokenizer: Tokenizer, context: int, heads: int, docstrings: int
-) -> tuple[list[FunctionHead], list[DocstringBeginning]]:
+) -> tuple[list[parsing.FunctionHead], list[parsing.DocstringBeginning]]:
     """A seeded choice of function heads and docstring halves that leave the context room for a body.
 
     A head's true body fits it too.
     """
     rng = random.Random(0)
     room = context - BODY_TOKENS - 1
-    functions: list[FunctionHead] = []
-    halves: list[DocstringBeginning] = []
+    functions: list[parsing.FunctionHead] = []
+    halves: list[parsing.DocstringBeginning] = []
     for source in sources:
-        functions += [f for f in function_heads(source) if 8 <= len(tokenizer.encode(f.head)) <= room]
-        halves += [d for d in docstring_beginnings(source) if len(tokenizer.encode(d.prompt)) <= room]
+        functions += [f for f in parsing.function_heads(source) if 8 <= len(tokenizer.encode(f.head)) <= room]
+        halves += [d for d in parsing.docstring_beginnings(source) if len(tokenizer.encode(d.prompt)) <= room]
     functions = [f for f in functions if len(tokenizer.encode(f.body)) <= BODY_TOKENS]
     return rng.sample(functions, min(heads, len(functions))), rng.sample(halves, min(docstrings, len(halves)))
 
@@ -65,13 +58,13 @@ def write(
     return texts
 
 
-def bodies(heads: Sequence[FunctionHead], continuations: Iterable[str]) -> list[Body]:
+def bodies(heads: Sequence[parsing.FunctionHead], continuations: Iterable[str]) -> list[Body]:
     """The bodies in continuations of heads; a last line that is not ended does not count."""
-    texts = [cut_to_body(text) for text in continuations]
-    return [Body(text, parses(function.head, text)) for function, text in zip(heads, texts, strict=True)]
+    texts = [parsing.cut_to_body(text) for text in continuations]
+    return [Body(text, parsing.parses(function.head, text)) for function, text in zip(heads, texts, strict=True)]
 
 
-def model_bodies(model: Model, tokenizer: Tokenizer, heads: Sequence[FunctionHead]) -> list[Body]:
+def model_bodies(model: Model, tokenizer: Tokenizer, heads: Sequence[parsing.FunctionHead]) -> list[Body]:
     """The bodies a model writes."""
     # A tokenizer joins a line's end to the blanks after it: a prompt that ends with the line's end would ask the
     # model to go on from a token that no indented line ever follows.
@@ -79,7 +72,7 @@ def model_bodies(model: Model, tokenizer: Tokenizer, heads: Sequence[FunctionHea
     return bodies(heads, ["" if same_line.strip() else lines for same_line, _, lines in written])
 
 
-def ngram_bodies(ngram: NGram, heads: Sequence[FunctionHead]) -> list[Body]:
+def ngram_bodies(ngram: NGram, heads: Sequence[parsing.FunctionHead]) -> list[Body]:
     """The bodies a byte n-gram writes."""
     rng = np.random.default_rng(0)
     written = (ngram.generate(function.head.encode(), BODY_BYTES, rng, TEMPERATURE) for function in heads)
