@@ -57,7 +57,7 @@ def compress(
         check_vocabulary(loaded, tokenizer)
         perplexity = measure(loaded, tokens, context).perplexity
         window = Windows(tokens, context or loaded.context, once=True)
-        return perplexity, loaded(next(evaluation_batches(window, 1)).ids)
+        return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()
 
     tokens = before = None
     with ExitStack() as kept:
