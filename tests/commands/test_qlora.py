@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
-from langwright.models.folder import load_model
 from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe

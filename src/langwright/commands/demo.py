@@ -20,7 +20,7 @@ from langwright.commands.show import read
 from langwright.commands.show import sections as attention_sections
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.models.folder import RECORD, load_language_model
+from langwright.models.folder import RECORD, OpenedFolder
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import OVERLINE, run_report
@@ -77,7 +77,7 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     scores = dict(sorted(measured.items(), key=lambda item: item[1]))
 
     say("3. writing: bodies for held-out function heads, ends for docstrings")
-    model, tokenizer = load_language_model(base, dtype=torch.float32), load_tokenizer(base)
+    model, tokenizer = OpenedFolder(base).model(dtype=torch.float32), load_tokenizer(base)
     heads, halves = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
     if not heads:
         raise UserError(f"{corpus}: no Python function is held out that the demo could continue; choose Python source")

@@ -56,13 +56,14 @@ def evaluate(
     with tokens_of(tokenizer, text, split, field) as tokens:
         result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size).record()}
         windows = Windows(tokens, context or loaded.context, once=True)
-        shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else []
+        shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else {}
     if experts:
-        result["experts"] = [{"layer": one.layer, "shares": one.shares.tolist()} for one in shares]
+        result["experts"] = [{"layer": layer, "shares": share.tolist()} for layer, share in shares.items()]
     print_likelihood(result, text, json)
-    for one in [] if json else shares:
-        print(f"experts of layer {one.layer}: the busiest has {one.busiest:.1f} times its part")
-        print("\n".join(bars([(f"{i}", float(share)) for i, share in enumerate(one.shares)], 60)))
+    for layer, share in ({} if json else shares).items():
+        busiest = float(share.max()) * len(share)
+        print(f"experts of layer {layer}: the busiest has {busiest:.1f} times its part")
+        print("\n".join(bars([(f"{i}", part) for i, part in enumerate(share.tolist())], 60)))
 
 
 def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size: int = 16) -> Likelihood:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import ALL_LINEAR, AttachmentPoint, Targets, matches, matrix, points, usual
-from langwright.adaptation.base_parameters import BaseTensor, names_tied_table, saved_tensors
+from langwright.adaptation.attachment_points import (
+    ALL_LINEAR,
+    AttachmentPoint,
+    BaseTensor,
+    Targets,
+    matches,
+    matrix,
+    names_tied_table,
+    points,
+    saved_tensors,
+)
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import TARGETS, Holds, SettingError, Table, setting
+from langwright.adaptation.settings import Holds, SettingError, Table, holds, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
+from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 from langwright.parts.heads import Projection
 from langwright.parts.stack import Embedding
-
-Value = TypeVar("Value")
 
 
 class LowRank(AdapterModule):
@@ -124,20 +131,12 @@ class LoRA(TargetedMethod):
 
     peft_type: ClassVar[str] = "LORA"
     peft_fields: ClassVar[Table] = {
-        "r": Holds("rank"),
+        **TargetedMethod.peft_fields,
+        **holds("bias", "layers_pattern", "rank_pattern", "alpha_pattern", "ensure_weight_tying", r="rank"),
+        **holds(lora_dropout="dropout", use_rslora="rslora", use_dora="dora", layers_to_transform="layers"),
         "lora_alpha": Holds("alpha", missing=8.0),
-        "lora_dropout": Holds("dropout"),
-        **TARGETS,
-        "layers_to_transform": Holds("layers"),
-        "layers_pattern": Holds("layers_pattern"),
-        "rank_pattern": Holds("rank_pattern"),
-        "alpha_pattern": Holds("alpha_pattern"),
-        "bias": Holds("bias"),
-        "use_rslora": Holds("rslora"),
-        "use_dora": Holds("dora"),
         # Ways to begin that leave the base as it is; what is loaded replaces them all.
         "init_lora_weights": Holds("init", words={**dict.fromkeys((True, False, "eva", "orthogonal"), "kaiming")}),
-        "ensure_weight_tying": Holds("ensure_weight_tying"),
         **dict.fromkeys((
             "corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core", "qalora_group_size"
         )),
@@ -145,7 +144,7 @@ class LoRA(TargetedMethod):
 
     kinds: ClassVar[tuple[str, ...]] = ("linear", "embedding", "head")
     rank: int = setting(8, "size", "rank")
-    alpha: float | None = setting(None, "finite", "alpha")
+    alpha: float | None = setting(None, "positive", "alpha")
     dropout: float = setting(0.0, "share", "dropout")
     layers: int | tuple[int, ...] | None = None
     layers_pattern: Targets = ()
@@ -158,8 +157,8 @@ class LoRA(TargetedMethod):
     plus: float = setting(1.0, "positive", "plus")
     ensure_weight_tying: bool = False
 
-    def usual(self, model: Model) -> Targets:
-        return usual(model).lora
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
+        return row.lora
 
     def targets(self, model: Model) -> list[AttachmentPoint]:
         found = [point for point in super().targets(model) if self._is_in_layers(point.name)]
@@ -182,7 +181,7 @@ class LoRA(TargetedMethod):
 
     def rank_of(self, name: str) -> int:
         """The rank for a module."""
-        return _by_pattern(name, self.rank_pattern, self.rank)
+        return int(_by_pattern(name, self.rank_pattern, self.rank))
 
     def scaling(self, name: str) -> float:
         """What multiplies B A for a module."""
@@ -198,14 +197,7 @@ class LoRA(TargetedMethod):
 
         All linear layers together may hold some that are narrower, such as the router of a mixture of experts.
         """
-        if self.alpha is not None and not self.alpha > 0:
-            raise SettingError(self, "alpha", self.alpha, "above 0 and finite, for it multiplies all that LoRA adds")
-        sides = []
-        for point in self.targets(model):
-            sizes = point.sizes(model)
-            whole = (sum(outputs for outputs, _ in sizes), sizes[0][1])
-            parts = [whole] if point.parts is None else [sizes[i] for i in point.parts]
-            sides += [(min(part), point.name, part) for part in parts]
+        sides = [(min(shape), point.name, shape) for point in self.targets(model) for shape in point.shapes(model)]
         narrowest = (max if self.target == ALL_LINEAR else min)(sides, default=None)
         if narrowest is not None and self.rank > narrowest[0]:
             limit, name, (rows, columns) = narrowest
@@ -277,6 +269,6 @@ class LoRA(TargetedMethod):
         }
 
 
-def _by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Value:
+def _by_pattern(name: str, patterns: Mapping[str, float], default: float) -> float:
     """The value of the first pattern that is the end of a module's name (`get_pattern_key` of PEFT)."""
     return next((value for end, value in patterns.items() if matches(rf"(.*\.)?({end})", name)), default)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod
-from langwright.adaptation.settings import Holds, Table, setting
+from langwright.adaptation.settings import Holds, Table, holds, setting
 
 
 class LSTM(nn.Module):
@@ -45,9 +45,7 @@ class PTuning(SoftPromptMethod):
     peft_fields: ClassVar[Table] = {
         **SoftPromptMethod.peft_fields,
         "encoder_reparameterization_type": Holds("encoder", words={"MLP": "mlp", "LSTM": "lstm"}),
-        "encoder_hidden_size": Holds("hidden"),
-        "encoder_num_layers": Holds("layers"),
-        "encoder_dropout": Holds("dropout"),
+        **holds(encoder_hidden_size="hidden", encoder_num_layers="layers", encoder_dropout="dropout"),
     }
 
     tokens: int = setting(20, "size", "virtual_tokens")

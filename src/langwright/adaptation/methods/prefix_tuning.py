@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
-from langwright.adaptation.settings import Holds, Table, one_of, setting
+from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -39,9 +39,7 @@ class PrefixTuning(VirtualTokenMethod):
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     peft_fields: ClassVar[Table] = {
-        "num_virtual_tokens": Holds("tokens"),
-        "prefix_projection": Holds("projection"),
-        "encoder_hidden_size": Holds("hidden"),
+        **holds(num_virtual_tokens="tokens", prefix_projection="projection", encoder_hidden_size="hidden"),
         "init_weights": Holds("init", words={"zero": "zero"}, write=lambda init: None),
         **dict.fromkeys((
             "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules", "modules_to_save"

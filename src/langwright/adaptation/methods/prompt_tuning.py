@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from langwright.adaptation.attached import AdapterModule, attached
 from langwright.adaptation.method import DEFAULT
 from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
-from langwright.adaptation.settings import Holds, Table, one_of, setting
+from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
-from langwright.parts.heads import SequenceHead
+from langwright.parts.heads import LabelHead
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
@@ -29,8 +29,7 @@ class SoftPromptMethod(VirtualTokenMethod):
 
     stack: ClassVar[str] = "encoder"
     peft_fields: ClassVar[Table] = {
-        "num_virtual_tokens": Holds("tokens"),
-        "num_transformer_submodules": Holds("submodules"),
+        **holds(num_virtual_tokens="tokens", num_transformer_submodules="submodules"),
         **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim")),
     }
     submodules: int
@@ -45,7 +44,7 @@ class SoftPromptMethod(VirtualTokenMethod):
         return VirtualTokenModule(table, encoder, lambda rows: VirtualTokens(count, rows[:count], stays=stays))
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
-        if isinstance(model.head, SequenceHead) and model.head.pooling == "first":
+        if isinstance(model.head, LabelHead) and model.head.pooling == "first":
             raise UserError("this head reads the first token, where PEFT would have a virtual one; take prefix tuning")
         return super().modules(model)
 

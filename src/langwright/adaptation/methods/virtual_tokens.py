@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
-from langwright.adaptation.attachment_points import PREFIX
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import PREFIX, BaseTensor
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
