@@ -13,7 +13,7 @@ from langwright.commands._demo.instructions import compare_answers, is_documente
 from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
 from langwright.models.folder import load_model
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.training import raw_bytes
 
 SOURCE = '''
