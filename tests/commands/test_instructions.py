@@ -9,7 +9,7 @@ from langwright.adaptation.folder import load_model, save_adapter
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.baselines.parsing import function_heads
-from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions
+from langwright.commands._demo import compare_answers, is_documented, mine, write_instructions
 from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
 from langwright.text.chat_template import set_up_chat
