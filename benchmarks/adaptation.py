@@ -33,7 +33,7 @@ from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import quiet
 from langwright.commands import pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
@@ -50,7 +50,7 @@ from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import Causal
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
 from langwright.training.recipe import PretrainRecipe, TrainingRecipe

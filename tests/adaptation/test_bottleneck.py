@@ -11,10 +11,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.base.errors import UserError
-from langwright.models.folder import load_model
 from oracles import CASES, Case, oracle, perturb, random_ids, sourced_oracle
 
 

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.merging import combine, merge, settle, unmerge
@@ -20,7 +21,7 @@ from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import Causal

@@ -12,10 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from langwright import load_model
 from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.methods.lora import LoRA
-from langwright.models.folder import load_model
 from langwright.models.model import Model
 from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 

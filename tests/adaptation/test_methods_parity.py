@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods import LayerNorm, PromptTuning, PTuning
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
-from langwright.models.folder import load_model
 from oracles import CASES, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 
 BERT = {

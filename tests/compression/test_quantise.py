@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.compression.quantise import Compression, compress_folder
-from langwright.models.folder import OpenedFolder, load_model, new_model, save_model
+from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import KINDS

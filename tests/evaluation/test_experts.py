@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.evaluation.experts import expert_shares
-from langwright.models.folder import load_model
 from langwright.objectives.batch import TokenBatch
 from oracles import CASES, oracle, random_ids
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langwright import load_model
 from langwright.base.files import sha256_file
 from langwright.models import weights
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, refuse_out, save_model
 from langwright.models.folder import saving as folder_module
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -127,6 +128,15 @@ def test_dtype_is_the_files_unless_given(tmp_path: Path) -> None:
     assert {p.dtype for p in load_model(tmp_path, dtype=torch.float32).parameters()} == {torch.float32}
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert not load_model(tmp_path).training
+
+
+def test_folders_that_cannot_take_a_model(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for out in (tmp_path / "file", tmp_path / "file/below/that", tmp_path / "nowhere", saved):
+        with refused(out):
+            refuse_out(out)
+    refuse_out(tmp_path / "new")
 
 
 # What others write

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright import load_model
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.families.bert import BertConfig
-from langwright.models.folder import load_language_model, load_model, new_model, save_model
+from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -274,7 +275,7 @@ def test_causal_models_as_classifiers(case: str, tmp_path: Path) -> None:
     back = type(theirs).from_pretrained(tmp_path / "ours", pad_token_id=0).eval()
     assert near(back(ids, attention_mask=mask.long()).logits, expected)
     with refused('"sequence"'):
-        load_language_model(tmp_path / "theirs")
+        OpenedFolder(tmp_path / "theirs").require(generates=True, one_stack=True)
 
 
 # Which head a folder gets

@@ -198,40 +198,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def make_folder(path: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were missing, the folder first. Errors as `refuse_file`."""
-    refuse_file(path)
-    missing = [place for place in (path, *path.parents) if not place.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def refuse_file(path: Path) -> None:
-    """UserError where a folder is to be made and a file has its name, or that of one above it."""
-    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
-        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
-
-
 def cache_folder() -> Path:
-    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright. Made when missing."""
-    folder = Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"the cache folder cannot be made: {error.strerror}"
-        raise UserError(f"{folder}: {reason}; set LANGWRIGHT_CACHE to a folder you can write to") from None
-    return folder
-
-
-def data_folder() -> Path | None:
-    """Where real data sets lie on this machine: $LANGWRIGHT_DATA, or None when it is not set."""
-    name = os.environ.get("LANGWRIGHT_DATA")
-    if not name:
-        return None
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: LANGWRIGHT_DATA names a folder that does not exist; mend it or unset it")
-    return folder
+    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright."""
+    return Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
 
 
 @contextmanager
@@ -243,15 +212,14 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     the file goes, and the folders that were made for it. Raises UserError naming the owner's process id when it is
     taken.
     """
-    made = make_folder(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError:
         owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
         told = f"{what} is already at work here (process {owner}); wait for it or stop it"
         raise UserError(f"{folder}: {told}") from None
     _held_locks[lock] = folder

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, suggest
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -42,7 +42,8 @@ def from_texts(kind: Any, texts: Sequence[str], where: str) -> Any:
     except (ValueError, cyclopts.CycloptsError):
         pass
     shown = json.dumps(texts[0] if len(texts) == 1 else texts, ensure_ascii=False)
-    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}")
+    near = suggest("".join(texts), [part for part in parts if isinstance(part, str)])
+    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}{near}")
 
 
 def leaves(kind: Any) -> list[Any]:

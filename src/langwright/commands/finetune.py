@@ -34,7 +34,7 @@ from langwright.objectives.batch import Models
 from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe
@@ -44,7 +44,7 @@ from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
 OldText = tuple[str, str | None, str]
-"""A corpus, its split and its field, as `measure_text` takes them."""
+"""A corpus, its split and its field, as `tokens_of` takes them."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 

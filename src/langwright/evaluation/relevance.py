@@ -12,11 +12,11 @@ from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
 from langwright.data.batches import evaluation_batches
 from langwright.data.conversations import ChatRows, Example, example_of
-from langwright.models.folder import load_language_model
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 from langwright.planning.machine import choose_device
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 
 CHUNK = 256
@@ -70,7 +70,8 @@ class Scorer:
 
     def scores(self, chats: Sequence[Chat], by: Literal["relevance", "difficulty"]) -> list[float]:
         """Higher is better. Conversations that do not fit the context, or with a ratio of 1 or more, come last."""
-        model = load_language_model(self._folder, choose_device("auto"), torch.float32)
+        opened = OpenedFolder(self._folder).require(generates=True, one_stack=True)
+        model = opened.model(choose_device("auto"), torch.float32)
         examples = self._examples(chats)
         fitting = [i for i, example in enumerate(examples) if example.inputs <= model.context]
         scores = [float("-inf")] * len(chats)

@@ -177,7 +177,8 @@ class Filler:
         longer `left`. UserError where it does not fit.
         """
         shape = entry.shape([model.get_parameter(ours).shape for ours in entry.ours])
-        with_it = [key for key, actual in left.items() if actual in companions(name, left.values())]
+        beside = (f"{name}.", f"{name.removesuffix('weight')}SCB", f"{name.removesuffix('weight')}weight_format")
+        with_it = [key for key, actual in left.items() if actual.startswith(beside)]
         try:
             if self.stored and with_it and is_linear(model, entry):
                 rows, columns = shape[::-1] if entry.transposed else shape
@@ -197,12 +198,6 @@ class Filler:
         except ValueError as error:
             raise weights.refusal(name, error) from None
         return True
-
-
-def companions(name: str, names: Collection[str]) -> list[str]:
-    """The tensors that go with the packed tensor `name`, "MODULE.weight"."""
-    module = name.removesuffix("weight")
-    return [n for n in names if n.startswith(f"{name}.") or n in (f"{module}SCB", f"{module}weight_format")]
 
 
 def write_packed(name: str, packed: Packed) -> dict[str, Tensor]:
