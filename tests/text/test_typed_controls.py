@@ -31,7 +31,7 @@ def bpe() -> Tokenizer:
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return [tokenizer.token(i) for i in ids if tokenizer.token(i) in tokenizer.specials]
+    return [tokenizer.token(i) for i in ids if i in tokenizer.special_ids]
 
 
 @pytest.mark.parametrize("name", SOURCES)
