@@ -10,7 +10,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.text.chat_template import ChatSetup, set_up_chat
+from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes
 
@@ -18,7 +18,7 @@ GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope="module")
-def setup() -> ChatSetup:
+def setup() -> ChatTemplate:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
@@ -31,8 +31,8 @@ def model(size: int, context: int = 120) -> Model:
 
 
 @pytest.fixture
-def conversation(setup: ChatSetup) -> Conversation:
-    return Conversation(model(setup.tokenizer.vocab_size), setup.tokenizer, setup.template, room=8)
+def conversation(setup: ChatTemplate) -> Conversation:
+    return Conversation(model(setup.tokenizer.vocab_size), setup, room=8)
 
 
 def saying(conversation: Conversation, text: str) -> None:

@@ -16,7 +16,7 @@ from langwright.commands._demo.writing import BODY_TOKENS, bodies, write
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
 from langwright.models.folder import OpenedFolder
-from langwright.text.chat_template import own_template, prompt_ids
+from langwright.text.chat_template import own_template
 from langwright.text.tokenizer import load_tokenizer
 
 LONGEST, LEARNT, HELD_OUT = 700, 1500, 100
@@ -71,7 +71,7 @@ def compare_answers(base: Path, adapter: Path, heads: Sequence[FunctionHead]) ->
     assert template is not None
     model = OpenedFolder(base).model(dtype=torch.float32)
     documented = [function for function in heads if is_documented(function)]
-    questions = [prompt_ids(template, tokenizer, [instruction(function.head)]) for function in documented]
+    questions = [template.prompt_ids([instruction(function.head)]) for function in documented]
     fitting = [i for i, question in enumerate(questions) if len(question) + BODY_TOKENS <= model.context]
 
     def parsing() -> int:
