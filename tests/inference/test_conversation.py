@@ -37,10 +37,10 @@ def conversation(setup: ChatTemplate) -> Conversation:
 
 def saying(conversation: Conversation, text: str) -> None:
     """Make the model say this text again and again, whatever it reads, by a head that looks at the last token."""
-    ids, _ = conversation.tokenizer.encode_marked(text.replace("<|", f"{CONTROL}<|"))
+    ids, _ = conversation.template.tokenizer.encode_marked(text.replace("<|", f"{CONTROL}<|"))
     size = conversation.model.vocabulary
     after = torch.zeros(size, size)
-    newline = conversation.tokenizer.encode("\n")[0]
+    newline = conversation.template.tokenizer.encode("\n")[0]
     for now, then in zip([newline, *ids], ids, strict=False):
         after[now, then] = 50.0
 
@@ -79,8 +79,8 @@ def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversa
         {"role": "user", "content": "Two?"},
     ]
     rendered = conversation.template.marked(history, None, add_generation_prompt=True)
-    ids = conversation.tokenizer.encode_marked(rendered)[0]
-    expected = complete(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
+    ids = conversation.template.tokenizer.encode_marked(rendered)[0]
+    expected = complete(conversation.model, conversation.template.tokenizer, [ids], GREEDY, 8)[0]
     assert conversation.ask("Two?", GREEDY)[0] == expected
 
 
