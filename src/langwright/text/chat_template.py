@@ -31,8 +31,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 PAD = "<|pad|>"
 """The padding that a tokenizer gets whose padding is its stop, or which has none."""
-_PROBE = ("wherefore", "therefore")
-"""A question and an answer that no template has words of."""
 _TYPED = "\ufdd1"
 """Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
 _MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
@@ -139,7 +137,7 @@ class ChatTemplate:
 
         Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
         """
-        asked, answered = _PROBE
+        asked, answered = "wherefore", "therefore"  # no template has words of these
         text, spans = self.answers([{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
         answer = "".join(text[start:end] for start, end in spans)
         for role, word, place in (("user", asked, text), ("assistant", answered, answer)):
