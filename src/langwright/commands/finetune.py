@@ -147,16 +147,13 @@ class Tuning:
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
+        named = self.origin["base_folder"]
         usual_rate = (0.1 if method is None else 1) / width(self.opened.family.name, self.opened.config)
         return Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
-            names={
-                "base": self.origin["base_folder"],
-                "corpus": self.text,
-                "tokenizer_fingerprint": self.origin["base_folder"],
-            },
+            names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
