@@ -26,7 +26,6 @@ from langwright.evaluation.likelihood import Likelihood, likelihood, print_likel
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
-from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
@@ -148,7 +147,7 @@ class Tuning:
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
         named = self.origin["base_folder"]
-        usual_rate = (0.1 if method is None else 1) / width(self.opened.family.name, self.opened.config)
+        usual_rate = (0.1 if method is None else 1) / self.opened.config.width
         return Job(
             out=out,
             recipe=recipe,
