@@ -24,7 +24,7 @@ from .test_vocabularies import wordpiece, write_merges
 
 WORDS = st.lists(st.sampled_from(["cat", "the", "ate", "c", "é", ".", " ", "\n"]), min_size=1, max_size=8).map(" ".join)
 GREEDY = Sampling(temperature=0)
-ROLES = SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
+ROLES = SpecialTokens(bos="<s>", eos="</s>", unk="<unk>")
 KINDS = ["llama", "prepend", "always", "first", "never", "trimming", "wordpiece", "gpt1", "bpe", "bytes"]
 
 

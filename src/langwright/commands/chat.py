@@ -11,8 +11,7 @@ from langwright.base.files import standard_input
 from langwright.inference.conversation import Conversation
 from langwright.inference.opening import Opening
 from langwright.inference.sampling import Sampling
-from langwright.text.chat_setup import set_up_chat
-from langwright.text.chat_template import own_template
+from langwright.text.chat_template import own_template, set_up_chat
 
 HELP = "/reset forgets what was said, /system TEXT sets the system message, /exit leaves; Ctrl-C stops an answer"
 

@@ -10,7 +10,7 @@ import torch
 from langwright.base.console import format_seconds, print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
-from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
+from langwright.baselines.compressors import gzip_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
 from langwright.commands._demo.instructions import compare_answers, write_instructions
@@ -66,13 +66,14 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
 
     say("2. the same held-out text for gzip, xz and a byte 6-gram")
     texts = [text.encode() for text in held_out_texts]
+    whole = b"".join(texts)
     ngram = NGram.train((document.text.encode() for document in training), order=6)
     measured = {
         OURS: result.held_out["bits_per_byte"],
         "byte 6-gram": ngram.bits_per_byte(texts),
-        "gzip -9": gzip_bits_per_byte(texts),
-        "xz -9e": xz_bits_per_byte(texts),
-        "xz -9e after the training text": xz_after_training_bits_per_byte((d.text.encode() for d in training), texts),
+        "gzip -9": gzip_bits_per_byte(whole),
+        "xz -9e": xz_bits_per_byte(whole),
+        "xz -9e after the training text": xz_bits_per_byte(whole, b"".join(d.text.encode() for d in training)),
     }
     scores = dict(sorted(measured.items(), key=lambda item: item[1]))
 

@@ -80,6 +80,6 @@ def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size
 def tokens_of(tokenizer: Tokenizer, text: str, split: str | None, field: str) -> Iterator[Tokens]:
     """The tokens of a corpus, or of the held-out side of its split, in a file that is gone after."""
     corpus = open_corpus(text, field=field)
-    documents = corpus.documents() if split is None else split_documents(corpus, split)[1]
+    documents = corpus if split is None else split_documents(corpus, split)[1]
     with tempfile.TemporaryDirectory(prefix="langwright-") as folder:
         yield tokenise(documents, tokenizer, Path(folder) / "text.tokens")

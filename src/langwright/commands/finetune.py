@@ -26,7 +26,6 @@ from langwright.evaluation.likelihood import Likelihood, likelihood, print_likel
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
-from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
@@ -34,7 +33,7 @@ from langwright.objectives.batch import Models
 from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe
@@ -151,7 +150,7 @@ class Tuning:
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
-        usual_rate = (0.1 if method is None else 1) / width(self.opened.family.name, self.opened.config)
+        usual_rate = (0.1 if method is None else 1) / self.opened.config.width
         return Job(
             out=out,
             recipe=recipe,

@@ -10,10 +10,8 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.augmentation import augmented, changes_named
+from langwright.corpora.cleaning import exact_duplicates, faults, heuristic_score, near_duplicates, words
 from langwright.corpora.conversations import Chat, open_chats
-from langwright.corpora.duplicates import exact_duplicates, near_duplicates
-from langwright.corpora.quality import faults, heuristic_score
-from langwright.corpora.words import words
 
 By = Literal["heuristics", "relevance", "difficulty"]
 SHOWN = 3

@@ -17,8 +17,7 @@ from langwright.data.order import Layout
 from langwright.data.packing import pack
 from langwright.data.supply import Supply
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat_setup import ChatSetup
-from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
+from langwright.text.chat_template import ChatSetup, ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
 SPLIT = "5%"

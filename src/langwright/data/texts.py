@@ -6,7 +6,6 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -81,7 +80,7 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
     if kind == "bytes":
         return raw_bytes()
     if kind == "characters":
-        return characters(document.text for document in corpus.documents())
+        return characters(document.text for document in corpus)
     if kind == "bpe":
         content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -114,7 +113,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path) -> tu
         "version": VERSION,
         "corpus": corpus.record()["hash"],
         "tokenizer": tokenizer.fingerprint(),
-        "split": [type(rule).__name__, asdict(rule)],
+        "split": rule,
     }
     folder = cache / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     names = ("training.tokens", "validation.tokens")
