@@ -18,8 +18,7 @@ from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import generate_ids
 from langwright.inference.request import Request
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
 from oracles import CASES, Case, oracle, random_ids, sourced_oracle
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from langwright.inference import generate
 from langwright.inference.generate import complete
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.text.special_tokens import SpecialTokens

@@ -7,8 +7,7 @@ from langwright.base.errors import UserError
 from langwright.base.files import standard_input
 from langwright.inference.generate import complete
 from langwright.inference.opening import Opening
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
 
 

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
-from langwright.parts.cross_memory import CrossMemory
-from langwright.parts.state import State, Taps
+from langwright.parts.state import CrossMemory, State, Taps
 
 
 @dataclass(frozen=True)
