@@ -19,9 +19,10 @@ def build(family: str, task: str) -> Model:
     row = FAMILIES[family]
     with torch.device("meta"):
         model = tasks.build(row, small_config(family), task)
-    embed, tied = model.body.embed, model.head.weight is model.body.embed.tokens
+    tied = model.head.weight is model.body.embed.tokens
     head = model.head.to_empty(device="cpu")
-    embed.tokens = head.weight if tied else embed.tokens
+    for stack in model.stacks.values() if tied else ():
+        stack.embed.tokens = head.weight
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()

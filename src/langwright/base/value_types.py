@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, suggest
 
 
 class Rule(NamedTuple):
@@ -74,7 +74,8 @@ def from_texts(kind: Any, texts: Sequence[str], where: str) -> Any:
     except (ValueError, cyclopts.CycloptsError):
         pass
     shown = json.dumps(texts[0] if len(texts) == 1 else texts, ensure_ascii=False)
-    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}")
+    near = suggest("".join(texts), [part for part in parts if isinstance(part, str)])
+    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}{near}")
 
 
 def leaves(kind: Any) -> list[Any]:

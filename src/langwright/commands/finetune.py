@@ -43,7 +43,7 @@ from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
 OldText = tuple[str, str | None, str]
-"""A corpus, its split and its field, as `measure_text` takes them."""
+"""A corpus, its split and its field, as `tokens_of` takes them."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
