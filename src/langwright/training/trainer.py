@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -307,7 +307,7 @@ def train(
     extend: bool = False,
     profile: bool = False,
 ) -> Result:
-    """Claim the folder of a run, and train, on all ranks.
+    """Claim the folder of a run, and train, on all ranks. UserError, and nothing touched, where it is not one of ours.
 
     Args:
         out: the folder.
@@ -319,19 +319,11 @@ def train(
     with open_ranks(parallel) as ranks, contextlib.ExitStack() as claim:
         with ranks.first():  # what it keeps (tokens, tokenizers) is there for the others
             if not ranks.rank:
-                claim.enter_context(_claimed(out))
+                if not (out / "checkpoints").is_dir() and any((out / name).exists() for name in MODEL_FILES):
+                    raise UserError(f"{out}: holds a model or adapter that this command did not make; choose another")
+                claim.enter_context(folder_lock(out, "a training run"))
             job = prepare(ranks.rank, ranks.world)
         return Trainer(job, ranks, extend, profile).train()
-
-
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
-    found = [out / name for name in MODEL_FILES if (out / name).exists()]
-    if found and not (out / "checkpoints").is_dir():
-        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
-    with folder_lock(out, "a training run"):
-        yield
 
 
 def close(result: Result, out: Path) -> int:
