@@ -277,7 +277,7 @@ def _supply(
     """The data of the task. may_grow: whether the token table and the head are trained, so that they may grow."""
     if recipe.task == "chat":
         setup = set_up_chat(tokenizer, recipe.template, may_grow, where=str(model))
-        return chat_supply(text, setup, layout, context, recipe.split, recipe.packing)
+        return chat_supply(text, setup, layout, context, recipe.split or "5%", recipe.packing)
     return text_supply(text, recipe.split or "0.9", recipe.field, layout, context, recipe.crossing, tokenizer)
 
 

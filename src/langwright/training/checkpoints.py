@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import atomic_folder, check_files, read_json, read_record, sha256_file, write_json
+from langwright.base.files import atomic_folder, check_files, read_object, read_record, sha256_file, write_json
 from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
@@ -144,8 +144,8 @@ def decided_dtype(folder: Path, dtype: str) -> str:
     states = sorted(folder.glob(f"checkpoints/step-????????/{STATE}"), reverse=True)
     for path in filter(Path.exists, [*states, folder / RECORD]):
         with suppress(UserError):  # a broken one is named where it is needed
-            record = read_json(path, "the record of a run")
-            told = record.get("identity", record) if isinstance(record, dict) else None
+            record = read_object(path, "the record of a run")
+            told = record.get("identity", record)
             if isinstance(told, dict) and told.get("dtype") in DTYPES:
                 return str(told["dtype"])
     return dtype

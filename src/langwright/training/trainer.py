@@ -15,7 +15,7 @@ from torch import Tensor
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
-from langwright.base.files import check_lock, folder_lock, read_json
+from langwright.base.files import check_lock, folder_lock, read_object
 from langwright.data.supply import Supply
 from langwright.models.folder import RECORD, save_model
 from langwright.objectives.batch import Models, Objective
@@ -163,8 +163,8 @@ class Trainer:
         job = self.job
         with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
-            record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
-            if not isinstance(record, dict) or ("steps" in record and "held_out" not in record):
+            record = read_object(job.out / RECORD, "the record of the run", optional=True)
+            if "steps" in record and "held_out" not in record:
                 raise UserError(f"{job.out / RECORD}: is not the record of a run; move it away to go on")
             if run.progress.step >= run.progress.steps and record.get("steps") == run.progress.step:
                 return Result(None, None if self.ranks.rank else record["held_out"], already=True)
@@ -184,7 +184,14 @@ class Trainer:
             record = self._record(run.progress, held_out, round(run.elapsed, 3))
         with self.learner.measuring():
             record |= job.on_finish(self.models)
-        self._save(record | ({"profile": spent} if spent else {}))
+        record |= {"profile": spent} if spent else {}
+        check_lock(job.out)
+        masters = self.learner.masters.named  # in float32
+        if job.save is not None:
+            job.save(self.models, masters, record)
+        else:
+            weights = {**dict(self.model.named_parameters()), **masters}
+            save_model(self.model, job.supply.tokenizer, job.out, record, weights)
         return Result(None, held_out)
 
     def _title(self) -> str:
@@ -265,16 +272,6 @@ class Trainer:
         with open(run.metrics, "ab") as metrics:
             run.log(metrics, **held_out.metrics)
         return held_out.record
-
-    def _save(self, record: Row) -> None:
-        """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
-        check_lock(self.job.out)
-        masters, supply = self.learner.masters.named, self.job.supply
-        if self.job.save is not None:
-            self.job.save(self.models, masters, record)
-            return
-        whole = {**dict(self.model.named_parameters()), **masters}
-        save_model(self.model, supply.tokenizer, self.job.out, record, whole)
 
     def _record(self, now: Progress, held_out: Row, seconds: float) -> Row:
         """What langwright.json says of a finished run."""
