@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -23,8 +24,8 @@ from langwright.training.progress import Progress
 
 FORMAT_VERSION = 1
 STATE, SUPPLY = "state.json", "supply.safetensors"
-RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
-"""Parts of parameter names in older checkpoints, and what they are now."""
+RENAMED = r"\.(side|lead)\."
+"""Parts of parameter names in older checkpoints that are `.adapter.` now."""
 
 
 _PROGRESS = {field.name for field in fields(Progress)}
@@ -152,10 +153,7 @@ def decided_dtype(folder: Path, dtype: str) -> str:
 
 
 def _read_named(path: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(path)
-    for old, new in RENAMED.items():
-        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    return tensors
+    return {re.sub(RENAMED, ".adapter.", name): tensor for name, tensor in read_tensors(path).items()}
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

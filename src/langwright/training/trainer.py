@@ -140,14 +140,8 @@ class Trainer:
             for model in models.values():
                 if hasattr(model, "body"):
                     model.body.recompute = True
-        self.learner = Learner(
-            models,
-            job.objective(ranks),
-            job.machine.dtype,
-            replace(recipe, learning_rate=job.learning_rate),
-            job.factor,
-            ranks,
-        )
+        given = replace(recipe, learning_rate=job.learning_rate)
+        self.learner = Learner(models, job.objective(ranks), job.machine.dtype, given, job.factor, ranks)
         self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
             for block in self.model.body.blocks:  # they share their code, so one compilation serves all
@@ -298,11 +292,7 @@ class Trainer:
 
 
 def train(
-    out: Path,
-    parallel: Parallel,
-    prepare: Callable[[int, int], Job],
-    extend: bool = False,
-    profile: bool = False,
+    out: Path, parallel: Parallel, prepare: Callable[[int, int], Job], extend: bool = False, profile: bool = False
 ) -> Result:
     """Claim the folder of a run, and train, on all ranks. UserError, and nothing touched, where it is not one of ours.
 
