@@ -19,9 +19,9 @@ from pathlib import Path
 from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
 from langwright.commands._demo.instructions import mine
+from langwright.corpora.cleaning import heuristic_score
 from langwright.corpora.conversations import Chat
 from langwright.corpora.opening import open_corpus
-from langwright.corpora.quality import heuristic_score
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.relevance import Scorer
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe

@@ -152,14 +152,14 @@ def oracle(case: Case) -> PreTrainedModel:
     return made
 
 
-def perturb(model: torch.nn.Module, seed: int = 0) -> None:
-    """Move every parameter by noise, so that none (a norm's ones, a bias's zeros) hides a mistake.
+def perturb(model: torch.nn.Module, seed: int = 0, trained: bool = False) -> None:
+    """Move every parameter, or all that train, by noise, so that none (a norm's ones, a bias's zeros) hides a mistake.
 
     With more noise than this the models become so steep that float32 alone moves logits by 1e-4.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if p.requires_grad or not trained):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from langwright import load_model
 from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
@@ -13,7 +14,7 @@ from langwright.adaptation.methods import BitFit, HeadOnly, LayerNorm
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.base.errors import UserError
 from langwright.models.families import bert
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.objectives.losses import Causal
 from langwright.training.learner import Learner

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
@@ -18,7 +19,7 @@ from langwright.adaptation.methods.prompt_tuning import PromptTuning, nearest_wo
 from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.families.gpt2 import GPT2Config
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import Causal

@@ -19,9 +19,7 @@ from langwright.base.files import (
     cache_folder,
     check_lock,
     crc32_blocks,
-    data_folder,
     folder_lock,
-    make_folder,
     read_json,
     sha256_file,
     write_atomic,
@@ -200,24 +198,9 @@ def test_read_json_names_file_and_line(tmp_path: Path, content: bytes | None, pl
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "c"))
     assert cache_folder() == tmp_path / "c"
-    assert (tmp_path / "c").is_dir()
     monkeypatch.delenv("LANGWRIGHT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "langwright"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "file"))
-    with refused("LANGWRIGHT_CACHE"):
-        cache_folder()
-
-
-def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LANGWRIGHT_DATA", raising=False)
-    assert data_folder() is None
-    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path))
-    assert data_folder() == tmp_path
-    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path / "no"))
-    with refused("LANGWRIGHT_DATA"):
-        data_folder()
 
 
 LOCK_HOLDER = """
@@ -326,13 +309,3 @@ def test_a_refusal_under_the_lock_leaves_the_disk_as_it_was(tmp_path: Path, ther
     with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):
         raise UserError("no")
     assert (folder / "work").exists()
-
-
-def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    for name in ("file", "file/below/that", "nowhere"):
-        with pytest.raises(UserError, match=f"{name}: a file is in the way"):
-            make_folder(tmp_path / name)
-    assert make_folder(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
-    assert make_folder(tmp_path / "a/b") == []

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
+from langwright import load_model
 from langwright.cli import main
-from langwright.models.folder import load_model
 from oracles import random_ids
 from refusals import Fails, Prints
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from langwright import load_model
 from langwright.cli import main
 from langwright.inference.generate import complete
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.bart import BartConfig
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.text.training import raw_bytes
 from refusals import Fails
 

@@ -14,7 +14,7 @@ from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.training import raw_bytes
 
 SOURCE = '''

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
-from langwright.models.folder import load_model
 from langwright.objectives.losses import Causal
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
@@ -40,7 +40,9 @@ def test_over_a_compressed_folder(untrained: Path, cats: Path, tmp_path: Path, f
 
 
 def test_bits_go_with_an_adapter(untrained: Path, cats: Path, tmp_path: Path, fails: Fails) -> None:
-    fails("finetune", untrained, cats, tmp_path / "out", "--bits", "nf4", *QUICK, names="--method lora")
+    words = ["finetune", untrained, cats, tmp_path / "out", *QUICK, "--bits", "nf4"]
+    fails(*words, names="--method lora")
+    fails(*words, "--method", "lora", "--target", "v_proj", "--whole", "q_proj", names="q_proj")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -107,10 +107,10 @@ def test_named_corpora_come_from_the_cache(
     monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path))
     checksum = hashlib.sha256(behaviour.content).hexdigest()
     monkeypatch.setitem(downloads.DOWNLOADS, "tinyshakespeare", Download(url, checksum, ("text/none.txt",)))
-    assert [d.text for d in open_corpus("tinyshakespeare").documents()] == ["to be", "or not"]
+    assert [d.text for d in open_corpus("tinyshakespeare")] == ["to be", "or not"]
     assert (tmp_path / "downloads" / "tinyshakespeare.txt").exists()
     monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path))
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "none.txt").write_text("local")
-    assert [d.text for d in open_corpus("tinyshakespeare").documents()] == ["local"]
+    assert [d.text for d in open_corpus("tinyshakespeare")] == ["local"]
     assert behaviour.asked == 1

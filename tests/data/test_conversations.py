@@ -16,8 +16,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import Causal
-from langwright.text.chat_setup import ChatSetup, set_up_chat
-from langwright.text.chat_template import template_for
+from langwright.text.chat_template import ChatSetup, ChatTemplate, set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
 from refusals import refused
@@ -77,14 +76,14 @@ def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
 
 
 def test_errors_name_file_and_row(setup: ChatSetup) -> None:
-    silent = template_for(
+    silent = ChatTemplate(
         "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
         setup.tokenizer,
         "x",
     )
     with refused("f:1", "chat template"):
         fit_examples([chat("Q", "A")], silent, setup.tokenizer, 50)
-    strict = template_for("{{ raise_exception('no') }}", setup.tokenizer, "folder")
+    strict = ChatTemplate("{{ raise_exception('no') }}", setup.tokenizer, "folder")
     with refused("f:1", "folder", "no"):
         fit_examples([chat("Q", "A")], strict, setup.tokenizer, 50)
 

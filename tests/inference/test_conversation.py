@@ -10,7 +10,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.text.chat_setup import ChatSetup, set_up_chat
+from langwright.text.chat_template import ChatSetup, set_up_chat
 from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes
 

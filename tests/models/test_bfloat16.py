@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from langwright.models.folder import load_model
+from langwright import load_model
 from oracles import CASES, SOURCED, VOCABULARY, left_padding, oracle, perturb, random_ids, sourced_oracle
 
 TOLERANCE = 1.02

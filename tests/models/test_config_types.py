@@ -10,11 +10,11 @@ import torch
 import transformers
 from tests.oracles import CASES, oracle, random_ids
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.base.value_types import fits
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.family import READ_TYPES
-from langwright.models.folder import load_model
 from langwright.models.shapes import by_depth
 
 ODD = ("1e-06", "false", "2.0", "", None, True, 0, 3, 2.0, 1.5, -1, [], ["a"], {}, {"a": 1}, float("nan"))

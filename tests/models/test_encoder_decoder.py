@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.families.bart import BartConfig
 from langwright.models.families.switch import SwitchConfig
 from langwright.models.families.t5 import T5Config
-from langwright.models.folder import load_language_model, load_model, new_model, save_model
+from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.keymap import locate, to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
@@ -296,7 +297,7 @@ def test_an_untied_head_that_is_missing(tmp_path: Path) -> None:
 
 def test_commands_that_need_a_decoder(pair: Pair) -> None:
     with pytest.raises(UserError, match="is an encoder-decoder, and a model of one stack is needed here"):
-        load_language_model(pair.folder / "ours")
+        OpenedFolder(pair.folder / "ours").require(generates=True, one_stack=True)
 
 
 @pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright import load_model
 from langwright.inference.cache import KVCache
 from langwright.models.families import FAMILIES, LANGUAGE
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from langwright import load_model
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
-from langwright.models.folder import OpenedFolder, load_model
+from langwright.models.folder import OpenedFolder
 from oracles import CASES, oracle
 from refusals import refused
 

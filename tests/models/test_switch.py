@@ -8,9 +8,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from langwright import load_model
 from langwright.models.families import FAMILIES
 from langwright.models.families.switch import SWITCH, SwitchConfig
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy

@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import BaseTensor
 from langwright.base.errors import UserError
 from langwright.models.model import Model
 from langwright.parts.heads import Projection
@@ -48,10 +47,8 @@ class AdapterModule(nn.Module):
         """What comes before the tokens of every text, for an adapter of a stack."""
         raise NotImplementedError
 
-    def merged(
-        self, owner: Any, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
-    ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
-        """Weight and bias, in float32, with which the owner alone gives the same, for a change of weights."""
+    def merged(self, owner: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight [outputs, inputs] and bias [outputs], in float32, with which the owner alone gives the same."""
         raise NotImplementedError
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
@@ -258,10 +255,9 @@ class AttachedAdapters:
 
 def attached(model: Model) -> AttachedAdapters:
     """What is attached to a model."""
-    found = vars(model).get("adapters")
-    if found is None:
-        found = vars(model)["adapters"] = AttachedAdapters(model)
-    assert isinstance(found, AttachedAdapters)
+    if "adapters" not in vars(model):
+        vars(model)["adapters"] = AttachedAdapters(model)
+    found: AttachedAdapters = vars(model)["adapters"]
     return found
 
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 
 BLOCK_BYTES = 1 << 24
 LOCK = ".lock"
@@ -150,12 +151,19 @@ def read_text(path: Path, what: str) -> str:
     """The text in a UTF-8 file; `what` names its role when it is missing or broken. Raises UserError."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing") from None
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def standard_input() -> Iterator[str]:
+    """The lines of standard input, each with its end. Raises UserError where it is not UTF-8 text."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input:{number}: not UTF-8 text: bad byte {error.start + 1}") from None
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -168,10 +176,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: {what} cannot be read: its brackets are nested too deeply") from None
-    except ValueError:  # Python's limit
-        raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
+    except (RecursionError, ValueError) as error:  # brackets too deep, or an integer of too many digits
+        raise UserError(f"{path}: {what} cannot be read: {first_line(error)}") from None
 
 
 def read_object(path: Path, what: str, optional: bool = False) -> dict[str, Any]:
@@ -192,40 +198,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def make_folder(path: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were missing, the folder first. Errors as `refuse_file`."""
-    refuse_file(path)
-    missing = [place for place in (path, *path.parents) if not place.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def refuse_file(path: Path) -> None:
-    """UserError where a folder is to be made and a file has its name, or that of one above it."""
-    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
-        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
-
-
 def cache_folder() -> Path:
-    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright. Made when missing."""
-    folder = Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"the cache folder cannot be made: {error.strerror}"
-        raise UserError(f"{folder}: {reason}; set LANGWRIGHT_CACHE to a folder you can write to") from None
-    return folder
-
-
-def data_folder() -> Path | None:
-    """Where real data sets lie on this machine: $LANGWRIGHT_DATA, or None when it is not set."""
-    name = os.environ.get("LANGWRIGHT_DATA")
-    if not name:
-        return None
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: LANGWRIGHT_DATA names a folder that does not exist; mend it or unset it")
-    return folder
+    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright."""
+    return Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
 
 
 @contextmanager
@@ -237,15 +212,14 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     the file goes, and the folders that were made for it. Raises UserError naming the owner's process id when it is
     taken.
     """
-    made = make_folder(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError:
         owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
         told = f"{what} is already at work here (process {owner}); wait for it or stop it"
         raise UserError(f"{folder}: {told}") from None
     _held_locks[lock] = folder

@@ -10,7 +10,7 @@ import torch
 from langwright.base.console import format_seconds, print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
-from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
+from langwright.baselines.compressors import gzip_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
 from langwright.commands import finetune, pretrain
 from langwright.commands._demo.instructions import compare_answers, write_instructions
@@ -20,7 +20,7 @@ from langwright.commands.show import read
 from langwright.commands.show import sections as attention_sections
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.models.folder import RECORD, load_language_model
+from langwright.models.folder import RECORD, OpenedFolder
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import OVERLINE, run_report
@@ -66,18 +66,19 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
 
     say("2. the same held-out text for gzip, xz and a byte 6-gram")
     texts = [text.encode() for text in held_out_texts]
+    whole = b"".join(texts)
     ngram = NGram.train((document.text.encode() for document in training), order=6)
     measured = {
         OURS: result.held_out["bits_per_byte"],
         "byte 6-gram": ngram.bits_per_byte(texts),
-        "gzip -9": gzip_bits_per_byte(texts),
-        "xz -9e": xz_bits_per_byte(texts),
-        "xz -9e after the training text": xz_after_training_bits_per_byte((d.text.encode() for d in training), texts),
+        "gzip -9": gzip_bits_per_byte(whole),
+        "xz -9e": xz_bits_per_byte(whole),
+        "xz -9e after the training text": xz_bits_per_byte(whole, b"".join(d.text.encode() for d in training)),
     }
     scores = dict(sorted(measured.items(), key=lambda item: item[1]))
 
     say("3. writing: bodies for held-out function heads, ends for docstrings")
-    model, tokenizer = load_language_model(base, dtype=torch.float32), load_tokenizer(base)
+    model, tokenizer = OpenedFolder(base).model(dtype=torch.float32), load_tokenizer(base)
     heads, halves = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
     if not heads:
         raise UserError(f"{corpus}: no Python function is held out that the demo could continue; choose Python source")

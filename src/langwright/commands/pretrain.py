@@ -11,7 +11,7 @@ from langwright.data.order import Layout
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.models.families import FAMILIES, LANGUAGE
+from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, width
 from langwright.objectives.losses import Causal
@@ -33,12 +33,13 @@ def pretrain(
 ) -> int:
     """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
 
-    corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
-    out: the model folder; checkpoints and metrics.jsonl are in it too.
-    recipe: how.
-    extend: go on with a finished run, for longer.
-    profile: write the share of time of each part of a training step into the report.
-    json: print the result as JSON.
+    Args:
+        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
+        out: the model folder; checkpoints and metrics.jsonl are in it too.
+        recipe: how.
+        extend: go on with a finished run, for longer.
+        profile: write the share of time of each part of a training step into the report.
+        json: print the result as JSON.
     """
     result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
@@ -85,26 +86,18 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
 
 def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, object]:
     """The family and config that a recipe asks for."""
-    if recipe.preset is not None:
+    family = recipe.family
+    if recipe.preset is None:
+        config: Any = by_depth(family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
+    else:
         usual = PretrainRecipe()
-        if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
+        if (family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
-        if recipe.balance is not None:
-            raise UserError(
-                f"--balance {recipe.balance}: no preset has experts; name a --family that has, such as mixtral"
-            )
         family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
-        if family not in LANGUAGE:
-            raise UserError(f"--preset {recipe.preset}: does not continue texts, which is what pretrain teaches")
+    if family not in LANGUAGE:
+        raise UserError(f'family "{family}" does not continue texts, which is what pretrain teaches')
+    if recipe.balance is None:
         return family, config
-    if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
-        raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
-    config = by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
-    return recipe.family, config if recipe.balance is None else _balanced(config, recipe.balance)
-
-
-def _balanced(config: Any, weight: float) -> Any:
-    """The same config with another weight of what gives experts the same work."""
     if not hasattr(config, "router_aux_loss_coef"):
-        raise UserError(f"--balance {weight}: means something for families with experts only, such as mixtral")
-    return replace(config, router_aux_loss_coef=weight)
+        raise UserError(f"--balance {recipe.balance}: means something for families with experts only, such as mixtral")
+    return family, replace(config, router_aux_loss_coef=recipe.balance)

@@ -1,6 +1,7 @@
 """Corpora with a name that are fetched once: where they come from, and how they are checked."""
 
 import http.client
+import os
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from langwright.base.console import progress, say
 from langwright.base.errors import UserError, first_line
-from langwright.base.files import atomic_file, cache_folder, data_folder, folder_lock, sha256_file, write_atomic
+from langwright.base.files import atomic_file, cache_folder, folder_lock, sha256_file, write_atomic
 from langwright.corpora.document import Corpus
 from langwright.corpora.files import corpus_of_files
 
@@ -92,6 +93,6 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def _local_files(download: Download) -> Sequence[Path]:
-    folder = data_folder()
-    paths = [folder / name for name in download.local] if folder else []
+    folder = os.environ.get("LANGWRIGHT_DATA")
+    paths = [Path(folder).expanduser() / name for name in download.local] if folder else []
     return paths if all(path.exists() for path in paths) else []

@@ -16,8 +16,7 @@ from langwright.data.order import Layout
 from langwright.data.packing import pack
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat_setup import ChatSetup
-from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
+from langwright.text.chat_template import ChatSetup, ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
 
 

@@ -6,7 +6,6 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -57,9 +56,7 @@ def text_supply(
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
-    wanted, split = parse_split(split), str(settle_split(corpus, split))
-    if split != str(wanted):
-        say(f"{corpus.name}: --split {wanted} would hold out no document, or all; the first {split} of the text trains")
+    split = str(settle_split(corpus, split))
     tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
@@ -82,7 +79,7 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
     if kind == "bytes":
         return raw_bytes()
     if kind == "characters":
-        return characters(document.text for document in corpus.documents())
+        return characters(document.text for document in corpus)
     if kind == "bpe":
         content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -115,7 +112,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path) -> tu
         "version": VERSION,
         "corpus": corpus.record()["hash"],
         "tokenizer": tokenizer.fingerprint(),
-        "split": [type(rule).__name__, asdict(rule)],
+        "split": rule,
     }
     folder = cache / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     names = ("training.tokens", "validation.tokens")

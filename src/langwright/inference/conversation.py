@@ -75,13 +75,9 @@ class Conversation:
                 return ids, before - len(self.messages)
             if len(self.messages) == 1:
                 raise UserError(
-                    f"a message of {len(ids)} tokens, with its template and the system's, and {self._room} for the "
-                    f"answer do not fit the model's context of {self.model.context}; write less, or fewer "
-                    "--max-new-tokens"
+                    f"a message of {len(ids)} tokens, its template included, and {self._room} for the answer do not "
+                    f"fit the model's context of {self.model.context}; write less, or fewer --max-new-tokens"
                 )
-            del self.messages[: self._oldest()]
-
-    def _oldest(self) -> int:
-        """How many messages the oldest turn has: a question and all that follows it up to the next."""
-        later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
-        return next(later, len(self.messages) - 1)
+            # The oldest turn: a question and all that follows it up to the next.
+            later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
+            del self.messages[: next(later, len(self.messages) - 1)]

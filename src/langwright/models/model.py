@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.stack import Stack
-from langwright.parts.state import State, Taps
+from langwright.parts.state import CrossMemory, State, Taps
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ Each function takes the class in `architectures` and the names on disk that fami
 from langwright.models.checks import ACTIVATIONS
 from langwright.models.family import Head
 from langwright.models.keymap import Entry, affine, affines
-from langwright.parts.heads import MaskedHead, SequenceHead, TokenHead
+from langwright.parts.heads import LabelHead, MaskedHead
 
 
 def masked_head(architecture: str, root: str, dense: str, norm: str, activation: str | None = None) -> Head:
@@ -26,7 +26,7 @@ def sequence_head(architecture: str, dense: str, output: str, drop_input: bool =
     """One of the labels for a text. drop_input: dropout also before the first of its two maps."""
     return Head(
         architecture,
-        lambda c, tokens, labels: SequenceHead(
+        lambda c, tokens, labels: LabelHead(
             c.hidden_size, labels, dropout=c.head_dropout(), input_dropout=c.head_dropout() if drop_input else 0.0
         ),
         lambda c: affines({dense: "head.dense", output: "head.output"}),
@@ -38,7 +38,7 @@ def token_head(architecture: str) -> Head:
     """One of the labels for every token."""
     return Head(
         architecture,
-        lambda c, tokens, labels: TokenHead(c.hidden_size, labels, c.head_dropout()),
+        lambda c, tokens, labels: LabelHead(c.hidden_size, labels, None, dense=False, dropout=c.head_dropout()),
         lambda c: affine("classifier", "head.output"),
         labelled=("classifier.weight", "classifier.bias"),
     )
@@ -48,7 +48,7 @@ def span_head(architecture: str) -> Head:
     """Where an answer begins and ends."""
     return Head(
         architecture,
-        lambda c, tokens, labels: TokenHead(c.hidden_size, 2),
+        lambda c, tokens, labels: LabelHead(c.hidden_size, 2, None, dense=False),
         lambda c: affine("qa_outputs", "head.output"),
     )
 
@@ -57,7 +57,7 @@ def last_token_head(architecture: str) -> Head:
     """The head of `...ForSequenceClassification` of the decoder families. architecture: its class."""
     return Head(
         architecture,
-        lambda config, tokens, labels: SequenceHead(tokens.shape[1], labels, "last", dense=False, bias=False),
+        lambda config, tokens, labels: LabelHead(tokens.shape[1], labels, "last", dense=False, bias=False),
         lambda config: [Entry("score.weight", ("head.output.weight",))],
         labelled=("score.weight",),
     )

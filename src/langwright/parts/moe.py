@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from langwright.parts.attention import Context
 from langwright.parts.linear import Linear
 
+Chosen = Int[Tensor, "batch time active"]
+PerToken = Float[Tensor, "*rows tokens experts"]
+Documents = Float[Tensor, "*rows tokens documents"]
+
 
 class MoE(nn.Module):
     """The `active` experts that a router finds likeliest for a token, mixed by their probabilities.
@@ -124,9 +128,7 @@ def _documents(like: Float[Tensor, "batch time _"], context: Context) -> Float[T
 
 
 def load_balance(
-    chances: Float[Tensor, "*rows tokens experts"],
-    chosen: Int[Tensor, "*rows tokens active"],
-    documents: Float[Tensor, "*rows tokens documents"],
+    chances: PerToken, chosen: Int[Tensor, "*rows tokens active"], documents: Documents
 ) -> Float[Tensor, "*rows documents"]:
     """experts * Σ_e share_e * chance_e of each document: `active` when all experts have the same work.
 
@@ -139,13 +141,11 @@ def load_balance(
     return experts * (shares * (counted @ chances)).sum(-1)
 
 
-def router_z_loss(
-    logits: Float[Tensor, "*rows tokens experts"], documents: Float[Tensor, "*rows tokens documents"]
-) -> Float[Tensor, "*rows documents"]:
+def router_z_loss(logits: PerToken, documents: Documents) -> Float[Tensor, "*rows documents"]:
     """The mean of (ln Σ exp logits)² of each document, which keeps logits small (ST-MoE, Zoph et al., 2022)."""
     return (_shares(documents) @ logits.logsumexp(-1).square()[..., None])[..., 0]
 
 
-def _shares(documents: Float[Tensor, "*rows tokens documents"]) -> Float[Tensor, "*rows documents tokens"]:
+def _shares(documents: Documents) -> Float[Tensor, "*rows documents tokens"]:
     """What each token counts for in the mean over its document."""
     return (documents / documents.sum(-2, keepdim=True).clamp(min=1)).mT

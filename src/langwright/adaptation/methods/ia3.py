@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import AttachmentPoint, Targets, matches, usual
+from langwright.adaptation.attachment_points import AttachmentPoint, Targets, matches
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import TARGETS, Holds, Table, setting
+from langwright.adaptation.settings import Table, holds, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
+from langwright.models.families import FAMILIES
+from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 
 
@@ -55,24 +56,20 @@ class IA3(TargetedMethod):
 
     peft_type: ClassVar[str] = "IA3"
     peft_fields: ClassVar[Table] = {
-        **TARGETS,
-        "feedforward_modules": Holds("feedforward"),
+        **TargetedMethod.peft_fields,
+        **holds(feedforward_modules="feedforward"),
         **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights")),
     }
 
-    target: Targets | None = setting(None, option="target")
     feedforward: Targets | None = setting(None, option="feedforward")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
 
-    def usual(self, model: Model) -> Targets:
-        row = usual(model)
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
         if not row.ia3:
             raise UserError(f"{model.family} has no usual targets of IA3; name them with --target and --feedforward")
         return (*row.ia3, *row.ia3_inputs)
 
     def _inputs(self, model: Model) -> Targets:
-        return usual(model).ia3_inputs if self.feedforward is None else self.feedforward
+        return FAMILIES[model.family].adapters.ia3_inputs if self.feedforward is None else self.feedforward
 
     def _at_input(self, model: Model, point: AttachmentPoint) -> bool:
         wanted = self._inputs(model)
@@ -85,7 +82,7 @@ class IA3(TargetedMethod):
         made: dict[str, AdapterModule] = {}
         for point in self.targets(model):
             inputs, sizes = self._at_input(model, point), dict(zip(point.modules, point.sizes(model), strict=True))
-            scales = [nn.Parameter(torch.ones(sizes[path][inputs], device=model.device)) for path in point.chosen]
+            scales = [nn.Parameter(torch.ones(sizes[path][inputs])) for path in point.chosen]
             scales = scales[:1] * len(scales) if inputs else scales  # a fused layer has one input
             made |= {path: Scale(scale, inputs) for path, scale in zip(point.chosen, scales, strict=True)}
         return made

@@ -15,7 +15,7 @@ from langwright.baselines.parsing import FunctionHead, function_heads
 from langwright.commands._demo.writing import BODY_TOKENS, bodies, write
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
-from langwright.models.folder import load_language_model
+from langwright.models.folder import OpenedFolder
 from langwright.text.chat_template import own_template, prompt_ids
 from langwright.text.tokenizer import load_tokenizer
 
@@ -69,7 +69,7 @@ def compare_answers(base: Path, adapter: Path, heads: Sequence[FunctionHead]) ->
     tokenizer = load_tokenizer(adapter)
     template = own_template(tokenizer, str(adapter))
     assert template is not None
-    model = load_language_model(base, dtype=torch.float32)
+    model = OpenedFolder(base).model(dtype=torch.float32)
     documented = [function for function in heads if is_documented(function)]
     questions = [prompt_ids(template, tokenizer, [instruction(function.head)]) for function in documented]
     fitting = [i for i, question in enumerate(questions) if len(question) + BODY_TOKENS <= model.context]

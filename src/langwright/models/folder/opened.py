@@ -18,6 +18,7 @@ from langwright.models.folder.reading import read_weights
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
+from langwright.parts.heads import EmbeddingHead
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -87,7 +88,22 @@ class OpenedFolder:
         bits: int | str | None = None,
         on_packed: quantise.OnPacked | None = None,
     ) -> Model:
-        """The model in eval mode; arguments as for `load_model`; on_packed: as for `quantise.Filler`."""
+        """The model in eval mode.
+
+        Args:
+            device: where its parameters are.
+            dtype: of its parameters; that of the file unless given.
+            head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has
+                it; the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+            labels: the classes of a new classifying head.
+            seed: of the parameters of a new head, which are listed.
+            bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
+                for a folder that holds them so.
+            on_packed: as for `quantise.Filler`.
+
+        Raises:
+            UserError: naming the file and the field or tensor that is wrong.
+        """
         own = None
         with suppress(UserError):  # a head that is not built here, which matters where no other is asked for
             own = self.task
@@ -138,56 +154,16 @@ class OpenedFolder:
     def _build(self, task: str, labels: Sequence[str]) -> Model:
         model = tasks.build(self.family, self.config, task, labels)
         if self.layout is not None and task == tasks.EMBEDDING:
-            sentences.apply(self.layout, model)
+            model.head = EmbeddingHead(self.layout.pooling, self.layout.normalise)
+            model.context = min(model.context, self.layout.longest or model.context)
         return model
 
     def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
-        if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
+        if self.scheme and asked and asked.kind != self.scheme.kind:
             raise UserError(
                 f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
                 "again; leave it out"
             )
         return self.scheme or asked
-
-
-def load_model(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    head: str | None = None,
-    labels: Sequence[str] | None = None,
-    seed: int = 0,
-    bits: int | str | None = None,
-) -> Model:
-    """The model of a folder, in eval mode.
-
-    Args:
-        folder: a path, or `hf:owner/name[@revision]`.
-        device: where its parameters are.
-        dtype: of its parameters; that of the file unless given.
-        ignore_fields: fields of config.json to pass over although the family does not understand them.
-        head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has it;
-            the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
-        labels: the classes of a new classifying head.
-        seed: of the parameters of a new head, which are listed.
-        bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
-            for a folder that holds them so.
-
-    Raises:
-        UserError: naming the file and the field or tensor that is wrong.
-    """
-    return OpenedFolder(folder, ignore_fields).model(device, dtype, head, labels, seed, bits)
-
-
-def load_language_model(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    bits: int | str | None = None,
-) -> Model:
-    """As `load_model`; UserError for what is not a decoder with a language head, before its weights are fetched."""
-    return OpenedFolder(folder, ignore_fields).require(generates=True, one_stack=True).model(device, dtype, bits=bits)
