@@ -33,7 +33,7 @@ from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import quiet
 from langwright.commands import pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents

@@ -8,7 +8,7 @@ import torch
 from langwright.base.errors import UserError
 from langwright.models.families import FAMILIES
 from langwright.models.family import Family, Fields
-from langwright.models.keymap import Entry
+from langwright.models.keymap import Entry, expand
 from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead
 
@@ -64,15 +64,15 @@ def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, 
 
 def is_labelled(family: Family, task: str) -> bool:
     """Whether the logits of this head stand for labels that a user names."""
-    return task in family.heads and bool(family.heads[task].labelled)
+    return task in family.heads and family.heads[task].labelled
 
 
 def entries(family: Family, config: Any, task: str) -> list[Entry]:
     """The tensors on disk of a model with the head for `task`."""
-    if task == family.task:
-        return family.keys(config)
-    body = [entry for entry in family.keys(config) if not entry.ours[0].startswith("head.")]
-    return body + (family.heads[task].keys(config) if task in family.heads else [])
+    with torch.device("meta"):
+        model = build(family, config, task, ("",) * is_labelled(family, task))
+    head = family.heads[task].keys if task in family.heads else []
+    return expand([*family.keys(config), *head], (name for name, _ in model.named_parameters()))
 
 
 def copies(family: Family, model: Model) -> Mapping[str, str]:
@@ -84,14 +84,11 @@ def copies(family: Family, model: Model) -> Mapping[str, str]:
     return {TIED_COPY: "body.embed.tokens"} if tied else {}
 
 
-def is_of_another_head(family: Family, config: Any, disk: str) -> bool:
-    """Whether a tensor that the chosen head lacks belongs to another head of the family."""
-    others = {entry.disk for task in tasks(family) for entry in entries(family, config, task)}
-    others |= {name for head in family.heads.values() for name in head.copies}
-    if family.task == "language":
-        others.add(TIED_COPY)
-    spellings = (disk, family.prefix + disk)
-    return any(name in others or name.startswith(family.dropped_keys or ("\0",)) for name in spellings)
+def tensors_of_heads(family: Family, config: Any) -> set[str]:
+    """The tensors on disk of all heads of the family, as far as they are built here."""
+    known = {entry.disk for task in tasks(family) for entry in entries(family, config, task)}
+    known |= {name for head in family.heads.values() for name in head.copies}
+    return known | {TIED_COPY} if family.task == "language" else known
 
 
 def architecture(family: Family, task: str) -> str:

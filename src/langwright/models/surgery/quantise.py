@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models.checks import check_types
+from langwright.base.value_types import check_types
 from langwright.models.family import Fields
-from langwright.models.keymap import Entry, locate
+from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.weights import Weights
 from langwright.parts import quantisers
@@ -133,7 +133,8 @@ def is_quantised(model: Model) -> bool:
 
 def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
     """Put a quantised tensor into the linear layers that it belongs to, each with its own rows."""
-    for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):
+    rows_of_each = entry.locate([model.get_parameter(name).shape[0] for name in entry.ours])
+    for name, rows in zip(entry.ours, rows_of_each, strict=True):
         part = packed if len(entry.ours) == 1 else packed.part(rows)
         bias = model.get_submodule(name.removesuffix(".weight")).bias
         assert bias is None or isinstance(bias, nn.Parameter)
