@@ -9,8 +9,8 @@ from typing import Any
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import evaluation_batches
 from langwright.data.shards import Tokens
+from langwright.data.supply import evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
