@@ -33,14 +33,14 @@ from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import quiet
 from langwright.commands import pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
 from langwright.corpora.cleaning import heuristic_score
 from langwright.corpora.conversations import Chat
 from langwright.corpora.opening import open_corpus

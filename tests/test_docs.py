@@ -116,32 +116,22 @@ def test_later_blocks_see_what_earlier_ones_wrote(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "error", "message"),
     [
-        ("```bash\ntrue\n```\n", "page.md:1: a bash block without a marker"),
-        ("<!-- small: -n 1 -->\n```python\n1\n```\n", "page.md:2: .* does not fit a python block"),
-        ("<!-- run check -->\n```python\n1\n```\n", "page.md:2: a checked python block without a text block"),
-        ("<!-- run -->\n```console\nout\n```\n", "page.md:2: a console block begins with a command"),
+        ("```bash\ntrue\n```\n", ValueError, "page.md:1: a bash block without a marker"),
+        ("<!-- small: -n 1 -->\n```python\n1\n```\n", ValueError, "page.md:2: .* does not fit a python block"),
+        ("<!-- run check -->\n```python\n1\n```\n", ValueError, "page.md:2: a checked python block without a text"),
+        ("<!-- run -->\n```console\nout\n```\n", ValueError, "page.md:2: a console block begins with a command"),
+        ("<!-- run -->\n```bash\nfalse | true\n```\n", AssertionError, "page.md:2: exit code 1"),
+        ("<!-- run -->\n```python\n1 / 0\n```\n", AssertionError, "ZeroDivisionError"),
+        ("<!-- run -->\n```console\n$ false\n$ true\n```\n", AssertionError, "page.md:2: exit code 1"),
+        ("<!-- run fails -->\n```console\n$ true\n```\n", AssertionError, "page.md:2: exit code 0"),
+        ("<!-- run check -->\n```console\n$ echo a\nb\n```\n", AssertionError, "but the document says"),
+        ("<!-- run check -->\n```python\n1\n```\n\n```text\n2\n```\n", AssertionError, "but the document says"),
     ],
 )
-def test_what_no_one_would_run_is_an_error(document: Path, text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        run(document, text)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<!-- run -->\n```bash\nfalse | true\n```\n", "page.md:2: exit code 1"),
-        ("<!-- run -->\n```python\n1 / 0\n```\n", "ZeroDivisionError"),
-        ("<!-- run -->\n```console\n$ false\n$ true\n```\n", "page.md:2: exit code 1"),
-        ("<!-- run fails -->\n```console\n$ true\n```\n", "page.md:2: exit code 0"),
-        ("<!-- run check -->\n```console\n$ echo a\nb\n```\n", "but the document says"),
-        ("<!-- run check -->\n```python\nprint(1)\n```\n\n```text\n2\n```\n", "but the document says"),
-    ],
-)
-def test_what_does_not_work_is_noticed(document: Path, text: str, message: str) -> None:
-    with pytest.raises(AssertionError, match=message):
+def test_what_does_not_work_is_noticed(document: Path, text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         run(document, text)
 
 

@@ -120,8 +120,6 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path, capsys: pytest.
         ([PAIR] * 8 + ['{"prompt": "a", "completion": " "}'], ["--split", "0.5"], "bad.jsonl:9"),
         ([PAIR], ["--template", "chatlm"], "--template chatlm"),
         ([PAIR] * 9, ["--split", "0.5", "--crossing"], "--crossing"),
-        ([PAIR] * 4, ["--split", "0.5"], "--batch-size"),
-        (['{"prompt": [{"role": "tool", "content": "a"}], "completion": "b"}'] * 9, ["--split", "0.5"], "bad.jsonl:1"),
     ],
 )
 def test_bad_conversations_are_answered_in_one_line(

@@ -49,9 +49,7 @@ def test_beams(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "names"),
     [
         ("--beams 0", "--beams 0"),
-        ("--beams many", "many"),
         ("--length-penalty 2", ("--length-penalty 2", "--beams")),
-        ("--no-repeat-ngram -2", "--no-repeat-ngram -2"),
         ("--beams 2 --top-k 3", ("--top-k 3", "--beams")),
         ("--window 8", ("--window", "bart")),
         ("--window 8 --beams 2", ("--window", "--beams 2")),

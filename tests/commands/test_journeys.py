@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from langwright.cli import main
@@ -169,22 +168,6 @@ def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, prints:
     assert (model / "report.html").read_text().count("<svg") >= 1
 
 
-def test_the_folder_opens_in_transformers_with_equal_logits(model: Path) -> None:
-    import transformers
-
-    import langwright
-
-    ours, tokenizer = langwright.load_model(model), langwright.load_tokenizer(model)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(model)
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    text = "One cat ate a tuna."
-    assert their_tokenizer.encode(text, add_special_tokens=False) == tokenizer.encode(text)
-    ids = torch.tensor([tokenizer.encode(text)])
-    with torch.no_grad():
-        torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-4)
-    assert theirs.generation_config.eos_token_id == tokenizer.eos_id
-
-
 def test_generate_and_next(model: Path, prints: Prints) -> None:
     draw = ["--max-new-tokens", "8", "--seed", "3"]
     streamed = prints("generate", model, "--prompt", "One cat", *draw)
@@ -226,13 +209,11 @@ BAD = {
     "unknown family": (["pretrain", "CORPUS", "OUT", "--family", "lama"], '"lama"'),
     "unknown preset": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2-medum"], "gpt2-medium"),
     "unknown option": (["pretrain", "CORPUS", "OUT", "--dept", "3"], "--depth"),
-    "bad amount": (["pretrain", "CORPUS", "OUT", "--steps", "soon"], "soon"),
     "two lengths": (["pretrain", "CORPUS", "OUT", "--steps", "5", "--budget", "9s"], ("steps", "budget")),
     "shape twice": (["pretrain", "CORPUS", "OUT", "--preset", "gpt2", "--depth", "2"], "--preset"),
     "too large": (["pretrain", "CORPUS", "OUT", "--depth", "100000"], "memory"),
     "a file": (["pretrain", "CORPUS", "SHORT"], "short.txt"),
     "large seed": (["generate", "MODEL", "--seed", "99999999999999999999"], "--seed 99999999999999999999"),
-    "bad split": (["pretrain", "CORPUS", "OUT", "--split", "1.5"], "1.5"),
     "no budget left": (["pretrain", "CORPUS", "OUT", "--budget", "0.01s", *TINY], "budget"),
     "bad tokenizer": (["pretrain", "CORPUS", "OUT", "--tokenizer", "wordpieces"], "wordpieces"),
     "bad device": (["pretrain", "CORPUS", "OUT", "--device", "cuda:7"], "--device cuda:7"),

@@ -125,7 +125,6 @@ def test_a_target_begins_as_the_model_begins_it(bart: Path, tmp_path: Path) -> N
     ("options", "names"),
     [
         (["--attention", "a", "--layer", "2"], ("--layer 2", "decoder", "encoder")),
-        (["--attention", "a", "--layer", "-1"], "--layer -1"),
         (["--attention", "a" * 12], ("14", "12")),
         (["--attention", "a", "--target", "b" * 12], ("target", "14", "12")),
     ],

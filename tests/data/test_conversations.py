@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from langwright.corpora.conversations import Chat
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.conversations import ChatRows, Example, answer_bytes, fit_examples
 from langwright.data.order import Layout
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig

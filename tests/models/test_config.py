@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,7 @@ from langwright.models.families.gpt_neo import GPTNeoConfig
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.nanochat import NanoChatConfig
 from langwright.models.shapes import PRESETS, by_depth
-from oracles import LINEAR, LLAMA3
+from oracles import LINEAR, LLAMA3, classes
 
 COMMON = {"use_cache": True, "transformers_version": "4.40.0", "torch_dtype": "bfloat16", "initializer_range": 0.02}
 ONE_STACK = [family.name for family in (*DECODERS, *ENCODERS)]
@@ -55,26 +54,6 @@ HUB: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """config.json of models on the Hub."""
 
-CLASSES = {
-    "gpt2": transformers.GPT2Config,
-    "llama": transformers.LlamaConfig,
-    "mistral": transformers.MistralConfig,
-    "qwen2": transformers.Qwen2Config,
-    "qwen3": transformers.Qwen3Config,
-    "nanochat": transformers.NanoChatConfig,
-    "openai-gpt": transformers.OpenAIGPTConfig,
-    "gpt_neo": transformers.GPTNeoConfig,
-    "gptj": transformers.GPTJConfig,
-    "gpt_neox": transformers.GPTNeoXConfig,
-    "bloom": transformers.BloomConfig,
-    "mpt": transformers.MptConfig,
-    "phi": transformers.PhiConfig,
-    "mixtral": transformers.MixtralConfig,
-    "gemma": transformers.GemmaConfig,
-    "gemma2": transformers.Gemma2Config,
-    "bert": transformers.BertConfig,
-    "roberta": transformers.RobertaConfig,
-}
 WIDTHS = ("head_dim", "layer_types", "attention_layers", "rope_parameters", "n_inner", "num_key_value_heads")
 """Fields that may be left to others; what they come to is compared instead."""
 
@@ -108,7 +87,7 @@ def test_published_configs(name: str) -> None:
 @pytest.mark.parametrize("family", ONE_STACK)
 @pytest.mark.parametrize("written", [False, True])
 def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
-    theirs = CLASSES[family]()
+    theirs = classes(family)[0]()
     parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
     compared = dataclasses.asdict(parsed).keys() - {*WIDTHS, *FAMILIES[family].absent, "seq_length"}
     nested = getattr(theirs, "attn_config", None)
@@ -134,7 +113,7 @@ def test_windows_of_qwen() -> None:
     raw = {"use_sliding_window": True, "num_hidden_layers": 4, "max_window_layers": 3}
     for family in ("qwen2", "qwen3"):
         parsed = FAMILIES[family].parse(raw, "there")
-        theirs = CLASSES[family](**raw)
+        theirs = classes(family)[0](**raw)
         assert [parsed.window(layer) for layer in range(4)] == [None, None, None, 4096]
         assert [kind == "sliding_attention" for kind in theirs.layer_types] == [False, False, False, True]
         off = FAMILIES[family].parse(raw | {"use_sliding_window": False, "sliding_window": 7}, "there")

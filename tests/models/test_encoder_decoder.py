@@ -20,34 +20,32 @@ from transformers import PreTrainedModel
 from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
+from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.families.bart import BartConfig
-from langwright.models.families.switch import SwitchConfig
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import OpenedFolder, new_model, save_model
-from langwright.models.keymap import locate, to_disk
+from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.state import Taps
-from oracles import SOURCED, VOCABULARY, left_padding, perturb, random_ids, reopened_sourced, sourced_oracle
+from oracles import (
+    SMALL,
+    SOURCED,
+    VOCABULARY,
+    classes,
+    left_padding,
+    perturb,
+    random_ids,
+    reopened_sourced,
+    sourced_oracle,
+)
 from refusals import refused
 
 NEAR = 1e-4
 LONG = 150
 """Beyond distance 128, where the last bucket of T5 begins."""
 LIKE_T5 = ("t5", "switch_transformers")
-SMALL: dict[str, Any] = {
-    "t5": T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_decoder_layers=2, num_heads=2),
-    "bart": BartConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=40, encoder_layers=1, encoder_ffn_dim=12,
-        encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=20, decoder_attention_heads=4, d_model=16,
-    ),
-}  # fmt: skip
-SMALL["switch_transformers"] = SwitchConfig(
-    vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=2, num_decoder_layers=2, num_heads=2,
-    expert_capacity=4, num_experts=3, num_sparse_encoder_layers=1, num_sparse_decoder_layers=2,
-)  # fmt: skip
-SMALL["marian"] = dataclasses.replace(SMALL["bart"], scale_embedding=True, pad_token_id=0, decoder_start_token_id=0)
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     (linear_cross_entropy(ours.head.projection(hidden), target[:, 1:], weights) / weights.sum()).backward()
     gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in ours.named_parameters()}
     named = dict(theirs.named_parameters())
-    for disk, gradient in to_disk(FAMILIES[ours.family].keys(ours.config), gradients).items():
+    for disk, gradient in to_disk(tasks.entries(FAMILIES[ours.family], ours.config, ours.task), gradients).items():
         if disk == "final_logits_bias":
             assert not gradient.any()  # it is no parameter there, and training leaves it alone here
         else:
@@ -300,18 +298,6 @@ def test_commands_that_need_a_decoder(pair: Pair) -> None:
         OpenedFolder(pair.folder / "ours").require(generates=True, one_stack=True)
 
 
-@pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
-def test_every_tensor_is_where_locate_says(family: str) -> None:
-    model = new_model(family, SMALL[family])
-    parameters = dict(model.named_parameters())
-    entries, left = FAMILIES[family].keys(model.config), set(parameters)
-    for disk, tensor in to_disk(entries, parameters).items():
-        ((name, rows, _),) = locate(entries, parameters, disk)
-        assert torch.equal(tensor[rows], parameters[name])
-        left.remove(name)
-    assert not left
-
-
 # Configs
 
 
@@ -363,15 +349,6 @@ HUB: dict[str, tuple[int, dict[str, Any]]] = {
     }),
 }  # fmt: skip
 """config.json of models on the Hub, and how many parameters they are published with."""
-CLASSES = {
-    "switch_transformers": (
-        transformers.SwitchTransformersConfig,
-        transformers.SwitchTransformersForConditionalGeneration,
-    ),
-    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
-    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
-    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
-}
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -381,12 +358,13 @@ def test_published_configs(name: str) -> None:
     config = family.parse(raw, name)
     with torch.device("meta"):
         ours = family.build(config)
-        theirs = CLASSES[family.name][1](CLASSES[family.name][0](**raw))
+        config_class, model_class = classes(family.name)
+        theirs = model_class(config_class(**raw))
     trained = {name: p for name, p in ours.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trained.values()) == count
     untied = raw.get("tie_word_embeddings") is False  # which transformers 5 counts as tied
     shapes = {name: tuple(p.shape) for name, p in theirs.named_parameters() if "embed_positions" not in name}
-    held = to_disk(family.keys(config), dict(ours.named_parameters()))
+    held = to_disk(tasks.entries(family, config, family.task), dict(ours.named_parameters()))
     found = {disk: tuple(x.shape) for disk, x in held.items() if "embed_positions" not in disk}
     assert found.items() - shapes.items() == (
         {("final_logits_bias", (1, raw["vocab_size"]))} if family.name != "t5"
@@ -407,7 +385,7 @@ def test_what_published_models_say_of_their_texts() -> None:
 @pytest.mark.parametrize("family", [family.name for family in ENCODER_DECODERS])
 @pytest.mark.parametrize("written", [False, True])
 def test_what_a_file_leaves_out_is_as_in_transformers(family: str, written: bool) -> None:
-    theirs = CLASSES[family][0]()
+    theirs = classes(family)[0]()
     parsed = FAMILIES[family].parse(json.loads(theirs.to_json_string(use_diff=False)) if written else {}, "there")
     compared = {name: value for name, value in dataclasses.asdict(parsed).items() if hasattr(theirs, name)}
     assert len(compared) > 10

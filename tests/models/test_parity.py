@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from langwright import load_model
 from langwright.inference.cache import KVCache
+from langwright.models import tasks
 from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model, save_model
 from langwright.models.keymap import to_disk
@@ -125,7 +126,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     assert abs(loss - expected) <= NEAR
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.grad is not None}
     named = dict(theirs.named_parameters())
-    for disk, gradient in to_disk(FAMILIES[ours.family].keys(ours.config), gradients).items():
+    for disk, gradient in to_disk(tasks.entries(FAMILIES[ours.family], ours.config, ours.task), gradients).items():
         disk = disk.replace("embed_out", "lm_head")  # its name in memory
         assert (gradient - named.pop(disk).grad).abs().max() <= NEAR, disk
     assert not named

@@ -27,11 +27,7 @@ _TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "
 
 
 def save_adapter(
-    model: Model,
-    folder: Path | str,
-    name: str = DEFAULT,
-    base: Path | str | None = None,
-    record: Fields | None = None,
+    model: Model, folder: Path | str, name: str = DEFAULT, base: Path | str | None = None, record: Fields | None = None
 ) -> None:
     """Write an adapter of a model as a folder that `peft` opens over the same base.
 
@@ -44,8 +40,7 @@ def save_adapter(
         base: the folder of the model it belongs to, whose weights are remembered by their checksum.
         record: further entries of langwright.json.
     """
-    attached(model).known([name])
-    adapter, folder, record = attached(model).adapters[name], Path(folder), record or {}
+    adapter, folder, record = attached(model).adapter(name), Path(folder), record or {}
     method: Method = adapter.settings
     hub = parse_hub_name(str(record.get("base_folder", "")))
     named = None if base is None else str(base)

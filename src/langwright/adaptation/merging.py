@@ -127,9 +127,9 @@ def combine(model: Model, weights: Mapping[str, float], name: str, how: How = "s
     """
     changes: dict[str, dict[tuple[str, str], tuple[Tensor, Tensor]]] = {}
     for other in weights:
-        adapter = attached(model).adapters.get(other)
-        method = None if adapter is None or adapter.values else adapter.settings
-        if not isinstance(method, LoRA) or method.dora:
+        adapter = attached(model).adapter(other)
+        method = adapter.settings
+        if not isinstance(method, LoRA) or method.dora or adapter.values:
             raise UserError(f'"{other}" is no LoRA here without DoRA, biases and whole modules, and so is not combined')
         changes[other] = _changes(method.tensors(model, other), method)
     ranks = [max(len(down) for down, _ in found.values()) for found in changes.values()]

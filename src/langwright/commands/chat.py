@@ -6,7 +6,7 @@ from pathlib import Path
 
 from langwright.adaptation.folder import tokenizer_folder
 from langwright.base.console import print_json, say
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
 from langwright.inference.conversation import Conversation
 from langwright.inference.opening import Opening
@@ -36,8 +36,7 @@ def chat(
         opening: how the model is opened.
         json: print each turn as one JSON object.
     """
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
+    check_flag("max_new_tokens", max_new_tokens, max_new_tokens is None or max_new_tokens >= 1, "at least 1")
     loaded, tokenizer = opening.open(model, generates=True, one_stack=True)
     home = str(tokenizer_folder(model, opening.adapter))
     own = own_template(tokenizer, home)

@@ -12,10 +12,10 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.compression.quantise import compress_folder, refuse_folders
-from langwright.data.batches import evaluation_batches
 from langwright.data.shards import Tokens
+from langwright.data.supply import evaluation_batches
 from langwright.data.windows import Windows
-from langwright.inference.opening import Opening
+from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder
 from langwright.text.tokenizer import load_tokenizer
 
@@ -53,15 +53,18 @@ def compress(
     @torch.no_grad()
     def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
         """The perplexity of a model, and its logits in one window."""
-        loaded, _ = Opening(ignore_field=ignore_field, device="cpu").open(folder, generates=True, one_stack=True)
+        loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
+        check_vocabulary(loaded, tokenizer)
         perplexity = measure(loaded, tokens, context).perplexity
         window = Windows(tokens, context or loaded.context, once=True)
-        return perplexity, loaded(next(evaluation_batches(window, 1)).ids)
+        return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()
 
+    tokens = before = None
     with ExitStack() as kept:
-        tokens = None if text is None else kept.enter_context(tokens_of(load_tokenizer(model), text, split, field))
-        # What cannot be measured should not be found out when the new folder is there.
-        before = None if tokens is None else measured(model, tokens)
+        if text is not None:  # what cannot be measured should not be found out when the new folder is there
+            tokenizer = load_tokenizer(model)
+            tokens = kept.enter_context(tokens_of(tokenizer, text, split, field))
+            before = measured(model, tokens)
         result = compress_folder(opened, out, to)
         report = asdict(result)
         if tokens is not None and before is not None:

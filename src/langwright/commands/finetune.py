@@ -12,7 +12,7 @@ from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
 from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import measure, tokens_of
@@ -26,7 +26,6 @@ from langwright.evaluation.likelihood import Likelihood, likelihood, print_likel
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
-from langwright.models.shapes import width
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
@@ -44,7 +43,7 @@ from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
 OldText = tuple[str, str | None, str]
-"""A corpus, its split and its field, as `measure_text` takes them."""
+"""A corpus, its split and its field, as `tokens_of` takes them."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
@@ -142,25 +141,18 @@ class Tuning:
                 f"{self.folder}: quantised weights cannot be trained; --method lora trains an adapter over them"
             )
         context = recipe.context or base.context - virtual
-        if not 2 <= context <= base.context - virtual:
-            beside = f" beside --virtual-tokens {virtual}" if virtual else ""
-            raise UserError(
-                f"--context {context}{beside}: must be from 2 to {base.context - virtual}, what virtual tokens leave "
-                f"of the model's context of {base.context}"
-            )
+        room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
+        check_flag("context", context, 2 <= context <= base.context - virtual, room)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
-        usual_rate = (0.1 if method is None else 1) / width(self.opened.family.name, self.opened.config)
+        named = self.origin["base_folder"]
+        usual_rate = (0.1 if method is None else 1) / self.opened.config.width
         return Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
-            names={
-                "base": self.origin["base_folder"],
-                "corpus": self.text,
-                "tokenizer_fingerprint": self.origin["base_folder"],
-            },
+            names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
@@ -185,7 +177,7 @@ class Tuning:
             return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
         # The token table and the head grow only where they are trained.
         setup = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
-        return chat_supply(self.text, setup, layout, context, recipe.split, recipe.packing)
+        return chat_supply(self.text, setup, layout, context, recipe.split or "5%", recipe.packing)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""

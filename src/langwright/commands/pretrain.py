@@ -13,7 +13,7 @@ from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
-from langwright.models.shapes import by_depth, preset, width
+from langwright.models.shapes import by_depth, preset
 from langwright.objectives.losses import Causal
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
@@ -73,7 +73,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed)},
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / width(family, config),
+            learning_rate=recipe.learning_rate or 1 / config.width,
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -84,7 +84,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     return train(out, recipe.parallel, prepare, extend, profile)
 
 
-def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, object]:
+def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     """The family and config that a recipe asks for."""
     family = recipe.family
     if recipe.preset is None:

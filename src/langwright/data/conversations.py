@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat, open_chats
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.packing import pack
-from langwright.data.supply import Supply
+from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.objectives.batch import TokenBatch
 from langwright.text.chat_template import ChatSetup, ChatTemplate, encode, prompt_ids
 from langwright.text.tokenizer import Tokenizer
-
-SPLIT = "5%"
-"""What is held out of conversations unless told otherwise: one in twenty, by a hash of its content."""
 
 
 @final
@@ -158,9 +154,7 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
     return max(1, sum(len(tokenizer.token_bytes(int(id))) for id in tokens))
 
 
-def chat_supply(
-    spec: str, setup: ChatSetup, layout: Layout, context: int, split: str | None = None, packing: bool = False
-) -> Supply:
+def chat_supply(spec: str, setup: ChatSetup, layout: Layout, context: int, split: str, packing: bool = False) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
     Args:
@@ -168,12 +162,11 @@ def chat_supply(
         setup: tokenizer and template.
         layout: of the batches.
         context: inputs a row at most.
-        split: what is held out; `SPLIT` unless given.
+        split: what is held out.
         packing: see `ChatRows`.
     """
     template, tokenizer = setup.template, setup.tokenizer
     chats = open_chats(spec)
-    split = split or SPLIT
     sides = chats.split(split)
     (training, learnt), (held_out, measured) = (fit_examples(side, template, tokenizer, context) for side in sides)
     added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""

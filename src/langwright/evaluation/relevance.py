@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
-from langwright.data.batches import evaluation_batches
 from langwright.data.conversations import ChatRows, Example, example_of
+from langwright.data.supply import evaluation_batches
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses

@@ -10,7 +10,7 @@ from langwright.base.files import read_object
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import Kind
-from langwright.planning.machine import choose_device, choose_dtype
+from langwright.planning.machine import DTYPES, choose_device, choose_dtype
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -45,8 +45,9 @@ class Opening:
         """
         opened, dtype = OpenedFolder(folder, self.ignore_field).require(generates, one_stack), str(self.dtype)
         device, record = choose_device(self.device), opened.path / RECORD
-        if dtype == "auto" and record.exists():  # decided anew, a busy moment would change what a model says
-            dtype = read_object(record, "the record of the model").get("dtype", dtype)
+        if dtype == "auto":  # decided anew, a busy moment would change what a model says
+            told = read_object(record, "the record of the model", optional=True).get("dtype")
+            dtype = told if told in DTYPES else dtype
         model = adapted(opened.model(device, choose_dtype(dtype, device), bits=self.bits), self.adapter, folder)
         tokenizer = load_tokenizer(tokenizer_folder(folder, self.adapter), base=folder)
         check_vocabulary(model, tokenizer)

@@ -3,10 +3,10 @@
 Each function takes the class in `architectures` and the names on disk that families give the same maps.
 """
 
-from langwright.models.checks import ACTIVATIONS
+from langwright.models.config import ACTIVATIONS
 from langwright.models.family import Head
-from langwright.models.keymap import Entry, affine, affines
-from langwright.parts.heads import LabelHead, MaskedHead
+from langwright.models.keymap import names
+from langwright.parts import LabelHead, MaskedHead
 
 
 def masked_head(architecture: str, root: str, dense: str, norm: str, activation: str | None = None) -> Head:
@@ -14,23 +14,20 @@ def masked_head(architecture: str, root: str, dense: str, norm: str, activation:
     return Head(
         architecture,
         lambda c, tokens, labels: MaskedHead(c.hidden_size, activation or ACTIVATIONS[c.hidden_act], c.norm(), tokens),
-        lambda c: [
-            *affines({f"{root}.{dense}": "head.dense", f"{root}.{norm}": "head.norm"}),
-            Entry(f"{root}.bias", ("head.bias",)),
-        ],
+        names({f"{root}.{dense}": "head.dense", f"{root}.{norm}": "head.norm", root: "head"}),
         copies={f"{root}.decoder.weight": "body.embed.tokens", f"{root}.decoder.bias": "head.bias"},
     )
 
 
 def sequence_head(architecture: str, dense: str, output: str, drop_input: bool = False) -> Head:
-    """One of the labels for a text. drop_input: dropout also before the first of its two maps."""
+    """One of the labels for a text. drop_input: dropout also before the first of its two layers."""
     return Head(
         architecture,
         lambda c, tokens, labels: LabelHead(
             c.hidden_size, labels, dropout=c.head_dropout(), input_dropout=c.head_dropout() if drop_input else 0.0
         ),
-        lambda c: affines({dense: "head.dense", output: "head.output"}),
-        labelled=(f"{output}.weight", f"{output}.bias"),
+        names({dense: "head.dense", output: "head.output"}),
+        labelled=True,
     )
 
 
@@ -39,8 +36,8 @@ def token_head(architecture: str) -> Head:
     return Head(
         architecture,
         lambda c, tokens, labels: LabelHead(c.hidden_size, labels, None, dense=False, dropout=c.head_dropout()),
-        lambda c: affine("classifier", "head.output"),
-        labelled=("classifier.weight", "classifier.bias"),
+        names({"classifier": "head.output"}),
+        labelled=True,
     )
 
 
@@ -49,7 +46,7 @@ def span_head(architecture: str) -> Head:
     return Head(
         architecture,
         lambda c, tokens, labels: LabelHead(c.hidden_size, 2, None, dense=False),
-        lambda c: affine("qa_outputs", "head.output"),
+        names({"qa_outputs": "head.output"}),
     )
 
 
@@ -57,7 +54,7 @@ def last_token_head(architecture: str) -> Head:
     """The head of `...ForSequenceClassification` of the decoder families. architecture: its class."""
     return Head(
         architecture,
-        lambda config, tokens, labels: LabelHead(tokens.shape[1], labels, "last", dense=False, bias=False),
-        lambda config: [Entry("score.weight", ("head.output.weight",))],
-        labelled=("score.weight",),
+        lambda c, tokens, labels: LabelHead(c.width, labels, "last", dense=False, bias=False),
+        names({"score": "head.output"}),
+        labelled=True,
     )

@@ -86,8 +86,9 @@ class LowRank(AdapterModule):
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
         hidden, (down, up, magnitude) = plain.hidden, self.factors(owner)
-        inner = self.scaling * F.linear(F.dropout(hidden, self.dropout, self.training), down.to(hidden.dtype))
-        weight = torch.cat((owner.full_weight().to(hidden.dtype), up.to(hidden.dtype)), 1)
+        x = F.dropout(hidden[..., : down.shape[1]], self.dropout, self.training)
+        inner = self.scaling * F.linear(x, down.to(hidden.dtype))
+        weight = torch.cat((plain.weight.to(hidden.dtype), up.to(hidden.dtype)), 1)
         if magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
         return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)

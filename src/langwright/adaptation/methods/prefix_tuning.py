@@ -69,7 +69,10 @@ class PrefixTuning(VirtualTokenMethod):
                 nn.init.zeros_(parameter)
         elif self.init == "text" and self.ids:
             table = _numbers_of_text(model, torch.tensor(self.ids, device=model.device), self.tokens)
-        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=_order(model)))
+        # For an encoder-decoder PEFT writes the numbers out twice and gives each layer four parts in a row, of which
+        # the first two count: layer i reads those of layer 2i, counted around; with an even number half lie idle.
+        order = [2 * i % layers if model.encoders else i for i in range(layers)]
+        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=order))
 
     @classmethod
     def from_peft(cls, given: Fields, model: Model) -> Method:
@@ -99,16 +102,6 @@ def _shape(model: Model) -> tuple[int, int, int]:
     if len(sizes) > 1 or (0, 0) in sizes:
         raise UserError("a prefix needs layers of attention that are all alike, and this model has others")
     return len(attentions), *sizes.pop()
-
-
-def _order(model: Model) -> list[int]:
-    """Whose numbers each layer reads: its own.
-
-    For an encoder-decoder PEFT writes the numbers out twice and gives each layer four parts in a row, of which the
-    first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
-    """
-    layers = len(model.body.blocks)
-    return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
 class _Recorder(Stateless):

@@ -107,8 +107,8 @@ def nearest_words(
     Raises:
         UserError: for an adapter whose virtual tokens are no vectors of the model's width.
     """
-    adapter = attached(model).adapters.get(name)
-    if adapter is None or not isinstance(adapter.settings, SoftPromptMethod):
+    adapter = attached(model).adapter(name)
+    if not isinstance(adapter.settings, SoftPromptMethod):
         raise UserError(f'the adapter "{name}" has no soft prompt: its virtual tokens, if any, are like no word')
     (prompt,) = adapter.modules.values()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from typing import Literal
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, write_json
-from langwright.models.checks import check_types
+from langwright.base.value_types import check_types
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead, Pooling

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models.checks import check_types
+from langwright.base.value_types import check_types
 from langwright.models.family import Fields
-from langwright.models.keymap import Entry, locate
+from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.weights import Weights
 from langwright.parts import quantisers
@@ -133,8 +133,10 @@ def is_quantised(model: Model) -> bool:
 
 def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
     """Put a quantised tensor into the linear layers that it belongs to, each with its own rows."""
-    for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):
-        part = packed if len(entry.ours) == 1 else packed.part(rows)
+    rows_of_each = entry.locate([model.get_parameter(name).shape[0] for name in entry.ours])
+    for name, rows in zip(entry.ours, rows_of_each, strict=True):
+        # Rows side by side may own blocks together, and keep scales that are in 8 bits so.
+        part = packed.part(slice(int(rows[0]), int(rows[-1]) + 1) if entry.heads is None else rows)
         bias = model.get_submodule(name.removesuffix(".weight")).bias
         assert bias is None or isinstance(bias, nn.Parameter)
         model.set_submodule(name.removesuffix(".weight"), QuantisedLinear(part.to(device), bias))
