@@ -4,49 +4,29 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from langwright.base.value_types import one_of
-from langwright.models.config import Config, Rate, ShapeFields, Size
-from langwright.models.families.gpt2 import LINEAR
+from langwright.models.config import Size
+from langwright.models.families.gpt2 import LINEAR, GPT2Config
+from langwright.models.families.gpt2 import build as build_gpt2
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
-from langwright.models.model import Model, language_model, stack
-from langwright.parts import MLP, Attention, Embedding, Norm
+from langwright.models.model import Model
 
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 """What this family calls gelu is the tanh approximation."""
 
 
 @dataclass(frozen=True)
-class GPT1Config(Config):
-    """The honoured fields, under their names in config.json."""
+class GPT1Config(GPT2Config):
+    """The honoured fields of GPT-2, with the activation under another name."""
 
     vocab_size: Size = 40478
     n_positions: Size = 512
-    n_embd: Size = 768
-    n_layer: Size = 12
-    n_head: Size = 12
     afn: Annotated[str, one_of(ACTIVATIONS)] = "gelu"
-    resid_pdrop: Rate = 0.1
-    embd_pdrop: Rate = 0.1
-    attn_pdrop: Rate = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-
-    shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 
 
 def build(config: GPT1Config) -> Model:
-    """Post-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
-    c = config
-    body = stack(
-        Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop),
-        c.n_layer,
-        norm=lambda: Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True),
-        norms="post",
-        attention=lambda layer: Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop),
-        feedforward=lambda layer: MLP(c.n_embd, 4 * c.n_embd, ACTIVATIONS[c.afn], bias=True),
-        dropout=c.resid_pdrop,
-    )
-    return language_model(body, c)
+    """The blocks of GPT-2 with norms after each branch."""
+    return build_gpt2(config, ACTIVATIONS[config.afn], norms="post")
 
 
 def keys(config: GPT1Config) -> list[Entry]:
@@ -65,6 +45,7 @@ GPT1 = Family(
     config=GPT1Config,
     builder=build,
     keys=keys,
+    absent=("activation_function", "n_inner"),
     inert=("n_ctx", "n_special", "predict_special_tokens", *SUMMARY),
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.bias", ".position_ids"),

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al., 2019) and the shapes of GPT-3 (Brown et al., 2020)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
@@ -31,14 +32,18 @@ class GPT2Config(Config):
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 
 
-def build(config: GPT2Config) -> Model:
-    """Pre-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
+def build(config: GPT2Config, activation: str | None = None, norms: Literal["pre", "post"] = "pre") -> Model:
+    """Blocks with LayerNorm, learned positions, biases everywhere, and a tied head.
+
+    activation: that of `parts` in place of the config's. norms: see `stack`.
+    """
     c = config
-    inner, activation = c.n_inner or 4 * c.n_embd, ACTIVATIONS[c.activation_function]
+    inner, activation = c.n_inner or 4 * c.n_embd, activation or ACTIVATIONS[c.activation_function]
     body = stack(
         Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop),
         c.n_layer,
         norm=lambda: Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True),
+        norms=norms,
         attention=lambda layer: Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop),
         feedforward=lambda layer: MLP(c.n_embd, inner, activation, bias=True),
         dropout=c.resid_pdrop,
