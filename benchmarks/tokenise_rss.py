@@ -73,7 +73,7 @@ def row(path: Path, split: str) -> str:
         start = time.perf_counter()
         parts = prepare(corpus, tokenizer, split, Path(cache))
         seconds = time.perf_counter() - start
-        count, tokens = sum(part.documents for part in parts), sum(map(len, parts))
+        count, tokens = sum(len(part.bytes) for part in parts), sum(map(len, parts))
         rates = f"{size / reading / 1e6:.0f} MB/s | {size / seconds / 1e6:.1f} MB/s"
         return f"| {size / 1e9:.2f} GB | {count:,} | {tokens:,} | {before:.0f} MB | {peak():.0f} MB | {rates} |"
 

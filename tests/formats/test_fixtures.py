@@ -20,9 +20,9 @@ from langwright.base.arguments import read_recipe
 from langwright.base.errors import UserError
 from langwright.base.files import sha256_file, write_json
 from langwright.corpora.opening import open_corpus
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.shards import open_shard
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.models.weights import write_tensors
 from langwright.objectives.losses import Causal

@@ -77,7 +77,7 @@ def test_bf16_gradients_add_up_in_fp32() -> None:
     one, sixteen = tiny_learner(dtype=torch.bfloat16), tiny_learner(dtype=torch.bfloat16, micro_batch=1)
     one.backward(batch)
     sixteen.backward(many)
-    for a, b in zip(one.masters.parameters, sixteen.masters.parameters, strict=True):
+    for a, b in zip(one.masters.named.values(), sixteen.masters.named.values(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
         assert b.grad.dtype == torch.float32

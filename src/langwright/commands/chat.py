@@ -6,7 +6,7 @@ from pathlib import Path
 
 from langwright.adaptation.folder import tokenizer_folder
 from langwright.base.console import print_json, say
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
 from langwright.inference.conversation import Conversation
 from langwright.inference.opening import Opening
@@ -36,24 +36,22 @@ def chat(
         opening: how the model is opened.
         json: print each turn as one JSON object.
     """
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
+    check_flag("max_new_tokens", max_new_tokens, max_new_tokens is None or max_new_tokens >= 1, "at least 1")
     loaded, tokenizer = opening.open(model, generates=True, one_stack=True)
     home = str(tokenizer_folder(model, opening.adapter))
     own = own_template(tokenizer, home)
     if template is not None:
-        setup = set_up_chat(tokenizer, template, may_grow=False, where=home)
-        tokenizer, own = setup.tokenizer, setup.template
+        own = set_up_chat(tokenizer, template, may_grow=False, where=home)
     if own is None:
         raise UserError(
             f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
             "--task chat does, and --template NAME tries one without"
         )
-    if not tokenizer.ends:
+    if not own.tokenizer.ends:
         raise UserError(
             f"{home}: no token is named that ends an answer, neither in generation_config.json nor as eos_token"
         )
-    conversation, typed = Conversation(loaded, tokenizer, own, system, max_new_tokens), sys.stdin.isatty()
+    conversation, typed = Conversation(loaded, own, system, max_new_tokens), sys.stdin.isatty()
     if typed:
         say(HELP)
     for line in _typed_lines() if typed else (line.rstrip("\r\n") for line in standard_input()):

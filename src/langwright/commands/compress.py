@@ -12,8 +12,8 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.compression.quantise import compress_folder, refuse_folders
-from langwright.data.batches import evaluation_batches
 from langwright.data.shards import Tokens
+from langwright.data.supply import evaluation_batches
 from langwright.data.windows import Windows
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder

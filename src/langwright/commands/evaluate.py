@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import evaluation_batches
 from langwright.data.shards import Tokens
+from langwright.data.supply import evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
@@ -69,10 +69,8 @@ def evaluate(
 def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size: int = 16) -> Likelihood:
     """The likelihood of a text in windows of `context` tokens; of the model's own context unless given."""
     window = model.context if context is None else context
-    if not 2 <= window <= model.context:
-        raise UserError(f"--context {context}: must be from 2 to the model's context of {model.context} tokens")
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: must be at least 1")
+    check_flag("context", window, 2 <= window <= model.context, f"from 2 to the model's context of {model.context}")
+    check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
     return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
 
 

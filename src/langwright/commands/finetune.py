@@ -13,7 +13,7 @@ from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
 from langwright.adaptation.options import method_of, with_methods
 from langwright.base.console import say, warn
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import measure, tokens_of
@@ -142,25 +142,18 @@ class Tuning:
                 f"{self.folder}: quantised weights cannot be trained; --method lora trains an adapter over them"
             )
         context = recipe.context or base.context - virtual
-        if not 2 <= context <= base.context - virtual:
-            beside = f" beside --virtual-tokens {virtual}" if virtual else ""
-            raise UserError(
-                f"--context {context}{beside}: must be from 2 to {base.context - virtual}, what virtual tokens leave "
-                f"of the model's context of {base.context}"
-            )
+        room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
+        check_flag("context", context, 2 <= context <= base.context - virtual, room)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
+        named = self.origin["base_folder"]
         usual_rate = (0.1 if method is None else 1) / self.opened.config.width
         return Job(
             out=out,
             recipe=recipe,
             origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
-            names={
-                "base": self.origin["base_folder"],
-                "corpus": self.text,
-                "tokenizer_fingerprint": self.origin["base_folder"],
-            },
+            names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
@@ -184,8 +177,8 @@ class Tuning:
             split = recipe.split or "0.9"
             return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
         # The token table and the head grow only where they are trained.
-        setup = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
-        return chat_supply(self.text, setup, layout, context, recipe.split, recipe.packing)
+        template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
+        return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from langwright.base.console import print_json
-from langwright.base.errors import UserError
+from langwright.base.errors import check_flag
 from langwright.inference.generate import likeliest_fillings, next_tokens
 from langwright.inference.opening import Opening
 from langwright.viewing.terminal import bars
@@ -27,10 +27,8 @@ def next_token(
         opening: how the model is opened.
         json: print the result as JSON.
     """
-    if top < 1:
-        raise UserError(f"--top {top}: must be at least 1")
-    if not temperature > 0:
-        raise UserError(f"--temperature {temperature}: must be above 0")
+    check_flag("top", top, top >= 1, "at least 1")
+    check_flag("temperature", temperature, temperature > 0, "above 0")
     loaded, tokenizer = opening.open(model, one_stack=True)
     likeliest = next_tokens if loaded.generates else likeliest_fillings
     found = [(tokenizer.token(i), i, p) for i, p in likeliest(loaded, tokenizer, text, top, temperature)]

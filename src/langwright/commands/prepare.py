@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from langwright.base.console import print_json, say
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import write_atomic
 from langwright.corpora.augmentation import augmented, changes_named
 from langwright.corpora.cleaning import exact_duplicates, faults, heuristic_score, near_duplicates, words
@@ -118,8 +118,7 @@ def _refuse(
     if out.exists():
         raise UserError(f"{out}: exists already; choose another name, or remove it first")
     for name, share in (("near", near), ("keep", keep)):
-        if share is not None and not 0 < share <= 1:
-            raise UserError(f"--{name} {share}: must be above 0 and at most 1")
+        check_flag(name, share, share is None or 0 < share <= 1, "above 0 and at most 1")
     if by != "heuristics" and keep is None:
         raise UserError(f"--by {by}: goes with --keep, the share to keep")
     if model is None and (max_tokens is not None or by != "heuristics"):

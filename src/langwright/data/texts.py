@@ -16,11 +16,10 @@ from langwright.corpora.document import Corpus, Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.supply import Supply
+from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe

@@ -54,14 +54,35 @@ class OpenedFolder:
 
     @cached_property
     def task(self) -> str:
-        """What the head in the folder is for; UserError where it is a class that is not built here."""
-        task = tasks.task_in_file(self.family, self.fields, self.where)
-        return tasks.EMBEDDING if task == self.family.task and self.layout is not None else task
+        """What the head in the folder is for, by `architectures[0]`; UserError where that is not built here."""
+        family = self.family
+        known = {tasks.architecture(family, task): task for task in (*family.heads, family.task)}
+        known |= dict.fromkeys(family.also, family.task)
+        named = (self.fields.get("architectures") or [family.architecture])[0]
+        task = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
+        if task is None:
+            raise UserError(
+                f"{self.where}: architecture {named} is not supported for {family.name}, only "
+                f"{', '.join(sorted(known))}; head= chooses another of {', '.join(tasks.tasks(family))}"
+            )
+        return tasks.EMBEDDING if task == family.task and self.layout is not None else task
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the head in the folder; none where it tells none apart."""
-        return tasks.labels_in_file(self.fields, self.where) if tasks.is_labelled(self.family, self.task) else ()
+        """The labels of the head in the folder: `id2label`, or as many as `num_labels` without names, or two; none
+        where it tells none apart.
+        """
+        if not tasks.is_labelled(self.family, self.task):
+            return ()
+        fields = self.fields
+        names = fields.get("id2label")
+        if names is None:
+            return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+        try:
+            by_id = {int(i): str(name) for i, name in names.items()}
+            return tuple(by_id[i] for i in range(len(by_id)))
+        except (AttributeError, KeyError, ValueError):
+            raise UserError(f"{self.where}: id2label must give a name to each number from 0, not {names!r}") from None
 
     @cached_property
     def scheme(self) -> quantise.Scheme | None:

@@ -64,7 +64,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     fields = family.dump(model.config) | {"architectures": [tasks.architecture(family, task)]}
-    fields |= tasks.label_fields(model.labels)
+    if model.labels:
+        fields["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(model.labels)}
     roles: Fields = {}
     if tokenizer is not None:
         roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}
