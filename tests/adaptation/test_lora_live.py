@@ -192,15 +192,19 @@ def test_a_cat_is_the_exact_sum() -> None:
         combine(model, {"a": 1.0, "b": 1.0}, "line", "linear")
 
 
-def test_slices_come_back_as_slices(tmp_path: Path) -> None:
-    model = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
+def test_slices_come_back_as_slices_and_are_those_of_the_fused_layer_in_peft(tmp_path: Path) -> None:
+    model, again = (new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval() for _ in "ab")
+    save_model(model, None, tmp_path / "base")
     trained(model, "default", target=("c_attn.q", "c_attn.v"), rslora=True)
     before = logits(model)
-    save_adapter(model, tmp_path)
-    again = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
-    load_adapter(again, tmp_path)
+    save_adapter(model, tmp_path / "adapter")
+    load_adapter(again, tmp_path / "adapter")
     assert torch.equal(logits(again), before)
     assert again.body.blocks[0].attention.fn.k.adapter is None
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        found = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()(input_ids=IDS).logits
+    torch.testing.assert_close(found, before, rtol=0, atol=1e-5)
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
