@@ -41,13 +41,12 @@ def chat(
     home = str(tokenizer_folder(model, opening.adapter))
     own = own_template(tokenizer, home)
     if template is not None:
-        setup = set_up_chat(tokenizer, template, may_grow=False, where=home)
-        tokenizer, own = setup.tokenizer, setup.template
+        own = set_up_chat(tokenizer, template, may_grow=False, where=home)
     if own is None:
         raise UserError(f"{model}: has no chat template; finetune --task chat teaches one, --template NAME tries one")
-    if not tokenizer.ends:
+    if not own.tokenizer.ends:
         raise UserError(f"{home}: names no token that ends an answer; generation_config.json needs an eos_token_id")
-    conversation, typed = Conversation(loaded, tokenizer, own, system, max_new_tokens), sys.stdin.isatty()
+    conversation, typed = Conversation(loaded, own, system, max_new_tokens), sys.stdin.isatty()
     if typed:
         say(HELP)
     for line in _typed_lines() if typed else (line.rstrip("\r\n") for line in standard_input()):

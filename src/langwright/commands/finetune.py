@@ -174,8 +174,8 @@ class Tuning:
             split = recipe.split or "0.9"
             return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
         # The token table and the head grow only where they are trained.
-        setup = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
-        return chat_supply(self.text, setup, layout, context, recipe.split or "5%", recipe.packing)
+        template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
+        return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
