@@ -156,7 +156,7 @@ def make_task(base: Path) -> Task:
     short = [[c for c in mine(side) if len(c.prompt + c.answer) <= LONGEST] for side in (training, held_out)]
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
-    fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
+    fit = partial(fit_examples, template=setup, context=TOKENS)
     sides = [fit(side)[0] for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
