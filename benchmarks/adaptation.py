@@ -19,8 +19,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +33,6 @@ from _memory import training_memory
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
-from langwright.base.console import quiet
 from langwright.commands import pretrain
 from langwright.commands._demo import mine
 from langwright.corpora.document import Document
@@ -155,7 +156,7 @@ def make_task(base: Path) -> Task:
     short = [[c for c in mine(side) if len(c.prompt + c.answer) <= LONGEST] for side in (training, held_out)]
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
-    fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
+    fit = partial(fit_examples, template=setup, context=TOKENS)
     sides = [fit(side)[0] for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
@@ -320,7 +321,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    with quiet():
+    with redirect_stderr(StringIO()):
         base = pretrained(given.folder, given.pretraining)
         task = make_task(base)
     if given.table == "arithmetic":

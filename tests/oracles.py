@@ -1,5 +1,6 @@
 """Tiny models of `transformers`, every parameter perturbed: what ours is held against."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from langwright.models.shapes import by_depth
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "models/published.json").read_text())
+"""config.json of models on the Hub as it was published, the parameters of their files, shared tensors once, and where
+the copy of the config lies, on GitHub unless it says otherwise."""
 VOCABULARY = 53
 WINDOW = 5
 
@@ -131,6 +135,12 @@ _OWN: dict[str, dict[str, Any]] = {
 def classes(family: str) -> tuple[Any, Any]:
     """Their config and their model with its head over the vocabulary."""
     return transformers.CONFIG_MAPPING[family], getattr(transformers, FAMILIES[family].architecture)
+
+
+def published(name: str) -> dict[str, Any]:
+    """config.json of a model on the Hub."""
+    config: dict[str, Any] = PUBLISHED[name]["config"]
+    return config
 
 
 def oracle(case: Case) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.merging import combine, merge, settle, unmerge
+from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models.families.gpt2 import GPT2Config
@@ -129,6 +130,24 @@ def test_merging_keeps_the_logits_and_is_undone_exactly(settings: dict[str, Any]
     settle(model)
     assert not [name for name, _ in model.named_parameters() if ".adapter." in name]
     assert (logits(model) - adapted).abs().max() < 1e-4
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    model = llama()
+    for name in ("base", "two words"):
+        with refused(f'"{name}"'):
+            LoRA().attach(model, name)
+    with refused("DoRA"):
+        LoRA(target=("lm_head",), dora=True, dropout=0.1).attach(model)
+    trained(model, "a", modules_to_save=("norm",))
+    trained(model, "b", modules_to_save=("norm",))
+    with refused("a, b", "norm"):
+        choose(model, "a", "b")
+    with refused('"a"'):
+        combine(model, {"a": 1.0}, "c")
+    Bottleneck(reduction=4).attach(model, "c")
+    with refused("feedforward"):
+        merge(model)
 
 
 def test_what_cannot_be_merged_is_refused() -> None:

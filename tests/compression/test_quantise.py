@@ -21,7 +21,7 @@ from langwright.models.surgery.quantise import KINDS
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.cost import parameters
-from oracles import _CLASSES, VOCABULARY, perturb, random_ids
+from oracles import VOCABULARY, Case, oracle, random_ids
 from refusals import refused
 
 WIDE: dict[str, dict[str, Any]] = {
@@ -44,12 +44,7 @@ WIDE: dict[str, dict[str, Any]] = {
 
 
 def saved_by_transformers(family: str, folder: Path, **changes: Any) -> Path:
-    config, made = _CLASSES[family]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE[family] | changes)).eval()
-    perturb(model)
-    model.save_pretrained(folder)
+    oracle(Case(family, WIDE[family] | changes)).save_pretrained(folder)
     return folder
 
 

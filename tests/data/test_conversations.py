@@ -16,14 +16,14 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.losses import Causal
-from langwright.text.chat_template import ChatSetup, ChatTemplate, set_up_chat
+from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
 from refusals import refused
 
 
 @pytest.fixture(scope="module")
-def setup() -> ChatSetup:
+def setup() -> ChatTemplate:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
@@ -46,7 +46,7 @@ def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
     return tokenizer.decode(batch.targets[row][batch.weights[row] > 0].tolist())
 
 
-def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
+def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatTemplate) -> None:
     marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
                    {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
     for said, words in (
@@ -54,7 +54,7 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
         (chat("Q", "A", "R", "B", first=2), "B<|im_end|>"),
         (chat("Q", "A one", "R", "B"), "A one<|im_end|>B<|im_end|>"),
     ):
-        fitted, counts = fit_examples([said], setup.template, setup.tokenizer, 200)
+        fitted, counts = fit_examples([said], setup, 200)
         (batch,) = evaluation_batches(ChatRows(fitted, 200), 1)
         assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
@@ -63,29 +63,29 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
     assert answer_bytes(fitted, setup.tokenizer) == 6
 
 
-def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
+def test_what_is_cut_off_is_counted(setup: ChatTemplate) -> None:
     chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
-    whole, counts = fit_examples(chats, setup.template, setup.tokenizer, 500)
+    whole, counts = fit_examples(chats, setup, 500)
     assert (counts["shortened"], counts["tokens_cut_off"], counts["left_out"]) == (0, 0, 0)
-    fitted, counts = fit_examples(chats, setup.template, setup.tokenizer, 40)
+    fitted, counts = fit_examples(chats, setup, 40)
     assert (counts["shortened"], counts["left_out"]) == (2, 1)
     assert [e.inputs for e in fitted] == [whole[0].inputs, 40]
     assert counts["tokens_cut_off"] == sum(e.inputs - 40 for e in whole[1:])
     with refused("f:3", "40 tokens", "--context"):
-        fit_examples(chats[2:], setup.template, setup.tokenizer, 40)
+        fit_examples(chats[2:], setup, 40)
 
 
-def test_errors_name_file_and_row(setup: ChatSetup) -> None:
+def test_errors_name_file_and_row(setup: ChatTemplate) -> None:
     silent = ChatTemplate(
         "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
         setup.tokenizer,
         "x",
     )
     with refused("f:1", "chat template"):
-        fit_examples([chat("Q", "A")], silent, setup.tokenizer, 50)
+        fit_examples([chat("Q", "A")], silent, 50)
     strict = ChatTemplate("{{ raise_exception('no') }}", setup.tokenizer, "folder")
     with refused("f:1", "folder", "no"):
-        fit_examples([chat("Q", "A")], strict, setup.tokenizer, 50)
+        fit_examples([chat("Q", "A")], strict, 50)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "bloom"])

@@ -11,15 +11,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from langwright.text.chat_template import (
-    TEMPLATES,
-    ChatTemplate,
-    encode,
-    own_template,
-    prompt_ids,
-    set_up_chat,
-    template_source,
-)
+from langwright.text.chat_template import TEMPLATES, ChatTemplate, own_template, set_up_chat, template_source
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
@@ -72,8 +64,8 @@ def test_text_and_ids_are_those_of_transformers(name: str, tokenizer: Tokenizer,
             text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
             assert ours.render(messages, add_generation_prompt=ask) == text
         ids = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
-        assert prompt_ids(ours, tokenizer, messages[:-1]) == ids
-        assert encode(ours, tokenizer, messages).ids == theirs.apply_chat_template(messages)["input_ids"]
+        assert ours.prompt_ids(messages[:-1]) == ids
+        assert ours.encode(messages).ids == theirs.apply_chat_template(messages)["input_ids"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -85,7 +77,7 @@ def test_the_tokens_of_generation_blocks_are_those_of_transformers(
     assert ours is not None
     for messages in chats(name):
         expected = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-        encoded = encode(ours, tokenizer, messages)
+        encoded = ours.encode(messages)
         assert [int(x) for x in encoded.trained] == expected["assistant_masks"]
         assert tokenizer.token(encoded.ids[max(i for i, t in enumerate(encoded.trained) if t)]).startswith("<|e") or (
             name == "chatml"
@@ -144,13 +136,13 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     template = ChatTemplate(template_source(name), code, name)
     asked = [{"role": "user", "content": "def f(x):"}]
     answered = [*asked, {"role": "assistant", "content": "    return x"}]
-    before, whole = prompt_ids(template, code, asked), encode(template, code, answered)
+    before, whole = template.prompt_ids(asked), template.encode(answered)
     joined = code.encode_marked(template.marked(answered, None))[0]
     assert joined[: len(before)] != before, "nothing to see: no token reaches over the beginning"
     assert whole.ids[: len(before)] == before
     assert whole.trained.index(True) == len(before)
     assert code.decode(whole.ids) == code.decode(joined)
-    twice = encode(template, code, [*answered, *answered])
+    twice = template.encode([*answered, *answered])
     assert sum(twice.trained) == 2 * sum(whole.trained)
 
 
@@ -191,7 +183,7 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
     theirs = peer(ours, VICUNA, tmp_path)
     template = ChatTemplate(VICUNA, ours, kind)
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
-    cut, before = encode(template, ours, turns), prompt_ids(template, ours, turns[:1])
+    cut, before = template.encode(turns), template.prompt_ids(turns[:1])
     whole = theirs.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert ours.encode_marked(template.marked(turns, None))[0] == whole
     assert cut.ids[: len(before)] == before
@@ -209,9 +201,7 @@ def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
     ours = Tokenizer(sentencepiece_like("trimming"), SpecialTokens(bos="<s>", eos="</s>", unk="<unk>"))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
     template = ChatTemplate(VICUNA, ours, "trimming")
-    assert ours.decode(encode(template, ours, turns).ids) == ours.decode(
-        ours.encode_marked(template.marked(turns, None))[0]
-    )
+    assert ours.decode(template.encode(turns).ids) == ours.decode(ours.encode_marked(template.marked(turns, None))[0])
 
 
 def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:
@@ -228,7 +218,7 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
         trimming = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trims, "use_regex": True}
         (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": trimming}))
         code = load_tokenizer(tmp_path)
-        whole = encode(ChatTemplate(template_source("zephyr"), code, "zephyr"), code, messages)
+        whole = ChatTemplate(template_source("zephyr"), code, "zephyr").encode(messages)
         answer = [id for id, trained in zip(whole.ids, whole.trained, strict=True) if trained]
         assert code.decode(answer) == "    return x<|eos|>"
         seen.append(whole)
@@ -350,7 +340,7 @@ def test_set_up_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp_p
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|pad|>")
     ids = theirs.apply_chat_template(TURNS)["input_ids"]
-    assert ids == encode(made.template, made.tokenizer, TURNS).ids
+    assert ids == made.encode(TURNS).ids
     with refused("--template chatml", "<|im_start|>", "base"):
         set_up_chat(plain, "chatml", may_grow=False, where="base")
 
@@ -361,7 +351,7 @@ def test_without_a_name_the_own_template_or_chatml_or_zephyr(tokenizer: Tokenize
     knows = plain.extended(TEMPLATES["chatml"], plain.special_tokens, None)
     assert set_up_chat(knows, None, may_grow=False, where="x").name == "chatml"
     mine = plain.extended((), plain.special_tokens, MINE)
-    assert set_up_chat(mine, None, may_grow=False, where="x").template.source == MINE
+    assert set_up_chat(mine, None, may_grow=False, where="x").source == MINE
     with refused("--template chatlm", "zephyr"):
         set_up_chat(plain, "chatlm", may_grow=True, where="x")
 

@@ -8,7 +8,7 @@ import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from langwright.text.chat_template import TEMPLATES, ChatTemplate, encode, prompt_ids, template_source
+from langwright.text.chat_template import TEMPLATES, ChatTemplate, template_source
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, StreamDecoder, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
@@ -31,7 +31,7 @@ def bpe() -> Tokenizer:
 
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return [tokenizer.token(i) for i in ids if tokenizer.token(i) in tokenizer.specials]
+    return [tokenizer.token(i) for i in ids if i in tokenizer.special_ids]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -43,8 +43,8 @@ def test_names_inside_messages_are_text(bpe: Tokenizer, name: str, asked: str, s
         [{"role": "user", "content": f"a{a}b"}, {"role": "assistant", "content": f"c{s}d"}]
         for a, s in (("", ""), (asked, said))
     )
-    whole, prompt = encode(template, bpe, typed), prompt_ids(template, bpe, typed[:1])
-    assert controls(bpe, whole.ids) == controls(bpe, encode(template, bpe, plain).ids)
+    whole, prompt = template.encode(typed), template.prompt_ids(typed[:1])
+    assert controls(bpe, whole.ids) == controls(bpe, template.encode(plain).ids)
     assert bpe.decode(whole.ids) == template.render(typed)
     trained = [id for id, learnt in zip(whole.ids, whole.trained, strict=True) if learnt]
     assert len(controls(bpe, trained)) == 1  # the stop
@@ -60,7 +60,7 @@ def test_a_message_has_the_ids_of_its_text(bpe: Tokenizer) -> None:
     ids, _ = bpe.encode_marked(template.marked([{"role": "user", "content": typed}], None))
     assert ids == [bpe.bos_id, *bpe.encode(typed), bpe.eos_id]
     llama = Tokenizer(sentencepiece_like(), SpecialTokens(bos="<s>", eos="</s>", unk="<unk>"))
-    ids = prompt_ids(ChatTemplate(LLAMA2, llama, "x"), llama, [{"role": "user", "content": "<s>at</s>"}])
+    ids = ChatTemplate(LLAMA2, llama, "x").prompt_ids([{"role": "user", "content": "<s>at</s>"}])
     assert ids == [1, *llama.encode("[INST] <s>at</s> [/INST]")]
 
 
@@ -74,7 +74,7 @@ def test_a_unigram_tokenizer_has_no_control_token_for_a_name_in_a_text(kind: str
     template = ChatTemplate(VICUNA, tokenizer, "x")
     typed = "the</s> <s>cat <unk>"
     assert not {1, 2} & {*tokenizer.encode(typed), *tokenizer.encode("<s>")}
-    ids = prompt_ids(template, tokenizer, [{"role": "user", "content": typed}])
+    ids = template.prompt_ids([{"role": "user", "content": typed}])
     assert [i for i in ids if i in (1, 2)] == [1]
     assert tokenizer.encode("the cat ate") == backend.encode("the cat ate", add_special_tokens=False).ids
     tokenizer.save(tmp_path)

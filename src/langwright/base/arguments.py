@@ -82,8 +82,8 @@ class Command:
         try:
             _, bound, _ = self._app(True).parse_args(dashed, exit_on_error=False, print_error=False)
         except cyclopts.CycloptsError as error:
-            reason = _reason(error)
-            raise UserError(reason if "Did you mean" in reason else f"{reason}; see {self.program} --help") from None
+            reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
+            raise UserError(f"{reason}; see {self.program} --help") from None
         given = dict(bound.arguments)
         for name, recipe in self.recipes.items():
             path = given.pop(name, None)
@@ -132,15 +132,6 @@ class Command:
         )
         app.default(take)
         return app
-
-
-def _reason(error: Any) -> str:
-    """What is wrong with a command line, in one line."""
-    import cyclopts
-
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f'unexpected argument "{(error.unused_tokens or [""])[0].replace(_DASHED, "")}"'
-    return " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
 
 
 def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:

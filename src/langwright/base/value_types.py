@@ -86,7 +86,7 @@ def leaves(kind: Any) -> list[Any]:
 def spelt(kind: Any) -> str:
     """A type in a person's words."""
     if kind in _WORDS:
-        return _WORDS[kind][0]
+        return _WORDS[kind]
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return str(parts[1].words)
@@ -95,20 +95,15 @@ def spelt(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(filter(None, [", ".join(f'"{part}"' for part in parts[:-1]), f'"{parts[-1]}"']))
     if origin in (Mapping, dict):
-        return "an object" if parts[1] is Any else f"an object of {_plural(parts[1])}"
-    return f"a list of {_plural(parts[0])}" if origin in (tuple, list) else str(kind)
+        return "an object" if parts[1] is Any else f"an object, each value {spelt(parts[1])}"
+    return f"a list, each value {spelt(parts[0])}" if origin in (tuple, list) else str(kind)
 
 
-def _plural(kind: Any) -> str:
-    return _WORDS[kind][1] if kind in _WORDS else f"values that are each {spelt(kind)}"
-
-
-_WORDS: Mapping[Any, tuple[str, str]] = {
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    bool: ("true or false", "values that are each true or false"),
-    str: ("text", "texts"),
-    Path: ("a path", "paths"),
-    types.NoneType: ("null", "nulls"),
+_WORDS: Mapping[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    types.NoneType: "null",
 }
-"""One value, and several."""

@@ -24,7 +24,7 @@ from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
-from langwright.text.chat_template import own_template, prompt_ids
+from langwright.text.chat_template import own_template
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 
 TEMPERATURE = 0.5
@@ -143,7 +143,7 @@ def compare_answers(base: Path, adapter: Path, heads: Sequence[parsing.FunctionH
     assert template is not None
     model = OpenedFolder(base).model(dtype=torch.float32)
     documented = [function for function in heads if is_documented(function)]
-    questions = [prompt_ids(template, tokenizer, [instruction(function.head)]) for function in documented]
+    questions = [template.prompt_ids([instruction(function.head)]) for function in documented]
     fitting = [i for i, question in enumerate(questions) if len(question) + BODY_TOKENS <= model.context]
 
     def parsing() -> int:

@@ -41,18 +41,12 @@ def chat(
     home = str(tokenizer_folder(model, opening.adapter))
     own = own_template(tokenizer, home)
     if template is not None:
-        setup = set_up_chat(tokenizer, template, may_grow=False, where=home)
-        tokenizer, own = setup.tokenizer, setup.template
+        own = set_up_chat(tokenizer, template, may_grow=False, where=home)
     if own is None:
-        raise UserError(
-            f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
-            "--task chat does, and --template NAME tries one without"
-        )
-    if not tokenizer.ends:
-        raise UserError(
-            f"{home}: no token is named that ends an answer, neither in generation_config.json nor as eos_token"
-        )
-    conversation, typed = Conversation(loaded, tokenizer, own, system, max_new_tokens), sys.stdin.isatty()
+        raise UserError(f"{model}: has no chat template; finetune --task chat teaches one, --template NAME tries one")
+    if not own.tokenizer.ends:
+        raise UserError(f"{home}: names no token that ends an answer; generation_config.json needs an eos_token_id")
+    conversation, typed = Conversation(loaded, own, system, max_new_tokens), sys.stdin.isatty()
     if typed:
         say(HELP)
     for line in _typed_lines() if typed else (line.rstrip("\r\n") for line in standard_input()):

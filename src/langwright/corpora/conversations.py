@@ -103,8 +103,8 @@ class Chats:
             data = chat.key.encode()
             content.update(len(data).to_bytes(8, "little") + data)
         size = sum(len(m["content"].encode()) for chat in self.items for m in chat.messages)
-        counts = {"documents": len(self.items), "bytes": size}
-        return {"name": self.spec, "kind": "chats", **counts, "hash": content.hexdigest()}
+        counts = {"documents": len(self.items), "bytes": size, "hash": content.hexdigest()}
+        return {"name": self.spec, "kind": "chats", **counts}
 
     def split(self, split: str) -> tuple[list[Chat], list[Chat]]:
         """The conversations to train on and those held out: by content ("5%"), or the first and the last (0.9).

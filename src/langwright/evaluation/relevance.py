@@ -62,7 +62,7 @@ class Scorer:
 
     def __init__(self, folder: Path, template: str | None):
         self._folder = folder
-        self._setup = set_up_chat(load_tokenizer(folder), template, may_grow=False, where=str(folder))
+        self._template = set_up_chat(load_tokenizer(folder), template, may_grow=False, where=str(folder))
 
     def tokens(self, chats: Sequence[Chat]) -> list[int]:
         """The length of each conversation with its template, in tokens."""
@@ -78,7 +78,7 @@ class Scorer:
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):
                 part = fitting[start : start + CHUNK]
-                first = next(iter(self._setup.tokenizer.opening), None)
+                first = next(iter(self._template.tokenizer.opening), None)
                 found = answer_difficulty(model, [examples[i] for i in part], first)
                 for i, ratio in zip(part, found.tolist(), strict=True):
                     scores[i] = -ratio if by == "relevance" else ratio if ratio < 1 else -ratio
@@ -86,4 +86,4 @@ class Scorer:
         return scores
 
     def _examples(self, chats: Sequence[Chat]) -> list[Example]:
-        return [example_of(chat, self._setup.template, self._setup.tokenizer) for chat in chats]
+        return [example_of(chat, self._template) for chat in chats]

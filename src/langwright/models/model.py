@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,23 +11,6 @@ from torch import Tensor, nn
 
 from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
 from langwright.parts.state import CrossMemory, State, Taps
-
-
-@runtime_checkable
-class Body(Protocol):
-    """What turns inputs into hidden states [batch, time, dim]; `Stack` is the usual one."""
-
-    def __call__(
-        self,
-        inputs: Shaped[Tensor, "batch *shape"],
-        mask: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "batch time"] | None = None,
-        *,
-        state: State | None = None,
-        taps: Taps | None = None,
-        types: Int[Tensor, "batch time"] | None = None,
-        memory: CrossMemory | None = None,
-    ) -> Float[Tensor, "batch length dim"]: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        body: Body,
+        body: Stack,
         heads: Mapping[str, nn.Module] = {},
         encoders: Mapping[str, Stack] = {},
         *,
@@ -92,7 +75,6 @@ class Model(nn.Module):
         self.frame: Any = frame
         self.encoders, self.heads = tuple(encoders), tuple(heads)
         for name, module in {**encoders, "body": body, **heads}.items():
-            assert isinstance(module, nn.Module)
             self.add_module(name, module)
         if "head" not in heads:
             self.register_module("head", None)

@@ -10,11 +10,9 @@ from torch import Tensor
 from langwright.parts.bias import Lowered, Places
 from langwright.parts.causal_attention import attend_causally
 from langwright.parts.flash_attention import attend_tiled
-from langwright.parts.state import NewTokens, Settings
+from langwright.parts.state import Keys, NewTokens, Queries, Settings
 
 Kernel = Literal["explicit", "blocks", "tiles", "fused"]
-Queries = Float[Tensor, "batch heads queries head_dim"]
-Keys = Float[Tensor, "batch kv_heads keys head_dim"]
 
 EXPLICIT_BELOW = 512
 """On a CPU in bfloat16 the explicit product is faster than the fused kernel below this many keys (measured)."""

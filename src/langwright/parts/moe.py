@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, wide
 
 Chosen = Int[Tensor, "batch time active"]
 PerToken = Float[Tensor, "*rows tokens experts"]
@@ -53,7 +53,10 @@ class MoE(nn.Module):
         self.balance, self.z_loss = balance, z_loss
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        logits = self.router(self._seen(x))
+        seen = x.to(wide(x))
+        if self.training and self.jitter:
+            seen = seen * torch.empty_like(seen).uniform_(1 - self.jitter, 1 + self.jitter)
+        logits = self.router(seen)
         chances = logits.softmax(-1)
         weights, chosen = chances.topk(self.active, -1)
         if self.renormalise:
@@ -70,13 +73,6 @@ class MoE(nn.Module):
             loss = loss + self.z_loss * router_z_loss(logits, documents)
             context.taps.put("auxiliary", context.layer, (documents @ loss[..., None])[..., 0])
         return mixed.view(x.shape)
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """What the router reads."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not (self.training and self.jitter):
-            return wide
-        return wide * torch.empty_like(wide).uniform_(1 - self.jitter, 1 + self.jitter)
 
     def _mix(self, tokens: Tensor, taken: Tensor, weights: Tensor, context: Context) -> Tensor:
         """The outputs of the experts for their tokens, weighted; zeros where -1 says that no expert took a choice.

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from langwright.parts.bias import EVERY_SEGMENT, Lowered, Places
 
+Queries = Float[Tensor, "batch heads queries head_dim"]
+Keys = Float[Tensor, "batch kv_heads keys head_dim"]
+KeysValues = tuple[Keys, Keys]
+
 
 class Taps:
     """What an observer asked to see, kept by kind and slot.
@@ -119,12 +123,6 @@ class NewTokens(NamedTuple):
         return (alike & real[:, None]).tril().sum(2) - 1
 
 
-KeysValues = tuple[
-    Float[Tensor, "batch kv_heads source head_dim"],
-    Float[Tensor, "batch kv_heads source head_dim"],
-]
-
-
 class CrossMemory:
     """The encoder's output, for cross-attention (Vaswani et al., 2017).
 
@@ -168,14 +166,7 @@ class CrossMemory:
 class Slot(Protocol):
     """What one layer keeps between calls, as attention sees it."""
 
-    def attend(
-        self,
-        q: Float[Tensor, "batch heads time head_dim"],
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-        bias: Lowered,
-        settings: Settings,
-    ) -> Float[Tensor, "batch heads time head_dim"]:
+    def attend(self, q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
         """Keep the new keys and values, and mix the values of all that are kept.
 
         Args:

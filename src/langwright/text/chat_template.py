@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -31,8 +31,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 PAD = "<|pad|>"
 """The padding that a tokenizer gets whose padding is its stop, or which has none."""
-_PROBE = ("wherefore", "therefore")
-"""A question and an answer that no template has words of."""
 _TYPED = "\ufdd1"
 """Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
 _MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
@@ -62,14 +60,17 @@ class ChatTemplate:
     """A Jinja template for conversations, in the form that `transformers` uses.
 
     source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the tokenizer's special tokens by
-    their names, such as `eos_token`. where: for errors.
+    their names, such as `eos_token`. tokenizer: what makes ids of its text. where: for errors. name: for people.
+    added: special tokens that the tokenizer got for it.
     """
 
-    def __init__(self, source: str, tokenizer: Tokenizer, where: str) -> None:
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, where: str, name: str = "its own", added: tuple[str, ...] = ()
+    ) -> None:
         """Compile the template; UserError where it is broken."""
         import jinja2
 
-        self.source, self._tokens, self._where = source, tokenizer.special_tokens.config(), where
+        self.source, self.tokenizer, self.name, self.added, self._where = source, tokenizer, name, added, where
         self._specials = [CONTROL + token for token in tokenizer.specials]
         self._typed = re.compile(first_letters(tokenizer.specials) or "(?!)")
         names = "|".join(map(re.escape, sorted(tokenizer.specials, key=len, reverse=True)))  # as a tokenizer finds them
@@ -107,12 +108,36 @@ class ChatTemplate:
                 spans = [span for start, stop in bounds for span in spans[start:stop]]
         return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
 
+    def encode(self, messages: Messages, tools: Tools = None, trained: Collection[int] | None = None) -> Encoded:
+        """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
+
+        Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the end
+        of an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last
+        blank to the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded
+        by itself.
+        """
+        text, answers = self.answers(messages, tools, trained)
+        ids, offsets = self.tokenizer.encode_marked(text)
+        begins = {begin for begin, _ in answers if any(start < begin < end for start, end in offsets)}
+        if begins:
+            ids, offsets, kept = [], [], False
+            for cut, until in pairwise([0, *sorted(begins), len(text)]):
+                numbers, places = self.tokenizer.encode_marked(text[cut:until], inside=kept)
+                ids += numbers
+                offsets += [(cut + start, cut + end) for start, end in places]
+                kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
+        return Encoded(ids, [any(start < last and end > begin for begin, last in answers) for start, end in offsets])
+
+    def prompt_ids(self, messages: Messages, tools: Tools = None) -> list[int]:
+        """The ids after which a model writes the next answer."""
+        return self.tokenizer.encode_marked(self.marked(messages, tools, add_generation_prompt=True))[0]
+
     def stop(self) -> str:
         """The special token that ends an answer.
 
         Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
         """
-        asked, answered = _PROBE
+        asked, answered = "wherefore", "therefore"  # no template has words of these
         text, spans = self.answers([{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
         answer = "".join(text[start:end] for start, end in spans)
         for role, word, place in (("user", asked, text), ("assistant", answered, answer)):
@@ -136,7 +161,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 mark_answers=mark_answers,
-                **self._tokens,
+                **self.tokenizer.special_tokens.config(),
             )
         except Exception as error:  # whatever a template does to its data
             told = str(error).replace(_TYPED, "")
@@ -194,39 +219,6 @@ class ChatTemplate:
         )
 
 
-def encode(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    messages: Messages,
-    tools: Tools = None,
-    trained: Collection[int] | None = None,
-) -> Encoded:
-    """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
-
-    Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the end of
-    an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last blank to
-    the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded by itself.
-    """
-    rendered = template.answers(messages, tools, trained)
-    ids, offsets = tokenizer.encode_marked(rendered.text)
-    begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
-    if begins:
-        cuts = [0, *sorted(begins), len(rendered.text)]
-        ids, offsets, kept = [], [], False
-        for cut, until in pairwise(cuts):
-            numbers, places = tokenizer.encode_marked(rendered.text[cut:until], inside=kept)
-            ids += numbers
-            offsets += [(cut + start, cut + end) for start, end in places]
-            kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
-    learnt = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
-    return Encoded(ids, learnt)
-
-
-def prompt_ids(template: ChatTemplate, tokenizer: Tokenizer, messages: Messages, tools: Tools = None) -> list[int]:
-    """The ids after which a model writes the next answer."""
-    return tokenizer.encode_marked(template.marked(messages, tools, add_generation_prompt=True))[0]
-
-
 def own_template(tokenizer: Tokenizer, where: str) -> ChatTemplate | None:
     """The template that came with a tokenizer, of several the one called "default", or None.
 
@@ -251,23 +243,8 @@ def template_source(name: str) -> str:
     return read_text(path, "the chat template")
 
 
-@final
-@dataclass(frozen=True)
-class ChatSetup:
-    """A tokenizer that chats.
-
-    tokenizer: its `ends` are the ids after which an answer is over, the template's own stop first.
-    name: of the template, for people. added: special tokens that the vocabulary did not have.
-    """
-
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    name: str
-    added: tuple[str, ...]
-
-
-def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> ChatSetup:
-    """Choose a template and fit the tokenizer to it.
+def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> ChatTemplate:
+    """Choose a template and fit the tokenizer to it: its `ends` are the ids after which an answer is over.
 
     name: one of `TEMPLATES`, or a file; without it the tokenizer's own template, else chatml where its special tokens
     are known, else zephyr, whose marks are plain text. may_grow: whether special tokens may be added, so that the
@@ -301,4 +278,4 @@ def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: s
         added += (PAD,) if pad and pad not in grown.specials else ()
     ends = [grown.encode_marked(CONTROL + token)[0][0] for token in (stop, eos, special.eos) if token is not None]
     ready = tokenizer.extended(added, replace(special, eos=eos, pad=pad), source, ends)
-    return ChatSetup(ready, ChatTemplate(source, ready, where), chosen, added)
+    return ChatTemplate(source, ready, where, chosen, added)

@@ -60,8 +60,8 @@ def read_spelling(backend: tokenizers.Tokenizer) -> Spelling:
         texts = dict(zip(others, (part.removesuffix(tail) for part in parts), strict=True))
         first = next((token for token, text in texts.items() if text[:1] == " "), None)
         last = next((token for token, text in texts.items() if text[:1] != " " == text[-1:]), None)
-        starts = first is not None and decoder.decode([first]) == texts[first][1:]
-        ends = last is not None and decoder.decode([last]) == texts[last][:-1]
+        starts = first is not None and decoder.decode([first]) != texts[first]
+        ends = last is not None and decoder.decode([last]) != texts[last]
         spelt |= {token: text.encode() for token, text in texts.items()}
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)
     for token, data in spelt.items():

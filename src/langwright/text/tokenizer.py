@@ -71,7 +71,7 @@ class Tokenizer:
             backend.post_processor = _bos_first(str(special.bos), self.bos_id)
         added = sorted(backend.get_added_tokens_decoder().items())
         self._special = {id: token.content for id, token in added if token.special}
-        self.specials = tuple(self._special.values())
+        self.specials, self.special_ids = tuple(self._special.values()), frozenset(self._special)
         if isinstance(backend.model, Unigram):
             _part_names(backend, self.specials)
         self._backend = backend

@@ -83,4 +83,5 @@ GPT_NEOX = Family(
     write=ROPE.write,
     adapters=AdapterTargets(("query_key_value",), ia3=("query_key_value",), ia3_inputs=("dense_4h_to_h",)),
     tied_head="embed_out",
+    renamed={"lm_head.weight": "embed_out.weight"},  # as `transformers` calls it in memory
 )

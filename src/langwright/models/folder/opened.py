@@ -54,14 +54,33 @@ class OpenedFolder:
 
     @cached_property
     def task(self) -> str:
-        """What the head in the folder is for; UserError where it is a class that is not built here."""
-        task = tasks.task_in_file(self.family, self.fields, self.where)
-        return tasks.EMBEDDING if task == self.family.task and self.layout is not None else task
+        """What the head in the folder is for, by `architectures[0]`; UserError where that is not built here."""
+        family = self.family
+        known = {tasks.architecture(family, task): task for task in (*family.heads, family.task)}
+        known |= dict.fromkeys(family.also, family.task)
+        named = (self.fields.get("architectures") or [family.architecture])[0]
+        task = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
+        if task is None:
+            heads = f"head= chooses another of {', '.join(tasks.tasks(family))}"
+            raise UserError(f"{self.where}: architecture {named} is not one of {', '.join(sorted(known))}; {heads}")
+        return tasks.EMBEDDING if task == family.task and self.layout is not None else task
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the head in the folder; none where it tells none apart."""
-        return tasks.labels_in_file(self.fields, self.where) if tasks.is_labelled(self.family, self.task) else ()
+        """The labels of the head in the folder: `id2label`, or as many as `num_labels` without names, or two; none
+        where it tells none apart.
+        """
+        if not tasks.is_labelled(self.family, self.task):
+            return ()
+        fields = self.fields
+        names = fields.get("id2label")
+        if names is None:
+            return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+        try:
+            by_id = {int(i): str(name) for i, name in names.items()}
+            return tuple(by_id[i] for i in range(len(by_id)))
+        except (AttributeError, KeyError, ValueError):
+            raise UserError(f"{self.where}: id2label must give a name to each number from 0, not {names!r}") from None
 
     @cached_property
     def scheme(self) -> quantise.Scheme | None:
@@ -129,21 +148,17 @@ class OpenedFolder:
         """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
         if one_stack and self.family.is_encoder_decoder:
             raise UserError(
-                f"{self.path}: {self.family.name} is an encoder-decoder, and a model of one stack is needed here"
+                f"{self.path}: {self.family.name} is an encoder-decoder; a model of one stack is needed here"
             )
         if generates and self.task != "language":
-            raise UserError(
-                f'{self.path}: a {self.family.name} model with the head "{self.task}" does not continue texts; '
-                "this needs a causal language model such as gpt2 or llama"
-            )
+            told = f'a {self.family.name} model with the head "{self.task}" does not continue texts'
+            raise UserError(f"{self.path}: {told}; this needs a causal language model such as gpt2 or llama")
         return self
 
     def _read_config(self) -> Fields:
         path = self.path / CONFIG
         if (self.path / ADAPTER_CONFIG).exists() and not path.exists():
-            raise UserError(
-                f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
-            )
+            raise UserError(f"{self.path}: is an adapter; name the model it belongs to, and --adapter {self.path}")
         fields = read_object(path, "the model's config")
         name = str(fields.get("model_type"))
         if name not in FAMILIES:
@@ -162,8 +177,6 @@ class OpenedFolder:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
         if self.scheme and asked and asked.kind != self.scheme.kind:
-            raise UserError(
-                f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
-                "again; leave it out"
-            )
+            told = f"the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them again"
+            raise UserError(f"{self.where}: {told}; leave it out")
         return self.scheme or asked

@@ -135,7 +135,8 @@ def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str
     """Put a quantised tensor into the linear layers that it belongs to, each with its own rows."""
     rows_of_each = entry.locate([model.get_parameter(name).shape[0] for name in entry.ours])
     for name, rows in zip(entry.ours, rows_of_each, strict=True):
-        part = packed if len(entry.ours) == 1 else packed.part(rows)
+        # Rows side by side may own blocks together, and keep scales that are in 8 bits so.
+        part = packed.part(slice(int(rows[0]), int(rows[-1]) + 1) if entry.heads is None else rows)
         bias = model.get_submodule(name.removesuffix(".weight")).bias
         assert bias is None or isinstance(bias, nn.Parameter)
         model.set_submodule(name.removesuffix(".weight"), QuantisedLinear(part.to(device), bias))
