@@ -138,9 +138,7 @@ class Tuning:
             method.check_new(base)
             virtual = method.tokens
         elif is_quantised(base):
-            raise UserError(
-                f"{self.folder}: quantised weights cannot be trained; --method lora trains an adapter over them"
-            )
+            raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
         context = recipe.context or base.context - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
         check_flag("context", context, 2 <= context <= base.context - virtual, room)
