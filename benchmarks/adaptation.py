@@ -19,8 +19,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +33,6 @@ from _memory import training_memory
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
-from langwright.base.console import quiet
 from langwright.commands import pretrain
 from langwright.commands._demo import mine
 from langwright.corpora.document import Document
@@ -320,7 +321,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    with quiet():
+    with redirect_stderr(StringIO()):
         base = pretrained(given.folder, given.pretraining)
         task = make_task(base)
     if given.table == "arithmetic":

@@ -14,9 +14,10 @@ import json
 import random
 import statistics
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
-from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
 from langwright.commands._demo import mine
 from langwright.corpora.cleaning import heuristic_score
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.25)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, quiet():
+    with tempfile.TemporaryDirectory() as name, redirect_stderr(StringIO()):
         folder = Path(name)
         recipe = PretrainRecipe(
             steps=given.pretraining, depth=3, context=CONTEXT, optimizer="muon", learning_rate=4e-3, **SILENT

@@ -17,6 +17,7 @@ from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.merging import combine, merge, settle, unmerge
+from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.models.families.gpt2 import GPT2Config
@@ -131,6 +132,24 @@ def test_merging_keeps_the_logits_and_is_undone_exactly(settings: dict[str, Any]
     assert (logits(model) - adapted).abs().max() < 1e-4
 
 
+def test_what_does_not_go_together_is_refused() -> None:
+    model = llama()
+    for name in ("base", "two words"):
+        with refused(f'"{name}"'):
+            LoRA().attach(model, name)
+    with refused("DoRA"):
+        LoRA(target=("lm_head",), dora=True, dropout=0.1).attach(model)
+    trained(model, "a", modules_to_save=("norm",))
+    trained(model, "b", modules_to_save=("norm",))
+    with refused("a, b", "norm"):
+        choose(model, "a", "b")
+    with refused('"a"'):
+        combine(model, {"a": 1.0}, "c")
+    Bottleneck(reduction=4).attach(model, "c")
+    with refused("feedforward"):
+        merge(model)
+
+
 def test_what_cannot_be_merged_is_refused() -> None:
     model = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(UserError, match="no adapter to merge"):
@@ -173,15 +192,19 @@ def test_a_cat_is_the_exact_sum() -> None:
         combine(model, {"a": 1.0, "b": 1.0}, "line", "linear")
 
 
-def test_slices_come_back_as_slices(tmp_path: Path) -> None:
-    model = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
+def test_slices_come_back_as_slices_and_are_those_of_the_fused_layer_in_peft(tmp_path: Path) -> None:
+    model, again = (new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval() for _ in "ab")
+    save_model(model, None, tmp_path / "base")
     trained(model, "default", target=("c_attn.q", "c_attn.v"), rslora=True)
     before = logits(model)
-    save_adapter(model, tmp_path)
-    again = new_model("gpt2", GPT2Config(vocab_size=53, n_embd=16, n_layer=1, n_head=2)).eval()
-    load_adapter(again, tmp_path)
+    save_adapter(model, tmp_path / "adapter")
+    load_adapter(again, tmp_path / "adapter")
     assert torch.equal(logits(again), before)
     assert again.body.blocks[0].attention.fn.k.adapter is None
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        found = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()(input_ids=IDS).logits
+    torch.testing.assert_close(found, before, rtol=0, atol=1e-5)
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

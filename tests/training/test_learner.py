@@ -13,7 +13,7 @@ from langwright.objectives.losses import Causal
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.learner import Learner
-from tiny import RECIPE, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
+from tiny import RECIPE, TinyBatches, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
 
 
 def gradients(micro_batch: int | None, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -97,10 +97,27 @@ def test_culprits_are_named_by_sample_number() -> None:
     assert learner.culprits(batch) == with_seven
 
 
+class Drawn(TinyBatches):
+    """Batches with a state."""
+
+    drawn = 0
+
+    def next(self, models: object) -> TokenBatch:
+        self.drawn += 1
+        return batch_of(self.drawn)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"drawn": torch.tensor(self.drawn)}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.drawn = int(state["drawn"])
+
+
 def test_measuring_a_step_leaves_no_trace() -> None:
-    learner = tiny_learner(dropout=0.1)
+    learner, batches = tiny_learner(dropout=0.1), Drawn()
     before, random = weights(learner.model), torch.get_rng_state()
-    assert tiny_run(Path("nowhere"), learner).measure_step() > 0
+    assert tiny_run(Path("nowhere"), learner, batches=batches).measure_step() > 0
+    assert batches.drawn == 0
     assert same(weights(learner.model), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert not learner.tensors()

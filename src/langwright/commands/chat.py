@@ -43,14 +43,9 @@ def chat(
     if template is not None:
         own = set_up_chat(tokenizer, template, may_grow=False, where=home)
     if own is None:
-        raise UserError(
-            f"{model}: has no chat template, so it was not taught to talk; langwright finetune {model} DATA OUT "
-            "--task chat does, and --template NAME tries one without"
-        )
+        raise UserError(f"{model}: has no chat template; finetune --task chat teaches one, --template NAME tries one")
     if not own.tokenizer.ends:
-        raise UserError(
-            f"{home}: no token is named that ends an answer, neither in generation_config.json nor as eos_token"
-        )
+        raise UserError(f"{home}: names no token that ends an answer; generation_config.json needs an eos_token_id")
     conversation, typed = Conversation(loaded, own, system, max_new_tokens), sys.stdin.isatty()
     if typed:
         say(HELP)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
 from langwright.adaptation.options import method_of, with_methods
@@ -137,9 +138,7 @@ class Tuning:
             method.check_new(base)
             virtual = method.tokens
         elif is_quantised(base):
-            raise UserError(
-                f"{self.folder}: quantised weights cannot be trained; --method lora trains an adapter over them"
-            )
+            raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
         context = recipe.context or base.context - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
         check_flag("context", context, 2 <= context <= base.context - virtual, room)
@@ -195,11 +194,16 @@ class Tuning:
 
     def measure(self, models: Models) -> Row:
         """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
-        trained = models["model"]
-        base = self.base().to(self.machine.device, self.machine.dtype).eval()
+        trained, on = models["model"], attached(models["model"])
+        adapted = self.method is not None  # then the base is here already, without the adapter
+        base = trained if adapted else self.base().to(self.machine.device, self.machine.dtype).eval()
+        chosen = on.chosen
 
         def change(text: str, measured: Callable[[Model], Likelihood]) -> Row:
-            return {"text": text, "before": measured(base).bits_per_byte, "after": measured(trained).bits_per_byte}
+            on.choose(())
+            before = measured(base).bits_per_byte
+            on.choose(chosen)
+            return {"text": text, "before": before, "after": measured(trained).bits_per_byte}
 
         supply = self.supply
         new = change(self.text, lambda model: likelihood(model, supply.held_out(None), supply.held_out_bytes))

@@ -48,7 +48,7 @@ class Nested(NamedTuple):
 @cache
 def levels(kind: Levels) -> Float[Tensor, "16"]:
     """The 16 values of a 4-bit code, by code."""
-    return torch.tensor(NF4 if kind == "nf4" else FP4)
+    return torch.tensor(NF4 if kind == "nf4" else FP4, device="cpu")
 
 
 @cache
@@ -59,11 +59,11 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, "256"]:
     """
     values = [0.0, 1.0]
     for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2 ** (exponent + (not signed)) + 1)
+        edges = torch.linspace(0.1, 1, 2 ** (exponent + (not signed)) + 1, device="cpu")
         middles = (edges[:-1] + edges[1:]) / 2
         for sign in (1, -1)[: 1 + signed]:
             values += (sign * 10 ** (exponent - 6) * middles).tolist()
-    return torch.tensor(sorted(values))
+    return torch.tensor(sorted(values), device="cpu")  # whatever the device of who asks first
 
 
 def _scaled(x: Tensor, block: int) -> tuple[Tensor, Tensor]:

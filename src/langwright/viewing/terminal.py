@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
+import numpy as np
 from rich.text import Text
 
 from langwright.viewing.text import visible
@@ -19,14 +19,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
     More values than characters are averaged in groups. A group without a finite value is a cross; no values give "".
     """
-    groups = min(width, len(values))
-    edges = [round(index * len(values) / groups) for index in range(groups + 1)] if groups else [0]
-    means = [_mean(values[start:stop]) for start, stop in pairwise(edges)]
-    finite = [mean for mean in means if math.isfinite(mean)]
-    if not finite:
-        return _BROKEN * len(means)
-    low, room = min(finite), max(finite) - min(finite)
-    return "".join(_height((mean - low) / room if room else 0.0) if math.isfinite(mean) else _BROKEN for mean in means)
+    groups = np.array_split(np.asarray(values, float), max(1, min(width, len(values))))
+    finite = [group[np.isfinite(group)] for group in groups if len(group)]
+    means = [group.mean() if len(group) else None for group in finite]
+    low = min((mean for mean in means if mean is not None), default=0.0)
+    room = max((mean - low for mean in means if mean is not None), default=0.0) or 1.0
+    return "".join(_BROKEN if mean is None else _HEIGHTS[min(int(8 * (mean - low) / room), 7)] for mean in means)
 
 
 def bars(items: Sequence[tuple[str, float]], width: int = 60) -> list[str]:
@@ -49,15 +47,6 @@ def bars(items: Sequence[tuple[str, float]], width: int = 60) -> list[str]:
         label.pad_right(column - label.cell_len)
         lines.append(f"{label.plain}  {number} {_bar(share, room)}".rstrip())
     return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _height(share: float) -> str:
-    return _HEIGHTS[min(int(share * len(_HEIGHTS)), len(_HEIGHTS) - 1)]
 
 
 def _bar(share: float, room: int) -> str:

@@ -61,10 +61,8 @@ class OpenedFolder:
         named = (self.fields.get("architectures") or [family.architecture])[0]
         task = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
         if task is None:
-            raise UserError(
-                f"{self.where}: architecture {named} is not supported for {family.name}, only "
-                f"{', '.join(sorted(known))}; head= chooses another of {', '.join(tasks.tasks(family))}"
-            )
+            heads = f"head= chooses another of {', '.join(tasks.tasks(family))}"
+            raise UserError(f"{self.where}: architecture {named} is not one of {', '.join(sorted(known))}; {heads}")
         return tasks.EMBEDDING if task == family.task and self.layout is not None else task
 
     @cached_property
@@ -150,21 +148,17 @@ class OpenedFolder:
         """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
         if one_stack and self.family.is_encoder_decoder:
             raise UserError(
-                f"{self.path}: {self.family.name} is an encoder-decoder, and a model of one stack is needed here"
+                f"{self.path}: {self.family.name} is an encoder-decoder; a model of one stack is needed here"
             )
         if generates and self.task != "language":
-            raise UserError(
-                f'{self.path}: a {self.family.name} model with the head "{self.task}" does not continue texts; '
-                "this needs a causal language model such as gpt2 or llama"
-            )
+            told = f'a {self.family.name} model with the head "{self.task}" does not continue texts'
+            raise UserError(f"{self.path}: {told}; this needs a causal language model such as gpt2 or llama")
         return self
 
     def _read_config(self) -> Fields:
         path = self.path / CONFIG
         if (self.path / ADAPTER_CONFIG).exists() and not path.exists():
-            raise UserError(
-                f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
-            )
+            raise UserError(f"{self.path}: is an adapter; name the model it belongs to, and --adapter {self.path}")
         fields = read_object(path, "the model's config")
         name = str(fields.get("model_type"))
         if name not in FAMILIES:
@@ -183,8 +177,6 @@ class OpenedFolder:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
         if self.scheme and asked and asked.kind != self.scheme.kind:
-            raise UserError(
-                f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
-                "again; leave it out"
-            )
+            told = f"the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them again"
+            raise UserError(f"{self.where}: {told}; leave it out")
         return self.scheme or asked

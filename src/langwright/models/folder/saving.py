@@ -20,14 +20,9 @@ from langwright.models.weights import write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 IN_GENERATION = (
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
 """Fields of config.json that generation_config.json repeats."""
 
 
