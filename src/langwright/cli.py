@@ -95,9 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(parse(argv)() or 0)
         sys.stdout.flush()
         return code
+    except RankError as error:
+        if str(error):
+            print(" ".join(f"{name}: {error}".splitlines()), file=sys.stderr, flush=True)
+        # Leaving as usual frees the group of processes while Python's lock is held, and gloo's thread may wait for that
+        # lock to free a tensor of a broken exchange: the process would never end.
+        os._exit(2)
     except UserError as error:
         message, code = str(error), 2
-        if not (message if isinstance(error, RankError) else is_first()):
+        if not is_first():
             return code
     except _Terminated:
         message, code = "terminated", 128 + signal.SIGTERM

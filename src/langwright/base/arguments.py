@@ -83,7 +83,7 @@ class Command:
             _, bound, _ = self._app(True).parse_args(dashed, exit_on_error=False, print_error=False)
         except cyclopts.CycloptsError as error:
             reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
-            raise UserError(f"{reason}; see {self.program} --help") from None
+            raise UserError(reason if reason.endswith("?") else f"{reason}; see {self.program} --help") from None
         given = dict(bound.arguments)
         for name, recipe in self.recipes.items():
             path = given.pop(name, None)

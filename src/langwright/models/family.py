@@ -33,23 +33,14 @@ DEFAULT_ONLY: Fields = {
 
 
 READ_TYPES: Fields = {
-    "_num_labels": int | None,
+    **dict.fromkeys(("_num_labels", "decoder_vocab_size", "num_labels"), int | None),
+    **dict.fromkeys(("attn_config", "id2label", "rope_parameters", "rope_scaling"), Mapping[str, Any] | None),
+    **dict.fromkeys(("max_window_layers", "n_embed"), int),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), float),
+    **dict.fromkeys(("rope_theta", "rotary_emb_base"), float | None),
+    **dict.fromkeys(("scale_decoder_outputs", "use_sliding_window"), bool | None),
     "architectures": tuple[str, ...] | None,
     "attention_types": tuple[tuple[tuple[str, ...] | int, ...], ...] | None,
-    "attn_config": Mapping[str, Any] | None,
-    "decoder_vocab_size": int | None,
-    "id2label": Mapping[str, Any] | None,
-    "max_window_layers": int,
-    "n_embed": int,
-    "num_labels": int | None,
-    "partial_rotary_factor": float,
-    "rope_parameters": Mapping[str, Any] | None,
-    "rope_scaling": Mapping[str, Any] | None,
-    "rope_theta": float | None,
-    "rotary_emb_base": float | None,
-    "rotary_pct": float,
-    "scale_decoder_outputs": bool | None,
-    "use_sliding_window": bool | None,
 }
 """Types of fields that are read into others or tell the head. The type of an honoured field is its annotation."""
 

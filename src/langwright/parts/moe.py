@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from langwright.parts.attention import Context
 from langwright.parts.linear import Linear, wide
 
-Chosen = Int[Tensor, "batch time active"]
 PerToken = Float[Tensor, "*rows tokens experts"]
 Documents = Float[Tensor, "*rows tokens documents"]
 
