@@ -61,7 +61,7 @@ def test_layers_unfreeze_from_the_top(model: Path, corpus: Path, tmp_path: Path)
     ("words", "names"),
     [
         (["--method", "head"], "token table"),
-        (["--method", "prompt", "--virtual-tokens", "32"], ("--context", "virtual tokens", "32")),
+        (["--method", "prompt", "--virtual-tokens", "32"], "--virtual-tokens 32"),
         (["--method", "prompt", "--virtual-tokens", "8", "--context", "30"], ("virtual tokens", "8")),
         (["--method", "prompt", "--prompt-init", "zero"], "--prompt-init zero"),
         (["--method", "ia3", "--virtual-tokens", "3"], "--virtual-tokens"),

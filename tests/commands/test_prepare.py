@@ -87,6 +87,11 @@ def test_a_model_counts_and_scores(
         (["--max-tokens", "5"], ("--max-tokens", "--model")),
         (["--by", "difficulty"], ("--by", "--keep")),
         (["--augment", "typo"], ("--augment", "typos")),
+        (["--max-words", "0"], "--max-words 0"),
+        (["--min-words=-3"], "--min-words -3"),
+        (["--max-tokens", "0", "--model", "nowhere"], "--max-tokens 0"),
+        (["--min-words", "9", "--max-words", "8"], ("--max-words 8", "--min-words", "9")),
+        (["--seed=-1"], "--seed -1"),
         (["--min-words", "1000"], ("6", "too short")),
     ],
 )

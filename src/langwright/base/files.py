@@ -51,9 +51,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block ends without an error.
 
-    Everything in it is on disk before the rename, so a folder called `path` is always complete. If the block raises,
-    the temporary folder goes and `path` stays as it was. Temporary folders of writers that were killed are removed by
-    the next writer of the same path.
+    Everything in it is on disk before the rename, so a folder called `path` is always complete; a crash between moving
+    an old one aside and the rename leaves none. If the block raises, the temporary folder goes and `path` stays as it
+    was. Temporary folders of writers that were killed are removed by the next writer of the same path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -203,25 +203,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
 
 
+def data_folder() -> Path | None:
+    """Where real data sets lie on this machine: $LANGWRIGHT_DATA, or None when it is not set."""
+    name = os.environ.get("LANGWRIGHT_DATA")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: LANGWRIGHT_DATA names a folder that does not exist; mend it or unset it")
+    return folder
+
+
+def refuse_file(path: Path) -> None:
+    """UserError where a folder is to be and a file, or a link that leads nowhere, is in the way."""
+    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
+        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
+
+
 @contextmanager
 def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
 
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
-    The small file `.lock` that carries it stays, unless the block raises before anything else is in the folder: then
-    the file goes, and the folders that were made for it. Raises UserError naming the owner's process id when it is
-    taken.
+    The small file `.lock` that carries it stays, unless the block raises before anything else is new in the folder:
+    then the file goes, and the folders that were made for it. Raises UserError when a file is in the way, and one
+    naming the owner's process id when the lock is taken.
     """
+    refuse_file(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
-        os.close(lock)
-        told = f"{what} is already at work here (process {owner}); wait for it or stop it"
-        raise UserError(f"{folder}: {told}") from None
+    found = set(os.listdir(folder))
+    lock = _take_lock(folder, what)
     _held_locks[lock] = folder
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -229,7 +241,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(OSError):  # the folder may be gone, or hold something
-            if lock in _held_locks and os.listdir(folder) == [LOCK]:
+            if lock in _held_locks and set(os.listdir(folder)) - found == {LOCK}:
                 (folder / LOCK).unlink()
                 for place in made:
                     place.rmdir()
@@ -237,6 +249,25 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     finally:
         if _held_locks.pop(lock, None):
             os.close(lock)
+
+
+def _take_lock(folder: Path, what: str) -> int:
+    """The descriptor of the lock file, locked; errors as in `folder_lock`."""
+    while True:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+                return lock
+            os.close(lock)  # its owner removed the file between open and flock
+        except BlockingIOError:
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            told = f"{what} is already at work here (process {owner}); wait for it or stop it"
+            raise UserError(f"{folder}: {told}") from None
+        except OSError as error:
+            os.close(lock)
+            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
 
 
 def check_lock(folder: Path) -> None:

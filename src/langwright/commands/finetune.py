@@ -139,6 +139,8 @@ class Tuning:
             virtual = method.tokens
         elif is_quantised(base):
             raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
+        most = base.context - 2
+        check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.context} tokens")
         context = recipe.context or base.context - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
         check_flag("context", context, 2 <= context <= base.context - virtual, room)

@@ -57,6 +57,11 @@ def prepare(
         json: print the counts as JSON.
     """
     _refuse(out, near, keep, by, model, max_tokens)
+    for name, count in (("min_words", min_words), ("max_words", max_words), ("max_tokens", max_tokens)):
+        check_flag(name, count, count is None or count >= 1, "at least 1")
+    if min_words is not None and max_words is not None:
+        check_flag("max_words", max_words, max_words >= min_words, f"at least --min-words, which is {min_words}")
+    check_flag("seed", seed, seed >= 0, "0 or more")
     changes = changes_named(augment)
     chats = list(open_chats(data).items)
     report: dict[str, int] = {"read": len(chats)}

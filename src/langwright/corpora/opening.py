@@ -27,5 +27,5 @@ def open_corpus(spec: str, *, field: str = "text") -> Corpus:
         return open_hub(spec, field)
     if not glob.has_magic(spec) and not os.path.exists(os.path.expanduser(spec)):
         known = f"known are {', '.join(NAMES)}, a path, a glob, and {PREFIX}owner/name for a data set of the Hub"
-        raise UserError(f"{spec}: no such corpus, file or folder{suggest(spec, NAMES)}; {known}")
+        raise UserError(f"{spec}: no such corpus, file or folder; {known}{suggest(spec, NAMES)}")
     return corpus_of_files(spec, "files", find_files(spec, CORPUS, IN_FOLDERS), field)

@@ -79,7 +79,7 @@ def adjust(
     """
     logits = logits.float()
     if sampling.repetition_penalty != 1:
-        there = torch.as_tensor(seen, dtype=torch.long, device=logits.device)
+        there = torch.tensor(seen, dtype=torch.long, device=logits.device)
         old = logits[there]
         penalised = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
         logits = logits.scatter(0, there, penalised)

@@ -38,7 +38,7 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
     shaped = [name for name, row in FAMILIES.items() if row not in ENCODER_DECODERS]
     if family not in shaped:
         state = "is an encoder-decoder, which has no shape here" if family in FAMILIES else "is not known"
-        raise UserError(f'family "{family}" {state}{suggest(family, shaped)}; choose one of {", ".join(shaped)}')
+        raise UserError(f'family "{family}" {state}; choose one of {", ".join(shaped)}{suggest(family, shaped)}')
     if depth < 1:
         raise UserError(f"--depth {depth}: a model has at least one layer")
     row = FAMILIES[family]

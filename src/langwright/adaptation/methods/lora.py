@@ -214,10 +214,10 @@ class LoRA(TargetedMethod):
             if point.kind == "head" and self.dora and self.dropout:
                 raise UserError("dropout does not go with DoRA at the head over the vocabulary; leave one out")
             rank, scaling, table = self.rank_of(point.name), self.scaling(point.name), point.kind == "embedding"
+            sizes = dict(zip(point.modules, point.sizes(model), strict=True))
             down: nn.Parameter | None = None
             for path in point.chosen:
-                weight = matrix(model.get_submodule(path)).detach()
-                outputs, inputs = weight.shape
+                outputs, inputs = sizes[path]
                 up = nn.Parameter(torch.zeros(outputs, rank))
                 if down is None or point.parts is not None:  # a fused module taken whole has one A for all its parts
                     down = nn.Parameter(torch.zeros(rank, inputs))
@@ -227,7 +227,9 @@ class LoRA(TargetedMethod):
                         nn.init.normal_(down, std=1 / rank)
                     else:
                         nn.init.uniform_(down, -(inputs**-0.5), inputs**-0.5)
-                length = nn.Parameter(weight.float().norm(dim=1)) if self.dora else None
+                length = None
+                if self.dora:
+                    length = nn.Parameter(matrix(model.get_submodule(path)).detach().float().norm(dim=1))
                 made[path] = LowRank(down, up, scaling, 0.0 if table else self.dropout, length, table)
         return made
 

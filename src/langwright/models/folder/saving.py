@@ -1,13 +1,12 @@
 """A model folder written: the Hugging Face layout, and langwright.json, which is written last."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import checksums, write_json
+from langwright.base.files import checksums, refuse_file, write_json
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
@@ -28,8 +27,7 @@ IN_GENERATION = (
 
 def refuse_out(out: Path) -> None:
     """UserError where no new model can be written: a file is in the way, or a model or an adapter is there already."""
-    if any(os.path.lexists(place) and not place.is_dir() for place in (out, *out.parents)):
-        raise UserError(f"{out}: a file is in the way, and a folder is to be made; choose another name")
+    refuse_file(out)
     if any((out / name).exists() for name in (SINGLE, INDEX, ADAPTER_CONFIG)):
         raise UserError(f"{out}: holds a model or an adapter already; choose another folder")
 
