@@ -19,8 +19,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
@@ -31,16 +33,15 @@ from _memory import training_memory
 from langwright import load_model, load_tokenizer
 from langwright.adaptation.methods import METHODS
 from langwright.base.allocator import keep_freed_memory
-from langwright.base.console import quiet
 from langwright.commands import pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood
@@ -49,8 +50,8 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
-from langwright.text.chat_setup import set_up_chat
+from langwright.objectives.language import TokenPrediction
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
 from langwright.training.recipe import PretrainRecipe, TrainingRecipe
@@ -155,7 +156,7 @@ def make_task(base: Path) -> Task:
     short = [[c for c in mine(side) if len(c.prompt + c.answer) <= LONGEST] for side in (training, held_out)]
     rng = random.Random(0)
     learnt, kept = (rng.sample(side, min(size, len(side))) for side, size in zip(short, (LEARNT, HELD), strict=True))
-    fit = partial(fit_examples, template=setup.template, tokenizer=setup.tokenizer, context=TOKENS)
+    fit = partial(fit_examples, template=setup, context=TOKENS)
     sides = [fit(side)[0] for side in (learnt, kept[: HELD // 3], kept[HELD // 3 :])]
     beginnings = (Document(document.text[:5000], document.source) for document in islice(held_out, OLD))
     with tempfile.TemporaryDirectory() as scratch:
@@ -178,7 +179,7 @@ def tune(
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
     recipe = TrainingRecipe(learning_rate=rate, weight_decay=0.0)
-    learner = Learner({"model": model}, Causal(), DTYPE, recipe, factor)
+    learner = Learner({"model": model}, TokenPrediction(), DTYPE, recipe, factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:
@@ -320,7 +321,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    with quiet():
+    with redirect_stderr(StringIO()):
         base = pretrained(given.folder, given.pretraining)
         task = make_task(base)
     if given.table == "arithmetic":

@@ -19,10 +19,11 @@ import torch
 from _turns import Step, in_turn, timed
 from training_speed import ours, peers_loss
 
+from langwright import load_model
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.allocator import keep_freed_memory
 from langwright.models.families.gpt2 import GPT2Config
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 
 SHAPES = {

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from langwright import load_model
 from langwright.base.allocator import keep_freed_memory
 from langwright.inference.generate import generate_ids
 from langwright.inference.request import Request
@@ -42,7 +43,7 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import FULL, SLIDING, LlamaConfig
 from langwright.models.families.mixtral import MixtralConfig
 from langwright.models.families.t5 import T5Config
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 
 Run = Callable[[], object]
 

@@ -14,14 +14,15 @@ import json
 import random
 import statistics
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
-from langwright.base.console import quiet
 from langwright.commands import finetune, pretrain
-from langwright.commands._demo.instructions import mine
+from langwright.commands._demo import mine
+from langwright.corpora.cleaning import heuristic_score
 from langwright.corpora.conversations import Chat
 from langwright.corpora.opening import open_corpus
-from langwright.corpora.quality import heuristic_score
 from langwright.corpora.splits import split_documents
 from langwright.evaluation.relevance import Scorer
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.25)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, quiet():
+    with tempfile.TemporaryDirectory() as name, redirect_stderr(StringIO()):
         folder = Path(name)
         recipe = PretrainRecipe(
             steps=given.pretraining, depth=3, context=CONTEXT, optimizer="muon", learning_rate=4e-3, **SILENT

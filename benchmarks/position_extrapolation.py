@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from langwright.corpora.stdlib import open_python_stdlib
+from langwright.corpora.files import open_python_stdlib
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Alibi, Bias
 from langwright.parts.feedforward import GLU
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    texts = [document.text.encode() for document in islice(open_python_stdlib().documents(), 400)]
+    texts = [document.text.encode() for document in islice(open_python_stdlib(), 400)]
     data = torch.frombuffer(bytearray(b"\n".join(texts)), dtype=torch.uint8)
     held = data[-len(data) // 50 :][:16384]
     data = data[: -len(data) // 50]

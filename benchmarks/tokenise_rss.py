@@ -15,10 +15,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 
-from langwright.base.console import quiet
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import split_documents
@@ -63,7 +64,7 @@ def peak() -> float:
 
 def row(path: Path, split: str) -> str:
     """Tokenise the corpus at `path` and say what it took, as a row of the table."""
-    with tempfile.TemporaryDirectory() as cache, quiet():
+    with tempfile.TemporaryDirectory() as cache, redirect_stderr(StringIO()):
         corpus = open_corpus(str(path))
         start = time.perf_counter()
         size = corpus.record()["bytes"]
@@ -73,7 +74,7 @@ def row(path: Path, split: str) -> str:
         start = time.perf_counter()
         parts = prepare(corpus, tokenizer, split, Path(cache))
         seconds = time.perf_counter() - start
-        count, tokens = sum(part.documents for part in parts), sum(map(len, parts))
+        count, tokens = sum(len(part.bytes) for part in parts), sum(map(len, parts))
         rates = f"{size / reading / 1e6:.0f} MB/s | {size / seconds / 1e6:.1f} MB/s"
         return f"| {size / 1e9:.2f} GB | {count:,} | {tokens:,} | {before:.0f} MB | {peak():.0f} MB | {rates} |"
 

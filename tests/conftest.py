@@ -92,7 +92,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
         out, err = capsys.readouterr()
         line = err.removesuffix("\n").rpartition("\n")[2]
         assert out == ""
-        assert line.startswith(f"langwright {words[0]}: ")
+        assert line.startswith((f"langwright {words[0]}: ", "langwright: "))
         assert "Traceback" not in err
         assert all(name in line for name in ((names,) if isinstance(names, str) else names)), line
 

@@ -20,8 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-LANGUAGES = {"console", "bash", "sh", "shell", "python"}
+LANGUAGES = {"console", "bash", "python"}
 MARKER = re.compile(r"<!--\s*(?:(run)((?: check| fails)*)|small:\s*(\S.*?)|(long)|(text))\s*-->")
+FENCE = re.compile(
+    r"(?:^(?P<above>.*\S.*)\n\s*)?^(?P<indent> *)```(?P<language>.*)\n(?P<text>(?:.*\n)*?) *```$", re.MULTILINE
+)
 OPERATORS = {"|", "||", "&", "&&", ";", ">", ">>", "<", "2>"}
 
 
@@ -48,31 +51,18 @@ class Block:
 def blocks(path: Path) -> list[Block]:
     """The code blocks of a Markdown file. Raises ValueError naming each that lacks a marker."""
     found, problems = [], []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    above = ""  # the last line of text before the fence
-    index = 0
-    while index < len(lines):
-        line = lines[index].strip()
-        if not line.startswith("```"):
-            above = line or above
-            index += 1
-            continue
-        fence = re.match("`+", line)[0]  # type: ignore[index]
-        language = line[len(fence) :].strip()
-        indent = len(lines[index]) - len(lines[index].lstrip())
-        end = next((i for i in range(index + 1, len(lines)) if lines[i].strip() == fence), len(lines))
-        where = f"{path.name}:{index + 1}"
-        text = "\n".join(line[indent:] for line in lines[index + 1 : end]) + "\n"
-        if language in LANGUAGES:
-            marker = MARKER.fullmatch(above)
-            if marker is None:
-                problems.append(f"{where}: a {language} block without a marker (run, small, long or text)")
-            else:
-                found.append(_block(where, language, text, marker))
+    content = path.read_text(encoding="utf-8")
+    for fence in FENCE.finditer(content):
+        above, indent, language, text = fence.groups()
+        where = f"{path.name}:{content.count(chr(10), 0, fence.start('language')) + 1}"
+        text = re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+        marker = MARKER.fullmatch((above or "").strip())
+        if language in LANGUAGES and marker is None:
+            problems.append(f"{where}: a {language} block without a marker (run, small, long or text)")
+        elif language in LANGUAGES and marker is not None:
+            found.append(_block(where, language, text, marker))
         elif language == "text" and found and _wants_output(found[-1]):
             found[-1] = replace(found[-1], output=text)
-        above = ""
-        index = end + 1
     unshown = [block.where for block in found if _wants_output(block)]
     problems += [f"{where}: a checked python block without a text block after it" for where in unshown]
     if problems:

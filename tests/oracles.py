@@ -1,6 +1,7 @@
 """Tiny models of `transformers`, every parameter perturbed: what ours is held against."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,18 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright.models.families import FAMILIES
+from langwright.models.families.bart import BartConfig
+from langwright.models.families.switch import SwitchConfig
+from langwright.models.families.t5 import T5Config
+from langwright.models.shapes import by_depth
+
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
+PUBLISHED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "models/published.json").read_text())
+"""config.json of models on the Hub as it was published, the parameters of their files, shared tensors once, and where
+the copy of the config lies, on GitHub unless it says otherwise."""
 VOCABULARY = 53
 WINDOW = 5
 
@@ -120,29 +130,22 @@ _OWN: dict[str, dict[str, Any]] = {
     "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 6, "max_seq_len": 160},
 }
 """Tiny shapes where they are not those of LLaMA."""
-_CLASSES = {
-    "openai-gpt": (transformers.OpenAIGPTConfig, transformers.OpenAIGPTLMHeadModel),
-    "gpt_neo": (transformers.GPTNeoConfig, transformers.GPTNeoForCausalLM),
-    "gptj": (transformers.GPTJConfig, transformers.GPTJForCausalLM),
-    "gpt_neox": (transformers.GPTNeoXConfig, transformers.GPTNeoXForCausalLM),
-    "bloom": (transformers.BloomConfig, transformers.BloomForCausalLM),
-    "mpt": (transformers.MptConfig, transformers.MptForCausalLM),
-    "phi": (transformers.PhiConfig, transformers.PhiForCausalLM),
-    "mixtral": (transformers.MixtralConfig, transformers.MixtralForCausalLM),
-    "gemma": (transformers.GemmaConfig, transformers.GemmaForCausalLM),
-    "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
-    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
-    "nanochat": (transformers.NanoChatConfig, transformers.NanoChatForCausalLM),
-}
+
+
+def classes(family: str) -> tuple[Any, Any]:
+    """Their config and their model with its head over the vocabulary."""
+    return transformers.CONFIG_MAPPING[family], getattr(transformers, FAMILIES[family].architecture)
+
+
+def published(name: str) -> dict[str, Any]:
+    """config.json of a model on the Hub."""
+    config: dict[str, Any] = PUBLISHED[name]["config"]
+    return config
 
 
 def oracle(case: Case) -> PreTrainedModel:
     """The model of `transformers` for a case, in eval mode, its parameters far from any special value."""
-    config, model = _CLASSES[case.family]
+    config, model = classes(case.family)
     shape = _OWN.get(case.family, _LLAMA)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     with torch.random.fork_rng(devices=[]):
@@ -152,14 +155,14 @@ def oracle(case: Case) -> PreTrainedModel:
     return made
 
 
-def perturb(model: torch.nn.Module, seed: int = 0) -> None:
-    """Move every parameter by noise, so that none (a norm's ones, a bias's zeros) hides a mistake.
+def perturb(model: torch.nn.Module, seed: int = 0, trained: bool = False) -> None:
+    """Move every parameter, or all that train, by noise, so that none (a norm's ones, a bias's zeros) hides a mistake.
 
     With more noise than this the models become so steep that float32 alone moves logits by 1e-4.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in (p for p in model.parameters() if p.requires_grad or not trained):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
@@ -214,20 +217,28 @@ SOURCED = {
     "marian": Case("marian", {"scale_embedding": True, "activation_function": "swish"}),
 }
 """Families with an encoder and a decoder."""
-_SOURCED = {
-    "switch_transformers": (
-        transformers.SwitchTransformersConfig,
-        transformers.SwitchTransformersForConditionalGeneration,
+SMALL: dict[str, Any] = {
+    "t5": T5Config(vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=1, num_decoder_layers=2, num_heads=2),
+    "bart": BartConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=40, encoder_layers=1, encoder_ffn_dim=12,
+        encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=20, decoder_attention_heads=4, d_model=16,
     ),
-    "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
-    "bart": (transformers.BartConfig, transformers.BartForConditionalGeneration),
-    "marian": (transformers.MarianConfig, transformers.MarianMTModel),
-}
+}  # fmt: skip
+SMALL["switch_transformers"] = SwitchConfig(
+    vocab_size=VOCABULARY, d_model=16, d_kv=6, d_ff=20, num_layers=2, num_decoder_layers=2, num_heads=2,
+    expert_capacity=4, num_experts=3, num_sparse_encoder_layers=1, num_sparse_decoder_layers=2,
+)  # fmt: skip
+SMALL["marian"] = replace(SMALL["bart"], scale_embedding=True, pad_token_id=0, decoder_start_token_id=0)
+
+
+def small_config(family: str) -> Any:
+    """A config of one layer or two."""
+    return SMALL[family] if family in SMALL else by_depth(family, 2, VOCABULARY, 16, 0.0)
 
 
 def sourced_oracle(case: Case) -> PreTrainedModel:
     """As `oracle`, for an encoder-decoder; the offset of the logits, which is no parameter, is noise too."""
-    config, model = _SOURCED[case.family]
+    config, model = classes(case.family)
     shape = {"t5": _T5, "switch_transformers": _SWITCH}.get(case.family, _BART)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

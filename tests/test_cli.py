@@ -14,15 +14,17 @@ import pytest
 
 from langwright import cli
 from langwright.base.errors import UserError
+from refusals import Fails
 
 
 @dataclass(frozen=True)
 class FakeRecipe:
     """How to train.
 
-    depth: number of layers,
-        the one dial.
-    save_every: how often.
+    Args:
+        depth: number of layers,
+            the one dial.
+        save_every: how often.
     """
 
     depth: int = 4
@@ -48,8 +50,9 @@ def train(corpus: Path, out: Path, recipe: FakeRecipe = FakeRecipe(), json: bool
 
     More words that help does not show.
 
-    corpus: what to read, 100% of it.
-    json: machine-readable results.
+    Args:
+        corpus: what to read, 100% of it.
+        json: machine-readable results.
     """
     seen.update(corpus=corpus, out=out, recipe=recipe, json=json, fresh=fresh)
 
@@ -72,16 +75,6 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(cli, "VERBS", table)
     seen.clear()
     return module
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What a wrong command line prints: one line on stderr, exit code 2, nothing on stdout."""
-    assert cli.main(argv) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.endswith("\n")
-    assert err.count("\n") == 1
-    return err[:-1]
 
 
 def test_positionals_are_converted_and_defaults_kept() -> None:
@@ -116,11 +109,6 @@ def test_text_that_begins_with_a_dash() -> None:
     assert (seen["text"], seen["name"], seen["stop"]) == ("- a text", "-- b", ("-\n", "-"))
 
 
-def test_null_is_none() -> None:
-    cli.main(["train", "c", "o", "--width", "null"])
-    assert seen["recipe"].width is None
-
-
 RECIPE = "depth: 8\nsave-every: 1m tokens\nrate: 1e-3\nlayers: [1, 2]\nparts: []\ncompile: true\nwidth: null\n"
 
 
@@ -146,14 +134,14 @@ def test_flags_override_the_file_wherever_they_stand(recipe: Path, order: tuple[
     assert seen["recipe"] == FakeRecipe(2, None, 0.001, "gpt2", False, "1m tokens", (), (9,))
 
 
-def test_a_flag_equal_to_the_default_still_overrides_the_file(recipe: Path) -> None:
-    cli.main(["train", "c", "o", "--recipe", str(recipe), "--depth", "4"])
+def test_the_last_of_a_repeated_flag_holds_even_where_it_is_the_default(recipe: Path) -> None:
+    cli.main(["train", "c", "o", "--recipe", str(recipe), "--depth", "2", "--depth", "4"])
     assert seen["recipe"].depth == 4
 
 
-def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("# nothing yet\n")
-    cli.main(["train", "c", "o", "--recipe", str(tmp_path / "r.yaml")])
+def test_an_empty_recipe_is_the_defaults(recipe: Path) -> None:
+    recipe.write_text("# nothing yet\n")
+    cli.main(["train", "c", "o", "--recipe", str(recipe), "--width", "null"])
     assert seen["recipe"] == FakeRecipe()
 
 
@@ -162,16 +150,13 @@ def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
     [
         ("lerning_rate: 1", ("lerning_rate",)),
         ("save_evry: 1", ("save_evry", '"save_every"')),
-        ("save-evry: 1", ("save-evry", '"save_every"')),
         ("1: 2", ('"1"',)),
         ("save-every: 1 step\nsave_every: 2 steps", ("save_every",)),
         ("depth: x", ("depth", '"x"')),
         ("depth: 1.5", ("depth", "1.5")),
         ('depth: "1.5"', ("depth", "1.5")),
-        ("width: [1]", ("width", "[1]")),
         ("compile: 3", ("compile", "3")),
         ("family: bert", ("family", "bert", "gpt2")),
-        ("save-every: [5]", ("save-every", "[5]")),
         ("save-every: true", ("save-every", "true")),
         ("parts: a", ("parts", '"a"')),
         ("cache: 3", ("cache", "3")),
@@ -181,25 +166,19 @@ def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
         ("depth: 3\n- 1", ("r.yaml:2",)),
         ("- depth", ("r.yaml:1",)),
         ("depth: !!python/object:os.system 1", ("r.yaml:1",)),
-        ("depth: \x07", ()),
+        ("depth: \x07", ("r.yaml",)),
         (b"depth: \xff", ("offset 7",)),
-        (None, ()),
+        (None, ("r.yaml",)),
         ("depth: 13", ("depth", "thirteen")),
     ],
 )
 def test_a_bad_recipe_is_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    content: str | bytes | None,
-    names: tuple[str, ...],
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails, content: str | bytes | None, names: tuple[str, ...]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(recipe.parent)
     if content is not None:
         Path("r.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    line = complaint(capsys, "train", "c", "o", "--recipe", "r.yaml")
-    assert line.startswith("langwright train: ")
-    assert all(name in line for name in (("r.yaml",) if "thirteen" not in names else ()) + names)
+    fails("train", "c", "o", "--recipe", "r.yaml", names=names)
     assert not seen
 
 
@@ -216,37 +195,19 @@ def test_a_bad_recipe_is_one_line(
         ("train --dept=3", ("--dept", "--depth")),
         ("train c o --depth x", ("--depth", "x")),
         ("train c o --depth 1.5", ("--depth", "1.5")),
-        ("train c o --width x", ("--width", "x")),
         ("train c o --rate fast", ("--rate", "fast")),
-        ("train c o --family bert", ("--family", "bert", "gpt2")),
-        ("train c o --layers 1 --layers x", ("--layers", "x")),
+        ("train c o --family lama", ("--family", "lama", '"llama"?')),
         ("train c o --layers 1 --layers 2.5", ("--layers", "2.5")),
         ("train c o --json=3", ("--json", "3")),
         ("train c o --cache=", ("--cache",)),
         ("train c o --recipe no.yaml", ("no.yaml",)),
         ("train c o --depth", ("--depth",)),
-        ("write m -x", ("-x",)),
         ("write m t -x", ("-x",)),
     ],
 )
-def test_a_bad_line_is_answered_with_one(capsys: pytest.CaptureFixture[str], line: str, names: tuple[str, ...]) -> None:
-    said = complaint(capsys, *line.split())
-    assert said.startswith("langwright")
-    assert all(name in said for name in names)
+def test_a_bad_line_is_answered_with_one(fails: Fails, line: str, names: tuple[str, ...]) -> None:
+    fails(*line.split(), names=names)
     assert not seen
-
-
-def test_the_last_of_a_repeated_flag_holds() -> None:
-    cli.main(["train", "c", "o", "--depth", "2", "--depth", "3"])
-    assert seen["recipe"].depth == 3
-
-
-def test_parse_understands_without_running(tmp_path: Path) -> None:
-    call = cli.parse(["train", "c", "o", "--depth", "2"])
-    assert call.arguments["recipe"].depth == 2
-    assert not seen
-    with pytest.raises(UserError, match="--bogus"):
-        cli.parse(["train", "--bogus"])
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -289,11 +250,12 @@ def test_help_of_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for words in (
         "CORPUS", "what to read, 100% of it.", "--json", "machine-readable results.", "--depth",
         "number of layers, the one dial.", "[default: 4]", "--save-every", "how often.", "[default: 500 steps]",
+        "[default: a, b]", "[default: yes]",
         "--no-compile", "gpt2, llama", "--layers", "--recipe", "--cache",
     ):  # fmt: skip
         assert words in text
-    assert "save_every" not in text
-    monkeypatch.setattr(cli, "USUAL", {"train": ("json", "rate")})
+    assert not any(words in text for words in ("save_every", "()", "True", "None"))
+    monkeypatch.setattr(cli, "USUAL", {"train": "json rate"})
     assert cli.main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert text.index("--json") < text.index("--rate")

@@ -1,14 +1,14 @@
 """The command line: verb -> function, imported only when it is called."""
 
-import errno
+import contextlib
 import importlib
 import itertools
 import os
+import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from langwright import __version__
@@ -29,55 +29,32 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
 
-USUAL: dict[str, tuple[str, ...]] = {
-    "pretrain": ("recipe", "family", "depth", "context", "steps", "budget", "batch_size", "tokenizer", "dtype", "seed"),
-    "finetune": (
-        "recipe", "task", "method", "rank", "target", "bits", "steps", "batch_size", "learning_rate", "context",
-    ),
-    "generate": (
-        "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed", "adapter", "json",
-    ),
-    "chat": ("system", "temperature", "top_k", "top_p", "seed", "max_new_tokens", "adapter", "template", "bits"),
-    "evaluate": ("text", "split", "field", "context", "batch_size", "adapter", "bits", "dtype", "device", "json"),
-}  # fmt: skip
+USUAL = {
+    "pretrain": "recipe family depth context steps budget batch_size tokenizer dtype seed",
+    "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
+    "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
+    "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
+    "evaluate": "text split field context batch_size adapter bits dtype device json",
+}
 """What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
 
 HELP = {"-h", "--help"}
 
-# A full disk or a folder without permission is the user's to mend, wherever it strikes.
-MENDABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-}
 
+def parse(argv: Sequence[str]) -> "partial[Any]":
+    """Understand a command line without running it.
 
-@dataclass(frozen=True)
-class Call:
-    """A command line that has been understood: the function and its arguments."""
+    Returns:
+        The function and its arguments. A command returns None, or its exit code.
 
-    function: Callable[..., Any]
-    arguments: dict[str, Any]
-
-    def __call__(self) -> int:
-        """Run it. A command returns None, or its exit code."""
-        return int(self.function(**self.arguments) or 0)
-
-
-def parse(argv: Sequence[str]) -> Call:
-    """Understand a command line without running it. Raises UserError when it does not fit."""
+    Raises:
+        UserError: The command line does not fit.
+    """
     if not argv or argv[0] in HELP:
-        return Call(_show, {"text": overview()})
+        return partial(_show, overview())
     verb, *rest = argv
     if verb == "--version":
-        return Call(_show, {"text": f"langwright {__version__}"})
+        return partial(_show, f"langwright {__version__}")
     from langwright.base.arguments import Command
 
     if verb not in VERBS:
@@ -85,9 +62,9 @@ def parse(argv: Sequence[str]) -> Call:
         raise UserError(f'unknown {kind} "{verb}"{suggest(verb, VERBS) or "; see langwright --help"}')
     module, name = VERBS[verb][0].split(":")
     function = getattr(importlib.import_module(module), name)
-    command = Command(function, f"langwright {verb}", USUAL.get(verb, ()))
+    command = Command(function, f"langwright {verb}", USUAL.get(verb, "").split())
     asked = (HELP | {"--help-all"}).intersection(itertools.takewhile(lambda word: word != "--", rest))
-    return Call(_show, {"text": command.help("--help-all" in asked)}) if asked else Call(function, command.read(rest))
+    return partial(_show, command.help("--help-all" in asked)) if asked else partial(function, **command.read(rest))
 
 
 def _show(text: str) -> None:
@@ -115,51 +92,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _on_sigterm(_terminate)
-        code = parse(argv)()
+        code = int(parse(argv)() or 0)
         sys.stdout.flush()
         return code
+    except RankError as error:
+        if str(error):
+            print(" ".join(f"{name}: {error}".splitlines()), file=sys.stderr, flush=True)
+        # Leaving as usual frees the group of processes while Python's lock is held, and gloo's thread may wait for that
+        # lock to free a tensor of a broken exchange: the process would never end.
+        os._exit(2)
     except UserError as error:
-        told = str(error) if isinstance(error, RankError) else is_first()
-        return _complain(f"{name}: {error}", 2) if told else 2
+        message, code = str(error), 2
+        if not is_first():
+            return code
     except _Terminated:
-        return _complain(f"{name}: terminated", 128 + signal.SIGTERM)
+        message, code = "terminated", 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        return _complain(f"{name}: interrupted", 130)
+        message, code = "interrupted", 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader has left (`| head`). Python flushes stdout once more at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return 128 + signal.SIGPIPE
     except (MemoryError, RuntimeError) as error:
-        if (
-            not isinstance(error, MemoryError)
-            and "allocate memory" not in str(error)
-            and "out of memory" not in str(error)
-        ):
+        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
             raise
-        return _complain(f"{name}: not enough memory for a model or batch of this size; choose a smaller one", 2)
-    except OSError as error:
-        if error.errno not in MENDABLE:
+        message, code = "not enough memory for a model or batch of this size; choose a smaller one", 2
+    except OSError as error:  # a full disk, a folder without permission
+        if error.strerror is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{name}: {where}{error.strerror}", 2)
+        message, code = f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 2
     finally:
         _on_sigterm(signal.SIG_DFL)
+    print(" ".join(f"{name}: {message}".splitlines()), file=sys.stderr)
+    return code
 
 
 class _Terminated(BaseException):
     """SIGTERM, as an exception like KeyboardInterrupt: what must be cleaned up is."""
 
 
-def _on_sigterm(handler: Any) -> None:
-    """Python lets only the main thread say what happens on a signal."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
 def _terminate(*_: object) -> None:
     raise _Terminated
 
 
-def _complain(message: str, code: int) -> int:
-    print(" ".join(message.splitlines()), file=sys.stderr)
-    return code
+def _on_sigterm(handler: Any) -> None:
+    with contextlib.suppress(ValueError):  # only the main thread may say what happens on a signal
+        signal.signal(signal.SIGTERM, handler)

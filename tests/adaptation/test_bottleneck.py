@@ -11,10 +11,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.base.errors import UserError
-from langwright.models.folder import load_model
 from oracles import CASES, Case, oracle, perturb, random_ids, sourced_oracle
 
 
@@ -106,11 +106,7 @@ def test_a_folder_means_what_adapterhub_means_by_it(family: str, kind: Any, tmp_
     model = load_model(tmp_path / "base")
     method = Bottleneck(kind, reduction=4)
     method.attach(model)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    perturb(model, 1, trained=True)
     save_adapter(model, tmp_path / "adapter")
     tensors = load_file(tmp_path / "adapter" / "adapter.safetensors")
     hook(theirs, tensors, kind)

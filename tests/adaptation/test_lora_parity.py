@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from langwright import load_model
 from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.methods.lora import LoRA
-from langwright.models.folder import load_model
 from langwright.models.model import Model
 from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 
@@ -52,23 +52,15 @@ MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
 }
 
 
-@dataclass(frozen=True)
-class Given:
-    """A model and settings, ours and PEFT's."""
-
-    model: str
-    ours: dict[str, Any] = field(default_factory=dict)
-    theirs: dict[str, Any] = field(default_factory=dict)
+WORDS = {
+    "target": "target_modules", "dora": "use_dora", "rslora": "use_rslora", "exclude": "exclude_modules",
+    "layers": "layers_to_transform",
+}  # fmt: skip
+"""Settings in our words, and in theirs."""
 
 
-def same(model: str, **settings: Any) -> Given:
-    """Settings in our words, the same in theirs."""
-    words = {
-        "target": "target_modules", "dora": "use_dora", "rslora": "use_rslora", "exclude": "exclude_modules",
-        "layers": "layers_to_transform",
-    }  # fmt: skip
-    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
-    return Given(model, settings, {words.get(name, name): value for name, value in lists.items()})
+def same(model: str, **settings: Any) -> tuple[str, dict[str, Any]]:
+    return model, settings
 
 
 GIVEN = {
@@ -110,24 +102,16 @@ class Pair:
 
 @pytest.fixture(params=GIVEN)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    given, folder = GIVEN[request.param], tmp_path_factory.mktemp("adapted")
-    theirs = MODELS[given.model]()
+    (model, settings), folder = GIVEN[request.param], tmp_path_factory.mktemp("adapted")
+    theirs = MODELS[model]()
     theirs.save_pretrained(folder / "model")
     ours = load_model(folder / "model")
-    method = LoRA(rank=3, alpha=5.0, **given.ours)
+    method = LoRA(rank=3, alpha=5.0, **settings)
     method.attach(ours)
-    kind = "SEQ_CLS" if given.model == "bert-sequence" else None
-    config = peft.LoraConfig(r=3, lora_alpha=5, task_type=kind, **given.theirs)
+    lists = {WORDS.get(k, k): list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    config = peft.LoraConfig(r=3, lora_alpha=5, task_type="SEQ_CLS" if model == "bert-sequence" else None, **lists)
     torch.manual_seed(0)  # of the first numbers of peft, whatever ran before
-    adapted = peft.get_peft_model(theirs, config).eval()
-    return Pair(folder, adapted, ours, method)
-
-
-def shake(parameters: Any, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return Pair(folder, peft.get_peft_model(theirs, config).eval(), ours, method)
 
 
 def of_ours(model: Model, ids: Tensor) -> Tensor:
@@ -148,7 +132,7 @@ IDS = random_ids(2, 12)
 
 
 def test_what_peft_saves_is_loaded(pair: Pair, tmp_path: Path) -> None:
-    shake([p for p in pair.theirs.parameters() if p.requires_grad], 1)
+    perturb(pair.theirs, 1, trained=True)
     pair.theirs.save_pretrained(tmp_path)
     ours = load_model(pair.folder / "model")
     before = of_ours(ours, IDS)
@@ -162,7 +146,7 @@ def test_what_peft_saves_is_loaded(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_what_is_saved_peft_loads(pair: Pair, tmp_path: Path) -> None:
-    shake([p for p in pair.ours.parameters() if p.requires_grad], 2)
+    perturb(pair.ours, 2, trained=True)
     save_adapter(pair.ours, tmp_path, base=pair.folder / "model")
     base = type(pair.theirs.get_base_model()).from_pretrained(pair.folder / "model").eval()
     with warnings.catch_warnings(record=True) as told:
@@ -176,7 +160,7 @@ def test_what_is_saved_peft_loads(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_the_gradient_of_a_step_is_that_of_peft(pair: Pair) -> None:
-    shake([p for p in pair.theirs.parameters() if p.requires_grad], 3)
+    perturb(pair.theirs, 3, trained=True)
     tensors = {k: v.detach().clone() for k, v in peft.get_peft_model_state_dict(pair.theirs).items()}
     pair.method.load(pair.ours, "default", tensors)
     weights = torch.randn(of_ours(pair.ours, IDS).shape, generator=torch.Generator().manual_seed(4))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from langwright import load_model
 from langwright.adaptation.folder import load_adapter
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
@@ -17,10 +18,8 @@ from langwright.base.errors import UserError
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import generate_ids
 from langwright.inference.request import Request
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
-from langwright.models.folder import load_model
 from oracles import CASES, Case, oracle, random_ids, sourced_oracle
 
 GREEDY = Sampling(temperature=0)

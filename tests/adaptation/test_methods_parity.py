@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods import LayerNorm, PromptTuning, PTuning
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
-from langwright.models.folder import load_model
 from oracles import CASES, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 
 BERT = {
@@ -158,20 +158,13 @@ def open_base(folder: Path, base: str) -> Any:
     return kind.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def shake(parameters: Any, seed: int = 3) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-
-
 @pytest.mark.parametrize(("base", "kind"), PAIRS)
 def test_what_we_save_peft_opens_with_equal_logits(
     base: str, kind: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = load_model(bases(base))
     KINDS[kind].ours.attach(model)
-    shake(p for p in model.parameters() if p.requires_grad)
+    perturb(model, 3, trained=True)
     save_adapter(model, tmp_path, base=bases(base))
     theirs = open_base(bases(base), base)
     with warnings.catch_warnings(record=True) as told:
@@ -191,7 +184,7 @@ def test_what_peft_saves_we_open_with_equal_logits(
     if kind == "layernorm" and base.startswith("bert"):
         more["target_modules"] = ["LayerNorm"]
     theirs = peft.get_peft_model(open_base(bases(base), base), KINDS[kind].theirs(**more)).eval()
-    shake(p for p in theirs.parameters() if p.requires_grad)
+    perturb(theirs, 3, trained=True)
     theirs.save_pretrained(tmp_path)
     model = load_model(bases(base))
     load_adapter(model, tmp_path, base=bases(base))
@@ -209,7 +202,7 @@ def test_a_model_without_its_adapter_is_what_it_was(bases: Callable[[str], Path]
         ids, mask = random_ids(3, 9), padded("right")
         before, context, names = ours_out(model, ids, mask), model.context, [n for n, _ in model.named_parameters()]
         KINDS[kind].ours.attach(model)
-        shake(p for p in model.parameters() if p.requires_grad)
+        perturb(model, 3, trained=True)
         assert not torch.equal(before, ours_out(model, ids, mask))
         KINDS[kind].ours.detach(model)
         assert torch.equal(before, ours_out(model, ids, mask))

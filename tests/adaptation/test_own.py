@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from langwright import load_model
 from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
@@ -13,9 +14,9 @@ from langwright.adaptation.methods import BitFit, HeadOnly, LayerNorm
 from langwright.adaptation.methods.ia3 import IA3
 from langwright.base.errors import UserError
 from langwright.models.families import bert
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
@@ -63,7 +64,7 @@ def test_what_trains_is_what_the_method_says() -> None:
 def test_the_optimizer_holds_only_what_trains() -> None:
     model = tiny_model()
     IA3().attach(model)
-    learner = Learner({"model": model}, Causal(), torch.float32, TrainingRecipe(learning_rate=1e-3))
+    learner = Learner({"model": model}, TokenPrediction(), torch.float32, TrainingRecipe(learning_rate=1e-3))
     held = [p for optimizer in learner.optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in held) == 2 * (3 * 16 + 64)
     before = {name: p.clone() for name, p in model.named_parameters()}

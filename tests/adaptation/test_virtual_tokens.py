@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from langwright import load_model
 from langwright.adaptation.attached import attached, choose, mixed
 from langwright.adaptation.folder import load_adapter, save_adapter
 from langwright.adaptation.method import Method
@@ -18,10 +19,10 @@ from langwright.adaptation.methods.prompt_tuning import PromptTuning, nearest_wo
 from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.families.gpt2 import GPT2Config
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
 from oracles import CASES, oracle, random_ids
@@ -94,7 +95,7 @@ def test_gradients_reach_the_virtual_tokens_alone_checkpointed_or_not(method: Me
         if checkpointed:
             for block in model.body.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        Causal()({"model": model}, rows := batch_of(0, time=12))["tokens"].backward()
+        TokenPrediction()({"model": model}, rows := batch_of(0, time=12))["tokens"].backward()
         assert rows.ids.shape == (8, 12)
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert set(named) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -16,7 +16,7 @@ from langwright.adaptation.merging import merge, settle
 from langwright.adaptation.methods import LoRA
 from langwright.models.folder import save_model
 from langwright.models.model import Model
-from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, random_ids, sourced_oracle
+from oracles import CASES, SOURCED, VOCABULARY, Case, oracle, perturb, random_ids, sourced_oracle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TIED = {"tie_word_embeddings": True}
@@ -68,14 +68,6 @@ def resized(case: Case, size: int) -> transformers.PreTrainedModel:
     return model
 
 
-def shake(model: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-
-
 ODD = {("llama", "lora-as-one"), ("phi-tied", "saved-as-one"), ("phi-tied", "lora-as-one")} | {
     (base, shape) for base in ("t5", "bart") for shape in ("saved-as-one", "lora-of-both", "lora-as-one")
 }
@@ -89,7 +81,7 @@ def test_what_peft_saves_answers_the_same_and_so_does_what_we_save_of_it(base: s
     size, settings = SHAPES[shape]
     settings = settings(TABLES.get(base, ["embed_tokens", "lm_head"])) if settings else {}
     theirs = peft.get_peft_model(resized(BASES[base], size), peft.LoraConfig(r=3, lora_alpha=5, **settings)).eval()
-    shake(theirs)
+    perturb(theirs, 5, trained=True)
     theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=True)
     plain = langwright.load_model(tmp_path / "base")
     ours = langwright.load_model(tmp_path / "base", adapter=tmp_path / "theirs")
@@ -116,7 +108,7 @@ def test_a_merged_model_of_another_vocabulary_is_one_for_transformers(base: str,
     size, settings = SHAPES[shape]
     settings = settings(["embed_tokens", "lm_head"]) if settings else {}
     theirs = peft.get_peft_model(resized(BASES[base], size), peft.LoraConfig(r=3, lora_alpha=5, **settings)).eval()
-    shake(theirs)
+    perturb(theirs, 5, trained=True)
     theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=True)
     ours = langwright.load_model(tmp_path / "base", adapter=tmp_path / "theirs")
     merge(ours)
@@ -134,7 +126,7 @@ def test_what_trains_as_one_stays_one(settings: dict[str, Any], tmp_path: Path) 
     opened(BASES["llama-tied"]).save_pretrained(tmp_path)
     model = langwright.load_model(tmp_path)
     LoRA(rank=3, ensure_weight_tying=True, **settings).attach(model)
-    shake(model)
+    perturb(model, 5, trained=True)
     weight = torch.randn(of_ours(model).shape, generator=torch.Generator().manual_seed(1))
     (model(IDS) * weight).mean().backward()
     table = {name: p for name, p in model.named_parameters() if p.requires_grad}

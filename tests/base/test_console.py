@@ -22,15 +22,6 @@ def test_long_lines_are_not_folded(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_quiet_silences_all_but_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.quiet(), console.progress("reading", 10, "files") as advance:
-        console.say("hello")
-        console.warn("still")
-        advance(10)
-    console.say("again")
-    assert capsys.readouterr().err == "warning: still\nagain\n"
-
-
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,8 @@ from langwright.base.files import (
     crc32_blocks,
     data_folder,
     folder_lock,
-    make_folder,
     read_json,
+    refuse_file,
     sha256_file,
     write_atomic,
     write_json,
@@ -200,24 +200,9 @@ def test_read_json_names_file_and_line(tmp_path: Path, content: bytes | None, pl
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "c"))
     assert cache_folder() == tmp_path / "c"
-    assert (tmp_path / "c").is_dir()
     monkeypatch.delenv("LANGWRIGHT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "langwright"
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "file"))
-    with refused("LANGWRIGHT_CACHE"):
-        cache_folder()
-
-
-def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LANGWRIGHT_DATA", raising=False)
-    assert data_folder() is None
-    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path))
-    assert data_folder() == tmp_path
-    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path / "no"))
-    with refused("LANGWRIGHT_DATA"):
-        data_folder()
 
 
 LOCK_HOLDER = """
@@ -312,15 +297,18 @@ def test_each_block_of_a_file_has_a_checksum(tmp_path: Path, monkeypatch: pytest
     assert crc32_blocks(tmp_path / "a") == []
 
 
-@pytest.mark.parametrize("there", ["nothing", "the folder"])
+@pytest.mark.parametrize("there", ["nothing", "the folder", "an old lock", "a file"])
 def test_a_refusal_under_the_lock_leaves_the_disk_as_it_was(tmp_path: Path, there: str) -> None:
     folder = tmp_path / "a" / "b"
     if there != "nothing":
         folder.mkdir(parents=True)
+    if there in ("an old lock", "a file"):
+        (folder / (".lock" if there == "an old lock" else "mine")).write_text("")
     with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):
         raise UserError("no")
     assert folder.exists() == (tmp_path / "a").exists() == (there != "nothing")
-    assert not folder.exists() or names(folder) == []
+    left = {"an old lock": [".lock"], "a file": ["mine"]}
+    assert not folder.exists() or names(folder) == left.get(there, [])
     with folder_lock(folder, "a run"):
         (folder / "work").write_text("")
     with pytest.raises(UserError, match="no"), folder_lock(folder, "a run"):
@@ -328,11 +316,45 @@ def test_a_refusal_under_the_lock_leaves_the_disk_as_it_was(tmp_path: Path, ther
     assert (folder / "work").exists()
 
 
+WAITING = """
+import sys
+from pathlib import Path
+from langwright.base import files
+
+folder, flock, done = Path(sys.argv[1]), files.fcntl.flock, []
+
+def late(lock, how):
+    if not done:  # the owner removes the lock file after we have opened it
+        done.append((folder / ".lock").unlink())
+    flock(lock, how)
+
+files.fcntl.flock = late
+with files.folder_lock(folder, "a run"):
+    print((folder / ".lock").exists())
+"""
+
+
+def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "True\n"
+
+
+def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LANGWRIGHT_DATA", raising=False)
+    assert data_folder() is None
+    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    monkeypatch.setenv("LANGWRIGHT_DATA", str(tmp_path / "no"))
+    with refused("LANGWRIGHT_DATA"):
+        data_folder()
+
+
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     for name in ("file", "file/below/that", "nowhere"):
-        with pytest.raises(UserError, match=f"{name}: a file is in the way"):
-            make_folder(tmp_path / name)
-    assert make_folder(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
-    assert make_folder(tmp_path / "a/b") == []
+        with refused(f"{name}: a file is in the way"):
+            refuse_file(tmp_path / name)
+        with refused(f"{name}: a file is in the way"), folder_lock(tmp_path / name, "a test"):
+            pass
+    refuse_file(tmp_path / "a/b")

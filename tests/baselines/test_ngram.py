@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.base.errors import UserError
 from langwright.baselines import ngram
 from langwright.baselines.ngram import BEGIN, END, SYMBOLS, NGram
 
@@ -87,14 +86,6 @@ def test_probabilities_are_positive_and_sum_to_one(texts: list[bytes], order: in
     assert distribution.sum() == pytest.approx(1, abs=1e-12)
 
 
-@given(documents, st.integers(1, 5))
-def test_score_is_the_sum_over_the_distributions(texts: list[bytes], order: int) -> None:
-    model = NGram.train(TEXT, order)
-    text = b"".join(texts) + b"x"
-    chain = [model.distribution(text[:i])[symbol] for i, symbol in enumerate([*text, END])]
-    assert model.bits_per_byte([text]) == pytest.approx(-np.log2(chain).sum() / len(text), rel=1e-9)
-
-
 @pytest.mark.parametrize("block", [1, 7, 64])
 def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = NGram.train(TEXT, 4)
@@ -106,24 +97,6 @@ def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_array_equal(one.own, other.own)
         np.testing.assert_array_equal(one.backoff, other.backoff)
     assert pieces.bits_per_byte(iter(TEXT)) == pytest.approx(score, rel=1e-12)
-
-
-def test_noise_costs_eight_bits() -> None:
-    noise = np.random.default_rng(1).integers(0, 256, 200_000, np.uint8).tobytes()
-    model = NGram.train([noise[:100_000]])
-    assert 8 <= model.bits_per_byte([noise[100_000:]]) < 8.1
-
-
-def test_longer_contexts_help_on_text() -> None:
-    text = "".join(f"for item{i % 7} in range({i}):\n    print(item{i % 7})\n" for i in range(3000)).encode()
-    scores = [NGram.train([text[:60_000]], order).bits_per_byte([text[60_000:]]) for order in (1, 3, 6)]
-    assert scores[0] > scores[1] > scores[2]
-
-
-def test_contexts_stay_inside_a_document() -> None:
-    apart = NGram.train([b"ab"] * 50, 2)
-    assert apart.distribution(b"b").argmax() == END
-    assert apart.distribution(b"").argmax() == ord("a")
 
 
 def test_generation_is_seeded_and_ends() -> None:
@@ -153,18 +126,3 @@ def test_temperature_sharpens() -> None:
         sum(model.generate(b"a", 1, np.random.default_rng(i), heat) == b"b" for i in range(300)) for heat in (0.25, 1.0)
     )
     assert cold > warm
-
-
-@pytest.mark.parametrize(
-    ("mistake", "message"),
-    [
-        (lambda: NGram.train([b"x"], 8), "order 8"),
-        (lambda: NGram.train([b"x"], 0), "order 0"),
-        (lambda: NGram.train([]), "no text"),
-        (lambda: NGram.train([b"x"]).bits_per_byte([b""]), "at least one byte"),
-        (lambda: NGram.train([b"x"]).generate(b"", 1, np.random.default_rng(0), 0), "temperature of 0"),
-    ],
-)
-def test_mistakes_are_named(mistake, message: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UserError, match=message):
-        mistake()

@@ -52,7 +52,7 @@ def test_heads_and_bodies_of_a_module() -> None:
     assert area.indent == "    "
     assert wait.head == "async def wait(self):\n"
     assert wait.body == "    @inner\n    def later():\n        return 1\n    return later\n"
-    assert (last.head, last.body) == ("def last():\n", "    # because\n    return 2\n")
+    assert (last.head, last.body) == ("def last():\n    # because\n", "    return 2\n")
 
 
 def test_line_ends_and_form_feeds() -> None:

@@ -72,7 +72,6 @@ def test_the_adapter_answers_in_every_verb_and_as_a_merged_model(
 BAD = {
     "unknown target": (["finetune", "base", "new.txt", "x", "--method", "lora", "--target", "q_porj"], "q_proj"),
     "rank without lora": (["finetune", "base", "new.txt", "x", "--rank", "4"], ("--rank", "--method lora")),
-    "no rank": (["finetune", "base", "new.txt", "x", "--method", "lora", "--rank", "0"], "--rank 0"),
     "no adapter": (["generate", "base", "--adapter", "base"], "adapter_config.json"),
     "another base": (["generate", "merged", "--adapter", "adapter"], ("/base", "/merged")),
     "merged onto itself": (["merge", "base", "adapter", "base"], "/base"),

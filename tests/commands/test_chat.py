@@ -118,11 +118,8 @@ def test_what_does_not_fit_is_told(folder: Path, tmp_path: Path, capsys: pytest.
     [
         (['{"messages": [{"role": "user", "content": "a"}]}'], [], "bad.jsonl:1"),
         ([PAIR] * 8 + ['{"prompt": "a", "completion": " "}'], ["--split", "0.5"], "bad.jsonl:9"),
-        (['{"text": "a"}'], [], ("bad.jsonl:1", '"text"')),
         ([PAIR], ["--template", "chatlm"], "--template chatlm"),
         ([PAIR] * 9, ["--split", "0.5", "--crossing"], "--crossing"),
-        ([PAIR] * 4, ["--split", "0.5"], "--batch-size"),
-        (['{"prompt": [{"role": "tool", "content": "a"}], "completion": "b"}'] * 9, ["--split", "0.5"], "bad.jsonl:1"),
     ],
 )
 def test_bad_conversations_are_answered_in_one_line(
@@ -141,14 +138,7 @@ def test_chat_settings_without_the_task_are_refused(folder: Path, tmp_path: Path
 def test_commands_in_a_conversation(tuned: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["Who saw a cat?", "", "/reset", "/system Be brief.", "/cat", "Who ate a dog?", "/exit", "Who?"]
 
-    class Input:
-        buffer = io.BytesIO("\n".join(lines).encode())
-
-        @staticmethod
-        def isatty() -> bool:
-            return False
-
-    monkeypatch.setattr(sys, "stdin", Input)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode())))
     assert main(["chat", str(tuned), "--temperature", "0", "--max-new-tokens", "9", "--json"]) == 0
     told = capsys.readouterr()
     answers = [json.loads(line) for line in told.out.splitlines()]
@@ -170,6 +160,9 @@ def test_an_adapter_learns_to_talk_and_survives_a_kill(folder: Path, tmp_path: P
     assert json.loads(lines[0])["prompt"] == "Who ate a tuna?"
     change = record["forgetting"]["new"]
     assert change["after"] < change["before"]
+    merged = tmp_path / "merged"
+    assert main(["merge", str(folder / "base"), str(tmp_path / "whole"), str(merged)]) == 0
+    assert json.loads(talk(merged, ["Who ate a tuna?"], "--json")[0])["prompt"] == "Who ate a tuna?"
 
 
 def test_an_adapter_cannot_learn_new_tokens(folder: Path, tmp_path: Path, fails: Fails) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.cli import main
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.tokenizer import load_tokenizer
 from oracles import perturb

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
+from langwright import load_model
 from langwright.cli import main
-from langwright.models.folder import load_model
 from oracles import random_ids
 from refusals import Fails, Prints
 
@@ -78,7 +78,5 @@ def test_what_is_refused(arguments: list[str], named: str, corpus: Path, tmp_pat
     fails("pretrain", corpus, tmp_path / "out", "--split", "0.9", *arguments, names=named)
 
 
-def test_a_model_without_experts(corpus: Path, tmp_path: Path, fails: Fails) -> None:
-    out = tmp_path / "plain"
-    assert main(["pretrain", str(corpus), str(out), *TINY, *RUN, "--steps", "1"]) == 0
-    fails("evaluate", out, "--text", corpus, "--experts", names=("--experts", str(out)))
+def test_a_model_without_experts(corpus: Path, untrained: Path, fails: Fails) -> None:
+    fails("evaluate", untrained, "--text", corpus, "--experts", names=("--experts", str(untrained)))

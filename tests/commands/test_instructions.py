@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from langwright.adaptation.folder import save_adapter
+from langwright.adaptation.folder import load_model, save_adapter
 from langwright.adaptation.methods.lora import LoRA
 from langwright.base.errors import UserError
 from langwright.baselines.parsing import function_heads
-from langwright.commands._demo.instructions import compare_answers, is_documented, mine, write_instructions
+from langwright.commands._demo import compare_answers, is_documented, mine, write_instructions
 from langwright.corpora.conversations import open_chats
 from langwright.corpora.document import Document
-from langwright.models.families.llama import LlamaConfig
-from langwright.models.folder import new_model, save_model
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.training import raw_bytes
 
 SOURCE = '''
@@ -54,16 +52,9 @@ def test_the_held_out_ones_are_written_last(tmp_path: Path) -> None:
         write_instructions(path, [Document("x = 1", "a")], [])
 
 
-def test_both_models_answer_what_fits(tmp_path: Path) -> None:
-    setup = set_up_chat(raw_bytes(), "zephyr", may_grow=False, where="x")
-    size = setup.tokenizer.vocab_size
-    config = LlamaConfig(vocab_size=size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
-                         num_key_value_heads=1, intermediate_size=24, max_position_embeddings=230)  # fmt: skip
-    model = new_model("llama", config)
-    save_model(model, setup.tokenizer, tmp_path / "base")
+def test_both_models_answer_what_fits(untrained: Path, tmp_path: Path) -> None:
+    set_up_chat(raw_bytes(), "zephyr", may_grow=False, where="x").tokenizer.save(tmp_path)
+    model = load_model(untrained)
     LoRA(rank=2).attach(model, seed=0)
-    setup.tokenizer.save(tmp_path / "adapter")
-    save_adapter(model, tmp_path / "adapter", base=tmp_path / "base")
-    heads = function_heads(SOURCE)
-    asked = compare_answers(tmp_path / "base", tmp_path / "adapter", heads)
-    assert asked == {"asked": 2, "before": 0, "after": 0}
+    save_adapter(model, tmp_path, base=untrained)
+    assert compare_answers(untrained, tmp_path, function_heads(SOURCE)) == {"asked": 2, "before": 0, "after": 0}

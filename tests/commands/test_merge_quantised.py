@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import load_model, save_adapter
 from langwright.adaptation.merging import merge
 from langwright.adaptation.methods.lora import LoRA
@@ -47,10 +46,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for base, bits in (("small", None), ("base", kind)):
         adapted = load_model(tmp_path / base, bits=bits)
         LoRA(rank=3, **settings).attach(adapted, seed=2)
-        generator = torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            for parameter in attached(adapted).adapters["default"].trained:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        perturb(adapted, 3, trained=True)
         save_adapter(adapted, tmp_path / f"{base}-adapter", base=tmp_path / base)
     return tmp_path
 

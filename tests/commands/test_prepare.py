@@ -8,9 +8,6 @@ import pytest
 
 from langwright.cli import main
 from langwright.corpora.conversations import open_chats
-from langwright.models.families.llama import LlamaConfig
-from langwright.models.folder import new_model, save_model
-from langwright.text.training import raw_bytes
 from refusals import Fails
 
 LONG = "The cat sat on the mat because the mat was warm and nobody else had thought of sitting there before"
@@ -72,12 +69,10 @@ def test_the_best_by_heuristics(data: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("by", ["relevance", "difficulty"])
-def test_a_model_counts_and_scores(by: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokenizer = raw_bytes()
-    config = LlamaConfig(vocab_size=tokenizer.vocab_size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
-                         num_key_value_heads=1, intermediate_size=24, max_position_embeddings=400)  # fmt: skip
-    save_model(new_model("llama", config), tokenizer, tmp_path / "model")
-    more = ["--model", str(tmp_path / "model"), "--max-tokens", "100", "--keep", "0.5", "--by", by]
+def test_a_model_counts_and_scores(
+    by: str, data: Path, untrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--model", str(untrained), "--max-tokens", "100", "--keep", "0.5", "--by", by]
     report = run(data, tmp_path / "out.jsonl", *more, capsys=capsys)
     assert report["dropped: more tokens than --max-tokens"] == 4
     assert report["written"] == 1

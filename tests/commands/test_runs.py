@@ -35,6 +35,11 @@ def test_one_file_of_text_is_split_in_order_and_that_is_said(
     assert "0.95" in capsys.readouterr().err
     assert record(out)["corpus"]["split"] == "0.95"
     assert record(out)["held_out"]["bytes"] == 5
+    copy = book.rename(tmp_path / "copy.txt")  # a process says it once of a text
+    assert main(["evaluate", str(out), "--text", str(copy), "--split", "5%", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["bytes"] == 5
+    assert "0.95" in told.err
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [("1 epochs", 2), ("2 epochs", 3), ("0.1 epochs", 1)])

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSeq2SeqLM
 
+from langwright import load_model
 from langwright.cli import main
 from langwright.commands.show import WRITTEN
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.families.bart import BartConfig
 from langwright.models.families.t5 import T5Config
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.text.training import raw_bytes
 from langwright.viewing.attention import CROSS_CAUTIONS
 from oracles import perturb
@@ -124,7 +125,6 @@ def test_a_target_begins_as_the_model_begins_it(bart: Path, tmp_path: Path) -> N
     ("options", "names"),
     [
         (["--attention", "a", "--layer", "2"], ("--layer 2", "decoder", "encoder")),
-        (["--attention", "a", "--layer", "-1"], "--layer -1"),
         (["--attention", "a" * 12], ("14", "12")),
         (["--attention", "a", "--target", "b" * 12], ("target", "14", "12")),
     ],

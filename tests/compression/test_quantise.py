@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.compression.quantise import Compression, compress_folder
-from langwright.models.folder import OpenedFolder, load_model, new_model, save_model
+from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import KINDS
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.cost import parameters
-from oracles import _CLASSES, VOCABULARY, perturb, random_ids
+from oracles import VOCABULARY, Case, oracle, random_ids
 from refusals import refused
 
 WIDE: dict[str, dict[str, Any]] = {
@@ -43,12 +44,7 @@ WIDE: dict[str, dict[str, Any]] = {
 
 
 def saved_by_transformers(family: str, folder: Path, **changes: Any) -> Path:
-    config, made = _CLASSES[family]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = made(config(vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=2, **WIDE[family] | changes)).eval()
-    perturb(model)
-    model.save_pretrained(folder)
+    oracle(Case(family, WIDE[family] | changes)).save_pretrained(folder)
     return folder
 
 
@@ -79,10 +75,10 @@ def test_a_compressed_folder_is_what_loading_with_bits_gives(kind: str, plain: P
         before = linears(dense)[name].full_weight().detach()
         assert torch.equal(linear.full_weight(), linears(rounded)[name].full_weight())
         assert isinstance(linear, QuantisedLinear) == ("router" not in name)
-        assert (linear.full_weight() - before).norm() / before.norm() <= 1.5 * result.error
+        assert (linear.full_weight() - before).norm() / before.norm() <= 1.5 * result.largest_relative_error
     assert torch.equal(logits(opened), logits(rounded))
     assert parameters(opened) == parameters(dense)  # type: ignore[arg-type]
-    assert result.after < 0.65 * result.before
+    assert result.bytes_after < 0.65 * result.bytes_before
 
 
 def test_only_the_chosen_are_rounded_and_all_else_is_as_it_was(plain: Path) -> None:

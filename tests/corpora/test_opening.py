@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.hub import parse_hub_spec
 from langwright.corpora.opening import open_corpus
 
+from ..refusals import refused
+
 
 def sources(corpus: Corpus) -> list[str]:
-    return [Path(document.source).name for document in corpus.documents()]
+    return [Path(document.source).name for document in corpus]
 
 
 @pytest.fixture
@@ -43,46 +44,43 @@ def test_globs_and_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert sources(open_corpus("sub")) == ["c.py", "d.txt"]
     (folder / "tinyshakespeare").mkdir()
-    with pytest.raises(UserError, match=r"\./tinyshakespeare: no file in this folder"):
+    with refused("./tinyshakespeare"):
         open_corpus("./tinyshakespeare")
 
 
 def test_the_field_is_passed_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "yes", "text": "no"}')
-    assert [d.text for d in open_corpus(str(tmp_path), field="body").documents()] == ["yes"]
+    assert [d.text for d in open_corpus(str(tmp_path), field="body")] == ["yes"]
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "names"),
     [
-        ("tinyshakespear", '"tinyshakespear": no such corpus, file or folder; did you mean "tinyshakespeare"?'),
-        (
-            "qwertyuiop",
-            "a corpus is one of python-stdlib, tinyshakespeare, tinystories, a path, a glob, or hf:owner/name",
-        ),
-        ("no/such.txt", "no/such.txt: no such file or folder"),
-        ("owner/name", "owner/name: no such file or folder; a data set of the Hub is written hf:owner/name"),
-        ("~/no/such/folder/here", "~/no/such/folder/here: no such file or folder"),
-        ("x" * 5000, "no such corpus, file or folder"),
-        ("nothing-*.txt", "nothing-*.txt: no such file or folder, and no file matches it as a pattern"),
-        ("{folder}/g.png", "g.png: unknown ending '.png'"),
-        ("{folder}/g.*", "g.png: unknown ending '.png'"),
-        ("{folder}/.hidden/none", "none: no such file or folder"),
-        ("hf:", "hf:: a part is empty"),
-        ("hf:a/b:c:train:more", "too many parts; write hf:owner/name:config:split"),
+        ("tinyshakespear", ['did you mean "tinyshakespeare"', "python-stdlib"]),
+        ("no/such.txt", []),
+        ("owner/name", ["hf:owner/name"]),
+        ("~/no/such/folder/here", []),
+        ("x" * 5000, []),
+        ("nothing-*.txt", []),
+        ("g.png", ["'.png'"]),
+        ("g.*", ["g.png"]),
+        (".hidden/none", []),
+        ("hf:", []),
+        ("hf:a/b:c:train:more", []),
     ],
 )
-def test_what_cannot_be_opened_is_explained(folder: Path, spec: str, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        open_corpus(spec.format(folder=folder))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+def test_what_cannot_be_opened_is_explained(
+    folder: Path, spec: str, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    with refused(spec if "*" not in spec else "", *names):
+        open_corpus(spec)
 
 
 def test_an_empty_corpus_is_an_error(folder: Path) -> None:
     corpus = open_corpus(str(folder / "empty.txt"))
-    for read in (corpus.record, lambda: list(corpus.documents())):
-        with pytest.raises(UserError, match=r"empty.txt: the corpus is empty"):
+    for read in (corpus.record, lambda: list(corpus)):
+        with refused("empty.txt"):
             read()
 
 
@@ -110,7 +108,7 @@ def test_the_standard_library_is_a_corpus() -> None:
     assert record["python"] == platform.python_version()
     assert record["kind"] == "python-stdlib"
     assert 8e6 < record["bytes"] < 25e6
-    names = [document.source for document in corpus.documents()]
+    names = [document.source for document in corpus]
     assert {"argparse.py", "json/decoder.py"} <= set(names)
     assert not any(
         {"test", "tests", "site-packages", "idle_test", "__pycache__"} & set(name.split("/")) for name in names
@@ -140,51 +138,40 @@ def test_hub_specifications(spec: str, parsed: tuple[str, str | None, str]) -> N
     assert parse_hub_spec(spec) == parsed
 
 
-class FakeDataset:
-    """The few things of a `datasets.Dataset` that are used."""
-
-    def __init__(self, columns: dict[str, list[Any]]) -> None:
-        self._columns = columns
-        self.column_names = list(columns)
-
-    def select_columns(self, names: list[str]) -> list[dict[str, Any]]:
-        return [
-            dict(zip(names, row, strict=True)) for row in zip(*(self._columns[name] for name in names), strict=True)
-        ]
-
-
-def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: FakeDataset | Exception) -> list[Any]:
+def use_datasets(monkeypatch: pytest.MonkeyPatch, answer: dict[str, list[Any]] | Exception) -> list[Any]:
+    """The few things of `datasets` that are used. answer: the columns of the data set, or what loading it raises."""
     asked: list[Any] = []
 
-    def load_dataset(name: str, config: str | None, split: str) -> FakeDataset:
+    def load_dataset(name: str, config: str | None, split: str) -> SimpleNamespace:
         asked.append((name, config, split))
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        rows = [dict(zip(answer, row, strict=True)) for row in zip(*answer.values(), strict=True)]
+        return SimpleNamespace(column_names=list(answer), select_columns=lambda names: rows)
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))  # type: ignore[arg-type]
     return asked
 
 
 def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = use_datasets(monkeypatch, FakeDataset({"id": [1, 2], "story": ["a", "b"]}))
+    asked = use_datasets(monkeypatch, {"id": [1, 2], "story": ["a", "b"]})
     corpus = open_corpus("hf:o/n:test", field="story")
     assert asked == [("o/n", None, "test")]
-    assert list(corpus.documents()) == [Document("a", "hf:o/n:test row 0"), Document("b", "hf:o/n:test row 1")]
+    assert list(corpus) == [Document("a", "hf:o/n:test row 0"), Document("b", "hf:o/n:test row 1")]
     assert corpus.record()["kind"] == "hub"
 
 
 def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_datasets(monkeypatch, FakeDataset({"id": [1]}))
-    with pytest.raises(UserError, match='hf:o/n: no column "text"; there is "id"'):
+    use_datasets(monkeypatch, {"id": [1]})
+    with refused("hf:o/n", "text", "id"):
         open_corpus("hf:o/n")
-    with pytest.raises(UserError, match='row 0: the field "id" is int, not text'):
-        list(open_corpus("hf:o/n", field="id").documents())
+    with refused("row 0", "id"):
+        list(open_corpus("hf:o/n", field="id"))
     use_datasets(monkeypatch, RuntimeError("not found\nlong story"))
-    with pytest.raises(UserError, match=r"hf:o/n: the data set cannot be loaded: not found$"):
+    with refused("hf:o/n", "not found"):
         open_corpus("hf:o/n")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'langwright\[data\]'"):
+    with refused("langwright[data]"):
         open_corpus("hf:o/n")
 
 
@@ -192,4 +179,4 @@ def test_a_real_data_set_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1]})
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: rows)
-    assert [document.text for document in open_corpus("hf:o/n").documents()] == ["one", "two"]
+    assert [document.text for document in open_corpus("hf:o/n")] == ["one", "two"]

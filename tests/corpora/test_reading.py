@@ -18,6 +18,8 @@ from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.reading import ROWS, TEXTS, read_documents, read_rows
 
+from ..refusals import refused
+
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 
@@ -100,7 +102,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("a.txt.gz", gzip.compress(b"ab\xff", mtime=0), "offset 2"),
     ("a.py", b"x = 1\n\n\ny = '\xff'", "offset 13"),
     ("a.py", b"'\xff'", "offset 1"),
-    ("a.py", b"# coding: ascii\nx = '\xff'", "ascii"),
+    ("a.py", b"# coding: ascii\nx = '\xff'", "offset 21"),
     ("a.py", b"# coding: no-such\n", "no-such"),
     ("a.py", b"# coding: hex\n", "hex"),
     ("a.py", b"# coding: unicode_escape\n'\\ud800'", "\\ud800"),
@@ -114,9 +116,9 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("a.json", b"[" * 100_000, "a.json:"),
     ("a.json", b'{"text": "a"}', "a.json:"),
     ("a.json", b'[{"text": "a"}, 1]', "row 2"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], "a.jsonl.gz: the archive"),
-    ("a.txt.gz", b"plain", "a.txt.gz: the archive"),
-    ("a.txt.xz", lzma.compress(b"text")[:-4], "a.txt.xz: the archive"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0)[:-9], "a.jsonl.gz:"),
+    ("a.txt.gz", b"plain", "a.txt.gz:"),
+    ("a.txt.xz", lzma.compress(b"text")[:-4], "a.txt.xz:"),
     ("a.txt.zst", b"plain", "a.txt.zst:"),
     ("a.csv", b"body,x\n1,2\n", 'a.csv:1: no column "text"'),
     ("a.csv", b"", 'a.csv:1: no column "text"'),
@@ -135,15 +137,12 @@ FAULTS: list[tuple[str, bytes, str]] = [
 
 @pytest.mark.parametrize(("name", "data", "place"), FAULTS)
 def test_faults_are_named_with_their_place(tmp_path: Path, name: str, data: bytes, place: str) -> None:
-    with pytest.raises(UserError) as error:
-        list(open_corpus(str(write(tmp_path / name, data))).documents())
-    assert str(tmp_path) in str(error.value)
-    assert place in str(error.value)
-    assert "\n" not in str(error.value)
+    with refused(tmp_path, place):
+        list(open_corpus(str(write(tmp_path / name, data))))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.txt"):
+    with refused("gone.txt"):
         list(read_documents(tmp_path / "gone.txt"))
 
 
@@ -159,17 +158,17 @@ def test_parquet_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     import pyarrow
 
     path = parquet(tmp_path / "a.parquet", text=["a", None])
-    with pytest.raises(UserError, match='no column "body"'):
+    with refused("a.parquet", "body"):
         texts(path, "body")
-    with pytest.raises(UserError, match='row 2: the field "text" is NoneType'):
+    with refused("a.parquet: row 2", "text"):
         texts(path)
     raw = pyarrow.array([b"a", b"caf\xe9"], pyarrow.binary())
     broken = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
-    with pytest.raises(UserError, match=r"b\.parquet: row 2"):
+    with refused("b.parquet: row 2"):
         texts(parquet(tmp_path / "b.parquet", text=broken))
     assert texts(parquet(tmp_path / "c.parquet", text=["a", "b"], other=broken)) == ["a", "b"]
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"pyarrow; pip install 'langwright\[data\]'"):
+    with refused("a.parquet", "langwright[data]"):
         texts(path)
 
 
@@ -181,7 +180,7 @@ def test_columns_that_python_cannot_hold_are_not_read(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", text=["a"], far=far, zone=zone)
     assert texts(path) == ["a"]
     for field in ("far", "zone"):
-        with pytest.raises(UserError, match=r"a\.parquet: row 1"):
+        with refused("a.parquet: row 1"):
             texts(path, field)
 
 

@@ -1,21 +1,16 @@
 """Splits are exact, re-readable, and do not depend on what they should not depend on."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.opening import open_corpus
-from langwright.corpora.splits import (
-    DEFAULT_SPLIT,
-    ContentSplit,
-    ContiguousSplit,
-    is_validation,
-    parse_split,
-    settle_split,
-    split_documents,
-)
+from langwright.corpora.splits import Split, is_held_out, parse_split, settle_split, split_documents
+
+from ..refusals import refused
 
 MANY = [f"document {i} " + "word " * (i % 5) for i in range(4000)]
 
@@ -24,8 +19,8 @@ def corpus_of(texts: list[str]) -> Corpus:
     return Corpus("memory", "files", lambda: iter([Document(text, str(i)) for i, text in enumerate(texts)]))
 
 
-def held_out(texts: list[str], fraction: float = 0.05, seed: int = 0) -> set[str]:
-    return {text for text in texts if is_validation(Document(text, "anywhere"), fraction, seed)}
+def held_out(texts: list[str], share: float = 0.05) -> set[str]:
+    return {text for text in texts if is_held_out(text, share)}
 
 
 def test_content_decides_and_nothing_else() -> None:
@@ -34,12 +29,11 @@ def test_content_decides_and_nothing_else() -> None:
     assert held_out(MANY[:2000]) == chosen & set(MANY[:2000])
     assert 0.03 * len(MANY) < len(chosen) < 0.07 * len(MANY)
     assert chosen <= held_out(MANY, 0.2)  # a larger share keeps what was held out
-    assert held_out(MANY, seed=1) != chosen
 
 
 def test_the_choice_never_changes() -> None:
     # Frozen: another result would move training text into the validation part of models that exist.
-    assert [i for i in range(100) if is_validation(Document(f"text {i}", ""), 0.05)] == [7, 40, 54, 63, 71, 83, 94]
+    assert [i for i in range(100) if is_held_out(f"text {i}", 0.05)] == [7, 40, 54, 63, 71, 83, 94]
 
 
 def test_content_split_parts_every_document() -> None:
@@ -59,7 +53,7 @@ def test_contiguous_split_is_exact(texts: list[str], fraction: float) -> None:
     boundary = int(len(whole) * fraction)
     training, validation = split_documents(corpus_of(texts), fraction)
     if boundary == 0:
-        with pytest.raises(UserError, match="characters are too few to split"):
+        with refused("memory"):
             list(training)
         return
     assert "".join(d.text for d in training) == whole[:boundary]
@@ -76,20 +70,22 @@ def test_tiny_shakespeare_is_split_as_everyone_does(data_folder: object) -> None
 
 
 def test_splits_are_read_from_text() -> None:
-    assert parse_split("5%") == ContentSplit(0.05) == DEFAULT_SPLIT
-    assert parse_split(" 0.9 ") == parse_split(0.9) == ContiguousSplit(0.9)
+    assert parse_split("5%") == Split(0.05, by_content=True)
+    assert parse_split(" 0.9 ") == parse_split(0.9) == Split(0.9, by_content=False)
     assert [str(parse_split(text)) for text in ("12.5%", "0.9")] == ["12.5%", "0.9"]
     for wrong in ("half", "", "1", "0", "100%", "-5%", "nan", 1.5):
-        with pytest.raises(UserError, match='is not a split; write "5%"'):
+        with refused(wrong, "split"):
             parse_split(wrong)
 
 
 @pytest.mark.parametrize("text", ["text 0" * 9, "text 7" * 9])
-def test_documents_all_of_one_side_are_split_in_order(text: str) -> None:
-    corpus = corpus_of([text])
-    assert settle_split(corpus, "20%") == ContiguousSplit(0.8)
+def test_documents_all_of_one_side_are_split_in_order(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = replace(corpus_of([text]), name=text)
     training, validation = split_documents(corpus, "20%")
+    assert f"{text}: --split 20%" in capsys.readouterr().err
+    assert settle_split(corpus, "20%") == Split(0.8, by_content=False)
+    assert capsys.readouterr().err == "", "the user is told once"
     assert [[d.text for d in side] for side in (training, validation)] == [[text[:43]], [text[43:]]]
-    assert settle_split(corpus_of(MANY), "20%") == ContentSplit(0.2)
-    with pytest.raises(UserError, match="memory"):
+    assert settle_split(corpus_of(MANY), "20%") == Split(0.2, by_content=True)
+    with refused("memory"):
         list(split_documents(corpus_of([]))[0])

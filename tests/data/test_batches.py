@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.objectives.batch import TokenBatch
 from refusals import refused

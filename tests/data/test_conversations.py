@@ -7,24 +7,23 @@ import pytest
 import torch
 
 from langwright.corpora.conversations import Chat
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.conversations import ChatRows, Example, answer_bytes, fit_examples
 from langwright.data.order import Layout
+from langwright.data.supply import Batches, evaluation_batches
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
-from langwright.text.chat_setup import ChatSetup, set_up_chat
-from langwright.text.chat_template import template_for
+from langwright.objectives.language import TokenPrediction
+from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
 from refusals import refused
 
 
 @pytest.fixture(scope="module")
-def setup() -> ChatSetup:
+def setup() -> ChatTemplate:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
@@ -47,7 +46,7 @@ def predicted(batch: TokenBatch, tokenizer: Tokenizer, row: int = 0) -> str:
     return tokenizer.decode(batch.targets[row][batch.weights[row] > 0].tolist())
 
 
-def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
+def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatTemplate) -> None:
     marked = Chat(({"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "weight": 0},
                    {"role": "user", "content": "R"}, {"role": "assistant", "content": "B"}), "f:1")  # fmt: skip
     for said, words in (
@@ -55,7 +54,7 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
         (chat("Q", "A", "R", "B", first=2), "B<|im_end|>"),
         (chat("Q", "A one", "R", "B"), "A one<|im_end|>B<|im_end|>"),
     ):
-        fitted, counts = fit_examples([said], setup.template, setup.tokenizer, 200)
+        fitted, counts = fit_examples([said], setup, 200)
         (batch,) = evaluation_batches(ChatRows(fitted, 200), 1)
         assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
@@ -64,29 +63,29 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatSetup) -> None:
     assert answer_bytes(fitted, setup.tokenizer) == 6
 
 
-def test_what_is_cut_off_is_counted(setup: ChatSetup) -> None:
+def test_what_is_cut_off_is_counted(setup: ChatTemplate) -> None:
     chats = [chat("Q", "A"), chat("Q", "A" * 40, source="f:2"), chat("Q" * 60, "A", source="f:3")]
-    whole, counts = fit_examples(chats, setup.template, setup.tokenizer, 500)
+    whole, counts = fit_examples(chats, setup, 500)
     assert (counts["shortened"], counts["tokens_cut_off"], counts["left_out"]) == (0, 0, 0)
-    fitted, counts = fit_examples(chats, setup.template, setup.tokenizer, 40)
+    fitted, counts = fit_examples(chats, setup, 40)
     assert (counts["shortened"], counts["left_out"]) == (2, 1)
     assert [e.inputs for e in fitted] == [whole[0].inputs, 40]
     assert counts["tokens_cut_off"] == sum(e.inputs - 40 for e in whole[1:])
     with refused("f:3", "40 tokens", "--context"):
-        fit_examples(chats[2:], setup.template, setup.tokenizer, 40)
+        fit_examples(chats[2:], setup, 40)
 
 
-def test_errors_name_file_and_row(setup: ChatSetup) -> None:
-    silent = template_for(
+def test_errors_name_file_and_row(setup: ChatTemplate) -> None:
+    silent = ChatTemplate(
         "{% for m in messages %}{{ m['content'] }}{% generation %}{% endgeneration %}{% endfor %}",
         setup.tokenizer,
         "x",
     )
     with refused("f:1", "chat template"):
-        fit_examples([chat("Q", "A")], silent, setup.tokenizer, 50)
-    strict = template_for("{{ raise_exception('no') }}", setup.tokenizer, "folder")
+        fit_examples([chat("Q", "A")], silent, 50)
+    strict = ChatTemplate("{{ raise_exception('no') }}", setup.tokenizer, "folder")
     with refused("f:1", "folder", "no"):
-        fit_examples([chat("Q", "A")], strict, setup.tokenizer, 50)
+        fit_examples([chat("Q", "A")], strict, 50)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "bloom"])
@@ -117,7 +116,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
         for batch in several:
             size = micro or batch.ids.shape[0]
             for start in range(0, batch.ids.shape[0], size):
-                loss = Causal()({"model": model}, batch.rows(start, start + size))["tokens"]
+                loss = TokenPrediction()({"model": model}, batch.rows(start, start + size))["tokens"]
                 loss.backward()
                 total = total + loss.detach()
         losses.append(float(total))
@@ -126,7 +125,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
     naive = [replace(batch, segments=None, positions=None) for batch in batches[0]]
-    assert float(Causal()({"model": model}, naive[0])["tokens"].detach()) != pytest.approx(losses[1], rel=1e-4)
+    assert float(TokenPrediction()({"model": model}, naive[0])["tokens"].detach()) != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_batch_is_a_function_of_its_step() -> None:

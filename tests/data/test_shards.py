@@ -42,7 +42,6 @@ def test_documents_come_back(
     assert tokens.bytes.tolist() == [3 + len(document) for document in documents]
     assert tokens.text_bytes == sum(3 + len(document) for document in documents)
     assert len(tokens) == sum(map(len, documents))
-    assert tokens.documents == len(documents)
     assert tokens.tokenizer == TOKENIZER
     assert [p.name for p in path.parent.iterdir()] == ["a.tokens"]
 

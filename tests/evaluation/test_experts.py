@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from langwright.evaluation.experts import Shares, expert_shares
-from langwright.models.folder import load_model
+from langwright import load_model
+from langwright.evaluation.experts import expert_shares
 from langwright.objectives.batch import TokenBatch
 from oracles import CASES, oracle, random_ids
 
@@ -26,9 +26,5 @@ def test_shares_are_those_of_their_routers(name: str, tmp_path: Path) -> None:
         for layer, logits in enumerate(theirs(batch.ids, output_router_logits=True).router_logits):
             chosen = logits[batch.weights.flatten() > 0].topk(active, -1).indices
             counts[layer] += torch.bincount(chosen.flatten(), minlength=experts)
-    assert [one.layer for one in found] == [0, 1, 2]
-    assert torch.stack([one.shares for one in found]).allclose(counts / (3 * 17 * active))
-
-
-def test_the_busiest() -> None:
-    assert Shares(0, torch.tensor([0.1, 0.2, 0.2, 0.5])).busiest == pytest.approx(2)
+    assert list(found) == [0, 1, 2]
+    assert torch.stack(list(found.values())).allclose(counts / (3 * 17 * active))

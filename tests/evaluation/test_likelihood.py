@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.evaluation.likelihood import Likelihood, likelihood
-from langwright.models.folder import load_model
 from langwright.objectives.batch import TokenBatch
 from oracles import CASES, oracle, random_ids
 

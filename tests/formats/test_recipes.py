@@ -34,8 +34,8 @@ def test_the_command_in_a_recipe_is_understood(path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(RECIPES.parent)
     (line,) = (line for line in path.read_text().splitlines() if "langwright pretrain" in line)
     call = parse(line.removeprefix("#").split()[1:])
-    assert call.arguments["recipe"] == read(path.name)
-    assert parse([*line.removeprefix("#").split()[1:], "--depth", "1"]).arguments["recipe"].depth == 1
+    assert call.keywords["recipe"] == read(path.name)
+    assert parse([*line.removeprefix("#").split()[1:], "--depth", "1"]).keywords["recipe"].depth == 1
 
 
 def test_the_recipe_of_the_demo_is_what_the_demo_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

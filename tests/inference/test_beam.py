@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.inference.beam import beam_search
 from langwright.inference.generate import complete, generate_ids
 from langwright.inference.request import Request
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.bart import BartConfig
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Frame
-from langwright.parts.cross_memory import CrossMemory
+from langwright.parts.state import CrossMemory
 from langwright.text.training import raw_bytes
 from oracles import CASES, SOURCED, left_padding, oracle, random_ids, sourced_oracle
 from refusals import refused

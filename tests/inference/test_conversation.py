@@ -10,7 +10,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.text.chat_setup import ChatSetup, set_up_chat
+from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes
 
@@ -18,7 +18,7 @@ GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope="module")
-def setup() -> ChatSetup:
+def setup() -> ChatTemplate:
     return set_up_chat(raw_bytes(), "chatml", may_grow=True, where="x")
 
 
@@ -31,16 +31,16 @@ def model(size: int, context: int = 120) -> Model:
 
 
 @pytest.fixture
-def conversation(setup: ChatSetup) -> Conversation:
-    return Conversation(model(setup.tokenizer.vocab_size), setup.tokenizer, setup.template, room=8)
+def conversation(setup: ChatTemplate) -> Conversation:
+    return Conversation(model(setup.tokenizer.vocab_size), setup, room=8)
 
 
 def saying(conversation: Conversation, text: str) -> None:
     """Make the model say this text again and again, whatever it reads, by a head that looks at the last token."""
-    ids, _ = conversation.tokenizer.encode_marked(text.replace("<|", f"{CONTROL}<|"))
+    ids, _ = conversation.template.tokenizer.encode_marked(text.replace("<|", f"{CONTROL}<|"))
     size = conversation.model.vocabulary
     after = torch.zeros(size, size)
-    newline = conversation.tokenizer.encode("\n")[0]
+    newline = conversation.template.tokenizer.encode("\n")[0]
     for now, then in zip([newline, *ids], ids, strict=False):
         after[now, then] = 50.0
 
@@ -79,8 +79,8 @@ def test_the_answer_is_what_the_model_writes_after_the_rendered_history(conversa
         {"role": "user", "content": "Two?"},
     ]
     rendered = conversation.template.marked(history, None, add_generation_prompt=True)
-    ids = conversation.tokenizer.encode_marked(rendered)[0]
-    expected = complete(conversation.model, conversation.tokenizer, [ids], GREEDY, 8)[0]
+    ids = conversation.template.tokenizer.encode_marked(rendered)[0]
+    expected = complete(conversation.model, conversation.template.tokenizer, [ids], GREEDY, 8)[0]
     assert conversation.ask("Two?", GREEDY)[0] == expected
 
 

@@ -10,13 +10,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference import generate
 from langwright.inference.generate import Completion, complete, generate_ids, next_tokens, prompt_ids
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer

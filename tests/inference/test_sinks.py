@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.inference.generate import generate_ids
@@ -17,7 +18,7 @@ from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.families.llama import LlamaConfig
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
 from langwright.parts.state import NewTokens, State

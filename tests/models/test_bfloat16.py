@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from langwright.models.folder import load_model
+from langwright import load_model
 from oracles import CASES, SOURCED, VOCABULARY, left_padding, oracle, perturb, random_ids, sourced_oracle
 
 TOLERANCE = 1.02
@@ -60,6 +60,7 @@ def test_encoders(name: str, tmp_path: Path) -> None:
         "bert": (transformers.BertConfig, transformers.BertModel),
         "roberta": (transformers.RobertaConfig, transformers.RobertaModel),
     }[name]
+    torch.manual_seed(0)
     exact = model(config(vocab_size=VOCABULARY, **shape)).eval()
     perturb(exact)
     exact.save_pretrained(tmp_path)

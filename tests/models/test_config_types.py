@@ -1,6 +1,5 @@
 """A field of config.json of another type is refused by file and field, or loads with the logits of `transformers`."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests.oracles import CASES, oracle, random_ids
+from tests.oracles import CASES, oracle, random_ids, small_config
 
+from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.base.value_types import fits
-from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.families import FAMILIES
 from langwright.models.family import READ_TYPES
-from langwright.models.folder import load_model
-from langwright.models.shapes import by_depth
 
 ODD = ("1e-06", "false", "2.0", "", None, True, 0, 3, 2.0, 1.5, -1, [], ["a"], {}, {"a": 1}, float("nan"))
 
@@ -24,10 +22,8 @@ ODD = ("1e-06", "false", "2.0", "", None, True, 0, 3, 2.0, 1.5, -1, [], ["a"], {
 def test_every_field(name: str) -> None:
     """Whatever a field holds: an error that names file and field, or a model that is built."""
     family = FAMILIES[name]
-    config = family.config(**family.defaults) if family in ENCODER_DECODERS else by_depth(name, 1, 53, 16, 0)
-    fields = json.loads(json.dumps(family.dump(config)))
-    honoured = [f for f in dataclasses.fields(family.config) if f.name not in family.absent]
-    types = {**READ_TYPES, **{f.name: f.type for f in honoured}}
+    fields = json.loads(json.dumps(family.dump(small_config(name))))
+    types = READ_TYPES | family.honoured()
     for field in {*fields, *types} - {"model_type"}:
         for value in ODD:
             wrong = field in types and (value != value or not fits(value, types[field]))

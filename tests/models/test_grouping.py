@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.models.folder import load_model, save_model
+from langwright.models.folder import save_model
 from langwright.models.model import Model
 from langwright.models.surgery.kv_heads import pool_heads
 from langwright.parts.attention import Attention

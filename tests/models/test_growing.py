@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from langwright import load_model
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.phi import PhiConfig
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.surgery.vocabulary import grow_vocabulary
 
 

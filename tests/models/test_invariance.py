@@ -13,7 +13,7 @@ from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.rope_scaling import DynamicScaling
 
 CONTEXT, LENGTHS = 64, (9, 23, 5, 14)
@@ -60,7 +60,7 @@ def gradients(model: Model) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_padding_neighbours_and_packing_change_no_loss(family: str) -> None:
-    model, rows, loss = made(family), examples(), Causal()
+    model, rows, loss = made(family), examples(), TokenPrediction()
     cut = [batch_of([[row]], CONTEXT) for row in rows]
     ways = {
         "alone": [narrowed(batch, row.inputs) for batch, row in zip(cut, rows, strict=True)],

@@ -3,38 +3,37 @@
 import pytest
 import torch
 
-from langwright.base.errors import UserError
-from langwright.models.families import DECODERS, ENCODERS, FAMILIES
+from langwright.models import tasks
+from langwright.models.families import FAMILIES
 from langwright.models.folder import new_model
-from langwright.models.keymap import Entry, locate, to_disk
+from langwright.models.keymap import Entry, to_disk
 from langwright.models.shapes import by_depth
+from oracles import small_config
 
 
-@pytest.mark.parametrize("family", [family.name for family in (*DECODERS, *ENCODERS)])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_is_where_locate_says(family: str) -> None:
-    model = new_model(family, by_depth(family, 2, 50, 16, 0.0))
+    model = new_model(family, small_config(family))
     parameters = dict(model.named_parameters())
-    entries = FAMILIES[family].keys(model.config)
+    entries = tasks.entries(FAMILIES[family], model.config, model.task)
     left = set(parameters)
-    for disk, tensor in to_disk(entries, parameters).items():
-        for name, rows, transposed in locate(entries, parameters, disk):
-            assert torch.equal((tensor.t() if transposed else tensor)[rows], parameters[name])
-            left.remove(name)
+    for entry in entries:
+        tensor = to_disk([entry], parameters)[entry.disk]
+        ours = [parameters[name] for name in entry.ours]
+        assert list(tensor.shape) == entry.shape([parameter.shape for parameter in ours])
+        for parameter, rows in zip(ours, entry.locate([len(parameter) for parameter in ours]), strict=True):
+            assert torch.equal((tensor.t() if entry.transposed else tensor)[rows], parameter)
+        left -= {*entry.ours}
     assert not left
 
 
 def test_the_fused_projection_of_gpt2() -> None:
     model = new_model("gpt2", by_depth("gpt2", 1, 50, 16, 0.0))
-    entries = FAMILIES["gpt2"].keys(model.config)
-    found = locate(entries, dict(model.named_parameters()), "transformer.h.0.attn.c_attn.weight")
-    place = "body.blocks.0.attention.fn"
-    assert found == [
-        (f"{place}.q.weight", slice(0, 64), True),
-        (f"{place}.k.weight", slice(64, 128), True),
-        (f"{place}.v.weight", slice(128, 192), True),
-    ]
-    with pytest.raises(UserError, match=r'no tensor is named "transformer\.h\.1\.ln_1\.weight"'):
-        locate(entries, dict(model.named_parameters()), "transformer.h.1.ln_1.weight")
+    entries = {entry.disk: entry for entry in tasks.entries(FAMILIES["gpt2"], model.config, "language")}
+    fused = entries["transformer.h.0.attn.c_attn.weight"]
+    assert fused.ours == tuple(f"body.blocks.0.attention.fn.{part}.weight" for part in "qkv")
+    assert fused.transposed
+    assert [(int(rows[0]), int(rows[-1])) for rows in fused.locate([64, 64, 64])] == [(0, 63), (64, 127), (128, 191)]
 
 
 def test_heads_that_take_turns() -> None:
@@ -45,7 +44,7 @@ def test_heads_that_take_turns() -> None:
     assert disk.flatten().tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
     assert all(map(torch.equal, fused.split(disk, [4, 4, 4]), (q, k, v)))
     assert fused.shape([q.shape, k.shape, v.shape]) == [12, 1]
-    rows = [place.tolist() for _, place, _ in locate([fused], {"q": q, "k": k, "v": v}, "fused")]
+    rows = [place.tolist() for place in fused.locate([4, 4, 4])]
     assert rows == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
 

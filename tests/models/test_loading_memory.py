@@ -18,7 +18,7 @@ LIMIT = 1.1
 MEASURE = """
 import sys, threading
 import torch
-from langwright.models.folder import load_model
+from langwright import load_model
 
 def anonymous():
     with open("/proc/self/status") as status:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from langwright import load_model
 from langwright.inference.cache import KVCache
+from langwright.models import tasks
 from langwright.models.families import FAMILIES, LANGUAGE
-from langwright.models.folder import load_model, new_model, save_model
+from langwright.models.folder import new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -124,7 +126,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     assert abs(loss - expected) <= NEAR
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters() if parameter.grad is not None}
     named = dict(theirs.named_parameters())
-    for disk, gradient in to_disk(FAMILIES[ours.family].keys(ours.config), gradients).items():
+    for disk, gradient in to_disk(tasks.entries(FAMILIES[ours.family], ours.config, ours.task), gradients).items():
         disk = disk.replace("embed_out", "lm_head")  # its name in memory
         assert (gradient - named.pop(disk).grad).abs().max() <= NEAR, disk
     assert not named

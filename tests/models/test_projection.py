@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.oracles import perturb
+from tests.oracles import perturb, small_config
 
 from langwright.adaptation.attached import choose
 from langwright.adaptation.methods.lora import LoRA
 from langwright.models import tasks
-from langwright.models.families import ENCODER_DECODERS, FAMILIES
+from langwright.models.families import FAMILIES
 from langwright.models.model import Model
-from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
 
 CASES = [(name, task) for name, row in FAMILIES.items() for task in tasks.tasks(row) if task in ("language", "masked")]
@@ -18,14 +17,12 @@ CASES = [(name, task) for name, row in FAMILIES.items() for task in tasks.tasks(
 
 def build(family: str, task: str) -> Model:
     row = FAMILIES[family]
-    config = (
-        row.config(**row.defaults | {"vocab_size": 53}) if row in ENCODER_DECODERS else by_depth(family, 1, 53, 16, 0)
-    )
     with torch.device("meta"):
-        model = tasks.build(row, config, task)
-    embed, tied = model.body.embed, model.head.weight is model.body.embed.tokens
+        model = tasks.build(row, small_config(family), task)
+    tied = model.head.weight is model.body.embed.tokens
     head = model.head.to_empty(device="cpu")
-    embed.tokens = head.weight if tied else embed.tokens
+    for stack in model.stacks.values() if tied else ():
+        stack.embed.tokens = head.weight
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.zero_()

@@ -8,9 +8,11 @@ import torch
 import transformers
 from torch import Tensor
 
+from langwright import load_model
+from langwright.models import tasks
 from langwright.models.families import FAMILIES
 from langwright.models.families.switch import SWITCH, SwitchConfig
-from langwright.models.folder import load_model, new_model
+from langwright.models.folder import new_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
@@ -70,7 +72,7 @@ def test_one_step_with_the_losses_of_the_routers(tmp_path: Path) -> None:
     total.backward()
     named = dict(theirs.named_parameters())
     gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in ours.named_parameters()}
-    for disk, gradient in to_disk(SWITCH.keys(ours.config), gradients).items():
+    for disk, gradient in to_disk(tasks.entries(SWITCH, ours.config, ours.task), gradients).items():
         expected = named.pop(disk).grad  # none for an expert that nobody chose
         assert (gradient - (0 if expected is None else expected)).abs().max() <= 1e-4, disk
     assert not named

@@ -139,15 +139,3 @@ def test_buckets_of_relative_positions(both: bool) -> None:
     assert set(row) == set(range(last + 1))
     later = [found[d] for d in range(1, 201)]
     assert later == ([bucket + 16 for bucket in row[1:]] if both else [0] * 200)
-
-
-def test_a_learned_term_says_the_same_wherever_a_text_stands() -> None:
-    table = RelativeBias(2, 32, 128)
-    torch.nn.init.normal_(table.table)
-    places = gapless(3, 5)
-    moved = Places(places.query + 70, places.key + 70, gapless=False)
-    found = Bias(causal=True, term=table).lower(places).scores
-    assert found is not None
-    assert torch.equal(found, Bias(causal=True, term=table).lower(moved).scores)
-    assert found[0, :, 2, 4].tolist() == table.table[0].tolist()
-    assert found[0, :, 2, 0].tolist() == table.table[4].tolist()

@@ -9,7 +9,7 @@ from langwright.models.folder import new_model
 from langwright.parts import causal_attention
 from langwright.parts.attention import Attention, Context
 from langwright.parts.bias import Lowered
-from langwright.parts.causal_attention import attend_causally, block_size
+from langwright.parts.causal_attention import attend_causally
 from langwright.parts.kernels import attend_explicitly
 
 
@@ -25,8 +25,7 @@ def test_equal_to_the_formula(time: int) -> None:
     *inputs, upstream = heads(time)
     ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
     given = attend_causally(*ours, scale=0.3)
-    bias = Lowered(causal=True).additive(time, time, upstream)
-    expected, _ = attend_explicitly(*theirs, bias, scale=0.3)
+    expected, _ = attend_explicitly(*theirs, Lowered(causal=True), scale=0.3)
     assert torch.allclose(given, expected, atol=1e-12)
     given.backward(upstream)
     expected.backward(upstream)
@@ -40,8 +39,7 @@ def test_gradients_of_strided_upstream() -> None:
     ours, theirs = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
     weight = upstream.transpose(1, 2)
     (attend_causally(*ours, scale=1.0).transpose(1, 2) * weight).sum().backward()
-    bias = Lowered(causal=True).additive(130, 130, upstream)
-    (attend_explicitly(*theirs, bias, scale=1.0)[0].transpose(1, 2) * weight).sum().backward()
+    (attend_explicitly(*theirs, Lowered(causal=True), scale=1.0)[0].transpose(1, 2) * weight).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine.grad, other.grad, atol=1e-11)  # type: ignore[arg-type]
 
@@ -82,7 +80,3 @@ def test_dropout_takes_the_explicit_product(monkeypatch: pytest.MonkeyPatch) -> 
     context = Context(Lowered(causal=True))
     first, second = (attention(torch.ones(1, 4, 8, dtype=torch.bfloat16), context) for _ in range(2))
     assert not torch.equal(first, second)
-
-
-def test_longer_texts_have_larger_blocks() -> None:
-    assert [block_size(time) for time in (1, 1023, 1024)] == [128, 128, 256]

@@ -147,8 +147,7 @@ def peak(time: int, tiled: bool) -> int:
         if tiled:
             attend_tiled(*inputs, bias, places, 1.0, 16).backward(upstream)
         else:
-            lowered = bias.lower(places).additive(time, time, upstream)
-            attend_explicitly(*inputs, lowered, 1.0)[0].backward(upstream)
+            attend_explicitly(*inputs, bias.lower(places), 1.0)[0].backward(upstream)
     return seen.most
 
 

@@ -67,25 +67,7 @@ def test_without_gradients_only_the_chosen_are_asked() -> None:
     assert len(asked) == 1
 
 
-def test_taps() -> None:
-    moe, x, taps = made(2, balance=0.5), normal(2, 5, 6), Taps("router", "auxiliary")
-    moe(x, Context(Lowered(), taps=taps, layer=3))
-    (logits,), (loss,) = taps.get("router"), taps.get("auxiliary")
-    assert torch.allclose(logits, x @ moe.router.weight.T, atol=1e-6)
-    chances = logits.softmax(-1)
-    assert torch.allclose(loss, 0.5 * load_balance(chances, chances.topk(2, -1).indices, torch.ones(2, 5, 1)))
-
-
 ONE = torch.ones(9, 1)
-
-
-def test_balance() -> None:
-    chosen = torch.tensor([[0, 1], [2, 3]])
-    assert float(load_balance(torch.full((2, 4), 0.25), chosen, ONE[:2])) == pytest.approx(2)  # all have the same work
-    one = torch.tensor([[1.0, 0, 0, 0]] * 3)
-    assert float(load_balance(one, torch.tensor([[0]] * 3), ONE[:3])) == pytest.approx(4)  # one has it all
-    uneven = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
-    assert float(load_balance(uneven, torch.tensor([[0], [0]]), ONE[:2])) == pytest.approx(2 * (1 * 0.5))
 
 
 # Capacity

@@ -88,22 +88,6 @@ def test_a_row_does_not_know_its_batch(name: str, rows: int, time: int, data: st
 
 
 @pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
-def test_what_padding_holds_changes_nothing(name: str) -> None:
-    tested, ids = MODELS[name], ids_of(2, 8)
-    mask = torch.tensor([[False] * 3 + [True] * 5, [True] * 6 + [False] * 2])
-    other = torch.where(mask, ids, (ids + 1) % VOCABULARY)
-    assert torch.equal(tested(ids, mask)[mask], tested(other, mask)[mask])
-
-
-@pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
-def test_a_mask_of_ones_is_no_mask(name: str) -> None:
-    tested, ids = MODELS[name], ids_of(2, 9)
-    assert near(tested(ids, torch.ones_like(ids, dtype=torch.bool)), tested(ids))
-
-
-@pytest.mark.parametrize("name", MODELS)
 def test_a_row_of_padding_alone_spoils_nothing(name: str) -> None:
     tested, ids = MODELS[name], ids_of(2, 5)
     mask = torch.tensor([[False] * 5, [True] * 5])
@@ -113,18 +97,6 @@ def test_a_row_of_padding_alone_spoils_nothing(name: str) -> None:
     tested.zero_grad()
     assert logits.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in gradients)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@torch.no_grad()
-def test_documents_in_one_row_see_only_themselves(name: str) -> None:
-    tested, ids = MODELS[name], ids_of(2, 9)
-    segments = torch.tensor([[0] * 4 + [1] * 5, [7] * 9])
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4], list(range(9))])
-    packed = tested.head(tested.body(ids, positions=positions, segments=segments))
-    assert near(packed[0, :4], tested(ids[:1, :4])[0])
-    assert near(packed[0, 4:], tested(ids[:1, 4:])[0])
-    assert near(packed[1], tested(ids[1:])[0])
 
 
 @pytest.mark.parametrize("name", MODELS)

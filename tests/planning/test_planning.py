@@ -97,6 +97,6 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus", "mps:9"])
 def test_a_device_that_is_not_there(name: str) -> None:
-    with pytest.raises(UserError, match=f"--device {name}: not to be had here") as caught:
+    with pytest.raises(UserError, match=f"--device {name}") as caught:
         machine.choose_device(name)
     assert "\n" not in str(caught.value)

@@ -11,13 +11,12 @@ from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from langwright.base.errors import UserError
-from langwright.text.chat_setup import set_up_chat
-from langwright.text.chat_template import TEMPLATES, built_in_source, encode, own_template, prompt_ids, template_for
+from langwright.text.chat_template import TEMPLATES, ChatTemplate, own_template, set_up_chat, template_source
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
 from langwright.text.training import train_bpe
 
+from ..refusals import refused
 from .published_templates import CHATML, GEMMA, LLAMA2, LLAMA3, PUBLISHED, QWEN2_5, ZEPHYR
 
 SYSTEM = {"role": "system", "content": "Be brief, as a cat."}
@@ -56,7 +55,7 @@ def chats(name: str) -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *(f"own {name}" for name in TEMPLATES)])
 def test_text_and_ids_are_those_of_transformers(name: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    source = built_in_source(name[4:]) if name.startswith("own ") else PUBLISHED[name]
+    source = template_source(name[4:]) if name.startswith("own ") else PUBLISHED[name]
     theirs = peer(tokenizer, source, tmp_path)
     ours = own_template(load_tokenizer(tmp_path), str(tmp_path))
     assert ours is not None
@@ -65,24 +64,20 @@ def test_text_and_ids_are_those_of_transformers(name: str, tokenizer: Tokenizer,
             text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
             assert ours.render(messages, add_generation_prompt=ask) == text
         ids = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True)["input_ids"]
-        assert prompt_ids(ours, tokenizer, messages[:-1]) == ids
-        assert encode(ours, tokenizer, messages).ids == theirs.apply_chat_template(messages)["input_ids"]
-        if name != "own llama2":  # trimmed spaces cannot be gone on with
-            begun = [*messages[:-1], {"role": "assistant", "content": "It slept "}]
-            text = theirs.apply_chat_template(begun, tokenize=False, continue_final_message=True)
-            assert ours.render(begun, continue_final=True) == text
+        assert ours.prompt_ids(messages[:-1]) == ids
+        assert ours.encode(messages).ids == theirs.apply_chat_template(messages)["input_ids"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_tokens_of_generation_blocks_are_those_of_transformers(
     name: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    theirs = peer(tokenizer, built_in_source(name), tmp_path)
+    theirs = peer(tokenizer, template_source(name), tmp_path)
     ours = own_template(load_tokenizer(tmp_path), "x")
     assert ours is not None
     for messages in chats(name):
         expected = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-        encoded = encode(ours, tokenizer, messages)
+        encoded = ours.encode(messages)
         assert [int(x) for x in encoded.trained] == expected["assistant_masks"]
         assert tokenizer.token(encoded.ids[max(i for i, t in enumerate(encoded.trained) if t)]).startswith("<|e") or (
             name == "chatml"
@@ -93,7 +88,7 @@ def test_the_tokens_of_generation_blocks_are_those_of_transformers(
     ("own", "published"), [("chatml", CHATML), ("zephyr", ZEPHYR), ("llama2", LLAMA2), ("llama3", LLAMA3)]
 )
 def test_built_in_templates_write_what_the_published_ones_write(own: str, published: str, tokenizer: Tokenizer) -> None:
-    ours, theirs = (template_for(source, tokenizer, own) for source in (built_in_source(own), published))
+    ours, theirs = (ChatTemplate(source, tokenizer, own) for source in (template_source(own), published))
     for messages in ([SYSTEM, *TURNS], TURNS):
         assert ours.render(messages) == theirs.render(messages)
         asked = ours.render(messages[:-1], add_generation_prompt=True)
@@ -101,7 +96,7 @@ def test_built_in_templates_write_what_the_published_ones_write(own: str, publis
 
 
 def test_alpaca_is_the_published_prompt(tokenizer: Tokenizer) -> None:
-    template = template_for(built_in_source("alpaca"), tokenizer, "alpaca")
+    template = ChatTemplate(template_source("alpaca"), tokenizer, "alpaca")
     alone = [{"role": "user", "content": "Name a fish."}, {"role": "assistant", "content": "Tuna"}]
     assert template.render(alone) == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -118,10 +113,10 @@ def test_alpaca_is_the_published_prompt(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("name", [*PUBLISHED, "own chatml"])
 def test_the_prefix_method_finds_the_words_and_their_stop(name: str, tokenizer: Tokenizer) -> None:
     """It agrees with blocks where there are both; headers are out, the stop is in, what follows it is out."""
-    source = PUBLISHED.get(name) or built_in_source("chatml").replace("{%- generation %}", "").replace(
+    source = PUBLISHED.get(name) or template_source("chatml").replace("{%- generation %}", "").replace(
         "{%- endgeneration %}", ""
     )
-    template = template_for(source, tokenizer, name)
+    template = ChatTemplate(source, tokenizer, name)
     for messages in chats(name):
         rendered = template.answers(messages)
         spans = [rendered.text[start:end].replace(CONTROL, "") for start, end in rendered.answers]
@@ -138,16 +133,16 @@ def test_training_sees_the_tokens_after_which_a_model_will_answer(name: str) -> 
     """A tokenizer of code joins the end of a line to the blanks after it: no such token reaches into an answer."""
     plain = train_bpe(["def f(x):\n    if x:\n        return x\n\n    pass\n" * 20], 280)
     code = plain.extended(SPECIALS, plain.special_tokens, "")
-    template = template_for(built_in_source(name), code, name)
+    template = ChatTemplate(template_source(name), code, name)
     asked = [{"role": "user", "content": "def f(x):"}]
     answered = [*asked, {"role": "assistant", "content": "    return x"}]
-    before, whole = prompt_ids(template, code, asked), encode(template, code, answered)
+    before, whole = template.prompt_ids(asked), template.encode(answered)
     joined = code.encode_marked(template.marked(answered, None))[0]
     assert joined[: len(before)] != before, "nothing to see: no token reaches over the beginning"
     assert whole.ids[: len(before)] == before
     assert whole.trained.index(True) == len(before)
     assert code.decode(whole.ids) == code.decode(joined)
-    twice = encode(template, code, [*answered, *answered])
+    twice = template.encode([*answered, *answered])
     assert sum(twice.trained) == 2 * sum(whole.trained)
 
 
@@ -183,12 +178,12 @@ def sentencepiece_like(kind: str) -> tokenizers.Tokenizer:
 
 @pytest.mark.parametrize("kind", ["prepend", "first", "always", "never"])
 def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: str, tmp_path: Path) -> None:
-    roles = SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
+    roles = SpecialTokens(bos="<s>", eos="</s>", unk="<unk>")
     ours = Tokenizer(sentencepiece_like(kind), roles)
     theirs = peer(ours, VICUNA, tmp_path)
-    template = template_for(VICUNA, ours, kind)
+    template = ChatTemplate(VICUNA, ours, kind)
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
-    cut, before = encode(template, ours, turns), prompt_ids(template, ours, turns[:1])
+    cut, before = template.encode(turns), template.prompt_ids(turns[:1])
     whole = theirs.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert ours.encode_marked(template.marked(turns, None))[0] == whole
     assert cut.ids[: len(before)] == before
@@ -203,12 +198,10 @@ def test_an_answer_has_no_second_blank_where_it_is_cut_off_its_question(kind: st
 
 
 def test_a_cut_keeps_the_blank_that_a_tokenizer_trims_off_texts() -> None:
-    ours = Tokenizer(sentencepiece_like("trimming"), SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>"))
+    ours = Tokenizer(sentencepiece_like("trimming"), SpecialTokens(bos="<s>", eos="</s>", unk="<unk>"))
     turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "ate the cat"}] * 2
-    template = template_for(VICUNA, ours, "trimming")
-    assert ours.decode(encode(template, ours, turns).ids) == ours.decode(
-        ours.encode_marked(template.marked(turns, None))[0]
-    )
+    template = ChatTemplate(VICUNA, ours, "trimming")
+    assert ours.decode(template.encode(turns).ids) == ours.decode(ours.encode_marked(template.marked(turns, None))[0])
 
 
 def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp_path: Path) -> None:
@@ -225,7 +218,7 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
         trimming = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trims, "use_regex": True}
         (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"post_processor": trimming}))
         code = load_tokenizer(tmp_path)
-        whole = encode(template_for(built_in_source("zephyr"), code, "zephyr"), code, messages)
+        whole = ChatTemplate(template_source("zephyr"), code, "zephyr").encode(messages)
         answer = [id for id, trained in zip(whole.ids, whole.trained, strict=True) if trained]
         assert code.decode(answer) == "    return x<|eos|>"
         seen.append(whole)
@@ -233,9 +226,9 @@ def test_blanks_that_a_tokenizer_leaves_out_of_its_places_are_an_answers_too(tmp
 
 
 def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    for number, source in enumerate((QWEN2_5, built_in_source("chatml"))):
+    for number, source in enumerate((QWEN2_5, template_source("chatml"))):
         theirs = peer(tokenizer, source, tmp_path / str(number))
-        ours = template_for(source, tokenizer, "x")
+        ours = ChatTemplate(source, tokenizer, "x")
         expected = theirs.apply_chat_template(WITH_TOOLS, tools=TOOLS, tokenize=False)
         assert ours.render(WITH_TOOLS, TOOLS) == expected
         assert '"<tuna & co>"' in expected
@@ -249,25 +242,25 @@ def test_tools_are_rendered_as_transformers_does(tokenizer: Tokenizer, tmp_path:
 @pytest.mark.parametrize("name", ["zephyr", "alpaca", "llama2", "llama3"])
 @pytest.mark.parametrize("tools", [TOOLS, None])
 def test_templates_without_tools_refuse_them(name: str, tools: Any, tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match="no place for tools"):
-        template_for(built_in_source(name), tokenizer, name).render(WITH_TOOLS if tools is None else TURNS, tools)
+    with refused("tools"):
+        ChatTemplate(template_source(name), tokenizer, name).render(WITH_TOOLS if tools is None else TURNS, tools)
 
 
 def test_only_answers_from_a_message_on(tokenizer: Tokenizer) -> None:
-    for source in (built_in_source("chatml"), CHATML):
-        rendered = template_for(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
+    for source in (template_source("chatml"), CHATML):
+        rendered = ChatTemplate(source, tokenizer, "x").answers(TURNS, trained=range(2, len(TURNS)))
         assert [rendered.text[a:b] for a, b in rendered.answers] == [f"It slept\n\n  twice.{CONTROL}<|im_end|>"]
-        both = template_for(source, tokenizer, "x").answers(TURNS)
-        only = template_for(source, tokenizer, "x").answers(TURNS, trained=(1,))
+        both = ChatTemplate(source, tokenizer, "x").answers(TURNS)
+        only = ChatTemplate(source, tokenizer, "x").answers(TURNS, trained=(1,))
         assert only.answers == both.answers[:1]
 
 
 def test_a_stop_right_after_a_block_is_trained_too(tokenizer: Tokenizer) -> None:
-    source = built_in_source("chatml").replace(
+    source = template_source("chatml").replace(
         "{{- '<|im_end|>' }}\n        {%- endgeneration %}", "{%- endgeneration %}{{- '<|im_end|>' }}"
     )
-    assert source != built_in_source("chatml")
-    rendered = template_for(source, tokenizer, "x").answers(TURNS)
+    assert source != template_source("chatml")
+    rendered = ChatTemplate(source, tokenizer, "x").answers(TURNS)
     assert all(rendered.text[start:end].endswith("<|im_end|>") for start, end in rendered.answers)
 
 
@@ -281,63 +274,57 @@ def test_several_templates_are_chosen_as_transformers_does(tokenizer: Tokenizer,
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
     ours = load_tokenizer(tmp_path)
     assert own_template(ours, "x").source == CHATML
-    assert own_template(ours, "x", tools=True).source == QWEN2_5
     (tmp_path / "chat_template.jinja").write_text(GEMMA)
     assert own_template(load_tokenizer(tmp_path), "x").source == GEMMA
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template == GEMMA
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "name"),
     [
-        ("{% for m in messages %}{{ m }", "broken at its line 1"),
-        ("{{ raise_exception('no cats') }}", "refuses the messages: no cats"),
-        ("{{ nobody + 'a' }}", "'nobody' is undefined"),
+        ("{% for m in messages %}{{ m }", "line 1"),
+        ("{{ raise_exception('no cats') }}", "no cats"),
+        ("{{ nobody + 'a' }}", "'nobody'"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}", "never stop"),
-        ("{% for m in messages %}{{ loop.length ~ m['content'] + eos_token }}{% endfor %}", "changes what stands"),
+        ("{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}", "eos_token"),
+        ("{% for m in messages %}{{ loop.length ~ m['content'] + eos_token }}{% endfor %}", "message"),
+        ("{% generation %}a{% generation %}b{% endgeneration %}{% endgeneration %}", "generation"),
     ],
 )
-def test_what_a_template_does_wrong_is_told_in_one_line(source: str, words: str, tokenizer: Tokenizer) -> None:
-    with pytest.raises(UserError, match=words) as error:
-        template_for(source, tokenizer, "folder").answers(TURNS)
-    assert "\n" not in str(error.value)
-    assert "folder" in str(error.value)
+def test_what_a_template_does_wrong_is_told_in_one_line(source: str, name: str, tokenizer: Tokenizer) -> None:
+    with refused("folder", name):
+        ChatTemplate(source, tokenizer, "folder").answers(TURNS)
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "name"),
     [
-        ("", "leaves out what the user says"),
-        ("{% for m in messages %}{{ m.contnt }}{{ eos_token }}{% endfor %}", "leaves out what the user says"),
-        (
-            "{% for m in messages if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endfor %}",
-            "leaves out what the assistant says; a message has the fields role and content",
-        ),
+        ("", "user"),
+        ("{% for m in messages %}{{ m.contnt }}{{ eos_token }}{% endfor %}", "user"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{{ eos_token }}{% endfor %}", "assistant"),
         (
             "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.answer }}{{ eos_token }}"
             "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
-            "leaves out what the assistant says",
+            "assistant",
         ),
-        ("caf\xe9", "not UTF-8 text: bad byte at offset 3"),
+        ("caf\xe9", "offset 3"),
     ],
 )
 def test_a_template_that_loses_what_was_said_is_refused(
-    source: str, words: str, tokenizer: Tokenizer, tmp_path: Path
+    source: str, name: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     file = tmp_path / "own.jinja"
     file.write_bytes(source.encode("latin-1"))
-    with pytest.raises(UserError, match=words) as error:
+    with refused("own.jinja", name):
         set_up_chat(tokenizer, str(file), may_grow=True, where="folder")
-    assert "own.jinja" in str(error.value)
     own = tokenizer.extended((), tokenizer.special_tokens, source)
     if source and source.isascii():
-        with pytest.raises(UserError, match=f"folder.*{words}"):
+        with refused("folder", name):
             set_up_chat(own, None, may_grow=True, where="folder")
 
 
 def test_dates_come_from_the_clock(tokenizer: Tokenizer) -> None:
-    year = template_for("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
+    year = ChatTemplate("{{ strftime_now('%Y') }}", tokenizer, "x").render(TURNS)
     assert 2024 < int(year) < 2200
 
 
@@ -353,8 +340,8 @@ def test_set_up_with_chatml_a_tokenizer_has_a_stop_that_is_not_its_padding(tmp_p
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|pad|>")
     ids = theirs.apply_chat_template(TURNS)["input_ids"]
-    assert ids == encode(made.template, made.tokenizer, TURNS).ids
-    with pytest.raises(UserError, match=r"--template chatml: needs the special tokens <\|im_start\|>"):
+    assert ids == made.encode(TURNS).ids
+    with refused("--template chatml", "<|im_start|>", "base"):
         set_up_chat(plain, "chatml", may_grow=False, where="base")
 
 
@@ -364,8 +351,8 @@ def test_without_a_name_the_own_template_or_chatml_or_zephyr(tokenizer: Tokenize
     knows = plain.extended(TEMPLATES["chatml"], plain.special_tokens, None)
     assert set_up_chat(knows, None, may_grow=False, where="x").name == "chatml"
     mine = plain.extended((), plain.special_tokens, MINE)
-    assert set_up_chat(mine, None, may_grow=False, where="x").template.source == MINE
-    with pytest.raises(UserError, match="--template chatlm: neither one of chatml, zephyr"):
+    assert set_up_chat(mine, None, may_grow=False, where="x").source == MINE
+    with refused("--template chatlm", "zephyr"):
         set_up_chat(plain, "chatlm", may_grow=True, where="x")
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from langwright.inference import generate
 from langwright.inference.generate import complete
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.text.special_tokens import SpecialTokens
@@ -24,7 +23,7 @@ from .test_vocabularies import wordpiece, write_merges
 
 WORDS = st.lists(st.sampled_from(["cat", "the", "ate", "c", "é", ".", " ", "\n"]), min_size=1, max_size=8).map(" ".join)
 GREEDY = Sampling(temperature=0)
-ROLES = SpecialTokens(bos="<s>", eos="</s>", unknown="<unk>")
+ROLES = SpecialTokens(bos="<s>", eos="</s>", unk="<unk>")
 KINDS = ["llama", "prepend", "always", "first", "never", "trimming", "wordpiece", "gpt1", "bpe", "bytes"]
 
 

@@ -9,11 +9,11 @@ import torch
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.learner import Learner
-from tiny import RECIPE, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
+from tiny import RECIPE, TinyBatches, batch_of, same, tiny_learner, tiny_model, tiny_run, weights
 
 
 def gradients(micro_batch: int | None, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_bf16_gradients_add_up_in_fp32() -> None:
     one, sixteen = tiny_learner(dtype=torch.bfloat16), tiny_learner(dtype=torch.bfloat16, micro_batch=1)
     one.backward(batch)
     sixteen.backward(many)
-    for a, b in zip(one.masters.parameters, sixteen.masters.parameters, strict=True):
+    for a, b in zip(one.masters.named.values(), sixteen.masters.named.values(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
         assert b.grad.dtype == torch.float32
@@ -97,10 +97,27 @@ def test_culprits_are_named_by_sample_number() -> None:
     assert learner.culprits(batch) == with_seven
 
 
+class Drawn(TinyBatches):
+    """Batches with a state."""
+
+    drawn = 0
+
+    def next(self, models: object) -> TokenBatch:
+        self.drawn += 1
+        return batch_of(self.drawn)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"drawn": torch.tensor(self.drawn)}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.drawn = int(state["drawn"])
+
+
 def test_measuring_a_step_leaves_no_trace() -> None:
-    learner = tiny_learner(dropout=0.1)
+    learner, batches = tiny_learner(dropout=0.1), Drawn()
     before, random = weights(learner.model), torch.get_rng_state()
-    assert tiny_run(Path("nowhere"), learner).measure_step() > 0
+    assert tiny_run(Path("nowhere"), learner, batches=batches).measure_step() > 0
+    assert batches.drawn == 0
     assert same(weights(learner.model), before)
     assert torch.equal(torch.get_rng_state(), random)
     assert not learner.tensors()
@@ -116,8 +133,8 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     chances = [logits.softmax(-1) for logits in taps.get("router")]
     one = torch.ones(*batch.ids.shape, 1)
     shares = torch.stack([load_balance(each, each.topk(2, -1).indices, one)[:, 0] for each in chances])
-    expected = Causal()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
-    loss = sum(Causal()({"model": with_it}, batch).values())
+    expected = TokenPrediction()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
+    loss = sum(TokenPrediction()({"model": with_it}, batch).values())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
@@ -128,7 +145,7 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
     for name, p in frozen.named_parameters():
         p.requires_grad_(name.endswith("norm.weight"))
     held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
-    learner = Learner({"model": frozen}, Causal(), torch.bfloat16, RECIPE)
+    learner = Learner({"model": frozen}, TokenPrediction(), torch.bfloat16, RECIPE)
     assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
     learner.backward(batch_of(3))
     learner.step(1.0)
@@ -140,4 +157,4 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     model = tiny_model().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        Learner({"model": model}, Causal(), torch.float32, RECIPE)
+        Learner({"model": model}, TokenPrediction(), torch.float32, RECIPE)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from langwright.data.supply import Supply
 from langwright.models.weights import read_tensors, write_tensors
-from langwright.objectives.batch import Tensors
+from langwright.objectives.batch import Batch
 from langwright.planning.machine import Machine
 from langwright.text.training import raw_bytes
 from langwright.training.ranks import Ranks
@@ -28,7 +28,7 @@ class Killed(BaseException):
 
 
 @dataclass(frozen=True)
-class Draw(Tensors):
+class Draw(Batch):
     states: Tensor
     actions: Tensor
     known: Tensor

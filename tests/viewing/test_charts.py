@@ -2,7 +2,6 @@
 
 import math
 import re
-import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -53,13 +52,6 @@ def test_gaps_break_the_line_and_lone_points_become_dots() -> None:
 @pytest.mark.parametrize("values", [[], [NAN], [math.inf, -math.inf]])
 def test_nothing_to_draw_is_nothing(values: list[float]) -> None:
     assert line_chart([Series("loss", list(range(len(values))), values)], AXES) == ""
-
-
-def test_one_point_is_a_dot() -> None:
-    shown = line_chart([Series("loss", [7], [2.5])], AXES)
-    assert paths(shown) == []
-    assert drawn_dots(shown) == 1
-    assert "2.5" in words(shown)
 
 
 @given(
@@ -119,37 +111,23 @@ def test_charts_speak_to_those_who_do_not_see_them() -> None:
 def test_legend_names_lines_when_there_are_several() -> None:
     faint, one, two = Series("raw", [1, 2], [1, 2], "faint"), Series("a", [1, 2], [1, 2]), Series("b", [1], [2])
 
-    def legend(series: list[Series]) -> list[str]:
-        return [
-            text.text or "" for text in parse(line_chart(series, AXES)).iter("text") if text.get("class") == "legend"
-        ]
+    def legend(*series: Series) -> list[str | None]:
+        texts = parse(line_chart(series, AXES)).iter("text")
+        return [text.text for text in texts if text.get("class") == "legend"]
 
-    assert legend([faint, one, two]) == ["a", "b"]
-    assert legend([faint, one]) == []
+    assert legend(faint, one, two) == ["a", "b"]
+    assert legend(faint, one) == []
 
 
 def test_hostile_names_stay_text() -> None:
-    axes = Axes(HOSTILE, HOSTILE)
-    series = [Series(HOSTILE, [1, 2], [1, 2]), Series(HOSTILE, [1, 2], [2, 1])]
-    for shown in (line_chart(series, axes), bars([Bar(HOSTILE, 1.0, HOSTILE)], (HOSTILE,) * 3)):
-        parse(shown)
-        check_self_contained(shown)
-
-
-def widths(markup: str) -> list[str]:
-    return [span.get("style", "") for span in parse(markup).iter("span") if span.get("class") == "fill"]
+    check_self_contained(line_chart([Series(HOSTILE, [1, 2], [1, 2])] * 2, Axes(HOSTILE, HOSTILE)))
 
 
 def test_bars_are_as_long_as_their_values() -> None:
-    shown = bars([Bar("a", 1.0), Bar("b", 4.0, ours=True), Bar("c", 0.0), Bar("d", NAN)], ("Name", "Bits", "Note"))
-    assert widths(shown) == ["width:25.00%", "width:100.00%"]
-    assert "not finite" in words(shown)
-    assert "Note" not in words(shown)
+    rows = [Bar("a", 0.25), Bar("b", 1.0, "well done", ours=True), Bar("c", 0.0), Bar("d", NAN)]
+    shown = bars(rows, ("Name", "Share", "Note"), percent)
+    fills = [span.get("style") for span in parse(shown).iter("span") if span.get("class") == "fill"]
+    assert fills == ["width:25.00%", "width:100.00%"]
+    assert all(text in words(shown) for text in ("25 %", "well done", "Note", "not finite"))
     assert [row.get("class") for row in parse(shown).findall(".//tbody/tr")] == [None, "ours", None, None]
-
-
-def test_bars_show_values_and_remarks() -> None:
-    shown = words(bars([Bar("a", 0.5, "well done")], ("Name", "Share", "Note"), percent))
-    assert "50 %" in shown
-    assert "well done" in shown
-    assert isinstance(parse(bars([], ("a", "b", "c"))), ElementTree.Element)
+    assert "Note" not in words(bars(rows[:1], ("Name", "Share", "Note")))

@@ -27,11 +27,6 @@ def test_sparkline(values: list[float], width: int, picture: str) -> None:
     assert sparkline(values, width) == picture
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=200), st.integers(1, 60))
-def test_sparkline_keeps_its_width(values: list[float], width: int) -> None:
-    assert len(sparkline(values, width)) == min(width, len(values))
-
-
 def test_bars() -> None:
     assert bars([(" self", 0.5), ("\n", 0.25), ("x", 0.0)], 30) == [
         "·self   50.0 % ███████████████",

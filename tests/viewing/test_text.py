@@ -13,19 +13,15 @@ from langwright.viewing.text import compact, percent, printable, visible
     ("value", "text"),
     [
         (0, "0"),
-        (1, "1"),
         (1.5, "1.5"),
-        (0.0123, "0.0123"),
         (2.34567, "2.35"),
         (999.4, "999"),
         (999.6, "1k"),
         (12_345, "12.3k"),
-        (4_560_000, "4.56M"),
         (999_999_999, "1B"),
         (-12_345, "-12.3k"),
         (3e-4, "3e-4"),
         (math.nan, "not finite"),
-        (math.inf, "not finite"),
     ],
 )
 def test_compact(value: float, text: str) -> None:

@@ -7,10 +7,9 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import BaseTensor
 from langwright.base.errors import UserError
 from langwright.models.model import Model
 from langwright.parts.heads import Projection
@@ -48,17 +47,13 @@ class AdapterModule(nn.Module):
         """What comes before the tokens of every text, for an adapter of a stack."""
         raise NotImplementedError
 
-    def merged(
-        self, owner: Any, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None
-    ) -> tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"] | None]:
-        """Weight and bias, in float32, with which the owner alone gives the same, for a change of weights."""
+    def merged(self, owner: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weight [outputs, inputs] and bias [outputs], in float32, with which the owner alone gives the same."""
         raise NotImplementedError
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """What the logits of a head are made of with this adapter; `plain` is without, or with those before it."""
-        bias = None if plain.bias is None else plain.bias.float()
-        weight, bias = self.merged(owner, plain.weight.float(), bias)
-        return replace(plain, weight=weight, bias=bias)
+        raise NotImplementedError
 
 
 class AdapterSlot(nn.Module):
@@ -95,11 +90,8 @@ class AdapterSlot(nn.Module):
         """What the logits of a head are made of with the adapters that are chosen."""
         if self.attached.rows is not None:
             raise ValueError("one product cannot serve rows with different heads: a mixed batch gives logits only")
-        chosen = self.chosen()
-        if len(chosen) == 1:
-            return chosen[0].projection(plain, owner)
-        for module in chosen:
-            plain = AdapterModule.projection(module, plain, owner)
+        for module in self.chosen():
+            plain = module.projection(plain, owner)
         return plain
 
     def _by_rows(self, x: Tensor, owner: Any, answer: Answer, rows: Mapping[str, Tensor]) -> Tensor:
@@ -176,7 +168,6 @@ class AttachedAdapters:
 
     def remove(self, name: str) -> None:
         """Detach an adapter; after the last one the model is what it was."""
-        self.known([name])
         self.choose([other for other in self.chosen if other != name])
         self._drop(name)
         if not self.adapters:
@@ -191,7 +182,8 @@ class AttachedAdapters:
         del vars(self._model)["adapters"]
 
     def _drop(self, name: str) -> None:
-        adapter = self.adapters.pop(name)
+        adapter = self.adapter(name)
+        del self.adapters[name]
         for path in adapter.modules:
             owner: Any = self._model.get_submodule(path)
             del owner.adapter.held[name]
@@ -203,7 +195,6 @@ class AttachedAdapters:
 
     def choose(self, names: Sequence[str]) -> None:
         """Let these adapters answer, each around those before it."""
-        self.known(names)
         self.place(names)
         self.chosen = tuple(names)
 
@@ -212,11 +203,11 @@ class AttachedAdapters:
         """How many virtual tokens the chosen adapters put before every text."""
         return sum(self.adapters[name].settings.tokens for name in self.chosen)
 
-    def known(self, names: Sequence[str]) -> None:
-        """UserError for the name of no adapter."""
-        for name in names:
-            if name not in self.adapters:
-                raise UserError(f'no adapter "{name}" is on this model, only {", ".join(self.adapters) or "none"}')
+    def adapter(self, name: str) -> Adapter:
+        """An adapter; UserError where there is none of this name."""
+        if name not in self.adapters:
+            raise UserError(f'no adapter "{name}" is on this model, only {", ".join(self.adapters) or "none"}')
+        return self.adapters[name]
 
     def place(self, names: Sequence[str], more: Mapping[str, nn.Parameter] = {}) -> None:
         """Give the model the values that these adapters have for its parameters, else its own.
@@ -229,9 +220,10 @@ class AttachedAdapters:
             raise UserError(f'the adapter "{self.merged[0][0]}" is merged into the weights; unmerge it first')
         values: dict[str, nn.Parameter] = {}
         for name in names:
-            if both := values.keys() & self.adapters[name].values.keys():
+            own = self.adapter(name).values
+            if both := values.keys() & own.keys():
                 raise UserError(f"several of {', '.join(names)} have values of their own for {min(both)}; choose one")
-            values |= self.adapters[name].values
+            values |= own
         values |= more
         before = self._replaced
         self._replaced = {path: before.get(path, self._model.get_parameter(path)) for path in values}
@@ -258,10 +250,9 @@ class AttachedAdapters:
 
 def attached(model: Model) -> AttachedAdapters:
     """What is attached to a model."""
-    found = vars(model).get("adapters")
-    if found is None:
-        found = vars(model)["adapters"] = AttachedAdapters(model)
-    assert isinstance(found, AttachedAdapters)
+    if "adapters" not in vars(model):
+        vars(model)["adapters"] = AttachedAdapters(model)
+    found: AttachedAdapters = vars(model)["adapters"]
     return found
 
 
@@ -279,12 +270,11 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
             beside experts, which see tokens of all rows.
     """
     on = attached(model)
-    on.known([name for name in names if name != BASE])
     experts = tuple(f"{path}.experts." for path, module in model.named_modules() if isinstance(module, MoE))
     for name in set(names) - {BASE}:
-        adapter = on.adapters[name]
-        on_weights = all(module.of_weights for module in adapter.modules.values())
-        if adapter.values or not on_weights or any(path.startswith(experts) for path in adapter.modules):
+        adapter = on.adapter(name)
+        odd = (path.startswith(experts) or not module.of_weights for path, module in adapter.modules.items())
+        if adapter.values or any(odd):
             raise UserError(
                 f'the adapter "{name}" cannot be one of several in a batch: it has values for the model\'s own '
                 "parameters, virtual tokens or bottlenecks, or acts on experts"

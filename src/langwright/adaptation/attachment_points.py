@@ -1,22 +1,25 @@
-"""Where adapters attach: modules by their names in `transformers`, and the modules of ours that they stand for."""
+"""Where adapters attach: modules by their names in `transformers` and the modules of ours that they stand for, and
+parameters of the model itself that an adapter has values for (modules that train whole, biases, token tables).
+"""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from langwright.base.errors import UserError, suggest
 from langwright.models import tasks
 from langwright.models.families import FAMILIES
-from langwright.models.family import AdapterTargets
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
+from langwright.parts.quantised import QuantisedLinear
 from langwright.parts.stack import Embedding
 
 Kind = Literal["linear", "embedding", "head", "norm", "other"]
@@ -26,6 +29,12 @@ PREFIX = "base_model.model."
 ALL_LINEAR = "all-linear"
 SHARED = "shared.weight"
 """The table of both stacks of an encoder-decoder."""
+HEADS = {"sequence": ("classifier", "score"), "token": ("classifier", "score"), "span": ("qa_outputs",)}
+"""What PEFT trains whole with a head for labels, whether asked to or not."""
+TABLES = ("embed_tokens", "lm_head")
+"""Modules whose weights PEFT keeps tied in an adapter where `ensure_weight_tying` is set."""
+BY_TOKEN = ("embed.tokens", "head.weight", "head.bias")
+"""Parameters with a row for each token."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,15 @@ class AttachmentPoint:
     def sizes(self, model: Model) -> list[tuple[int, int]]:
         """Outputs and inputs of each module of ours; the inputs of a token table are the vocabulary."""
         modules: list[Any] = [model.get_submodule(path) for path in self.modules]
-        weights = [(m.outputs, m.inputs) if isinstance(m, Linear) else matrix(m).shape for m in modules]
-        return [(outputs, inputs) for outputs, inputs in weights]
+        return [
+            (m.outputs, m.inputs) if isinstance(m, Linear) else (len(matrix(m)), matrix(m).shape[1]) for m in modules
+        ]
+
+    def shapes(self, model: Model) -> list[tuple[int, int]]:
+        """Outputs and inputs of each slice that is meant, or of all of it as one module."""
+        sizes = self.sizes(model)
+        whole = sum(outputs for outputs, _ in sizes), sizes[0][1]
+        return [whole] if self.parts is None else [sizes[i] for i in self.parts]
 
     def rows(self, model: Model) -> list[Tensor]:
         """The rows of each module that is meant in a tensor with a row for each output of the whole point."""
@@ -150,15 +166,11 @@ def match(
     """
     found = [point for point in points(model).values() if point.kind in kinds]
     names = [name for point in found for name in (point.name, *point.slices)]
-    for wanted in (targets,) if isinstance(targets, str) else targets:
-        if wanted != ALL_LINEAR and not any(
-            is_named(name, wanted if isinstance(targets, str) else (wanted,)) for name in names
-        ):
-            slices = (".".join(name.split(".")[-2:]) for point in found for name in point.slices)
-            known = dict.fromkeys([*(point.name.rpartition(".")[2] for point in found), *slices])
-            raise UserError(
-                f'no {" or ".join(kinds)} here is named "{wanted}", only {", ".join(known)}{suggest(wanted, known)}'
-            )
+    for target in [targets] if isinstance(targets, str) else [(name,) for name in targets]:
+        if target != ALL_LINEAR and not any(is_named(name, target) for name in names):
+            wanted, known = "".join(target), dict.fromkeys(name.rpartition(".")[2] for name in names)
+            what = " or ".join(kinds)
+            raise UserError(f'no {what} here is named "{wanted}", only {", ".join(known)}{suggest(wanted, known)}')
     chosen = []
     for point in found:
         if is_named(point.name, exclude) or any(matches(rf"(.*\.)?{name}(\..*)?", point.name) for name in saved):
@@ -201,6 +213,117 @@ def read_names(words: str) -> tuple[str, ...]:
     return names
 
 
-def usual(model: Model) -> AdapterTargets:
-    """What adapters of the model's family usually act on."""
-    return FAMILIES[model.family].adapters
+@dataclass(frozen=True)
+class BaseTensor:
+    """A tensor of the model that an adapter has a value for.
+
+    Args:
+        key: its name in the adapter's file.
+        entry: where it lies in the model.
+        aliases: further parameters of the model that take the same value.
+    """
+
+    key: str
+    entry: Entry
+    aliases: tuple[str, ...] = ()
+
+
+def saved_modules(model: Model, wanted: Iterable[str]) -> tuple[str, ...]:
+    """The modules that train whole: those that are asked for, and a head for labels."""
+    return tuple(dict.fromkeys((*wanted, *HEADS.get(model.task, ()))))
+
+
+def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> list[BaseTensor]:
+    """The tensors of the modules that train whole.
+
+    Args:
+        model: the model.
+        wanted: names of modules; a name matches every module that ends with it, as in PEFT.
+        tie: whether a token table that is also the head stays so.
+
+    Raises:
+        UserError: for a name that matches nothing, or a quantised layer.
+    """
+    entries = tensors_of(model)
+    found: dict[str, BaseTensor] = {}
+    for name in saved_modules(model, wanted):
+        matched = [entry for entry in entries if f"{name}." in entry.disk]
+        if not matched and name not in HEADS.get(model.task, ()):
+            raise UserError(f'no module of this model ends with "{name}", which was to be trained whole')
+        for entry in matched:
+            owner: nn.Module = model.get_submodule(entry.ours[0].rpartition(".")[0])
+            if isinstance(owner, QuantisedLinear) and entry.disk.endswith(".weight"):
+                raise UserError(f"{entry.disk} is quantised and cannot train whole; leave it out, or do not quantise")
+            embeds = (path for path in aliases(model, entry) if path.endswith(".embed.tokens"))
+            shared = tuple(embeds) if entry.disk.endswith(SHARED) else ()
+            found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, shared)
+    tied = tie and names_tied_table(model, wanted)
+    for entry in (e for e in entries if tied and e.ours[0] in ("body.embed.tokens", "head.weight")):
+        found[entry.disk] = BaseTensor(f"{PREFIX}{entry.disk}", entry, aliases(model, entry))
+    return list(found.values())
+
+
+def saved_tables(model: Model, trained: Sequence[BaseTensor], tensors: Mapping[str, Tensor]) -> list[BaseTensor]:
+    """Tensors of the base that an adapter's file holds beside what was trained, where they are not those of the model.
+
+    PEFT saves the token table and the head with an adapter of them, and with any adapter over a vocabulary that was
+    resized (`save_embedding_layers`). They replace those of the model.
+    """
+    keys = {tensor.key for tensor in trained}
+    taken = {path for tensor in trained for path in (*tensor.entry.ours, *tensor.aliases)}
+    found = []
+    for entry in tensors_of(model):
+        module, _, kind = entry.disk.rpartition(".")
+        for key in {f"{PREFIX}{entry.disk}", f"{PREFIX}{module}.base_layer.{kind}"} & tensors.keys() - keys:
+            free = [path for path in (*entry.ours, *aliases(model, entry)) if path not in taken]
+            if free and not repeats(model, entry, tensors[key]):
+                ours = entry.ours if entry.ours[0] in free else tuple(free[:1])
+                found.append(BaseTensor(key, replace(entry, ours=ours), tuple(free)))
+    return found
+
+
+def repeats(model: Model, entry: Entry, tensor: Tensor) -> bool:
+    """Whether a tensor equals the model's own."""
+    own = entry.join([model.get_parameter(path).detach() for path in entry.ours])
+    return own.shape == tensor.shape and torch.equal(tensor.to(own), own)
+
+
+def own_values(model: Model, entries: Sequence[BaseTensor], tensors: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """New parameters in place of the model's, by their names there: copies, or of the length that a file asks for.
+
+    Args:
+        model: the model.
+        entries: the tensors that get values.
+        tensors: those of the file, if there is one: token tables and heads may have another number of rows there.
+    """
+    values: dict[str, nn.Parameter] = {}
+    for tensor in entries:
+        for path in tensor.entry.ours:
+            own = model.get_parameter(path).detach()
+            rows = len(tensors[tensor.key]) if path.endswith(BY_TOKEN) and tensor.key in tensors else len(own)
+            new = own.clone() if rows == len(own) else own.new_zeros(rows, *own.shape[1:])
+            values.setdefault(path, nn.Parameter(new))
+            for alias in tensor.aliases:
+                values.setdefault(alias, values[path])
+    for path in ("head.bias", "head.offset") if "head.weight" in values else ():
+        more, vector = len(values["head.weight"]) - len(model.head.weight), getattr(model.head, path[5:], None)
+        if vector is not None and more:
+            values.setdefault(path, nn.Parameter(F.pad(vector.detach(), (0, more))))
+    return values
+
+
+def is_tied(model: Model) -> bool:
+    """Whether the head is the token table."""
+    return getattr(model.head, "weight", None) is model.body.embed.tokens
+
+
+def names_tied_table(model: Model, names: Sequence[str]) -> bool:
+    """Whether names of modules hold a token table that is the head, or that head."""
+    return is_tied(model) and any(name.rpartition(".")[2] in TABLES for name in names if not isinstance(names, str))
+
+
+def aliases(model: Model, entry: Entry) -> tuple[str, ...]:
+    """The other names of a parameter that is used in several places."""
+    own = model.get_parameter(entry.ours[0])
+    everything = model.named_parameters(remove_duplicate=False)
+    return tuple(path for path, parameter in everything if parameter is own and path != entry.ours[0])

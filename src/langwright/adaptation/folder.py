@@ -14,8 +14,8 @@ from langwright.adaptation.settings import Holds, SettingError
 from langwright.base.errors import UserError
 from langwright.base.files import check_files, read_json, read_record, sha256_file, write_json
 from langwright.base.hub import model_folder, parse_hub_name
-from langwright.models import folder as models
 from langwright.models.family import Fields
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.models.weights import check_floats, read_tensors, weights_checksum, write_tensors
 
@@ -27,11 +27,7 @@ _TASKS = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "
 
 
 def save_adapter(
-    model: Model,
-    folder: Path | str,
-    name: str = DEFAULT,
-    base: Path | str | None = None,
-    record: Fields | None = None,
+    model: Model, folder: Path | str, name: str = DEFAULT, base: Path | str | None = None, record: Fields | None = None
 ) -> None:
     """Write an adapter of a model as a folder that `peft` opens over the same base.
 
@@ -44,8 +40,7 @@ def save_adapter(
         base: the folder of the model it belongs to, whose weights are remembered by their checksum.
         record: further entries of langwright.json.
     """
-    attached(model).known([name])
-    adapter, folder, record = attached(model).adapters[name], Path(folder), record or {}
+    adapter, folder, record = attached(model).adapter(name), Path(folder), record or {}
     method: Method = adapter.settings
     hub = parse_hub_name(str(record.get("base_folder", "")))
     named = None if base is None else str(base)
@@ -102,7 +97,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         raise UserError(f"{folder}: this adapter was trained over {record.get('base_folder')}, not over {base}")
     _check_task(fields.get("task_type"), model, folder / CONFIG)
     kind = _kind(fields, folder / CONFIG)
-    ours = "settings" in record
+    ours = isinstance(record.get("settings"), dict)
     tensors = _read_finite(folder / kind.weights)
     # With `save_embedding_layers` PEFT writes tables that train whole again, under the names of its wrapper.
     wrapped = {"modules_to_save", "original_module"}
@@ -140,8 +135,26 @@ def load_model(
     adapter: Path | str | None = None,
     bits: int | str | None = None,
 ) -> Model:
-    """As `models.folder.load_model`; adapter: a folder of an adapter, ours or PEFT's, that is put on the model."""
-    return adapted(models.load_model(folder, device, dtype, ignore_fields, head, labels, seed, bits), adapter, folder)
+    """The model of a folder, in eval mode.
+
+    Args:
+        folder: a path, or `hf:owner/name[@revision]`.
+        device: where its parameters are.
+        dtype: of its parameters; that of the file unless given.
+        ignore_fields: fields of config.json to pass over although the family does not understand them.
+        head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has it;
+            the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+        labels: the classes of a new classifying head.
+        seed: of the parameters of a new head, which are listed.
+        adapter: a folder of an adapter, ours or PEFT's, that is put on the model.
+        bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
+            for a folder that holds them so.
+
+    Raises:
+        UserError: naming the file and the field or tensor that is wrong.
+    """
+    opened = OpenedFolder(folder, ignore_fields)
+    return adapted(opened.model(device, dtype, head, labels, seed, bits), adapter, opened.path)
 
 
 def adapted(model: Model, adapter: Path | str | None, base: Path | str) -> Model:

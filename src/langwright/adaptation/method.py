@@ -1,7 +1,8 @@
 """What a method of adaptation is: its settings, and one protocol for all methods."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
@@ -13,22 +14,21 @@ from langwright.adaptation.attachment_points import (
     ALL_LINEAR,
     PREFIX,
     AttachmentPoint,
+    BaseTensor,
     Targets,
     match,
-    row_numbers,
-    tensors_of,
-)
-from langwright.adaptation.base_parameters import (
-    BaseTensor,
     own_values,
     repeats,
+    row_numbers,
     saved_modules,
     saved_tables,
     saved_tensors,
+    tensors_of,
 )
-from langwright.adaptation.settings import Holds, Table, check_ranges, read_fields, write_fields
+from langwright.adaptation.settings import Table, check_ranges, holds, read_fields, setting, write_fields
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
+from langwright.models.families import FAMILIES
+from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
@@ -73,10 +73,8 @@ class Stored:
         """Give the parameters the numbers of a file's tensor; UserError naming it where it does not fit."""
         upright = tensor.t() if self.transposed else tensor
         if upright.shape != self.rest.shape:
-            raise UserError(
-                f'tensor "{self.key}" has shape {list(tensor.shape)}, '
-                f"settings and model ask for {list(self.read().shape)}"
-            )
+            wanted = list(self.rest.t().shape if self.transposed else self.rest.shape)
+            raise UserError(f'tensor "{self.key}" has shape {list(tensor.shape)}, settings and model ask for {wanted}')
         left = upright.to(self.rest, copy=True)
         for parameter, place in zip(self.parameters, self.places, strict=True):
             parameter.data.copy_(upright[place])
@@ -133,9 +131,7 @@ class Method:
         """What training needs to go on and PEFT does not keep; for a file beside PEFT's."""
         return {}
 
-    def attach(
-        self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def attach(self, model: Model, name: str = DEFAULT, seed: int = 0, tensors: Mapping[str, Tensor] = {}) -> None:
         """Attach an adapter to a model and choose it: the model is frozen, the adapter trains.
 
         Args:
@@ -147,15 +143,16 @@ class Method:
         Raises:
             UserError: where nothing would train, or the name is taken.
         """
-        on, tensors = attached(model), tensors or {}
+        on = attached(model)
         with on.placed():
             trained = self.base_tensors(model)
             entries = [*trained, *saved_tables(model, trained, tensors)]
             values = own_values(model, entries, tensors)
         own = [values[path] for tensor in trained for path in tensor.entry.ours]
-        with on.placed(values), torch.random.fork_rng(devices=[]):
+        device, drawn = model.device, torch.device("meta" if model.device.type == "meta" else "cpu")
+        with on.placed(values), torch.random.fork_rng(devices=[]), drawn:  # the same numbers on every device
             torch.manual_seed(seed)
-            modules = self.modules(model)
+            modules = {path: module.to(device) for path, module in self.modules(model).items()}
         on.add(name, Adapter(self, entries, values, modules, own))
 
     def detach(self, model: Model, name: str = DEFAULT) -> None:
@@ -197,9 +194,8 @@ class Method:
         found = list(self.stored(model, adapter.modules))
         for tensor in adapter.entries:
             own = [adapter.values[path] for path in tensor.entry.ours]
-            places = row_numbers(tensor.entry, [len(parameter) for parameter in own])
-            rest = torch.zeros(1).expand(sum(map(len, own)), *own[0].shape[1:])
-            found.append(Stored(tensor.key, own, places, rest, tensor.entry.transposed))
+            rows = row_numbers(tensor.entry, [len(parameter) for parameter in own])
+            found.append(replace(Stored.of(tensor.key, *own), places=rows, transposed=tensor.entry.transposed))
         return found
 
     def facts(self, model: Model) -> Fields:
@@ -216,30 +212,41 @@ class Method:
         return cls(**read_fields(given, cls.peft_fields, cls))
 
     @classmethod
-    def from_settings(cls, settings: Any) -> "Method":
+    def from_settings(cls, settings: Fields) -> "Method":
         """The settings in our record of an adapter, which also holds those that PEFT has no word for."""
-        if not isinstance(settings, dict):
-            raise UserError("the settings of the adapter are not a JSON object")
-        table = {field.name: Holds(field.name) for field in fields(cls)}  # type: ignore[arg-type]
+        table = holds(*(field.name for field in fields(cls)))  # type: ignore[arg-type]
         return cls(**read_fields(settings, table, cls))
 
 
+@dataclass(frozen=True, kw_only=True)
 class TargetedMethod(Method):
-    """A method that acts on named modules: the settings `target`, `exclude` and `modules_to_save`."""
+    """A method that acts on named modules.
+
+    Args:
+        target: names of modules or their endings, a regular expression of whole names, or all-linear; the family's
+            usual ones unless given.
+        exclude: names, endings or an expression of modules that it leaves out.
+        modules_to_save: names of modules that train whole.
+
+    Attributes:
+        kinds: the kinds of modules that it may act on.
+    """
 
     kinds: ClassVar[tuple[str, ...]] = ("linear",)
-    """The kinds of modules that it may act on."""
-    target: Targets | None
-    exclude: Targets
-    modules_to_save: tuple[str, ...]
+    peft_fields: ClassVar[Table] = holds(
+        target_modules="target", exclude_modules="exclude", modules_to_save="modules_to_save"
+    )
+    target: Targets | None = setting(None, option="target")
+    exclude: Targets = ()
+    modules_to_save: tuple[str, ...] = setting((), option="whole")
 
-    def usual(self, model: Model) -> Targets:
-        """What it acts on unless it is given targets."""
-        raise NotImplementedError
+    @abstractmethod
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
+        """What it acts on unless it is given targets. row: what adapters of the model's family usually act on."""
 
     def wanted(self, model: Model) -> Targets:
         """What it acts on."""
-        return self.usual(model) if self.target is None else self.target
+        return self.usual(model, FAMILIES[model.family].adapters) if self.target is None else self.target
 
     def targets(self, model: Model) -> list[AttachmentPoint]:
         """The points of a model that it acts on."""

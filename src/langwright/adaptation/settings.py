@@ -1,6 +1,5 @@
 """The settings of a method: fields of a dataclass, their ranges and options, and the fields of files that hold them."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
@@ -11,15 +10,15 @@ from langwright.base.errors import UserError
 from langwright.base.value_types import fits, spelt
 from langwright.models.family import Fields
 
-LARGEST = 2**31 - 1
-"""The largest size of a tensor that is accepted."""
+LARGEST, FINITE = 2**31 - 1, torch.finfo(torch.float32).max
+"""The largest size of a tensor that is accepted, and the largest number."""
 Range = tuple[str, Callable[[Any], bool]]
 """The words for a range, and whether a value lies in it."""
 RANGES: Mapping[str, Range] = {
     "size": (f"at least 1 and at most {LARGEST}", lambda value: 1 <= value <= LARGEST),
     "share": ("at least 0 and below 1", lambda value: 0 <= value < 1),
-    "positive": ("above 0 and finite", lambda value: 0 < value < math.inf),
-    "finite": ("a finite number", lambda value: abs(value) <= torch.finfo(torch.float32).max),  # false for NaN
+    "positive": ("above 0 and finite", lambda value: 0 < value <= FINITE),
+    "finite": ("a finite number", lambda value: abs(value) <= FINITE),  # false for NaN
 }
 
 
@@ -90,12 +89,13 @@ class Holds:
 
 Table = Mapping[str, Holds | None]
 """The fields of a file; None for one that changes nothing here. Others must be null, false, zero or empty."""
-TARGETS: Table = {
-    "target_modules": Holds("target"),
-    "exclude_modules": Holds("exclude"),
-    "modules_to_save": Holds("modules_to_save"),
-}
-"""Fields of methods that act on named modules."""
+
+
+def holds(*names: str, **fields: str) -> Table:
+    """Fields that hold settings as they are, under their own names or others: the setting's by the field's."""
+    return {name: Holds(setting) for name, setting in {**dict(zip(names, names, strict=True)), **fields}.items()}
+
+
 COMMON: Table = dict.fromkeys(
     ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type")
 )

@@ -59,16 +59,16 @@ class Command:
     """
 
     def __init__(self, function: Callable[..., Any], program: str, usual: Collection[str] = ()) -> None:
-        self.function, self.program, self.recipes = function, program, dict[str, type]()
+        self.function, self.program, self.recipes = function, program, dict[str, Any]()
         self.options: list[Option] = []
         parameters = inspect.signature(function, eval_str=True).parameters
         texts = option_texts(inspect.getdoc(function) or "", parameters)
         for name, parameter in parameters.items():
             kind, default = parameter.annotation, parameter.default
             if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-                self.recipes[name] = kind
+                self.recipes[name] = kind() if default is MISSING else default
                 self.options.append(Option(name, Path | None, None, "YAML file of options; flags override it"))
-                self.options += _fields(kind)
+                self.options += _fields(self.recipes[name])
             else:
                 positional = default is MISSING and parameter.kind is not parameter.KEYWORD_ONLY
                 self.options.append(Option(name, kind, default, texts.get(name, ""), positional))
@@ -82,14 +82,14 @@ class Command:
         try:
             _, bound, _ = self._app(True).parse_args(dashed, exit_on_error=False, print_error=False)
         except cyclopts.CycloptsError as error:
-            reason = _reason(error)
-            raise UserError(reason if "Did you mean" in reason else f"{reason}; see {self.program} --help") from None
+            reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
+            raise UserError(reason if reason.endswith("?") else f"{reason}; see {self.program} --help") from None
         given = dict(bound.arguments)
-        for name, cls in self.recipes.items():
+        for name, recipe in self.recipes.items():
             path = given.pop(name, None)
-            settings = {} if path is None else read_recipe(path, cls)
-            flags = {option.name: given.pop(option.name) for option in _fields(cls) if option.name in given}
-            given[name] = cls(**{**settings, **flags})
+            settings = {} if path is None else read_recipe(path, type(recipe))
+            flags = {option.name: given.pop(option.name) for option in _fields(recipe) if option.name in given}
+            given[name] = dataclasses.replace(recipe, **{**settings, **flags})
         return given
 
     def help(self, everything: bool = False) -> str:
@@ -112,6 +112,7 @@ class Command:
         for option in self.options:
             extra = cyclopts.Parameter(
                 help=option.text,
+                show_default=_default if _default(option.default) else False,
                 show=option.positional or everything or option.name in self.usual,
                 converter=None if option.kind is bool else functools.partial(_from_tokens, option),
             )
@@ -133,19 +134,6 @@ class Command:
         return app
 
 
-def _reason(error: Any) -> str:
-    """What is wrong with a command line, in one line."""
-    import cyclopts
-
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f'unexpected argument "{(error.unused_tokens or [""])[0].replace(_DASHED, "")}"'
-    reason = " ".join(str(error).replace(_DASHED, "").split()).rstrip(".")
-    missing = re.fullmatch(r"Parameter (\S+) requires an argument", reason)
-    if missing and not missing[1].startswith("-"):
-        return f"missing {missing[1]}"
-    return f"{missing[1]} needs a value; one that begins with a dash is {missing[1]}=VALUE" if missing else reason
-
-
 def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:
     """What a docstring says of each name: a line `name: text`, going on until an empty line or the next name."""
     start = re.compile(rf"\s*({'|'.join(map(re.escape, names))}): *(.*)")
@@ -162,13 +150,21 @@ def option_texts(docs: str, names: Iterable[str]) -> dict[str, str]:
     return texts
 
 
-def _fields(cls: type) -> list[Option]:
-    fields = [field for field in dataclasses.fields(cls) if field.init]
-    kinds = typing.get_type_hints(cls)
+def _fields(recipe: Any) -> list[Option]:
+    cls, kinds = type(recipe), typing.get_type_hints(type(recipe))
     bases = [base.__doc__ or "" for base in reversed(cls.__mro__) if dataclasses.is_dataclass(base)]
     texts = {name: text for doc in bases for name, text in option_texts(doc, kinds).items()}
-    made = cls()
-    return [Option(f.name, kinds[f.name], getattr(made, f.name), texts.get(f.name, "")) for f in fields]
+    fields = [field.name for field in dataclasses.fields(recipe) if field.init]
+    return [Option(name, kinds[name], getattr(recipe, name), texts.get(name, "")) for name in fields]
+
+
+def _default(value: Any) -> str:
+    """A default as it is typed; nothing where there is none, or an empty one."""
+    if value is None or value is MISSING:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _from_tokens(option: Option, _: Any, tokens: Sequence[Any]) -> Any:

@@ -18,17 +18,13 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 5.0
 
-_quiet_depth = 0
-
 
 @functools.cache
 def console() -> "Console":
     """The one rich console of the process, on stderr; live views are drawn on it so that they do not collide."""
     from rich.console import Console
 
-    if is_first():
-        return Console(stderr=True, highlight=False)
-    return Console(file=open(os.devnull, "w"), highlight=False)
+    return Console(stderr=True, quiet=not is_first(), highlight=False)
 
 
 def is_first() -> bool:
@@ -36,25 +32,13 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence `say` and `progress` while the block runs. Warnings still show."""
-    global _quiet_depth
-    _quiet_depth += 1
-    try:
-        yield
-    finally:
-        _quiet_depth -= 1
-
-
 def say(text: str) -> None:
     """Tell the user something, on stderr, exactly as written (no markup)."""
-    if not _quiet_depth:
-        console().print(text, markup=False, soft_wrap=True)
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Tell the user of something that may be wrong; shown even under `quiet`."""
+    """Tell the user of something that may be wrong."""
     from rich.text import Text
 
     console().print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
@@ -72,9 +56,9 @@ def progress(label: str, total: int | None, unit: str) -> Iterator[Callable[[int
     total: None when it is not known.
     unit: a plural noun such as "documents"; "bytes" are shown as kB, MB and GB.
 
-    On a terminal: a live bar with speed and time left. Elsewhere: a line every few seconds. Nothing under `quiet`.
+    On a terminal: a live bar with speed and time left. Elsewhere: a line every few seconds.
     """
-    if _quiet_depth or not is_first():
+    if not is_first():
         yield lambda count: None
     elif console().is_terminal:
         with _bar(unit) as bar:

@@ -8,6 +8,7 @@ import mmap
 import os
 import secrets
 import shutil
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 
 BLOCK_BYTES = 1 << 24
 LOCK = ".lock"
@@ -50,9 +51,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block ends without an error.
 
-    Everything in it is on disk before the rename, so a folder called `path` is always complete. If the block raises,
-    the temporary folder goes and `path` stays as it was. Temporary folders of writers that were killed are removed by
-    the next writer of the same path.
+    Everything in it is on disk before the rename, so a folder called `path` is always complete; a crash between moving
+    an old one aside and the rename leaves none. If the block raises, the temporary folder goes and `path` stays as it
+    was. Temporary folders of writers that were killed are removed by the next writer of the same path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
@@ -150,12 +151,19 @@ def read_text(path: Path, what: str) -> str:
     """The text in a UTF-8 file; `what` names its role when it is missing or broken. Raises UserError."""
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: {what} is missing") from None
     except OSError as error:
         raise UserError(f"{path}: {what} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {what} is not UTF-8 text: bad byte at offset {error.start}") from None
+
+
+def standard_input() -> Iterator[str]:
+    """The lines of standard input, each with its end. Raises UserError where it is not UTF-8 text."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input:{number}: not UTF-8 text: bad byte {error.start + 1}") from None
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -168,10 +176,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: {what} is not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: {what} cannot be read: its brackets are nested too deeply") from None
-    except ValueError:  # Python's limit
-        raise UserError(f"{path}: {what} cannot be read: it holds an integer of too many digits") from None
+    except (RecursionError, ValueError) as error:  # brackets too deep, or an integer of too many digits
+        raise UserError(f"{path}: {what} cannot be read: {first_line(error)}") from None
 
 
 def read_object(path: Path, what: str, optional: bool = False) -> dict[str, Any]:
@@ -192,29 +198,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def make_folder(path: Path) -> list[Path]:
-    """Make a folder and those above it; returns those that were missing, the folder first. Errors as `refuse_file`."""
-    refuse_file(path)
-    missing = [place for place in (path, *path.parents) if not place.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def refuse_file(path: Path) -> None:
-    """UserError where a folder is to be made and a file has its name, or that of one above it."""
-    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
-        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
-
-
 def cache_folder() -> Path:
-    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright. Made when missing."""
-    folder = Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"the cache folder cannot be made: {error.strerror}"
-        raise UserError(f"{folder}: {reason}; set LANGWRIGHT_CACHE to a folder you can write to") from None
-    return folder
+    """Where downloads and derived files are kept: $LANGWRIGHT_CACHE, else ~/.cache/langwright."""
+    return Path(os.environ.get("LANGWRIGHT_CACHE") or "~/.cache/langwright").expanduser()
 
 
 def data_folder() -> Path | None:
@@ -228,26 +214,26 @@ def data_folder() -> Path | None:
     return folder
 
 
+def refuse_file(path: Path) -> None:
+    """UserError where a folder is to be and a file, or a link that leads nowhere, is in the way."""
+    if any(os.path.lexists(place) and not place.is_dir() for place in (path, *path.parents)):
+        raise UserError(f"{path}: a file is in the way, and a folder is to be made; choose another name")
+
+
 @contextmanager
 def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """Keep every other process out of `folder` while the block runs; `what` names the activity ("a training run").
 
     The lock belongs to this process alone and ends with it, however it ends; children that outlive it hold nothing.
-    The small file `.lock` that carries it stays, unless the block raises before anything else is in the folder: then
-    the file goes, and the folders that were made for it. Raises UserError naming the owner's process id when it is
-    taken.
+    The small file `.lock` that carries it stays, unless the block raises before anything else is new in the folder:
+    then the file goes, and the folders that were made for it. Raises UserError when a file is in the way, and one
+    naming the owner's process id when the lock is taken.
     """
-    made = make_folder(folder)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
-        os.close(lock)
-        if not isinstance(error, BlockingIOError):
-            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
-        told = f"{what} is already at work here (process {owner}); wait for it or stop it"
-        raise UserError(f"{folder}: {told}") from None
+    refuse_file(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    found = set(os.listdir(folder))
+    lock = _take_lock(folder, what)
     _held_locks[lock] = folder
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -255,7 +241,7 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(OSError):  # the folder may be gone, or hold something
-            if lock in _held_locks and os.listdir(folder) == [LOCK]:
+            if lock in _held_locks and set(os.listdir(folder)) - found == {LOCK}:
                 (folder / LOCK).unlink()
                 for place in made:
                     place.rmdir()
@@ -263,6 +249,25 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     finally:
         if _held_locks.pop(lock, None):
             os.close(lock)
+
+
+def _take_lock(folder: Path, what: str) -> int:
+    """The descriptor of the lock file, locked; errors as in `folder_lock`."""
+    while True:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(folder / LOCK) and os.path.samestat(os.fstat(lock), os.stat(folder / LOCK)):
+                return lock
+            os.close(lock)  # its owner removed the file between open and flock
+        except BlockingIOError:
+            owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            told = f"{what} is already at work here (process {owner}); wait for it or stop it"
+            raise UserError(f"{folder}: {told}") from None
+        except OSError as error:
+            os.close(lock)
+            raise UserError(f"{folder}: cannot be locked: {error.strerror}; choose a folder on a local disk") from None
 
 
 def check_lock(folder: Path) -> None:

@@ -17,23 +17,10 @@ from langwright.base.shards import INDEX, SINGLE, read_index
 PREFIX = "hf:"
 CONFIG = "config.json"
 SMALL = (
-    CONFIG,
-    "generation_config.json",
-    "langwright.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-)
+    CONFIG, "generation_config.json", "langwright.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt",
+    "tokenizer.model", "spiece.model", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
+)  # fmt: skip
 """The files of a model folder besides its weights."""
 _NAME = re.compile(r"(?P<repository>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
 _SECONDS = 10.0  # to wait for the Hub's answer before a copy in the cache is taken
@@ -56,9 +43,7 @@ def parse_hub_name(text: str) -> HubName | None:
         return None
     match = _NAME.fullmatch(text.removeprefix(PREFIX))
     if match is None or ".." in text:
-        raise UserError(
-            f"{text}: no name of a model on the Hub; write {PREFIX}owner/name or {PREFIX}owner/name@revision"
-        )
+        raise UserError(f"{text}: no name of a model on the Hub; write {PREFIX}owner/name[@revision]")
     return HubName(match["repository"], match["revision"] or "main")
 
 

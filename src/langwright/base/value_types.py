@@ -1,18 +1,50 @@
 """Types of values out of JSON files, recipes and command lines: whether a value is of one, and its words."""
 
 import json
+import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, suggest
+
+
+class Rule(NamedTuple):
+    """What a value must be besides its type, as in `Annotated[int, Rule("a whole number above 0", lambda n: n > 0)]`.
+
+    words: in a message, with the type. holds: whether a value of the type is so.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(known: Collection[str]) -> Rule:
+    """The rule of a text that names one of these."""
+    return Rule(f"one of {', '.join(known)}", known.__contains__)
+
+
+def check_types(fields: Mapping[str, Any], types: Mapping[str, Any], inside: str = "") -> None:
+    """Each field that has a type in the table is of it, and no number is infinite or NaN; ValueError that names it.
+
+    Args:
+        fields: the fields of a JSON file, or of an object in one.
+        types: the type of each field, as an annotation.
+        inside: what stands before a field's name in the message.
+    """
+    for name, value in fields.items():
+        odd = isinstance(value, float) and not math.isfinite(value)
+        if name in types and (odd or not fits(value, types[name])):
+            raise ValueError(f"{inside}{name} = {value!r} must be {spelt(types[name])}")
 
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type as an annotation spells it; a list serves as a tuple, an integer as a number."""
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return fits(value, parts[0]) and parts[1].holds(value)
     if kind is Any:
         return True
     if origin in (typing.Union, types.UnionType):
@@ -42,7 +74,8 @@ def from_texts(kind: Any, texts: Sequence[str], where: str) -> Any:
     except (ValueError, cyclopts.CycloptsError):
         pass
     shown = json.dumps(texts[0] if len(texts) == 1 else texts, ensure_ascii=False)
-    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}")
+    near = suggest("".join(texts), [part for part in parts if isinstance(part, str)])
+    raise UserError(f"{where}: expected {spelt(kind)}, got {shown}{near}")
 
 
 def leaves(kind: Any) -> list[Any]:
@@ -53,27 +86,24 @@ def leaves(kind: Any) -> list[Any]:
 def spelt(kind: Any) -> str:
     """A type in a person's words."""
     if kind in _WORDS:
-        return _WORDS[kind][0]
+        return _WORDS[kind]
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return str(parts[1].words)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(spelt(part) for part in parts)
     if origin is Literal:
         return " or ".join(filter(None, [", ".join(f'"{part}"' for part in parts[:-1]), f'"{parts[-1]}"']))
     if origin in (Mapping, dict):
-        return "an object" if parts[1] is Any else f"an object of {_plural(parts[1])}"
-    return f"a list of {_plural(parts[0])}" if origin in (tuple, list) else str(kind)
+        return "an object" if parts[1] is Any else f"an object, each value {spelt(parts[1])}"
+    return f"a list, each value {spelt(parts[0])}" if origin in (tuple, list) else str(kind)
 
 
-def _plural(kind: Any) -> str:
-    return _WORDS[kind][1] if kind in _WORDS else f"values that are each {spelt(kind)}"
-
-
-_WORDS: Mapping[Any, tuple[str, str]] = {
-    int: ("an integer", "integers"),
-    float: ("a number", "numbers"),
-    bool: ("true or false", "values that are each true or false"),
-    str: ("text", "texts"),
-    Path: ("a path", "paths"),
-    types.NoneType: ("null", "nulls"),
+_WORDS: Mapping[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Path: "a path",
+    types.NoneType: "null",
 }
-"""One value, and several."""

@@ -17,27 +17,25 @@ so counting is sorting and looking up is bisection: there is no Python loop over
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langwright.base.errors import UserError
-
 SYMBOLS = 257
 END = 256  # what follows the last byte of a document
 BEGIN = 257  # what precedes the first byte; seen in contexts, never predicted
-MAX_ORDER = 7
 
 _BITS = 9
-_BLOCK = 1 << 23  # symbols counted at once: about 0.3 GB beside the distinct n-grams
+_BLOCK = 1 << 23  # bytes counted at once, or one document: about 0.3 GB beside the distinct n-grams
 _FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])  # discounts where counts are too few to estimate them; as in KenLM
 
 Keys = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """What one n-gram length knows: `own` beside the sorted `grams`, `backoff` beside the sorted `contexts`."""
 
     grams: Keys
@@ -58,13 +56,12 @@ class NGram:
 
         12 MB of source code at order 6 take about a second and 0.3 GB on one core; the model itself takes
         about 24 bytes for every distinct n-gram of any length.
-        Raises UserError when there is no text.
         """
-        if not 1 <= order <= MAX_ORDER:
-            raise UserError(f"an n-gram of order {order} cannot be built; choose an order from 1 to {MAX_ORDER}")
-        grams, counts = _count(documents, order)
-        if not grams.size:
-            raise UserError("the n-gram has no text to learn from; give it at least one document")
+        grams, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
+        for block in _blocks(documents, order):
+            more, more_counts = np.unique(block, return_counts=True)
+            grams, positions = np.unique(np.concatenate([grams, more]), return_inverse=True)
+            counts = np.bincount(positions, np.concatenate([counts, more_counts])).astype(np.int64)
         levels = [_level(grams, counts)]
         for length in range(order - 1, 0, -1):
             grams, counts = np.unique(_suffix(grams, length), return_counts=True)
@@ -77,40 +74,25 @@ class NGram:
         return len(self.levels)
 
     def bits_per_byte(self, documents: Iterable[bytes]) -> float:
-        """Bits the model needs for the documents, the end of each included, divided by their bytes.
-
-        Raises UserError when the documents hold no byte.
-        """
+        """Bits the model needs for the documents, the end of each included, divided by their bytes."""
         bits, size = 0.0, 0
         for block in _blocks(documents, self.order):
             grams, counts = np.unique(block, return_counts=True)
             bits -= float(counts @ np.log2(self._probabilities(grams)))
             size += int(counts @ (_suffix(grams, 1) != END))
-        if not size:
-            raise UserError("bits per byte need at least one byte of held-out text")
         return bits / size
 
     def distribution(self, context: bytes) -> Floats:
         """The probabilities [257] of what follows `context`, the document so far; index 256 is its end."""
-        symbols = [BEGIN] * (self.order - 1) + list(context[max(0, len(context) - self.order + 1) :])
-        probabilities = np.full(SYMBOLS, 1 / SYMBOLS)
-        for length, level in enumerate(self.levels):
-            key = _pack(symbols[len(symbols) - length :])
-            found, first = _find(level.contexts, np.array([key], np.uint64))
-            if not found:
-                break  # a longer context has not been seen either
-            start, stop = np.searchsorted(level.grams, np.array([key << _BITS, key + 1 << _BITS], np.uint64))
-            probabilities *= level.backoff[first]
-            probabilities[_suffix(level.grams[start:stop], 1)] += level.own[start:stop]
-        return probabilities
+        symbols = [*[BEGIN] * (self.order - 1), *context][len(context) :]
+        key = reduce(lambda key, symbol: key << _BITS | symbol, symbols, 0)
+        return self._probabilities(np.uint64(key << _BITS) | np.arange(SYMBOLS, dtype=np.uint64))
 
     def generate(self, prompt: bytes, max_bytes: int, rng: np.random.Generator, temperature: float = 1.0) -> bytes:
         """Continue a document that begins with `prompt`; returns the new bytes alone, fewer when the model ends it.
 
         temperature: above 0; below 1 the likely bytes become likelier still.
         """
-        if temperature <= 0:
-            raise UserError(f"a temperature of {temperature} cannot be sampled from; choose one above 0")
         text = bytearray(prompt)
         for _ in range(max_bytes):
             cumulative = np.cumsum(self.distribution(bytes(text[-self.order :])) ** (1 / temperature))
@@ -132,43 +114,27 @@ class NGram:
         return probabilities
 
 
-def _count(documents: Iterable[bytes], order: int) -> tuple[Keys, NDArray[np.int64]]:
-    """The distinct n-grams of exactly `order` symbols, sorted, and how often each occurs."""
-    grams, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
-    for block in _blocks(documents, order):
-        more, more_counts = np.unique(block, return_counts=True)
-        grams, positions = np.unique(np.concatenate([grams, more]), return_inverse=True)
-        counts = np.bincount(positions, np.concatenate([counts, more_counts])).astype(np.int64)
-    return grams, counts
-
-
 def _blocks(documents: Iterable[bytes], order: int) -> Iterator[Keys]:
     """Every n-gram that ends at a byte or at the end of a document, once, in blocks of bounded size."""
-    waiting: list[NDArray[np.uint16]] = []
+    waiting: list[bytes] = []
     size = 0
-    for piece in _symbols(documents, order):
-        waiting.append(piece)
-        size += piece.size
-        if size >= _BLOCK:
-            stream = np.concatenate(waiting)
-            yield _grams(stream, order)
-            waiting, size = [stream[stream.size - order + 1 :].copy()], 0
-    if size:
-        yield _grams(np.concatenate(waiting), order)
-
-
-def _symbols(documents: Iterable[bytes], order: int) -> Iterator[NDArray[np.uint16]]:
-    """The documents as symbols, each after as many BEGIN as a context holds and before one END; long ones in pieces."""
-    begin, end = np.full(order - 1, BEGIN, np.uint16), np.array([END], np.uint16)
     for document in documents:
-        yield begin
-        for start in range(0, len(document), _BLOCK):
-            yield np.frombuffer(document, np.uint8, min(_BLOCK, len(document) - start), start).astype(np.uint16)
-        yield end
+        waiting.append(document)
+        size += len(document)
+        if size >= _BLOCK:
+            yield _grams(waiting, order)
+            waiting, size = [], 0
+    if waiting:
+        yield _grams(waiting, order)
 
 
-def _grams(stream: NDArray[np.uint16], order: int) -> Keys:
-    """Every run of `order` symbols that does not end in BEGIN, which is never predicted."""
+def _grams(documents: Iterable[bytes], order: int) -> Keys:
+    """Every run of `order` symbols that does not end in BEGIN, which is never predicted.
+
+    A document has as many BEGIN before it as a context holds, and one END after it.
+    """
+    begin, end = np.full(order - 1, BEGIN, np.uint16), np.array([END], np.uint16)
+    stream = np.concatenate([part for text in documents for part in (begin, np.frombuffer(text, np.uint8), end)])
     grams = np.zeros(stream.size - order + 1, np.uint64)
     for start in range(order):
         grams <<= np.uint64(_BITS)
@@ -216,10 +182,3 @@ def _suffix(grams: Keys, length: int) -> Keys:
 def _context(grams: Keys) -> Keys:
     """Each n-gram without its newest symbol."""
     return np.right_shift(grams, np.uint64(_BITS))
-
-
-def _pack(symbols: list[int]) -> int:
-    key = 0
-    for symbol in symbols:
-        key = key << _BITS | symbol
-    return key

@@ -7,9 +7,10 @@ whether it is right, so `pass` always parses and is one of the baselines.
 
 import ast
 import re
+import textwrap
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -18,11 +19,10 @@ _MIN_WORDS = 12  # a docstring with fewer is no English text to halve
 _MIN_LETTERS = 0.9  # the share of letters and blanks in running English; tables and doctests have less
 
 
-@dataclass(frozen=True)
-class FunctionHead:
+class FunctionHead(NamedTuple):
     """A function cut in two, moved to the left margin; `head + body` is its whole source.
 
-    head: the `def` line or lines and the docstring, ending with a newline. No decorators.
+    head: the `def` line or lines and the docstring, else the comments, ending with a newline. No decorators.
     body: what the author wrote next, ending with a newline.
     indent: the blanks before the body's first statement.
     """
@@ -32,8 +32,7 @@ class FunctionHead:
     indent: str
 
 
-@dataclass(frozen=True)
-class DocstringBeginning:
+class DocstringBeginning(NamedTuple):
     """An English docstring cut between two words near its middle.
 
     prompt: source up to the cut, from the `def` or `class` line on, without the blank at the cut.
@@ -53,9 +52,8 @@ def function_heads(source: str) -> list[FunctionHead]:
     with a line at or left of their `def` inside the body (a string's content), which `cut_to_body` would cut.
     Returns an empty list when `source` is not Python.
     """
-    tree = _parse(source)
     lines = _lines(source)
-    functions = (node for node in _scopes(tree) if isinstance(node, _Function)) if tree else ()
+    functions = (node for node in _scopes(_parse(source)) if isinstance(node, _Function))
     return [head for node in functions if (head := _function_head(node, lines))]
 
 
@@ -81,11 +79,10 @@ def parses(head: str, body: str) -> bool:
 
     A body without a statement, or with nothing but a string, does not count.
     """
-    tree = _parse(head + body)
-    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], _Function):
-        return False
-    function = tree.body[0]
-    return len(function.body) > (_docstring(function) is not None)
+    match _parse(head + body).body:
+        case [ast.FunctionDef() | ast.AsyncFunctionDef() as function]:
+            return len(function.body) > (_docstring(function) is not None)
+    return False
 
 
 def docstring_beginnings(source: str) -> list[DocstringBeginning]:
@@ -94,18 +91,18 @@ def docstring_beginnings(source: str) -> list[DocstringBeginning]:
     Left out: docstrings that are short, that are not in triple double quotes, or that are tables or examples rather
     than running text. Returns an empty list when `source` is not Python.
     """
-    tree = _parse(source)
     lines = _lines(source)
-    return [half for node in _scopes(tree) if (half := _docstring_beginning(node, lines))] if tree else []
+    return [half for node in _scopes(_parse(source)) if (half := _docstring_beginning(node, lines))]
 
 
-def _parse(source: str) -> ast.Module | None:
+def _parse(source: str) -> ast.Module:
+    """The module, an empty one where the source is not Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape in someone's text is not for our user
         try:
             return ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
-            return None
+            return ast.Module([], [])
 
 
 def _scopes(node: _Documented) -> Iterator[_Documented]:
@@ -119,76 +116,45 @@ def _scopes(node: _Documented) -> Iterator[_Documented]:
 
 def _lines(source: str) -> list[str]:
     """The lines as the parser counts them: form feeds and other separators do not end one."""
-    return [line + "\n" for line in re.split("\r\n|\r|\n", source)]
+    return re.split("\r\n|\r|\n", source)
 
 
 def _docstring(node: _Documented) -> ast.Expr | None:
-    first = node.body[0] if node.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-        return first
+    match node.body:
+        case [ast.Expr(ast.Constant(str())) as first, *_]:
+            return first
     return None
 
 
-def _function_head(node: _Function, lines: list[str]) -> FunctionHead | None:
+def _function_head(node: _Function, lines: Sequence[str]) -> FunctionHead | None:
     docstring = _docstring(node)
     code = node.body[1:] if docstring else node.body
     if not code:
         return None
-    start = docstring.end_lineno if docstring else _signature_end(node, lines)
-    if start is None or _first_line(code[0]) <= start:
+    first = min([code[0].lineno, *(decorator.lineno for decorator in getattr(code[0], "decorator_list", []))])
+    start = docstring.end_lineno if docstring else first - 1
+    if start is None or not node.lineno <= start < first:
         return None
-    margin = " " * node.col_offset
-    head = _dedent(lines[node.lineno - 1 : start], margin)
-    body = _dedent(lines[start : node.end_lineno], margin)
-    if head is None or body is None or cut_to_body(body) != body or not parses(head, body):
+    own = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])).split("\n")
+    head, body = ("\n".join([*part, ""]) for part in (own[: start - node.lineno + 1], own[start - node.lineno + 1 :]))
+    if cut_to_body(body) != body or not parses(head, body):
         return None
-    first = lines[_first_line(code[0]) - 1].removeprefix(margin)
-    return FunctionHead(head, body, first[: len(first) - len(first.lstrip())])
+    statement = own[first - node.lineno]
+    return FunctionHead(head, body, statement[: len(statement) - len(statement.lstrip())])
 
 
-def _signature_end(node: _Function, lines: list[str]) -> int:
-    """The number of the line with the signature's colon, when the body starts below it; comments belong to the body."""
-    end = _first_line(node.body[0]) - 1
-    while end > node.lineno and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
-        end -= 1
-    return end
-
-
-def _first_line(node: ast.stmt) -> int:
-    decorators = node.decorator_list if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else []
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
-
-
-def _dedent(lines: list[str], margin: str) -> str | None:
-    """The lines without `margin`, or None when a line with text does not start with it."""
-    if any(line.strip() and not line.startswith(margin) for line in lines):
-        return None
-    return "".join(line.removeprefix(margin) if line.strip() else "\n" for line in lines)
-
-
-def _docstring_beginning(node: _Documented, lines: list[str]) -> DocstringBeginning | None:
+def _docstring_beginning(node: _Documented, lines: Sequence[str]) -> DocstringBeginning | None:
     docstring = _docstring(node)
     if docstring is None:
         return None
     first = docstring.lineno if isinstance(node, ast.Module) else node.lineno
-    margin = " " * (docstring.col_offset if isinstance(node, ast.Module) else node.col_offset)
-    before = _dedent(lines[first - 1 : docstring.lineno - 1], margin)
-    quoted = _dedent(lines[docstring.lineno - 1 : docstring.end_lineno], margin)
-    if before is None or quoted is None or quoted.count('"""') != 2:
+    source = textwrap.dedent("\n".join(lines[first - 1 : docstring.end_lineno]))
+    if source[0].isspace() or source.count('"""') != 2:
         return None
-    opening, text, _ = quoted.split('"""')
-    if not _is_english(text):
-        return None
-    cut = _middle(text)
-    return DocstringBeginning(f'{before}{opening}"""{text[:cut]}', text[:cut], text[cut:])
-
-
-def _is_english(text: str) -> bool:
+    opening, text, _ = source.split('"""')
     plain = sum(letter.isalpha() or letter.isspace() for letter in text)
-    return len(text.split()) >= _MIN_WORDS and plain >= _MIN_LETTERS * len(text) and ">>>" not in text
-
-
-def _middle(text: str) -> int:
-    """Where the blank nearest the middle begins."""
+    if len(text.split()) < _MIN_WORDS or plain < _MIN_LETTERS * len(text) or ">>>" in text:
+        return None
     gaps = [match.start() for match in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
-    return min(gaps, key=lambda gap: abs(gap - len(text) // 2))
+    cut = min(gaps, key=lambda gap: abs(gap - len(text) // 2))
+    return DocstringBeginning(f'{opening}"""{text[:cut]}', text[:cut], text[cut:])

@@ -10,17 +10,15 @@ import torch
 from langwright.base.console import format_seconds, print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, write_atomic, write_json
-from langwright.baselines.compressors import gzip_bits_per_byte, xz_after_training_bits_per_byte, xz_bits_per_byte
+from langwright.baselines.compressors import gzip_bits_per_byte, xz_bits_per_byte
 from langwright.baselines.ngram import NGram
-from langwright.commands import finetune, pretrain
-from langwright.commands._demo.instructions import compare_answers, write_instructions
-from langwright.commands._demo.writing import Body, bodies, choose_prompts, model_bodies, ngram_bodies, write
+from langwright.commands import _demo, finetune, pretrain
 from langwright.commands.finetune import TuningRecipe
 from langwright.commands.show import read
 from langwright.commands.show import sections as attention_sections
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.models.folder import RECORD, load_language_model
+from langwright.models.folder import RECORD, OpenedFolder
 from langwright.text.tokenizer import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import OVERLINE, run_report
@@ -66,26 +64,27 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
 
     say("2. the same held-out text for gzip, xz and a byte 6-gram")
     texts = [text.encode() for text in held_out_texts]
+    whole = b"".join(texts)
     ngram = NGram.train((document.text.encode() for document in training), order=6)
     measured = {
         OURS: result.held_out["bits_per_byte"],
         "byte 6-gram": ngram.bits_per_byte(texts),
-        "gzip -9": gzip_bits_per_byte(texts),
-        "xz -9e": xz_bits_per_byte(texts),
-        "xz -9e after the training text": xz_after_training_bits_per_byte((d.text.encode() for d in training), texts),
+        "gzip -9": gzip_bits_per_byte(whole),
+        "xz -9e": xz_bits_per_byte(whole),
+        "xz -9e after the training text": xz_bits_per_byte(whole, b"".join(d.text.encode() for d in training)),
     }
     scores = dict(sorted(measured.items(), key=lambda item: item[1]))
 
     say("3. writing: bodies for held-out function heads, ends for docstrings")
-    model, tokenizer = load_language_model(base, dtype=torch.float32), load_tokenizer(base)
-    heads, halves = choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
+    model, tokenizer = OpenedFolder(base).model(dtype=torch.float32), load_tokenizer(base)
+    heads, halves = _demo.choose_prompts(held_out_texts, tokenizer, model.context, HEADS, DOCSTRINGS)
     if not heads:
         raise UserError(f"{corpus}: no Python function is held out that the demo could continue; choose Python source")
     writers = {
-        OURS: model_bodies(model, tokenizer, heads),
-        "byte 6-gram": ngram_bodies(ngram, heads),
-        "pass": bodies(heads, [function.indent + "pass\n" for function in heads]),
-        "the author": bodies(heads, [function.body for function in heads]),
+        OURS: _demo.model_bodies(model, tokenizer, heads),
+        "byte 6-gram": _demo.ngram_bodies(ngram, heads),
+        "pass": _demo.bodies(heads, [function.indent + "pass\n" for function in heads]),
+        "the author": _demo.bodies(heads, [function.body for function in heads]),
     }
 
     say("4. fine-tuning on one held-out module")
@@ -96,7 +95,7 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
         return close(tuned, out / "finetuned")
 
     say("5. instructions: a signature and its docstring are asked, the body is the answer; an adapter learns it")
-    part = write_instructions(out / "instructions.jsonl", training, held_out)
+    part = _demo.write_instructions(out / "instructions.jsonl", training, held_out)
     options: dict[str, Any] = {"method": "lora", "target": "all-linear"}
     following = TuningRecipe(
         task="chat", template="zephyr", packing=True, split=part, steps="2 epochs", old_text=str(module),
@@ -105,10 +104,10 @@ def demo(out: Path = Path("demo"), budget: str = "6m", depth: int = 4, corpus: s
     followed = finetune.run(base, str(out / "instructions.jsonl"), out / "assistant", following)
     if followed.held_out is None:
         return close(followed, out / "assistant")
-    asked = compare_answers(base, out / "assistant", heads)
+    asked = _demo.compare_answers(base, out / "assistant", heads)
 
     summary = _summary(out, scores, writers, asked, time.monotonic() - started)
-    ends = write(model, tokenizer, [half.prompt for half in halves], stop=('"""',))
+    ends = _demo.write(model, tokenizer, [half.prompt for half in halves], stop=('"""',))
     samples = [
         Sample(f.head, body.text, "function body", "parses" if body.parses else "does not parse", body.parses, f.body)
         for f, body in list(zip(heads, writers[OURS], strict=True))[:SHOWN]
@@ -134,7 +133,7 @@ def _separate(held_out: Sequence[str], out: Path) -> tuple[Path, Path]:
 
 
 def _summary(
-    out: Path, scores: dict[str, float], writers: dict[str, list[Body]], asked: dict[str, int], seconds: float
+    out: Path, scores: dict[str, float], writers: dict[str, list[_demo.Body]], asked: dict[str, int], seconds: float
 ) -> dict[str, Any]:
     """The demo's numbers, units named."""
     return {

@@ -31,14 +31,16 @@ def merge(
 ) -> None:
     """Work an adapter into the weights of its model, in float32, and write a plain model folder.
 
-    model: the folder of the model that the adapter was trained over, or its name on the Hub: hf:owner/name@revision.
-    adapter: the adapter folder.
-    out: the new model folder, in the model's own dtype, or in float32 where the model is quantised.
-    text: what the change of the logits is measured on; tokens drawn at random unless given.
-    bits: int8, int4, nf4 or fp4: merge into what the linear layers are quantised to, where the adapter was trained over
-        that; a compressed folder needs no flag.
-    ignore_field: a field of config.json to pass over although it is not understood.
-    json: print the result as JSON.
+    Args:
+        model: the folder of the model that the adapter was trained over, or its name on the Hub:
+            hf:owner/name@revision.
+        adapter: the adapter folder.
+        out: the new model folder, in the model's own dtype, or in float32 where the model is quantised.
+        text: what the change of the logits is measured on; tokens drawn at random unless given.
+        bits: int8, int4, nf4 or fp4: merge into what the linear layers are quantised to, where the adapter was trained
+            over that; a compressed folder needs no flag.
+        ignore_field: a field of config.json to pass over although it is not understood.
+        json: print the result as JSON.
     """
     model = model_folder(model)
     refuse_out(out)
@@ -49,18 +51,16 @@ def merge(
     home = tokenizer_folder(model, adapter)
     tokenizer = load_tokenizer(home, base=model)
     room = min(PROBE, loaded.context or PROBE)
-    ids = [torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()]
-    if text is not None:
-        ids = [tokenizer.encode(text)[:room]]
-        if not ids[0]:
-            raise UserError("--text is empty: nothing to measure on")
-    change = merge_weights(loaded, ids=torch.tensor(ids))
+    probe = torch.randint(loaded.vocabulary, (room,), generator=torch.Generator().manual_seed(0)).tolist()
+    if text is not None and not (probe := tokenizer.encode(text)[:room]):
+        raise UserError("--text is empty: nothing to measure on")
+    change = merge_weights(loaded, ids=torch.tensor([probe]))
     settle(loaded)
     with folder_lock(out, "merging"):
         ends = read_object(home / GENERATION, "how texts end", optional=True)
         record = {"command": "merge", "base": weights_checksum(model), "adapter": weights_checksum(adapter)}
         save_model(loaded, tokenizer, out, record, generation=ends)
     if json:
-        print_json({"out": str(out), "largest_logit_change": change, "tokens": len(ids[0])})
+        print_json({"out": str(out), "largest_logit_change": change, "tokens": len(probe)})
     else:
-        say(f"wrote {out}; over {len(ids[0])} tokens no logit changed by more than {change:.2g}")
+        say(f"wrote {out}; over {len(probe)} tokens no logit changed by more than {change:.2g}")

@@ -2,18 +2,16 @@
 
 import json as json_
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from langwright.base.console import print_json, say
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import write_atomic
 from langwright.corpora.augmentation import augmented, changes_named
+from langwright.corpora.cleaning import exact_duplicates, faults, heuristic_score, near_duplicates, words
 from langwright.corpora.conversations import Chat, open_chats
-from langwright.corpora.duplicates import exact_duplicates, near_duplicates
-from langwright.corpora.quality import faults, heuristic_score
-from langwright.corpora.words import words
 
 By = Literal["heuristics", "relevance", "difficulty"]
 SHOWN = 3
@@ -38,51 +36,68 @@ def prepare(
 ) -> None:
     """Clean, choose and vary conversations, and write them as messages, one JSON object a line.
 
-    data: a file, folder or glob of conversations in any format that finetune --task chat reads.
-    out: the new .jsonl file.
-    deduplicate: drop conversations that equal an earlier one.
-    near: drop those this similar to an earlier one or more: the share of runs of three words or signs that they share.
-    check: drop those with a fault: empty answers, answers that repeat the question, turns out of order, special tokens.
-    min_words: drop those whose answers have fewer words together.
-    max_words: drop those whose answers have more.
-    max_tokens: drop those that have more tokens than this with the template of --model.
-    keep: keep this share, the best by the score of --by.
-    by: heuristics (how varied and long answers are), relevance (how much the question helps --model to the answer), or
-        difficulty (how little, as long as it does help).
-    model: the folder of the model that counts tokens and scores.
-    template: the chat template for that, unless it is the model's own.
-    augment: add a copy of each with other words in the user's messages: synonyms, deletion, swap, typos.
-    seed: of all that is drawn.
-    json: print the counts as JSON.
+    Args:
+        data: a file, folder or glob of conversations in any format that finetune --task chat reads.
+        out: the new .jsonl file.
+        deduplicate: drop conversations that equal an earlier one.
+        near: drop those this similar to an earlier one or more: the share of runs of three words or signs that they
+            share.
+        check: drop those with a fault: empty answers, answers that repeat the question, turns out of order, special
+            tokens.
+        min_words: drop those whose answers have fewer words together.
+        max_words: drop those whose answers have more.
+        max_tokens: drop those that have more tokens than this with the template of --model.
+        keep: keep this share, the best by the score of --by.
+        by: heuristics (how varied and long answers are), relevance (how much the question helps --model to the answer),
+            or difficulty (how little, as long as it does help).
+        model: the folder of the model that counts tokens and scores.
+        template: the chat template for that, unless it is the model's own.
+        augment: add a copy of each with other words in the user's messages: synonyms, deletion, swap, typos.
+        seed: of all that is drawn.
+        json: print the counts as JSON.
     """
     _refuse(out, near, keep, by, model, max_tokens)
-    _refuse_counts(min_words, max_words, max_tokens, seed)
+    for name, count in (("min_words", min_words), ("max_words", max_words), ("max_tokens", max_tokens)):
+        check_flag(name, count, count is None or count >= 1, "at least 1")
+    if min_words is not None and max_words is not None:
+        check_flag("max_words", max_words, max_words >= min_words, f"at least --min-words, which is {min_words}")
+    check_flag("seed", seed, seed >= 0, "0 or more")
     changes = changes_named(augment)
     chats = list(open_chats(data).items)
     report: dict[str, int] = {"read": len(chats)}
+
+    def drop(numbers: Iterable[int], why: str) -> None:
+        """Leave some out; how many is reported, the first few by name."""
+        gone = dict.fromkeys(sorted(numbers))
+        report[f"dropped: {why}"] = len(gone)
+        if gone:
+            first = ", ".join(chats[i].source for i in list(gone)[:SHOWN])
+            say(f"{len(gone):,} {why}: {first}{' ...' if len(gone) > SHOWN else ''}")
+        chats[:] = [chat for i, chat in enumerate(chats) if i not in gone]
+
     if deduplicate:
-        chats = _without(chats, exact_duplicates([chat.key for chat in chats]), "equal to an earlier one", report)
+        drop(exact_duplicates([chat.key for chat in chats]), "equal to an earlier one")
     if check:
-        chats = _checked(chats, model, report)
-    for bound, sign, why in ((min_words, 1, "too short"), (max_words, -1, "too long")):
-        if bound is not None:
-            lengths = [len(words(chat.answer)) for chat in chats]
-            chats = _without(chats, [i for i, n in enumerate(lengths) if sign * n < sign * bound], why, report)
+        drop(_faulty(chats, model), "a fault")
+    if min_words is not None:
+        drop((i for i, chat in enumerate(chats) if len(words(chat.answer)) < min_words), "too short")
+    if max_words is not None:
+        drop((i for i, chat in enumerate(chats) if len(words(chat.answer)) > max_words), "too long")
     if near is not None:
-        found = near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near)
-        chats = _without(chats, list(found), "nearly equal to an earlier one", report)
+        drop(
+            near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near), "nearly equal to an earlier one"
+        )
     if model is not None and (max_tokens is not None or (keep is not None and by != "heuristics")):
         from langwright.evaluation.relevance import Scorer
 
         scorer = Scorer(model, template)
         if max_tokens is not None:
             sizes = scorer.tokens(chats)
-            over = [i for i, n in enumerate(sizes) if n > max_tokens]
-            chats = _without(chats, over, "more tokens than --max-tokens", report)
+            drop((i for i, size in enumerate(sizes) if size > max_tokens), "more tokens than --max-tokens")
     if keep is not None:
         scores = [heuristic_score(chat) for chat in chats] if by == "heuristics" else scorer.scores(chats, by)
-        best = sorted(range(len(chats)), key=lambda i: (-scores[i], i))[: max(1, round(keep * len(chats)))]
-        chats = _without(chats, sorted(set(range(len(chats))) - set(best)), f"a lower score by {by}", report)
+        best = sorted(range(len(chats)), key=lambda i: -scores[i])
+        drop(best[max(1, round(keep * len(chats))) :], f"a lower score by {by}")
     if not chats:
         raise UserError(f"{data}: nothing is left to write ({', '.join(f'{n} {what}' for what, n in report.items())})")
     varied = [made for name in changes for i, chat in enumerate(chats) if (made := augmented(chat, name, seed, i))]
@@ -108,36 +123,15 @@ def _refuse(
     if out.exists():
         raise UserError(f"{out}: exists already; choose another name, or remove it first")
     for name, share in (("near", near), ("keep", keep)):
-        if share is not None and not 0 < share <= 1:
-            raise UserError(f"--{name} {share}: must be above 0 and at most 1")
+        check_flag(name, share, share is None or 0 < share <= 1, "above 0 and at most 1")
     if by != "heuristics" and keep is None:
         raise UserError(f"--by {by}: goes with --keep, the share to keep")
     if model is None and (max_tokens is not None or by != "heuristics"):
         raise UserError(f"--{'max-tokens' if max_tokens is not None else f'by {by}'}: needs --model, a model's folder")
 
 
-def _refuse_counts(min_words: int | None, max_words: int | None, max_tokens: int | None, seed: int) -> None:
-    """Counts that keep everything or nothing."""
-    for name, count in (("min-words", min_words), ("max-words", max_words), ("max-tokens", max_tokens)):
-        if count is not None and count < 1:
-            raise UserError(f"--{name} {count}: must be at least 1")
-    if min_words is not None and max_words is not None and max_words < min_words:
-        raise UserError(f"--max-words {max_words}: must be at least --min-words, which is {min_words}")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: must be 0 or more")
-
-
-def _without(chats: Sequence[Chat], dropped: Sequence[int], why: str, report: dict[str, int]) -> list[Chat]:
-    """The others; how many went is reported, the first few by name."""
-    gone = set(dropped)
-    report[f"dropped: {why}"] = len(gone)
-    if gone:
-        first = ", ".join(chats[i].source for i in sorted(gone)[:SHOWN])
-        say(f"{len(gone):,} {why}: {first}{' ...' if len(gone) > SHOWN else ''}")
-    return [chat for i, chat in enumerate(chats) if i not in gone]
-
-
-def _checked(chats: Sequence[Chat], model: Path | None, report: dict[str, int]) -> list[Chat]:
+def _faulty(chats: Sequence[Chat], model: Path | None) -> list[int]:
+    """The numbers of those with a fault; how many have which is told."""
     from langwright.text.chat_template import TEMPLATES
     from langwright.text.tokenizer import load_tokenizer
 
@@ -147,4 +141,4 @@ def _checked(chats: Sequence[Chat], model: Path | None, report: dict[str, int]) 
     found = [faults(chat, sorted(specials)) for chat in chats]
     for fault, count in Counter(fault for one in found for fault in one).most_common():
         say(f"{count:,} with: {fault}")
-    return _without(chats, [i for i, one in enumerate(found) if one], "a fault", report)
+    return [i for i, one in enumerate(found) if one]

@@ -11,10 +11,10 @@ from langwright.data.order import Layout
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.models.families import FAMILIES, LANGUAGE
+from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
-from langwright.models.shapes import by_depth, preset, width
-from langwright.objectives.losses import Causal
+from langwright.models.shapes import by_depth, preset
+from langwright.objectives.language import TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.training.checkpoints import decided_dtype
@@ -33,12 +33,13 @@ def pretrain(
 ) -> int:
     """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
 
-    corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
-    out: the model folder; checkpoints and metrics.jsonl are in it too.
-    recipe: how.
-    extend: go on with a finished run, for longer.
-    profile: write the share of time of each part of a training step into the report.
-    json: print the result as JSON.
+    Args:
+        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
+        out: the model folder; checkpoints and metrics.jsonl are in it too.
+        recipe: how.
+        extend: go on with a finished run, for longer.
+        profile: write the share of time of each part of a training step into the report.
+        json: print the result as JSON.
     """
     result = run(corpus, out, recipe, extend, profile)
     if result.held_out is not None:
@@ -70,9 +71,9 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             record={"context": recipe.context},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
             models=lambda: {"model": new_model(family, config, recipe.seed)},
-            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
+            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / width(family, config),
+            learning_rate=recipe.learning_rate or 1 / config.width,
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -83,28 +84,20 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     return train(out, recipe.parallel, prepare, extend, profile)
 
 
-def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, object]:
+def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     """The family and config that a recipe asks for."""
-    if recipe.preset is not None:
+    family = recipe.family
+    if recipe.preset is None:
+        config: Any = by_depth(family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
+    else:
         usual = PretrainRecipe()
-        if (recipe.family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
+        if (family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
-        if recipe.balance is not None:
-            raise UserError(
-                f"--balance {recipe.balance}: no preset has experts; name a --family that has, such as mixtral"
-            )
         family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
-        if family not in LANGUAGE:
-            raise UserError(f"--preset {recipe.preset}: does not continue texts, which is what pretrain teaches")
+    if family not in LANGUAGE:
+        raise UserError(f'family "{family}" does not continue texts, which is what pretrain teaches')
+    if recipe.balance is None:
         return family, config
-    if recipe.family in FAMILIES and recipe.family not in LANGUAGE:
-        raise UserError(f'family "{recipe.family}" does not continue texts, which is what pretrain teaches')
-    config = by_depth(recipe.family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
-    return recipe.family, config if recipe.balance is None else _balanced(config, recipe.balance)
-
-
-def _balanced(config: Any, weight: float) -> Any:
-    """The same config with another weight of what gives experts the same work."""
     if not hasattr(config, "router_aux_loss_coef"):
-        raise UserError(f"--balance {weight}: means something for families with experts only, such as mixtral")
-    return replace(config, router_aux_loss_coef=weight)
+        raise UserError(f"--balance {recipe.balance}: means something for families with experts only, such as mixtral")
+    return family, replace(config, router_aux_loss_coef=recipe.balance)

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from langwright.adaptation.attached import attached
-from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
-from langwright.commands.evaluate import check_vocabulary
 from langwright.inference.generate import check_length, complete, prompt_ids, source_ids
+from langwright.inference.opening import Opening
 from langwright.inference.sampling import Sampling
-from langwright.models.folder import load_model
 from langwright.models.model import Model
 from langwright.parts.bias import Bias, Places
 from langwright.parts.state import Taps
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.tokenizer import Tokenizer
 from langwright.viewing.attention import CAUTIONS, CROSS_CAUTIONS, LayerHeads, attention_figure, heads_figure
 from langwright.viewing.page import Section, page
 
@@ -55,8 +56,7 @@ def show(
     target: str | None = None,
     layer: int | None = None,
     out: Path = Path("attention.html"),
-    adapter: Path | None = None,
-    ignore_field: tuple[str, ...] = (),
+    opening: Opening = Opening(),
 ) -> None:
     """Write the attention over a text as a self-contained HTML page: all layers at a glance, and one in full.
 
@@ -66,14 +66,11 @@ def show(
         target: what the decoder of an encoder-decoder reads; what it writes itself, greedily, unless given.
         layer: which layer in full, from 0; the middle one unless given.
         out: the page.
-        adapter: an adapter folder to put on the model, as finetune leaves it.
-        ignore_field: a field of config.json to pass over although it is not understood.
+        opening: how the model is opened.
     """
-    loaded = adapted(load_model(model, dtype=torch.float32, ignore_fields=ignore_field), adapter, model)
+    loaded, tokenizer = opening.open(model)
     if attached(loaded).tokens:
-        raise UserError(f"--adapter {adapter}: its virtual tokens have no names to show; leave it out")
-    tokenizer = load_tokenizer(tokenizer_folder(model, adapter), base=model)
-    check_vocabulary(loaded, tokenizer)
+        raise UserError(f"--adapter {opening.adapter}: its virtual tokens have no names to show; leave it out")
     if target is not None and not loaded.encoders:
         raise UserError(f"--target: a {loaded.family} model reads one text and has no target; leave it out")
     lead = ""
@@ -122,10 +119,10 @@ def _two_stacks(model: Model, tokenizer: Tokenizer, source: Sequence[int], targe
     """Cross-attention, and the self-attention of decoder and encoder."""
     encoder, decoder = Taps("attention"), Taps("attention", "cross_attention")
     with torch.no_grad():
-        memory = model.encode(torch.tensor([source]), taps=encoder)
-        model.body(torch.tensor([target]), taps=decoder, memory=memory)
+        memory = model.encode(torch.tensor([source], device=model.device), taps=encoder)
+        model.body(torch.tensor([target], device=model.device), taps=decoder, memory=memory)
     read, written = ([tokenizer.token(i) for i in ids] for ids in (source, target))
-    crossed = [LayerHeads(weights[0].numpy()) for weights in decoder.get("cross_attention")]
+    crossed = [LayerHeads(_array(weights[0])) for weights in decoder.get("cross_attention")]
     return [
         Reading("cross", "Cross-attention", "the decoder", crossed, written, read, CROSS_CAUTIONS),
         Reading("decoder", "Decoder", "the decoder", _layers(decoder, model.body.biases), written),
@@ -138,13 +135,17 @@ def _layers(taps: Taps, biases: Sequence[Bias]) -> list[LayerHeads]:
     layers = []
     for weights, bias in zip(taps.get("attention"), biases, strict=True):
         time = weights.shape[-1]
-        positions = torch.arange(time)[None]
+        positions = torch.arange(time, device=weights.device)[None]
         places = Places(positions, positions, gapless=False)
-        scores = bias.lower(places).additive(time, time, torch.zeros(())).scores
+        scores = bias.lower(places).additive(time, time, weights.new_zeros((), dtype=torch.float32)).scores
         assert scores is not None, "places with gaps are lowered to scores"
         added = scores[0].detach().masked_fill(scores[0] == torch.finfo(scores.dtype).min, -torch.inf)
-        layers.append(LayerHeads(weights[0].numpy(), added.expand(-1, time, time).numpy()))
+        layers.append(LayerHeads(_array(weights[0]), _array(added.expand(-1, time, time))))
     return layers
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.float().cpu().numpy()
 
 
 def _target_ids(model: Model, tokenizer: Tokenizer, text: str, target: str | None) -> tuple[list[int], str]:

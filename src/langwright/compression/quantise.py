@@ -1,7 +1,7 @@
 """Linear layers quantised: from one folder to another."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,57 +11,31 @@ from langwright.base.errors import UserError
 from langwright.base.files import checksums, write_json
 from langwright.base.hub import SMALL
 from langwright.base.shards import SINGLE
-from langwright.models.family import Fields
 from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, OpenedFolder, refuse_out
 from langwright.models.surgery import quantise
 from langwright.models.weights import check_floats, open_weights, write_tensors
 from langwright.parts.quantised import Packed
 
 
-@dataclass
+@dataclass(frozen=True)
 class Compression:
-    """What quantising a folder did.
+    """What quantising a folder did, as langwright.json and `--json` tell it.
 
     Args:
         weights: how many weights are quantised.
-        packed: bytes of the quantised weights, scales included.
-        before: bytes of all tensors before.
-        after: bytes of all tensors after.
-        error: the largest relative error of a tensor, |quantised - before| / |before| in Frobenius norms.
-        worst: the name of that tensor.
+        bits_per_weight: bits a quantised weight, scales included.
+        bytes_before: of all tensors.
+        bytes_after: of all tensors.
+        largest_relative_error: of a tensor, |quantised - before| / |before| in Frobenius norms.
+        worst_tensor: the name of that tensor.
     """
 
-    weights: int = 0
-    packed: int = 0
-    before: int = 0
-    after: int = 0
-    error: float = 0.0
-    worst: str = ""
-
-    @property
-    def bits(self) -> float:
-        """Bits a quantised weight, scales included."""
-        return 8 * self.packed / max(1, self.weights)
-
-    def add(self, name: str, weight: Tensor, packed: Packed) -> None:
-        """Count a weight [rows, columns] that was quantised."""
-        before = weight.float()
-        relative = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
-        if relative > self.error:
-            self.error, self.worst = relative, name
-        self.weights += weight.numel()
-        self.packed += packed.bytes
-
-    def record(self) -> Fields:
-        """All numbers, for langwright.json and programs."""
-        return {
-            "weights": self.weights,
-            "bits_per_weight": self.bits,
-            "bytes_before": self.before,
-            "bytes_after": self.after,
-            "largest_relative_error": self.error,
-            "worst_tensor": self.worst,
-        }
+    weights: int
+    bits_per_weight: float
+    bytes_before: int
+    bytes_after: int
+    largest_relative_error: float
+    worst_tensor: str
 
 
 def refuse_folders(source: OpenedFolder, out: Path) -> None:
@@ -81,25 +55,31 @@ def compress_folder(source: OpenedFolder, out: Path, bits: int | str) -> Compres
         UserError: as `refuse_folders`; a weight cannot be cut into groups, or a tensor holds NaN or infinity.
     """
     refuse_folders(source, out)
-    result, tensors = Compression(), dict[str, Tensor]()
+    tensors: dict[str, Tensor] = {}
+    sizes: list[tuple[int, int]] = []
+    errors = {"": 0.0}
 
     def keep(name: str, weight: Tensor, packed: Packed) -> None:
-        result.add(name, weight, packed)
         tensors.update(quantise.write_packed(name, packed))
+        sizes.append((weight.numel(), packed.bytes))
+        before = weight.float()
+        errors[name] = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
 
     source.model(bits=bits, on_packed=keep)
-    skipped = {"lm_head"}
-    with open_weights(source.path) as weights:
-        for name in weights.files:
-            tensor = weights.read(name)
+    before, skipped = 0, {"lm_head"}
+    with open_weights(source.path) as opened:
+        for name in opened.files:
+            tensor = opened.read(name)
             if not name.endswith(source.family.ignored_keys):
-                check_floats(tensor, weights.where(name), finite=True)
-            result.before += tensor.nbytes
+                check_floats(tensor, opened.where(name), finite=True)
+            before += tensor.nbytes
             if name not in tensors:
                 tensors[name] = tensor.clone()
                 if tensor.ndim == 2 and name.endswith(".weight"):
                     skipped.add(name.removesuffix(".weight"))
-    result.after = sum(tensor.nbytes for tensor in tensors.values())
+    weights, packed = (sum(column) for column in zip(*sizes, strict=True))
+    after, worst = sum(tensor.nbytes for tensor in tensors.values()), max(errors, key=lambda name: errors[name])
+    result = Compression(weights, 8 * packed / weights, before, after, errors[worst], worst)
     _write(source, out, tensors, quantise.scheme_of(bits), skipped, result)
     return result
 
@@ -122,6 +102,6 @@ def _write(
     for name in beside:
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source.path / name, out / name)
-    compressed = {"to": scheme.kind, "from": str(source.path), **result.record()}
+    compressed = {"to": scheme.kind, "from": str(source.path), **asdict(result)}
     sums = checksums(out, (CONFIG, SINGLE, *beside))
     write_json(out / RECORD, {**source.record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})

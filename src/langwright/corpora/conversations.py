@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
 from langwright.base.console import progress
 from langwright.base.errors import UserError
-from langwright.corpora.document import Document
 from langwright.corpora.files import find_files
 from langwright.corpora.reading import ROWS, Row, name_list, read_rows, text_in
-from langwright.corpora.splits import ContentSplit, SplitRule, is_validation, parse_split
+from langwright.corpora.splits import is_held_out, parse_split
 from langwright.text.chat_template import ROLES
 
 Message = dict[str, Any]
@@ -20,9 +19,9 @@ Message = dict[str, Any]
 SPEAKERS = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant", "bot": "assistant",
-    "function_call": "assistant", "tool": "tool", "observation": "tool", "function_response": "tool",
+    "tool": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-"""Who speaks in ShareGPT files."""
+"""Who speaks in ShareGPT files, beside "function_call"."""
 
 SPOKEN = ("content", "tool_calls", "reasoning_content", "thinking")
 """Of a message: what its author says, calls or thinks."""
@@ -32,6 +31,10 @@ MARKS = ("weight", "train", "loss_mask")
 
 INPUT = "\n\n### Input:\n"
 """Between the instruction and the input of an Alpaca row; the template `alpaca` knows it."""
+
+FIELDS = ("messages", "conversations", "instruction", "output", "prompt", "completion", "response",
+          "tools", "system", "input", "history")  # fmt: skip
+"""The fields of a row that are read."""
 
 
 @final
@@ -53,10 +56,9 @@ class Chat:
 
     def record(self) -> dict[str, Any]:
         """The conversation as a row of a `.jsonl` file, which is read back as the same."""
-        messages = list(self.messages)
-        parts = {"prompt": messages[: self.first], "completion": messages[self.first :]}
-        rest = {} if self.tools is None else {"tools": list(self.tools)}
-        return {**(parts if self.first else {"messages": messages}), **rest}
+        before, after = list(self.messages[: self.first]), list(self.messages[self.first :])
+        parts = {"prompt": before, "completion": after} if before else {"messages": after}
+        return parts if self.tools is None else {**parts, "tools": list(self.tools)}
 
     @property
     def key(self) -> str:
@@ -66,8 +68,8 @@ class Chat:
     @cached_property
     def answers(self) -> tuple[int, ...]:
         """The numbers of the messages that are trained on."""
-        numbered = enumerate(self.messages)
-        return tuple(i for i, m in numbered if i >= self.first and m["role"] == "assistant" and _is_trained(m))
+        said = [i for i, m in enumerate(self.messages) if i >= self.first and m["role"] == "assistant"]
+        return tuple(i for i in said if all(self.messages[i].get(mark) in (None, 1) for mark in MARKS))
 
     @property
     def prompt(self) -> str:
@@ -94,45 +96,30 @@ class Chats:
     spec: str
     items: Sequence[Chat]
 
-    @cached_property
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """What identifies the conversations; see docs/formats.md. bytes: of the messages' contents."""
         content = hashlib.sha256()
-        size = 0
         for chat in self.items:
             data = chat.key.encode()
             content.update(len(data).to_bytes(8, "little") + data)
-            size += sum(len(m["content"].encode()) for m in chat.messages)
-        return {
-            "name": self.spec,
-            "kind": "chats",
-            "documents": len(self.items),
-            "bytes": size,
-            "hash": content.hexdigest(),
-        }
+        size = sum(len(m["content"].encode()) for chat in self.items for m in chat.messages)
+        counts = {"documents": len(self.items), "bytes": size, "hash": content.hexdigest()}
+        return {"name": self.spec, "kind": "chats", **counts}
 
-    def record(self) -> dict[str, Any]:
-        """What identifies the conversations; see docs/formats.md. bytes: of the messages' contents."""
-        return dict(self._record)
-
-    def split(self, split: SplitRule | str) -> tuple[list[Chat], list[Chat]]:
+    def split(self, split: str) -> tuple[list[Chat], list[Chat]]:
         """The conversations to train on and those held out: by content ("5%"), or the first and the last (0.9).
 
         Raises UserError when one side is empty.
         """
-        chosen = parse_split(split) if isinstance(split, str) else split
-        if isinstance(chosen, ContentSplit):
-            held = [is_validation(Document(c.key, c.source), chosen.fraction, chosen.seed) for c in self.items]
-        else:
-            held = [i >= int(len(self.items) * chosen.fraction) for i in range(len(self.items))]
+        share, by_content = rule = parse_split(split)
+        last = int(len(self.items) * share)
+        held = [is_held_out(chat.key, share) if by_content else i >= last for i, chat in enumerate(self.items)]
         training = [chat for chat, out in zip(self.items, held, strict=True) if not out]
-        validation = [chat for chat, out in zip(self.items, held, strict=True) if out]
-        if not training or not validation:
-            sides = f"{len(training)} of {len(self.items)} conversations to train on"
-            raise UserError(
-                f"{self.spec}: the split {chosen} leaves {sides} and {len(validation)} to measure; "
-                "--split 0.8 holds out the last fifth of them"
-            )
-        return training, validation
+        measured = [chat for chat, out in zip(self.items, held, strict=True) if out]
+        if not training or not measured:
+            left = f"{len(training)} of {len(held)} conversations to train on and {len(measured)} to measure"
+            raise UserError(f"{self.spec}: the split {rule} leaves {left}; --split 0.8 holds out the last fifth")
+        return training, measured
 
 
 def open_chats(spec: str) -> Chats:
@@ -158,138 +145,87 @@ def read_chat(row: Row) -> Chat:
     Raises:
         UserError: Names file and row: no such fields, an unknown role, no answer to learn from.
     """
-    found = next((form for form in _FORMATS if set(form) <= row.values.keys()), None)
-    if found is None:
-        raise UserError(
-            f"{row.source}: no conversation in the fields {name_list(row.values)}; needed are messages, conversations, "
-            "instruction with output, or prompt with completion or response"
-        )
-    messages, first = _FORMATS[found](row)
-    tools = _list(row.values.get("tools"), "tools", row.source)
-    chat = Chat(tuple(messages), row.source, tuple(tools) or None, first)
+    where, first = row.source, 0
+    match row.values:
+        case {"messages": turns}:
+            said = _list(turns, "messages", where)
+        case {"conversations": turns}:
+            turns = _list(turns, "conversations", where)
+            said = [*_system(row), *(_spoken(turn, i, where) for i, turn in enumerate(turns, start=1))]
+        case {"instruction": asked, "output": answer}:
+            more = _optional(row, "input")
+            asked = text_in(asked, "instruction", where) + (INPUT + more if more else "")
+            pairs = [*_list(row.values.get("history"), "history", where), [asked, answer]]
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                raise UserError(f'{where}: "history" must be a list of pairs, a question and its answer')
+            turns = [_said(*turn) for pair in pairs for turn in zip(("user", "assistant"), pair, strict=True)]
+            said = [*_system(row), *turns]
+        case {"prompt": asked, "completion": answer} | {"prompt": asked, "response": answer}:
+            before = [*_system(row), *(asked if isinstance(asked, list) else [_said("user", asked)])]
+            first = len(before)
+            said = [*before, *(answer if isinstance(answer, list) else [_said("assistant", answer)])]
+        case _:
+            raise UserError(
+                f"{where}: no conversation in the fields {name_list(row.values)}; needed are messages, conversations, "
+                "instruction with output, or prompt with completion or response"
+            )
+    messages = tuple(_message(item, f"{where}: message {i}") for i, item in enumerate(said, start=1))
+    chat = Chat(messages, where, tuple(_list(row.values.get("tools"), "tools", where)) or None, first)
     if not chat.answers:
-        raise UserError(f"{row.source}: a conversation without an assistant turn to learn from")
-    text_in(chat.key, "messages", row.source)
+        raise UserError(f"{where}: a conversation without an assistant turn to learn from")
+    text_in(chat.key, "messages", where)
     return chat
 
 
-def _from_messages(row: Row) -> tuple[list[Message], int]:
-    return _messages(row.values["messages"], "messages", row.source), 0
+def _said(role: str, content: Any) -> Message:
+    return {"role": role, "content": content}
 
 
-def _from_conversations(row: Row) -> tuple[list[Message], int]:
-    turns = _list(row.values["conversations"], "conversations", row.source)
-    if not (turns and isinstance(turns[0], dict) and "role" in turns[0]):
-        turns = [_spoken(turn, i, row.source) for i, turn in enumerate(turns, start=1)]
-    return [*_system(row), *_messages(turns, "conversations", row.source)], 0
+def _spoken(turn: Any, number: int, where: str) -> Any:
+    """A ShareGPT turn as a message; what has a role is one already."""
+    match turn:
+        case {"role": _}:
+            return turn
+        case {"from": "function_call", "value": value}:
+            calls = _parsed(value, where)
+            calls = [{"function": call} for call in (calls if isinstance(calls, list) else [calls])]
+            message = {**_said("assistant", ""), "tool_calls": calls}
+        case {"from": str(speaker), "value": value} if speaker in SPEAKERS:
+            message = _said(SPEAKERS[speaker], value)
+        case _:
+            raise UserError(f'{where}: turn {number} needs "value" and "from", one of {", ".join(SPEAKERS)}')
+    return message | {mark: turn[mark] for mark in MARKS if mark in turn}
 
 
-def _from_instruction(row: Row) -> tuple[list[Message], int]:
-    values = row.values
-    asked, more = text_in(values["instruction"], "instruction", row.source), _optional(row, "input")
-    messages = _system(row)
-    for turn in _list(values.get("history"), "history", row.source):
-        if not (isinstance(turn, list) and len(turn) == 2):
-            raise UserError(f'{row.source}: "history" must be a list of pairs, a question and its answer')
-        messages += [_said(role, text_in(text, "history", row.source)) for role, text in zip(_PAIR, turn, strict=True)]
-    messages.append(_said("user", asked + INPUT + more if more else asked))
-    return [*messages, _said("assistant", text_in(values["output"], "output", row.source))], 0
-
-
-def _from_prompt(answer: str) -> Callable[[Row], tuple[list[Message], int]]:
-    def read(row: Row) -> tuple[list[Message], int]:
-        asked, answered = (
-            _messages(value, name, row.source)
-            if isinstance(value := row.values[name], list)
-            else [_said(role, text_in(value, name, row.source))]
-            for name, role in zip(("prompt", answer), _PAIR, strict=True)
-        )
-        before = [*_system(row), *asked]
-        return [*before, *answered], len(before)
-
-    return read
-
-
-_PAIR = ("user", "assistant")
-_FORMATS: dict[tuple[str, ...], Callable[[Row], tuple[list[Message], int]]] = {
-    ("messages",): _from_messages,
-    ("conversations",): _from_conversations,
-    ("instruction", "output"): _from_instruction,
-    ("prompt", "completion"): _from_prompt("completion"),
-    ("prompt", "response"): _from_prompt("response"),
-}
-FIELDS = ("tools", "system", "input", "history", *dict.fromkeys(name for form in _FORMATS for name in form))
-"""The fields of a row that are read."""
-
-
-def _messages(value: Any, name: str, where: str) -> list[Message]:
-    return [_message(item, i, where) for i, item in enumerate(_list(value, name, where), start=1)]
-
-
-def _message(item: Any, number: int, where: str) -> Message:
-    if not isinstance(item, dict) or "role" not in item:
-        raise UserError(f'{where}: message {number} must be an object with "role" and "content"')
-    role = item["role"]
-    if role not in ROLES:
-        raise UserError(f'{where}: message {number} has the role "{role}"; known are {", ".join(ROLES)}')
+def _message(item: Any, where: str) -> Message:
+    """A message as its author meant it: parts of text joined, calls of functions as objects, nothing that is null."""
+    if not isinstance(item, dict) or item.get("role") not in ROLES:
+        raise UserError(f'{where} must be an object with "content" and "role", one of {", ".join(ROLES)}')
+    role, content = item["role"], item.get("content")
     for mark in MARKS:
         value = item.get(mark)
         if value is not None and (value not in (0, 1) or (value and role != "assistant")):
-            raise UserError(
-                f'{where}: message {number}, of the role {role}, has "{mark}": {value!r}; an assistant\'s message is '
-                "trained on (1) or not (0), others never"
-            )
-    content = item.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise UserError(f"{where}: message {number} has parts that are no text")
+            raise UserError(f'{where}, of the role {role}, has "{mark}": {value!r}; only an assistant\'s has 1, or 0')
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "".join(part["text"] for part in content)
-    calls = _calls(item.get("tool_calls"), number, where)
-    if content is None and calls:
-        content = ""
-    if not isinstance(content, str):
-        raise UserError(f'{where}: the "content" of message {number} is {type(content).__name__}, not text')
-    kept = {k: v for k, v in item.items() if k not in ("role", "content", "tool_calls") and v is not None}
-    return {"role": role, "content": content, **kept, **({"tool_calls": calls} if calls else {})}
+    calls = [_call(call, where) for call in _list(item.get("tool_calls"), "tool_calls", where)]
+    if not isinstance(content, str) and not (content is None and calls):
+        raise UserError(f'{where}: its "content" is {type(content).__name__}, not text')
+    kept = {name: value for name, value in item.items() if value is not None and name != "tool_calls"}
+    return {**kept, "content": content or "", **({"tool_calls": calls} if calls else {})}
 
 
-def _calls(calls: Any, number: int, where: str) -> list[Any]:
-    """Calls of functions with their arguments as an object, which some write as its JSON."""
-    made = []
-    for call in _list(calls, "tool_calls", where):
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or "name" not in function:
-            raise UserError(f'{where}: message {number} has a tool call without a function\'s "name"')
-        made.append({**call, "function": {**function, "arguments": _parsed(function.get("arguments", {}), where)}})
-    return made
-
-
-def _spoken(turn: Any, number: int, where: str) -> Message:
-    """A ShareGPT turn as a message."""
-    if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
-        raise UserError(f'{where}: turn {number} must be an object with "from" and "value"')
-    speaker, value = turn["from"], turn["value"]
-    if not isinstance(speaker, str) or speaker not in SPEAKERS:
-        raise UserError(f'{where}: turn {number} is from "{speaker}"; known are {", ".join(SPEAKERS)}')
-    marks = {mark: turn[mark] for mark in MARKS if mark in turn}
-    if speaker == "function_call":
-        parsed = _parsed(value, where)
-        calls = [{"function": call} for call in (parsed if isinstance(parsed, list) else [parsed])]
-        return {**_said("assistant", ""), **marks, "tool_calls": calls}
-    return {**_said(SPEAKERS[speaker], text_in(value, "value", where)), **marks}
-
-
-def _is_trained(message: Message) -> bool:
-    return all(message.get(mark) in (None, 1) for mark in MARKS)
+def _call(call: Any, where: str) -> Any:
+    """The call of a function with its arguments as an object, which some write as its JSON."""
+    match call:
+        case {"function": {"name": _} as function}:
+            return {**call, "function": {**function, "arguments": _parsed(function.get("arguments", {}), where)}}
+    raise UserError(f'{where} has a tool call without a function\'s "name"')
 
 
 def _system(row: Row) -> list[Message]:
     text = _optional(row, "system")
     return [_said("system", text)] if text else []
-
-
-def _said(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _optional(row: Row, field: str) -> str:
@@ -308,11 +244,9 @@ def _list(value: Any, name: str, where: str) -> list[Any]:
 
 def _parsed(value: Any, where: str) -> Any:
     """What must be a list or an object, where a text holds it as JSON; any other text is left as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-        except (RecursionError, ValueError):
-            raise UserError(f"{where}: JSON that is nested too deep, or an integer of more than 4,300 digits") from None
-    return value
+    try:
+        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") else value
+    except json.JSONDecodeError:
+        return value
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where}: JSON that cannot be read: {error}") from None

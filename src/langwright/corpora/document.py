@@ -4,14 +4,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from langwright.base.console import progress
 from langwright.base.errors import UserError
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """One text with a beginning and an end.
 
     text: exactly as it stands in its source.
@@ -23,44 +22,32 @@ class Document:
 
 
 @final
+@dataclass(eq=False)
 class Corpus:
-    """A named source of documents, read as a stream: only the document at hand is in memory."""
+    """A source of documents, or one side of its split, read as a stream: only the document at hand is in memory.
 
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        read: Callable[[], Iterator[Document]],
-        *,
-        files: int = 0,
-        facts: Mapping[str, str] | None = None,
-    ) -> None:
-        """Describe a corpus; nothing is read yet.
+    name: what the user calls it.
+    kind: "python-stdlib", "files", "download", "hub" or "split".
+    read: starts a fresh pass over all documents, always in the same order.
+    files: how many files it is made of.
+    facts: further entries of the record, such as the interpreter's version.
+    """
 
-        name: what the user calls it.
-        kind: "python-stdlib", "files", "download" or "hub".
-        read: starts a fresh pass over all documents, always in the same order.
-        files: how many files it is made of.
-        facts: further entries of the record, such as the interpreter's version.
-        """
-        self.name = name
-        self._kind = kind
-        self._read = read
-        self._files = files
-        self._facts = dict(facts or {})
+    name: str
+    kind: str
+    read: Callable[[], Iterator[Document]]
+    files: int = 0
+    facts: Mapping[str, str] | None = None
 
-    def documents(self) -> Iterator[Document]:
-        """A fresh pass over the documents, in a fixed order; those without any text are left out.
-
-        Raises UserError at the end when there was none.
-        """
+    def __iter__(self) -> Iterator[Document]:
+        """A fresh pass over the documents that have any text. Raises UserError at its end when there was none."""
         empty = True
-        for document in self._read():
+        for document in self.read():
             if document.text:
                 empty = False
                 yield document
         if empty:
-            raise UserError(f"{self.name}: the corpus is empty, no document has any text; choose another")
+            raise UserError(f"{self.name}: no document has any text; more is needed")
 
     def record(self) -> dict[str, Any]:
         """What identifies the corpus; see docs/formats.md. The first call reads it through once."""
@@ -71,13 +58,12 @@ class Corpus:
         documents = characters = size = 0
         content = hashlib.sha256()
         with progress(f"reading {self.name}", None, "bytes") as advance:
-            for document in self.documents():
+            for document in self:
                 data = document.text.encode()
-                content.update(len(data).to_bytes(8, "little"))
-                content.update(data)
+                content.update(len(data).to_bytes(8, "little") + data)
                 documents += 1
                 characters += len(document.text)
                 size += len(data)
                 advance(len(data))
-        counts = {"files": self._files, "documents": documents, "characters": characters, "bytes": size}
-        return {"name": self.name, "kind": self._kind, **counts, "hash": content.hexdigest(), **self._facts}
+        counts = {"files": self.files, "documents": documents, "characters": characters, "bytes": size}
+        return {"name": self.name, "kind": self.kind, **counts, "hash": content.hexdigest(), **(self.facts or {})}

@@ -1,19 +1,15 @@
 """Corpora with a name that are fetched once: where they come from, and how they are checked."""
 
-import http.client
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from langwright.base.console import progress, say
-from langwright.base.errors import UserError, first_line
-from langwright.base.files import atomic_file, cache_folder, data_folder, folder_lock, sha256_file, write_atomic
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.base.files import cache_folder, data_folder, folder_lock, sha256_file, write_atomic
 from langwright.corpora.document import Corpus
+from langwright.corpora.fetching import fetch
 from langwright.corpora.files import corpus_of_files
-
-TIMEOUT_SECONDS = 30.0
-BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -62,33 +58,14 @@ def fetch_download(name: str, download: Download, folder: Path) -> Path:
     expected = download.sha256 or (note.read_text().strip() if note.exists() else None)
     if not path.exists():
         with folder_lock(folder, "a download"):
-            _fetch(download.url, path)
+            fetch(download.url, path, expected)
     found = sha256_file(path)
     if expected is None:
         write_atomic(note, f"{found}\n")
         say(f"{name}: no published checksum is known; that of this download is kept in {note}")
     elif found != expected:
-        raise UserError(f"{path}: its SHA-256 is {found}, not {expected}; delete it, and it is fetched again")
+        raise UserError(f"{path}: the file was changed or damaged (its SHA-256 is not {expected}); delete it")
     return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Fetch a file from the web, whole or not at all."""
-    try:
-        with (
-            urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response,
-            atomic_file(path) as part,
-            open(part, "wb") as file,
-            progress(f"fetching {path.name}", response.length, "bytes") as advance,
-        ):
-            while block := response.read(BLOCK):
-                file.write(block)
-                advance(len(block))
-            if response.length:
-                raise ConnectionError(f"{response.length} bytes are missing at the end")
-    except (OSError, http.client.HTTPException) as error:
-        reason = first_line(error)
-        raise UserError(f"{url}: not fetched ({reason}); try again, or put the file at {path}") from None
 
 
 def _local_files(download: Download) -> Sequence[Path]:

@@ -1,8 +1,11 @@
-"""Files, folders and globs as a corpus."""
+"""Files, folders and globs as a corpus, and the built-in one: the library sources of the running Python interpreter."""
 
 import glob
 import os
+import platform
+import sysconfig
 from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from langwright.base.errors import UserError
@@ -12,23 +15,16 @@ from langwright.corpora.reading import ROWS, TEXTS, ending_of, read_documents, s
 CORPUS = (*TEXTS, *ROWS)
 """The endings of files of a corpus."""
 
-_IN_FOLDERS = tuple(ending for ending in CORPUS if ending not in (".json", ".tsv"))
+STDLIB = "python-stdlib"
+_OMITTED_FOLDERS = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload"}
+_OMITTED = ("config-", "_sysconfigdata")  # how this interpreter was built, not the library
+IN_FOLDERS = tuple(ending for ending in CORPUS if ending not in (".json", ".tsv"))
 """Those looked for in a folder of texts, where the others are more often settings and tables."""
-
-
-def open_files(spec: str, field: str = "text") -> Corpus:
-    """The corpus of a file, a folder or a glob such as `notes/**/*.md`; see `find_files`."""
-    return corpus_of_files(spec, "files", find_files(spec, CORPUS, _IN_FOLDERS), field)
 
 
 def corpus_of_files(name: str, kind: str, paths: Sequence[Path], field: str = "text") -> Corpus:
     """The documents of these files, in this order."""
-
-    def read() -> Iterator[Document]:
-        for path in paths:
-            yield from read_documents(path, field)
-
-    return Corpus(name, kind, read, files=len(paths))
+    return Corpus(name, kind, lambda: chain.from_iterable(read_documents(path, field) for path in paths), len(paths))
 
 
 def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] | None = None) -> list[Path]:
@@ -45,16 +41,40 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
     path = Path(spec).expanduser()
     if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         wanted = in_folders or endings
-        found = sorted(file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted)
+        found = [file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted]
         found = [file for file in found if not any(n.startswith(".") for n in file.relative_to(path).parts)]
-        if not found:
-            raise UserError(f"{spec}: no file in this folder ends in {spelt(wanted)}")
-        return found
-    matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
-    found = sorted(match for match in matches if not match.is_dir())
+    else:
+        matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
+        wanted, found = endings, [match for match in matches if not match.is_dir()]
     if not found:
-        raise UserError(f"{spec}: no such file or folder, and no file matches it as a pattern")
+        raise UserError(f"{spec}: no such file, or none here or of this pattern that ends in {spelt(wanted)}")
     for file in found:
         if ending_of(file) not in endings:
             raise UserError(f"{file}: unknown ending {file.suffix!r}; known are {spelt(endings)}")
-    return found
+    return sorted(found)
+
+
+def open_python_stdlib() -> Corpus:
+    """About 12 MB of Python with English docstrings, on every machine: one document a file, sorted by path.
+
+    Tests, installed packages and the build's configuration are left out. The record names the interpreter's version,
+    on which the content depends.
+    Raises UserError when the interpreter came without its sources.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    paths = list(_sources(folder))
+    if not paths:
+        raise UserError(f"{folder}: this Python came without its library's sources; name another corpus")
+
+    def read() -> Iterator[Document]:
+        for path in paths:
+            for document in read_documents(path):
+                yield document._replace(source=path.relative_to(folder).as_posix())
+
+    return Corpus(STDLIB, STDLIB, read, files=len(paths), facts={"python": platform.python_version()})
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _OMITTED_FOLDERS and not name.startswith(_OMITTED))
+        yield from (Path(root) / f for f in sorted(files) if f.endswith(".py") and not f.startswith(_OMITTED))

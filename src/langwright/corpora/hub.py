@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face Hub as a corpus."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,10 @@ from langwright.corpora.reading import Row, document_of, name_list
 
 PREFIX = "hf:"
 
-_SPLIT_NAMES = {"train", "validation", "valid", "test", "dev"}
+_SPEC = re.compile(
+    r"hf:([^:]+)(?::((?!(?:train|validation|valid|test|dev)(?:\[|$))[^:\[]+))?(?::([^:\[]+(?:\[[^\]]*\])?))?"
+)
+"""Name, config and split; one part after the name is a config unless it is called like a split or has a slice."""
 
 
 def open_hub(spec: str, field: str = "text") -> Corpus:
@@ -50,25 +54,7 @@ def _explained(spec: str) -> Iterator[None]:
 
 def parse_hub_spec(spec: str) -> tuple[str, str | None, str]:
     """Name, config (or None) and split of a specification; see `open_hub`."""
-    name, *parts = _parts(spec.removeprefix(PREFIX))
-    match parts:
-        case []:
-            config, split = None, "train"
-        case [one] if one.split("[")[0] in _SPLIT_NAMES:
-            config, split = None, one
-        case [one]:
-            config, split = one, "train"
-        case [config, split]:
-            pass
-        case _:
-            raise UserError(f"{spec}: too many parts; write hf:owner/name:config:split")
-    if not name or not split or config == "":
-        raise UserError(f"{spec}: a part is empty; write hf:owner/name, hf:owner/name:split or with a config between")
-    return name, config, split
-
-
-def _parts(text: str) -> list[str]:
-    """Split at colons, but not at those of a slice such as `train[:1000]`."""
-    head, bracket, tail = text.partition("[")
-    parts = head.split(":")
-    return [*parts[:-1], parts[-1] + bracket + tail]
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise UserError(f"{spec}: no data set of the Hub; write hf:owner/name[:config][:split]")
+    return match[1], match[2], match[3] or "train"

@@ -10,9 +10,8 @@ import tokenize
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from langwright.base.errors import UserError
 from langwright.base.extras import need
@@ -27,8 +26,7 @@ PACKED = (".gz", ".xz", ".zst")
 _LARGEST_CELL = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row.
 
     Args:
@@ -127,13 +125,12 @@ def _explained(path: Path) -> Iterator[None]:
     """Around the reading of a file: what the operating system and the packers raise becomes a UserError."""
     try:
         yield
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise UserError(f"{path}: the archive is damaged or cut short: {error}; fetch it again") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read, or is damaged: {_one_line(error)}") from None
 
 
 def _one_line(error: Exception) -> str:
+    """The message of an exception without its line breaks."""
     return " ".join(str(error).split())
 
 
@@ -173,19 +170,15 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _read_text(path: Path) -> Iterator[Document]:
     separator = SEPARATOR.encode()
-    part = io.BytesIO()
-    offset, line, first_line = 0, 0, 1
+    part, offset, first_line = io.BytesIO(), 0, 1
     with _open(path) as file:
-        for row in file:
-            line += 1
-            if row.startswith(separator) and row.rstrip(b"\r\n") == separator:
+        for number, line in enumerate(file, start=1):
+            if line.startswith(separator) and line.rstrip(b"\r\n") == separator:
                 text = _decode(part.getvalue(), path, offset)
                 yield Document(text.removesuffix("\n").removesuffix("\r"), f"{path}:{first_line}")
-                offset += part.tell() + len(row)
-                first_line = line + 1
-                part = io.BytesIO()
+                part, offset, first_line = io.BytesIO(), offset + part.tell() + len(line), number + 1
             else:
-                part.write(row)
+                part.write(line)
     text = _decode(part.getvalue(), path, offset)
     part.close()  # a large file is not kept twice while its text is worked on
     yield Document(text, str(path) if first_line == 1 else f"{path}:{first_line}")
@@ -196,28 +189,19 @@ def _read_python(path: Path) -> Iterator[Document]:
         data = file.read()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    except SyntaxError as error:
-        _decode(data, path, 0)
-        raise UserError(f"{path}: Python cannot decode it: {error}") from None
-    if encoding in ("utf-8", "utf-8-sig"):
-        text = _decode(data, path, 0)
-    else:
-        try:
-            text = data.decode(encoding)
-        except (ValueError, LookupError):  # LookupError: a codec of Python that makes no text, such as hex
-            raise UserError(f"{path}: its bytes are not {encoding}, which its first lines name") from None
+        text = _decode(data, path, 0) if encoding.startswith("utf-8") else data.decode(encoding)
+    except (SyntaxError, ValueError, LookupError) as error:  # the last: a codec that makes no text, such as hex
+        _decode(data, path, 0)  # names the byte
+        raise UserError(f"{path}: Python cannot decode it: {_one_line(error)}") from None
     yield Document(text_in(text, "text", str(path)), str(path))
 
 
 def _json(text: str, where: str) -> Any:
+    """The value of a JSON text. Raises UserError, also for what is nested too deep and integers of too many digits."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except (RecursionError, ValueError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = "is nested too deep" if deep else "holds an integer of more than 4,300 digits, Python's limit"
-        raise UserError(f"{where}: cannot be read, the JSON {reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: JSON that cannot be read: {error}") from None
 
 
 def _object(value: Any, where: str) -> Row:
@@ -248,22 +232,20 @@ def _read_table(path: Path, columns: Collection[str], delimiter: str) -> Iterato
 
 def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Row]:
     parquet = need("pyarrow.parquet", "data", str(path))
-    where, reason = str(path), "not a whole Parquet file"
+    number = 0
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             asked = [names[i] for i in _choose(names, columns, str(path))]
-            number = 0
             for batch in file.iter_batches(batch_size=1024, columns=asked):
-                cells, reason = [batch.column(name) for name in asked], "cannot be read"
+                cells = {name: batch.column(name) for name in asked}
                 for i in range(batch.num_rows):
                     number += 1
-                    where = f"{path}: row {number}"
-                    yield Row({name: _plain(cell[i].as_py()) for name, cell in zip(asked, cells, strict=True)}, where)
+                    yield Row({name: _plain(cell[i].as_py()) for name, cell in cells.items()}, f"{path}: row {number}")
     except (UserError, OSError):
         raise
     except Exception as error:  # bytes that are not UTF-8, times that Python cannot hold: it has no common base
-        raise UserError(f"{where}: {reason}: {_one_line(error)}") from None
+        raise UserError(f"{path}: row {number}: not Parquet that can be read: {_one_line(error)}") from None
 
 
 def _choose(names: Sequence[str], columns: Collection[str], where: str) -> list[int]:

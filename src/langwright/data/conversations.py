@@ -12,17 +12,12 @@ from numpy.typing import NDArray
 from langwright.base.console import format_amount, progress, say, warn
 from langwright.base.errors import UserError
 from langwright.corpora.conversations import Chat, open_chats
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.packing import pack
-from langwright.data.supply import Supply
+from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.objectives.batch import TokenBatch
-from langwright.text.chat_setup import ChatSetup
-from langwright.text.chat_template import ChatTemplate, encode, prompt_ids
+from langwright.text.chat_template import ChatTemplate
 from langwright.text.tokenizer import Tokenizer
-
-SPLIT = "5%"
-"""What is held out of conversations unless told otherwise: one in twenty, by a hash of its content."""
 
 
 @final
@@ -40,9 +35,7 @@ class Example:
         return len(self.ids) - 1
 
 
-def fit_examples(
-    chats: Sequence[Chat], template: ChatTemplate, tokenizer: Tokenizer, context: int
-) -> tuple[list[Example], dict[str, int]]:
+def fit_examples(chats: Sequence[Chat], template: ChatTemplate, context: int) -> tuple[list[Example], dict[str, int]]:
     """The conversations as examples of at most `context` inputs, their ends cut off where they are longer.
 
     Returns:
@@ -57,7 +50,7 @@ def fit_examples(
         for chat in chats:
             if chat.is_silent:
                 raise UserError(f"{chat.source}: every answer of the assistant is empty; leave the row out")
-            whole.append(example_of(chat, template, tokenizer))
+            whole.append(example_of(chat, template))
             advance(1)
     cut = [Example(each.ids[: context + 1], each.trained[: context + 1], each.source) for each in whole]
     examples = [example for example in cut if example.trained[1:].any()]
@@ -79,10 +72,10 @@ def fit_examples(
     }
 
 
-def example_of(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer) -> Example:
+def example_of(chat: Chat, template: ChatTemplate) -> Example:
     """One conversation as tokens, at its full length; errors as in `fit_examples`."""
     try:
-        encoded = encode(template, tokenizer, chat.messages, chat.tools, chat.answers)
+        encoded = template.encode(chat.messages, chat.tools, chat.answers)
     except UserError as error:
         raise UserError(f"{chat.source}: {error}") from None
     if not any(encoded.trained[1:]):
@@ -160,26 +153,24 @@ def answer_bytes(examples: Sequence[Example], tokenizer: Tokenizer) -> int:
 
 
 def chat_supply(
-    spec: str, setup: ChatSetup, layout: Layout, context: int, split: str | None = None, packing: bool = False
+    spec: str, template: ChatTemplate, layout: Layout, context: int, split: str, packing: bool = False
 ) -> Supply:
     """The conversations of a file as training batches and held-out ones; what was cut off is reported.
 
     Args:
         spec: the file, folder or glob.
-        setup: tokenizer and template.
+        template: with its tokenizer.
         layout: of the batches.
         context: inputs a row at most.
-        split: what is held out; `SPLIT` unless given.
+        split: what is held out.
         packing: see `ChatRows`.
     """
-    template, tokenizer = setup.template, setup.tokenizer
     chats = open_chats(spec)
-    split = split or SPLIT
     sides = chats.split(split)
-    (training, learnt), (held_out, measured) = (fit_examples(side, template, tokenizer, context) for side in sides)
-    added = f" (new tokens: {', '.join(setup.added)})" if setup.added else ""
+    (training, learnt), (held_out, measured) = (fit_examples(side, template, context) for side in sides)
+    added = f" (new tokens: {', '.join(template.added)})" if template.added else ""
     say(
-        f"{spec}: template {setup.name}{added}; {len(training):,} conversations with "
+        f"{spec}: template {template.name}{added}; {len(training):,} conversations with "
         f"{format_amount(learnt['assistant_tokens'], 'assistant tokens')} to train on, {len(held_out):,} with "
         f"{format_amount(measured['assistant_tokens'], 'assistant tokens')} held out"
     )
@@ -190,19 +181,19 @@ def chat_supply(
         **chats.record(),
         "spec": spec,
         "split": split,
-        "template": setup.name,
-        "added_tokens": list(setup.added),
+        "template": template.name,
+        "added_tokens": list(template.added),
         "training": learnt,
         "held_out": measured,
     }
     first = sides[1][0]
-    question = prompt_ids(template, tokenizer, first.messages[: first.answers[0]], first.tools)
+    question = template.prompt_ids(first.messages[: first.answers[0]], first.tools)
     return Supply(
-        tokenizer,
+        template.tokenizer,
         Batches(rows, layout),
         lambda limit: evaluation_batches(ChatRows(held_out, context), layout.batch_size, limit),
         measured["assistant_tokens"],
-        answer_bytes(held_out, tokenizer),
+        answer_bytes(held_out, template.tokenizer),
         record,
         tuple(question)[: context - 8],
     )

@@ -54,11 +54,6 @@ class Tokens:
         return len(self.ids)
 
     @property
-    def documents(self) -> int:
-        """The number of documents."""
-        return len(self.bytes)
-
-    @property
     def text_bytes(self) -> int:
         """The UTF-8 bytes of all texts together, which bits per byte are counted by."""
         return int(self.bytes.sum())

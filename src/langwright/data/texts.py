@@ -6,7 +6,6 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -17,11 +16,10 @@ from langwright.corpora.document import Corpus, Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
-from langwright.data.batches import Batches, evaluation_batches
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.supply import Supply
+from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
@@ -58,9 +56,7 @@ def text_supply(
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
-    wanted, split = parse_split(split), str(settle_split(corpus, split))
-    if split != str(wanted):
-        say(f"{corpus.name}: --split {wanted} would hold out no document, or all; the first {split} of the text trains")
+    split = str(settle_split(corpus, split))
     tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
@@ -83,7 +79,7 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
     if kind == "bytes":
         return raw_bytes()
     if kind == "characters":
-        return characters(document.text for document in corpus.documents())
+        return characters(document.text for document in corpus)
     if kind == "bpe":
         content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -116,7 +112,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path) -> tu
         "version": VERSION,
         "corpus": corpus.record()["hash"],
         "tokenizer": tokenizer.fingerprint(),
-        "split": [type(rule).__name__, asdict(rule)],
+        "split": rule,
     }
     folder = cache / hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
     names = ("training.tokens", "validation.tokens")

@@ -33,10 +33,8 @@ def sample_of(supply: Supply, context: int) -> Sample:
     """Lets a model go on from the prompt of a supply."""
 
     def sample(models: Models) -> str:
-        model, sampling = models["model"], Sampling(0.8, top_k=50)
-        limit = min(SAMPLED_TOKENS, context - len(supply.prompt or "."))
-        if supply.prompt is None:
-            return complete(model, supply.tokenizer, [""], sampling, limit)[0].text
-        return complete(model, supply.tokenizer, [supply.prompt], sampling, limit)[0].text
+        prompt = "" if supply.prompt is None else supply.prompt
+        limit = min(SAMPLED_TOKENS, context - len(prompt or "."))
+        return complete(models["model"], supply.tokenizer, [prompt], Sampling(0.8, top_k=50), limit)[0].text
 
     return sample

@@ -51,7 +51,7 @@ class Likelihood:
 
 @torch.no_grad()
 def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> Likelihood:
-    """Score a model on batches that hold every target once (`data.batches.evaluation_batches`)."""
+    """Score a model on batches that hold every target once (`data.supply.evaluation_batches`)."""
     device = model.device
     nats, tokens = 0.0, 0
     for batch in batches:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
-from langwright.data.batches import evaluation_batches
 from langwright.data.conversations import ChatRows, Example, example_of
-from langwright.models.folder import load_language_model
+from langwright.data.supply import evaluation_batches
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 from langwright.planning.machine import choose_device
-from langwright.text.chat_setup import set_up_chat
+from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import load_tokenizer
 
 CHUNK = 256
@@ -39,11 +39,9 @@ def answer_difficulty(
 def _alone(example: Example, bos: int | None) -> Example:
     """The trained tokens without the others."""
     ids = example.ids[example.trained]
-    trained = np.ones(len(ids), np.bool_)
-    if bos is not None or len(ids) == 1:  # an answer of a single token is predicted from itself
-        first = ids[0] if bos is None else bos
-        ids, trained = np.concatenate(([first], ids)).astype(np.int32), np.concatenate(([False], trained))
-    return Example(ids, trained, example.source)
+    first = [bos] if bos is not None else ids[:1] if len(ids) == 1 else []  # a single token is predicted from itself
+    ids = np.concatenate((first, ids)).astype(np.int32)
+    return Example(ids, np.arange(len(ids)) >= len(first), example.source)
 
 
 @torch.no_grad()
@@ -64,7 +62,7 @@ class Scorer:
 
     def __init__(self, folder: Path, template: str | None):
         self._folder = folder
-        self._setup = set_up_chat(load_tokenizer(folder), template, may_grow=False, where=str(folder))
+        self._template = set_up_chat(load_tokenizer(folder), template, may_grow=False, where=str(folder))
 
     def tokens(self, chats: Sequence[Chat]) -> list[int]:
         """The length of each conversation with its template, in tokens."""
@@ -72,14 +70,15 @@ class Scorer:
 
     def scores(self, chats: Sequence[Chat], by: Literal["relevance", "difficulty"]) -> list[float]:
         """Higher is better. Conversations that do not fit the context, or with a ratio of 1 or more, come last."""
-        model = load_language_model(self._folder, choose_device("auto"), torch.float32)
+        opened = OpenedFolder(self._folder).require(generates=True, one_stack=True)
+        model = opened.model(choose_device("auto"), torch.float32)
         examples = self._examples(chats)
         fitting = [i for i, example in enumerate(examples) if example.inputs <= model.context]
         scores = [float("-inf")] * len(chats)
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):
                 part = fitting[start : start + CHUNK]
-                first = next(iter(self._setup.tokenizer.opening), None)
+                first = next(iter(self._template.tokenizer.opening), None)
                 found = answer_difficulty(model, [examples[i] for i in part], first)
                 for i, ratio in zip(part, found.tolist(), strict=True):
                     scores[i] = -ratio if by == "relevance" else ratio if ratio < 1 else -ratio
@@ -87,4 +86,4 @@ class Scorer:
         return scores
 
     def _examples(self, chats: Sequence[Chat]) -> list[Example]:
-        return [example_of(chat, self._setup.template, self._setup.tokenizer) for chat in chats]
+        return [example_of(chat, self._template) for chat in chats]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from langwright.inference.request import Reading, Request
-from langwright.inference.rules import Search, apply_rules
+from langwright.inference.sampling import Search, apply_rules
 from langwright.models.model import Model
 
 NEVER = -1e9
@@ -26,6 +26,24 @@ class Hypotheses:
     done: list[tuple[float, list[int]]] = field(default_factory=list)
     open: bool = True
 
+    def advance(
+        self, found: Sequence[tuple[float, list[int], int]], search: Search, ends: Collection[int], left: int
+    ) -> list[int]:
+        """Take the likeliest continuations in; the beams that the live ones came from.
+
+        found: (log p, tokens, the beam it continues), likeliest first. left: how many tokens may follow.
+        """
+        if self.open:
+            ended = [(total, tokens) for total, tokens, _ in found[: search.beams] if tokens[-1] in ends or not left]
+            self.done += [(total / len(tokens) ** search.length_penalty, tokens) for total, tokens in ended]
+            self.done = sorted(self.done, key=lambda one: -one[0])[: search.beams]
+        going = [one for one in found if one[1][-1] not in ends][: search.beams]
+        self.live = [(total, tokens) for total, tokens, _ in going]
+        if len(self.done) == search.beams:  # over, where at this length the likeliest cannot beat the worst of them
+            score = self.live[0][0] / len(self.live[0][1]) ** search.length_penalty
+            self.open &= not search.early_stopping and score > self.done[-1][0]
+        return [beam for _, _, beam in going]
+
 
 @torch.inference_mode()
 def beam_search(model: Model, request: Request) -> list[list[int]]:
@@ -36,60 +54,19 @@ def beam_search(model: Model, request: Request) -> list[list[int]]:
     for step in range(request.max_new_tokens):
         left = request.max_new_tokens - step - 1
         scores = reading.logits().float().log_softmax(-1)
-        totals = torch.stack(
-            [
-                apply_rules(
-                    scores[row * beams + beam], search, request.frame, [*request.rows[row], *written], step, left
-                )
-                + so_far
-                for row, hypotheses in enumerate(rows)
-                for beam, (so_far, written) in enumerate(hypotheses.live)
-            ]
-        )
-        best = totals.view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
+        size = scores.shape[1]
+        live = [(prompt, *one) for prompt, row in zip(request.rows, rows, strict=True) for one in row.live]
+        totals = [
+            so_far + apply_rules(one, search, request.frame, [*prompt, *tokens], step, left)
+            for one, (prompt, so_far, tokens) in zip(scores, live, strict=True)
+        ]
+        best = torch.stack(totals).view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
         kept: list[int] = []
-        for row, hypotheses in enumerate(rows):
-            parents = (best.indices[row] // totals.shape[1]).tolist()
-            tokens = (best.indices[row] % totals.shape[1]).tolist()
-            origins = _advance(hypotheses, best.values[row].tolist(), parents, tokens, search, ends, left)
-            kept += [row * beams + origin for origin in origins]
-        for hypotheses in rows:
-            _close(hypotheses, search, step + 1)
-        if not left or not any(hypotheses.open for hypotheses in rows) or _all_full(rows, search):
+        for number, row in enumerate(rows):
+            likeliest = zip(best.values[number].tolist(), best.indices[number].tolist(), strict=True)
+            found = [(total, [*row.live[at // size][1], at % size], at // size) for total, at in likeliest]
+            kept += [number * beams + beam for beam in row.advance(found, search, ends, left)]
+        if not left or not any(row.open for row in rows):
             break
-        reading.go_on(kept, [written[-1] for hypotheses in rows for _, written in hypotheses.live])
-    return [hypotheses.done[0][1] if hypotheses.done else hypotheses.live[0][1] for hypotheses in rows]
-
-
-def _advance(
-    row: Hypotheses,
-    totals: list[float],
-    parents: list[int],
-    tokens: list[int],
-    search: Search,
-    ends: Collection[int],
-    left: int,
-) -> list[int]:
-    """Take the likeliest continuations in; the beams that the live ones came from."""
-    found = [
-        (total, [*row.live[parent][1], token], parent)
-        for total, parent, token in zip(totals, parents, tokens, strict=True)
-    ]
-    full = search.early_stopping and len(row.done) == search.beams
-    if row.open and not full:
-        ended = [(total, written) for total, written, _ in found[: search.beams] if written[-1] in ends or not left]
-        scored = [(total / len(written) ** search.length_penalty, written) for total, written in ended]
-        row.done = sorted(row.done + scored, key=lambda one: -one[0])[: search.beams]
-    going = [one for one in found if one[1][-1] not in ends][: search.beams]
-    row.live = [(total, written) for total, written, _ in going]
-    return [parent for _, _, parent in going]
-
-
-def _close(row: Hypotheses, search: Search, length: int) -> None:
-    """A row whose likeliest live hypothesis cannot beat its worst finished one, at this length, is over."""
-    if len(row.done) == search.beams:
-        row.open &= row.live[0][0] / length**search.length_penalty > row.done[-1][0]
-
-
-def _all_full(rows: Sequence[Hypotheses], search: Search) -> bool:
-    return search.early_stopping and all(len(row.done) == search.beams for row in rows)
+        reading.go_on(kept, [tokens[-1] for row in rows for _, tokens in row.live])
+    return [row.done[0][1] if row.done else row.live[0][1] for row in rows]

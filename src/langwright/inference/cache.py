@@ -10,9 +10,9 @@ from torch import Tensor
 
 from langwright.parts.bias import EVERY_SEGMENT, Lowered, Places
 from langwright.parts.kernels import attend
-from langwright.parts.state import NewTokens, Settings
+from langwright.parts.state import Keys, KeysValues, NewTokens, Settings
 
-KeysValues = tuple[Float[Tensor, "batch kv_heads keys head_dim"], Float[Tensor, "batch kv_heads keys head_dim"]]
+NewKeys = Float[Tensor, "batch kv_heads time head_dim"]
 
 
 class KVCache:
@@ -88,7 +88,7 @@ class KVSlot:
         self._keys = self._values = torch.empty(0)
 
     @property
-    def keys(self) -> Float[Tensor, "batch kv_heads keys head_dim"]:
+    def keys(self) -> Keys:
         """Of all tokens that are held."""
         return self._keys[:, :, : self._cache.length]
 
@@ -96,11 +96,7 @@ class KVSlot:
         """Attention over all keys that are held, the new ones among them."""
         return attend(q, *self.extend(k, v), bias, settings)
 
-    def extend(
-        self,
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-    ) -> KeysValues:
+    def extend(self, k: NewKeys, v: NewKeys) -> KeysValues:
         """Remember new keys and values; return all of them. Their room grows to the next power of two."""
         end = self._cache.length
         start = end - k.shape[2]

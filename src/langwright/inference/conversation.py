@@ -8,8 +8,7 @@ from langwright.base.errors import UserError
 from langwright.inference.generate import Completion, complete
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
-from langwright.text.chat_template import ChatTemplate, prompt_ids
-from langwright.text.tokenizer import Tokenizer
+from langwright.text.chat_template import ChatTemplate
 
 ROOM = 128
 """Tokens that an answer may take unless told otherwise; half of a context that is shorter than twice as much."""
@@ -25,7 +24,6 @@ class Conversation:
     """
 
     model: Model
-    tokenizer: Tokenizer
     template: ChatTemplate
     system: str | None = None
     room: int | None = None
@@ -52,7 +50,7 @@ class Conversation:
             on_text(piece)
 
         try:
-            (done,) = complete(self.model, self.tokenizer, [ids], sampling, self._room, on_text=hear)
+            (done,) = complete(self.model, self.template.tokenizer, [ids], sampling, self._room, on_text=hear)
         finally:
             self.messages.append({"role": "assistant", "content": "".join(said)})
         return done, dropped
@@ -70,18 +68,14 @@ class Conversation:
         first = [] if self.system is None else [{"role": "system", "content": self.system}]
         before = len(self.messages)
         while True:
-            ids = prompt_ids(self.template, self.tokenizer, [*first, *self.messages])
+            ids = self.template.prompt_ids([*first, *self.messages])
             if len(ids) + self._room <= self.model.context:
                 return ids, before - len(self.messages)
             if len(self.messages) == 1:
                 raise UserError(
-                    f"a message of {len(ids)} tokens, with its template and the system's, and {self._room} for the "
-                    f"answer do not fit the model's context of {self.model.context}; write less, or fewer "
-                    "--max-new-tokens"
+                    f"a message of {len(ids)} tokens, its template included, and {self._room} for the answer do not "
+                    f"fit the model's context of {self.model.context}; write less, or fewer --max-new-tokens"
                 )
-            del self.messages[: self._oldest()]
-
-    def _oldest(self) -> int:
-        """How many messages the oldest turn has: a question and all that follows it up to the next."""
-        later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
-        return next(later, len(self.messages) - 1)
+            # The oldest turn: a question and all that follows it up to the next.
+            later = (i for i, message in enumerate(self.messages) if i and message["role"] == "user")
+            del self.messages[: next(later, len(self.messages) - 1)]

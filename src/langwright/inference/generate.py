@@ -11,11 +11,9 @@ from torch import Tensor
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.beam import beam_search
 from langwright.inference.request import Reading, Request, padded
-from langwright.inference.rules import Search, apply_rules
-from langwright.inference.sampling import Sampling, choose
+from langwright.inference.sampling import Sampling, Search, apply_rules, choose
 from langwright.inference.sinks import Streaming
 from langwright.models.model import Frame, Model
-from langwright.parts.cross_memory import CrossMemory
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop"]
@@ -86,11 +84,13 @@ def complete(
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     if search.beams > 1:
         _refuse_draws(samplings)
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    memory = None
     if model.encoders:
-        memory, rows = read_sources(model, tokenizer, texts, cache)
+        sources = [source_ids(model, tokenizer, prompt) for prompt in prompts if isinstance(prompt, str)]
+        with torch.inference_mode():
+            memory = model.encode(*padded(sources, model.device, "right"), remember=cache)
+        rows = [[model.frame.start] for _ in sources]
     else:
-        memory = None
         rows = [prompt_ids(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
     limit = _limit(None if streaming else model.context, max(map(len, rows)), max_new_tokens)
     request = Request(
@@ -161,16 +161,6 @@ def check_length(model: Model, ids: list[int], what: str = "text") -> list[int]:
     if model.context is not None and len(ids) > model.context:
         raise UserError(f"a {what} of {len(ids)} tokens does not fit the model's context of {model.context} tokens")
     return ids
-
-
-def read_sources(
-    model: Model, tokenizer: Tokenizer, texts: Sequence[str], cache: bool = True
-) -> tuple[CrossMemory, list[list[int]]]:
-    """What an encoder makes of each text, and the ids its decoder begins with. cache: see `complete`."""
-    rows = [source_ids(model, tokenizer, text) for text in texts]
-    source, mask = padded(rows, model.device, "right")
-    with torch.inference_mode():
-        return model.encode(source, mask, remember=cache), [[model.frame.start] for _ in texts]
 
 
 def _limit(context: int | None, longest: int, wanted: int | None) -> int:

@@ -11,11 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
-from langwright.inference.rules import Search
-from langwright.inference.sampling import Sampling
+from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
 from langwright.models.model import Frame, Model
-from langwright.parts.cross_memory import CrossMemory
+from langwright.parts.state import CrossMemory
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,6 @@ def padded(
     rows: Sequence[Sequence[int]], device: torch.device, side: Literal["left", "right"] = "left"
 ) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"] | None]:
     """Ids with padding at one side, and what is real; no mask when all are equally long."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_side=side)
-    if len(set(map(len, rows))) == 1:
-        return ids.to(device), None
-    real = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True, padding_side=side)
-    return ids.to(device), real.to(device)
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1, padding_side=side)
+    real = ids >= 0
+    return ids.clamp(min=0).to(device), None if real.all() else real.to(device)

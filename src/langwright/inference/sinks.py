@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.inference.cache import KeysValues, KVCache, KVSlot
+from langwright.inference.cache import KVCache, KVSlot, NewKeys
 from langwright.models.model import Model
 from langwright.parts.bias import Places
 from langwright.parts.positions import Rope, Tables, rotate
-from langwright.parts.state import NewTokens
+from langwright.parts.state import KeysValues, NewTokens
 
 
 @dataclass(frozen=True)
@@ -109,11 +108,7 @@ class SinkCache(KVCache):
 class SinkSlot(KVSlot):
     """Keys before rotation, and values, of one layer."""
 
-    def extend(
-        self,
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-    ) -> KeysValues:
+    def extend(self, k: NewKeys, v: NewKeys) -> KeysValues:
         """Remember new keys, turned back to no position; return all keys, turned to their present places."""
         dtype, tables = k.dtype, self._cache.tables
         if tables is not None:

@@ -3,18 +3,17 @@
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from torch import nn
 
-from langwright.base.errors import UserError
-from langwright.models.checks import check_types
+from langwright.base.errors import UserError, suggest
+from langwright.base.value_types import check_types
+from langwright.models.config import Fields as Fields
+from langwright.models.config import field_types
 from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
-
-Fields = dict[str, Any]
 
 INERT = frozenset((
     "_attn_implementation", "_name_or_path", "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward",
@@ -24,42 +23,24 @@ INERT = frozenset((
 ))  # fmt: skip
 """Fields of config.json that never change the logits of a language model."""
 
-SUMMARY = (
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-)
+SUMMARY = tuple(f"summary_{field}" for field in ("activation", "first_dropout", "proj_to_labels", "type", "use_proj"))
 """Fields of a head that language models lack."""
 
-DEFAULT_ONLY: Mapping[str, Any] = {
-    "add_cross_attention": False,
-    "is_decoder": False,
-    "is_encoder_decoder": False,
-    "pruned_heads": {},
-}
+DEFAULT_ONLY: Fields = {
+    "add_cross_attention": False, "is_decoder": False, "is_encoder_decoder": False, "pruned_heads": {},
+}  # fmt: skip
 """Fields that are understood at one value only, in every family here."""
 
 
-READ_TYPES: Mapping[str, Any] = {
-    "_num_labels": int | None,
+READ_TYPES: Fields = {
+    **dict.fromkeys(("_num_labels", "decoder_vocab_size", "num_labels"), int | None),
+    **dict.fromkeys(("attn_config", "id2label", "rope_parameters", "rope_scaling"), Mapping[str, Any] | None),
+    **dict.fromkeys(("max_window_layers", "n_embed"), int),
+    **dict.fromkeys(("partial_rotary_factor", "rotary_pct"), float),
+    **dict.fromkeys(("rope_theta", "rotary_emb_base"), float | None),
+    **dict.fromkeys(("scale_decoder_outputs", "use_sliding_window"), bool | None),
     "architectures": tuple[str, ...] | None,
     "attention_types": tuple[tuple[tuple[str, ...] | int, ...], ...] | None,
-    "attn_config": Mapping[str, Any] | None,
-    "decoder_vocab_size": int | None,
-    "id2label": Mapping[str, Any] | None,
-    "max_window_layers": int,
-    "n_embed": int,
-    "num_labels": int | None,
-    "partial_rotary_factor": float,
-    "rope_parameters": Mapping[str, Any] | None,
-    "rope_scaling": Mapping[str, Any] | None,
-    "rope_theta": float | None,
-    "rotary_emb_base": float | None,
-    "rotary_pct": float,
-    "scale_decoder_outputs": bool | None,
-    "use_sliding_window": bool | None,
 }
 """Types of fields that are read into others or tell the head. The type of an honoured field is its annotation."""
 
@@ -75,15 +56,15 @@ class Head:
 
     architecture: `architectures[0]` of files with it.
     make: (config, token table, number of labels) -> the head, its parameters uninitialised.
-    keys: config -> its tensors on disk, our names beginning with "head.".
-    labelled: those of them that have a row a label; none for a head without labels.
+    keys: its names on disk, as templates of `keymap.expand`; our names begin with "head.".
+    labelled: whether its last layer has a row a label.
     copies: tensors that some files hold beside those they repeat, ours by our names.
     """
 
     architecture: str
     make: Callable[[Any, nn.Parameter, int], nn.Module]
-    keys: Callable[[Any], list[Entry]]
-    labelled: tuple[str, ...] = ()
+    keys: list[Entry]
+    labelled: bool = False
     copies: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,32 +88,13 @@ class AdapterTargets:
 
 
 @dataclass(frozen=True)
-class ShapeFields:
-    """The fields of a config that make its shape.
-
-    Args:
-        width: of the residual stream.
-        layers: how many there are; of an encoder-decoder, those of the encoder.
-        heads: of attention; of an encoder-decoder, those of the encoder.
-        context: the most positions; None where there is no limit.
-        gated: whether `intermediate_size`, where there is one, is the width of a gated feed-forward.
-    """
-
-    width: str = "hidden_size"
-    layers: str = "num_hidden_layers"
-    heads: str = "num_attention_heads"
-    context: str | None = "max_position_embeddings"
-    gated: bool = True
-
-
-@dataclass(frozen=True)
 class Family:
     """A row of the table of families.
 
     name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
-    config: a frozen dataclass whose fields are the honoured ones, under their names in config.json.
-    build: config -> model with uninitialised parameters. keys: config -> entries of the checkpoint.
-    task: what the head of `build` is for. heads: the other heads, by what they are for.
+    config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
+    keys: config -> names of the checkpoint, as templates of `keymap.expand`.
+    task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
     renamed: endings of tensor names in older files, and what they are now.
     initialise: fills a new model's parameters, by default from N(0, initializer_range²).
@@ -143,14 +105,14 @@ class Family:
     adapters: the modules that adapters usually act on. tied_head: the name of a head that is the token table.
     adapterhub: where AdapterHub hangs a bottleneck: in the last linear layer of a branch (module), in the numbered
     layer around it (layer), or in a module of its own in the block (block).
-    shape: the fields that make a config's shape. presets: published shapes, by name, as fields of the config.
+    presets: published shapes, by name, as fields of the config.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
     name: str
     architecture: str
-    config: type
-    build: Callable[[Any], Model]
+    config: type[Any]
+    builder: Callable[[Any], Model]
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
@@ -167,7 +129,6 @@ class Family:
     adapters: AdapterTargets = AdapterTargets()
     tied_head: str = "lm_head"
     adapterhub: Literal["module", "layer", "block"] = "block"
-    shape: ShapeFields = ShapeFields()
     presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
@@ -177,35 +138,39 @@ class Family:
         """Whether its models have an encoder beside the body."""
         return self.default_only.get("is_encoder_decoder") is True
 
+    def build(self, config: Any) -> Model:
+        """A model with uninitialised parameters."""
+        model = self.builder(config)
+        model.family = self.name
+        return model
+
+    def honoured(self) -> dict[str, Any]:
+        """The fields of config.json that make the model, with their types."""
+        return {name: kind for name, kind in field_types(self.config).items() if name not in self.absent}
+
+    def make(self, **fields: Any) -> Any:
+        """A config; what is not given is as in a file without it."""
+        return self.config(**{**self.defaults, **fields})
+
     def parse(self, raw: Fields, where: str, ignore: Collection[str] = ()) -> Any:
         """config.json -> config. A field that is not understood is refused by name unless it is in `ignore`."""
-        honoured = {f.name for f in dataclasses.fields(self.config)} - set(self.absent)
-        only = {**DEFAULT_ONLY, **self.default_only}
-        values: Fields = {}
-        types = {**READ_TYPES, **{f.name: f.type for f in dataclasses.fields(self.config) if f.name in honoured}}
+        honoured, only = self.honoured(), {**DEFAULT_ONLY, **self.default_only}
+        given = {name: value for name, value in raw.items() if name not in ignore}
         try:
-            given = {name: value for name, value in raw.items() if name not in ignore}
-            check_types(given, types)
+            check_types(given, READ_TYPES | honoured)
             given = self.read(given)
-            check_types(given, types)  # those that lay in an object, or under another name
+            check_types(given, honoured)  # those that lay in an object, or under another name
+            for name, value in given.items():
+                if name in honoured or name in INERT or name in self.inert:
+                    continue
+                if name not in only:
+                    hint = suggest(name, honoured) or f"; --ignore-field {name} loads it all the same"
+                    raise ValueError(f'field "{name}" is not known for {self.name}{hint}')
+                if value != only[name] and (value is not None or only[name]):  # null means no
+                    raise ValueError(f"{name} = {value!r} is not supported for {self.name}, only {only[name]!r}")
+            return self.make(**{name: _frozen(value) for name, value in given.items() if name in honoured})
         except ValueError as error:
             raise UserError(f"{where}: {error}") from None
-        for name, value in given.items():
-            if name in honoured:
-                values[name] = _frozen(value)
-            elif name in only:
-                if value != only[name] and (value is not None or only[name]):  # null means no
-                    raise UserError(
-                        f"{where}: {name} = {value!r} is not supported for {self.name}, only {only[name]!r}"
-                    )
-            elif name not in INERT and name not in self.inert:
-                near = get_close_matches(name, honoured, 1)
-                hint = f'; did you mean "{near[0]}"?' if near else f"; --ignore-field {name} loads it all the same"
-                raise UserError(f'{where}: field "{name}" is not known for {self.name}{hint}')
-        try:
-            return self.config(**{**self.defaults, **values})
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: {error}") from error
 
     def dump(self, config: Any) -> Fields:
         """config -> the fields of config.json."""

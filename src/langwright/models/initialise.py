@@ -5,13 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from langwright.parts.attention import Attention
-from langwright.parts.bias import RelativeBias
-from langwright.parts.feedforward import GLU, MLP
-from langwright.parts.heads import LanguageHead, MaskedHead
-from langwright.parts.linear import Linear
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Embedding
+from langwright.parts import GLU, MLP, Attention, Linear, MaskedHead, Norm, RelativeBias
 
 
 @torch.no_grad()
@@ -21,36 +15,17 @@ def normal(model: nn.Module, std: float, residual_scale: float = 1.0) -> None:
     residual_scale: multiplies the deviation of the last projection of each residual branch; GPT-2 uses
     `(2 * layers) ** -0.5` so that the residual stream keeps its size (Radford et al., 2019).
     """
-    residual: list[Linear] = []
-    tables = {module.tokens for module in model.modules() if isinstance(module, Embedding)}
+    for name, parameter in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, Norm) and name.endswith("weight"):
+            nn.init.constant_(parameter, 0.0 if module.plus_one else 1.0)
+        elif name.endswith(("bias", "offset")):
+            nn.init.zeros_(parameter)
+        elif not isinstance(module, RelativeBias | MaskedHead):
+            nn.init.normal_(parameter, std=std)
     for module in model.modules():
-        if isinstance(module, Linear):
-            nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, Norm):
-            if module.weight is not None:
-                nn.init.constant_(module.weight, 0.0 if module.plus_one else 1.0)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, Embedding):
-            nn.init.normal_(module.tokens, std=std)
-            for table in (module.positions, module.types):
-                if table is not None:
-                    nn.init.normal_(table, std=std)
-        elif isinstance(module, LanguageHead):
-            if module.weight not in tables:
-                nn.init.normal_(module.weight, std=std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-            if module.offset is not None:
-                nn.init.zeros_(module.offset)
-        elif isinstance(module, MaskedHead):
-            nn.init.zeros_(module.bias)
         if isinstance(module, Attention | MLP | GLU):
-            residual += [module.output]
-    for projection in residual:
-        projection.weight.mul_(residual_scale)
+            module.output.weight.mul_(residual_scale)
 
 
 @torch.no_grad()

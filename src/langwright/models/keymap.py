@@ -1,13 +1,11 @@
 """How a family's parameters are named and laid out on disk."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
-
-from langwright.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,10 @@ class Entry:
         parts = upright.unflatten(0, (self.heads, len(self.ours), -1)).unbind(1)
         return [part.flatten(0, 1) for part in parts]
 
+    def locate(self, rows: Sequence[int]) -> list[Tensor]:
+        """Where our parameters lie: the numbers of their rows in the upright tensor of the disk."""
+        return replace(self, transposed=False).split(torch.arange(sum(rows)), rows)
+
     def shape(self, ours: Sequence[torch.Size]) -> list[int]:
         """The shape of the disk's tensor."""
         upright = [sum(shape[0] for shape in ours), *ours[0][1:]]
@@ -54,52 +56,62 @@ class Entry:
 
 
 Table = Mapping[str, str | tuple[str, ...]]
-"""Names of maps and norms on disk -> our name, or names where they are fused there."""
+"""Names on disk -> our name, or names where they are fused there."""
 QKV = ("attention.fn.q", "attention.fn.k", "attention.fn.v")
-"""The three maps of a layer that many files hold as one."""
+"""The three linear layers of a layer that many files hold as one."""
 
 
-def affine(disk: str, *ours: str, bias: bool = True, transposed: bool = False, heads: int | None = None) -> list[Entry]:
-    """Weight and bias of a linear map or a norm; several of ours where the disk holds them fused."""
-    entries = [Entry(f"{disk}.weight", tuple(f"{name}.weight" for name in ours), transposed, heads)]
-    return entries + [Entry(f"{disk}.bias", tuple(f"{name}.bias" for name in ours), heads=heads)] * bias
+def names(table: Table, transposed: bool = False, heads: int | None = None) -> list[Entry]:
+    """The templates of a table."""
+    return [Entry(disk, (ours,) if isinstance(ours, str) else ours, transposed, heads) for disk, ours in table.items()]
 
 
-def affines(table: Table, bias: bool = True, transposed: bool = False) -> list[Entry]:
-    """`affine` of each row of a table."""
-    rows = {disk: (ours,) if isinstance(ours, str) else ours for disk, ours in table.items()}
-    return [entry for disk, ours in rows.items() for entry in affine(disk, *ours, bias=bias, transposed=transposed)]
+def projections(disk: str, ours: str = "attention.fn", output: str = "o") -> list[Entry]:
+    """The four linear layers of an attention that are tensors of their own; {} in `disk` is q, k, v and `output`."""
+    letters = {"q": "q", "k": "k", "v": "v", output: "output"}
+    return names({disk.format(letter): f"{ours}.{own}" for letter, own in letters.items()})
 
 
-def projections(disk: str, ours: str, biased: str = "", output: str = "o") -> list[Entry]:
-    """The four maps of an attention that are tensors of their own.
+def within(disk: str, ours: str, templates: Iterable[Entry]) -> list[Entry]:
+    """The same templates with what stands before their names."""
+    return [replace(t, disk=f"{disk}.{t.disk}", ours=tuple(f"{ours}.{name}" for name in t.ours)) for t in templates]
 
-    disk: their name there, in which {} stands for q, k, v and `output`. biased: those with a bias, letters of "qkvo".
+
+def layers(disk: str, templates: Iterable[Entry], ours: str = "body") -> list[Entry]:
+    """The templates of the layers of a stack, whose numbers follow `disk`."""
+    return within(f"{disk}.*", f"{ours}.blocks.*", templates)
+
+
+def expand(templates: Iterable[Entry], parameters: Iterable[str]) -> list[Entry]:
+    """The entries of a model, in the order of its parameters.
+
+    Args:
+        templates: entries whose names have `*` for the number of a layer or expert, and are those of modules, which
+            stand for their weight and bias, or of parameters. Those of parameters that the model lacks are passed over.
+        parameters: the names of the model's parameters.
     """
-    names = zip("qkvo", ("q", "k", "v", output), ("q", "k", "v", "output"), strict=True)
-    return [
-        entry
-        for letter, theirs, own in names
-        for entry in affine(disk.format(theirs), f"{ours}.{own}", bias=letter in biased)
-    ]
+    first = {template.ours[0]: template for template in templates}
+    fused = {name for template in first.values() for name in template.ours[1:]}
+    entries = []
+    for parameter in parameters:
+        numbers, plain = _NUMBER.findall(parameter), _NUMBER.sub("*", parameter)
+        module, dot, kind = plain.rpartition(".")
+        if plain in first:
+            module, dot, kind = plain, "", ""
+        if module not in fused:
+            names = (f"{name}{dot}{kind}" for name in (first[module].disk, *first[module].ours))
+            disk, *ours = (_numbered(name, numbers) for name in names)
+            entries.append(replace(first[module], disk=disk, ours=tuple(ours)))
+    return entries
 
 
-def within(disk: str, ours: str, entries: Iterable[Entry]) -> list[Entry]:
-    """The same entries with what stands before their names."""
-    return [
-        replace(entry, disk=f"{disk}.{entry.disk}", ours=tuple(f"{ours}.{name}" for name in entry.ours))
-        for entry in entries
-    ]
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def numbered(count: int, disk: str, one: Collection[Entry], ours: str = "body.blocks") -> list[Entry]:
-    """The entries of one layer, or whatever else is numbered on both sides, for each of `count`."""
-    return [entry for i in range(count) for entry in within(f"{disk}.{i}", f"{ours}.{i}", one)]
-
-
-def untied_head(tied: bool, disk: str = "lm_head.weight", fallback: str | None = None) -> list[Entry]:
-    """The weight of the head over the vocabulary; a tied one is the token table and has none of its own."""
-    return [] if tied else [Entry(disk, ("head.weight",), fallback=fallback)]
+def _numbered(name: str, numbers: Iterable[str]) -> str:
+    for number in numbers:
+        name = name.replace("*", number, 1)
+    return name
 
 
 def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,24 +122,3 @@ def to_disk(entries: Iterable[Entry], parameters: Mapping[str, Tensor]) -> dict[
         if entry.repeated:
             tensors |= {name: tensors[entry.disk].clone() for name in entry.copies}
     return tensors
-
-
-def locate(
-    entries: Iterable[Entry], parameters: Mapping[str, Tensor], disk: str
-) -> list[tuple[str, slice | Tensor, bool]]:
-    """Where a tensor on disk lives in ours: (parameter, rows of the upright tensor, transposed) of each piece.
-
-    The rows are a slice, or their numbers where parts take turns head by head.
-    """
-    for entry in entries:
-        if entry.disk == disk:
-            counts = [parameters[name].shape[0] for name in entry.ours]
-            if entry.heads is not None:
-                rows: Sequence[slice | Tensor] = replace(entry, transposed=False).split(
-                    torch.arange(sum(counts)), counts
-                )
-            else:
-                ends = list(accumulate(counts, initial=0))
-                rows = [slice(start, stop) for start, stop in pairwise(ends)]
-            return [(name, place, entry.transposed) for name, place in zip(entry.ours, rows, strict=True)]
-    raise UserError(f'no tensor is named "{disk}" in this family')

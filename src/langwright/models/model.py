@@ -1,35 +1,17 @@
-"""The model: a body, its heads, and the encoders whose output the body reads."""
+"""The model: a body, its heads, and the encoders whose output the body reads; a body of equal layers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
 from langwright.parts.bias import EVERY_SEGMENT
-from langwright.parts.cross_memory import CrossMemory
-from langwright.parts.stack import Stack
-from langwright.parts.state import State, Taps
-
-
-@runtime_checkable
-class Body(Protocol):
-    """What turns inputs into hidden states [batch, time, dim]; `Stack` is the usual one."""
-
-    def __call__(
-        self,
-        inputs: Shaped[Tensor, "batch *shape"],
-        mask: Bool[Tensor, "batch time"] | None = None,
-        positions: Int[Tensor, "batch time"] | None = None,
-        *,
-        state: State | None = None,
-        taps: Taps | None = None,
-        types: Int[Tensor, "batch time"] | None = None,
-        memory: CrossMemory | None = None,
-    ) -> Float[Tensor, "batch length dim"]: ...
+from langwright.parts.state import CrossMemory, State, Taps
 
 
 @dataclass(frozen=True)
@@ -62,12 +44,14 @@ class Model(nn.Module):
         body: gives the hidden states.
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
-        family: name of the row in the table of families (`models/families/__init__.py`).
         config: the family's config.
-        context: the most positions of a text; None where there is no limit.
         task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
         labels: the names of the classes of a classifying head, in the order of its logits.
         frame: how targets begin and end, for an encoder-decoder.
+
+    Attributes:
+        family: name of the row in the table of families (`models/families/__init__.py`), which `Family.build` sets.
+        context: the most positions of a text; None where there is no limit.
     """
 
     body: Stack
@@ -76,25 +60,22 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        body: Body,
+        body: Stack,
         heads: Mapping[str, nn.Module] = {},
         encoders: Mapping[str, Stack] = {},
         *,
-        family: str,
         config: Any,
-        context: int | None,
         task: str = "language",
         labels: tuple[str, ...] = (),
         frame: Frame | None = None,
     ):
         super().__init__()
-        self.family, self.config = family, config
-        self.context: Any = context
+        self.family, self.config = "", config
+        self.context: Any = config.context
         self.task, self.labels = task, labels
         self.frame: Any = frame
         self.encoders, self.heads = tuple(encoders), tuple(heads)
         for name, module in {**encoders, "body": body, **heads}.items():
-            assert isinstance(module, nn.Module)
             self.add_module(name, module)
         if "head" not in heads:
             self.register_module("head", None)
@@ -194,3 +175,60 @@ class Model(nn.Module):
         target_mask: Bool[Tensor, "batch time"] | None = None,
     ) -> Float[Tensor, "batch time vocabulary"]:
         return self.decode(target, self.encode(source, source_mask), target_mask)
+
+
+PLACES = {"pre": ("in_norm",), "post": ("out_norm",), "sandwich": ("in_norm", "res_norm"), "shared": ()}
+"""Where norms stand -> the norms of each branch."""
+
+
+def stack(
+    embed: Embedding,
+    layers: int,
+    *,
+    norm: Callable[[], Norm],
+    attention: Callable[[int], nn.Module],
+    feedforward: Callable[[int], nn.Module],
+    cross: Callable[[int], nn.Module] | None = None,
+    bias: Callable[[int], Bias] = lambda layer: Bias(causal=True),
+    norms: Literal["pre", "post", "sandwich", "shared"] = "pre",
+    parallel: bool = False,
+    dropout: float = 0.0,
+    out_dropout: float = 0.0,
+    rope: Rope | None = None,
+) -> Stack:
+    """Equal layers on an embedding, with a norm at the end unless each branch ends with one.
+
+    Args:
+        embed: makes vectors of tokens.
+        layers: how many there are.
+        norm: makes one norm of the residual stream.
+        attention, feedforward, cross: make what a branch wraps, given the number of the layer; `cross` where the layer
+            reads a memory.
+        bias: what the attention of a layer may see, given its number.
+        norms: "pre", before what a branch wraps; "post", after the sum; "sandwich", before and after what it wraps;
+            "shared", one that both branches read.
+        parallel: whether both branches read the same input.
+        dropout: of what a branch gives. out_dropout: of what the stack gives.
+        rope: turns queries and keys.
+    """
+
+    def branch(fn: nn.Module) -> Residual:
+        return Residual(fn, **{place: norm() for place in PLACES[norms]}, dropout=dropout)
+
+    def block(layer: int) -> Block | ParallelBlock:
+        first, last = branch(attention(layer)), branch(feedforward(layer))
+        if parallel:
+            return ParallelBlock(first, last, bias(layer), norm() if norms == "shared" else None)
+        return Block(first, last, bias(layer), None if cross is None else branch(cross(layer)))
+
+    blocks = [block(layer) for layer in range(layers)]
+    return Stack(embed, blocks, None if norms == "post" else norm(), rope, out_dropout)
+
+
+def language_model(
+    body: Stack, config: Any, tied: bool = True, bias: bool = False, softcap: float | None = None
+) -> Model:
+    """A decoder. tied: whether its head is the token table. bias, softcap: see `LanguageHead`."""
+    tokens = body.embed.tokens
+    head = LanguageHead(tokens.shape[0], tokens.shape[1], tokens if tied else None, softcap, bias=bias)
+    return Model(body, {"head": head}, config=config)

@@ -1,12 +1,11 @@
 """Rotary positions as config.json spells them, old and new, in every family that has them."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from langwright.models.checks import check_types
-from langwright.models.family import Fields
-from langwright.parts.positions import Rope
+from langwright.base.value_types import Rule, check_types, one_of
+from langwright.models.config import Config, Fields, Positive, Size, field_types
+from langwright.parts import Rope
 from langwright.parts.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, YarnScaling
 
 KINDS: dict[str, Any] = {
@@ -17,7 +16,13 @@ KINDS: dict[str, Any] = {
     "yarn": YarnScaling,
 }
 """`rope_type` -> the scaling, whose fields `rope_parameters` has."""
-FRACTION = "partial_rotary_factor"
+FRACTION, ORIGINAL = "partial_rotary_factor", "original_max_position_embeddings"
+TYPES: Fields = {
+    "rope_type": Annotated[str, one_of(KINDS)],
+    "rope_theta": Positive,
+    FRACTION: Annotated[float, Rule("a number above 0 and at most 1", lambda part: 0 < part <= 1)],
+}
+"""Types of the fields of `rope_parameters` besides those of a scaling."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,12 @@ class RopeFields:
         context: `max_position_embeddings`, the original length where `rope_parameters` names none.
         """
         given = self._filled(parameters)
-        check_types(given, {"rope_type": str, "rope_theta": float, FRACTION: float}, "rope_parameters: ")
+        check_types(given, TYPES, "rope_parameters: ")
         kind, theta = given.pop("rope_type"), given.pop("rope_theta")
         if self.usual is not None:
-            head_dim = _part(head_dim, given.pop(FRACTION))
-        if kind not in KINDS:
-            raise ValueError(f"rope_type = {kind!r} is not one of {', '.join(KINDS)}")
-        if theta <= 0:
-            raise ValueError(f"rope_parameters: rope_theta = {theta} must be above 0")
-        if head_dim % 2:
-            raise ValueError(f"head_dim = {head_dim} is odd, and rotary positions turn pairs")
+            head_dim = int(head_dim * given.pop(FRACTION))
+        if head_dim < 2 or head_dim % 2:
+            raise ValueError(f"head_dim = {head_dim}: rotary positions turn pairs")
         return Rope(head_dim, float(theta), _scaling(kind, given, context))
 
     def read(self, raw: Fields) -> Fields:
@@ -81,35 +82,44 @@ class RopeFields:
         return {"rope_type": "default", "rope_theta": 10_000.0, **part, **(parameters or {})}
 
 
-def reach(rope: Rope, trained: int) -> int:
-    """How many positions a model reads: as many as in its training, and `factor` times as many with dynamic scaling."""
-    return int(rope.scaling.factor * trained) if isinstance(rope.scaling, DynamicScaling) else trained
-
-
-def _part(head_dim: int, fraction: float) -> int:
-    """How wide the part of a head is that is rotated."""
-    if not 2 <= int(head_dim * fraction) <= head_dim:
-        raise ValueError(
-            f"{FRACTION} = {fraction} of heads of {head_dim} leaves nothing to rotate, or is more than all"
-        )
-    return int(head_dim * fraction)
-
-
 def _scaling(kind: str, given: Fields, context: int) -> Scaling | None:
     """The scaling of a kind, each of its fields given, or left out where it has a default."""
     made = KINDS[kind]
-    fields = () if made is None else dataclasses.fields(made)
-    check_types(given, {field.name: field.type for field in fields}, "rope_parameters: ")
-    names = {field.name for field in fields}
-    values = dict.fromkeys(names & {"original_max_position_embeddings"}, context) | given
-    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-    for name in sorted((needed - set(values)) | (set(values) - names)):
+    types = {} if made is None else field_types(made)
+    check_types(given, types, "rope_parameters: ")
+    values = {ORIGINAL: context} | given if ORIGINAL in types else given
+    needed = {name for name in types if not hasattr(made, name)}
+    for name in sorted(needed - values.keys() | values.keys() - types.keys()):
         state = "missing" if name in needed else "not known"
         raise ValueError(f"rope_parameters of type {kind!r}: {name} is {state}")
-    if kind == "dynamic" and values["original_max_position_embeddings"] != context:
+    if kind == "dynamic" and values[ORIGINAL] != context:
         raise ValueError("rope_parameters of type 'dynamic': the original length is max_position_embeddings")
     return None if made is None else made(**values)
 
 
 WHOLE = RopeFields()
 """Of the families that rotate whole heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryConfig(Config):
+    """The base of configs with rotary positions. rope_parameters: also from the fields of older files."""
+
+    max_position_embeddings: Size = 2048
+    rope_parameters: dict[str, Any] | None = None
+
+    spelling = WHOLE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.rope()
+
+    def rope(self) -> Rope:
+        """The rotary embedding that `rope_parameters` describe."""
+        return self.spelling.rope(self.rope_parameters, self.head_width, self.max_position_embeddings)
+
+    @property
+    def context(self) -> int:
+        """As many positions as in training, and `factor` times as many with dynamic scaling."""
+        scaling, trained = self.rope().scaling, self.max_position_embeddings
+        return int(scaling.factor * trained) if isinstance(scaling, DynamicScaling) else trained

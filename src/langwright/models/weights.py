@@ -25,7 +25,7 @@ class Weights:
 
     Args:
         files: the file that holds each, by name.
-        read: the tensor of a name.
+        read: the tensor of a name; UserError where it is missing.
     """
 
     files: Mapping[str, Path]
@@ -53,7 +53,7 @@ def open_weights(folder: Path) -> Iterator[Weights]:
     """The tensors of a model folder, while its files are open.
 
     Raises UserError naming the file that is missing, truncated or no safetensors file, or an index that names a
-    file outside the folder, a tensor that its shard lacks, or not all that its shards hold.
+    file outside the folder, or a tensor that its shard lacks.
     """
     where = _shards(folder)
     with ExitStack() as stack:
@@ -64,12 +64,13 @@ def open_weights(folder: Path) -> Iterator[Weights]:
         for name, file in where.items():
             if name not in held[file]:
                 raise UserError(f'{folder / INDEX}: tensor "{name}" is not in {file}')
-        for file, name in sorted((file, name) for file, names in held.items() for name in names):
-            if where.get(name) != file:
-                told = f"the index says {where[name]}" if name in where else "is not in the index"
-                raise UserError(f'{folder / file}: tensor "{name}" is here, and {told}')
-        files = {name: folder / file for name, file in where.items()}
-        yield Weights(files, lambda name: opened[where[name]].get_tensor(name))
+
+        def read(name: str) -> Tensor:
+            if name not in where:
+                raise UserError(f'{folder}: tensor "{name}" is missing from the weights')
+            return opened[where[name]].get_tensor(name)
+
+        yield Weights({name: folder / file for name, file in where.items()}, read)
 
 
 def _shards(folder: Path) -> dict[str, str]:
@@ -77,10 +78,7 @@ def _shards(folder: Path) -> dict[str, str]:
     if (folder / SINGLE).exists():
         return {"": SINGLE}
     if not (folder / INDEX).exists():
-        pickled = (
-            " (pytorch_model.bin is a pickle, which is never loaded)" if (folder / "pytorch_model.bin").exists() else ""
-        )
-        raise UserError(f"{folder}: there is no {SINGLE} here{pickled}; is this a model folder?")
+        raise UserError(f"{folder}: there is no {SINGLE} here (pytorch_model.bin is a pickle, which is never loaded)")
     files = read_index(folder / INDEX)
     for file in dict.fromkeys(files.values()):
         if not (folder / file).exists():

@@ -17,22 +17,25 @@ Models = Any
 """Modules by name, a mapping or an `nn.ModuleDict`; a run is about "model", others (a critic) stand beside it."""
 
 
-@runtime_checkable
-class Batch(Protocol):
-    """Rows of one kind that are trained on together: a frozen dataclass of tensors."""
+class Batch:
+    """Rows of one kind that are trained on together: a frozen dataclass of tensors whose first dimension is the row.
 
-    @property
-    def samples(self) -> Int[Tensor, " batch"] | None:
-        """The sample number of each row, reported when a row yields a loss that is not finite."""
+    samples: the sample number of each row, reported when a row yields a loss that is not finite.
+    """
+
+    samples: Int[Tensor, " batch"] | None
 
     def __len__(self) -> int:
         """The number of rows."""
+        return int(next(iter(vars(self).values())).shape[0])
 
     def to(self: T, device: torch.device | str) -> T:
         """The same batch on another device."""
+        return type(self)(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
 
     def rows(self: T, start: int, stop: int) -> T:
         """The rows `start` to `stop` as a batch of their own, for gradient accumulation."""
+        return type(self)(**{name: None if x is None else x[start:stop] for name, x in vars(self).items()})
 
 
 @runtime_checkable
@@ -59,24 +62,8 @@ class Objective(Protocol):
         """
 
 
-class Tensors:
-    """`to`, `rows` and `len` for a batch that is a frozen dataclass of tensors whose first dimension is the row."""
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return int(next(iter(vars(self).values())).shape[0])
-
-    def to(self: T, device: torch.device | str) -> T:
-        """The same batch on another device."""
-        return type(self)(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
-
-    def rows(self: T, start: int, stop: int) -> T:
-        """The rows `start` to `stop` as a batch of their own."""
-        return type(self)(**{name: None if x is None else x[start:stop] for name, x in vars(self).items()})
-
-
 @dataclass(frozen=True)
-class TokenBatch(Tensors):
+class TokenBatch(Batch):
     """Texts, some of whose positions predict a token: the next one, or the one that a mask hides.
 
     Args:
@@ -111,7 +98,7 @@ class TokenBatch(Tensors):
 
 
 @dataclass(frozen=True)
-class PairBatch(Tensors):
+class PairBatch(Batch):
     """Sources, and the targets that a decoder learns to write of them (teacher forcing).
 
     Args:

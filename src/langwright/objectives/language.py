@@ -16,7 +16,7 @@ from langwright.parts.moe import MoE
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenPrediction:
     """Cross-entropy of tokens in nats, without ever holding all logits, and the balance of experts where asked for.
 
     Args:

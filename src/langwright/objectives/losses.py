@@ -81,8 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cast, added = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if to_hidden else hidden
-        grad_weight: Tensor | None = None
-        grad_bias: Tensor | None = None
+        grad_weight = grad_bias = None
         size = _chunk_tokens(weight.shape[0], hidden.device)
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):

@@ -7,12 +7,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
-from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.kernels import Stateless
 from langwright.parts.linear import Linear
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
-from langwright.parts.state import Settings, Slot, Taps
+from langwright.parts.state import CrossMemory, Settings, Taps
 
 
 class Context(NamedTuple):
@@ -88,41 +87,34 @@ class Attention(nn.Module):
         self.qk_norm_after_rope = qk_norm_after_rope
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        if self.memory_dim is not None:
-            return self._read(x, context)
-        batch, time, _ = x.shape
-        q, k, v = (project(x).view(batch, time, -1, self.head_dim) for project in (self.q, self.k, self.v))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        reads = self.memory_dim is not None
+        q = self._split(self.q(x))
+        if not reads:
+            k, v = self._keys_values(x)
+        elif context.memory is not None:
+            k, v = context.memory.keys_values(context.layer, self._keys_values)
+        else:
+            raise ValueError("this attention reads a memory, and the stack was given none")
         if self.clip is not None:
             q, k, v = (x.clamp(-self.clip, self.clip) for x in (q, k, v))
         if not self.qk_norm_after_rope:
             q, k = self._norm_heads(q, k)
-        if context.tables is not None:
+        if context.tables is not None and not reads:  # a memory has no order that the queries share
             q, k = rotate(q, context.tables), rotate(k, context.tables)
         if self.qk_norm_after_rope:
             q, k = self._norm_heads(q, k)
-        return self._mix(context.slot, q, k, v, context.bias, context)
-
-    def _read(self, x: Tensor, context: Context) -> Tensor:
-        """Cross-attention: as above, with keys and values of the memory, which has no order that the queries share."""
-        if context.memory is None:
-            raise ValueError("this attention reads a memory, and the stack was given none")
-        q = self.q(x).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
-        k, v = context.memory.keys_values(context.layer, self._keys_values)
-        q, k = self._norm_heads(q, k)
-        return self._mix(Stateless(), q, k, v, context.cross, context, "cross_attention")
-
-    def _keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = (project(memory).view(*memory.shape[:2], -1, self.head_dim) for project in (self.k, self.v))
-        return k.transpose(1, 2), v.transpose(1, 2)
-
-    def _mix(
-        self, slot: Slot, q: Tensor, k: Tensor, v: Tensor, bias: Lowered, context: Context, kind: str = "attention"
-    ) -> Tensor:
+        kind = "cross_attention" if reads else "attention"
         taps = context.taps if context.taps is not None and context.taps.wants(kind) else None
         dropout = self.dropout if self.training else 0.0
         settings = Settings(self.scale, self.softcap, dropout, taps, kind, context.layer)
+        slot, bias = (Stateless(), context.cross) if reads else (context.slot, context.bias)
         return self.output(slot.attend(q, k, v, bias, settings).transpose(1, 2).flatten(2))
+
+    def _keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.k(x)), self._split(self.v(x))
+
+    def _split(self, x: Tensor) -> Float[Tensor, "batch heads time head_dim"]:
+        return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)
 
     def _norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q if self.q_norm is None else self.q_norm(q), k if self.k_norm is None else self.k_norm(k)

@@ -1,8 +1,9 @@
 """Who may attend to whom: described once, lowered to the cheapest form the kernel takes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,13 +32,9 @@ class Places:
     key_segments: Int[Tensor, "batch keys"] | None = None
 
 
-@runtime_checkable
-class Term(Protocol):
-    """Numbers that a family adds to the scores by position: ALiBi, or the learned table of T5 (then a module)."""
-
-    def __call__(self, places: Places, dtype: torch.dtype) -> Float[Tensor, "#batch heads queries keys"]:
-        """What is added; what it says of keys that are not allowed is overwritten."""
-        ...
+Term = Callable[[Places, torch.dtype], Float[Tensor, "#batch heads queries keys"]]
+"""Numbers that a family adds to the scores by position: ALiBi, or the learned table of T5 (then a module). What it says
+of keys that are not allowed is overwritten."""
 
 
 @dataclass(frozen=True)

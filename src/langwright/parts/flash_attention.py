@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.parts.bias import Bias, Places
+from langwright.parts.linear import wide
+from langwright.parts.state import Keys, Queries
 
-Queries = Float[Tensor, "batch heads queries head_dim"]
-Keys = Float[Tensor, "batch kv_heads keys head_dim"]
 Scores = Float[Tensor, "batch kv_heads group rows columns"]
 
 
@@ -45,10 +45,10 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Bias, places: Places, scale: float, tile: int
     ) -> Tensor:
         """For each row: the largest score so far, the sum of exp(score - largest), and the values weighted so."""
-        mixed, log_sum = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=_wide(q))
+        mixed, log_sum = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=wide(q))
         for rows in _tiles(q.shape[-2], tile):
             largest = log_sum.new_full((*log_sum[..., rows].shape, 1), -torch.inf)
-            total, weighted = torch.zeros_like(largest), torch.zeros_like(q[..., rows, :], dtype=_wide(q))
+            total, weighted = torch.zeros_like(largest), torch.zeros_like(q[..., rows, :], dtype=wide(q))
             for columns in _tiles(k.shape[-2], tile):
                 scores = _scores(q, k, bias, places, scale, rows, columns)
                 if scores is None:
@@ -74,7 +74,7 @@ class _Tiled(torch.autograd.Function):
         """
         q, k, v, mixed, log_sum = ctx.saved_tensors
         bias, places, scale, tile = ctx.rest
-        to_q, to_k, to_v = (torch.zeros_like(x, dtype=_wide(x)) for x in (q, k, v))
+        to_q, to_k, to_v = (torch.zeros_like(x, dtype=wide(x)) for x in (q, k, v))
         for rows in _tiles(q.shape[-2], tile):
             above = upstream[0][..., rows, :].to(log_sum.dtype)
             along = (above * mixed[..., rows, :]).sum(-1, keepdim=True)
@@ -110,12 +110,7 @@ def _scores(
     allowed = bias.allowed(here)
     if not allowed.any():
         return None
-    scores = scale * q[..., rows, :].to(_wide(q)) @ k[..., columns, :].to(_wide(q)).mT
+    scores = scale * q[..., rows, :].to(wide(q)) @ k[..., columns, :].to(wide(q)).mT
     if bias.term is not None:
-        scores += bias.term(here, _wide(q)).unflatten(1, scores.shape[1:3])
+        scores += bias.term(here, wide(q)).unflatten(1, scores.shape[1:3])
     return scores.masked_fill_(~allowed[:, None], -torch.inf)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """What sums are kept in: float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)

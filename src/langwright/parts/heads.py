@@ -126,19 +126,25 @@ class MaskedHead(nn.Module):
         return Projection(self.norm(self.activation(self.dense(hidden))), self.weight, self.bias)
 
 
-class SequenceHead(nn.Module):
-    """Logits of the labels of a whole text, from one of its hidden states.
+class LabelHead(nn.Module):
+    """Logits of labels, of a whole text or of every token. With two labels, where an answer begins and ends, for spans.
 
-    pooling: which: "first" ([CLS] of BERT) or "last" (of a causal model, where no earlier one has seen it all).
-    dense: whether a layer with tanh comes first, such as BERT's pooler. bias: of the last layer.
-    dropout: before the last layer. input_dropout: before the dense layer.
+    Args:
+        dim: width of the hidden states.
+        labels: how many there are.
+        pooling: which hidden state stands for a text: "first" ([CLS] of BERT) or "last" (of a causal model, where no
+            earlier one has seen it all); None for every token's.
+        dense: whether a layer with tanh comes first, such as BERT's pooler.
+        bias: of the last layer.
+        dropout: before the last layer.
+        input_dropout: before the dense layer.
     """
 
     def __init__(
         self,
         dim: int,
         labels: int,
-        pooling: Pooling = "first",
+        pooling: Pooling | None = "first",
         dense: bool = True,
         bias: bool = True,
         dropout: float = 0.0,
@@ -150,23 +156,12 @@ class SequenceHead(nn.Module):
         self.output = Linear(dim, labels, bias)
         self.dropout, self.input_dropout = dropout, input_dropout
 
-    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "batch labels"]:
-        x = F.dropout(pool(hidden, mask, self.pooling), self.input_dropout, self.training)
+    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "*rows labels"]:
+        x = hidden if self.pooling is None else pool(hidden, mask, self.pooling)
+        x = F.dropout(x, self.input_dropout, self.training)
         if self.dense is not None:
             x = torch.tanh(self.dense(x))
         return self.output(F.dropout(x, self.dropout, self.training))
-
-
-class TokenHead(nn.Module):
-    """Logits of labels for every token. With two labels, where an answer begins and ends, it finds spans."""
-
-    def __init__(self, dim: int, labels: int, dropout: float = 0.0):
-        super().__init__()
-        self.output = Linear(dim, labels, bias=True)
-        self.dropout = dropout
-
-    def forward(self, hidden: Hidden, mask: Mask | None = None) -> Float[Tensor, "*batch labels"]:
-        return self.output(F.dropout(hidden, self.dropout, self.training))
 
 
 class EmbeddingHead(nn.Module):

@@ -10,11 +10,9 @@ from torch import Tensor
 from langwright.parts.bias import Lowered, Places
 from langwright.parts.causal_attention import attend_causally
 from langwright.parts.flash_attention import attend_tiled
-from langwright.parts.state import NewTokens, Settings
+from langwright.parts.state import Keys, NewTokens, Queries, Settings
 
 Kernel = Literal["explicit", "blocks", "tiles", "fused"]
-Queries = Float[Tensor, "batch heads queries head_dim"]
-Keys = Float[Tensor, "batch kv_heads keys head_dim"]
 
 EXPLICIT_BELOW = 512
 """On a CPU in bfloat16 the explicit product is faster than the fused kernel below this many keys (measured)."""
@@ -64,18 +62,17 @@ def attend(q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Q
     if bias.tiled:
         assert bias.described is not None
         bias = bias.described[0].lower(bias.described[1], q.dtype)
-    asked = q
+    shape = q.shape
     if queries == 1 and heads != k.shape[1] and (bias.scores is None or bias.scores.shape[1] == 1):
         # A single query of each head: those with the same keys stand as queries of one head, so that no key is
         # written out again.
         q = q.reshape(batch, k.shape[1], -1, q.shape[3])
     if kernel == "fused":
-        return attend_fused(q, k, v, bias, settings.scale, settings.dropout).view(asked.shape)
-    added = bias.additive(queries, k.shape[2], q)
-    mixed, weights = attend_explicitly(q, k, v, added, settings.scale, settings.dropout, settings.softcap)
+        return attend_fused(q, k, v, bias, settings.scale, settings.dropout).view(shape)
+    mixed, weights = attend_explicitly(q, k, v, bias, settings.scale, settings.dropout, settings.softcap)
     if settings.taps is not None:
         settings.taps.put(settings.kind, settings.layer, weights.view(batch, heads, queries, -1))
-    return mixed.view(asked.shape)
+    return mixed.view(shape)
 
 
 class Stateless:
@@ -100,18 +97,15 @@ class Stateless:
 def attend_explicitly(
     q: Queries, k: Keys, v: Keys, bias: Lowered, scale: float, dropout: float = 0.0, softcap: float | None = None
 ) -> tuple[Queries, Float[Tensor, "batch heads queries keys"]]:
-    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights. `bias` must be in additive form.
+    """softmax(q kᵀ scale + bias) v, step by step; also returns the weights.
 
     softcap: squeezes the product into (-softcap, softcap), before the bias.
     """
-    if bias.causal or bias.allowed is not None:
-        raise ValueError("the explicit product takes a bias in additive form: call Lowered.additive first")
     batch, heads, queries, _ = q.shape
     q3, k3, v3 = (_for_each_head(x, heads).flatten(0, 1) for x in (q, k, v))
-    added: Tensor | None = None
-    if bias.scores is not None:
-        shared = bias.scores.shape[:2] == (1, 1)
-        added = bias.scores[0] if shared else bias.scores.expand(batch, heads, -1, -1).flatten(0, 1)
+    added = bias.additive(queries, k.shape[2], q).scores
+    if added is not None:
+        added = added[0] if added.shape[:2] == (1, 1) else added.expand(batch, heads, -1, -1).flatten(0, 1)
     if softcap is not None:
         capped = torch.bmm(q3 * (scale / softcap), k3.transpose(1, 2)).tanh_()
         scores = capped * softcap if added is None else torch.add(added, capped, alpha=softcap)

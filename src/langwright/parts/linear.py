@@ -14,6 +14,11 @@ def cast(parameter: Tensor, like: Tensor) -> Tensor:
     return parameter if parameter.dtype == like.dtype else parameter.to(like.dtype)
 
 
+def wide(x: Tensor) -> torch.dtype:
+    """What sums are kept in: float32 at least."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def affine(
     x: Float[Tensor, "*batch inputs"],
     weight: Float[Tensor, "outputs inputs"],

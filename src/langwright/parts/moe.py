@@ -8,7 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, wide
+
+PerToken = Float[Tensor, "*rows tokens experts"]
+Documents = Float[Tensor, "*rows tokens documents"]
 
 
 class MoE(nn.Module):
@@ -49,7 +52,10 @@ class MoE(nn.Module):
         self.balance, self.z_loss = balance, z_loss
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        logits = self.router(self._seen(x))
+        seen = x.to(wide(x))
+        if self.training and self.jitter:
+            seen = seen * torch.empty_like(seen).uniform_(1 - self.jitter, 1 + self.jitter)
+        logits = self.router(seen)
         chances = logits.softmax(-1)
         weights, chosen = chances.topk(self.active, -1)
         if self.renormalise:
@@ -66,13 +72,6 @@ class MoE(nn.Module):
             loss = loss + self.z_loss * router_z_loss(logits, documents)
             context.taps.put("auxiliary", context.layer, (documents @ loss[..., None])[..., 0])
         return mixed.view(x.shape)
-
-    def _seen(self, x: Tensor) -> Tensor:
-        """What the router reads."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not (self.training and self.jitter):
-            return wide
-        return wide * torch.empty_like(wide).uniform_(1 - self.jitter, 1 + self.jitter)
 
     def _mix(self, tokens: Tensor, taken: Tensor, weights: Tensor, context: Context) -> Tensor:
         """The outputs of the experts for their tokens, weighted; zeros where -1 says that no expert took a choice.
@@ -124,9 +123,7 @@ def _documents(like: Float[Tensor, "batch time _"], context: Context) -> Float[T
 
 
 def load_balance(
-    chances: Float[Tensor, "*rows tokens experts"],
-    chosen: Int[Tensor, "*rows tokens active"],
-    documents: Float[Tensor, "*rows tokens documents"],
+    chances: PerToken, chosen: Int[Tensor, "*rows tokens active"], documents: Documents
 ) -> Float[Tensor, "*rows documents"]:
     """experts * Σ_e share_e * chance_e of each document: `active` when all experts have the same work.
 
@@ -139,13 +136,11 @@ def load_balance(
     return experts * (shares * (counted @ chances)).sum(-1)
 
 
-def router_z_loss(
-    logits: Float[Tensor, "*rows tokens experts"], documents: Float[Tensor, "*rows tokens documents"]
-) -> Float[Tensor, "*rows documents"]:
+def router_z_loss(logits: PerToken, documents: Documents) -> Float[Tensor, "*rows documents"]:
     """The mean of (ln Σ exp logits)² of each document, which keeps logits small (ST-MoE, Zoph et al., 2022)."""
     return (_shares(documents) @ logits.logsumexp(-1).square()[..., None])[..., 0]
 
 
-def _shares(documents: Float[Tensor, "*rows tokens documents"]) -> Float[Tensor, "*rows documents tokens"]:
+def _shares(documents: Documents) -> Float[Tensor, "*rows documents tokens"]:
     """What each token counts for in the mean over its document."""
     return (documents / documents.sum(-2, keepdim=True).clamp(min=1)).mT

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from langwright.parts.linear import cast
+from langwright.parts.linear import cast, wide
 
 
 class Norm(nn.Module):
@@ -43,8 +43,8 @@ class Norm(nn.Module):
             bias = None if self.bias is None else cast(self.bias, x)
             return F.layer_norm(x, x.shape[-1:], None if weight is None else cast(weight, x), bias, self.eps)
         if self.plus_one and weight is not None:
-            wide = _wide(x)
-            return (_rms(x.to(wide), self.eps) * (1 + weight.to(wide))).to(x.dtype)
+            dtype = wide(x)
+            return (_rms(x.to(dtype), self.eps) * (1 + weight.to(dtype))).to(x.dtype)
         normed = _rms(x, self.eps)
         return normed if weight is None else normed * cast(weight, x)
 
@@ -52,8 +52,8 @@ class Norm(nn.Module):
 def _rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps), in float32 at least, rounded once at the end."""
     if torch.compiler.is_compiling():
-        wide = x.to(_wide(x))
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+        y = x.to(wide(x))
+        return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     if x.requires_grad:
         return _RootMeanSquare.apply(x, eps)  # type: ignore[no-untyped-call]
     return _normed(x, eps)[0]
@@ -61,7 +61,7 @@ def _rms(x: Tensor, eps: float) -> Tensor:
 
 def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The same with half of the passes over memory, and 1 / sqrt(mean(x²) + eps)."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide(x))
     scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
     return torch.mul(x, scale, out=torch.empty_like(x)), scale
 
@@ -78,9 +78,5 @@ class _RootMeanSquare(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         normed, scale = ctx.saved_tensors
-        along = (upstream[0] * normed).mean(-1, keepdim=True, dtype=_wide(normed)).to(normed.dtype)
+        along = (upstream[0] * normed).mean(-1, keepdim=True, dtype=wide(normed)).to(normed.dtype)
         return torch.addcmul(upstream[0], normed, along, value=-1).mul_(scale), None
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from langwright.parts.rope_scaling import Scaling
 
+Positions = Int[Tensor, "#batch time"]
+Segments = Int[Tensor, "batch time"]
+Real = Bool[Tensor, "batch time"]
+
 
 class Tables(NamedTuple):
     """Cosines and signed sines of every position; interleaved: neighbours are turned together, not halves."""
@@ -37,23 +41,20 @@ class Rope:
     interleaved: bool = False
 
     def tables(
-        self,
-        positions: Int[Tensor, "#batch time"],
-        dtype: torch.dtype,
-        lengths: Int[Tensor, "batch #time"] | None = None,
+        self, positions: Positions, dtype: torch.dtype, real: Real | None = None, segments: Segments | None = None
     ) -> Tables:
         """The cosines and signed sines of every position, made once a stack and shared by its layers.
 
         Args:
             positions: of the tokens.
             dtype: of the tables.
-            lengths: of the document that each token belongs to; by default all positions of a row are one document.
+            real: true where a token is no padding; None means all are.
+            segments: the document of each token; None means one a row.
         """
         exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32) / self.head_dim
         frequencies = self.theta**-exponents
         if self.scaling is not None:
-            lengths = positions.amax(1, keepdim=True) + 1 if lengths is None else lengths
-            frequencies = self.scaling(frequencies, self.theta, lengths)
+            frequencies = self.scaling(frequencies, self.theta, document_lengths(positions, real, segments))
         angles = positions[:, None, :, None].float() * (frequencies[:, None] if frequencies.ndim > 1 else frequencies)
         cos, sin = angles.cos(), -angles.sin() if self.backwards else angles.sin()
         if self.scaling is not None:
@@ -64,11 +65,7 @@ class Rope:
         return Tables(cos.flatten(-2).to(dtype), sin.flatten(-2).to(dtype), self.interleaved)
 
 
-def document_lengths(
-    positions: Int[Tensor, "#batch time"],
-    real: Bool[Tensor, "batch time"] | None,
-    segments: Int[Tensor, "batch time"] | None,
-) -> Int[Tensor, "batch #time"]:
+def document_lengths(positions: Positions, real: Real | None, segments: Segments | None) -> Int[Tensor, "batch #time"]:
     """The length of the document that each token belongs to, padding left out; of a row that is one, once."""
     positions = positions if real is None else positions.expand_as(real).masked_fill(~real, 0)
     if segments is None:

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from langwright.parts import quantisers
 from langwright.parts.linear import Linear
-from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested
-
-FEW = {"int8": 8, "int4": 64}
-"""Up to so many rows, a CPU's kernels that read int8 and int4 beat turning the weight into bfloat16 first."""
-CHUNK = 2**17
-"""Weights that a CPU looks up at a time: what they are made of stays in the cache."""
+from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested, Scales, Weight
 
 
 class Packed(nn.Module):
@@ -25,7 +20,8 @@ class Packed(nn.Module):
     shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives by default.
     """
 
-    kind: str
+    few = 0
+    """Up to so many rows, a CPU's kernel that reads the codes beats turning the weight into bfloat16 first."""
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, **tensors: Tensor | None):
         super().__init__()
@@ -34,7 +30,7 @@ class Packed(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     @abstractmethod
-    def full_weight(self, dtype: torch.dtype | None = None) -> Float[Tensor, "rows columns"]:
+    def full_weight(self, dtype: torch.dtype | None = None) -> Weight:
         """The numbers that the weight was rounded to."""
 
     @abstractmethod
@@ -50,20 +46,19 @@ class Packed(nn.Module):
         """What it takes in memory."""
         return sum(tensor.nbytes for tensor in self.buffers())
 
+    def has_kernel(self, x: Tensor) -> bool:
+        """Whether a kernel for a few rows in bfloat16 serves this input."""
+        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= self.few
+
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
-        before = dict(self.named_buffers())
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, old in before.items():
-            now = self._buffers[name]
-            if now is not None and now.dtype != old.dtype:
-                self._buffers[name] = old.to(now.device)
-        return self
+        moved: Packed = super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return moved
 
 
 class Int8Rows(Packed):
     """Rows of int8 with one scale each: w = code * absmax / 127."""
 
-    kind = "int8"
+    few = 8
     codes: Int8[Tensor, "rows columns"]
     absmax: Float[Tensor, " rows"]
 
@@ -71,7 +66,7 @@ class Int8Rows(Packed):
         super().__init__((codes.shape[0], codes.shape[1]), dtype, codes=codes, absmax=absmax)
 
     @classmethod
-    def quantise(cls, weight: Float[Tensor, "rows columns"]) -> "Int8Rows":
+    def quantise(cls, weight: Weight) -> "Int8Rows":
         """The nearest codes."""
         return cls(*quantisers.quantise_rows(weight), weight.dtype)
 
@@ -83,8 +78,7 @@ class Int8Rows(Packed):
 
     def product(self, x: Tensor) -> Tensor:
         scale = (self.absmax / 127).to(x.dtype)
-        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW[self.kind]
-        if fits and self.shape[1] % 16 == 0:  # the kernel reads whole vectors
+        if self.has_kernel(x) and self.shape[1] % 16 == 0:  # the kernel reads whole vectors
             return torch._weight_int8pack_mm(x.contiguous(), self.codes, scale)
         return F.linear(x, self.codes.to(x.dtype)) * scale
 
@@ -95,7 +89,7 @@ class Int4Groups(Packed):
     On a CPU that has a kernel for it, the codes are laid out as that kernel wants them when they are first needed.
     """
 
-    kind = "int4"
+    few = 64
     codes: UInt8[Tensor, "rows half"]
     steps: Float[Tensor, "groups rows 2"]
 
@@ -115,7 +109,7 @@ class Int4Groups(Packed):
         return self.steps[..., 1].t()
 
     @classmethod
-    def quantise(cls, weight: Float[Tensor, "rows columns"], group: int = BLOCK) -> "Int4Groups":
+    def quantise(cls, weight: Weight, group: int = BLOCK) -> "Int4Groups":
         """The nearest codes, asymmetric. ValueError where groups do not fill the rows."""
         codes, scale, zero = quantisers.quantise_groups(weight, group)
         return cls(quantisers.pack(codes), scale, zero, weight.dtype)
@@ -129,9 +123,8 @@ class Int4Groups(Packed):
         return Int4Groups(self.codes[rows], self.scale[rows], self.zero[rows], self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= FEW[self.kind]
-        group = self.shape[1] // len(self.steps)
-        if fits and group in (32, 64, 128, 256) and self.shape[0] % (_kernel_rows() or self.shape[0] + 1) == 0:
+        group, rows = self.shape[1] // len(self.steps), _kernel_rows()
+        if self.has_kernel(x) and group in (32, 64, 128, 256) and rows and self.shape[0] % rows == 0:
             self._lay_out(True)
             steps = self.steps.to(x.dtype)
             return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, steps)
@@ -195,18 +188,15 @@ class FourBitBlocks(Packed):
         absmax, outer, offset = scales if isinstance(scales, Nested) else (scales, None, None)
         super().__init__(shape, dtype, codes=codes, absmax=absmax, outer=outer, offset=offset)
         self.levels, self.block, self.first = kind, block, first
-        self.kind: str = kind
 
     @classmethod
-    def quantise(
-        cls, weight: Float[Tensor, "rows columns"], kind: Levels = "nf4", double: bool = True
-    ) -> "FourBitBlocks":
+    def quantise(cls, weight: Weight, kind: Levels = "nf4", double: bool = True) -> "FourBitBlocks":
         """The nearest levels. double: the scales are rounded to 8 bits as well."""
         codes, absmax = quantisers.quantise_levels(weight, kind)
         scales = quantisers.nest(absmax) if double else absmax
         return cls(kind, codes, scales, (weight.shape[0], weight.shape[1]), weight.dtype)
 
-    def scales(self) -> Float[Tensor, " blocks"]:
+    def scales(self) -> Scales:
         """The largest value of each block."""
         if self.outer is None or self.offset is None:
             return self.absmax
@@ -215,15 +205,8 @@ class FourBitBlocks(Packed):
         return inner * outer + self.offset
 
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        numbers = self.shape[0] * self.shape[1]
-        scales, out = self.scales(), torch.empty(numbers, dtype=dtype or self.dtype, device=self.codes.device)
-        if numbers % self.block:
-            flat = quantisers.dequantise_levels(self.codes, scales, self.levels, self.block)[:numbers]
-            return flat.to(out.dtype).view(self.shape)
-        step = CHUNK if out.device.type == "cpu" else numbers
-        for start in range(0, numbers, step):
-            self._look_up(scales, start, out[start : start + step])
-        return out.view(self.shape)
+        flat = quantisers.dequantise_levels(self.codes, self.scales(), self.levels, self.block, dtype or self.dtype)
+        return flat[: self.shape[0] * self.shape[1]].view(self.shape)
 
     def part(self, rows: slice | Tensor) -> "FourBitBlocks":
         columns = self.shape[1]
@@ -247,20 +230,6 @@ class FourBitBlocks(Packed):
         return FourBitBlocks(
             self.levels, codes, scales, (stop - start, columns), self.dtype, self.block, low % NESTED_BLOCK
         )
-
-    def _look_up(self, scales: Tensor, start: int, out: Float[Tensor, " numbers"]) -> None:
-        """Fill `out` with the weight's numbers from `start` on: a byte at a time gives two."""
-        codes = self.codes[start // 2 : (start + len(out)) // 2]
-        pairs = torch.index_select(_pairs(self.levels, codes.device), 0, codes.int()).view(torch.float32)
-        here = scales[start // self.block : (start + len(out)) // self.block]
-        out.copy_(pairs.view(-1, self.block).mul_(here[:, None]).view(-1))
-
-
-@cache
-def _pairs(kind: Levels, device: torch.device) -> Tensor:
-    """The two float32 levels of every byte, looked up together as one integer of 64 bits."""
-    both = quantisers.unpack(torch.arange(256, dtype=torch.uint8)[:, None]).int()
-    return quantisers.levels(kind)[both].view(torch.int64).view(-1).to(device)
 
 
 class _Product(torch.autograd.Function):

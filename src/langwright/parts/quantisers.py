@@ -12,31 +12,24 @@ from jaxtyping import Float, Int8, Integer, UInt8
 from torch import Tensor
 
 Levels = Literal["nf4", "fp4"]
+Weight = Float[Tensor, "rows columns"]
+Codes = UInt8[Tensor, "rows columns"]
+Scales = Float[Tensor, " blocks"]
+Groups = Float[Tensor, "rows groups"]
 BLOCK = 64
 """Weights that share one largest value, in 4 bits."""
 NESTED_BLOCK = 256
 """Numbers that share one largest value, in 8 bits: of an optimizer's state, or of the scales of 4-bit blocks."""
+CHUNK = 2**17
+"""Weights that a CPU looks up at a time: what they are made of stays in the cache."""
 TINY = 1e-38
 """In place of a largest value of 0."""
 
 NF4 = (
-    -1.0,
-    -0.6961928009986877,
-    -0.5250730514526367,
-    -0.39491748809814453,
-    -0.28444138169288635,
-    -0.18477343022823334,
-    -0.09105003625154495,
-    0.0,
-    0.07958029955625534,
-    0.16093020141124725,
-    0.24611230194568634,
-    0.33791524171829224,
-    0.44070982933044434,
-    0.5626170039176941,
-    0.7229568362236023,
-    1.0,
-)
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
 """Quantiles of the normal distribution, 7 below 0, 8 above, and 0 itself (QLoRA, Dettmers et al., 2023)."""
 
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
@@ -55,7 +48,7 @@ class Nested(NamedTuple):
 @cache
 def levels(kind: Levels) -> Float[Tensor, "16"]:
     """The 16 values of a 4-bit code, by code."""
-    return torch.tensor(NF4 if kind == "nf4" else FP4)
+    return torch.tensor(NF4 if kind == "nf4" else FP4, device="cpu")
 
 
 @cache
@@ -66,11 +59,11 @@ def dynamic_map(signed: bool = True) -> Float[Tensor, "256"]:
     """
     values = [0.0, 1.0]
     for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2 ** (exponent + (not signed)) + 1)
+        edges = torch.linspace(0.1, 1, 2 ** (exponent + (not signed)) + 1, device="cpu")
         middles = (edges[:-1] + edges[1:]) / 2
         for sign in (1, -1)[: 1 + signed]:
             values += (sign * 10 ** (exponent - 6) * middles).tolist()
-    return torch.tensor(sorted(values))
+    return torch.tensor(sorted(values), device="cpu")  # whatever the device of who asks first
 
 
 def _scaled(x: Tensor, block: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +81,7 @@ def _nearest(scaled: Tensor, values: Tensor) -> Tensor:
 
 def quantise_blocks(
     x: Float[Tensor, "*shape"], signed: bool = True, block: int = NESTED_BLOCK
-) -> tuple[UInt8[Tensor, "*shape"], Float[Tensor, " blocks"]]:
+) -> tuple[UInt8[Tensor, "*shape"], Scales]:
     """8-bit codes of the dynamic map, and the largest value of each block of the flattened tensor.
 
     As the PyTorch code of bitsandbytes does it; its compiled CPU code misses the nearest value now and then.
@@ -99,7 +92,7 @@ def quantise_blocks(
 
 
 def dequantise_blocks(
-    codes: UInt8[Tensor, "*shape"], absmax: Float[Tensor, " blocks"], signed: bool = True, block: int = NESTED_BLOCK
+    codes: UInt8[Tensor, "*shape"], absmax: Scales, signed: bool = True, block: int = NESTED_BLOCK
 ) -> Float[Tensor, "*shape"]:
     """The numbers that `quantise_blocks` rounded to."""
     values = dynamic_map(signed).to(codes.device)[codes.reshape(-1).int()]
@@ -109,7 +102,7 @@ def dequantise_blocks(
 
 def quantise_levels(
     weight: Float[Tensor, "*shape"], kind: Levels = "nf4", block: int = BLOCK
-) -> tuple[UInt8[Tensor, " bytes"], Float[Tensor, " blocks"]]:
+) -> tuple[UInt8[Tensor, " bytes"], Scales]:
     """4-bit codes, two a byte, the first in the high half; and the largest value of each block."""
     scaled, absmax = _scaled(weight, block)
     values = levels(kind).to(weight.device)
@@ -119,40 +112,52 @@ def quantise_levels(
 
 
 def dequantise_levels(
-    packed: UInt8[Tensor, " bytes"], absmax: Float[Tensor, " blocks"], kind: Levels = "nf4", block: int = BLOCK
+    packed: UInt8[Tensor, " bytes"],
+    absmax: Scales,
+    kind: Levels = "nf4",
+    block: int = BLOCK,
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " numbers"]:
     """The numbers that `quantise_levels` rounded to, flat; one more than there were if their count was odd."""
-    values = levels(kind).to(packed.device)[unpack(packed).int()]
-    blocks = F.pad(values, (0, -len(values) % block)).view(-1, block) * absmax[:, None]
-    return blocks.view(-1)[: len(values)]
+    out = torch.empty(2 * len(packed), dtype=dtype, device=packed.device)
+    step = CHUNK if out.device.type == "cpu" else max(1, len(out))
+    for start in range(0, len(out), step):
+        codes = packed[start // 2 : (start + step) // 2]
+        found = torch.index_select(_pairs(kind, codes.device), 0, codes.int()).view(torch.float32)
+        blocks = F.pad(found, (0, -len(found) % block)) if len(found) % block else found
+        blocks = blocks.view(-1, block).mul_(absmax[start // block : -(-(start + len(found)) // block), None])
+        out[start : start + step] = blocks.view(-1)[: len(found)]
+    return out
 
 
-def nest(absmax: Float[Tensor, " blocks"]) -> Nested:
+@cache
+def _pairs(kind: Levels, device: torch.device) -> Tensor:
+    """The two float32 levels of every byte, looked up together as one integer of 64 bits."""
+    both = unpack(torch.arange(256, dtype=torch.uint8)[:, None]).int()
+    return levels(kind)[both].view(torch.int64).view(-1).to(device)
+
+
+def nest(absmax: Scales) -> Nested:
     """Double quantisation: the scales less their mean, in 8 bits. 4 + 8/64 + 32/(64 * 256) = 4.127 bits a weight."""
     offset = absmax.mean()
     return Nested(*quantise_blocks(absmax - offset), offset)
 
 
-def quantise_rows(weight: Float[Tensor, "rows columns"]) -> tuple[Int8[Tensor, "rows columns"], Float[Tensor, " rows"]]:
+def quantise_rows(weight: Weight) -> tuple[Int8[Tensor, "rows columns"], Float[Tensor, " rows"]]:
     """int8 codes from -127 to 127, and the largest value of each row: w ≈ code * absmax / 127."""
     absmax = weight.detach().abs().amax(1).float()
     codes = (weight.detach().float() * (127.0 / absmax.clamp(min=TINY))[:, None]).round()
     return codes.to(torch.int8), absmax
 
 
-def dequantise_rows(
-    codes: Int8[Tensor, "rows columns"], absmax: Float[Tensor, " rows"]
-) -> Float[Tensor, "rows columns"]:
+def dequantise_rows(codes: Int8[Tensor, "rows columns"], absmax: Float[Tensor, " rows"]) -> Weight:
     """The numbers that `quantise_rows` rounded to."""
     return codes * absmax[:, None] * (1 / 127)
 
 
 def quantise_groups(
-    weight: Float[Tensor, "rows columns"],
-    group: int = BLOCK,
-    symmetric: bool = False,
-    dtype: torch.dtype = torch.bfloat16,
-) -> tuple[UInt8[Tensor, "rows columns"], Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
+    weight: Weight, group: int = BLOCK, symmetric: bool = False, dtype: torch.dtype = torch.bfloat16
+) -> tuple[Codes, Groups, Groups]:
     """int4 codes from 0 to 15 with a scale and a zero for each `group` of columns: w ≈ (code - 8) * scale + zero.
 
     symmetric: zero is 0 and codes are 1 to 15. Otherwise the smallest and the largest of a group are met, which costs
@@ -166,16 +171,13 @@ def quantise_groups(
         scale = (groups.abs().amax(2) / 7).to(dtype)
         zero = torch.zeros_like(scale)
     else:
-        low, high = groups.amin(2), groups.amax(2)
-        scale = ((high - low) / 15).to(dtype)
-        zero = (low + 8 * scale.float()).to(dtype)
+        scale = ((groups.amax(2) - groups.amin(2)) / 15).to(dtype)
+        zero = (groups.amin(2) + 8 * scale.float()).to(dtype)
     steps = (groups - zero.float()[..., None]) / scale.float().clamp(min=TINY)[..., None]
     return (steps.round() + 8).clamp(0, 15).to(torch.uint8).flatten(1), scale, zero
 
 
-def dequantise_groups(
-    codes: UInt8[Tensor, "rows columns"], scale: Float[Tensor, "rows groups"], zero: Float[Tensor, "rows groups"]
-) -> Float[Tensor, "rows columns"]:
+def dequantise_groups(codes: Codes, scale: Groups, zero: Groups) -> Weight:
     """The numbers that `quantise_groups` rounded to."""
     groups = codes.unflatten(1, (scale.shape[1], -1)).float().sub_(8)
     return groups.mul_(scale.float()[..., None]).add_(zero.float()[..., None]).flatten(1)

@@ -11,10 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered, Places
-from langwright.parts.cross_memory import CrossMemory
 from langwright.parts.kernels import Stateless
-from langwright.parts.positions import Rope, document_lengths
-from langwright.parts.state import NewTokens, State, Taps
+from langwright.parts.positions import Rope
+from langwright.parts.state import CrossMemory, NewTokens, State, Taps
 from langwright.parts.virtual_tokens import VirtualTokens
 
 
@@ -282,10 +281,7 @@ class Stack(nn.Module):
         query, asked = places.query, places.query_segments
         x = self.embed(inputs, query, types, virtual.vectors)
         lowered = {bias: self._lower(bias, places, x) for bias in dict.fromkeys(self.biases)}
-        lengths = None
-        if self.rope is not None and self.rope.scaling is not None and not (real is None and asked is None):
-            lengths = document_lengths(query, real, asked)
-        tables = None if self.rope is None else self.rope.tables(query, x.dtype, lengths)
+        tables = None if self.rope is None else self.rope.tables(query, x.dtype, real, asked)
         cross = Lowered()
         if memory is not None:
             read = Places(query, memory.positions, memory.mask is None, asked, memory.segments)

@@ -1,13 +1,18 @@
 """What a stack keeps between calls, layer by layer, and what an observer asked to see."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.parts.bias import EVERY_SEGMENT, Lowered, Places
+
+Queries = Float[Tensor, "batch heads queries head_dim"]
+Keys = Float[Tensor, "batch kv_heads keys head_dim"]
+KeysValues = tuple[Keys, Keys]
 
 
 class Taps:
@@ -118,18 +123,52 @@ class NewTokens(NamedTuple):
         return (alike & real[:, None]).tril().sum(2) - 1
 
 
+class CrossMemory:
+    """The encoder's output, for cross-attention (Vaswani et al., 2017).
+
+    Args:
+        hidden: the encoder's hidden states.
+        mask: true where a token of the source is real; None means all are.
+        remember: whether keys and values of a layer are kept from the first call on, as in generation. In training
+            each call makes them again, so that every backward pass has a graph of its own.
+        segments: the pair each token of the source belongs to, where a row packs several.
+    """
+
+    def __init__(
+        self,
+        hidden: Float[Tensor, "batch source dim"],
+        mask: Bool[Tensor, "batch source"] | None = None,
+        remember: bool = False,
+        segments: Int[Tensor, "batch source"] | None = None,
+    ):
+        self.hidden, self.mask, self.remember, self.segments = hidden, mask, remember, segments
+        self._made: dict[int, KeysValues] = {}
+
+    @property
+    def positions(self) -> Int[Tensor, "#batch source"]:
+        """Where the keys stand; -1 for padding."""
+        counted = torch.arange(self.hidden.shape[1], device=self.hidden.device)[None]
+        return counted if self.mask is None else counted.masked_fill(~self.mask, -1)
+
+    def keys_values(self, layer: int, make: Callable[[Tensor], KeysValues]) -> KeysValues:
+        """The keys and values of a layer; `make` turns the hidden states into them."""
+        made = self._made.get(layer) or make(self.hidden)
+        if self.remember:
+            self._made[layer] = made
+        return made
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows of the batch, in this order; a row may come several times."""
+        self.hidden = self.hidden[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        self._made = {layer: (k[rows], v[rows]) for layer, (k, v) in self._made.items()}
+
+
 @runtime_checkable
 class Slot(Protocol):
     """What one layer keeps between calls, as attention sees it."""
 
-    def attend(
-        self,
-        q: Float[Tensor, "batch heads time head_dim"],
-        k: Float[Tensor, "batch kv_heads time head_dim"],
-        v: Float[Tensor, "batch kv_heads time head_dim"],
-        bias: Lowered,
-        settings: Settings,
-    ) -> Float[Tensor, "batch heads time head_dim"]:
+    def attend(self, q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
         """Keep the new keys and values, and mix the values of all that are kept.
 
         Args:

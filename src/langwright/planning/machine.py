@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"--device {name}: not to be had here ({str(error).splitlines()[0]})") from None
+        raise UserError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from None
     return torch.device(name)
 
 

@@ -1,20 +1,23 @@
-"""Chat templates: a conversation as one text, and which of its characters and tokens are the assistant's own."""
+"""Chat templates: a conversation as one text, which of it is the assistant's own, and tokenizers made ready to chat."""
 
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from langwright.base.errors import UserError
+from langwright.base.files import read_text
 from langwright.text.jinja import CLOSE, OPEN, compile_template
-from langwright.text.tokenizer import CONTROL, Tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer, first_letters
 
 Message = Mapping[str, Any]
 """`{"role": ..., "content": ...}`, with `tool_calls` where an assistant calls functions."""
+Messages = Sequence[Message]
+Tools = Sequence[Any] | None
+"""Descriptions of functions that an assistant can call."""
 
 ROLES = ("system", "user", "assistant", "tool")
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -26,16 +29,14 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """The templates that come with the package, and the special tokens each needs besides bos and eos."""
 
-_PROBE = ("wherefore", "therefore")
-"""A question and an answer that no template has words of."""
-_CONTINUED = "\x02continued\x02 "
+PAD = "<|pad|>"
+"""The padding that a tokenizer gets whose padding is its stop, or which has none."""
 _TYPED = "\ufdd1"
 """Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
 _MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A conversation as text.
 
     Attributes:
@@ -47,8 +48,7 @@ class Rendered:
     answers: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A conversation as ids. trained: true for the tokens of the assistant's words and for the stop after them."""
 
     ids: list[int]
@@ -59,54 +59,36 @@ class Encoded:
 class ChatTemplate:
     """A Jinja template for conversations, in the form that `transformers` uses.
 
-    source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the special tokens by their names.
-    tokens: those, such as `{"eos_token": "</s>"}`. specials: the text of every special token. where: for errors.
+    source: the template. It sees `messages`, `tools`, `add_generation_prompt` and the tokenizer's special tokens by
+    their names, such as `eos_token`. tokenizer: what makes ids of its text. where: for errors. name: for people.
+    added: special tokens that the tokenizer got for it.
     """
 
     def __init__(
-        self, source: str, tokens: Mapping[str, str], specials: Sequence[str] = (), where: str = "the chat template"
+        self, source: str, tokenizer: Tokenizer, where: str, name: str = "its own", added: tuple[str, ...] = ()
     ) -> None:
         """Compile the template; UserError where it is broken."""
         import jinja2
 
-        self.source, self._tokens, self._where = source, dict(tokens), where
-        self._specials = [CONTROL + token for token in specials]
-        self._typed, self._written = _beginnings(specials), _names(specials)
+        self.source, self.tokenizer, self.name, self.added, self._where = source, tokenizer, name, added, where
+        self._specials = [CONTROL + token for token in tokenizer.specials]
+        self._typed = re.compile(first_letters(tokenizer.specials) or "(?!)")
+        names = "|".join(map(re.escape, sorted(tokenizer.specials, key=len, reverse=True)))  # as a tokenizer finds them
+        self._written = re.compile(f"(?:{names})(?!{_TYPED})" if names else "(?!)")
         try:
             self._template = compile_template(source)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{where}: the chat template is broken at its line {error.lineno}: {error}") from None
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        *,
-        add_generation_prompt: bool = False,
-        continue_final: bool = False,
-    ) -> str:
+    def render(self, messages: Messages, tools: Tools = None, *, add_generation_prompt: bool = False) -> str:
         """The conversation as text, as `transformers` writes it.
 
-        add_generation_prompt: end with what stands before an answer. continue_final: end inside the last message, so
-        that it can be gone on with. Raises UserError where the template refuses the messages.
+        add_generation_prompt: end with what stands before an answer. Raises UserError where the template refuses the
+        messages.
         """
-        if not continue_final:
-            return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
-        if not messages or not isinstance(messages[-1].get("content"), str):
-            raise UserError("there is no last message with a text to go on with")
-        last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUED}
-        text = self.marked([*messages[:-1], last], tools).replace(CONTROL, "")
-        at = text.rfind(_CONTINUED.strip())
-        if at < 0:
-            raise UserError(f"{self._where}: the template leaves out the end of the last message")
-        return text[:at] if text.startswith(_CONTINUED, at) else text[:at].rstrip()
+        return self.marked(messages, tools, add_generation_prompt).replace(CONTROL, "")
 
-    def answers(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None = None,
-        trained: Collection[int] | None = None,
-    ) -> Rendered:
+    def answers(self, messages: Messages, tools: Tools = None, trained: Collection[int] | None = None) -> Rendered:
         """The conversation with the places of the assistant's words in the messages with the numbers `trained`, or all.
 
         They are the template's `{% generation %}` blocks. Where it has none, each answer is what its message adds to
@@ -115,27 +97,57 @@ class ChatTemplate:
         """
         text = self.marked(messages, tools)
         marked = self.marked(messages, tools, mark_answers=True)
-        if OPEN in marked:
-            spans = _marked_spans(marked)
-            if trained is not None and any(
-                m["role"] == "assistant" and i not in trained for i, m in enumerate(messages)
-            ):
-                bounds = [(self._blocks(messages[:i], tools), self._blocks(messages[: i + 1], tools)) for i in trained]
-                spans = [span for start, stop in bounds for span in spans[start:stop]]
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        learnt = [i for i in answers if trained is None or i in trained]
+        if OPEN not in marked:
+            spans = [self._difference(text, messages, tools, i) for i in learnt]
         else:
-            spans = self._differences(text, messages, tools, trained)
+            spans = self._marked_spans(marked)
+            if learnt != answers:
+                bounds = [(self._blocks(messages[:i], tools), self._blocks(messages[: i + 1], tools)) for i in learnt]
+                spans = [span for start, stop in bounds for span in spans[start:stop]]
         return Rendered(text, tuple(self._with_stop(text, start, end) for start, end in spans if end > start))
 
-    def fault(self, words: str) -> UserError:
-        """What to raise for something that this template does wrong."""
-        return UserError(f"{self._where}: the chat template {words}")
+    def encode(self, messages: Messages, tools: Tools = None, trained: Collection[int] | None = None) -> Encoded:
+        """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
+
+        Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the end
+        of an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last
+        blank to the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded
+        by itself.
+        """
+        text, answers = self.answers(messages, tools, trained)
+        ids, offsets = self.tokenizer.encode_marked(text)
+        begins = {begin for begin, _ in answers if any(start < begin < end for start, end in offsets)}
+        if begins:
+            ids, offsets, kept = [], [], False
+            for cut, until in pairwise([0, *sorted(begins), len(text)]):
+                numbers, places = self.tokenizer.encode_marked(text[cut:until], inside=kept)
+                ids += numbers
+                offsets += [(cut + start, cut + end) for start, end in places]
+                kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
+        return Encoded(ids, [any(start < last and end > begin for begin, last in answers) for start, end in offsets])
+
+    def prompt_ids(self, messages: Messages, tools: Tools = None) -> list[int]:
+        """The ids after which a model writes the next answer."""
+        return self.tokenizer.encode_marked(self.marked(messages, tools, add_generation_prompt=True))[0]
+
+    def stop(self) -> str:
+        """The special token that ends an answer.
+
+        Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
+        """
+        asked, answered = "wherefore", "therefore"  # no template has words of these
+        text, spans = self.answers([{"role": "user", "content": asked}, {"role": "assistant", "content": answered}])
+        answer = "".join(text[start:end] for start, end in spans)
+        for role, word, place in (("user", asked, text), ("assistant", answered, answer)):
+            if word not in place:
+                told = f"leaves out what the {role} says; a message has the fields role and content"
+                raise UserError(f'{self._where}: the chat template {told}, and the assistant\'s role is "assistant"')
+        return next(token.removeprefix(CONTROL) for token in self._specials if answer.endswith(token))
 
     def marked(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Any] | None,
-        add_generation_prompt: bool = False,
-        mark_answers: bool = False,
+        self, messages: Messages, tools: Tools, add_generation_prompt: bool = False, mark_answers: bool = False
     ) -> str:
         """The conversation with `CONTROL` before each special token that the template wrote.
 
@@ -149,7 +161,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 mark_answers=mark_answers,
-                **self._tokens,
+                **self.tokenizer.special_tokens.config(),
             )
         except Exception as error:  # whatever a template does to its data
             told = str(error).replace(_TYPED, "")
@@ -168,25 +180,29 @@ class ChatTemplate:
                 return [self._as_text(inner) for inner in value]
         return value
 
-    def _blocks(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> int:
+    def _marked_spans(self, marked: str) -> list[tuple[int, int]]:
+        """Where the marked answers lie in the text without the marks."""
+        both = len(OPEN + CLOSE)
+        found = re.finditer(f"{OPEN}.*?{CLOSE}", marked, re.DOTALL)
+        spans = [(match.start() - i * both, match.end() - (i + 1) * both) for i, match in enumerate(found)]
+        if len(spans) != marked.count(OPEN):
+            raise UserError(f"{self._where}: a {{% generation %}} block of the chat template lies inside another")
+        return spans
+
+    def _blocks(self, messages: Messages, tools: Tools) -> int:
         """How many `{% generation %}` blocks the template writes for messages."""
         return self.marked(messages, tools, mark_answers=True).count(OPEN) if messages else 0
 
-    def _differences(
-        self, text: str, messages: Sequence[Message], tools: Sequence[Any] | None, trained: Collection[int] | None
-    ) -> list[tuple[int, int]]:
-        spans = []
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant" and (trained is None or i in trained):
-                before = self.marked(messages[:i], tools, add_generation_prompt=True)
-                until = self.marked(messages[: i + 1], tools)
-                if not (until.startswith(before) and text.startswith(until)):
-                    raise UserError(
-                        f"{self._where}: the chat template changes what stands before message {i + 1} when more is "
-                        "added, so that the assistant's words cannot be told; mark them with {% generation %}"
-                    )
-                spans.append((len(before), len(until)))
-        return spans
+    def _difference(self, text: str, messages: Messages, tools: Tools, i: int) -> tuple[int, int]:
+        """What the message of number `i` adds to the text before it."""
+        before = self.marked(messages[:i], tools, add_generation_prompt=True)
+        until = self.marked(messages[: i + 1], tools)
+        if not (until.startswith(before) and text.startswith(until)):
+            raise UserError(
+                f"{self._where}: the chat template changes what stands before message {i + 1} when more is added, so "
+                "that the assistant's words cannot be told; mark them with {% generation %}"
+            )
+        return len(before), len(until)
 
     def _with_stop(self, text: str, start: int, end: int) -> tuple[int, int]:
         """The span up to the special token that ends it, which may stand right after it."""
@@ -203,124 +219,63 @@ class ChatTemplate:
         )
 
 
-def _names(specials: Sequence[str]) -> re.Pattern[str]:
-    """Matches the names of special tokens as a tokenizer does, the longest first, which people did not write."""
-    longest = sorted(specials, key=len, reverse=True)
-    return re.compile(f"(?:{'|'.join(map(re.escape, longest))})(?!{_TYPED})" if specials else "(?!)")
+def own_template(tokenizer: Tokenizer, where: str) -> ChatTemplate | None:
+    """The template that came with a tokenizer, of several the one called "default", or None.
 
-
-def _beginnings(specials: Sequence[str]) -> re.Pattern[str]:
-    """Matches the first character of each name of a special token, also where names overlap."""
-    rests: dict[str, list[str]] = {}
-    for token in specials:
-        rests.setdefault(token[0], []).append(re.escape(token[1:]))
-    return re.compile("|".join(f"{re.escape(c)}(?={'|'.join(ends)})" for c, ends in rests.items()) or "(?!)")
-
-
-def _marked_spans(marked: str) -> list[tuple[int, int]]:
-    """Where the marked answers lie in the text without the marks."""
-    spans, length = [], 0
-    for i, piece in enumerate(marked.split(OPEN)):
-        inside, close, after = piece.partition(CLOSE)
-        if i and not close:
-            raise UserError("a {% generation %} block of the chat template lies inside another")
-        if i:
-            spans.append((length, length + len(inside)))
-        length += len(inside) + len(after)
-    return spans
-
-
-def encode(
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    messages: Sequence[Message],
-    tools: Sequence[Any] | None = None,
-    trained: Collection[int] | None = None,
-) -> Encoded:
-    """The ids of a whole conversation, and which of them are the assistant's; arguments as in `answers`.
-
-    Nothing is added to what the template writes: a bos that it has is there once. A token that reaches over the end of
-    an answer belongs to it. None reaches over its beginning: a tokenizer that would join the template's last blank to
-    the first of the answer is asked for both apart, for a model that answers goes on from a prompt encoded by itself.
+    where: the folder, for errors.
     """
-    rendered = template.answers(messages, tools, trained)
-    ids, offsets = tokenizer.encode_marked(rendered.text)
-    begins = {begin for begin, _ in rendered.answers if any(start < begin < end for start, end in offsets)}
-    if begins:
-        cuts = [0, *sorted(begins), len(rendered.text)]
-        ids, offsets, kept = [], [], False
-        for cut, until in pairwise(cuts):
-            numbers, places = tokenizer.encode_marked(rendered.text[cut:until], inside=kept)
-            ids += numbers
-            offsets += [(cut + start, cut + end) for start, end in places]
-            kept = bool(places) and places[-1][1] == until - cut  # T5's cuts blanks off the ends of a text
-    learnt = [any(start < last and end > begin for begin, last in rendered.answers) for start, end in offsets]
-    return Encoded(ids, learnt)
-
-
-def prompt_ids(
-    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Any] | None = None
-) -> list[int]:
-    """The ids after which a model writes the next answer."""
-    return tokenizer.encode_marked(template.marked(messages, tools, add_generation_prompt=True))[0]
-
-
-def own_template(tokenizer: Tokenizer, where: str, tools: bool = False) -> ChatTemplate | None:
-    """The template that came with a tokenizer, or None.
-
-    Of several it is the one called "default", or with `tools` the one called "tool_use". where: the folder, for errors.
-    """
-    source = tokenizer.chat_template
+    source = tokenizer.config.get("chat_template")
     if isinstance(source, list):
         named = {row.get("name"): row.get("template") for row in source if isinstance(row, dict)}
-        source = named.get("tool_use", named.get("default")) if tools else named.get("default")
-        if source is None:
-            raise UserError(
-                f'{where}: among its chat templates, {", ".join(map(str, named))}, none is called "default"'
-            )
+        source = named.get("default", named)
     if source is None:
         return None
     if not isinstance(source, str):
-        raise UserError(f"{where}: the chat template in tokenizer_config.json is neither text nor a list of them")
-    return template_for(source, tokenizer, where)
+        raise UserError(f'{where}: its chat template is neither a text nor a list of them with one called "default"')
+    return ChatTemplate(source, tokenizer, where)
 
 
-def built_in_source(name: str) -> str:
-    """The source of one of `TEMPLATES`."""
-    return (resources.files("langwright.text") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-
-
-def choose_source(name: str) -> str:
+def template_source(name: str) -> str:
     """A template by its name in `TEMPLATES`, or the text of a file. UserError for neither."""
-    if name in TEMPLATES:
-        return built_in_source(name)
-    if Path(name).is_file():
-        try:
-            return Path(name).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}: the chat template is not UTF-8 text: bad byte at offset {error.start}") from None
-    raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
+    path = Path(__file__).parent / "templates" / f"{name}.jinja" if name in TEMPLATES else Path(name)
+    if not path.is_file():
+        raise UserError(f"--template {name}: neither one of {', '.join(TEMPLATES)} nor a file with a Jinja template")
+    return read_text(path, "the chat template")
 
 
-def stop_token(template: ChatTemplate, specials: Sequence[str]) -> str:
-    """The special token that ends an answer of this template.
+def set_up_chat(tokenizer: Tokenizer, name: str | None, may_grow: bool, where: str) -> ChatTemplate:
+    """Choose a template and fit the tokenizer to it: its `ends` are the ids after which an answer is over.
 
-    Raises UserError for a template that leaves out what was said: Jinja writes a field of a wrong name as nothing.
+    name: one of `TEMPLATES`, or a file; without it the tokenizer's own template, else chatml where its special tokens
+    are known, else zephyr, whose marks are plain text. may_grow: whether special tokens may be added, so that the
+    model's tables grow. where: the folder, for errors.
+
+    The stop becomes the tokenizer's eos unless the template itself writes eos. A pad that is the stop would teach a
+    model never to stop: it is replaced by a new token where the vocabulary may grow, and given up elsewhere.
+    Raises UserError for a template whose special tokens are missing and may not be added.
     """
-    asked, answered = (
-        {"role": role, "content": word} for role, word in zip(("user", "assistant"), _PROBE, strict=True)
-    )
-    rendered = template.answers([asked, answered])
-    answer = "".join(rendered.text[start:end] for start, end in rendered.answers)
-    for message, text in ((asked, rendered.text), (answered, answer)):
-        if message["content"] not in text:
-            raise template.fault(
-                f"leaves out what the {message['role']} says; a message has the fields role and content, "
-                'and the assistant\'s role is "assistant"'
-            )
-    return next(token for token in specials if answer.endswith(CONTROL + token))
 
+    def missing(template: str) -> tuple[str, ...]:
+        return tuple(token for token in TEMPLATES.get(template, ()) if token not in tokenizer.specials)
 
-def template_for(source: str, tokenizer: Tokenizer, where: str) -> ChatTemplate:
-    """A template that knows the special tokens of a tokenizer. where: for errors."""
-    return ChatTemplate(source, tokenizer.special_tokens.config(), tokenizer.specials, where)
+    own = None if name else own_template(tokenizer, where)
+    chosen = name or ("its own" if own else "zephyr" if missing("chatml") else "chatml")
+    added = missing(chosen)
+    if added and not may_grow:
+        raise UserError(
+            f"--template {chosen}: needs the special tokens {', '.join(added)}, which {where} lacks "
+            "and this method of tuning would not train; zephyr and alpaca need none, and --method full adds them"
+        )
+    source = own.source if own else template_source(chosen)
+    where = where if own else f"--template {chosen}"
+    special = tokenizer.special_tokens
+    grown = tokenizer.extended(added, special, source)
+    stop = ChatTemplate(source, grown, where).stop()
+    eos = special.eos if "eos_token" in source and special.eos else stop
+    pad = special.pad
+    if pad in (None, eos, stop):
+        pad = PAD if may_grow or PAD in grown.specials else None
+        added += (PAD,) if pad and pad not in grown.specials else ()
+    ends = [grown.encode_marked(CONTROL + token)[0][0] for token in (stop, eos, special.eos) if token is not None]
+    ready = tokenizer.extended(added, replace(special, eos=eos, pad=pad), source, ends)
+    return ChatTemplate(source, ready, where, chosen, added)

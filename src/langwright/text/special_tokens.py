@@ -1,17 +1,10 @@
 """The special tokens of a tokenizer by their use, read from and written to the files that `transformers` uses."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from langwright.base.errors import UserError
-
-END_OF_TEXT = "<|endoftext|>"
-
-_KEYS = {
-    "bos": "bos_token", "eos": "eos_token", "pad": "pad_token", "unknown": "unk_token",
-    "cls": "cls_token", "sep": "sep_token", "mask": "mask_token",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,7 +15,7 @@ class SpecialTokens:
         bos: begins a document.
         eos: ends a document.
         pad: fills a batch where there is no text.
-        unknown: stands for what the vocabulary cannot spell; byte-level tokenizers need none.
+        unk: stands for what the vocabulary cannot spell; byte-level tokenizers need none.
         cls: stands before a text that an encoder reads.
         sep: ends such a text, or separates a pair.
         mask: hides a token that is to be predicted.
@@ -31,19 +24,25 @@ class SpecialTokens:
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
-    unknown: str | None = None
+    unk: str | None = None
     cls: str | None = None
     sep: str | None = None
     mask: str | None = None
 
     def config(self) -> dict[str, str]:
         """The tokens as `tokenizer_config.json` names them, without those that are None."""
-        return {key: token for kind, key in _KEYS.items() if (token := getattr(self, kind)) is not None}
+        return {f"{kind}_token": token for kind, token in vars(self).items() if token is not None}
 
 
-def without_special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tokenizer's configuration without its special tokens, and without whether bos begins a text."""
-    return {key: value for key, value in config.items() if key not in (*_KEYS.values(), "add_bos_token")}
+GPT2 = SpecialTokens(bos="<|endoftext|>", eos="<|endoftext|>")
+BERT = SpecialTokens(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+ROBERTA = SpecialTokens(bos="<s>", eos="</s>", pad="<pad>", unk="<unk>", cls="<s>", sep="</s>", mask="<mask>")
+
+
+def usual_special_tokens(vocabulary: Collection[str]) -> SpecialTokens:
+    """The special tokens of the convention whose tokens are all in a vocabulary."""
+    conventions = (GPT2, BERT, ROBERTA, SpecialTokens())
+    return next(usual for usual in conventions if all(token in vocabulary for token in usual.config().values()))
 
 
 def read_special_tokens(config: Mapping[str, Any], where: str) -> SpecialTokens:
@@ -56,12 +55,10 @@ def read_special_tokens(config: Mapping[str, Any], where: str) -> SpecialTokens:
     Raises:
         UserError: for a token in any other form.
     """
-    return SpecialTokens(**{kind: _content(config.get(key), key, where) for kind, key in _KEYS.items()})
-
-
-def _content(token: Any, key: str, where: str) -> str | None:
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    if token is not None and not isinstance(token, str):
-        raise UserError(f'{where}: "{key}" must be a text or null, not {token!r}')
-    return token
+    found: dict[str, str | None] = {}
+    for kind in vars(SpecialTokens()):
+        token = config.get(f"{kind}_token")
+        found[kind] = token.get("content") if isinstance(token, Mapping) else token
+        if not isinstance(found[kind], str | None):
+            raise UserError(f'{where}: "{kind}_token" must be a text or null, not {token!r}')
+    return SpecialTokens(**found)

@@ -1,13 +1,14 @@
-"""The exact bytes that a token stands for, read from the decoder of a `tokenizer.json`."""
+"""The exact bytes that each token of a vocabulary adds to a text."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
-from langwright.base.errors import UserError
+import tokenizers
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BETWEEN = "\ufdd2"
+"""A noncharacter of Unicode, which no token holds."""
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -26,81 +27,50 @@ class Spelling:
     """How tokens spell bytes.
 
     Attributes:
-        spell: the bytes of a token from its text in the vocabulary.
+        table: the bytes of each token by its id; none for a special token.
         starts_with_space: whether the first token of a text has a space in front that the text has not
             (SentencePiece, WordPiece).
         ends_with_space: whether the last token has one at its end (GPT-1).
-        plain_added: whether added tokens are not spelt at all but are their own text (byte-level).
     """
 
-    spell: Callable[[str], bytes]
+    table: list[bytes]
     starts_with_space: bool = False
     ends_with_space: bool = False
-    plain_added: bool = False
 
 
-def read_spelling(decoder: Mapping[str, Any] | None, where: str) -> Spelling:
-    """Understand the `decoder` of a `tokenizer.json`: byte-level, SentencePiece, WordPiece, or GPT-1's ends of words.
+def read_spelling(backend: tokenizers.Tokenizer) -> Spelling:
+    """What the tokens of a vocabulary become inside a text, where others stand before and after them.
 
-    The latter two do not keep the spaces of a text: a word has one in front (WordPiece) or at its end (GPT-1).
-    where: the tokenizer's file, for the error. Raises UserError for any other decoder.
+    WordPiece and GPT-1 do not keep the spaces of a text: a word has one in front, or at its end.
     """
-    steps = list(_steps(decoder))
-    kinds = [step["type"] for step in steps]
-    match steps:
-        case [{"type": "WordPiece", "prefix": str(inside)}]:
-            return Spelling(lambda token: _spell_word_piece(token, inside), starts_with_space=True)
-        case [{"type": "BPEDecoder", "suffix": str(end)}]:
-            return Spelling(
-                lambda token: (token.removesuffix(end) + " " * token.endswith(end)).encode(), ends_with_space=True
-            )
-    if kinds == ["ByteLevel"]:
-        return Spelling(_spell_byte_level, plain_added=True)
-    replacements: dict[str, str] = {}
-    starts_with_space = False
-    for step in steps:
-        match step:
-            case {"type": "Fuse" | "ByteFallback"}:
-                pass
-            case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)}:
-                replacements[old] = new
-            case {"type": "Metaspace", "replacement": str(old)}:
-                replacements[old] = " "
-                starts_with_space = step.get("prepend_scheme", "always") != "never"
-            case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
-                starts_with_space = True
-            case _:
-                raise UserError(f"{where}: the decoder {step['type']} is not supported; use a byte-level tokenizer")
-    return Spelling(_piece_speller(replacements, byte_fallback="ByteFallback" in kinds), starts_with_space)
-
-
-def _steps(decoder: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    tokens = [token for token in vocabulary if not added.get(token)]
+    decoder, starts, ends = backend.decoder, False, False
     if decoder is None:
-        return
-    if decoder["type"] != "Sequence":
-        yield decoder
-        return
-    for step in decoder["decoders"]:
-        yield from _steps(step)
+        spelt = {token: token.encode() for token in tokens}
+    elif b"ByteLevel" in decoder.__getstate__():
+        spelt = {token: token.encode() if token in added else _bytes_of(token) for token in tokens}
+    else:
+        byte = BYTE_TOKEN if b"ByteFallback" in decoder.__getstate__() else re.compile("(?!)")
+        spelt = {token: bytes.fromhex(match[1]) for token in tokens if (match := byte.fullmatch(token))}
+        others = [token for token in tokens if token not in spelt]
+        whole = decoder.decode([_BETWEEN, _BETWEEN, *chain.from_iterable((token, _BETWEEN) for token in others)])
+        _, tail, *parts, _ = whole.split(_BETWEEN)
+        texts = dict(zip(others, (part.removesuffix(tail) for part in parts), strict=True))
+        first = next((token for token, text in texts.items() if text[:1] == " "), None)
+        last = next((token for token, text in texts.items() if text[:1] != " " == text[-1:]), None)
+        starts = first is not None and decoder.decode([first]) != texts[first]
+        ends = last is not None and decoder.decode([last]) != texts[last]
+        spelt |= {token: text.encode() for token, text in texts.items()}
+    table = [b""] * (max(vocabulary.values(), default=-1) + 1)
+    for token, data in spelt.items():
+        table[vocabulary[token]] = data
+    return Spelling(table, starts, ends)
 
 
-def _spell_byte_level(token: str) -> bytes:
+def _bytes_of(token: str) -> bytes:
     try:
         return bytes(BYTE_OF_CHARACTER[character] for character in token)
     except KeyError:  # a token added as plain text
         return token.encode()
-
-
-def _spell_word_piece(token: str, inside: str) -> bytes:
-    return (token.removeprefix(inside) if token.startswith(inside) else " " + token).encode()
-
-
-def _piece_speller(replacements: Mapping[str, str], byte_fallback: bool) -> Callable[[str], bytes]:
-    def spell(token: str) -> bytes:
-        if byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
-            return bytes([int(match[1], 16)])
-        for old, new in replacements.items():
-            token = token.replace(old, new)
-        return token.encode()
-
-    return spell

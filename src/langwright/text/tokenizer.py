@@ -4,29 +4,30 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, final
 
 import tokenizers
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken, Regex, pre_tokenizers, processors
+from tokenizers.models import Unigram
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, write_atomic, write_json
+from langwright.base.files import read_json, read_text, write_atomic, write_json
 from langwright.base.hub import model_folder
-from langwright.text.prefix_space import without_prefix_space
 from langwright.text.sentencepiece import read_sentencepiece
-from langwright.text.special_tokens import END_OF_TEXT, SpecialTokens, read_special_tokens, without_special_tokens
-from langwright.text.token_bytes import read_spelling
-from langwright.text.vocabularies import BERT_SPECIALS, ROBERTA_SPECIALS, read_merges_and_vocabulary, read_wordpiece
+from langwright.text.special_tokens import SpecialTokens, read_special_tokens, usual_special_tokens
+from langwright.text.token_bytes import BYTE_TOKEN, Spelling, read_spelling
+from langwright.text.vocabularies import read_merges_and_vocabulary, read_wordpiece
 
 PIECE_CHARACTERS = 1 << 14
 CONTROL = "\ufdd0"
 """Before the name of a special token, says that the token is meant; a noncharacter of Unicode."""
 
 PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+_FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
 
 
@@ -36,7 +37,9 @@ class Tokenizer:
 
     Plain text stays text: `<|endoftext|>` inside a string is never turned into the special token; special tokens
     are placed by their ids (`bos_id`, `eos_id`, `pad_id`, `unknown_id`, `cls_id`, `sep_id`, `mask_id`; None where the
-    tokenizer has none), or by `frame`. `prefix` says what stands before a text, `ends` what ends a generated one.
+    tokenizer has none), or by `frame`. `prefix` says what stands before a text, `ends` what ends a generated one,
+    `specials` are the special tokens as text in the order of their ids, and `config` is what else
+    `tokenizer_config.json` says.
     """
 
     def __init__(
@@ -60,20 +63,24 @@ class Tokenizer:
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
-        if config.get("add_bos_token") and special.bos is not None and backend.post_processor is None:
-            backend.post_processor = _bos_first(special.bos, _id_of(backend, special.bos, where))
+        ids: list[Any] = [token and backend.token_to_id(token) for token in vars(special).values()]
+        if missing := [token for token in special.config().values() if backend.token_to_id(token) is None]:
+            raise UserError(f'{where}: "{missing[0]}" is named as a special token but is not in the vocabulary')
+        self.bos_id, self.eos_id, self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = ids
+        if config.get("add_bos_token") and self.bos_id is not None and backend.post_processor is None:
+            backend.post_processor = _bos_first(str(special.bos), self.bos_id)
+        added = sorted(backend.get_added_tokens_decoder().items())
+        self._special = {id: token.content for id, token in added if token.special}
+        self.specials, self.special_ids = tuple(self._special.values()), frozenset(self._special)
+        if isinstance(backend.model, Unigram):
+            _part_names(backend, self.specials)
         self._backend = backend
-        self._config = without_special_tokens(config)
+        written = {"add_bos_token", *(f"{kind}_token" for kind in vars(special))}
+        self.config = {key: value for key, value in config.items() if key not in written}
         self._layout = json.loads(backend.to_str())
-        self.spelling = read_spelling(self._layout["decoder"], where)
-        self._special = {i: token.content for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special_tokens = special
-        ids = {kind: token and _id_of(backend, token, where) for kind, token in vars(special).items()}
-        self.bos_id, self.eos_id, self.pad_id, self.unknown_id = (ids[r] for r in ("bos", "eos", "pad", "unknown"))
-        self.cls_id, self.sep_id, self.mask_id = (ids[kind] for kind in ("cls", "sep", "mask"))
         self.ends = tuple(dict.fromkeys(ends)) or (() if self.eos_id is None else (self.eos_id,))
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self.special_ids = frozenset(self._special)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without bos and eos. Long texts are worked on by all cores."""
@@ -100,10 +107,8 @@ class Tokenizer:
         for part in (text, second or ""):
             _refuse_surrogates(part)
         self._backend.encode_special_tokens = not named
-        try:
-            encoding = self._backend.encode(text, second, add_special_tokens=True)
-        finally:
-            self._backend.encode_special_tokens = True
+        encoding = self._backend.encode(text, second, add_special_tokens=True)
+        self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
     def encode_marked(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
@@ -122,9 +127,10 @@ class Tokenizer:
         """
         _refuse_surrogates(text)
         ids, offsets = self._encode_marked(self._marked, text)
-        if not inside or not self._begins_texts:
+        if not inside:
             return ids, offsets
-        first = next((i for i, id in enumerate(ids) if id in self._added), len(ids))
+        added = self._backend.get_added_tokens_decoder()  # they cut a text before it is anything else
+        first = next((i for i, id in enumerate(ids) if id in added), len(ids))
         head = text[: offsets[first][0] if first < len(ids) else None]
         head_ids, head_offsets = self._encode_marked(self._marked_inside, head)
         return head_ids + ids[first:], head_offsets + offsets[first:]
@@ -158,7 +164,7 @@ class Tokenizer:
         """The exact bytes that a token adds to a text; none for a special token. UserError for an unknown id."""
         if not 0 <= id < self.vocab_size:
             raise UserError(f"token {id} is outside the vocabulary: ids go from 0 to {self.vocab_size - 1}")
-        return self._token_bytes[id]
+        return self.spelling.table[id]
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the ids: equal fingerprints, equal ids, on every machine."""
@@ -169,21 +175,11 @@ class Tokenizer:
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         begins = {} if self.bos_id is None else {"add_bos_token": self.bos_id in self.prefix}
-        write_json(folder / "tokenizer_config.json", self._config | begins | self.special_tokens.config())
+        write_json(folder / "tokenizer_config.json", self.config | begins | self.special_tokens.config())
 
     def generation(self) -> dict[str, int | list[int]]:
         """What `generation_config.json` says of the ends of a text."""
         return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
-
-    @property
-    def specials(self) -> tuple[str, ...]:
-        """The special tokens as text, in the order of their ids."""
-        return tuple(self._special[id] for id in sorted(self._special))
-
-    @property
-    def chat_template(self) -> Any:
-        """What the tokenizer's files say under "chat_template": a text, a list of named ones, or None."""
-        return self._config.get("chat_template")
 
     def extended(
         self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
@@ -191,7 +187,7 @@ class Tokenizer:
         """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
-        config = {**self._config, "chat_template": chat_template}
+        config = {**self.config, "chat_template": chat_template}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
 
@@ -208,13 +204,9 @@ class Tokenizer:
         return self.prefix or (() if self.bos_id is None or self.bos_id != self.eos_id else (self.bos_id,))
 
     @cached_property
-    def _added(self) -> frozenset[int]:
-        """Tokens that cut a text before it is anything else."""
-        return frozenset(self._backend.get_added_tokens_decoder())
-
-    @cached_property
-    def _begins_texts(self) -> bool:
-        return without_prefix_space(self._layout) != self._layout
+    def spelling(self) -> Spelling:
+        """The bytes of all tokens, and the spaces that they have at the bounds of a text."""
+        return read_spelling(self._backend)
 
     @cached_property
     def _marked(self) -> tokenizers.Tokenizer:
@@ -222,40 +214,23 @@ class Tokenizer:
 
     @cached_property
     def _marked_inside(self) -> tokenizers.Tokenizer:
-        return self._with_marked(without_prefix_space(self._layout))
+        bare = {part: _without_prefix_space(self._layout[part]) for part in ("normalizer", "pre_tokenizer")}
+        return self._with_marked(self._layout | bare)
 
     def _with_marked(self, layout: Mapping[str, Any]) -> tokenizers.Tokenizer:
         """A tokenizer whose special tokens are text, with one more token for the marked name of each."""
         backend = tokenizers.Tokenizer.from_str(json.dumps({**layout, "post_processor": None}))
         backend.encode_special_tokens = True
-        special = [token for token in backend.get_added_tokens_decoder().values() if token.special]
-        backend.add_tokens(
-            [
-                AddedToken(
-                    CONTROL + token.content,
-                    single_word=token.single_word,
-                    lstrip=token.lstrip,
-                    rstrip=token.rstrip,
-                    normalized=False,
-                )
-                for token in special
-            ]
-        )
+        for token in backend.get_added_tokens_decoder().values():
+            if token.special:
+                flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip")}
+                backend.add_tokens([AddedToken(CONTROL + token.content, normalized=False, **flags)])
         return backend
 
     def _encode_marked(self, backend: tokenizers.Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = backend.encode(text, add_special_tokens=False)
         meant = {backend.token_to_id(CONTROL + name): id for id, name in self._special.items()}
         return [meant.get(id, id) for id in encoding.ids], encoding.offsets
-
-    @cached_property
-    def _token_bytes(self) -> list[bytes]:
-        table = [b""] * self.vocab_size
-        for token, id in self._backend.get_vocab(with_added_tokens=True).items():
-            if id not in self._special:
-                own = self.spelling.plain_added and id in self._added
-                table[id] = token.encode() if own else self.spelling.spell(token)
-        return table
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -342,51 +317,76 @@ def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokeni
     begins = config.get("add_bos_token")
     if not isinstance(begins, bool | None):
         raise UserError(f'{folder / "tokenizer_config.json"}: "add_bos_token" must be true or false, not {begins!r}')
-    if (folder / "tokenizer.json").exists():
-        backend = _read_backend(folder / "tokenizer.json")
-        conventions = (
-            SpecialTokens(bos=END_OF_TEXT, eos=END_OF_TEXT),
-            BERT_SPECIALS,
-            ROBERTA_SPECIALS,
-            SpecialTokens(),
-        )
-        usual = next(c for c in conventions if all(backend.token_to_id(t) is not None for t in c.config().values()))
+    found = [folder / name for name in _FILES if (folder / name).exists()]
+    if not found:
+        raise UserError(f"{folder}: no tokenizer here; needed is one of {', '.join(_FILES)}")
+    path = found[0]
+    if path.name == "tokenizer.json":
+        layout = read_json(path, "the tokenizer")
+        try:
+            backend = tokenizers.Tokenizer.from_str(json.dumps(layout))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
+        usual = usual_special_tokens(backend.get_vocab())
         # Langwright wrote no post-processor before it wrote add_bos_token, and bos began every text.
         ours = special.bos == "<|bos|>" or (folder / "langwright.json").exists()
         begins = begins is not False and ours and special.bos != special.eos
-    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        backend, usual = read_merges_and_vocabulary(folder / "vocab.json", folder / "merges.txt")
-    elif (folder / "vocab.txt").exists():
-        backend, usual = read_wordpiece(folder / "vocab.txt", config)
+    elif path.name == "merges.txt":
+        backend, usual = read_merges_and_vocabulary(folder / "vocab.json", path)
+    elif path.name == "vocab.txt":
+        backend, usual = read_wordpiece(path, config)
     else:
-        models = [folder / name for name in ("tokenizer.model", "spiece.model") if (folder / name).exists()]
-        if not models:
-            raise UserError(
-                f"{folder}: no tokenizer here; needed is tokenizer.json, vocab.json with merges.txt, vocab.txt, "
-                "tokenizer.model or spiece.model"
-            )
-        backend, usual = read_sentencepiece(models[0], config.get("extra_ids") or 0)
+        backend, usual = read_sentencepiece(path, config.get("extra_ids") or 0)
         begins = begins is not False
-    config = {**config, "add_bos_token": begins}
-    ends = _read_ends(folder) or (_read_ends(model_folder(base, weights=False)) if base is not None else [])
-    return Tokenizer(backend, usual if special == SpecialTokens() else special, config, str(folder), ends)
+    ends = _read_ends([folder] if base is None else [folder, model_folder(base, weights=False)])
+    special = usual if special == SpecialTokens() else special
+    return Tokenizer(backend, special, {**config, "add_bos_token": begins}, str(folder), ends)
 
 
-def _id_of(backend: tokenizers.Tokenizer, token: str, where: str) -> int:
-    id = backend.token_to_id(token)
-    if id is None:
-        raise UserError(f'{where}: "{token}" is named as a special token but is not in the vocabulary')
-    return id
+def first_letters(names: Iterable[str]) -> str:
+    """A regular expression for the first character of each of these names in a text, also where they overlap."""
+    return "|".join(f"{re.escape(name[0])}(?={re.escape(name[1:])})" for name in names)
+
+
+def _part_names(backend: tokenizers.Tokenizer, special: Collection[str]) -> None:
+    """Cut the names of special tokens and bytes in texts apart: a unigram model has them as pieces, no text means them.
+
+    The rule lies in the tokenizer's file, so that other libraries have it too.
+    """
+    model = sorted(backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    names = [name for name, _ in model if len(name) > 1 and (name in special or BYTE_TOKEN.fullmatch(name))]
+    before, cut = backend.pre_tokenizer, pre_tokenizers.Split(Regex(first_letters(names)), "merged_with_previous")
+    if names and not (before and cut.__getstate__() in before.__getstate__()):
+        backend.pre_tokenizer = pre_tokenizers.Sequence([before, cut]) if before else cut
+
+
+def _without_prefix_space(step: Any) -> Any:
+    """A step of a `tokenizer.json` that puts nothing before a text: no ▁ of SentencePiece, and no space.
+
+    Left is what a tokenizer puts before every word, having cut the blanks between them away (T5).
+    """
+    match step:
+        case {"type": "Prepend"}:
+            return None
+        case {"type": "Metaspace"}:
+            return {**step, "prepend_scheme": "never"}
+        case {"type": "ByteLevel"}:
+            return {**step, "add_prefix_space": False}
+        case {"type": "Sequence", "normalizers": steps}:
+            return {**step, "normalizers": [left for left in map(_without_prefix_space, steps) if left is not None]}
+        case {"type": "Sequence", "pretokenizers": [first, *rest]}:  # those after the first work on words
+            return {**step, "pretokenizers": [_without_prefix_space(first), *rest]}
+    return step
 
 
 def _bos_first(bos: str, id: int) -> processors.TemplateProcessing:
     return processors.TemplateProcessing(single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 $B:0", special_tokens=[(bos, id)])
 
 
-def _read_ends(folder: Path) -> list[int]:
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        content = read_json(path, "the settings of the model") if path.exists() else None
+def _read_ends(folders: Sequence[Path]) -> list[int]:
+    paths = [folder / name for folder in folders for name in ("generation_config.json", "config.json")]
+    for path in (path for path in paths if path.exists()):
+        content = read_json(path, "the settings of the model")
         ends = content.get("eos_token_id") if isinstance(content, dict) else None
         if ends is not None:
             ends = ends if isinstance(ends, list) else [ends]
@@ -396,45 +396,22 @@ def _read_ends(folder: Path) -> list[int]:
     return []
 
 
-def _read_backend(path: Path) -> tokenizers.Tokenizer:
-    layout = read_json(path, "the tokenizer")
-    try:
-        return tokenizers.Tokenizer.from_str(json.dumps(layout))
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path}: not a tokenizer that the tokenizers library reads: {error}") from None
-
-
 def _read_config(folder: Path) -> tuple[Mapping[str, Any], SpecialTokens]:
-    config: Mapping[str, Any] = PLAIN_CONFIG
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / name
-        if not path.exists():
-            continue
-        content = read_json(path, "the tokenizer's configuration")
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
-        if name == "tokenizer_config.json":
-            config = content | _template_file(folder)
-        if (special := read_special_tokens(content, str(path))) != SpecialTokens():
-            return config, special
-    return config, SpecialTokens()
-
-
-def _template_file(folder: Path) -> dict[str, str]:
-    """The chat template, where it lies in a file of its own, which goes before one in `tokenizer_config.json`."""
-    path = folder / "chat_template.jinja"
-    if not path.exists():
-        return {}
-    try:
-        return {"chat_template": path.read_text(encoding="utf-8")}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: bad byte at offset {error.start}") from None
+    """What `tokenizer_config.json` says, and the special tokens in it or in `special_tokens_map.json`."""
+    config, special = PLAIN_CONFIG, SpecialTokens()
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        if path.exists() and special == SpecialTokens():
+            content = read_json(path, "the tokenizer's configuration")
+            if not isinstance(content, dict):
+                raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
+            special = read_special_tokens(content, str(path))
+            config = content if path.name == "tokenizer_config.json" else config
+    if (template := folder / "chat_template.jinja").exists():  # goes before one in tokenizer_config.json
+        config = {**config, "chat_template": read_text(template, "the chat template")}
+    return config, special
 
 
 def _refuse_surrogates(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text holds half a surrogate pair at character {error.start}, which is not text; remove it"
-        ) from None
+    if found := re.search("[\ud800-\udfff]", text):
+        at = found.start()
+        raise UserError(f"the text holds half a surrogate pair at character {at}, which is not text; remove it")

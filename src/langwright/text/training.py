@@ -15,13 +15,11 @@ from langwright.text.token_bytes import CHARACTER_OF_BYTE
 from langwright.text.tokenizer import PLAIN_CONFIG, Tokenizer
 
 NAMES = SpecialTokens(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
-SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
+SPECIALS = list(NAMES.config().values())
 """The special tokens of every vocabulary made here; their ids are 0, 1 and 2."""
 
 CONFIG = {**PLAIN_CONFIG, "add_bos_token": True}
 SMALLEST_BPE = len(SPECIALS) + 256
-
-_BATCH_CHARACTERS = 1 << 20
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -32,10 +30,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises UserError when `vocab_size` cannot hold the special tokens and the bytes.
     """
     if vocab_size < SMALLEST_BPE:
-        raise UserError(
-            f"a vocabulary of {vocab_size} is too small: the {len(SPECIALS)} special tokens and 256 bytes need "
-            f"{SMALLEST_BPE}"
-        )
+        raise UserError(f"a vocabulary of {vocab_size} is too small: special tokens and bytes need {SMALLEST_BPE}")
     backend = tokenizers.Tokenizer(BPE())
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -47,7 +42,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     with progress("reading text for the tokenizer", None, "characters") as advance:
-        backend.train_from_iterator(_batches(texts, advance), trainer)
+        backend.train_from_iterator(_told(texts, advance), trainer)
     tokenizer = Tokenizer(backend, NAMES, CONFIG)
     if tokenizer.vocab_size < vocab_size:
         warn(f"the text gives {tokenizer.vocab_size} tokens, not {vocab_size}; more text would give more")
@@ -80,17 +75,7 @@ def _without_merges(tokens: list[str], *, byte_level: bool) -> Tokenizer:
     return Tokenizer(backend, NAMES, CONFIG)
 
 
-def _batches(texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[list[str]]:
-    """Lists of texts, each about a million characters, so that the library counts words on all cores."""
-    batch: list[str] = []
-    size = 0
+def _told(texts: Iterable[str], advance: Callable[[int], None]) -> Iterator[str]:
     for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            advance(size)
-            batch, size = [], 0
-    if batch:
-        yield batch
-        advance(size)
+        yield text
+        advance(len(text))

@@ -1,10 +1,10 @@
 """AdamW (Loshchilov and Hutter, 2019) with a small memory: averages in 8 bits, or outside the device, or both."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from langwright.parts.quantisers import dequantise_blocks, quantise_blocks
 
@@ -14,25 +14,21 @@ SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 """The averages of gradients and of their squares, which have no sign."""
 
 
-class LeanAdamW(torch.optim.Optimizer):
+class LeanAdamW(torch.optim.AdamW):
     """AdamW whose averages are kept small between steps.
 
-    bits: 8 keeps them as codes of the dynamic map in blocks of 256 (Dettmers et al., 2022), a quarter of the memory;
-    32 as they are. host: they lie in the memory of the machine and visit the device of their parameter for a step.
     Parameters are changed one after the other, so that one at a time has averages in full.
+
+    Args:
+        parameters: those to change, or groups of them.
+        bits: 8 keeps averages as codes of the dynamic map in blocks of 256 (Dettmers et al., 2022), a quarter of the
+            memory; 32 as they are.
+        host: they lie in the memory of the machine and visit the device of their parameter for a step.
+        settings: as of PyTorch's.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        bits: int = 8,
-        host: bool = False,
-    ):
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, parameters: Any, bits: int = 8, host: bool = False, **settings: Any):
+        super().__init__(parameters, **settings)
         self.bits, self.host = bits, host
 
     @torch.no_grad()

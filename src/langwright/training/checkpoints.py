@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.base.files import atomic_folder, check_files, read_json, read_record, sha256_file, write_json
+from langwright.base.files import atomic_folder, check_files, read_object, read_record, sha256_file, write_json
 from langwright.data.supply import StatefulBatches, StepBatches
 from langwright.models.folder import RECORD
 from langwright.models.weights import read_tensors, write_tensors
@@ -23,8 +24,8 @@ from langwright.training.progress import Progress
 
 FORMAT_VERSION = 1
 STATE, SUPPLY = "state.json", "supply.safetensors"
-RENAMED = {".side.": ".adapter.", ".lead.": ".adapter."}
-"""Parts of parameter names in older checkpoints, and what they are now."""
+RENAMED = r"\.(side|lead)\."
+"""Parts of parameter names in older checkpoints that are `.adapter.` now."""
 
 
 _PROGRESS = {field.name for field in fields(Progress)}
@@ -144,18 +145,15 @@ def decided_dtype(folder: Path, dtype: str) -> str:
     states = sorted(folder.glob(f"checkpoints/step-????????/{STATE}"), reverse=True)
     for path in filter(Path.exists, [*states, folder / RECORD]):
         with suppress(UserError):  # a broken one is named where it is needed
-            record = read_json(path, "the record of a run")
-            told = record.get("identity", record) if isinstance(record, dict) else None
+            record = read_object(path, "the record of a run")
+            told = record.get("identity", record)
             if isinstance(told, dict) and told.get("dtype") in DTYPES:
                 return str(told["dtype"])
     return dtype
 
 
 def _read_named(path: Path) -> dict[str, Tensor]:
-    tensors = read_tensors(path)
-    for old, new in RENAMED.items():
-        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    return tensors
+    return {re.sub(RENAMED, ".adapter.", name): tensor for name, tensor in read_tensors(path).items()}
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

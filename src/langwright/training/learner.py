@@ -70,7 +70,7 @@ class Learner:
     @property
     def trained(self) -> int:
         """How many numbers are trained."""
-        return sum(p.numel() for p in self.masters.parameters)
+        return sum(p.numel() for p in self.masters.named.values())
 
     @property
     def device(self) -> torch.device:
@@ -107,10 +107,10 @@ class Learner:
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.masters.parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.masters.named.values() if p.grad is not None])
         # On a GPU the question would wait for all that is under way; scaling by 1 costs less.
         if self.recipe.clip and (norm.is_cuda or norm > self.recipe.clip):
-            torch.nn.utils.clip_grads_with_norm_(self.masters.parameters, self.recipe.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.masters.named.values(), self.recipe.clip, norm)
         return norm
 
     def step(self, factor: float) -> None:

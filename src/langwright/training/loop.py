@@ -135,7 +135,7 @@ class Run:
                 now.tokens += int(targets)
                 self._replan(clock)
                 done = now.step >= now.steps
-                if now.step % self._every["log"] == 0 or done or now.step == 1:
+                if self._due("log") or done or now.step == 1:
                     self.log(
                         metrics,
                         loss=float(loss),

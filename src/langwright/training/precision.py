@@ -1,7 +1,5 @@
 """bf16 weights beside fp32 masters, or plain fp32."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
@@ -30,14 +28,9 @@ class Masters:
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(dtype)
 
-    @property
-    def parameters(self) -> Iterable[nn.Parameter]:
-        """The fp32 parameters, in the models' order."""
-        return self.named.values()
-
     def zero_gradients(self) -> None:
         """Forget all gradients."""
-        for parameter in (*self.working, *self.parameters):
+        for parameter in (*self.working, *self.named.values()):
             parameter.grad = None
 
     @torch.no_grad()
@@ -65,7 +58,7 @@ class Masters:
     def publish(self) -> None:
         """Round the masters into the working copies."""
         if not self.shared:
-            torch._foreach_copy_([*self.working], [*self.parameters])
+            torch._foreach_copy_([*self.working], [*self.named.values()])
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

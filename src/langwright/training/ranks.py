@@ -78,14 +78,9 @@ class Ranks:
     def first(self) -> Iterator[None]:
         """The first rank does what the block says before the others do."""
         if self.rank:
-            self.wait()
+            dist.barrier()
         yield
-        if not self.rank:
-            self.wait()
-
-    def wait(self) -> None:
-        """Until all ranks are here."""
-        if self.world > 1:
+        if self.world > 1 and not self.rank:
             dist.barrier()
 
 
@@ -107,17 +102,15 @@ def open_ranks(parallel: Parallel) -> Iterator[Ranks]:
     if "RANK" not in os.environ:
         raise UserError("--parallel ddp: start it with torchrun --nproc-per-node N -m langwright ...")
     dist.init_process_group("gloo", timeout=PATIENCE)
-    ranks = Ranks(dist.get_rank(), world)
     try:
-        yield ranks
-        ranks.wait()  # torchrun stops the others when one has left with an exit code
-    except (UserError, OSError) as error:
-        raise RankError(str(error) if _is_first_to_fail() else "") from error
-    except RuntimeError as error:
-        if "gloo" not in str(error):
+        yield Ranks(dist.get_rank(), world)
+        dist.barrier()  # torchrun stops the others when one has left with an exit code
+    except (UserError, OSError, RuntimeError) as error:
+        lost = isinstance(error, RuntimeError)
+        if lost and "gloo" not in str(error):
             raise
-        why = "another process of this run has ended; its own message says why"
-        raise RankError(why if _is_first_to_fail() else "") from None
+        why = "another process of this run has ended; its own message says why" if lost else str(error)
+        raise RankError(why if _is_first_to_fail() else "") from error
     finally:
         dist.destroy_process_group()
 

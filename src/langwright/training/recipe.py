@@ -127,7 +127,7 @@ class PretrainRecipe(TrainingRecipe):
         crossing: cut windows across documents instead of inside them.
         tokenizer: bpe, characters, bytes, or a folder that holds a tokenizer.
         vocabulary: size of the vocabulary of a new bpe tokenizer.
-        family: the architecture, a name in docs/architecture.md: llama, gpt2, gpt_neox, gemma2, mixtral, bloom ...
+        family: the architecture, a name in docs/add-a-family.md: llama, gpt2, gpt_neox, gemma2, mixtral, bloom ...
         depth: the one dial of size: layers; the width is 64 times as much.
         width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.

@@ -1,6 +1,7 @@
 """report.html of a model folder, from its metrics and its record."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ def _spending(profile: Row | None) -> Section:
 
 
 def _facts(record: Row, metrics: Sequence[Row]) -> Html:
-    speed = steady_speed(metrics)
+    speed = statistics.median_high(
+        [row["tokens_per_second"] for row in metrics if row.get("tokens_per_second")] or [0.0]
+    )
     share = speed * record["flops_per_token"] / record["gemm_rate"]
     return facts(
         [
@@ -58,12 +61,6 @@ def _facts(record: Row, metrics: Sequence[Row]) -> Html:
             ("Speed", f"{speed:,.0f} tokens/s", f"{100 * share:.0f} % of the machine's GEMM rate"),
         ]
     )
-
-
-def steady_speed(metrics: Sequence[Row]) -> float:
-    """Tokens a second in training, the median of the logged rows."""
-    speeds = sorted(row["tokens_per_second"] for row in metrics if row.get("tokens_per_second"))
-    return float(speeds[len(speeds) // 2]) if speeds else 0.0
 
 
 def _events(history: Sequence[Row]) -> Html:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from langwright.base.allocator import keep_freed_memory
 from langwright.base.console import format_seconds, say
 from langwright.base.errors import UserError
-from langwright.base.files import check_lock, folder_lock, read_json
+from langwright.base.files import check_lock, folder_lock, read_object
 from langwright.data.supply import Supply
 from langwright.models.folder import RECORD, save_model
 from langwright.objectives.batch import Models, Objective
@@ -140,14 +140,8 @@ class Trainer:
             for model in models.values():
                 if hasattr(model, "body"):
                     model.body.recompute = True
-        self.learner = Learner(
-            models,
-            job.objective(ranks),
-            job.machine.dtype,
-            replace(recipe, learning_rate=job.learning_rate),
-            job.factor,
-            ranks,
-        )
+        given = replace(recipe, learning_rate=job.learning_rate)
+        self.learner = Learner(models, job.objective(ranks), job.machine.dtype, given, job.factor, ranks)
         self.models, self.model = self.learner.models, self.learner.model
         if recipe.compile:
             for block in self.model.body.blocks:  # they share their code, so one compilation serves all
@@ -163,8 +157,8 @@ class Trainer:
         job = self.job
         with LiveView(self._title(), job.flops(self.models), job.machine.gemm_rate) as view, compiler_errors():
             run = self._open(view)
-            record = read_json(job.out / RECORD, "the record of the run") if (job.out / RECORD).exists() else {}
-            if not isinstance(record, dict) or ("steps" in record and "held_out" not in record):
+            record = read_object(job.out / RECORD, "the record of the run", optional=True)
+            if "steps" in record and "held_out" not in record:
                 raise UserError(f"{job.out / RECORD}: is not the record of a run; move it away to go on")
             if run.progress.step >= run.progress.steps and record.get("steps") == run.progress.step:
                 return Result(None, None if self.ranks.rank else record["held_out"], already=True)
@@ -184,7 +178,14 @@ class Trainer:
             record = self._record(run.progress, held_out, round(run.elapsed, 3))
         with self.learner.measuring():
             record |= job.on_finish(self.models)
-        self._save(record | ({"profile": spent} if spent else {}))
+        record |= {"profile": spent} if spent else {}
+        check_lock(job.out)
+        masters = self.learner.masters.named  # in float32
+        if job.save is not None:
+            job.save(self.models, masters, record)
+        else:
+            weights = {**dict(self.model.named_parameters()), **masters}
+            save_model(self.model, job.supply.tokenizer, job.out, record, weights)
         return Result(None, held_out)
 
     def _title(self) -> str:
@@ -266,16 +267,6 @@ class Trainer:
             run.log(metrics, **held_out.metrics)
         return held_out.record
 
-    def _save(self, record: Row) -> None:
-        """Write what was trained in the float32 of its masters, as the job wishes or as a model folder."""
-        check_lock(self.job.out)
-        masters, supply = self.learner.masters.named, self.job.supply
-        if self.job.save is not None:
-            self.job.save(self.models, masters, record)
-            return
-        whole = {**dict(self.model.named_parameters()), **masters}
-        save_model(self.model, supply.tokenizer, self.job.out, record, whole)
-
     def _record(self, now: Progress, held_out: Row, seconds: float) -> Row:
         """What langwright.json says of a finished run."""
         job = self.job
@@ -301,13 +292,9 @@ class Trainer:
 
 
 def train(
-    out: Path,
-    parallel: Parallel,
-    prepare: Callable[[int, int], Job],
-    extend: bool = False,
-    profile: bool = False,
+    out: Path, parallel: Parallel, prepare: Callable[[int, int], Job], extend: bool = False, profile: bool = False
 ) -> Result:
-    """Claim the folder of a run, and train, on all ranks.
+    """Claim the folder of a run, and train, on all ranks. UserError, and nothing touched, where it is not one of ours.
 
     Args:
         out: the folder.
@@ -319,19 +306,11 @@ def train(
     with open_ranks(parallel) as ranks, contextlib.ExitStack() as claim:
         with ranks.first():  # what it keeps (tokens, tokenizers) is there for the others
             if not ranks.rank:
-                claim.enter_context(_claimed(out))
+                if not (out / "checkpoints").is_dir() and any((out / name).exists() for name in MODEL_FILES):
+                    raise UserError(f"{out}: holds a model or adapter that this command did not make; choose another")
+                claim.enter_context(folder_lock(out, "a training run"))
             job = prepare(ranks.rank, ranks.world)
         return Trainer(job, ranks, extend, profile).train()
-
-
-@contextlib.contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Hold the folder of a run against other processes. UserError, and nothing touched, when it is not one of ours."""
-    found = [out / name for name in MODEL_FILES if (out / name).exists()]
-    if found and not (out / "checkpoints").is_dir():
-        raise UserError(f"{out}: holds a model or adapter that this command did not make here; choose another folder")
-    with folder_lock(out, "a training run"):
-        yield
 
 
 def close(result: Result, out: Path) -> int:

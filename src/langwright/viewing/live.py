@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from langwright.base.console import console, format_seconds, say
 from langwright.viewing.terminal import sparkline
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.live import Live
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -32,8 +35,6 @@ class LiveView:
 
     def __enter__(self) -> "LiveView":
         if console().is_terminal:
-            from rich.live import Live
-
             self._live = Live(console=console(), get_renderable=self._render, refresh_per_second=4, transient=False)
             self._live.start()
         return self
@@ -86,28 +87,19 @@ class LiveView:
         self._last_line = time.monotonic()
         say("  " + "  ".join(f"{name} {value}" for name, value in self._numbers().items()))
 
-    def _render(self) -> "RenderableType":
-        from rich.console import Group
-        from rich.panel import Panel
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
+    def _render(self) -> RenderableType:
         if not self._rows:
             return Text("the first step …", style="dim")
         row, width = self._rows[-1], max(10, min(console().width, 110) - 6)
         entries = self._numbers()
         numbers = Table(*entries, box=None, expand=True, header_style="dim", padding=(0, 3, 0, 0), pad_edge=False)
-        numbers.add_row(*(Text(value, style="bold") for value in entries.values()))
+        numbers.add_row(*entries.values(), style="bold")
         bar = Table.grid()  # a bar by itself would take the whole width
         bar.add_row(ProgressBar(total=row["steps"], completed=row["step"], width=width))
         # The first tenth, whose fall from ln V would flatten all that follows, is left out.
         losses = [row["loss"] for row in self._rows[len(self._rows) // 10 :]]
-        parts: list[RenderableType] = [
-            bar,
-            numbers,
-            Text.assemble(("loss ", "dim"), (sparkline(losses, width - 6), "cyan")),
-        ]
+        curve = Text.assemble(("loss ", "dim"), (sparkline(losses, width - 6), "cyan"))
+        parts: list[RenderableType] = [bar, numbers, curve]
         if self._sample:
             written = Text(self._sample.strip("\n"), overflow="fold")
             parts.append(Panel(written, title="the model writes", title_align="left", style="dim"))

@@ -33,7 +33,8 @@ class Scale:
         ticks = [round(index * step, 12 - math.floor(math.log10(step))) for index in range(first, last + 1)]
         largest = max(map(abs, ticks), default=0.0)
         unit, name = next(((s, n) for s, n in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if largest >= s), (1.0, ""))
-        decimals = next((d for d in range(_DECIMALS) if all(_says(tick / unit, d) for tick in ticks)), None)
+        exact = (d for d in range(_DECIMALS) if all(math.isclose(round(t / unit, d), t / unit) for t in ticks))
+        decimals = next(exact, None)
         if decimals is None:
             return {tick: compact(tick) for tick in ticks}
         return {tick: f"{tick / unit:.{decimals}f}{name}" if tick else "0" for tick in ticks}
@@ -55,7 +56,3 @@ def fit(values: Iterable[float], start: float, stop: float, room: float = 0.04, 
         low = min(low, 0.0)
     room = room * (high - low) if high > low else 0.5 * abs(high) or 0.5
     return Scale(low if zero and low == 0 else low - room, high + room, start, stop)
-
-
-def _says(value: float, decimals: int) -> bool:
-    return abs(round(value, decimals) - value) <= 1e-9 * abs(value)

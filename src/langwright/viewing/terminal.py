@@ -1,9 +1,10 @@
 """Small pictures made of text: a sparkline and a bar chart, for terminals and logs."""
 
 import math
-import unicodedata
 from collections.abc import Sequence
-from itertools import pairwise
+
+import numpy as np
+from rich.text import Text
 
 from langwright.viewing.text import visible
 
@@ -18,14 +19,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
     More values than characters are averaged in groups. A group without a finite value is a cross; no values give "".
     """
-    groups = min(width, len(values))
-    edges = [round(index * len(values) / groups) for index in range(groups + 1)] if groups else [0]
-    means = [_mean(values[start:stop]) for start, stop in pairwise(edges)]
-    finite = [mean for mean in means if math.isfinite(mean)]
-    if not finite:
-        return _BROKEN * len(means)
-    low, room = min(finite), max(finite) - min(finite)
-    return "".join(_height((mean - low) / room if room else 0.0) if math.isfinite(mean) else _BROKEN for mean in means)
+    groups = np.array_split(np.asarray(values, float), max(1, min(width, len(values))))
+    finite = [group[np.isfinite(group)] for group in groups if len(group)]
+    means = [group.mean() if len(group) else None for group in finite]
+    low = min((mean for mean in means if mean is not None), default=0.0)
+    room = max((mean - low for mean in means if mean is not None), default=0.0) or 1.0
+    return "".join(_BROKEN if mean is None else _HEIGHTS[min(int(8 * (mean - low) / room), 7)] for mean in means)
 
 
 def bars(items: Sequence[tuple[str, float]], width: int = 60) -> list[str]:
@@ -35,40 +34,21 @@ def bars(items: Sequence[tuple[str, float]], width: int = 60) -> list[str]:
     double, so that bars begin in one column. A line is at most `width` columns wide, unless that leaves no room for a
     bar.
     """
-    labels = [_shorten(visible(label)) for label, _ in items]
+    labels = [Text(visible(label)) for label, _ in items]
+    for label in labels:
+        label.truncate(_LONGEST_LABEL, overflow="ellipsis")
     numbers = [f"{100 * value:5.1f} %" if math.isfinite(value) else "    ?  " for _, value in items]
-    column = max(map(_columns, labels), default=0)
+    column = max((label.cell_len for label in labels), default=0)
     room = max(8, width - column - 10)
     largest = max((value for _, value in items if math.isfinite(value)), default=0.0)
     lines = []
     for label, number, (_, value) in zip(labels, numbers, items, strict=True):
         share = value / largest if largest > 0 and math.isfinite(value) else 0.0
-        lines.append(f"{label}{' ' * (column - _columns(label))}  {number} {_bar(share, room)}".rstrip())
+        label.pad_right(column - label.cell_len)
+        lines.append(f"{label.plain}  {number} {_bar(share, room)}".rstrip())
     return lines
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _height(share: float) -> str:
-    return _HEIGHTS[min(int(share * len(_HEIGHTS)), len(_HEIGHTS) - 1)]
 
 
 def _bar(share: float, room: int) -> str:
     eighths = round(8 * room * max(share, 0.0))
     return _WIDTHS[-1] * (eighths // 8) + _WIDTHS[eighths % 8].strip()
-
-
-def _columns(text: str) -> int:
-    """How many columns of a terminal the text takes."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _shorten(label: str) -> str:
-    if _columns(label) <= _LONGEST_LABEL:
-        return label
-    while _columns(label) >= _LONGEST_LABEL:
-        label = label[:-1]
-    return label + "…"

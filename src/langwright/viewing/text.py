@@ -16,11 +16,11 @@ def compact(value: float, digits: int = 3) -> str:
     size = abs(value)
     for scale, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if size >= scale * (1 - 0.5 * 10.0**-digits):
-            return _significant(value / scale, digits) + name
+            return f"{value / scale:.{digits}g}{name}"
     if 0 < size < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return _significant(value, digits)
+    return f"{value:.{digits}g}"
 
 
 def percent(share: float) -> str:
@@ -43,9 +43,3 @@ def visible(token: str) -> str:
 def printable(text: str) -> str:
     """Text whose control characters, newline and tab excepted, are pictures, and whose lone surrogates are U+FFFD."""
     return text.translate(_HARMLESS)
-
-
-def _significant(value: float, digits: int) -> str:
-    leading = math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:.{max(0, digits - 1 - leading)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

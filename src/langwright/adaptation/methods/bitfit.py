@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, points
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import PREFIX, BaseTensor, points
 from langwright.adaptation.method import Method
 from langwright.base.errors import UserError
 from langwright.models.model import Model

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,15 +13,7 @@ from torch import Tensor, nn
 from langwright.adaptation.attached import AdapterModule, Answer
 from langwright.adaptation.attachment_points import tensors_of
 from langwright.adaptation.method import DEFAULT, Method, Stored
-from langwright.adaptation.settings import (
-    Holds,
-    SettingError,
-    Table,
-    one_of,
-    read_fields,
-    setting,
-    write_fields,
-)
+from langwright.adaptation.settings import Holds, SettingError, Table, one_of, read_fields, setting, write_fields
 from langwright.base.errors import UserError
 from langwright.models.families import FAMILIES
 from langwright.models.family import Fields
@@ -159,19 +150,16 @@ class Bottleneck(Method):
                 last = disk[f"{path}.{branch}.fn.output.weight"]
                 yield f"{path}.{branch}", _site(model, branch, last), reads
 
-    def modules(self, model: Model) -> dict[str, AdapterModule]:
+    def modules(self, model: Model) -> dict[str, BottleneckModule]:
         if any(not isinstance(block, Block) for block in model.body.blocks):
             raise UserError(f"{model.family} has parallel blocks, in which bottleneck adapters have no settled place")
-        like = model.body.embed.tokens
-        dim = like.shape[1]
+        dim = model.body.embed.tokens.shape[1]
         if self.reduction > dim:
             raise SettingError(self, "reduction", self.reduction, f"at most the width of the model, which is {dim}")
-        made: dict[str, AdapterModule] = {}
+        made: dict[str, BottleneckModule] = {}
         for path, _, reads in self._sites(model):
-            with torch.device("meta" if like.is_meta else "cpu"):
-                module = BottleneckModule(dim, int(dim // self.reduction), reads, self.activation, float(self.scaling))
-            module.fill(self.init)
-            made[path] = module.to(like.device)
+            made[path] = BottleneckModule(dim, int(dim // self.reduction), reads, self.activation, float(self.scaling))
+            made[path].fill(self.init)
         return made
 
     def stored(self, model: Model, modules: Mapping[str, Any]) -> list[Stored]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import PREFIX, tensors_of
-from langwright.adaptation.base_parameters import BaseTensor, is_tied
+from langwright.adaptation.attachment_points import PREFIX, BaseTensor, is_tied, tensors_of
 from langwright.adaptation.method import Method
 from langwright.base.errors import UserError
 from langwright.models.model import Model

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import AttachmentPoint, Targets, matches, usual
+from langwright.adaptation.attachment_points import Targets, matches
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import TARGETS, Holds, Table, setting
+from langwright.adaptation.settings import Table, holds, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
+from langwright.models.families import FAMILIES
+from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 
 
@@ -55,37 +56,31 @@ class IA3(TargetedMethod):
 
     peft_type: ClassVar[str] = "IA3"
     peft_fields: ClassVar[Table] = {
-        **TARGETS,
-        "feedforward_modules": Holds("feedforward"),
+        **TargetedMethod.peft_fields,
+        **holds(feedforward_modules="feedforward"),
         **dict.fromkeys(("fan_in_fan_out", "init_ia3_weights")),
     }
 
-    target: Targets | None = setting(None, option="target")
     feedforward: Targets | None = setting(None, option="feedforward")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
 
-    def usual(self, model: Model) -> Targets:
-        row = usual(model)
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
         if not row.ia3:
             raise UserError(f"{model.family} has no usual targets of IA3; name them with --target and --feedforward")
         return (*row.ia3, *row.ia3_inputs)
 
     def _inputs(self, model: Model) -> Targets:
-        return usual(model).ia3_inputs if self.feedforward is None else self.feedforward
-
-    def _at_input(self, model: Model, point: AttachmentPoint) -> bool:
-        wanted = self._inputs(model)
-        return bool(matches(wanted, point.name)) if isinstance(wanted, str) else point.name.endswith(wanted)
+        return FAMILIES[model.family].adapters.ia3_inputs if self.feedforward is None else self.feedforward
 
     def rate(self, parameter: str) -> float:
         return 10.0  # as published: 5e-3 where LoRA takes 2e-4 to 5e-4
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
         made: dict[str, AdapterModule] = {}
+        wanted = self._inputs(model)
         for point in self.targets(model):
-            inputs, sizes = self._at_input(model, point), dict(zip(point.modules, point.sizes(model), strict=True))
-            scales = [nn.Parameter(torch.ones(sizes[path][inputs], device=model.device)) for path in point.chosen]
+            inputs = bool(matches(wanted, point.name)) if isinstance(wanted, str) else point.name.endswith(wanted)
+            sizes = dict(zip(point.modules, point.sizes(model), strict=True))
+            scales = [nn.Parameter(torch.ones(sizes[path][inputs])) for path in point.chosen]
             scales = scales[:1] * len(scales) if inputs else scales  # a fused layer has one input
             made |= {path: Scale(scale, inputs) for path, scale in zip(point.chosen, scales, strict=True)}
         return made
@@ -94,7 +89,7 @@ class IA3(TargetedMethod):
         found = []
         for point in self.targets(model):
             key, scales = f"{point.key}.ia3_l", [modules[path].scale for path in point.chosen]
-            if self._at_input(model, point):  # a row in the file
+            if modules[point.chosen[0]].inputs:  # a row in the file
                 found.append(Stored.of(key, scales[0][None]))
             else:  # a column, with ones for slices that are not targeted
                 rest = torch.ones(sum(outputs for outputs, _ in point.sizes(model)), 1)

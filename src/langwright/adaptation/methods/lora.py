@@ -1,8 +1,8 @@
 """LoRA (Hu et al., 2021), rsLoRA (Kalajdzievski, 2023), DoRA (Liu et al., 2024) and LoRA+ (Hayou et al., 2024)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, Answer
-from langwright.adaptation.attachment_points import ALL_LINEAR, AttachmentPoint, Targets, matches, matrix, points, usual
-from langwright.adaptation.base_parameters import BaseTensor, names_tied_table, saved_tensors
+from langwright.adaptation.attachment_points import (
+    ALL_LINEAR,
+    AttachmentPoint,
+    BaseTensor,
+    Targets,
+    matches,
+    matrix,
+    names_tied_table,
+    points,
+    saved_tensors,
+)
 from langwright.adaptation.method import Stored, TargetedMethod
-from langwright.adaptation.settings import TARGETS, Holds, SettingError, Table, setting
+from langwright.adaptation.settings import Holds, SettingError, Table, holds, setting
 from langwright.base.errors import UserError
-from langwright.models.family import Fields
+from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 from langwright.parts.heads import Projection
 from langwright.parts.stack import Embedding
-
-Value = TypeVar("Value")
 
 
 class LowRank(AdapterModule):
@@ -79,8 +86,9 @@ class LowRank(AdapterModule):
     def projection(self, plain: Projection, owner: Any) -> Projection:
         """One more column for each rank: [x, scaling * A x] and [W, B], which never forms W + scaling * B A."""
         hidden, (down, up, magnitude) = plain.hidden, self.factors(owner)
-        inner = self.scaling * F.linear(F.dropout(hidden, self.dropout, self.training), down.to(hidden.dtype))
-        weight = torch.cat((owner.full_weight().to(hidden.dtype), up.to(hidden.dtype)), 1)
+        x = F.dropout(hidden[..., : down.shape[1]], self.dropout, self.training)
+        inner = self.scaling * F.linear(x, down.to(hidden.dtype))
+        weight = torch.cat((plain.weight.to(hidden.dtype), up.to(hidden.dtype)), 1)
         if magnitude is not None:
             weight = self._scale(owner).to(weight.dtype)[:, None] * weight
         return replace(plain, hidden=torch.cat((hidden, inner), -1), weight=weight)
@@ -124,20 +132,12 @@ class LoRA(TargetedMethod):
 
     peft_type: ClassVar[str] = "LORA"
     peft_fields: ClassVar[Table] = {
-        "r": Holds("rank"),
+        **TargetedMethod.peft_fields,
+        **holds("bias", "layers_pattern", "rank_pattern", "alpha_pattern", "ensure_weight_tying", r="rank"),
+        **holds(lora_dropout="dropout", use_rslora="rslora", use_dora="dora", layers_to_transform="layers"),
         "lora_alpha": Holds("alpha", missing=8.0),
-        "lora_dropout": Holds("dropout"),
-        **TARGETS,
-        "layers_to_transform": Holds("layers"),
-        "layers_pattern": Holds("layers_pattern"),
-        "rank_pattern": Holds("rank_pattern"),
-        "alpha_pattern": Holds("alpha_pattern"),
-        "bias": Holds("bias"),
-        "use_rslora": Holds("rslora"),
-        "use_dora": Holds("dora"),
         # Ways to begin that leave the base as it is; what is loaded replaces them all.
         "init_lora_weights": Holds("init", words={**dict.fromkeys((True, False, "eva", "orthogonal"), "kaiming")}),
-        "ensure_weight_tying": Holds("ensure_weight_tying"),
         **dict.fromkeys((
             "corda_config", "eva_config", "fan_in_fan_out", "lora_ga_config", "megatron_core", "qalora_group_size"
         )),
@@ -145,24 +145,21 @@ class LoRA(TargetedMethod):
 
     kinds: ClassVar[tuple[str, ...]] = ("linear", "embedding", "head")
     rank: int = setting(8, "size", "rank")
-    alpha: float | None = setting(None, "finite", "alpha")
+    alpha: float | None = setting(None, "positive", "alpha")
     dropout: float = setting(0.0, "share", "dropout")
-    target: Targets | None = setting(None, option="target")
-    exclude: Targets = ()
     layers: int | tuple[int, ...] | None = None
     layers_pattern: Targets = ()
     rank_pattern: Mapping[str, int] = setting({}, "size")
     alpha_pattern: Mapping[str, float] = setting({}, "finite")
     bias: Literal["none", "all", "lora_only"] = setting("none", option="bias")
-    modules_to_save: tuple[str, ...] = setting((), option="whole")
     rslora: bool = setting(False, option="rslora")
     dora: bool = setting(False, option="dora")
     init: Literal["kaiming", "gaussian"] = "kaiming"
     plus: float = setting(1.0, "positive", "plus")
     ensure_weight_tying: bool = False
 
-    def usual(self, model: Model) -> Targets:
-        return usual(model).lora
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
+        return row.lora
 
     def targets(self, model: Model) -> list[AttachmentPoint]:
         found = [point for point in super().targets(model) if self._is_in_layers(point.name)]
@@ -185,7 +182,7 @@ class LoRA(TargetedMethod):
 
     def rank_of(self, name: str) -> int:
         """The rank for a module."""
-        return _by_pattern(name, self.rank_pattern, self.rank)
+        return int(_by_pattern(name, self.rank_pattern, self.rank))
 
     def scaling(self, name: str) -> float:
         """What multiplies B A for a module."""
@@ -201,14 +198,7 @@ class LoRA(TargetedMethod):
 
         All linear layers together may hold some that are narrower, such as the router of a mixture of experts.
         """
-        if self.alpha is not None and not self.alpha > 0:
-            raise SettingError(self, "alpha", self.alpha, "above 0 and finite, for it multiplies all that LoRA adds")
-        sides = []
-        for point in self.targets(model):
-            sizes = point.sizes(model)
-            whole = (sum(outputs for outputs, _ in sizes), sizes[0][1])
-            parts = [whole] if point.parts is None else [sizes[i] for i in point.parts]
-            sides += [(min(part), point.name, part) for part in parts]
+        sides = [(min(shape), point.name, shape) for point in self.targets(model) for shape in point.shapes(model)]
         narrowest = (max if self.target == ALL_LINEAR else min)(sides, default=None)
         if narrowest is not None and self.rank > narrowest[0]:
             limit, name, (rows, columns) = narrowest
@@ -224,21 +214,24 @@ class LoRA(TargetedMethod):
             if point.kind == "head" and self.dora and self.dropout:
                 raise UserError("dropout does not go with DoRA at the head over the vocabulary; leave one out")
             rank, scaling, table = self.rank_of(point.name), self.scaling(point.name), point.kind == "embedding"
-            down: nn.Parameter | None = None  # a fused module taken whole has one A for all its parts
+            sizes = dict(zip(point.modules, point.sizes(model), strict=True))
+            down: nn.Parameter | None = None
             for path in point.chosen:
-                weight = matrix(model.get_submodule(path)).detach()
-                if down is None or point.parts is not None:
-                    down = _new(weight, rank, weight.shape[1], fill=torch.zero_ if table else self._begin)
-                up = _new(weight, weight.shape[0], rank, fill=nn.init.normal_ if table else torch.zero_)
-                length = nn.Parameter(weight.float().norm(dim=1)) if self.dora else None
+                outputs, inputs = sizes[path]
+                up = nn.Parameter(torch.zeros(outputs, rank))
+                if down is None or point.parts is not None:  # a fused module taken whole has one A for all its parts
+                    down = nn.Parameter(torch.zeros(rank, inputs))
+                    if table:
+                        nn.init.normal_(up)
+                    elif self.init == "gaussian":
+                        nn.init.normal_(down, std=1 / rank)
+                    else:
+                        nn.init.uniform_(down, -(inputs**-0.5), inputs**-0.5)
+                length = None
+                if self.dora:
+                    length = nn.Parameter(matrix(model.get_submodule(path)).detach().float().norm(dim=1))
                 made[path] = LowRank(down, up, scaling, 0.0 if table else self.dropout, length, table)
         return made
-
-    def _begin(self, down: Tensor) -> Tensor:
-        if self.init == "gaussian":
-            return nn.init.normal_(down, std=1 / down.shape[0])
-        bound = down.shape[1] ** -0.5
-        return nn.init.uniform_(down, -bound, bound)
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found = saved_tensors(model, self.modules_to_save, self.ensure_weight_tying)
@@ -279,12 +272,6 @@ class LoRA(TargetedMethod):
         }
 
 
-def _by_pattern(name: str, patterns: Mapping[str, Value], default: Value) -> Value:
+def _by_pattern(name: str, patterns: Mapping[str, float], default: float) -> float:
     """The value of the first pattern that is the end of a module's name (`get_pattern_key` of PEFT)."""
     return next((value for end, value in patterns.items() if matches(rf"(.*\.)?({end})", name)), default)
-
-
-def _new(like: Tensor, *shape: int, fill: Callable[[Tensor], Tensor]) -> nn.Parameter:
-    """A parameter in float32 where `like` is, whose numbers are the same on every device."""
-    made = torch.empty(shape, device="meta" if like.is_meta else "cpu")
-    return nn.Parameter(made if like.is_meta else fill(made).to(like.device))

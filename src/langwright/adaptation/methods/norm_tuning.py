@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from langwright.adaptation.attachment_points import Targets, points, usual
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import BaseTensor, Targets, points
 from langwright.adaptation.method import TargetedMethod
-from langwright.adaptation.settings import TARGETS, Table, setting
+from langwright.models.family import AdapterTargets
 from langwright.models.model import Model
 
 
@@ -22,16 +21,11 @@ class LayerNorm(TargetedMethod):
     """
 
     peft_type: ClassVar[str] = "LN_TUNING"
-    peft_fields: ClassVar[Table] = TARGETS
     kinds: ClassVar[tuple[str, ...]] = ("norm",)
 
-    target: Targets | None = setting(None, option="target")
-    exclude: Targets = ()
-    modules_to_save: tuple[str, ...] = ()
-
-    def usual(self, model: Model) -> Targets:
+    def usual(self, model: Model, row: AdapterTargets) -> Targets:
         norms = (name.rpartition(".")[2] for name, point in points(model).items() if point.kind == "norm")
-        return usual(model).norms or tuple(dict.fromkeys(norms))
+        return row.norms or tuple(dict.fromkeys(norms))
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         found = [

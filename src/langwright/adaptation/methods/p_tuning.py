@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod
-from langwright.adaptation.methods.virtual_tokens import standard_normal
-from langwright.adaptation.settings import Holds, Table, setting
+from langwright.adaptation.settings import Holds, Table, holds, setting
 
 
 class LSTM(nn.Module):
@@ -46,9 +45,7 @@ class PTuning(SoftPromptMethod):
     peft_fields: ClassVar[Table] = {
         **SoftPromptMethod.peft_fields,
         "encoder_reparameterization_type": Holds("encoder", words={"MLP": "mlp", "LSTM": "lstm"}),
-        "encoder_hidden_size": Holds("hidden"),
-        "encoder_num_layers": Holds("layers"),
-        "encoder_dropout": Holds("dropout"),
+        **holds(encoder_hidden_size="hidden", encoder_num_layers="layers", encoder_dropout="dropout"),
     }
 
     tokens: int = setting(20, "size", "virtual_tokens")
@@ -61,10 +58,9 @@ class PTuning(SoftPromptMethod):
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
         dim = like.shape[1]
         hidden = self.hidden or dim
-        with torch.device("meta" if like.is_meta else "cpu"):
-            if self.encoder == "lstm":
-                made: nn.Module = LSTM(dim, hidden, self.layers, self.dropout)
-            else:
-                inner = (nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
-                made = nn.Sequential(nn.Linear(dim, hidden), *inner, nn.Linear(hidden, dim))
-        return standard_normal(like, rows, dim), made
+        if self.encoder == "lstm":
+            made: nn.Module = LSTM(dim, hidden, self.layers, self.dropout)
+        else:
+            inner = (nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+            made = nn.Sequential(nn.Linear(dim, hidden), *inner, nn.Linear(hidden, dim))
+        return torch.randn(rows, dim), made

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.method import Method
-from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
-from langwright.adaptation.settings import Holds, Table, one_of, setting
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
+from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
@@ -39,9 +39,7 @@ class PrefixTuning(VirtualTokenMethod):
 
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     peft_fields: ClassVar[Table] = {
-        "num_virtual_tokens": Holds("tokens"),
-        "prefix_projection": Holds("projection"),
-        "encoder_hidden_size": Holds("hidden"),
+        **holds(num_virtual_tokens="tokens", prefix_projection="projection", encoder_hidden_size="hidden"),
         "init_weights": Holds("init", words={"zero": "zero"}, write=lambda init: None),
         **dict.fromkeys((
             "num_layers", "num_attention_heads", "token_dim", "num_transformer_submodules", "modules_to_save"
@@ -61,18 +59,20 @@ class PrefixTuning(VirtualTokenMethod):
             raise UserError("a prefix that is projected has no table a text could be written into; leave one out")
 
     def made(self, model: Model) -> VirtualTokenModule:
-        like, (layers, heads, dim) = model.body.embed.tokens, _shape(model)
+        layers, heads, dim = _shape(model)
         width, numbers = heads * dim, 2 * layers * heads * dim
-        table, encoder = standard_normal(like, self.tokens, width if self.projection else numbers), None
+        table, encoder = torch.randn(self.tokens, width if self.projection else numbers), None
         if self.projection:
-            with torch.device("meta" if like.is_meta else "cpu"):
-                encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.Tanh(), nn.Linear(self.hidden, numbers))
+            encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.Tanh(), nn.Linear(self.hidden, numbers))
         if self.init == "zero":
             for parameter in (table,) if encoder is None else encoder[2].parameters():
                 nn.init.zeros_(parameter)
-        elif self.init == "text" and self.ids and not like.is_meta:
-            table = _numbers_of_text(model, torch.tensor(self.ids, device=like.device), self.tokens)
-        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=_order(model)))
+        elif self.init == "text" and self.ids:
+            table = _numbers_of_text(model, torch.tensor(self.ids, device=model.device), self.tokens)
+        # For an encoder-decoder PEFT writes the numbers out twice and gives each layer four parts in a row, of which
+        # the first two count: layer i reads those of layer 2i, counted around; with an even number half lie idle.
+        order = [2 * i % layers if model.encoders else i for i in range(layers)]
+        return VirtualTokenModule(table, encoder, partial(_prefix, heads=heads, order=order))
 
     @classmethod
     def from_peft(cls, given: Fields, model: Model) -> Method:
@@ -102,16 +102,6 @@ def _shape(model: Model) -> tuple[int, int, int]:
     if len(sizes) > 1 or (0, 0) in sizes:
         raise UserError("a prefix needs layers of attention that are all alike, and this model has others")
     return len(attentions), *sizes.pop()
-
-
-def _order(model: Model) -> list[int]:
-    """Whose numbers each layer reads: its own.
-
-    For an encoder-decoder PEFT writes the numbers out twice and gives each layer four parts in a row, of which the
-    first two count: layer i reads those of layer 2i, counted around; with an even number of layers half lie idle.
-    """
-    layers = len(model.body.blocks)
-    return [2 * i % layers if model.encoders else i for i in range(layers)]
 
 
 class _Recorder(Stateless):

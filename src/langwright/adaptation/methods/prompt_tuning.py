@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
 from langwright.adaptation.method import DEFAULT
-from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule, standard_normal
-from langwright.adaptation.settings import Holds, Table, one_of, setting
+from langwright.adaptation.methods.virtual_tokens import VirtualTokenMethod, VirtualTokenModule
+from langwright.adaptation.settings import Holds, Table, holds, one_of, setting
 from langwright.base.errors import UserError
 from langwright.models.family import Fields
 from langwright.models.model import Model
-from langwright.parts.heads import SequenceHead
+from langwright.parts.heads import LabelHead
 from langwright.parts.virtual_tokens import VirtualTokens
 from langwright.text.tokenizer import Tokenizer
 
@@ -29,8 +29,7 @@ class SoftPromptMethod(VirtualTokenMethod):
 
     stack: ClassVar[str] = "encoder"
     peft_fields: ClassVar[Table] = {
-        "num_virtual_tokens": Holds("tokens"),
-        "num_transformer_submodules": Holds("submodules"),
+        **holds(num_virtual_tokens="tokens", num_transformer_submodules="submodules"),
         **dict.fromkeys(("modules_to_save", "num_attention_heads", "num_layers", "token_dim")),
     }
     submodules: int
@@ -45,7 +44,7 @@ class SoftPromptMethod(VirtualTokenMethod):
         return VirtualTokenModule(table, encoder, lambda rows: VirtualTokens(count, rows[:count], stays=stays))
 
     def modules(self, model: Model) -> dict[str, AdapterModule]:
-        if isinstance(model.head, SequenceHead) and model.head.pooling == "first":
+        if isinstance(model.head, LabelHead) and model.head.pooling == "first":
             raise UserError("this head reads the first token, where PEFT would have a virtual one; take prefix tuning")
         return super().modules(model)
 
@@ -85,12 +84,12 @@ class PromptTuning(SoftPromptMethod):
     submodules: int = setting(1, "size")
 
     def table(self, like: Tensor, rows: int) -> tuple[Tensor, nn.Module | None]:
-        if self.init == "random" or like.is_meta or (self.init == "text" and not self.ids):
-            return standard_normal(like, rows, like.shape[1]), None
         if self.init == "vocabulary":
             ids = torch.randint(like.shape[0], (rows,))
-        else:
+        elif self.ids:
             ids = torch.tensor(self.ids).repeat(-(-rows // len(self.ids)))[:rows]
+        else:
+            return torch.randn(rows, like.shape[1]), None
         return like.detach()[ids.to(like.device)].float(), None
 
 
@@ -108,8 +107,8 @@ def nearest_words(
     Raises:
         UserError: for an adapter whose virtual tokens are no vectors of the model's width.
     """
-    adapter = attached(model).adapters.get(name)
-    if adapter is None or not isinstance(adapter.settings, SoftPromptMethod):
+    adapter = attached(model).adapter(name)
+    if not isinstance(adapter.settings, SoftPromptMethod):
         raise UserError(f'the adapter "{name}" has no soft prompt: its virtual tokens, if any, are like no word')
     (prompt,) = adapter.modules.values()
     with torch.no_grad():

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langwright.adaptation.attached import AdapterModule, attached
-from langwright.adaptation.attachment_points import PREFIX
-from langwright.adaptation.base_parameters import BaseTensor
+from langwright.adaptation.attachment_points import PREFIX, BaseTensor
 from langwright.adaptation.method import Method, Stored
 from langwright.adaptation.settings import SettingError
 from langwright.base.errors import UserError
@@ -80,7 +79,7 @@ class VirtualTokenMethod(Method):
             wanted = f"fewer than the {model.context} tokens of the model's context, or no room is left for a text"
             raise SettingError(self, "tokens", self.tokens, wanted)
         stack = self.stack if model.encoders else "body"
-        return {stack: self.made(model).to(model.device)}
+        return {stack: self.made(model)}
 
     def base_tensors(self, model: Model) -> list[BaseTensor]:
         """A head for labels, under the names that PEFT gives it here."""
@@ -110,8 +109,3 @@ class VirtualTokenMethod(Method):
             if not torch.allclose(made.rows(), module.rows(), rtol=1e-4, atol=1e-5):
                 raise UserError(f'the encoder beside it does not give "{KEY}"')
             module.table, module.encoder = made.table, made.encoder
-
-
-def standard_normal(like: Tensor, *shape: int) -> Tensor:
-    """Numbers from N(0, 1), the same on every device."""
-    return torch.empty(shape, device="meta") if like.is_meta else torch.randn(shape)

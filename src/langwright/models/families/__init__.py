@@ -25,23 +25,9 @@ from langwright.models.families.t5 import T5
 from langwright.models.family import Family
 
 DECODERS = (
-    GPT1,
-    GPT2,
-    GPT_NEO,
-    GPTJ,
-    GPT_NEOX,
-    BLOOM,
-    MPT,
-    PHI,
-    LLAMA,
-    MISTRAL,
-    MIXTRAL,
-    QWEN2,
-    QWEN3,
-    GEMMA,
-    GEMMA2,
+    GPT1, GPT2, GPT_NEO, GPTJ, GPT_NEOX, BLOOM, MPT, PHI, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA, GEMMA2,
     NANOCHAT,
-)
+)  # fmt: skip
 ENCODERS = (BERT, ROBERTA)
 ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
 FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}

@@ -2,52 +2,52 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import AdapterTargets, Family, ShapeFields
-from langwright.models.keymap import Entry, affine, affines, numbered
-from langwright.models.model import Model
+from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.family import AdapterTargets, Family
+from langwright.models.keymap import Entry, layers, names, within
+from langwright.models.model import Model, stack
 from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Bias
-from langwright.parts.feedforward import MLP
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.parts import MLP, Attention, Bias, Embedding, Norm
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(Config):
     """The honoured fields, under their names in config.json. `classifier_dropout` None means hidden_dropout_prob.
 
     pad_token_id: where a family counts positions from it; `max_position_embeddings` then includes the rows before.
     """
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
+    vocab_size: Size = 30522
+    hidden_size: Size = 768
+    num_hidden_layers: Size = 12
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Rate = 0.1
+    attention_probs_dropout_prob: Rate = 0.1
+    classifier_dropout: Rate | None = None
+    max_position_embeddings: Size = 512
+    type_vocab_size: Size = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = None
 
+    shape = ShapeFields(gated=False)
+
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        check_sizes(self, (*sizes, "max_position_embeddings", "type_vocab_size"))
-        if self.offset >= self.max_position_embeddings:
+        super().__post_init__()
+        if self.context < 1:
             raise ValueError(f"max_position_embeddings = {self.max_position_embeddings} leaves no room for positions")
-        check_heads(self, "hidden_size", "num_attention_heads")
-        check_choice(self, "hidden_act")
 
     @property
     def offset(self) -> int:
         """Rows at the front of the position table that stand for no position."""
         return 0 if self.pad_token_id is None else self.pad_token_id + 1
+
+    @property
+    def context(self) -> int:
+        """The most positions of a text."""
+        return self.max_position_embeddings - self.offset
 
     def norm(self) -> Norm:
         """A LayerNorm of the residual stream."""
@@ -58,20 +58,21 @@ class BertConfig:
         return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
 
 
-def build(config: BertConfig, family: str = "bert") -> Model:
+def build(config: BertConfig) -> Model:
     """Post-norm blocks without a final norm."""
     c = config
-
-    def block() -> Block:
-        attention = Attention(c.hidden_size, c.num_attention_heads, bias="qkvo", dropout=c.attention_probs_dropout_prob)
-        mlp = MLP(c.hidden_size, c.intermediate_size, ACTIVATIONS[c.hidden_act], bias=True)
-        first, second = (Residual(fn, out_norm=c.norm(), dropout=c.hidden_dropout_prob) for fn in (attention, mlp))
-        return Block(first, second, Bias())
-
-    positions, dropout = c.max_position_embeddings, c.hidden_dropout_prob
-    embed = Embedding(c.vocab_size, c.hidden_size, positions, dropout, c.norm(), c.type_vocab_size, c.offset)
-    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], None)
-    return Model(body, family=family, config=c, context=positions - c.offset, task="hidden")
+    positions, drop, activation = c.max_position_embeddings, c.attention_probs_dropout_prob, ACTIVATIONS[c.hidden_act]
+    body = stack(
+        Embedding(c.vocab_size, c.hidden_size, positions, c.hidden_dropout_prob, c.norm(), c.type_vocab_size, c.offset),
+        c.num_hidden_layers,
+        norm=c.norm,
+        norms="post",
+        attention=lambda layer: Attention(c.hidden_size, c.num_attention_heads, bias="qkvo", dropout=drop),
+        feedforward=lambda layer: MLP(c.hidden_size, c.intermediate_size, activation, bias=True),
+        bias=lambda layer: Bias(),
+        dropout=c.hidden_dropout_prob,
+    )
+    return Model(body, config=c, task="hidden")
 
 
 def keys(config: BertConfig, prefix: str = "bert") -> list[Entry]:
@@ -86,13 +87,15 @@ def keys(config: BertConfig, prefix: str = "bert") -> list[Entry]:
         "output.dense": "feedforward.fn.output",
         "output.LayerNorm": "feedforward.out_norm",
     }
-    table = f"{prefix}.embeddings"
+    embeddings = {
+        "word_embeddings.weight": "tokens",
+        "position_embeddings.weight": "positions",
+        "token_type_embeddings.weight": "types",
+        "LayerNorm": "norm",
+    }
     return [
-        Entry(f"{table}.word_embeddings.weight", ("body.embed.tokens",)),
-        Entry(f"{table}.position_embeddings.weight", ("body.embed.positions",)),
-        Entry(f"{table}.token_type_embeddings.weight", ("body.embed.types",)),
-        *affine(f"{table}.LayerNorm", "body.embed.norm"),
-        *numbered(config.num_hidden_layers, f"{prefix}.encoder.layer", affines(layer)),
+        *within(f"{prefix}.embeddings", "body.embed", names(embeddings)),
+        *layers(f"{prefix}.encoder.layer", names(layer)),
     ]
 
 
@@ -100,7 +103,7 @@ BERT = Family(
     name="bert",
     architecture="BertModel",
     config=BertConfig,
-    build=build,
+    builder=build,
     keys=keys,
     task="hidden",
     heads={
@@ -119,9 +122,8 @@ BERT = Family(
     dropped_keys=("cls.seq_relationship.",),
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     prefix="bert.",
-    adapters=AdapterTargets(lora=("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
+    adapters=AdapterTargets(("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
     adapterhub="module",
-    shape=ShapeFields(gated=False),
     presets={
         "bert-base": {},
         "bert-large": {

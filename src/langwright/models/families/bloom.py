@@ -2,38 +2,31 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
-from langwright.models.keymap import QKV, Entry, affine, affines, numbered
-from langwright.models.model import Model
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Alibi, Bias
-from langwright.parts.feedforward import MLP
-from langwright.parts.heads import LanguageHead
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.models.config import Config, Rate, ShapeFields, Size
+from langwright.models.family import AdapterTargets, Family, Fields
+from langwright.models.keymap import QKV, Entry, layers, names, within
+from langwright.models.model import Model, language_model, stack
+from langwright.parts import MLP, Alibi, Attention, Bias, Embedding, Norm
 
 
 @dataclass(frozen=True)
-class BloomConfig:
+class BloomConfig(Config):
     """The honoured fields, under their names in config.json.
 
     seq_length: what it was trained on; positions have no end.
     """
 
-    vocab_size: int = 250880
-    hidden_size: int = 64
-    n_layer: int = 2
-    n_head: int = 8
-    seq_length: int = 2048
-    hidden_dropout: float = 0.0
-    attention_dropout: float = 0.0
+    vocab_size: Size = 250880
+    hidden_size: Size = 64
+    n_layer: Size = 2
+    n_head: Size = 8
+    seq_length: Size = 2048
+    hidden_dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
 
-    def __post_init__(self) -> None:
-        check_sizes(self, ("vocab_size", "hidden_size", "n_layer", "n_head", "seq_length"))
-        check_heads(self, "hidden_size", "n_head")
+    shape = ShapeFields(layers="n_layer", heads="n_head", context="seq_length")
 
 
 def build(config: BloomConfig) -> Model:
@@ -43,31 +36,33 @@ def build(config: BloomConfig) -> Model:
     def norm() -> Norm:
         return Norm(c.hidden_size, "layer", c.layer_norm_epsilon, bias=True)
 
-    def block() -> Block:
-        attention = Attention(c.hidden_size, c.n_head, bias="qkvo", dropout=c.attention_dropout)
-        mlp = MLP(c.hidden_size, 4 * c.hidden_size, "gelu_tanh", bias=True)
-        first, second = (Residual(fn, in_norm=norm(), dropout=c.hidden_dropout) for fn in (attention, mlp))
-        return Block(first, second, Bias(causal=True, term=Alibi(c.n_head)))
-
-    embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
-    body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
-    head = LanguageHead(c.vocab_size, c.hidden_size, tied=embed.tokens)
-    return Model(body, {"head": head}, family="bloom", config=c, context=c.seq_length)
+    body = stack(
+        Embedding(c.vocab_size, c.hidden_size, norm=norm()),
+        c.n_layer,
+        norm=norm,
+        attention=lambda layer: Attention(c.hidden_size, c.n_head, bias="qkvo", dropout=c.attention_dropout),
+        feedforward=lambda layer: MLP(c.hidden_size, 4 * c.hidden_size, "gelu_tanh", bias=True),
+        bias=lambda layer: Bias(causal=True, term=Alibi(c.n_head)),
+        dropout=c.hidden_dropout,
+    )
+    return language_model(body, c)
 
 
 def keys(config: BloomConfig) -> list[Entry]:
     """q, k, v are fused in query_key_value, in turns head by head."""
-    layer = [
-        *affine("self_attention.query_key_value", *QKV, heads=config.n_head),
-        *affine("self_attention.dense", "attention.fn.output"),
-        *affines({"mlp.dense_h_to_4h": "feedforward.fn.input", "mlp.dense_4h_to_h": "feedforward.fn.output"}),
-        *affines({"input_layernorm": "attention.in_norm", "post_attention_layernorm": "feedforward.in_norm"}),
-    ]
+    layer = {
+        "self_attention.dense": "attention.fn.output",
+        "mlp.dense_h_to_4h": "feedforward.fn.input",
+        "mlp.dense_4h_to_h": "feedforward.fn.output",
+        "input_layernorm": "attention.in_norm",
+        "post_attention_layernorm": "feedforward.in_norm",
+    }
+    fused = names({"self_attention.query_key_value": QKV}, heads=config.n_head)
+    embedding = {"word_embeddings.weight": "tokens", "word_embeddings_layernorm": "norm"}
     return [
-        Entry("transformer.word_embeddings.weight", ("body.embed.tokens",)),
-        *affine("transformer.word_embeddings_layernorm", "body.embed.norm"),
-        *numbered(config.n_layer, "transformer.h", layer),
-        *affine("transformer.ln_f", "body.final_norm"),
+        *within("transformer", "body.embed", names(embedding)),
+        *layers("transformer.h", fused + names(layer)),
+        *names({"transformer.ln_f": "body.final_norm"}),
     ]
 
 
@@ -81,7 +76,7 @@ BLOOM = Family(
     name="bloom",
     architecture="BloomForCausalLM",
     config=BloomConfig,
-    build=build,
+    builder=build,
     keys=keys,
     inert=(
         "attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion", "offset_alibi", "pretraining_tp",
@@ -91,12 +86,9 @@ BLOOM = Family(
     prefix="transformer.",
     read=read,
     adapters=AdapterTargets(
-        lora=("query_key_value",),
-        ia3=("query_key_value",),
-        ia3_inputs=("mlp.dense_4h_to_h",),
+        ("query_key_value",), ia3=("query_key_value",), ia3_inputs=("mlp.dense_4h_to_h",),
         norms=("input_layernorm", "post_attention_layernorm", "ln_f"),
     ),
-    shape=ShapeFields(layers="n_layer", heads="n_head", context="seq_length"),
     presets={
         f"bloom-{name}": {"hidden_size": width, "n_layer": layers, "n_head": heads}
         for name, width, layers, heads in (

@@ -1,18 +1,11 @@
 """Gemma (Google, 2024): LLaMA with a scaled embedding, wide heads, 1 + weight in norms, and a feed-forward of GELUs."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
+from langwright.models.config import Fields, Positive
 from langwright.models.families.llama import LLAMA, LlamaConfig
-from langwright.models.family import Fields
-from langwright.models.model import Model
-from langwright.models.rope import reach
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Bias
-from langwright.parts.feedforward import GLU
-from langwright.parts.heads import LanguageHead
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.models.model import Model, language_model, stack
+from langwright.parts import GLU, Attention, Bias, Embedding, Norm
 
 GELU = "gelu_pytorch_tanh"
 
@@ -24,53 +17,35 @@ class GemmaConfig(LlamaConfig):
     query_pre_attn_scalar: scores are divided by its root; None means the width of a head.
     """
 
-    query_pre_attn_scalar: float | None = None
-    attn_logit_softcapping: float | None = None
-    final_logit_softcapping: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} = {value!r} is not above 0")
+    query_pre_attn_scalar: Positive | None = None
+    attn_logit_softcapping: Positive | None = None
+    final_logit_softcapping: Positive | None = None
 
 
-def build(config: GemmaConfig, family: str, sandwich: bool) -> Model:
+def build(config: GemmaConfig, sandwich: bool = False) -> Model:
     """The blocks of LLaMA with Gemma's norm. sandwich: a norm after each branch as well, before it is added."""
     c = config
-
-    def norm() -> Norm:
-        return Norm(c.hidden_size, "rms", c.rms_norm_eps, plus_one=True)
-
-    def block(layer: int) -> Block:
-        attention = Attention(
-            c.hidden_size,
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            c.head_dim,
-            bias="qkvo" if c.attention_bias else "",
-            scale=None if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar**-0.5,
-            softcap=c.attn_logit_softcapping,
-            dropout=c.attention_dropout,
-        )
-        glu = GLU(c.hidden_size, c.intermediate_size, "gelu_tanh")
-        first, second = (Residual(fn, norm(), norm() if sandwich else None) for fn in (attention, glu))
-        return Block(first, second, Bias(causal=True, window=c.window(layer)))
-
-    embed = Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5, round_scale=True)
-    body = Stack(embed, [block(i) for i in range(c.num_hidden_layers)], norm(), c.rope())
-    tied = embed.tokens if c.tie_word_embeddings else None
-    head = LanguageHead(c.vocab_size, c.hidden_size, tied, c.final_logit_softcapping)
-    return Model(body, {"head": head}, family=family, config=c, context=reach(c.rope(), c.max_position_embeddings))
+    scale = None if c.query_pre_attn_scalar is None else c.query_pre_attn_scalar**-0.5
+    biases, softcap, drop = "qkvo" if c.attention_bias else "", c.attn_logit_softcapping, c.attention_dropout
+    body = stack(
+        Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5, round_scale=True),
+        c.num_hidden_layers,
+        norm=lambda: Norm(c.hidden_size, "rms", c.rms_norm_eps, plus_one=True),
+        norms="sandwich" if sandwich else "pre",
+        attention=lambda layer: Attention(
+            c.hidden_size, *c.heads, bias=biases, scale=scale, softcap=softcap, dropout=drop
+        ),
+        feedforward=lambda layer: GLU(c.hidden_size, c.intermediate_size, "gelu_tanh"),
+        bias=lambda layer: Bias(causal=True, window=c.window(layer)),
+        rope=c.rope(),
+    )
+    return language_model(body, c, c.tie_word_embeddings, softcap=c.final_logit_softcapping)
 
 
 def read(raw: Fields) -> Fields:
     """As LLaMA's; the first files say `gelu` and mean the tanh form."""
-    fields = LLAMA.read(raw)
-    for name in ("hidden_act", "hidden_activation"):
-        if fields.get(name) in (None, "gelu"):
-            fields.pop(name, None)
-    return fields
+    unsaid = {name for name in ("hidden_act", "hidden_activation") if raw.get(name) in (None, "gelu")}
+    return {name: value for name, value in LLAMA.read(raw).items() if name not in unsaid}
 
 
 def write(fields: Fields) -> Fields:
@@ -83,26 +58,15 @@ GEMMA = replace(
     name="gemma",
     architecture="GemmaForCausalLM",
     config=GemmaConfig,
-    build=partial(build, family="gemma", sandwich=False),
+    builder=build,
     heads={},
     absent=(
-        "hidden_act",
-        "mlp_bias",
-        "sliding_window",
-        "layer_types",
-        "query_pre_attn_scalar",
-        "attn_logit_softcapping",
+        "hidden_act", "mlp_bias", "sliding_window", "layer_types", "query_pre_attn_scalar", "attn_logit_softcapping",
         "final_logit_softcapping",
     ),
     defaults={
-        "vocab_size": 256000,
-        "hidden_size": 3072,
-        "intermediate_size": 24576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "head_dim": 256,
-        "max_position_embeddings": 8192,
+        "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
@@ -110,4 +74,4 @@ GEMMA = replace(
     write=write,
     adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj")),
     presets={},
-)
+)  # fmt: skip

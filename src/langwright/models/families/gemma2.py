@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
+from langwright.models.config import Fields
 from langwright.models.families.gemma import GEMMA, build
 from langwright.models.families.llama import FULL, SLIDING, keys
-from langwright.models.family import Fields
 
 NORMS = {
     "input_layernorm": "attention.in_norm",
@@ -19,8 +19,7 @@ def read(raw: Fields) -> Fields:
     """As Gemma's; unless the file says otherwise, layers see a window and everything in turns."""
     fields = GEMMA.read(raw)
     if fields.get("layer_types") is None:
-        layers = fields.get("num_hidden_layers", 26)
-        fields["layer_types"] = tuple((SLIDING, FULL)[i % 2] for i in range(layers))
+        fields["layer_types"] = tuple((SLIDING, FULL)[i % 2] for i in range(fields.get("num_hidden_layers", 26)))
     return fields
 
 
@@ -28,31 +27,15 @@ GEMMA2 = replace(
     GEMMA,
     name="gemma2",
     architecture="Gemma2ForCausalLM",
-    build=partial(build, family="gemma2", sandwich=True),
+    builder=partial(build, sandwich=True),
     keys=partial(keys, norms=NORMS),
     absent=("hidden_act", "mlp_bias"),
     defaults={
-        **GEMMA.defaults,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "sliding_window": 4096,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
+        **GEMMA.defaults, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "sliding_window": 4096, "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
     },
     inert=("cache_implementation", "sliding_window_size"),
     read=read,
-    adapters=replace(
-        GEMMA.adapters,
-        norms=(
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-            "norm",
-        ),
-    ),
-)
+    adapters=replace(GEMMA.adapters, norms=(*NORMS, "norm")),
+)  # fmt: skip

@@ -1,80 +1,72 @@
 """GPT-2 (Radford et al., 2019) and the shapes of GPT-3 (Brown et al., 2020)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from langwright.models.checks import ACTIVATIONS, check_choice, check_heads, check_sizes
-from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields, ShapeFields
+from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
-from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
-from langwright.models.model import Model
+from langwright.models.keymap import QKV, Entry, Table, layers, names
+from langwright.models.model import Model, language_model, stack
 from langwright.models.task_heads import last_token_head
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Bias
-from langwright.parts.feedforward import MLP
-from langwright.parts.heads import LanguageHead
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.parts import MLP, Attention, Embedding, Norm
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(Config):
     """The honoured fields, under their names in config.json. `n_inner` None means 4 * n_embd."""
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
+    vocab_size: Size = 50257
+    n_positions: Size = 1024
+    n_embd: Size = 768
+    n_layer: Size = 12
+    n_head: Size = 12
+    n_inner: Size | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: Rate = 0.1
+    embd_pdrop: Rate = 0.1
+    attn_pdrop: Rate = 0.1
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
 
-    def __post_init__(self) -> None:
-        check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), ("n_inner",))
-        check_heads(self, "n_embd", "n_head")
-        check_choice(self, "activation_function")
+    shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 
 
-def build(config: GPT2Config) -> Model:
-    """Pre-norm blocks with LayerNorm, learned positions, biases everywhere, and a tied head."""
+def build(config: GPT2Config, activation: str | None = None, norms: Literal["pre", "post"] = "pre") -> Model:
+    """Blocks with LayerNorm, learned positions, biases everywhere, and a tied head.
+
+    activation: that of `parts` in place of the config's. norms: see `stack`.
+    """
     c = config
-
-    def norm() -> Norm:
-        return Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True)
-
-    def block() -> Block:
-        attention = Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop)
-        mlp = MLP(c.n_embd, c.n_inner or 4 * c.n_embd, ACTIVATIONS[c.activation_function], bias=True)
-        first, second = (Residual(fn, in_norm=norm(), dropout=c.resid_pdrop) for fn in (attention, mlp))
-        return Block(first, second, Bias(causal=True))
-
-    embed = Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop)
-    body = Stack(embed, [block() for _ in range(c.n_layer)], norm())
-    head = LanguageHead(c.vocab_size, c.n_embd, tied=embed.tokens)
-    return Model(body, {"head": head}, family="gpt2", config=c, context=c.n_positions)
+    inner, activation = c.n_inner or 4 * c.n_embd, activation or ACTIVATIONS[c.activation_function]
+    body = stack(
+        Embedding(c.vocab_size, c.n_embd, c.n_positions, c.embd_pdrop),
+        c.n_layer,
+        norm=lambda: Norm(c.n_embd, "layer", c.layer_norm_epsilon, bias=True),
+        norms=norms,
+        attention=lambda layer: Attention(c.n_embd, c.n_head, bias="qkvo", dropout=c.attn_pdrop),
+        feedforward=lambda layer: MLP(c.n_embd, inner, activation, bias=True),
+        dropout=c.resid_pdrop,
+    )
+    return language_model(body, c)
 
 
-MAPS: Table = {
+LINEAR: Table = {
     "attn.c_attn": QKV,
     "attn.c_proj": "attention.fn.output",
     "mlp.c_fc": "feedforward.fn.input",
     "mlp.c_proj": "feedforward.fn.output",
 }
-"""The linear maps of a layer on disk, where q, k, v are fused and all are transposed -> ours."""
+"""The linear layers of a layer on disk, where q, k, v are fused and all are transposed -> ours."""
 
 
 def keys(config: GPT2Config) -> list[Entry]:
-    """Linear maps are stored transposed, embeddings are not."""
-    norms = {"ln_1": "attention.in_norm", "ln_2": "feedforward.in_norm"}
+    """Linear layers are stored transposed, embeddings are not."""
+    norms = names({"ln_1": "attention.in_norm", "ln_2": "feedforward.in_norm"})
     return [
-        Entry("transformer.wte.weight", ("body.embed.tokens",)),
-        Entry("transformer.wpe.weight", ("body.embed.positions",)),
-        *numbered(config.n_layer, "transformer.h", affines(MAPS, transposed=True) + affines(norms)),
-        *affine("transformer.ln_f", "body.final_norm"),
+        *names({"transformer.wte.weight": "body.embed.tokens", "transformer.wpe.weight": "body.embed.positions"}),
+        *layers("transformer.h", names(LINEAR, transposed=True) + norms),
+        *names({"transformer.ln_f": "body.final_norm"}),
     ]
 
 
@@ -87,26 +79,18 @@ GPT2 = Family(
     name="gpt2",
     architecture="GPT2LMHeadModel",
     config=GPT2Config,
-    build=build,
+    builder=build,
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
     heads={"sequence": last_token_head("GPT2ForSequenceClassification")},
     inert=("_num_labels", "n_ctx", "n_special", "output_past", "predict_special_tokens", *SUMMARY),
     default_only={
-        "reorder_and_upcast_attn": False,
-        "scale_attn_by_inverse_layer_idx": False,
-        "scale_attn_weights": True,
+        "reorder_and_upcast_attn": False, "scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True,
         "tie_word_embeddings": True,
     },
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
-    adapters=AdapterTargets(
-        lora=("c_attn",),
-        ia3=("c_attn",),
-        ia3_inputs=("mlp.c_proj",),
-        norms=("ln_1", "ln_2", "ln_f"),
-    ),
-    shape=ShapeFields("n_embd", "n_layer", "n_head", "n_positions"),
+    adapters=AdapterTargets(("c_attn",), ia3=("c_attn",), ia3_inputs=("mlp.c_proj",), norms=("ln_1", "ln_2", "ln_f")),
     presets={
         "gpt2": sizes(12, 12, 768),
         "gpt2-medium": sizes(24, 16, 1024),
@@ -121,4 +105,4 @@ GPT2 = Family(
         "gpt3-13b": sizes(40, 40, 5120, 2048),
         "gpt3-175b": sizes(96, 96, 12288, 2048),
     },
-)
+)  # fmt: skip

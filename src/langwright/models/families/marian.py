@@ -5,10 +5,10 @@ from functools import partial
 
 from torch import nn
 
-from langwright.models.families.bart import BART, BartConfig, build, keys, sizes
-from langwright.models.family import AdapterTargets, Fields
-from langwright.parts.positions import sinusoids
-from langwright.parts.stack import Embedding
+from langwright.models.config import Fields
+from langwright.models.families.bart import BART, BartConfig, build, sizes
+from langwright.models.family import AdapterTargets
+from langwright.parts import Embedding, sinusoids
 
 
 def embedding(config: BartConfig, tied: nn.Parameter | None = None) -> Embedding:
@@ -19,32 +19,23 @@ def embedding(config: BartConfig, tied: nn.Parameter | None = None) -> Embedding
 
 
 TRANSFORMER: Fields = {
-    "vocab_size": 37000,
-    "activation_function": "relu",
-    "scale_embedding": True,
-    "decoder_start_token_id": 0,
+    "vocab_size": 37000, "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 0,
     "pad_token_id": 0,
-}
+}  # fmt: skip
 """What both shapes of "Attention Is All You Need" have; one vocabulary for English and German."""
 
 MARIAN = replace(
     BART,
     name="marian",
     architecture="MarianMTModel",
-    build=partial(build, family="marian", embedding=embedding, source_bos=False),
-    keys=partial(keys, embedding=()),
+    builder=partial(build, embedding=embedding, source_bos=False),
     also=("MarianModel",),
     defaults={
-        "vocab_size": 58101,
-        "decoder_start_token_id": 58100,
-        "forced_eos_token_id": 0,
-        "eos_token_id": 0,
+        "vocab_size": 58101, "decoder_start_token_id": 58100, "forced_eos_token_id": 0, "eos_token_id": 0,
         "pad_token_id": 58100,
     },
     default_only={
-        **BART.default_only,
-        "normalize_embedding": False,
-        "share_encoder_decoder_embeddings": True,
+        **BART.default_only, "normalize_embedding": False, "share_encoder_decoder_embeddings": True,
         "static_position_embeddings": True,
     },
     ignored_keys=(".embed_positions.weight",),
@@ -53,4 +44,4 @@ MARIAN = replace(
         "transformer-base": sizes(6, 8, 512, 2048, **TRANSFORMER),
         "transformer-big": sizes(6, 16, 1024, 4096, **TRANSFORMER),
     },
-)
+)  # fmt: skip

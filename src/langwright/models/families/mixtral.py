@@ -3,14 +3,12 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from langwright.models.checks import check_sizes
-from langwright.models.families.llama import LlamaConfig, build
-from langwright.models.families.llama import keys as keys_of_llama
+from langwright.models.config import Size
+from langwright.models.families.llama import LlamaConfig, build, keys
 from langwright.models.families.mistral import MISTRAL
 from langwright.models.family import AdapterTargets
-from langwright.models.keymap import Entry, affine, affines, numbered, within
-from langwright.parts.feedforward import GLU
-from langwright.parts.moe import MoE
+from langwright.models.keymap import names, within
+from langwright.parts import GLU, MoE
 
 
 @dataclass(frozen=True)
@@ -21,14 +19,13 @@ class MixtralConfig(LlamaConfig):
     `output_router_logits` asks for it.
     """
 
-    num_local_experts: int = 8
-    num_experts_per_tok: int = 2
+    num_local_experts: Size = 8
+    num_experts_per_tok: Size = 2
     output_router_logits: bool = False
     router_aux_loss_coef: float = 0.001
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sizes(self, ("num_local_experts", "num_experts_per_tok"))
         if self.num_experts_per_tok > self.num_local_experts:
             raise ValueError(f"num_experts_per_tok = {self.num_experts_per_tok} is more than all experts")
 
@@ -41,32 +38,20 @@ def experts(config: MixtralConfig) -> MoE:
     return MoE(c.hidden_size, glus, c.num_experts_per_tok, balance=balance)
 
 
-def keys(config: MixtralConfig) -> list[Entry]:
-    """LLaMA's names, but for the feed-forward: an expert is three tensors of its own."""
-    expert = affines({"w1": "gate", "w2": "output", "w3": "input"}, bias=False)
-    mixture = [
-        *affine("gate", "router", bias=False),
-        *numbered(config.num_local_experts, "experts", expert, ours="experts"),
-    ]
-    return keys_of_llama(config, feedforward=within("block_sparse_moe", "feedforward.fn", mixture))
-
-
+EXPERTS = {"experts.*.w1": "experts.*.gate", "experts.*.w2": "experts.*.output", "experts.*.w3": "experts.*.input"}
 MIXTRAL = replace(
     MISTRAL,
     name="mixtral",
     architecture="MixtralForCausalLM",
     config=MixtralConfig,
-    build=partial(build, family="mixtral", feedforward=experts),
-    keys=keys,
+    builder=partial(build, feedforward=experts),
+    keys=partial(keys, feedforward=within("block_sparse_moe", "feedforward.fn", names(EXPERTS | {"gate": "router"}))),
     heads={},
     defaults={
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
+        "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_theta": 1e6},
     },
     default_only={"router_jitter_noise": 0.0},
     adapters=AdapterTargets(),
     presets={},
-)
+)  # fmt: skip

@@ -2,59 +2,48 @@
 
 from dataclasses import dataclass
 
-from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
-from langwright.models.keymap import QKV, Entry, Table, affine, affines, numbered
-from langwright.models.model import Model
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Alibi, Bias
-from langwright.parts.feedforward import MLP
-from langwright.parts.heads import LanguageHead
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.models.config import Config, Rate, ShapeFields, Size
+from langwright.models.family import AdapterTargets, Family, Fields
+from langwright.models.keymap import QKV, Entry, Table, layers, names
+from langwright.models.model import Model, language_model, stack
+from langwright.parts import MLP, Alibi, Attention, Bias, Embedding, Norm
 
 NESTED = ("clip_qkv", "softmax_scale")
 """Honoured fields that lie in `attn_config`."""
 
 
 @dataclass(frozen=True)
-class MptConfig:
+class MptConfig(Config):
     """The honoured fields, under their names in config.json and, for two of them, in its `attn_config`."""
 
-    vocab_size: int = 50368
-    d_model: int = 2048
-    n_layers: int = 24
-    n_heads: int = 16
-    max_seq_len: int = 2048
-    resid_pdrop: float = 0.0
-    emb_pdrop: float = 0.0
+    vocab_size: Size = 50368
+    d_model: Size = 2048
+    n_layers: Size = 24
+    n_heads: Size = 16
+    max_seq_len: Size = 2048
+    resid_pdrop: Rate = 0.0
+    emb_pdrop: Rate = 0.0
     clip_qkv: float | None = None
     softmax_scale: float | None = None
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
 
-    def __post_init__(self) -> None:
-        check_sizes(self, ("vocab_size", "d_model", "n_layers", "n_heads", "max_seq_len"))
-        check_heads(self, "d_model", "n_heads")
+    shape = ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len")
 
 
 def build(config: MptConfig) -> Model:
     """Pre-norm blocks with LayerNorm, ALiBi and a tied head; nothing has a bias."""
     c = config
-
-    def norm() -> Norm:
-        return Norm(c.d_model, "layer", c.layer_norm_epsilon)
-
-    def block() -> Block:
-        attention = Attention(c.d_model, c.n_heads, scale=c.softmax_scale, clip=c.clip_qkv)
-        mlp = MLP(c.d_model, 4 * c.d_model, "gelu")
-        first, second = (Residual(fn, in_norm=norm(), dropout=c.resid_pdrop) for fn in (attention, mlp))
-        return Block(first, second, Bias(causal=True, term=Alibi(c.n_heads)))
-
-    embed = Embedding(c.vocab_size, c.d_model, dropout=c.emb_pdrop)
-    body = Stack(embed, [block() for _ in range(c.n_layers)], norm())
-    head = LanguageHead(c.vocab_size, c.d_model, tied=embed.tokens)
-    return Model(body, {"head": head}, family="mpt", config=c, context=c.max_seq_len)
+    body = stack(
+        Embedding(c.vocab_size, c.d_model, dropout=c.emb_pdrop),
+        c.n_layers,
+        norm=lambda: Norm(c.d_model, "layer", c.layer_norm_epsilon),
+        attention=lambda layer: Attention(c.d_model, c.n_heads, scale=c.softmax_scale, clip=c.clip_qkv),
+        feedforward=lambda layer: MLP(c.d_model, 4 * c.d_model, "gelu"),
+        bias=lambda layer: Bias(causal=True, term=Alibi(c.n_heads)),
+        dropout=c.resid_pdrop,
+    )
+    return language_model(body, c)
 
 
 def keys(config: MptConfig) -> list[Entry]:
@@ -68,9 +57,8 @@ def keys(config: MptConfig) -> list[Entry]:
         "ffn.down_proj": "feedforward.fn.output",
     }
     return [
-        Entry("transformer.wte.weight", ("body.embed.tokens",)),
-        *numbered(config.n_layers, "transformer.blocks", affines(layer, bias=False)),
-        *affine("transformer.norm_f", "body.final_norm", bias=False),
+        *names({"transformer.wte.weight": "body.embed.tokens", "transformer.norm_f": "body.final_norm"}),
+        *layers("transformer.blocks", names(layer)),
     ]
 
 
@@ -90,30 +78,20 @@ MPT = Family(
     name="mpt",
     architecture="MptForCausalLM",
     config=MptConfig,
-    build=build,
+    builder=build,
     keys=keys,
     inert=("attn_impl", "embedding_fraction", "init_config", "init_device", "norm_type", "tokenizer_name", "verbose"),
     default_only={
-        "alibi": True,
-        "alibi_bias_max": 8,
-        "attn_pdrop": 0,
-        "attn_type": "multihead_attention",
-        "attn_uses_sequence_id": False,
-        "expansion_ratio": 4,
-        "learned_pos_emb": True,
-        "logit_scale": None,
-        "no_bias": True,
-        "prefix_lm": False,
-        "qk_ln": False,
-        "tie_word_embeddings": True,
+        "alibi": True, "alibi_bias_max": 8, "attn_pdrop": 0, "attn_type": "multihead_attention",
+        "attn_uses_sequence_id": False, "expansion_ratio": 4, "learned_pos_emb": True, "logit_scale": None,
+        "no_bias": True, "prefix_lm": False, "qk_ln": False, "tie_word_embeddings": True,
     },
     prefix="transformer.",
     read=read,
     write=write,
-    adapters=AdapterTargets(lora=("Wqkv",), ia3=("Wqkv",), ia3_inputs=("down_proj",)),
-    shape=ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len"),
+    adapters=AdapterTargets(("Wqkv",), ia3=("Wqkv",), ia3_inputs=("down_proj",)),
     presets={
         "mpt-7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "vocab_size": 50432},
         "mpt-30b": {"d_model": 7168, "n_layers": 48, "n_heads": 64, "vocab_size": 50432, "max_seq_len": 8192},
     },
-)
+)  # fmt: skip

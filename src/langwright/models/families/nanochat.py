@@ -2,78 +2,58 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from langwright.models.checks import check_heads, check_sizes
-from langwright.models.family import AdapterTargets, Family, ShapeFields
-from langwright.models.keymap import Entry, affines, numbered, projections, untied_head
-from langwright.models.model import Model
-from langwright.models.rope import WHOLE, reach
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Bias
-from langwright.parts.feedforward import MLP
-from langwright.parts.heads import LanguageHead
-from langwright.parts.linear import Linear
-from langwright.parts.norms import Norm
-from langwright.parts.positions import Rope
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.models.config import Positive, Rate, ShapeFields, Size
+from langwright.models.family import AdapterTargets, Family
+from langwright.models.keymap import Entry, layers, names, projections
+from langwright.models.model import Model, language_model, stack
+from langwright.models.rope import WHOLE, RotaryConfig
+from langwright.parts import MLP, Attention, Embedding, Linear, Norm, Rope
 
 
 @dataclass(frozen=True)
-class NanoChatConfig:
+class NanoChatConfig(RotaryConfig):
     """The honoured fields, under their names in config.json."""
 
-    vocab_size: int = 50304
-    hidden_size: int = 768
-    intermediate_size: int = 8192
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 6
-    num_key_value_heads: int | None = None
-    max_position_embeddings: int = 2048
-    attention_dropout: float = 0.0
+    vocab_size: Size = 50304
+    hidden_size: Size = 768
+    intermediate_size: Size = 8192
+    num_hidden_layers: Size = 12
+    num_attention_heads: Size = 6
+    num_key_value_heads: Size | None = None
+    attention_dropout: Rate = 0.0
     rms_norm_eps: float = 1e-6
-    rope_parameters: dict[str, Any] | None = None
-    final_logit_softcapping: float | None = 15.0
+    final_logit_softcapping: Positive | None = 15.0
 
-    def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        check_sizes(self, sizes, ("num_key_value_heads",))
-        check_heads(self, "hidden_size", "num_attention_heads")
-        check_heads(self, "num_attention_heads", "num_key_value_heads")
-        self.rope()
+    shape = ShapeFields(gated=False)
 
     def rope(self) -> Rope:
-        """The rotary embedding that `rope_parameters` describe."""
-        head_dim = self.hidden_size // self.num_attention_heads
-        return replace(WHOLE.rope(self.rope_parameters, head_dim, self.max_position_embeddings), backwards=True)
+        """As `rope_parameters` say, but the other way round."""
+        return replace(super().rope(), backwards=True)
 
 
 def build(config: NanoChatConfig) -> Model:
     """Pre-norm blocks, and one more norm after the embedding."""
     c = config
+    heads = c.num_attention_heads, c.num_key_value_heads
 
     def norm(dim: int = c.hidden_size) -> Norm:
         return Norm(dim, "rms", c.rms_norm_eps, weight=False)
 
-    def block() -> Block:
-        attention = Attention(
-            c.hidden_size,
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            qk_norm=norm,
-            qk_norm_after_rope=True,
-            dropout=c.attention_dropout,
-        )
-        mlp = MLP(c.hidden_size, c.intermediate_size, "relu2")
-        return Block(Residual(attention, norm()), Residual(mlp, norm()), Bias(causal=True))
-
-    embed = Embedding(c.vocab_size, c.hidden_size, norm=norm())
-    body = Stack(embed, [block() for _ in range(c.num_hidden_layers)], norm(), c.rope())
-    head = LanguageHead(c.vocab_size, c.hidden_size, softcap=c.final_logit_softcapping)
-    return Model(body, {"head": head}, family="nanochat", config=c, context=reach(c.rope(), c.max_position_embeddings))
+    body = stack(
+        Embedding(c.vocab_size, c.hidden_size, norm=norm()),
+        c.num_hidden_layers,
+        norm=norm,
+        attention=lambda layer: Attention(
+            c.hidden_size, *heads, qk_norm=norm, qk_norm_after_rope=True, dropout=c.attention_dropout
+        ),
+        feedforward=lambda layer: MLP(c.hidden_size, c.intermediate_size, "relu2"),
+        rope=c.rope(),
+    )
+    return language_model(body, c, tied=False, softcap=c.final_logit_softcapping)
 
 
 @torch.no_grad()
@@ -92,14 +72,10 @@ def initialise(model: Model) -> None:
 
 def keys(config: NanoChatConfig) -> list[Entry]:
     """Every projection is a tensor of its own; norms have none."""
-    layer = [
-        *projections("self_attn.{}_proj", "attention.fn"),
-        *affines({"mlp.fc1": "feedforward.fn.input", "mlp.fc2": "feedforward.fn.output"}, bias=False),
-    ]
+    mlp = names({"mlp.fc1": "feedforward.fn.input", "mlp.fc2": "feedforward.fn.output"})
     return [
-        Entry("model.embed_tokens.weight", ("body.embed.tokens",)),
-        *numbered(config.num_hidden_layers, "model.layers", layer),
-        *untied_head(tied=False),
+        *names({"model.embed_tokens.weight": "body.embed.tokens", "lm_head": "head"}),
+        *layers("model.layers", projections("self_attn.{}_proj") + mlp),
     ]
 
 
@@ -107,7 +83,7 @@ NANOCHAT = Family(
     name="nanochat",
     architecture="NanoChatForCausalLM",
     config=NanoChatConfig,
-    build=build,
+    builder=build,
     keys=keys,
     initialise=initialise,
     inert=("initializer_range",),
@@ -116,5 +92,4 @@ NANOCHAT = Family(
     read=WHOLE.read,
     write=WHOLE.write,
     adapters=AdapterTargets(ia3=("k_proj", "v_proj"), ia3_inputs=("fc2",)),
-    shape=ShapeFields(gated=False),
 )

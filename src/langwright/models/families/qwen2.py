@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, keys, sizes
-from langwright.models.family import Fields
+from langwright.models.config import Fields
+from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, sizes
 from langwright.models.task_heads import last_token_head
 
 
@@ -12,11 +12,9 @@ def read(raw: Fields) -> Fields:
     """Windows: `use_sliding_window` switches them on, from layer `max_window_layers` upward."""
     fields = LLAMA.read(raw)
     used, first = fields.pop("use_sliding_window", False), fields.pop("max_window_layers", 28)
-    if used:
-        fields.setdefault("sliding_window", 4096)
-    else:
+    if not used:
         fields["sliding_window"] = None
-    if fields.get("layer_types") is None and fields["sliding_window"] is not None:
+    elif fields.setdefault("sliding_window", 4096) is not None and fields.get("layer_types") is None:
         layers = fields.get("num_hidden_layers", 32)
         fields["layer_types"] = tuple(SLIDING if i >= first else FULL for i in range(layers))
     return fields
@@ -24,29 +22,21 @@ def read(raw: Fields) -> Fields:
 
 def write(fields: Fields) -> Fields:
     """Both spellings of the windows."""
-    types = fields["layer_types"] or [FULL] * fields["num_hidden_layers"]
+    types = list(fields["layer_types"] or [FULL] * fields["num_hidden_layers"])
     first = types.index(SLIDING) if SLIDING in types else len(types)
-    return {
-        **LLAMA.write(fields),
-        "use_sliding_window": SLIDING in types,
-        "max_window_layers": first,
-        "layer_types": list(types),
-    }
+    windows = {"use_sliding_window": SLIDING in types, "max_window_layers": first, "layer_types": types}
+    return {**LLAMA.write(fields), **windows}
 
 
 QWEN2 = replace(
     LLAMA,
     name="qwen2",
     architecture="Qwen2ForCausalLM",
-    build=partial(build, family="qwen2", bias="qkv"),
-    keys=partial(keys, bias="qkv"),
+    builder=partial(build, bias="qkv"),
     heads={"sequence": last_token_head("Qwen2ForSequenceClassification")},
     absent=("attention_bias", "mlp_bias", "head_dim"),
     defaults={
-        "vocab_size": 151936,
-        "intermediate_size": 22016,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
+        "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "max_position_embeddings": 32768,
     },
     default_only={"use_mrope": False},
     read=read,
@@ -55,4 +45,4 @@ QWEN2 = replace(
     presets={
         "qwen2-0.5b": sizes(24, 896, 14, 2, 4864, tie_word_embeddings=True, rope_parameters={"rope_theta": 1e6}),
     },
-)
+)  # fmt: skip

@@ -3,31 +3,23 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.llama import NORMS, build, keys, sizes
+from langwright.models.families.llama import build, sizes
 from langwright.models.families.qwen2 import QWEN2
 from langwright.models.task_heads import last_token_head
 
-OF_HEADS = {"self_attn.q_norm": "attention.fn.q_norm", "self_attn.k_norm": "attention.fn.k_norm"}
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
     architecture="Qwen3ForCausalLM",
-    build=partial(build, family="qwen3", qk_norm=True),
-    keys=partial(keys, norms=NORMS | OF_HEADS),
+    builder=partial(build, qk_norm=True),
     heads={"sequence": last_token_head("Qwen3ForSequenceClassification")},
     absent=("mlp_bias",),
     defaults={**QWEN2.defaults, "head_dim": 128},
     default_only={},
     presets={
         "qwen3-0.6b": sizes(
-            28,
-            1024,
-            16,
-            8,
-            3072,
-            max_position_embeddings=40960,
-            tie_word_embeddings=True,
+            28, 1024, 16, 8, 3072, max_position_embeddings=40960, tie_word_embeddings=True,
             rope_parameters={"rope_theta": 1e6},
         ),
     },
-)
+)  # fmt: skip

@@ -3,14 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.bert import BERT, build, keys
+from langwright.models.families.bert import BERT, keys
 from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
 
 ROBERTA = replace(
     BERT,
     name="roberta",
     architecture="RobertaModel",
-    build=partial(build, family="roberta"),
     keys=partial(keys, prefix="roberta"),
     heads={
         "masked": masked_head("RobertaForMaskedLM", "lm_head", "dense", "layer_norm", activation="gelu"),

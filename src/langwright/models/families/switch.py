@@ -2,17 +2,14 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 
 from torch import nn
 
-from langwright.models.checks import ACTIVATIONS, check_choice, check_sizes
+from langwright.models.config import ACTIVATIONS, Activation, Fields, Rate, Size
 from langwright.models.families.t5 import T5, T5Config, build, keys
-from langwright.models.family import Fields
 from langwright.models.initialise import by_inputs
-from langwright.models.keymap import Entry, affine, affines, within
-from langwright.parts.feedforward import MLP
-from langwright.parts.moe import MoE
+from langwright.models.keymap import Entry, names, within
+from langwright.parts import MLP, MoE
 
 
 @dataclass(frozen=True)
@@ -24,24 +21,17 @@ class SwitchConfig(T5Config):
     sparse ones unless given. router_z_loss_coef, router_aux_loss_coef: weights of what counts in training besides.
     """
 
-    expert_capacity: int = 64
-    num_experts: int = 8
+    expert_capacity: Size = 64
+    num_experts: Size = 8
     num_sparse_encoder_layers: int = 3
     num_sparse_decoder_layers: int = 3
     encoder_sparse_step: int | None = None
     decoder_sparse_step: int | None = None
     router_bias: bool = False
-    router_jitter_noise: float = 0.01
+    router_jitter_noise: Rate = 0.01
     router_z_loss_coef: float = 0.001
     router_aux_loss_coef: float = 0.001
-    dense_act_fn: str = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sizes(self, ("expert_capacity", "num_experts"))
-        check_choice(self, "dense_act_fn")
-        if not 0 <= self.router_jitter_noise < 1:
-            raise ValueError(f"router_jitter_noise = {self.router_jitter_noise!r} is not at least 0 and below 1")
+    dense_act_fn: Activation = "relu"
 
     def is_sparse(self, decoder: bool, layer: int) -> bool:
         """Whether a layer has experts, by the rule of `transformers`: the second of every so many layers."""
@@ -74,14 +64,11 @@ def feedforward(config: SwitchConfig, decoder: bool, layer: int) -> nn.Module:
     )
 
 
-def feedforward_keys(config: SwitchConfig, decoder: bool, layer: int) -> list[Entry]:
-    """As `dense_keys` of T5."""
-    one = affines({"wi": "input", "wo": "output"}, bias=False)
-    if not config.is_sparse(decoder, layer):
-        return within("mlp", "fn", one)
-    router = affine("router.classifier", "router", bias=config.router_bias)
-    experts = [within(f"experts.expert_{i}", f"experts.{i}", one) for i in range(config.num_experts)]
-    return within("mlp", "fn", [*router, *chain(*experts)])
+def feedforward_keys(config: SwitchConfig) -> list[Entry]:
+    """Of one feed-forward, and of many and their router."""
+    one = names({"wi": "input", "wo": "output"})
+    mixture = names({"router.classifier": "router"}) + within("experts.expert_*", "experts.*", one)
+    return within("mlp", "fn", one + mixture)
 
 
 def write(fields: Fields) -> Fields:
@@ -96,24 +83,19 @@ SWITCH = replace(
     name="switch_transformers",
     architecture="SwitchTransformersForConditionalGeneration",
     config=SwitchConfig,
-    build=partial(build, family="switch_transformers", feedforward=feedforward),
+    builder=partial(build, feedforward=feedforward),
     keys=partial(keys, feedforward=feedforward_keys, apart=True),
     initialise=partial(by_inputs, variance=0.1, cut=2.0),  # section 2.4
     absent=("feed_forward_proj",),
     defaults={"d_model": 768, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12},
     inert=("add_router_probs", "n_positions", "output_past", "output_router_logits"),
     default_only={
-        "is_encoder_decoder": True,
-        "feed_forward_proj": "relu",
-        "is_gated_act": False,
-        "num_selected_experts": 1,
-        "router_dtype": "float32",
-        "router_ignore_padding_tokens": False,
-        "router_type": "tokens_masked",
+        "is_encoder_decoder": True, "feed_forward_proj": "relu", "is_gated_act": False, "num_selected_experts": 1,
+        "router_dtype": "float32", "router_ignore_padding_tokens": False, "router_type": "tokens_masked",
     },
     read=dict,
     write=write,
     adapters=replace(T5.adapters, norms=()),
     adapterhub="block",
     presets={},
-)
+)  # fmt: skip

@@ -2,55 +2,51 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from langwright.models.checks import check_choice, check_sizes
-from langwright.models.family import AdapterTargets, Family, Fields, ShapeFields
+from langwright.base.value_types import one_of
+from langwright.models.config import Config, Fields, Rate, ShapeFields, Size
+from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import by_inputs
-from langwright.models.keymap import Entry, affine, affines, projections, untied_head, within
-from langwright.models.model import Frame, Model
-from langwright.parts.attention import Attention
-from langwright.parts.bias import Bias, RelativeBias
-from langwright.parts.feedforward import GLU, MLP
-from langwright.parts.heads import LanguageHead
-from langwright.parts.norms import Norm
-from langwright.parts.stack import Block, Embedding, Residual, Stack
+from langwright.models.keymap import Entry, names, projections, within
+from langwright.models.model import Frame, Model, stack
+from langwright.parts import GLU, MLP, Attention, Bias, Embedding, LanguageHead, Norm, RelativeBias, Stack
 
 FEEDFORWARDS = {"relu": (MLP, "relu"), "gated-gelu": (GLU, "gelu_tanh"), "gated-silu": (GLU, "silu")}
 
 
 @dataclass(frozen=True)
-class T5Config:
+class T5Config(Config):
     """The honoured fields, under their names in config.json.
 
     num_decoder_layers: `num_layers` unless given.
     tie_word_embeddings: whether the head is the embedding table; hidden states are then divided by sqrt(d_model) first.
     """
 
-    vocab_size: int = 32128
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_decoder_layers: int | None = None
-    num_heads: int = 8
+    vocab_size: Size = 32128
+    d_model: Size = 512
+    d_kv: Size = 64
+    d_ff: Size = 2048
+    num_layers: Size = 6
+    num_decoder_layers: Size | None = None
+    num_heads: Size = 8
     relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    dropout_rate: float = 0.1
+    relative_attention_max_distance: Size = 128
+    dropout_rate: Rate = 0.1
     layer_norm_epsilon: float = 1e-6
     initializer_factor: float = 1.0
-    feed_forward_proj: str = "relu"
+    feed_forward_proj: Annotated[str, one_of(FEEDFORWARDS)] = "relu"
     tie_word_embeddings: bool = True
     decoder_start_token_id: int = 0
     eos_token_id: int | tuple[int, ...] | None = 1
     pad_token_id: int | None = 0
 
+    shape = ShapeFields("d_model", "num_layers", "num_heads", context=None, head_dim="d_kv")
+
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-        check_sizes(self, (*sizes, "relative_attention_max_distance"), ("num_decoder_layers",))
-        check_choice(self, "feed_forward_proj", FEEDFORWARDS)
+        super().__post_init__()
         buckets, longest = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 4 or longest <= buckets // 2:
             raise ValueError(f"relative_attention_num_buckets = {buckets} is no multiple of 4 that {longest} goes with")
@@ -67,78 +63,68 @@ def dense(config: T5Config, decoder: bool, layer: int) -> nn.Module:
     return kind(config.d_model, config.d_ff, activation, dropout=config.dropout_rate)
 
 
-def build(config: T5Config, family: str = "t5", feedforward: Callable[[Any, bool, int], nn.Module] = dense) -> Model:
+def build(config: T5Config, feedforward: Callable[[Any, bool, int], nn.Module] = dense) -> Model:
     """Pre-norm blocks with RMSNorm, scores that are not scaled, and one table of relative positions a stack.
 
     feedforward: makes that of a layer, given config, whether it is the decoder's, and the layer's number.
     """
-    c = config
+    c, drop = config, config.dropout_rate
 
-    def norm() -> Norm:
-        return Norm(c.d_model, "rms", c.layer_norm_epsilon)
+    def attention(memory: int | None) -> Attention:
+        return Attention(c.d_model, c.num_heads, head_dim=c.d_kv, scale=1.0, dropout=drop, memory_dim=memory)
 
-    def branch(fn: nn.Module) -> Residual:
-        return Residual(fn, norm(), dropout=c.dropout_rate)
-
-    def attention(memory: int | None = None) -> Residual:
-        drop = c.dropout_rate
-        return branch(Attention(c.d_model, c.num_heads, head_dim=c.d_kv, scale=1.0, dropout=drop, memory_dim=memory))
-
-    def stack(embed: Embedding, layers: int, decoder: bool) -> Stack:
+    def side(embed: Embedding, layers: int, decoder: bool) -> Stack:
         buckets, longest = c.relative_attention_num_buckets, c.relative_attention_max_distance
         table = RelativeBias(c.num_heads, buckets, longest, both=not decoder)
-        blocks = [
-            Block(
-                attention(),
-                branch(feedforward(c, decoder, layer)),
-                Bias(causal=decoder, term=table),
-                attention(c.d_model) if decoder else None,
-            )
-            for layer in range(layers)
-        ]
-        return Stack(embed, blocks, norm(), dropout=c.dropout_rate)
+        return stack(
+            embed,
+            layers,
+            norm=lambda: Norm(c.d_model, "rms", c.layer_norm_epsilon),
+            attention=lambda layer: attention(None),
+            feedforward=lambda layer: feedforward(c, decoder, layer),
+            cross=(lambda layer: attention(c.d_model)) if decoder else None,
+            bias=lambda layer: Bias(causal=decoder, term=table),
+            dropout=drop,
+            out_dropout=drop,
+        )
 
-    embed = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate)
-    encoder = stack(embed, c.num_layers, decoder=False)
-    written = Embedding(c.vocab_size, c.d_model, dropout=c.dropout_rate, tied=embed.tokens)
-    body = stack(written, c.decoder_layers, decoder=True)
+    embed = Embedding(c.vocab_size, c.d_model, dropout=drop)
+    written = Embedding(c.vocab_size, c.d_model, dropout=drop, tied=embed.tokens)
+    encoder, body = side(embed, c.num_layers, decoder=False), side(written, c.decoder_layers, decoder=True)
     tied, scale = (embed.tokens, c.d_model**-0.5) if c.tie_word_embeddings else (None, 1.0)
     head = LanguageHead(c.vocab_size, c.d_model, tied, scale=scale)
-    frame = Frame(c.decoder_start_token_id)
-    return Model(body, {"head": head}, {"encoder": encoder}, family=family, config=c, context=None, frame=frame)
+    return Model(body, {"head": head}, {"encoder": encoder}, config=c, frame=Frame(c.decoder_start_token_id))
 
 
-def dense_keys(config: T5Config, decoder: bool, layer: int) -> list[Entry]:
+def dense_keys(config: T5Config) -> list[Entry]:
     """Of the feed-forward of a layer."""
     gated = config.feed_forward_proj.startswith("gated")
-    names = {"wi_0": "gate", "wi_1": "input", "wo": "output"} if gated else {"wi": "input", "wo": "output"}
-    return within("DenseReluDense", "fn", affines(names, bias=False))
+    inputs = {"wi_0": "gate", "wi_1": "input"} if gated else {"wi": "input"}
+    return within("DenseReluDense", "fn", names({**inputs, "wo": "output"}))
 
 
-def keys(
-    config: T5Config, feedforward: Callable[[Any, bool, int], list[Entry]] = dense_keys, apart: bool = False
-) -> list[Entry]:
+def keys(config: T5Config, feedforward: Callable[[Any], list[Entry]] = dense_keys, apart: bool = False) -> list[Entry]:
     """Branches are numbered; the table of relative positions lies with the first layer.
 
     apart: `transformers` takes the embeddings of each stack for a tensor of its own where the head is one.
     """
-    c = config
-    apart = apart and not c.tie_word_embeddings
-    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *["lm_head.weight"] * c.tie_word_embeddings)
-    entries = [Entry("shared.weight", ("encoder.embed.tokens",), copies=copies, repeated=apart)]
-    norm = affine("layer_norm", "in_norm", bias=False)
-    attention = within("layer.0", "attention", [*norm, *projections("SelfAttention.{}", "fn")])
-    cross = within("layer.1", "cross", [*norm, *projections("EncDecAttention.{}", "fn")])
-    for side, ours, layers in (("encoder", "encoder", c.num_layers), ("decoder", "body", c.decoder_layers)):
+    tied = config.tie_word_embeddings
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *["lm_head.weight"] * tied)
+    entries = [
+        Entry("shared.weight", ("encoder.embed.tokens",), copies=copies, repeated=apart and not tied),
+        Entry("lm_head", ("head",), fallback=None if apart else "shared.weight"),
+    ]
+    norm = names({"layer_norm": "in_norm"})
+    for side, ours, last in (("encoder", "encoder", 1), ("decoder", "body", 2)):
+        branches = [
+            *within("layer.0", "attention", norm + projections("SelfAttention.{}", "fn")),
+            *within("layer.1", "cross", norm + projections("EncDecAttention.{}", "fn")),
+            *within(f"layer.{last}", "feedforward", norm + feedforward(config)),
+        ]
         table = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        entries.append(Entry(table, (f"{ours}.terms.0.table",)))
-        decoder = side == "decoder"
-        for i in range(layers):
-            last = within(f"layer.{1 + decoder}", "feedforward", [*norm, *feedforward(c, decoder, i)])
-            layer = [*attention, *(cross if decoder else []), *last]
-            entries += within(f"{side}.block.{i}", f"{ours}.blocks.{i}", layer)
-        entries += affine(f"{side}.final_layer_norm", f"{ours}.final_norm", bias=False)
-    return entries + untied_head(c.tie_word_embeddings, fallback=None if apart else "shared.weight")
+        entries += within(f"{side}.block.*", f"{ours}.blocks.*", branches)
+        entries += names({table: f"{ours}.terms.*.table", f"{side}.final_layer_norm": f"{ours}.final_norm"})
+    return entries
 
 
 def read(raw: Fields) -> Fields:
@@ -157,7 +143,7 @@ T5 = Family(
     name="t5",
     architecture="T5ForConditionalGeneration",
     config=T5Config,
-    build=build,
+    builder=build,
     keys=keys,
     initialise=by_inputs,
     inert=("classifier_dropout", "dense_act_fn", "is_gated_act", "n_positions", "output_past"),
@@ -165,14 +151,8 @@ T5 = Family(
     ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
     read=read,
     write=write,
-    adapters=AdapterTargets(
-        lora=("q", "v"),
-        ia3=("k", "v"),
-        ia3_inputs=("wo",),
-        norms=("layer_norm", "final_layer_norm"),
-    ),
+    adapters=AdapterTargets(("q", "v"), ia3=("k", "v"), ia3_inputs=("wo",), norms=("layer_norm", "final_layer_norm")),
     adapterhub="layer",
-    shape=ShapeFields("d_model", "num_layers", "num_heads", context=None),
     presets={
         f"t5-{name}": {"d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": hidden, "d_kv": head}
         for name, width, layers, heads, hidden, head in (

@@ -5,8 +5,6 @@ from langwright.models.folder.opened import FORMAT_VERSION as FORMAT_VERSION
 from langwright.models.folder.opened import GENERATION as GENERATION
 from langwright.models.folder.opened import RECORD as RECORD
 from langwright.models.folder.opened import OpenedFolder as OpenedFolder
-from langwright.models.folder.opened import load_language_model as load_language_model
-from langwright.models.folder.opened import load_model as load_model
 from langwright.models.folder.saving import refuse_out as refuse_out
 from langwright.models.folder.saving import save_model as save_model
 from langwright.models.tasks import new_model as new_model

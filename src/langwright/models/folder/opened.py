@@ -18,6 +18,7 @@ from langwright.models.folder.reading import read_weights
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
+from langwright.parts.heads import EmbeddingHead
 
 CONFIG, GENERATION, RECORD = "config.json", "generation_config.json", "langwright.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -53,14 +54,33 @@ class OpenedFolder:
 
     @cached_property
     def task(self) -> str:
-        """What the head in the folder is for; UserError where it is a class that is not built here."""
-        task = tasks.task_in_file(self.family, self.fields, self.where)
-        return tasks.EMBEDDING if task == self.family.task and self.layout is not None else task
+        """What the head in the folder is for, by `architectures[0]`; UserError where that is not built here."""
+        family = self.family
+        known = {tasks.architecture(family, task): task for task in (*family.heads, family.task)}
+        known |= dict.fromkeys(family.also, family.task)
+        named = (self.fields.get("architectures") or [family.architecture])[0]
+        task = {name.lower(): task for name, task in known.items()}.get(named.lower())  # MPT's own files shout
+        if task is None:
+            heads = f"head= chooses another of {', '.join(tasks.tasks(family))}"
+            raise UserError(f"{self.where}: architecture {named} is not one of {', '.join(sorted(known))}; {heads}")
+        return tasks.EMBEDDING if task == family.task and self.layout is not None else task
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the head in the folder; none where it tells none apart."""
-        return tasks.labels_in_file(self.fields, self.where) if tasks.is_labelled(self.family, self.task) else ()
+        """The labels of the head in the folder: `id2label`, or as many as `num_labels` without names, or two; none
+        where it tells none apart.
+        """
+        if not tasks.is_labelled(self.family, self.task):
+            return ()
+        fields = self.fields
+        names = fields.get("id2label")
+        if names is None:
+            return tuple(f"LABEL_{i}" for i in range(fields.get("num_labels") or fields.get("_num_labels") or 2))
+        try:
+            by_id = {int(i): str(name) for i, name in names.items()}
+            return tuple(by_id[i] for i in range(len(by_id)))
+        except (AttributeError, KeyError, ValueError):
+            raise UserError(f"{self.where}: id2label must give a name to each number from 0, not {names!r}") from None
 
     @cached_property
     def scheme(self) -> quantise.Scheme | None:
@@ -87,7 +107,22 @@ class OpenedFolder:
         bits: int | str | None = None,
         on_packed: quantise.OnPacked | None = None,
     ) -> Model:
-        """The model in eval mode; arguments as for `load_model`; on_packed: as for `quantise.Filler`."""
+        """The model in eval mode.
+
+        Args:
+            device: where its parameters are.
+            dtype: of its parameters; that of the file unless given.
+            head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has
+                it; the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+            labels: the classes of a new classifying head.
+            seed: of the parameters of a new head, which are listed.
+            bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
+                for a folder that holds them so.
+            on_packed: as for `quantise.Filler`.
+
+        Raises:
+            UserError: naming the file and the field or tensor that is wrong.
+        """
         own = None
         with suppress(UserError):  # a head that is not built here, which matters where no other is asked for
             own = self.task
@@ -113,21 +148,17 @@ class OpenedFolder:
         """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
         if one_stack and self.family.is_encoder_decoder:
             raise UserError(
-                f"{self.path}: {self.family.name} is an encoder-decoder, and a model of one stack is needed here"
+                f"{self.path}: {self.family.name} is an encoder-decoder; a model of one stack is needed here"
             )
         if generates and self.task != "language":
-            raise UserError(
-                f'{self.path}: a {self.family.name} model with the head "{self.task}" does not continue texts; '
-                "this needs a causal language model such as gpt2 or llama"
-            )
+            told = f'a {self.family.name} model with the head "{self.task}" does not continue texts'
+            raise UserError(f"{self.path}: {told}; this needs a causal language model such as gpt2 or llama")
         return self
 
     def _read_config(self) -> Fields:
         path = self.path / CONFIG
         if (self.path / ADAPTER_CONFIG).exists() and not path.exists():
-            raise UserError(
-                f"{self.path}: is an adapter, not a model; name the model it belongs to, and --adapter {self.path}"
-            )
+            raise UserError(f"{self.path}: is an adapter; name the model it belongs to, and --adapter {self.path}")
         fields = read_object(path, "the model's config")
         name = str(fields.get("model_type"))
         if name not in FAMILIES:
@@ -138,56 +169,14 @@ class OpenedFolder:
     def _build(self, task: str, labels: Sequence[str]) -> Model:
         model = tasks.build(self.family, self.config, task, labels)
         if self.layout is not None and task == tasks.EMBEDDING:
-            sentences.apply(self.layout, model)
+            model.head = EmbeddingHead(self.layout.pooling, self.layout.normalise)
+            model.context = min(model.context, self.layout.longest or model.context)
         return model
 
     def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
         asked = None if bits is None else quantise.scheme_of(bits)
-        if self.scheme is not None and asked is not None and asked.kind != self.scheme.kind:
-            raise UserError(
-                f"{self.where}: the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them "
-                "again; leave it out"
-            )
+        if self.scheme and asked and asked.kind != self.scheme.kind:
+            told = f"the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them again"
+            raise UserError(f"{self.where}: {told}; leave it out")
         return self.scheme or asked
-
-
-def load_model(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    head: str | None = None,
-    labels: Sequence[str] | None = None,
-    seed: int = 0,
-    bits: int | str | None = None,
-) -> Model:
-    """The model of a folder, in eval mode.
-
-    Args:
-        folder: a path, or `hf:owner/name[@revision]`.
-        device: where its parameters are.
-        dtype: of its parameters; that of the file unless given.
-        ignore_fields: fields of config.json to pass over although the family does not understand them.
-        head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has it;
-            the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
-        labels: the classes of a new classifying head.
-        seed: of the parameters of a new head, which are listed.
-        bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
-            for a folder that holds them so.
-
-    Raises:
-        UserError: naming the file and the field or tensor that is wrong.
-    """
-    return OpenedFolder(folder, ignore_fields).model(device, dtype, head, labels, seed, bits)
-
-
-def load_language_model(
-    folder: Path | str,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    ignore_fields: Collection[str] = (),
-    bits: int | str | None = None,
-) -> Model:
-    """As `load_model`; UserError for what is not a decoder with a language head, before its weights are fetched."""
-    return OpenedFolder(folder, ignore_fields).require(generates=True, one_stack=True).model(device, dtype, bits=bits)

@@ -32,7 +32,7 @@ def read_weights(
     """
     parameters = dict(model.named_parameters())
     task = model.task
-    anew = family.heads[task].labelled if fresh and relabelled and task in family.heads else ()
+    anew = "head.output." if fresh and relabelled and tasks.is_labelled(family, task) else None
     new: list[str] = []
     with open_weights(folder) as weights:
         files = [name for name in weights.files if not name.endswith(family.ignored_keys or ("\0",))]
@@ -41,7 +41,7 @@ def read_weights(
         for entry in tasks.entries(family, model.config, task):
             ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
             own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
-            if entry.disk in anew or (not own and fresh and entry.ours[0].startswith("head.")):
+            if (anew and entry.ours[0].startswith(anew)) or (not own and fresh and entry.ours[0].startswith("head.")):
                 new.append(entry.disk)
                 _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
             elif not own and entry.zero_if_missing:
@@ -60,7 +60,12 @@ def read_weights(
                 parameter, copy = model.get_parameter(name), left.pop(disk)
                 if not _equal(weights.floats(copy, parameter.shape), parameter):
                     raise weights.refusal(copy, f"differs from {name}, to which config.json ties it")
-        dropped = [name for disk, name in left.items() if tasks.is_of_another_head(family, model.config, disk)]
+        others = tasks.tensors_of_heads(family, model.config) if left else set()
+        dropped = [
+            name
+            for disk, name in left.items()
+            if any(n in others or n.startswith(family.dropped_keys or ("\0",)) for n in (disk, family.prefix + disk))
+        ]
         for name in left.values():
             if name not in dropped:
                 raise weights.refusal(name, f"is not known for {family.name}")

@@ -19,14 +19,9 @@ from langwright.models.weights import write_tensors
 from langwright.text.tokenizer import Tokenizer
 
 IN_GENERATION = (
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
+    "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids",
+    "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
 """Fields of config.json that generation_config.json repeats."""
 
 
@@ -62,7 +57,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     fields = family.dump(model.config) | {"architectures": [tasks.architecture(family, task)]}
-    fields |= tasks.label_fields(model.labels)
+    if model.labels:
+        fields["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(model.labels)}
     roles: Fields = {}
     if tokenizer is not None:
         roles = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad")}

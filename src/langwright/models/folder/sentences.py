@@ -6,16 +6,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, write_json
-from langwright.models.checks import check_types
+from langwright.base.value_types import check_types
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.heads import EmbeddingHead, Pooling
 
-MODULES, LIMITS = "modules.json", "sentence_bert_config.json"
+MODULES, POOLING, LIMITS = "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"
+KINDS = ["Transformer", "Pooling", "Normalize"]
 MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_mean_tokens": "mean",
@@ -39,36 +40,25 @@ def read(folder: Path) -> Layout | None:
     if not path.exists():
         return None
     modules = read_json(path, "the list of modules")
-    if not isinstance(modules, list) or not all(isinstance(m, dict) and {"type", "path"} <= m.keys() for m in modules):
-        raise UserError(f"{path}: the list of modules must be a JSON list of objects with type and path")
-    kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]) or modules[0]["path"]:
-        raise UserError(f"{path}: {', '.join(kinds)} is not supported, only Transformer, Pooling and perhaps Normalize")
-    name = str(modules[1]["path"])
-    if Path(name).name != name:
-        raise UserError(f"{path}: the module {name!r} is not in this folder")
-    return Layout(_mode(folder / name / "config.json"), "Normalize" in kinds, _longest(folder / LIMITS))
-
-
-def _mode(path: Path) -> Pooling:
-    config = _read(path, "the way of pooling", dict.fromkeys(MODES, bool))
+    try:
+        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        places = [module["path"] for module in modules]
+    except (TypeError, KeyError):
+        raise UserError(f"{path}: the list of modules must be a JSON list of objects with type and path") from None
+    if kinds not in (KINDS, KINDS[:2]) or places[:2] != ["", POOLING.split("/")[0]]:
+        raise UserError(f"{path}: {kinds} in {places} is not supported, only {KINDS}, the second in 1_Pooling")
+    config = _read(folder / POOLING, "the way of pooling", dict.fromkeys(MODES, bool))
     on = [field for field, value in config.items() if field.startswith("pooling_mode_") and value]
     if len(on) != 1 or on[0] not in MODES:
-        raise UserError(f"{path}: {' and '.join(on) or 'no mode'} is not supported, only one of {', '.join(MODES)}")
-    return MODES[on[0]]
-
-
-def _longest(path: Path) -> int | None:
-    if not path.exists():
-        return None
-    limits = _read(path, "the limits of the encoder", {"do_lower_case": bool | None, "max_seq_length": int | None})
-    if limits.get("do_lower_case"):
-        raise UserError(f"{path}: do_lower_case = true is not supported; the tokenizer decides about case")
-    return limits.get("max_seq_length")
+        told = " and ".join(on) or "no mode"
+        raise UserError(f"{folder / POOLING}: {told} is not supported, only one of {', '.join(MODES)}")
+    types = {"do_lower_case": Literal[False] | None, "max_seq_length": int | None}
+    limits = _read(folder / LIMITS, "the limits of the encoder", types)
+    return Layout(MODES[on[0]], "Normalize" in kinds, limits.get("max_seq_length"))
 
 
 def _read(path: Path, what: str, types: Fields) -> Fields:
-    fields = read_object(path, what)
+    fields = read_object(path, what, optional=path.name == LIMITS)
     try:
         check_types(fields, types)
     except ValueError as error:
@@ -76,26 +66,19 @@ def _read(path: Path, what: str, types: Fields) -> Fields:
     return fields
 
 
-def apply(layout: Layout, model: Model) -> None:
-    """Give a model the pooling and the length of a folder."""
-    model.head = EmbeddingHead(layout.pooling, layout.normalise)
-    model.context = min(model.context, layout.longest or model.context)
-
-
 def write(folder: Path, model: Model) -> list[str]:
     """Write the layout of a model with an embedding head; the names of its files."""
     head = model.head
     assert isinstance(head, EmbeddingHead)
-    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")][: 3 if head.normalise else 2]
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(kinds)
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(KINDS if head.normalise else KINDS[:2])
     ]
-    for path, _ in kinds:
-        (folder / path).mkdir(exist_ok=True)
-    pooling: dict[str, Any] = {"word_embedding_dimension": model.body.embed.tokens.shape[1]}
+    for module in modules:
+        (folder / str(module["path"])).mkdir(exist_ok=True)
+    pooling: Fields = {"word_embedding_dimension": model.body.embed.tokens.shape[1]}
     pooling |= {field: mode == head.pooling for field, mode in MODES.items()}
     write_json(folder / MODULES, modules)
-    write_json(folder / "1_Pooling/config.json", pooling)
+    write_json(folder / POOLING, pooling)
     write_json(folder / LIMITS, {"max_seq_length": model.context, "do_lower_case": False})
-    return [MODULES, "1_Pooling/config.json", LIMITS]
+    return [MODULES, POOLING, LIMITS]

@@ -3,7 +3,6 @@
 import dataclasses
 
 import torch
-from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.models.families import FAMILIES
@@ -27,20 +26,10 @@ def pool_heads(model: Model, kv_heads: int) -> Model:
     if kv_heads < 1 or had % kv_heads:
         raise UserError(f"{kv_heads} heads of keys and values do not divide the {had} that the model has")
     pooled = FAMILIES[model.family].build(dataclasses.replace(model.config, **{FIELD: kv_heads}))
-    projections = {
-        f"{name}.{which}.{kind}"
-        for name, module in model.named_modules()
-        if isinstance(module, Attention)
-        for which in "kv"
-        for kind in ("weight", "bias")
-    }
-    given = dict(model.named_parameters())
-    for name, parameter in pooled.named_parameters():
-        tensor = _mean_of_groups(given[name], had, kv_heads) if name in projections else given[name].clone()
-        parameter.data = tensor
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        for key in (f"{name}.{which}.{kind}" for which in "kv" for kind in ("weight", "bias")):
+            if isinstance(module, Attention) and key in state:  # heads of a group lie side by side
+                state[key] = state[key].unflatten(0, (kv_heads, had // kv_heads, -1)).mean(1).flatten(0, 1)
+    pooled.to(model.device, next(model.parameters()).dtype).load_state_dict(state)
     return pooled.train(model.training)
-
-
-def _mean_of_groups(rows: Tensor, heads: int, groups: int) -> Tensor:
-    """[heads * head_dim, ...] -> [groups * head_dim, ...]; heads of a group lie side by side."""
-    return rows.unflatten(0, (groups, heads // groups, -1)).mean(1).flatten(0, 1)

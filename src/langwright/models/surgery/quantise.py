@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from langwright.base.errors import UserError
-from langwright.models.checks import check_types
+from langwright.base.value_types import check_types
 from langwright.models.family import Fields
-from langwright.models.keymap import Entry, locate
+from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.weights import Weights
 from langwright.parts import quantisers
@@ -27,7 +27,6 @@ FIELD = "quantization_config"
 """Of config.json: that the weights are quantised, and how."""
 GROUPS = (64, 32)
 """Of int4: the first that fills the rows."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FIELDS: Mapping[str, Fields] = {
     "langwright": {"quant_method": Any, "bits": Literal[4]},
     "bitsandbytes": {
@@ -134,8 +133,10 @@ def is_quantised(model: Model) -> bool:
 
 def place(model: Model, entry: Entry, packed: Packed, device: torch.device | str = "cpu") -> None:
     """Put a quantised tensor into the linear layers that it belongs to, each with its own rows."""
-    for name, rows, _ in locate([entry], {name: model.get_parameter(name) for name in entry.ours}, entry.disk):
-        part = packed if len(entry.ours) == 1 else packed.part(rows)
+    rows_of_each = entry.locate([model.get_parameter(name).shape[0] for name in entry.ours])
+    for name, rows in zip(entry.ours, rows_of_each, strict=True):
+        # Rows side by side may own blocks together, and keep scales that are in 8 bits so.
+        part = packed.part(slice(int(rows[0]), int(rows[-1]) + 1) if entry.heads is None else rows)
         bias = model.get_submodule(name.removesuffix(".weight")).bias
         assert bias is None or isinstance(bias, nn.Parameter)
         model.set_submodule(name.removesuffix(".weight"), QuantisedLinear(part.to(device), bias))
@@ -178,7 +179,8 @@ class Filler:
         longer `left`. UserError where it does not fit.
         """
         shape = entry.shape([model.get_parameter(ours).shape for ours in entry.ours])
-        with_it = [key for key, actual in left.items() if actual in companions(name, left.values())]
+        beside = (f"{name}.", f"{name.removesuffix('weight')}SCB", f"{name.removesuffix('weight')}weight_format")
+        with_it = [key for key, actual in left.items() if actual.startswith(beside)]
         try:
             if self.stored and with_it and is_linear(model, entry):
                 rows, columns = shape[::-1] if entry.transposed else shape
@@ -198,12 +200,6 @@ class Filler:
         except ValueError as error:
             raise weights.refusal(name, error) from None
         return True
-
-
-def companions(name: str, names: Collection[str]) -> list[str]:
-    """The tensors that go with the packed tensor `name`, "MODULE.weight"."""
-    module = name.removesuffix("weight")
-    return [n for n in names if n.startswith(f"{name}.") or n in (f"{module}SCB", f"{module}weight_format")]
 
 
 def write_packed(name: str, packed: Packed) -> dict[str, Tensor]:
@@ -266,7 +262,7 @@ def read_packed(scheme: Scheme, name: str, read: Callable[[str], Tensor], shape:
         _expect(absmax, torch.float32, (blocks,))
     if not torch.equal(read(f"{name}.quant_map").float(), quantisers.levels(kind)):
         raise ValueError(f"has levels other than those of {kind}")
-    return FourBitBlocks(kind, codes.view(-1), scales, shape, _DTYPES[state["dtype"]], state["blocksize"])
+    return FourBitBlocks(kind, codes.view(-1), scales, shape, getattr(torch, state["dtype"]), state["blocksize"])
 
 
 def _expect(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

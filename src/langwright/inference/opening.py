@@ -1,0 +1,63 @@
+"""A model folder opened for use: its model, quantised or with an adapter where asked for, and its tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from langwright.adaptation.folder import adapted, tokenizer_folder
+from langwright.base.errors import UserError
+from langwright.base.files import read_object
+from langwright.models.folder import RECORD, OpenedFolder
+from langwright.models.model import Model
+from langwright.models.surgery.quantise import Kind
+from langwright.planning.machine import DTYPES, choose_device, choose_dtype
+from langwright.text.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model folder is opened: the options that commands share.
+
+    Args:
+        adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
+        bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
+        ignore_field: a field of config.json to pass over although it is not understood.
+        dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
+        device: cpu, cuda, mps, or auto for the best at hand.
+    """
+
+    adapter: Path | None = None
+    bits: Kind | None = None
+    ignore_field: tuple[str, ...] = ()
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    device: str = "auto"
+
+    def open(self, folder: Path, generates: bool = False, one_stack: bool = False) -> tuple[Model, Tokenizer]:
+        """The model in eval mode, and its tokenizer.
+
+        Args:
+            folder: a path, or the name of a model of the Hub.
+            generates: refuse a model that does not generate text.
+            one_stack: refuse an encoder-decoder.
+
+        Raises:
+            UserError: Naming the file, field or flag that is wrong.
+        """
+        opened, dtype = OpenedFolder(folder, self.ignore_field).require(generates, one_stack), str(self.dtype)
+        device, record = choose_device(self.device), opened.path / RECORD
+        if dtype == "auto":  # decided anew, a busy moment would change what a model says
+            told = read_object(record, "the record of the model", optional=True).get("dtype")
+            dtype = told if told in DTYPES else dtype
+        model = adapted(opened.model(device, choose_dtype(dtype, device), bits=self.bits), self.adapter, folder)
+        tokenizer = load_tokenizer(tokenizer_folder(folder, self.adapter), base=folder)
+        check_vocabulary(model, tokenizer)
+        return model, tokenizer
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """A tokenizer whose ids the model does not have belongs to another model."""
+    if tokenizer.vocab_size > model.vocabulary:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocabulary}: "
+            "they do not belong together"
+        )
