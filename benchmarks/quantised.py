@@ -69,7 +69,9 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
 
 def steps(model: Model, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
     """Two steps of training; seconds of the second."""
-    learner = Learner({"model": model}, TokenPrediction(), dtype, TrainingRecipe(learning_rate=1e-4, optimizer_bits=optimizer))
+    learner = Learner(
+        {"model": model}, TokenPrediction(), dtype, TrainingRecipe(learning_rate=1e-4, optimizer_bits=optimizer)
+    )
     ids = torch.randint(0, VOCABULARY, (rows, context + 1), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
     began = 0.0

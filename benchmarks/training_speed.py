@@ -72,7 +72,9 @@ def config(shape: dict[str, int]) -> GPT2Config:
 
 def ours(model: Model, compiled: bool) -> Step:
     """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
-    learner = Learner({"model": model}, TokenPrediction(compiled=compiled), torch.bfloat16, TrainingRecipe(learning_rate=1e-4))
+    learner = Learner(
+        {"model": model}, TokenPrediction(compiled=compiled), torch.bfloat16, TrainingRecipe(learning_rate=1e-4)
+    )
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)

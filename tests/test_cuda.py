@@ -108,7 +108,9 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     for model in models:
         quantise_model(model, bits)
         LoRA(rank=4, target="all-linear").attach(model, seed=1)
-        learner = Learner({"model": model}, TokenPrediction(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8))
+        learner = Learner(
+            {"model": model}, TokenPrediction(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8)
+        )
         for step in range(3):
             learner.backward(batch_of(step))
             learner.clip()

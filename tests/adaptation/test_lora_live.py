@@ -354,7 +354,9 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters()}
     method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
     method.attach(model)
-    learner = Learner({"model": model}, TokenPrediction(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate)
+    learner = Learner(
+        {"model": model}, TokenPrediction(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate
+    )
     peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
     assert peaks == {1e-3, 1.6e-2}
     batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from langwright.data.conversations import Example, batch_of
+from langwright.data.conversations import ChatExample, batch_of
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.model import Model
@@ -34,10 +34,10 @@ def made(family: str) -> Model:
     return model
 
 
-def examples() -> list[Example]:
+def examples() -> list[ChatExample]:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 50, length + 1).astype(np.int32) for length in LENGTHS]
-    return [Example(ids, rng.random(len(ids)) < 0.7, "x") for ids in rows]
+    return [ChatExample(ids, rng.random(len(ids)) < 0.7, "x") for ids in rows]
 
 
 def narrowed(batch: TokenBatch, width: int) -> TokenBatch:

@@ -133,7 +133,9 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     chances = [logits.softmax(-1) for logits in taps.get("router")]
     one = torch.ones(*batch.ids.shape, 1)
     shares = torch.stack([load_balance(each, each.topk(2, -1).indices, one)[:, 0] for each in chances])
-    expected = TokenPrediction()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
+    expected = (
+        TokenPrediction()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
+    )
     loss = sum(TokenPrediction()({"model": with_it}, batch).values())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()

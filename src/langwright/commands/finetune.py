@@ -20,6 +20,7 @@ from langwright.commands.evaluate import measure, tokens_of
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
+from langwright.data.reading import Continuing
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
@@ -175,7 +176,8 @@ class Tuning:
         recipe = self.recipe
         if recipe.task == "text":
             split = recipe.split or "0.9"
-            return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
+            reading = Continuing(context, recipe.crossing)
+            return text_supply(self.text, split, recipe.field, layout, reading, self.tokenizer)
         # The token table and the head grow only where they are trained.
         template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
         return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)

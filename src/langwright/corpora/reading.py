@@ -115,6 +115,12 @@ def read_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
                 yield from _read_table(path, columns, "\t" if ending == ".tsv" else ",")
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, packed or not, with their ends; UserError where it cannot be read."""
+    with _explained(path):
+        yield from _lines(path)
+
+
 def name_list(names: Iterable[str]) -> str:
     """Names as a phrase for error messages."""
     return ", ".join(f'"{name}"' for name in names) or "none"

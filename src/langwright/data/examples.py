@@ -1,13 +1,15 @@
-"""Examples of texts and of pairs, several of which may share a row, as batches."""
+"""Examples of texts and of pairs as rows, several of which may be packed into one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from langwright.data.order import row_width
+from langwright.data.packing import pack
 from langwright.objectives.batch import PairBatch, TokenBatch
 
 Ids = NDArray[np.int64]
@@ -27,9 +29,56 @@ class Example:
 
     ids: Ids
     targets: Ids
-    weights: NDArray[np.float32] | None = None
+    weights: NDArray[Any] | None = None
     at: Ids | None = None
     source: Ids | None = None
+
+
+@final
+class ExampleRows:
+    """Numbered examples as rows of a supply.
+
+    Args:
+        make: (number, epoch) -> an example; its noise is new in each epoch.
+        sizes: the inputs of each example, at most; those of the longer side of a pair.
+        context: inputs a row at most.
+        identity: what identifies the examples.
+        packing: several examples share a row, none of which sees another; which ones is settled here, once.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, int], Example],
+        sizes: Ids,
+        context: int,
+        identity: dict[str, Any],
+        packing: bool = False,
+    ) -> None:
+        self._make, self._sizes, self.context, self._identity = make, sizes, context, identity
+        self.inputs = int(sizes.sum())
+        self._rows = pack(sizes.tolist(), context) if packing else None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self._sizes) if self._rows is None else len(self._rows)
+
+    def lengths(self, numbers: Ids) -> Ids:
+        """Inputs of each of some rows, at most."""
+        return np.array([self._sizes[self._members(n)].sum() for n in numbers], dtype=np.int64)
+
+    def batch(self, numbers: Ids, samples: Ids, fixed: bool = False) -> TokenBatch | PairBatch:
+        """Some rows as tensors; see `data.supply.Rows`."""
+        epochs = samples // len(self)
+        rows = [[self._make(i, int(epoch)) for i in self._members(n)] for n, epoch in zip(numbers, epochs, strict=True)]
+        return batch_of(rows, samples, lambda longest: self.context if fixed else row_width(longest, self.context))
+
+    def record(self) -> dict[str, Any]:
+        """What identifies the rows."""
+        return {**self._identity, "packing": self._rows is not None}
+
+    def _members(self, number: int) -> list[int]:
+        """The examples that share a row."""
+        return [int(number)] if self._rows is None else self._rows[number]
 
 
 def batch_of(rows: Sequence[Sequence[Example]], samples: Ids, width: Callable[[int], int]) -> TokenBatch | PairBatch:
@@ -57,13 +106,16 @@ def batch_of(rows: Sequence[Sequence[Example]], samples: Ids, width: Callable[[i
         "samples": torch.from_numpy(samples),
     }
     if first.source is None:
-        at = None
+        starts = [np.cumsum([0, *(len(example.ids) for example in row)]) for row in rows]
+        at = positions = None
         if first.at is not None:
-            starts = [np.cumsum([0, *(len(e.ids) for e in row)]) for row in rows]
-            moved = [[e.at + s for e, s in zip(row, each, strict=False)] for row, each in zip(rows, starts, strict=True)]
+            moved = [[e.at + s for e, s in zip(row, of, strict=False)] for row, of in zip(rows, starts, strict=True)]
             at = torch.from_numpy(_padded(moved, targets.shape[1]))
+        if packed:  # the state could count them, in a square of the row
+            counted = _padded([[np.arange(len(example.ids)) for example in row] for row in rows], ids.shape[1])
+            positions = torch.from_numpy(counted)
         mask = None if packed or real.all() else torch.from_numpy(real)
-        return TokenBatch(**common, mask=mask, at=at)
+        return TokenBatch(**common, mask=mask, positions=positions, at=at)
     source, of = _side([[example.source for example in row] for row in rows], width)
     if packed:
         last = segments.max(1, keepdims=True)

@@ -1,12 +1,12 @@
 """What is taken from a text so that a model learns to put it back: masks, spans, denoising.
 
-Every decision is a pure function of (seed, sample, purpose): a sample number counts over epochs, so each epoch draws
-anew, and neither ranks, workers nor a resumed run change what is drawn. Like the order of samples (`data/order.py`)
-the numbers are a format: SplitMix64's finaliser over a key and a counter.
+Every decision is a pure function of a key, "{seed}:{epoch}:{example}", and a purpose: each epoch draws anew, and neither
+ranks, workers, packing nor a resumed run change what is drawn. Like the order of samples (`data/order.py`) the numbers
+are a format: SplitMix64's finaliser over a key and a counter.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,18 +19,17 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """What SplitMix64 adds for each number of a stream."""
 
 
-def uniform(seed: int, sample: int, purpose: str, count: int) -> NDArray[np.float64]:
+def uniform(key: str, purpose: str, count: int) -> NDArray[np.float64]:
     """`count` numbers in [0, 1), each a pure function of its place and the key.
 
     Args:
-        seed: of the run.
-        sample: the sample number, which counts over epochs.
+        key: "{seed}:{epoch}:{example}".
         purpose: what the numbers decide, so that decisions are independent.
         count: how many.
     """
-    text = f"langwright noise 1:{seed}:{sample}:{purpose}"
-    key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")
-    return (mix(key + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)) * 2.0**-53
+    text = f"langwright noise 1:{key}:{purpose}"
+    begin = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")
+    return (mix(begin + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class Masking:
     rate: float = 0.15
     starts: NDArray[np.bool_] | None = None
 
-    def __call__(self, ids: Ids, seed: int, sample: int) -> tuple[Ids, NDArray[np.bool_]]:
+    def __call__(self, ids: Ids, key: str) -> tuple[Ids, NDArray[np.bool_]]:
         """The text with its masks, and which tokens are to be predicted."""
-        chosen = self._chosen(ids, uniform(seed, sample, "mask", len(ids)))
-        kind, other = uniform(seed, sample, "replace", len(ids)), uniform(seed, sample, "random", len(ids))
+        chosen = self._chosen(ids, uniform(key, "mask", len(ids)))
+        kind, other = uniform(key, "replace", len(ids)), uniform(key, "random", len(ids))
         noisy = np.where(chosen & (kind < 0.8), self.mask, ids)
         return np.where(chosen & (kind >= 0.9), (other * self.vocabulary).astype(np.int64), noisy), chosen
 
@@ -95,18 +94,11 @@ class SpanCorruption:
         noise, spans = self.counts(length)
         return length - noise + spans, noise + spans
 
-    def raw(self, source: int) -> int:
-        """The longest text whose source fits into so many tokens."""
-        length = source
-        while self.sizes(length + 1)[0] <= source:
-            length += 1
-        return length
-
-    def __call__(self, ids: Ids, seed: int, sample: int) -> tuple[Ids, Ids]:
+    def __call__(self, ids: Ids, key: str) -> tuple[Ids, Ids]:
         """The source, each span a sentinel, and the target: each sentinel followed by its span."""
         noise, spans = self.counts(len(ids))
-        kept = _segments(len(ids) - noise, spans, uniform(seed, sample, "kept", len(ids)))
-        lost = _segments(noise, spans, uniform(seed, sample, "lost", len(ids)))
+        kept = _segments(len(ids) - noise, spans, uniform(key, "kept", len(ids)))
+        lost = _segments(noise, spans, uniform(key, "lost", len(ids)))
         ends = np.cumsum(np.stack((kept, lost), 1).reshape(-1))  # kept, lost, kept, lost, ...
         marks = np.asarray(self.sentinels[:spans], dtype=np.int64)
         is_lost = np.repeat(np.arange(2 * spans) % 2 == 1, np.diff(ends, prepend=0))
@@ -138,35 +130,71 @@ class Denoising:
     delete: float = 0.0
     rotate: float = 0.0
 
-    def __call__(self, ids: Ids, seed: int, sample: int) -> Ids:
-        """The text with its noise."""
+    def sizes(self, length: int) -> tuple[int, int]:
+        """Tokens of the source, at most, and of the target."""
+        return length, length
+
+    def __call__(self, ids: Ids, key: str) -> tuple[Ids, Ids]:
+        """The text with its noise, and the text."""
+        return self._noisy(ids, key), ids
+
+    def _noisy(self, ids: Ids, key: str) -> Ids:
         if self.permute and self.stops is not None:
             sentences = np.split(ids, np.flatnonzero(self.stops[ids][:-1]) + 1)
-            order = np.argsort(uniform(seed, sample, "permute", len(sentences)), kind="stable")
+            order = np.argsort(uniform(key, "permute", len(sentences)), kind="stable")
             ids = np.concatenate([sentences[i] for i in order])
         if self.infill:
-            ids = self._infilled(ids, seed, sample)
+            ids = self._infilled(ids, key)
         if self.delete:
-            left = uniform(seed, sample, "delete", len(ids)) >= self.delete
+            left = uniform(key, "delete", len(ids)) >= self.delete
             ids = ids[left] if left.any() else ids[:1]
-        first, rotates = uniform(seed, sample, "rotate", 2)
+        first, rotates = uniform(key, "rotate", 2)
         return np.roll(ids, -int(first * len(ids))) if rotates < self.rotate else ids
 
-    def _infilled(self, ids: Ids, seed: int, sample: int) -> Ids:
+    def _infilled(self, ids: Ids, key: str) -> Ids:
         wanted = round(len(ids) * self.infill)
-        lengths = poisson(self.mean, uniform(seed, sample, "lengths", max(8, wanted)))
+        lengths = poisson(self.mean, uniform(key, "lengths", max(8, wanted)))
         totals = np.cumsum(lengths)
         lengths = lengths[: np.searchsorted(totals, wanted) + 1]
         lengths[-1] -= max(0, int(lengths.sum()) - wanted)
+        if len(lengths) > wanted:  # spans of no token must not make the text longer
+            lengths = lengths[lengths > 0]
         # Spans and kept tokens as units in a random order: spans never overlap.
         units = len(ids) - int(lengths.sum()) + len(lengths)
-        places = np.sort(np.argsort(uniform(seed, sample, "places", units), kind="stable")[: len(lengths)])
+        places = np.sort(np.argsort(uniform(key, "places", units), kind="stable")[: len(lengths)])
         size = np.ones(units, dtype=np.int64)
         size[places] = lengths
         starts = np.cumsum(size) - size
         made = ids[np.minimum(starts, len(ids) - 1)]
         made[places] = self.mask
         return made
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text is cut in two: the encoder reads the first part, the decoder writes the rest (prefix LM, Liu et al., 2018).
+
+    All places between two tokens are equally likely.
+    """
+
+    def sizes(self, length: int) -> tuple[int, int]:
+        """Tokens of the source and of the target, at most."""
+        return length - 1, length - 1
+
+    def __call__(self, ids: Ids, key: str) -> tuple[Ids, Ids]:
+        """The first part, and the rest."""
+        at = 1 + int(uniform(key, "cut", 1)[0] * (len(ids) - 1))
+        return ids[:at], ids[at:]
+
+
+def longest(sizes: Callable[[int], tuple[int, int]], limit: int) -> int:
+    """The longest text whose source and target fit into so many tokens each."""
+    length = limit
+    while max(sizes(length + 1)) <= limit:
+        length += 1
+    while length > 2 and max(sizes(length)) > limit:
+        length -= 1
+    return length
 
 
 def poisson(mean: float, numbers: NDArray[np.float64]) -> Ids:

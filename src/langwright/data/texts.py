@@ -18,9 +18,9 @@ from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
+from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.data.supply import Batches, Supply, evaluation_batches
-from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe
 
@@ -36,41 +36,41 @@ def text_supply(
     split: str,
     field: str,
     layout: Layout,
-    context: int,
-    crossing: bool = False,
+    reading: Reading,
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
 ) -> Supply:
-    """A corpus opened, split and tokenised: windows of the training side, and those of the other.
+    """A corpus opened, split and tokenised: rows of the training side, and those of the other.
 
     Args:
         spec: the corpus.
         split: what is held out.
         field: of files that have several, the one with the text.
         layout: of the batches.
-        context: inputs a window.
-        crossing: let training windows run over the bounds of documents.
+        reading: how tokens become rows.
         tokenizer: one that exists; else a new one is made from the training side.
         kind: of a new one: "bpe", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
     split = str(settle_split(corpus, split))
-    tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
+    tokenizer = reading.ready(tokenizer or make_tokenizer(corpus, split, kind, vocabulary))
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
         f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
+    seen, measured = (reading.rows(tokenizer, side, layout.seed, side is training) for side in (training, validation))
     return Supply(
         tokenizer,
-        Batches(Windows(training, context, crossing), layout),
-        lambda limit: evaluation_batches(Windows(validation, context, once=True), layout.batch_size, limit),
+        Batches(seen, layout),
+        lambda limit: evaluation_batches(measured, layout.batch_size, limit),
         len(validation),
-        validation.text_bytes,
+        validation.text_bytes if reading.predicts_all else None,
         record,
+        prompt="" if reading.predicts_all else None,
     )
 
 

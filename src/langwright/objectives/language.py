@@ -37,7 +37,9 @@ class TokenPrediction:
     def __call__(self, models: Models, batch: TokenBatch | PairBatch) -> dict[str, Tensor]:
         """The sums over a batch."""
         model = models["model"]
-        hidden, added = batch.hidden(model, any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules()))
+        hidden, added = batch.hidden(
+            model, any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
+        )
         projection = model.head.projection(hidden)
         settings = self.z_loss, self.compiled, self.smoothing
         sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, *settings)}

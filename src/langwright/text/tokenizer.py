@@ -182,12 +182,32 @@ class Tokenizer:
         return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
 
     def extended(
-        self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
+        self,
+        added: Sequence[str],
+        special: SpecialTokens,
+        chat_template: str | None = None,
+        ends: Sequence[int] = (),
+        framed: bool = False,
     ) -> "Tokenizer":
-        """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
+        """The same tokenizer with more tokens, whose ids follow the others.
+
+        Args:
+            added: the tokens.
+            special: the special tokens.
+            chat_template: a new one; its own unless given.
+            ends: see `Tokenizer`.
+            framed: put cls before a text, and sep behind it and between a pair.
+        """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
-        config = {**self.config, "chat_template": chat_template}
+        if framed:
+            cls, sep = str(special.cls), str(special.sep)
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{cls} $A {sep}",
+                pair=f"{cls} $A {sep} $B:1 {sep}:1",
+                special_tokens=[(token, backend.token_to_id(token)) for token in (cls, sep)],
+            )
+        config = {**self.config, **({} if chat_template is None else {"chat_template": chat_template})}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
 

@@ -33,3 +33,13 @@ ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
 FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
 LANGUAGE = [family.name for family in DECODERS]
 """Those that are built to continue a text."""
+
+LEARNERS: dict[str, tuple[Family, ...]] = {
+    "causal": (LLAMA, *DECODERS),
+    "masked": ENCODERS,
+    "prefix": ENCODER_DECODERS,
+    "span": ENCODER_DECODERS,
+    "denoise": (BART, *ENCODER_DECODERS),
+    "seq2seq": (MARIAN, *ENCODER_DECODERS),
+}
+"""The families that each objective of pretraining is for, the usual one first."""
