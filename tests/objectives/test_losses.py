@@ -55,8 +55,8 @@ def test_by_hand() -> None:
     added=st.sets(st.sampled_from(["bias", "offset"])),
 )
 def test_value_and_gradients(
-    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, smoothing: float, softcap: float | None, weights: list[float],
-    upstream: float, scale: float, added: set[str],
+    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, smoothing: float, softcap: float | None,
+    weights: list[float], upstream: float, scale: float, added: set[str],
 ) -> None:  # fmt: skip
     """Whatever the chunks, the weights, the pieces of the logits, and what the loss is multiplied with afterwards."""
     tensors = {"hidden": normal(*tokens, 4, seed=0), "weight": normal(vocabulary, 4, seed=1)}

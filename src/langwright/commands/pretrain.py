@@ -92,6 +92,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
 
 def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
     """The data that a recipe's objective learns from."""
+
     def frame(tokenizer: Tokenizer) -> Framing:
         family, config = tokenised_shape(recipe, tokenizer)
         return _framing(family, config, tokenizer)

@@ -62,9 +62,7 @@ def open_pairs(spec: str) -> Pairs:
     """
     names = spec.split(JOIN)
     if len(names) != 2 or not all(names):
-        raise UserError(
-            f"{spec}: pairs are two files of parallel lines, joined by {JOIN}, such as train.en{JOIN}train.de"
-        )
+        raise UserError(f"{spec}: pairs are two files of parallel lines, such as train.en{JOIN}train.de")
     sides = [list(_lines(Path(name).expanduser())) for name in names]
     if len(sides[0]) != len(sides[1]):
         counts = " and ".join(f"{name} has {len(side):,} lines" for name, side in zip(names, sides, strict=True))

@@ -89,9 +89,8 @@ def chat_rows(examples: Sequence[ChatExample], context: int, packing: bool = Fal
     for each in examples:
         content.update(len(each.ids).to_bytes(8, "little") + each.ids.tobytes() + each.trained.tobytes())
     sizes = np.array([each.inputs for each in examples], dtype=np.int64)
-    ready = [
-        Example(each.ids[:-1].astype(np.int64), each.ids[1:].astype(np.int64), each.trained[1:]) for each in examples
-    ]
+    ids = [each.ids.astype(np.int64) for each in examples]
+    ready = [Example(i[:-1], i[1:], each.trained[1:]) for i, each in zip(ids, examples, strict=True)]
     return ExampleRows(lambda i, epoch: ready[i], sizes, context, {"examples": content.hexdigest()}, packing)
 
 

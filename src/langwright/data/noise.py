@@ -1,8 +1,8 @@
 """What is taken from a text so that a model learns to put it back: masks, spans, denoising.
 
-Every decision is a pure function of a key, "{seed}:{epoch}:{example}", and a purpose: each epoch draws anew, and neither
-ranks, workers, packing nor a resumed run change what is drawn. Like the order of samples (`data/order.py`) the numbers
-are a format: SplitMix64's finaliser over a key and a counter.
+Every decision is a pure function of a key, "{seed}:{epoch}:{example}", and a purpose: each epoch draws anew, and
+neither ranks, workers, packing nor a resumed run change what is drawn. Like the order of samples (`data/order.py`) the
+numbers are a format: SplitMix64's finaliser over a key and a counter.
 """
 
 import hashlib
@@ -29,7 +29,10 @@ def uniform(key: str, purpose: str, count: int) -> NDArray[np.float64]:
     """
     text = f"langwright noise 1:{key}:{purpose}"
     begin = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")
-    return (mix(begin + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)) * 2.0**-53
+    numbers: NDArray[np.float64] = (
+        mix(begin + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)
+    ) * 2.0**-53
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class Denoising:
 
 @dataclass(frozen=True)
 class Cut:
-    """A text is cut in two: the encoder reads the first part, the decoder writes the rest (prefix LM, Liu et al., 2018).
+    """A text is cut in two: the encoder reads the first part, the decoder writes the rest (Liu et al., 2018).
 
     All places between two tokens are equally likely.
     """

@@ -1,7 +1,7 @@
 """Documents cut into pieces, and what each objective of pretraining makes of a piece."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from langwright.data.shards import Tokens
 Ids = NDArray[np.int64]
 
 
+@runtime_checkable
 class Corruption(Protocol):
     """What is made of a piece of text."""
 
@@ -81,6 +82,7 @@ class Masked:
         return Example(self.frame.around(noisy), ids[chosen], at=np.flatnonzero(chosen) + len(self.frame.first))
 
 
+@runtime_checkable
 class PairNoise(Protocol):
     """What makes a source and a target of a text: `SpanCorruption`, `Denoising`, `Cut`."""
 

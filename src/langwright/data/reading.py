@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,13 @@ SENTINELS = 100
 """As many as T5 has; more where the texts are so long that they need them."""
 
 
+@runtime_checkable
 class Reading(Protocol):
     """How the tokens of a corpus become rows."""
 
-    predicts_all: bool
-    """Whether every byte of the held-out text is predicted once, so that bits per byte mean something."""
+    @property
+    def predicts_all(self) -> bool:
+        """Whether every byte of the held-out text is predicted once, so that bits per byte mean something."""
 
     def ready(self, tokenizer: Tokenizer) -> Tokenizer:
         """The tokenizer, with the special tokens that are needed."""

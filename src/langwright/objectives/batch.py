@@ -131,6 +131,7 @@ class PairBatch(Batch):
         # Each token has the number of its document, so the first one of a pair says it for all targets of that pair.
         if self.segments is None:
             return hidden, (read[:, :1] + written) / 2
+        assert self.source_segments is not None
         first = (self.segments[..., None] == self.source_segments[:, None]).int().argmax(-1)
         return hidden, (read.gather(1, first) + written) / 2
 
