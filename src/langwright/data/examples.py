@@ -64,12 +64,13 @@ class ExampleRows:
 
     def lengths(self, numbers: Ids) -> Ids:
         """Inputs of each of some rows, at most."""
-        return np.array([self._sizes[self._members(n)].sum() for n in numbers], dtype=np.int64)
+        return np.array([self._sizes[self._members(n)].sum() for n in numbers.tolist()], dtype=np.int64)
 
     def batch(self, numbers: Ids, samples: Ids, fixed: bool = False) -> TokenBatch | PairBatch:
         """Some rows as tensors; see `data.supply.Rows`."""
-        epochs = samples // len(self)
-        rows = [[self._make(i, int(epoch)) for i in self._members(n)] for n, epoch in zip(numbers, epochs, strict=True)]
+        members = [self._members(number) for number in numbers.tolist()]
+        epochs = (samples // len(self)).tolist()
+        rows = [[self._make(i, epoch) for i in row] for row, epoch in zip(members, epochs, strict=True)]
         return batch_of(rows, samples, lambda longest: self.context if fixed else row_width(longest, self.context))
 
     def record(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class ExampleRows:
 
     def _members(self, number: int) -> list[int]:
         """The examples that share a row."""
-        return [int(number)] if self._rows is None else self._rows[number]
+        return [number] if self._rows is None else self._rows[number]
 
 
 def batch_of(rows: Sequence[Sequence[Example]], samples: Ids, width: Callable[[int], int]) -> TokenBatch | PairBatch:

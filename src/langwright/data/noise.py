@@ -29,10 +29,8 @@ def uniform(key: str, purpose: str, count: int) -> NDArray[np.float64]:
     """
     text = f"langwright noise 1:{key}:{purpose}"
     begin = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")
-    numbers: NDArray[np.float64] = (
-        mix(begin + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)
-    ) * 2.0**-53
-    return numbers
+    words = mix(begin + np.arange(1, count + 1, dtype=np.uint64) * GOLDEN) >> np.uint64(11)
+    return words.astype(np.float64) * np.float64(2.0**-53)
 
 
 @dataclass(frozen=True)
