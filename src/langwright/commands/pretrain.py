@@ -54,7 +54,8 @@ def pretrain(
         print_likelihood(result.held_out, "held-out text", json)
         if not result.already:
             write_report(out)
-            say(f"wrote {out} (langwright generate {out}) and {out / 'report.html'}")
+            verb = "next" if recipe.objective == "masked" else "generate"
+            say(f"wrote {out} (langwright {verb} {out}) and {out / 'report.html'}")
     return close(result, out)
 
 

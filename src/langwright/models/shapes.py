@@ -60,7 +60,7 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
         "router_aux_loss_coef": 0.02,
     }
     own = {name: value for name, value in usual.items() if name in fields}
-    config = row.make(**{shape.layers: depth, shape.heads: heads, shape.width: wide}, **own)
+    config = row.make(**own | {shape.layers: depth, shape.heads: heads, shape.width: wide})
     return _fit(config, vocabulary, context, dropout)
 
 
