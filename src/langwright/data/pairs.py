@@ -10,7 +10,7 @@ from langwright.corpora.pairs import Pair, open_pairs
 from langwright.data.examples import Example, ExampleRows
 from langwright.data.order import Layout
 from langwright.data.pieces import Framing
-from langwright.data.reading import with_special_tokens
+from langwright.data.reading import framed, with_special_tokens
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.data.texts import make_tokenizer
 from langwright.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def pair_supply(
     pairs = open_pairs(spec)
     corpus = pairs.corpus()
     training, held_out, split = pairs.split(split)
-    tokenizer = with_special_tokens(tokenizer or make_tokenizer(corpus, split, kind, vocabulary))
+    tokenizer = framed(with_special_tokens(tokenizer or make_tokenizer(corpus, split, kind, vocabulary)), frame)
     around = frame(tokenizer)
     seen, measured = (pair_examples(side, tokenizer, around, context) for side in (training, held_out))
     targets, text = sum(len(example.targets) for example in measured), sum(len(p.target.encode()) for p in held_out)

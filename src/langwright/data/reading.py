@@ -97,7 +97,7 @@ class Noisy:
         if self.objective == "span":
             noise = SpanCorruption(range(self.context), self.share or 0.15, self.mean or 3.0)
             needed = max(SENTINELS, noise.counts(longest(noise.sizes, self.context))[1])
-        return with_special_tokens(tokenizer, self.objective in ("masked", "denoise"), needed)
+        return framed(with_special_tokens(tokenizer, self.objective in ("masked", "denoise"), needed), self.frame)
 
     def rows(self, tokenizer: Tokenizer, tokens: Tokens, seed: int, training: bool) -> Rows:
         """Pieces of documents; those of held-out ones are never packed."""
@@ -153,7 +153,13 @@ def with_special_tokens(tokenizer: Tokenizer, mask: bool = False, spans: int = 0
     if added:
         shown = added if len(added) < 5 else [*added[:2], "...", added[-1]]
         say(f"new special tokens: {', '.join(shown)}")
-    return tokenizer.extended(list(dict.fromkeys(added)), special, framed=mask)
+    return tokenizer.extended(list(dict.fromkeys(added)), special)
+
+
+def framed(tokenizer: Tokenizer, frame: Callable[[Tokenizer], Framing]) -> Tokenizer:
+    """The tokenizer, which puts around a text what training does."""
+    around = frame(tokenizer)
+    return tokenizer.framed(around.first, around.last)
 
 
 def sentinels(tokenizer: Tokenizer) -> list[int]:

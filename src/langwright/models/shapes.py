@@ -70,7 +70,10 @@ def with_tokens(family: str, config: Config, eos: int | None, pad: int | None) -
     of = {getattr(usual, "eos_token_id", None): eos, getattr(usual, "pad_token_id", None): pad}
     names = ("decoder_start_token_id", "forced_eos_token_id", "eos_token_id", "pad_token_id")
     fields = [name for name in names if getattr(usual, name, None) is not None]
-    return replace(config, **{name: of[getattr(usual, name)] for name in fields})  # type: ignore[type-var]
+    ids = {name: of[getattr(usual, name)] for name in fields}
+    made: Any = replace(config, **ids)  # type: ignore[type-var]
+    room = 0 if made.context is None else config.context - made.context  # RoBERTa counts positions from its padding
+    return replace(made, **{made.shape.context: config.context + made.offset}) if room else made
 
 
 def _fit(config: Config, vocabulary: int, context: int | None, dropout: float) -> Any:
