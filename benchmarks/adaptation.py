@@ -38,7 +38,7 @@ from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.conversations import ChatExample, answer_bytes, batch_of, chat_rows, fit_examples
+from langwright.data.conversations import ChatExample, answer_bytes, chat_rows, fit_examples
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
 from langwright.data.supply import Batches, evaluation_batches
@@ -291,7 +291,8 @@ def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) ->
         after = tokenizer.encode(answer + "\n")
         trained = np.arange(len(before) + len(after)) >= len(before)
         examples.append(ChatExample(np.array(before + after, np.int32), trained, question))
-    return batch_of([[example] for example in examples], 16)
+    numbers = np.arange(len(examples))
+    return chat_rows(examples, 16).batch(numbers, numbers, fixed=True)
 
 
 def line(a: int, sign: str, b: int) -> str:
