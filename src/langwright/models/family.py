@@ -91,10 +91,10 @@ class AdapterTargets:
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
+    name: `model_type` in config.json, before which an own family has "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
-    task: what the head of `builder` is for. heads: the other heads, by what they are for.
+    own: whether `transformers` has no class for it. task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
     renamed: endings of tensor names in older files, and what they are now.
     initialise: fills a new model's parameters, by default from N(0, initializer_range²).
@@ -116,6 +116,7 @@ class Family:
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
+    own: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
     dropped_keys: tuple[str, ...] = ()
@@ -132,6 +133,11 @@ class Family:
     presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls it."""
+        return f"langwright-{self.name}" if self.own else self.name
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -175,4 +181,4 @@ class Family:
     def dump(self, config: Any) -> Fields:
         """config -> the fields of config.json."""
         values = {name: value for name, value in dataclasses.asdict(config).items() if name not in self.absent}
-        return {"architectures": [self.architecture], "model_type": self.name, **self.write(values)}
+        return {"architectures": [self.architecture], "model_type": self.model_type, **self.write(values)}

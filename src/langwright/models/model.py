@@ -222,9 +222,21 @@ def stack(
 
 
 def language_model(
-    body: Stack, config: Any, tied: bool = True, bias: bool = False, softcap: float | None = None
+    body: Stack,
+    config: Any,
+    tied: bool = True,
+    bias: bool = False,
+    softcap: float | None = None,
+    dim: int | None = None,
 ) -> Model:
-    """A decoder. tied: whether its head is the token table. bias, softcap: see `LanguageHead`."""
+    """A decoder.
+
+    Args:
+        body, config: see `Model`.
+        tied: whether its head is the token table.
+        bias, softcap: see `LanguageHead`.
+        dim: width of the hidden states, that of the token vectors unless given.
+    """
     tokens = body.embed.tokens
-    head = LanguageHead(tokens.shape[0], tokens.shape[1], tokens if tied else None, softcap, bias=bias)
+    head = LanguageHead(tokens.shape[0], dim or tokens.shape[1], tokens if tied else None, softcap, bias=bias)
     return Model(body, {"head": head}, config=config)
