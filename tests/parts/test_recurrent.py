@@ -13,7 +13,7 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.attention import Context
 from langwright.parts.bias import EVERY_SEGMENT, Lowered
-from langwright.parts.carry import Carry, CarriedState
+from langwright.parts.carry import CarriedState, Carry
 from langwright.parts.convolution import CausalConvolution
 from langwright.parts.recurrent import Recurrent
 from oracles import perturb
@@ -116,7 +116,8 @@ def test_padding_leaves_the_memory_alone(family: str) -> None:
     for row, hole in enumerate(holes):
         shown[row, hole] = ids[row, : int(hole.sum())]
     state = KVCache(2, model.body.own_slots())
-    parts = [model(x, mask, state=state) for x, mask in zip(shown.split([5, 1, 3], 1), holes.split([5, 1, 3], 1), strict=True)]
+    calls = zip(shown.split([5, 1, 3], 1), holes.split([5, 1, 3], 1), strict=True)
+    parts = [model(x, mask, state=state) for x, mask in calls]
     together = torch.cat(parts, 1)
     rest = model(ids_of(3, 2), state=state)
     for row, hole in enumerate(holes):

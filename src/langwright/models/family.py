@@ -91,10 +91,11 @@ class AdapterTargets:
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json, before which an own family has "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
+    name: `model_type` in config.json. own: `transformers` has no class for it; its name in the file begins with
+    "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
-    own: whether `transformers` has no class for it. task: what the head of `builder` is for. heads: the other heads, by what they are for.
+    task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
     renamed: endings of tensor names in older files, and what they are now.
     initialise: fills a new model's parameters, by default from N(0, initializer_range²).

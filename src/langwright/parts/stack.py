@@ -242,7 +242,7 @@ class Stack(nn.Module):
         self.recompute = False
         self.embed: Any = embed
         self.blocks = nn.ModuleList(blocks)
-        self.biases = [block.bias for block in blocks]
+        self.biases: list[Any] = [block.bias for block in blocks]  # None where nothing attends
         self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if b and isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
@@ -303,14 +303,14 @@ class Stack(nn.Module):
             real = F.pad(real, (virtual.length, 0), value=True)
         query, asked = places.query, places.query_segments
         x = self.embed(inputs, query, types, virtual.vectors)
-        lowered = {bias: self._lower(bias, places, x) for bias in dict.fromkeys(self.biases) if bias is not None}
+        lowered = {b: self._lower(b, places, x) if b else Lowered() for b in dict.fromkeys(self.biases)}
         tables = None if self.rope is None else self.rope.tables(query, x.dtype, real, asked)
         cross = Lowered()
         if memory is not None:
             cross = self._lower(Bias(), Places(query, memory.positions, gapless=memory.mask is None), x)
         for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
             slot = virtual.slot(layer, held.slot(layer))
-            context = Context(lowered[bias] if bias else Lowered(), tables, slot, taps, layer, memory, cross, real, asked)
+            context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)
             if self.recompute and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:

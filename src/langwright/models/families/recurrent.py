@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def build(config: RecurrentConfig, cell: Cell) -> Model:
     widths = [embedded, *[c.hidden_size] * (c.num_hidden_layers - 1), last]
     blocks = [
         MixerBlock(Recurrent(inputs, outputs, cell, c.hidden_dropout, c.weight_dropout))
-        for inputs, outputs in zip(widths, widths[1:], strict=False)
+        for inputs, outputs in pairwise(widths)
     ]
     body = Stack(Embedding(c.vocab_size, embedded, dropout=c.embedding_dropout), blocks, final_norm=None)
     return language_model(body, c, c.tie_word_embeddings, bias=True, dim=last)
@@ -60,8 +61,8 @@ def initialise(model: Model) -> None:
 def keys(config: RecurrentConfig) -> list[Entry]:
     """Our own names."""
     layer = names({name: f"mixer.{name}" for name in ("input", "hidden_weight", "hidden_bias")})
-    table = names({"embedding.weight": "body.embed.tokens", "lm_head.weight": "head.weight", "lm_head.bias": "head.bias"})
-    return [*table, *layers("layers", layer)]
+    table = {"embedding.weight": "body.embed.tokens", "lm_head.weight": "head.weight", "lm_head.bias": "head.bias"}
+    return [*names(table), *layers("layers", layer)]
 
 
 def zaremba(width: int, scale: float) -> Fields:
