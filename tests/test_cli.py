@@ -57,6 +57,11 @@ def train(corpus: Path, out: Path, recipe: FakeRecipe = FakeRecipe(), json: bool
     seen.update(corpus=corpus, out=out, recipe=recipe, json=json, fresh=fresh)
 
 
+def pair(first: Path, second: Path | None = None, /, *, json: bool = False) -> None:
+    """Take one or two files."""
+    seen.update(first=first, second=second, json=json)
+
+
 def write(
     model: Path, text: str, *, max_new_tokens: int = 3, stop: tuple[str, ...] = (), name: str | None = None
 ) -> int:
@@ -69,9 +74,9 @@ def write(
 def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Commands `train`, `write` and `fail`; `fail` does what the test sets."""
     module = ModuleType("fake_commands")
-    module.__dict__.update(train=train, write=write, fail=lambda: None)
+    module.__dict__.update(train=train, write=write, pair=pair, fail=lambda: None)
     monkeypatch.setitem(sys.modules, "fake_commands", module)
-    table = {verb: (f"fake_commands:{verb}", f"to {verb}") for verb in ("train", "write", "fail")}
+    table = {verb: (f"fake_commands:{verb}", f"to {verb}") for verb in ("train", "write", "pair", "fail")}
     monkeypatch.setattr(cli, "VERBS", table)
     seen.clear()
     return module
@@ -80,6 +85,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_positionals_are_converted_and_defaults_kept() -> None:
     assert cli.main(["train", "c", "o"]) == 0
     assert seen == {"corpus": Path("c"), "out": Path("o"), "recipe": FakeRecipe(), "json": False, "fresh": True}
+
+
+def test_what_stands_before_a_slash_is_positional_also_with_a_default() -> None:
+    for words, second in ((["a"], None), (["a", "b"], Path("b"))):
+        assert cli.main(["pair", *words, "--json"]) == 0
+        assert seen == {"first": Path("a"), "second": second, "json": True}
 
 
 def test_recipe_fields_are_options() -> None:

@@ -50,7 +50,7 @@ def test_logits_padding_and_cache(family: str) -> None:
     assert_close(there(ids.to(GPU)), here(ids))
     expected = here(ids, mask)
     assert_close(there(ids.to(GPU), mask.to(GPU))[mask.to(GPU)], expected[mask])
-    state = KVCache(len(there.body.blocks))
+    state = KVCache(len(there.body.blocks), there.body.own_slots())
     parts = [there(ids[:, feed].to(GPU), mask[:, feed].to(GPU), state=state) for feed in (slice(0, 18), slice(18, 21))]
     assert_close(torch.cat(parts, 1)[mask.to(GPU)], expected[mask])
 

@@ -54,7 +54,7 @@ def devices_of_gradients(learner: Learner) -> set[torch.device | None]:
 def test_decoders(family: str) -> None:
     model, (ids, mask) = model_of(family), ids_and_mask()
     with torch.no_grad():
-        state = KVCache(len(model.body.blocks))
+        state = KVCache(len(model.body.blocks), model.body.own_slots())
         model(ids, mask, state=state)
         assert model(ids[:, :1], mask[:, :1], state=state).device == META
     assert devices_of_gradients(backward(model, torch.bfloat16)) == {META}

@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> "partial[Any]":
     function = getattr(importlib.import_module(module), name)
     command = Command(function, f"langwright {verb}", USUAL.get(verb, "").split())
     asked = (HELP | {"--help-all"}).intersection(itertools.takewhile(lambda word: word != "--", rest))
-    return partial(_show, command.help("--help-all" in asked)) if asked else partial(function, **command.read(rest))
+    return partial(_show, command.help("--help-all" in asked)) if asked else command.call(rest)
 
 
 def _show(text: str) -> None:

@@ -35,6 +35,7 @@ ROUNDED = {
     "bart-base": 139e6, "bart-large": 406e6,
     "mpt-30b": 30e9,
     "transformer-base": 65e6, "transformer-big": 213e6,
+    "lstm-small": 4.65e6, "lstm-medium": 20e6, "lstm-large": 66e6, "awd-lstm": 24e6,
 }  # fmt: skip
 """As the papers give them; GPT-3's in Table 2.1 of Brown et al. (2020)."""
 

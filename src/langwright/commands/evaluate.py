@@ -55,7 +55,7 @@ def evaluate(
         raise UserError(f"--experts: {model} has none")
     with tokens_of(tokenizer, text, split, field) as tokens:
         result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size).record()}
-        windows = Windows(tokens, context or loaded.context, once=True)
+        windows = Windows(tokens, context or loaded.window, once=True)
         shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else {}
     if experts:
         result["experts"] = [{"layer": layer, "shares": share.tolist()} for layer, share in shares.items()]
@@ -68,8 +68,9 @@ def evaluate(
 
 def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size: int = 16) -> Likelihood:
     """The likelihood of a text in windows of `context` tokens; of the model's own context unless given."""
-    window = model.context if context is None else context
-    check_flag("context", window, 2 <= window <= model.context, f"from 2 to the model's context of {model.context}")
+    window = model.window if context is None else context
+    most = "at least 2" if model.context is None else f"from 2 to the model's context of {model.context}"
+    check_flag("context", window, window >= 2 and model.fits(window), most)
     check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
     return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
 

@@ -140,11 +140,11 @@ class Tuning:
             virtual = method.tokens
         elif is_quantised(base):
             raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
-        most = base.context - 2
-        check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.context} tokens")
-        context = recipe.context or base.context - virtual
+        most = base.window - 2
+        check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.window} tokens")
+        context = recipe.context or base.window - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
-        check_flag("context", context, 2 <= context <= base.context - virtual, room)
+        check_flag("context", context, context >= 2 and base.fits(context + virtual), room)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
         self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]

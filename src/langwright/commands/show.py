@@ -69,6 +69,8 @@ def show(
         opening: how the model is opened.
     """
     loaded, tokenizer = opening.open(model)
+    if loaded.body.carries:
+        raise UserError(f"--attention: a {loaded.family} model has no attention to show")
     if attached(loaded).tokens:
         raise UserError(f"--adapter {opening.adapter}: its virtual tokens have no names to show; leave it out")
     if target is not None and not loaded.encoders:

@@ -48,7 +48,7 @@ def _alone(example: ChatExample, bos: int | None) -> ChatExample:
 def _losses(model: Model, examples: Sequence[ChatExample], batch_size: int) -> NDArray[np.float64]:
     """The mean loss of the trained tokens of each example, in nats."""
     found = np.zeros(len(examples))
-    for batch in evaluation_batches(chat_rows(examples, model.context), batch_size):
+    for batch in evaluation_batches(chat_rows(examples, max(example.inputs for example in examples)), batch_size):
         assert batch.samples is not None
         here = batch.to(model.device)
         logits = model.head(model.body(here.ids))
@@ -73,7 +73,7 @@ class Scorer:
         opened = OpenedFolder(self._folder).require(generates=True, one_stack=True)
         model = opened.model(choose_device("auto"), torch.float32)
         examples = self._examples(chats)
-        fitting = [i for i, example in enumerate(examples) if example.inputs <= model.context]
+        fitting = [i for i, example in enumerate(examples) if model.fits(example.inputs)]
         scores = [float("-inf")] * len(chats)
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):

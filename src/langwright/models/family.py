@@ -91,7 +91,8 @@ class AdapterTargets:
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
+    name: `model_type` in config.json. own: `transformers` has no class for it; its name in the file begins with
+    "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
     task: what the head of `builder` is for. heads: the other heads, by what they are for.
@@ -116,6 +117,7 @@ class Family:
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
+    own: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
     dropped_keys: tuple[str, ...] = ()
@@ -132,6 +134,11 @@ class Family:
     presets: Mapping[str, Fields] = field(default_factory=dict)
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls it."""
+        return f"langwright-{self.name}" if self.own else self.name
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -175,4 +182,4 @@ class Family:
     def dump(self, config: Any) -> Fields:
         """config -> the fields of config.json."""
         values = {name: value for name, value in dataclasses.asdict(config).items() if name not in self.absent}
-        return {"architectures": [self.architecture], "model_type": self.name, **self.write(values)}
+        return {"architectures": [self.architecture], "model_type": self.model_type, **self.write(values)}

@@ -13,6 +13,9 @@ from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, Paralle
 from langwright.parts.bias import EVERY_SEGMENT
 from langwright.parts.state import CrossMemory, State, Taps
 
+WINDOW = 256
+"""Tokens that a model without a limit reads at once."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -89,6 +92,15 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def window(self) -> int:
+        """Tokens that are read at once unless something else is said: the context, where there is a limit."""
+        return self.context or WINDOW
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so many tokens are within the context."""
+        return self.context is None or tokens <= self.context
 
     @property
     def generates(self) -> bool:
@@ -226,9 +238,21 @@ def stack(
 
 
 def language_model(
-    body: Stack, config: Any, tied: bool = True, bias: bool = False, softcap: float | None = None
+    body: Stack,
+    config: Any,
+    tied: bool = True,
+    bias: bool = False,
+    softcap: float | None = None,
+    dim: int | None = None,
 ) -> Model:
-    """A decoder. tied: whether its head is the token table. bias, softcap: see `LanguageHead`."""
+    """A decoder.
+
+    Args:
+        body, config: see `Model`.
+        tied: whether its head is the token table.
+        bias, softcap: see `LanguageHead`.
+        dim: width of the hidden states, that of the token vectors unless given.
+    """
     tokens = body.embed.tokens
-    head = LanguageHead(tokens.shape[0], tokens.shape[1], tokens if tied else None, softcap, bias=bias)
+    head = LanguageHead(tokens.shape[0], dim or tokens.shape[1], tokens if tied else None, softcap, bias=bias)
     return Model(body, {"head": head}, config=config)

@@ -15,7 +15,7 @@ PRESETS: dict[str, tuple[str, Any]] = {
 DROPOUT = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "emb_pdrop",
     "resid_dropout", "embed_dropout", "attention_dropout", "hidden_dropout",
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout_rate", "dropout", "embedding_dropout",
 )  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
         "router_aux_loss_coef": 0.02,
     }
     own = {name: value for name, value in usual.items() if name in fields}
-    config = row.make(**own | {shape.layers: depth, shape.heads: heads, shape.width: wide})
+    own |= {} if shape.heads is None else {shape.heads: heads}
+    config = row.make(**own | {shape.layers: depth, shape.width: wide})
     return _fit(config, vocabulary, context, dropout)
 
 

@@ -7,6 +7,7 @@ from langwright.parts.attention import Attention
 from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
 from langwright.parts.quantised import QuantisedLinear
+from langwright.parts.recurrent import Recurrent
 
 
 def parameters(model: nn.Module) -> int:
@@ -33,8 +34,9 @@ def training_flops_per_token(model: Model, context: int) -> int:
 
 
 def _linear(module: nn.Module) -> int:
-    """Weights of all linear layers."""
-    return sum(m.inputs * m.outputs for m in module.modules() if isinstance(m, Linear))
+    """Weights of all linear layers, those between the hidden states of recurrent layers included."""
+    recurrent = sum(m.hidden_weight.numel() for m in module.modules() if isinstance(m, Recurrent))
+    return recurrent + sum(m.inputs * m.outputs for m in module.modules() if isinstance(m, Linear))
 
 
 def _mixtures(model: nn.Module) -> list[MoE]:

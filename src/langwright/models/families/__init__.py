@@ -3,6 +3,7 @@
 from langwright.models.families.bart import BART
 from langwright.models.families.bert import BERT
 from langwright.models.families.bloom import BLOOM
+from langwright.models.families.cnn import CNN
 from langwright.models.families.gemma import GEMMA
 from langwright.models.families.gemma2 import GEMMA2
 from langwright.models.families.gpt1 import GPT1
@@ -19,6 +20,7 @@ from langwright.models.families.nanochat import NANOCHAT
 from langwright.models.families.phi import PHI
 from langwright.models.families.qwen2 import QWEN2
 from langwright.models.families.qwen3 import QWEN3
+from langwright.models.families.recurrent import GRU, LSTM, RNN
 from langwright.models.families.roberta import ROBERTA
 from langwright.models.families.switch import SWITCH
 from langwright.models.families.t5 import T5
@@ -28,10 +30,13 @@ DECODERS = (
     GPT1, GPT2, GPT_NEO, GPTJ, GPT_NEOX, BLOOM, MPT, PHI, LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, GEMMA, GEMMA2,
     NANOCHAT,
 )  # fmt: skip
+CARRYING = (LSTM, GRU, RNN, CNN)
+"""Decoders without attention, whose memory of a text has a fixed size."""
 ENCODERS = (BERT, ROBERTA)
 ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
-FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *ENCODERS, *ENCODER_DECODERS)}
-LANGUAGE = [family.name for family in DECODERS]
+FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *CARRYING, *ENCODERS, *ENCODER_DECODERS)}
+MODEL_TYPES = {family.model_type: family for family in FAMILIES.values()}
+LANGUAGE = [family.name for family in (*DECODERS, *CARRYING)]
 """Those that are built to continue a text."""
 
 LEARNERS: dict[str, tuple[Family, ...]] = {
