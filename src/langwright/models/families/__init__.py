@@ -40,7 +40,7 @@ LANGUAGE = [family.name for family in (*DECODERS, *CARRYING)]
 """Those that are built to continue a text."""
 
 LEARNERS: dict[str, tuple[Family, ...]] = {
-    "causal": (LLAMA, *DECODERS),
+    "causal": (LLAMA, *DECODERS, *CARRYING),
     "masked": ENCODERS,
     "prefix": ENCODER_DECODERS,
     "span": ENCODER_DECODERS,
