@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
+    "predict": ("langwright.commands.predict:predict", "do a model's task for each row of a file"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
