@@ -194,7 +194,7 @@ class Run:
         """Keep the weights of the numbers if they are the best so far."""
         now, value = self.progress, float(numbers[str(self.best)])
         if now.best is None or value > now.best[1]:
-            now.best, now.stale = (now.step, value), 0
+            now.best, now.stale = [now.step, value], 0
             self.checkpoints.save_best(self.learner, now.step)
         else:
             now.stale += 1

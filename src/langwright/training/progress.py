@@ -35,7 +35,7 @@ class Progress:
     loader: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     skips: int = 0
-    best: tuple[int, float] | None = None
+    best: list[Any] | None = None
     stale: int = 0
     ended: bool = False
 

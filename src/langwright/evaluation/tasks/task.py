@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,9 +91,9 @@ class Task:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], labels: Sequence[str]) -> "Task":
         """The task of a record and of the labels of a model."""
-        fields = {name: value for name, value in record.items() if name in cls.__dataclass_fields__}
-        columns = Columns(**fields.pop("columns", {}))
-        return cls(columns=columns, labels=tuple(labels), **fields)
+        names = {field.name for field in fields(cls)} - {"columns", "labels"}
+        more = {name: value for name, value in record.items() if name in names}
+        return cls(Columns(**record.get("columns", {})), tuple(labels), **more)
 
     def predict(
         self, model: Model, tokenizer: Tokenizer, items: Sequence[Any], batch_size: int = 32,
