@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langwright.baselines import ngram
-from langwright.baselines.ngram import BEGIN, END, SYMBOLS, NGram
+from langwright.baselines.ngram import BYTES, NGram, largest_order
+
+END, BEGIN, SYMBOLS = BYTES, BYTES + 1, BYTES + 1
 
 TEXT = [
     b"def area(self):\n    return self.width * self.height\n",
