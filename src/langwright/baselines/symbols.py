@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,25 +24,8 @@ def sentences_of(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-class Symbols(Protocol):
-    """An alphabet: the numbers of a text's symbols, and back."""
-
-    @property
-    def size(self) -> int:
-        """How many symbols there are."""
-
-    def encode(self, text: str) -> Ids:
-        """The number of each symbol of a text."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of some symbols."""
-
-    def spelt(self, symbol: int) -> str:
-        """One symbol, for people."""
-
-
 class Bytes:
-    """The 256 bytes, of a text in UTF-8."""
+    """The 256 bytes of texts in UTF-8, as numbers and back."""
 
     size = 256
 
@@ -62,7 +44,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a training text, the frequent ones first, and `UNKNOWN` for all others."""
+    """The words of a training text, the frequent ones first after `UNKNOWN` for all others, as numbers and back."""
 
     vocabulary: tuple[str, ...]
 
@@ -93,3 +75,7 @@ class Words:
     def spelt(self, symbol: int) -> str:
         """The word."""
         return self.vocabulary[symbol]
+
+
+Symbols = Bytes | Words
+"""What is a symbol to a model."""

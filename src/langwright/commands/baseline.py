@@ -80,7 +80,7 @@ def baseline(
         iterations: steps in which it learns; 40 unless given.
         sample: write this many sentences drawn from the model.
         sentence: print the probability of this sentence; more than one may be given.
-        strength: how far the weights of words may go from zero; 1 unless given.
+        strength: how far the weights of words may go from zero; 1 for one-hot, 10 for bag-of-words unless given.
         neighbours: how many nearest neighbours vote; 2 unless given, as in the paper.
         processes: how many processes compare texts; as many as there are processors unless given.
         seed: of all that is drawn.
@@ -102,9 +102,9 @@ def baseline(
         if kind == "gzip-knn":
             result |= _compressed(rows, measured, neighbours or 2, seed, processes)
         else:
-            said = word_classifier(
-                [row.whole for row in rows], [row.label for row in rows], kind, strength or 1.0
-            ).predict([row.whole for row in measured])
+            said = word_classifier([row.whole for row in rows], [row.label for row in rows], kind, strength).predict(
+                [row.whole for row in measured]
+            )
             result |= scores([row.label for row in measured], list(map(str, said)))
         usual = commonest([row.label for row in rows])
         result["commonest_accuracy"] = sum(row.label == usual for row in measured) / len(measured)
