@@ -11,7 +11,7 @@ from langwright.data.order import Layout
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.models.families import LANGUAGE
+from langwright.models.families import FAMILIES, LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset
 from langwright.objectives.losses import Causal
@@ -56,12 +56,12 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     out = Path(out)
 
     def prepare(rank: int, world: int) -> Job:
-        shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
+        family, _ = shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         supply = text_supply(
             corpus, recipe.split, recipe.field, layout, recipe.context, recipe.crossing,
-            kind=recipe.tokenizer, vocabulary=recipe.vocabulary,
+            kind=recipe.tokenizer, vocabulary=recipe.vocabulary, carries=FAMILIES[family].carries,
         )  # fmt: skip
         family, config = shape(recipe, supply.tokenizer.vocab_size)
         return Job(
@@ -73,7 +73,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed)},
             objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / config.width,
+            learning_rate=recipe.learning_rate or (1.0 if recipe.optimizer == "sgd" else 1 / config.width),
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -96,8 +96,17 @@ def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
         family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
     if family not in LANGUAGE:
         raise UserError(f'family "{family}" does not continue texts, which is what pretrain teaches')
-    if recipe.balance is None:
-        return family, config
-    if not hasattr(config, "router_aux_loss_coef"):
-        raise UserError(f"--balance {recipe.balance}: means something for families with experts only, such as mixtral")
-    return family, replace(config, router_aux_loss_coef=recipe.balance)
+    for flag, field, kind in _FIELDS:
+        value = getattr(recipe, flag)
+        if value is not None and not hasattr(config, field):
+            name = flag.replace("_", "-")
+            raise UserError(f"--{name} {value}: means something for {kind} only")
+        config = config if value is None else replace(config, **{field: value})
+    return family, config
+
+
+_FIELDS = (
+    ("balance", "router_aux_loss_coef", "families with experts, such as mixtral,"),
+    ("weight_dropout", "weight_dropout", "recurrent families, such as lstm,"),
+)
+"""Settings of a recipe that are a field of some configs, and which those are."""

@@ -6,6 +6,7 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -19,10 +20,11 @@ from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.supply import Batches, Supply, evaluation_batches
+from langwright.data.streams import READ_AT_ONCE, Streams, whole_documents
+from langwright.data.supply import Batches, StatefulBatches, StepBatches, Supply, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
-from langwright.text.training import characters, raw_bytes, train_bpe
+from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
 BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
@@ -41,6 +43,7 @@ def text_supply(
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
+    carries: bool = False,
 ) -> Supply:
     """A corpus opened, split and tokenised: windows of the training side, and those of the other.
 
@@ -52,8 +55,9 @@ def text_supply(
         context: inputs a window.
         crossing: let training windows run over the bounds of documents.
         tokenizer: one that exists; else a new one is made from the training side.
-        kind: of a new one: "bpe", "characters", "bytes", or a folder that holds one.
+        kind: of a new one: "bpe", "words", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
+        carries: whether the model has a memory that is carried, so that the text is read in order.
     """
     corpus = open_corpus(spec, field=field)
     split = str(settle_split(corpus, split))
@@ -64,10 +68,17 @@ def text_supply(
         f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
+    batches: StepBatches | StatefulBatches
+    if carries:
+        batches = Streams(training, layout, context, crossing)
+        held_out = partial(whole_documents, validation, layout.batch_size, READ_AT_ONCE)
+    else:
+        batches = Batches(Windows(training, context, crossing), layout)
+        held_out = partial(evaluation_batches, Windows(validation, context, once=True), layout.batch_size)
     return Supply(
         tokenizer,
-        Batches(Windows(training, context, crossing), layout),
-        lambda limit: evaluation_batches(Windows(validation, context, once=True), layout.batch_size, limit),
+        batches,
+        held_out,
         len(validation),
         validation.text_bytes,
         record,
@@ -80,17 +91,20 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
         return raw_bytes()
     if kind == "characters":
         return characters(document.text for document in corpus)
-    if kind == "bpe":
-        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
+    if kind in ("bpe", "words"):
+        train, mark = (train_bpe, "") if kind == "bpe" else (train_words, " words")
+        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}{mark}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
         if not folder.is_dir():
             training, _ = split_documents(corpus, split)
-            made = train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
+            made = train(sample_texts(training, SAMPLE_BYTES), vocabulary)
             with atomic_folder(folder) as new:
                 made.save(new)
         return load_tokenizer(folder)
     if not kind.startswith(PREFIX) and not Path(kind).is_dir():
-        raise UserError(f"--tokenizer {kind}: neither bpe, characters or bytes nor a folder that holds a tokenizer")
+        raise UserError(
+            f"--tokenizer {kind}: neither bpe, words, characters or bytes nor a folder that holds a tokenizer"
+        )
     return load_tokenizer(kind)
 
 

@@ -56,7 +56,7 @@ def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> 
     nats, tokens = 0.0, 0
     for batch in batches:
         here = batch.to(device)
-        hidden = model.body(here.ids, here.mask, here.positions, here.segments)
+        hidden = model.body(here.ids, here.mask, here.positions, here.segments, here.state)
         loss = linear_cross_entropy(model.head.projection(hidden), here.targets, here.weights)
         nats += float(loss)
         tokens += int(batch.weights.sum())

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from langwright.parts.carry import CarriedState
+
 T = TypeVar("T")
 Models = Any
 """Modules by name, a mapping or an `nn.ModuleDict`; a run is about "model", others (a critic) stand beside it."""
@@ -70,6 +72,7 @@ class TokenBatch(Batch):
         positions: None means `cumsum(mask) - 1`.
         segments: the document each token belongs to, when a window packs several; None means one.
         samples: the sample number of each row.
+        state: what the batches before left in the model, where rows go on from them; None where each stands alone.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -79,3 +82,4 @@ class TokenBatch(Batch):
     positions: Int[Tensor, "batch time"] | None = None
     segments: Int[Tensor, "batch time"] | None = None
     samples: Int[Tensor, " batch"] | None = None
+    state: CarriedState | None = None

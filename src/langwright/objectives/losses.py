@@ -57,7 +57,7 @@ class Causal:
         model = models["model"]
         charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
         taps = Taps("auxiliary") if charged else None
-        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
+        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, batch.state, taps)
         projection = model.head.projection(hidden)
         sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
         if taps is not None:
