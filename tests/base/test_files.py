@@ -358,3 +358,11 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         with refused(f"{name}: a file is in the way"), folder_lock(tmp_path / name, "a test"):
             pass
     refuse_file(tmp_path / "a/b")
+
+
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
+    with refused(f"{tmp_path}: is a folder"):
+        write_atomic(tmp_path, "text")
+    write_atomic(tmp_path / "file", "text")
+    with refused(f"{tmp_path}/file: a file is in the way"):
+        write_atomic(tmp_path / "file" / "below", "text")

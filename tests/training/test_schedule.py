@@ -74,7 +74,7 @@ def test_a_plan_follows_the_clock() -> None:
     ("field", "value"),
     [
         ("batch_size", 0), ("micro_batch", 0), ("learning_rate", 0.0), ("muon_learning_rate", 0.0), ("warmup", 1.5),
-        ("decay", 0.99), ("beta1", -0.1), ("clip", -1.0), ("steps", "0 steps"), ("steps", "10m"),
+        ("decay", 0.99), ("beta1", -0.1), ("clip", -1.0), ("steps", "0 steps"), ("steps", "10m"), ("steps", ""),
         ("budget", "10 steps"), ("save_every", "0 steps"), ("log_every", "2 epochs"), ("keep", 0),
         ("validation_windows", 0), ("weight_decay", -1.0), ("seed", -1), ("beta1", 1.0), ("beta2", 1.0),
         ("learning_rate", math.inf), ("learning_rate", math.nan), ("weight_decay", math.inf), ("clip", math.nan),
@@ -90,7 +90,8 @@ def test_recipes_refuse_values_that_make_no_sense(field: str, value: Any) -> Non
     [
         (PretrainRecipe, "depth", 0), (PretrainRecipe, "context", 1), (PretrainRecipe, "width", 65),
         (PretrainRecipe, "dropout", 1.0), (PretrainRecipe, "balance", -1.0), (FinetuneRecipe, "context", 1),
-        (FinetuneRecipe, "unfreeze_every", "0"),
+        (FinetuneRecipe, "unfreeze_every", "0"), (PretrainRecipe, "depth", 10**20), (PretrainRecipe, "context", 10**20),
+        (PretrainRecipe, "vocabulary", 10**20), (PretrainRecipe, "width", 64 * 10**20),
     ],
 )  # fmt: skip
 def test_recipes_refuse_shapes_that_make_no_sense(kind: Any, field: str, value: Any) -> None:

@@ -39,7 +39,7 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
         UserError: There is no such file, none that can be read, or one with another ending.
     """
     path = Path(spec).expanduser()
-    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+    if spec and os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         wanted = in_folders or endings
         found = [file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted]
         found = [file for file in found if not any(n.startswith(".") for n in file.relative_to(path).parts)]

@@ -18,7 +18,8 @@ ACTIVATIONS = {
 }
 """Names in config.json -> names in `parts/feedforward.py`."""
 
-Size = Annotated[int, Rule("a whole number above 0", lambda size: size > 0)]
+Size = Annotated[int, Rule("a whole number from 1 to 2**28", lambda size: 0 < size <= 2**28)]
+Count = Annotated[int, Rule("a whole number from 1 to 10,000", lambda layers: 0 < layers <= 10_000)]
 Rate = Annotated[float, Rule("a number of at least 0 and below 1", lambda rate: 0 <= rate < 1)]
 Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
 Activation = Annotated[str, one_of(ACTIVATIONS)]

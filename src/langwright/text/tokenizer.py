@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, read_text, write_atomic, write_json
+from langwright.base.files import read_json, read_object, read_text, write_atomic, write_json
 from langwright.base.hub import model_folder
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.special_tokens import SpecialTokens, read_special_tokens, usual_special_tokens
@@ -386,8 +386,7 @@ def _bos_first(bos: str, id: int) -> processors.TemplateProcessing:
 def _read_ends(folders: Sequence[Path]) -> list[int]:
     paths = [folder / name for folder in folders for name in ("generation_config.json", "config.json")]
     for path in (path for path in paths if path.exists()):
-        content = read_json(path, "the settings of the model")
-        ends = content.get("eos_token_id") if isinstance(content, dict) else None
+        ends = read_object(path, "the settings of the model").get("eos_token_id")
         if ends is not None:
             ends = ends if isinstance(ends, list) else [ends]
             if not all(type(id) is int for id in ends):
@@ -401,9 +400,7 @@ def _read_config(folder: Path) -> tuple[Mapping[str, Any], SpecialTokens]:
     config, special = PLAIN_CONFIG, SpecialTokens()
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         if path.exists() and special == SpecialTokens():
-            content = read_json(path, "the tokenizer's configuration")
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
+            content = read_object(path, "the tokenizer's configuration")
             special = read_special_tokens(content, str(path))
             config = content if path.name == "tokenizer_config.json" else config
     if (template := folder / "chat_template.jinja").exists():  # goes before one in tokenizer_config.json

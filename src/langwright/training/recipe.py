@@ -14,7 +14,8 @@ class TrainingRecipe:
     """How a model is trained. Amounts carry their unit: "500 steps", "2 epochs", "1m tokens".
 
     Args:
-        steps: length of the run: "500 steps", "2 epochs" or "1m tokens"; one epoch unless given.
+        steps: length of the run: "500 steps", "2 epochs" or "1m tokens"; unless given
+            one epoch, or three in fine-tuning.
         budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time. "none" lifts
             the budget of a recipe file.
         batch_size: sequences in a step.
@@ -107,7 +108,7 @@ class TrainingRecipe:
 
     def length(self) -> Quantity:
         """How long the run is, in steps, epochs or tokens."""
-        return _amount("steps", self.steps or self.usual_steps, "steps", "epochs", "tokens")
+        return _amount("steps", self.usual_steps if self.steps is None else self.steps, "steps", "epochs", "tokens")
 
     def budget_seconds(self) -> float | None:
         """The time for the whole command in seconds, or None."""
@@ -209,9 +210,11 @@ class FinetuneRecipe(TrainingRecipe):
 
 
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("batch_size micro_batch keep validation_windows vocabulary depth halvings", lambda n: n >= 1, "at least 1"),
-    ("context", lambda n: n >= 2, "at least 2 tokens"),
-    ("width", lambda n: n > 0 and n % 64 == 0, "a multiple of 64"),
+    ("batch_size micro_batch keep validation_windows halvings", lambda n: n >= 1, "at least 1"),
+    ("depth", lambda n: 1 <= n <= 1000, "at least 1 and at most 1,000"),
+    ("vocabulary", lambda n: 1 <= n <= 2**24, "at least 1 and at most 2**24"),
+    ("context", lambda n: 2 <= n <= 2**24, "at least 2 tokens and at most 2**24"),
+    ("width", lambda n: 0 < n <= 2**20 and n % 64 == 0, "a multiple of 64, and at most 2**20"),
     ("seed", lambda n: 0 <= n < 2**63, "0 or more, and below 2**63"),
     ("learning_rate muon_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
     ("embedding_learning_rate head_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),

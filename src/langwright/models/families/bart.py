@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import Rule
-from langwright.models.config import ACTIVATIONS, Activation, Config, Fields, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Fields, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, names, projections, within
@@ -28,10 +28,10 @@ class BartConfig(Config):
 
     vocab_size: Size = 50265
     max_position_embeddings: Size = 1024
-    encoder_layers: Size = 12
+    encoder_layers: Count = 12
     encoder_ffn_dim: Size = 4096
     encoder_attention_heads: Size = 16
-    decoder_layers: Size = 12
+    decoder_layers: Count = 12
     decoder_ffn_dim: Size = 4096
     decoder_attention_heads: Size = 16
     activation_function: Activation = "gelu"
