@@ -13,7 +13,7 @@ from langwright.evaluation.likelihood import likelihood
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from oracles import perturb
 from refusals import refused
 
@@ -61,7 +61,7 @@ def test_rows_go_on_from_step_to_step(crossing: bool) -> None:
     tokens, model = tokens_of(), made()
     streams = Streams(tokens, Layout(2, seed=0), context=5, crossing=crossing)
     assert (streams.windows, streams.tokens_per_step) == (12, 10)  # rows of 31 tokens, 6 steps
-    objective, found, weights = Causal(), [], 0.0
+    objective, found, weights = TokenPrediction(), [], 0.0
     for _ in range(12):
         batch = streams.next({})
         found.append(sum(float(term) for term in objective({"model": model}, batch).values()))
@@ -82,12 +82,12 @@ def test_ranks_share_the_rows_and_a_state_goes_on() -> None:
         batch, parts = whole.next({}), [share.next({}) for share in shares]
         assert torch.equal(batch.ids, torch.cat([part.ids for part in parts]))
         for one in (batch, *parts):
-            Causal()({"model": model}, one)
+            TokenPrediction()({"model": model}, one)
     memory = [share.state()["memory.1"] for share in shares]
     torch.testing.assert_close(whole.state()["memory.1"], torch.cat(memory))
     again = Streams(tokens, Layout(4, seed=0), context=3)
     again.load(whole.state())
-    first, second = (Causal()({"model": model}, streams.next({}))["tokens"] for streams in (whole, again))
+    first, second = (TokenPrediction()({"model": model}, streams.next({}))["tokens"] for streams in (whole, again))
     assert torch.equal(first, second)
     with refused("--batch-size", "--context"):
         Streams(tokens, Layout(8, seed=0), context=9)

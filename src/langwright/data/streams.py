@@ -1,7 +1,8 @@
 """Text read in order, for models whose memory is carried from batch to batch."""
 
 from collections.abc import Iterator
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -13,9 +14,23 @@ from langwright.data.order import Layout
 from langwright.data.shards import Tokens
 from langwright.objectives.batch import Models, TokenBatch
 from langwright.parts.carry import CarriedState
+from langwright.text.tokenizer import Tokenizer
 
 READ_AT_ONCE = 256
 """Tokens in a window of held-out text; what is carried makes the loss the same for any number."""
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Text is read in order. context, crossing: as for `Streams`."""
+
+    context: int
+    crossing: bool = False
+    predicts_all: ClassVar[bool] = True
+
+    def ready(self, tokenizer: Tokenizer) -> Tokenizer:
+        """It needs no special tokens."""
+        return tokenizer
 
 
 @final

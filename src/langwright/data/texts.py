@@ -19,10 +19,10 @@ from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
+from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.streams import READ_AT_ONCE, Streams, whole_documents
+from langwright.data.streams import READ_AT_ONCE, InOrder, Streams, whole_documents
 from langwright.data.supply import Batches, StatefulBatches, StepBatches, Supply, evaluation_batches
-from langwright.data.windows import Windows
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
@@ -38,30 +38,26 @@ def text_supply(
     split: str,
     field: str,
     layout: Layout,
-    context: int,
-    crossing: bool = False,
+    reading: Reading | InOrder,
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
-    carries: bool = False,
 ) -> Supply:
-    """A corpus opened, split and tokenised: windows of the training side, and those of the other.
+    """A corpus opened, split and tokenised: rows of the training side, and those of the other.
 
     Args:
         spec: the corpus.
         split: what is held out.
         field: of files that have several, the one with the text.
         layout: of the batches.
-        context: inputs a window.
-        crossing: let training windows run over the bounds of documents.
+        reading: how tokens become rows.
         tokenizer: one that exists; else a new one is made from the training side.
         kind: of a new one: "bpe", "words", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
-        carries: whether the model has a memory that is carried, so that the text is read in order.
     """
     corpus = open_corpus(spec, field=field)
     split = str(settle_split(corpus, split))
-    tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
+    tokenizer = reading.ready(tokenizer or make_tokenizer(corpus, split, kind, vocabulary))
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
@@ -69,19 +65,22 @@ def text_supply(
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
     batches: StepBatches | StatefulBatches
-    if carries:
-        batches = Streams(training, layout, context, crossing)
+    if isinstance(reading, InOrder):
+        batches = Streams(training, layout, reading.context, reading.crossing)
         held_out = partial(whole_documents, validation, layout.batch_size, READ_AT_ONCE)
     else:
-        batches = Batches(Windows(training, context, crossing), layout)
-        held_out = partial(evaluation_batches, Windows(validation, context, once=True), layout.batch_size)
+        batches = Batches(reading.rows(tokenizer, training, layout.seed, True), layout)
+        held_out = partial(
+            evaluation_batches, reading.rows(tokenizer, validation, layout.seed, False), layout.batch_size
+        )
     return Supply(
         tokenizer,
         batches,
         held_out,
         len(validation),
-        validation.text_bytes,
+        validation.text_bytes if reading.predicts_all else None,
         record,
+        prompt="" if reading.predicts_all else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from langwright.base.errors import UserError
@@ -128,12 +128,25 @@ class PretrainRecipe(TrainingRecipe):
     """How a model is made from raw text.
 
     Args:
+        objective: causal (each token predicts the next), prefix (an encoder reads the beginning, a decoder writes the
+            rest), masked (hidden tokens are predicted: BERT), span (hidden spans are written: T5), denoise (a text is
+            written from a noisy one: BART), or seq2seq (a target is written from its source; CORPUS is two files of
+            parallel lines, such as train.en::train.de).
+        noise: share of the tokens that masked, span and denoise take; 0.15, and 0.3 for denoise, unless given.
+        mean_span: tokens of a span on average; 3 for span and 3.5 for denoise unless given.
+        whole_words: masked hides whole words.
+        permute: denoise lets sentences change places.
+        delete: share of the tokens that denoise leaves out.
+        rotate: share of the texts that denoise lets begin at another token.
+        smoothing: share of each target that is spread over the vocabulary in the loss.
+        packing: several short texts share a row, none of which sees another.
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
         tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
         vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
-        family: the architecture, a name in docs/add-a-family.md: llama, gpt2, gpt_neox, gemma2, mixtral, bloom ...
+        family: the architecture, a name in docs/add-a-family.md: gpt2, gpt_neox, gemma2, mixtral, bloom, roberta ...;
+            llama, or what the objective was made for (bert, t5, bart, marian), unless given.
         depth: the one dial of size: layers; the width is 64 times as much.
         width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
@@ -143,12 +156,21 @@ class PretrainRecipe(TrainingRecipe):
         balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
+    objective: Literal["causal", "prefix", "masked", "span", "denoise", "seq2seq"] = "causal"
+    noise: float | None = None
+    mean_span: float | None = None
+    whole_words: bool = False
+    permute: bool = True
+    delete: float = 0.0
+    rotate: float = 0.0
+    smoothing: float = 0.0
+    packing: bool = False
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
     tokenizer: str = "bpe"
     vocabulary: int = 4096
-    family: str = "llama"
+    family: str | None = None
     depth: int = 4
     width: int | None = None
     preset: str | None = None
@@ -156,6 +178,28 @@ class PretrainRecipe(TrainingRecipe):
     dropout: float = 0.0
     weight_dropout: float | None = None
     balance: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = {f.name: f.default for f in fields(self)}
+        for objectives, names in _GO_WITH.items():
+            for name in names:
+                if getattr(self, name) != usual[name] and self.objective not in objectives.split():
+                    raise UserError(f"{_flag(name)}: goes with --objective {objectives.replace(' ', ' or ')}")
+        if self.noise == 0 and self.objective != "denoise":
+            raise UserError(f"--noise 0: leaves --objective {self.objective} nothing to learn")
+        if self.crossing and self.packing:
+            raise UserError("--crossing and --packing exclude each other")
+
+
+_GO_WITH = {
+    "masked span denoise": ("noise",),
+    "span denoise": ("mean_span",),
+    "masked": ("whole_words",),
+    "denoise": ("permute", "delete", "rotate"),
+    "causal": ("crossing",),
+}
+"""Fields that mean something for some objectives only."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +264,13 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("embedding_learning_rate head_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
     ("weight_decay clip z_loss balance", lambda weight: 0 <= weight < math.inf, "0 or more, and finite"),
     ("warmup decay final", lambda share: 0 <= share <= 1, "between 0 and 1"),
-    ("beta1 beta2 dropout weight_dropout", lambda share: 0 <= share < 1, "at least 0 and below 1"),
+    ("mean_span", lambda tokens: 1 <= tokens < 100, "at least 1 and below 100 tokens"),
+    ("rotate", lambda share: 0 <= share <= 1, "between 0 and 1"),
+    (
+        "beta1 beta2 dropout weight_dropout noise delete smoothing",
+        lambda share: 0 <= share < 1,
+        "at least 0 and below 1",
+    ),
 )
 """Fields of recipes, what holds for their values, and the same in words."""
 
