@@ -63,5 +63,6 @@ CNN = Family(
     builder=build,
     keys=keys,
     own=True,
+    carries=True,
     adapters=AdapterTargets(lora=("convolution",)),
 )
