@@ -18,7 +18,8 @@ from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal, linear_cross_entropy
+from langwright.objectives.language import TokenPrediction
+from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from oracles import left_padding, perturb, random_ids
@@ -87,7 +88,7 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
     here = tiny_learner(optimizer=kind, dtype=dtype)
-    there = Learner({"model": tiny_model().to(GPU)}, Causal(), dtype, replace(RECIPE, optimizer=kind))
+    there = Learner({"model": tiny_model().to(GPU)}, TokenPrediction(), dtype, replace(RECIPE, optimizer=kind))
     for step in range(3):
         for learner in (here, there):
             learner.backward(batch_of(step))
@@ -107,7 +108,9 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     for model in models:
         quantise_model(model, bits)
         LoRA(rank=4, target="all-linear").attach(model, seed=1)
-        learner = Learner({"model": model}, Causal(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8))
+        learner = Learner(
+            {"model": model}, TokenPrediction(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8)
+        )
         for step in range(3):
             learner.backward(batch_of(step))
             learner.clip()

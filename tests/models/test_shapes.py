@@ -95,7 +95,6 @@ def test_the_dial(family: str, depth: int) -> None:
         (lambda: preset("gpt2-xxl", 50257, None, 0.0), ['"gpt2-xxl"', '"gpt2-xl"']),
         (lambda: preset("?", 50257, None, 0.0), ["gpt1, gpt2, gpt2-medium"]),
         (lambda: by_depth("bort", 2, 50, 8, 0.0), ['"bort"', "openai-gpt, gpt2"]),
-        (lambda: by_depth("t5", 2, 50, 8, 0.0), ['"t5"']),
         (lambda: by_depth("gpt2", 0, 50, 8, 0.0), ["--depth 0"]),
     ],
 )

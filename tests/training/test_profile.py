@@ -12,7 +12,7 @@ from torch import nn
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
 from langwright.training.profile import PARTS, Profile, shares
@@ -27,7 +27,7 @@ def a_run(folder: Path, width: int = 64, vocabulary: int = 31, wait: float = 0.0
         time.sleep(wait)
         return TokenBatch(ids, ids, torch.ones(ids.shape))
 
-    learner = Learner({"model": new_model("gpt2", config)}, Causal(), torch.float32, RECIPE)
+    learner = Learner({"model": new_model("gpt2", config)}, TokenPrediction(), torch.float32, RECIPE)
     return tiny_run(folder, learner, steps, batches=TinyBatches(batch))
 
 

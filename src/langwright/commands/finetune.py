@@ -20,6 +20,7 @@ from langwright.commands.evaluate import measure, tokens_of
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
+from langwright.data.reading import Continuing
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
@@ -31,7 +32,7 @@ from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
 from langwright.text.chat_template import set_up_chat
@@ -155,7 +156,7 @@ class Tuning:
             origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
             names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
-            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
+            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile),
             supply=supply,
             learning_rate=recipe.learning_rate or usual_rate,
             machine=self.machine,
@@ -175,7 +176,8 @@ class Tuning:
         recipe = self.recipe
         if recipe.task == "text":
             split = recipe.split or "0.9"
-            return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
+            reading = Continuing(context, recipe.crossing)
+            return text_supply(self.text, split, recipe.field, layout, reading, self.tokenizer)
         # The token table and the head grow only where they are trained.
         template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
         return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)

@@ -121,6 +121,12 @@ def read_rows(
                 yield from _read_table(path, columns, delimiter=delimiter, header=header, quotes=quotes)
 
 
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, packed or not, with their ends; UserError where it cannot be read."""
+    with _explained(path):
+        yield from _lines(path)
+
+
 def name_list(names: Iterable[str]) -> str:
     """Names as a phrase for error messages."""
     return ", ".join(f'"{name}"' for name in names) or "none"

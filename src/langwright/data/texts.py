@@ -6,6 +6,7 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -18,11 +19,12 @@ from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
+from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.supply import Batches, Supply, evaluation_batches
-from langwright.data.windows import Windows
+from langwright.data.streams import READ_AT_ONCE, InOrder, Streams, whole_documents
+from langwright.data.supply import Batches, StatefulBatches, StepBatches, Supply, evaluation_batches
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
-from langwright.text.training import characters, raw_bytes, train_bpe
+from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
 BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
@@ -36,41 +38,49 @@ def text_supply(
     split: str,
     field: str,
     layout: Layout,
-    context: int,
-    crossing: bool = False,
+    reading: Reading | InOrder,
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
 ) -> Supply:
-    """A corpus opened, split and tokenised: windows of the training side, and those of the other.
+    """A corpus opened, split and tokenised: rows of the training side, and those of the other.
 
     Args:
         spec: the corpus.
         split: what is held out.
         field: of files that have several, the one with the text.
         layout: of the batches.
-        context: inputs a window.
-        crossing: let training windows run over the bounds of documents.
+        reading: how tokens become rows.
         tokenizer: one that exists; else a new one is made from the training side.
-        kind: of a new one: "bpe", "characters", "bytes", or a folder that holds one.
+        kind: of a new one: "bpe", "words", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
     split = str(settle_split(corpus, split))
-    tokenizer = tokenizer or make_tokenizer(corpus, split, kind, vocabulary)
+    tokenizer = reading.ready(tokenizer or make_tokenizer(corpus, split, kind, vocabulary))
     training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
     record = {**corpus.record(), "spec": spec, "split": split, "field": field}
     say(
         f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
+    batches: StepBatches | StatefulBatches
+    if isinstance(reading, InOrder):
+        batches = Streams(training, layout, reading.context, reading.crossing)
+        held_out = partial(whole_documents, validation, layout.batch_size, READ_AT_ONCE)
+    else:
+        batches = Batches(reading.rows(tokenizer, training, layout.seed, True), layout)
+        held_out = partial(
+            evaluation_batches, reading.rows(tokenizer, validation, layout.seed, False), layout.batch_size
+        )
     return Supply(
         tokenizer,
-        Batches(Windows(training, context, crossing), layout),
-        lambda limit: evaluation_batches(Windows(validation, context, once=True), layout.batch_size, limit),
+        batches,
+        held_out,
         len(validation),
-        validation.text_bytes,
+        validation.text_bytes if reading.predicts_all else None,
         record,
+        prompt="" if reading.predicts_all else None,
     )
 
 
@@ -80,17 +90,20 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
         return raw_bytes()
     if kind == "characters":
         return characters(document.text for document in corpus)
-    if kind == "bpe":
-        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
+    if kind in ("bpe", "words"):
+        train, mark = (train_bpe, "") if kind == "bpe" else (train_words, " words")
+        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}{mark}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
         if not folder.is_dir():
             training, _ = split_documents(corpus, split)
-            made = train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
+            made = train(sample_texts(training, SAMPLE_BYTES), vocabulary)
             with atomic_folder(folder) as new:
                 made.save(new)
         return load_tokenizer(folder)
     if not kind.startswith(PREFIX) and not Path(kind).is_dir():
-        raise UserError(f"--tokenizer {kind}: neither bpe, characters or bytes nor a folder that holds a tokenizer")
+        raise UserError(
+            f"--tokenizer {kind}: neither bpe, words, characters or bytes nor a folder that holds a tokenizer"
+        )
     return load_tokenizer(kind)
 
 

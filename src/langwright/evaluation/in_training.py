@@ -22,19 +22,21 @@ def held_out_likelihood(supply: Supply) -> Evaluate:
         if stopped():
             return Evaluation({}, {})
         metrics = {"validation_loss": found.loss}
-        if windows is None:
+        if windows is None and found.bytes is not None:
             metrics["validation_bits_per_byte"] = found.bits_per_byte
         return Evaluation(metrics, found.record())
 
     return evaluate
 
 
-def sample_of(supply: Supply, context: int) -> Sample:
-    """Lets a model go on from the prompt of a supply."""
+def sample_of(supply: Supply, context: int) -> Sample | None:
+    """Lets a model go on from the prompt of a supply, where it has one."""
+    prompt = supply.prompt
+    if prompt is None:
+        return None
 
     def sample(models: Models) -> str:
-        prompt = "" if supply.prompt is None else supply.prompt
-        limit = min(SAMPLED_TOKENS, context - len(prompt or "."))
+        limit = min(SAMPLED_TOKENS, context - (1 if isinstance(prompt, str) else len(prompt)))
         return complete(models["model"], supply.tokenizer, [prompt], Sampling(0.8, top_k=50), limit)[0].text
 
     return sample

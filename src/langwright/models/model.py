@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
+from langwright.parts.bias import EVERY_SEGMENT
 from langwright.parts.state import CrossMemory, State, Taps
 
 WINDOW = 256
@@ -136,6 +137,7 @@ class Model(nn.Module):
         self,
         source: Int[Tensor, "batch source"],
         mask: Bool[Tensor, "batch source"] | None = None,
+        segments: Int[Tensor, "batch source"] | None = None,
         taps: Taps | None = None,
         remember: bool = False,
     ) -> CrossMemory:
@@ -144,13 +146,15 @@ class Model(nn.Module):
         Args:
             source: token ids [batch, source].
             mask: true where a token is real.
+            segments: the pair each token belongs to, where a row packs several.
             taps: what to record.
             remember: whether keys and values are kept between calls; see `CrossMemory`.
         """
-        hidden = self.encoder(source, mask, taps=taps)
-        ahead = hidden.shape[1] - source.shape[1]  # virtual tokens whose hidden states are read as well
-        read = F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask
-        return CrossMemory(hidden, read, remember)
+        hidden = self.encoder(source, mask, segments=segments, taps=taps)
+        ahead = (hidden.shape[1] - source.shape[1], 0)  # virtual tokens whose hidden states are read as well
+        read = None if mask is None else F.pad(mask, ahead, value=True)
+        of = None if segments is None else F.pad(segments, ahead, value=EVERY_SEGMENT)
+        return CrossMemory(hidden, read, remember, of)
 
     def decode(
         self,

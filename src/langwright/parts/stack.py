@@ -307,7 +307,8 @@ class Stack(nn.Module):
         tables = None if self.rope is None else self.rope.tables(query, x.dtype, real, asked)
         cross = Lowered()
         if memory is not None:
-            cross = self._lower(Bias(), Places(query, memory.positions, gapless=memory.mask is None), x)
+            read = Places(query, memory.positions, memory.mask is None, asked, memory.segments)
+            cross = self._lower(Bias(), read, x)
         for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
             slot = virtual.slot(layer, held.slot(layer))
             context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)

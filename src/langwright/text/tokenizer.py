@@ -182,14 +182,38 @@ class Tokenizer:
         return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
 
     def extended(
-        self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
+        self,
+        added: Sequence[str],
+        special: SpecialTokens,
+        chat_template: str | None = None,
+        ends: Sequence[int] = (),
     ) -> "Tokenizer":
-        """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
+        """The same tokenizer with more tokens, whose ids follow the others.
+
+        Args:
+            added: the tokens.
+            special: the special tokens.
+            chat_template: a new one; its own unless given.
+            ends: see `Tokenizer`.
+        """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
-        config = {**self.config, "chat_template": chat_template}
+        config = {**self.config, **({} if chat_template is None else {"chat_template": chat_template})}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
+
+    def framed(self, first: Sequence[int], last: Sequence[int]) -> "Tokenizer":
+        """The same tokenizer, which puts these special tokens before a text and behind it; see `frame`."""
+        if self.frame("a")[0] == [*first, *self.encode("a"), *last]:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        before, after = ([self._special[id] for id in ids] for ids in (first, last))
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", *after, "$B:1", *(f"{token}:1" for token in after)],
+            special_tokens=[(self._special[id], id) for id in {*first, *last}],
+        )
+        return Tokenizer(backend, self.special_tokens, self.config, ends=self.ends)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:

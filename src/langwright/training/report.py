@@ -54,13 +54,20 @@ def _facts(record: Row, metrics: Sequence[Row]) -> Html:
     share = speed * record["flops_per_token"] / record["gemm_rate"]
     return facts(
         [
-            ("Bits per byte", f"{record['held_out']['bits_per_byte']:.3f}", "of held-out text"),
+            _measure(record["held_out"]),
             ("Parameters", f"{record['parameters'] / 1e6:.1f} M", ""),
             ("Tokens seen", f"{record['tokens'] / 1e6:.2f} M", f"{record['epochs']:.2f} epochs"),
             ("Time", format_seconds(record["seconds"]), "of the whole command up to its last measurement"),
             ("Speed", f"{speed:,.0f} tokens/s", f"{100 * share:.0f} % of the machine's GEMM rate"),
         ]
     )
+
+
+def _measure(held_out: Row) -> tuple[str, str, str]:
+    """Bits per byte where every byte is predicted, else the loss."""
+    if "bits_per_byte" in held_out:
+        return "Bits per byte", f"{held_out['bits_per_byte']:.3f}", "of held-out text"
+    return "Loss", f"{held_out['loss_nats_per_token']:.3f}", "nats per predicted token of held-out text"
 
 
 def _events(history: Sequence[Row]) -> Html:
@@ -82,7 +89,7 @@ def model_card(record: Row) -> dict[str, str]:
     about = {
         "Made by": f"langwright {record['command']}",
         "Trained on": f"{corpus['name']}, {size}, SHA-256 {corpus['hash'][:16]}…",
-        "Held out": f"{corpus['split']}, {record['held_out']['bytes']:,} bytes",
+        "Held out": f"{corpus['split']}, {record['held_out']['tokens']:,} predicted tokens",
         "Machine": record["machine"],
         "Computed in": f"{record['dtype']}, saved in float32, torch {record['torch']}",
         "Context": f"{record['context']} tokens",

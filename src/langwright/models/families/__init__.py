@@ -38,3 +38,13 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *CA
 MODEL_TYPES = {family.model_type: family for family in FAMILIES.values()}
 LANGUAGE = [family.name for family in (*DECODERS, *CARRYING)]
 """Those that are built to continue a text."""
+
+LEARNERS: dict[str, tuple[Family, ...]] = {
+    "causal": (LLAMA, *DECODERS, *CARRYING),
+    "masked": ENCODERS,
+    "prefix": ENCODER_DECODERS,
+    "span": ENCODER_DECODERS,
+    "denoise": (BART, *ENCODER_DECODERS),
+    "seq2seq": (MARIAN, *ENCODER_DECODERS),
+}
+"""The families that each objective of pretraining is for, the usual one first."""
