@@ -49,7 +49,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     (folder / "number.jsonl").write_text(
-        "".join(json.dumps({"text": f"{WORDS[x][a]}", "label": a + 0.5}) + "\n" for x, (a, b) in rows)
+        "".join(
+            json.dumps({"text": f"{WORDS[x][a]}, {WORDS[x][b]}", "label": 1.5 if x == "good" else -0.5}) + "\n"
+            for x, (a, b) in rows
+        )
     )
     return folder
 
@@ -98,7 +101,7 @@ def test_several_labels_and_numbers(made: Path, tmp_path: Path, prints: Prints) 
     assert several["macro_f1"] > 0.6
     first = json.loads(prints("predict", tmp_path / "several", made / "several.jsonl").splitlines()[0])
     assert set(first) == {"labels", "probabilities"}
-    number = json.loads(prints(*tune(made, tmp_path / "number", data="number.jsonl", steps=250), "--json"))
+    number = json.loads(prints(*tune(made, tmp_path / "number", data="number.jsonl", steps=60), "--json"))
     assert number["spearman"] > 0.7
     assert set(json.loads(prints("predict", tmp_path / "number", made / "number.jsonl").splitlines()[0])) == {"value"}
 

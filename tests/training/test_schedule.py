@@ -12,7 +12,7 @@ from langwright.training.progress import Progress
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe
 from refusals import refused
 
-Kind = Literal["linear", "cosine", "trapezoid"]
+Kind = Literal["linear", "cosine", "trapezoid", "halving"]
 
 
 def factors(steps: int, kind: Kind, **changes: float) -> list[float]:
@@ -37,7 +37,18 @@ def test_trapezoid_is_flat_then_falls_to_nothing() -> None:
     assert found[98] == pytest.approx(0.02)
 
 
-@given(st.sampled_from(["linear", "cosine", "trapezoid"]), st.integers(1, 300), st.floats(0, 0.4), st.floats(0, 0.6))
+def test_halving_is_that_of_zaremba() -> None:
+    """13 epochs of 7 steps: four at the peak, then half of it, a quarter, and so on."""
+    found = factors(91, "halving", warmup=0.0, decay=9 / 13, halvings=9)
+    assert found == [0.5 ** max(0, epoch - 3) for epoch in range(13) for _ in range(7)]
+
+
+@given(
+    st.sampled_from(["linear", "cosine", "trapezoid", "halving"]),
+    st.integers(1, 300),
+    st.floats(0, 0.4),
+    st.floats(0, 0.6),
+)
 def test_factors_rise_then_fall_within_bounds(kind: Kind, steps: int, warmup: float, decay: float) -> None:
     found = factors(steps, kind, warmup=warmup, decay=decay)
     assert all(0 < f <= 1 for f in found)

@@ -11,6 +11,7 @@ from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.shards import Tokens
+from langwright.data.streams import whole_documents
 from langwright.data.supply import evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
@@ -88,7 +89,11 @@ def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size
     most = "at least 2" if model.context is None else f"from 2 to the model's context of {model.context}"
     check_flag("context", window, window >= 2 and model.fits(window), most)
     check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
-    return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
+    if model.body.carries:
+        batches = whole_documents(tokens, batch_size, window)
+    else:
+        batches = evaluation_batches(Windows(tokens, window, once=True), batch_size)
+    return likelihood(model, batches, tokens.text_bytes)
 
 
 @contextmanager

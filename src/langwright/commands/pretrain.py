@@ -13,6 +13,7 @@ from langwright.data.order import Layout
 from langwright.data.pairs import pair_supply
 from langwright.data.pieces import Framing
 from langwright.data.reading import Continuing, Noisy, Reading
+from langwright.data.streams import InOrder
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
@@ -80,7 +81,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
             objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / config.width,
+            learning_rate=recipe.learning_rate or (1.0 if recipe.optimizer == "sgd" else 1 / config.width),
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -103,8 +104,10 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
-    reading: Reading
-    if recipe.objective == "causal":
+    reading: Reading | InOrder
+    if FAMILIES[shape(recipe, vocabulary)[0]].carries:
+        reading = InOrder(context, recipe.crossing)
+    elif recipe.objective == "causal":
         reading = Continuing(context, recipe.crossing, recipe.packing)
     else:
         reading = Noisy(
@@ -151,8 +154,18 @@ def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     if family not in learners:
         known = ", ".join(dict.fromkeys(learners))
         raise UserError(f'--objective {recipe.objective}: is not for family "{family}"; choose one of {known}')
-    if recipe.balance is None:
-        return family, config
-    if not hasattr(config, "router_aux_loss_coef"):
-        raise UserError(f"--balance {recipe.balance}: means something for families with experts only, such as mixtral")
-    return family, replace(config, router_aux_loss_coef=recipe.balance)
+    for flag, field, kind in _FIELDS:
+        value = getattr(recipe, flag)
+        if value is not None and not hasattr(config, field):
+            raise UserError(f"--{flag.replace('_', '-')} {value}: means something for {kind} only")
+        config = config if value is None else replace(config, **{field: value})
+    if recipe.packing and FAMILIES[family].carries:
+        raise UserError(f"--packing: {family} reads texts in order, one after the other; leave it out")
+    return family, config
+
+
+_FIELDS = (
+    ("balance", "router_aux_loss_coef", "families with experts, such as mixtral,"),
+    ("weight_dropout", "weight_dropout", "recurrent families, such as lstm,"),
+)
+"""Settings of a recipe that are a field of some configs, and which those are."""

@@ -6,6 +6,7 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from langwright.base.console import format_amount, progress, say
@@ -20,9 +21,10 @@ from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
 from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
-from langwright.data.supply import Batches, Supply, evaluation_batches
+from langwright.data.streams import READ_AT_ONCE, InOrder, Streams, whole_documents
+from langwright.data.supply import Batches, StatefulBatches, StepBatches, Supply, evaluation_batches
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
-from langwright.text.training import characters, raw_bytes, train_bpe
+from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
 BATCH_CHARACTERS = 1 << 20
 """How much text is tokenised at a time; the library's own records take about a hundred bytes a token meanwhile."""
@@ -36,7 +38,7 @@ def text_supply(
     split: str,
     field: str,
     layout: Layout,
-    reading: Reading,
+    reading: Reading | InOrder,
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
@@ -50,7 +52,7 @@ def text_supply(
         layout: of the batches.
         reading: how tokens become rows.
         tokenizer: one that exists; else a new one is made from the training side.
-        kind: of a new one: "bpe", "characters", "bytes", or a folder that holds one.
+        kind: of a new one: "bpe", "words", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
     """
     corpus = open_corpus(spec, field=field)
@@ -62,11 +64,19 @@ def text_supply(
         f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
         f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
     )
-    seen, measured = (reading.rows(tokenizer, side, layout.seed, side is training) for side in (training, validation))
+    batches: StepBatches | StatefulBatches
+    if isinstance(reading, InOrder):
+        batches = Streams(training, layout, reading.context, reading.crossing)
+        held_out = partial(whole_documents, validation, layout.batch_size, READ_AT_ONCE)
+    else:
+        batches = Batches(reading.rows(tokenizer, training, layout.seed, True), layout)
+        held_out = partial(
+            evaluation_batches, reading.rows(tokenizer, validation, layout.seed, False), layout.batch_size
+        )
     return Supply(
         tokenizer,
-        Batches(seen, layout),
-        lambda limit: evaluation_batches(measured, layout.batch_size, limit),
+        batches,
+        held_out,
         len(validation),
         validation.text_bytes if reading.predicts_all else None,
         record,
@@ -80,17 +90,20 @@ def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> To
         return raw_bytes()
     if kind == "characters":
         return characters(document.text for document in corpus)
-    if kind == "bpe":
-        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}"
+    if kind in ("bpe", "words"):
+        train, mark = (train_bpe, "") if kind == "bpe" else (train_words, " words")
+        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}{mark}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
         if not folder.is_dir():
             training, _ = split_documents(corpus, split)
-            made = train_bpe(sample_texts(training, SAMPLE_BYTES), vocabulary)
+            made = train(sample_texts(training, SAMPLE_BYTES), vocabulary)
             with atomic_folder(folder) as new:
                 made.save(new)
         return load_tokenizer(folder)
     if not kind.startswith(PREFIX) and not Path(kind).is_dir():
-        raise UserError(f"--tokenizer {kind}: neither bpe, characters or bytes nor a folder that holds a tokenizer")
+        raise UserError(
+            f"--tokenizer {kind}: neither bpe, words, characters or bytes nor a folder that holds a tokenizer"
+        )
     return load_tokenizer(kind)
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from langwright.parts.carry import CarriedState
 from langwright.parts.state import Taps
 
 Hidden = tuple[Float[Tensor, "batch targets dim"], Float[Tensor, "batch targets"] | None]
@@ -75,6 +76,7 @@ class TokenBatch(Batch):
         segments: the document each token belongs to, when a row packs several; None means one.
         samples: the sample number of each row.
         at: the positions that predict, where they are few; None means all.
+        state: what the batches before left in the model, where rows go on from them; None where each stands alone.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -85,11 +87,12 @@ class TokenBatch(Batch):
     segments: Int[Tensor, "batch time"] | None = None
     samples: Int[Tensor, " batch"] | None = None
     at: Int[Tensor, "batch targets"] | None = None
+    state: CarriedState | None = None
 
     def hidden(self, model: Any, balance: bool = False) -> Hidden:
         """What a model makes of the texts; with `balance` also what its experts add."""
         taps = Taps("auxiliary") if balance else None
-        hidden = model.body(self.ids, self.mask, self.positions, self.segments, taps=taps)
+        hidden = model.body(self.ids, self.mask, self.positions, self.segments, self.state, taps)
         added = _added(taps, self.ids)
         if self.at is None:
             return hidden, added

@@ -54,9 +54,9 @@ class CarriedState:
 
     length = 0
 
-    def __init__(self, before: Mapping[int, Memory] = {}):
+    def __init__(self, before: Mapping[int, Tensor] = {}):
         self._before, self._first = dict(before), 0
-        self._left: dict[int, dict[int, Memory]] = {}
+        self._left: dict[int, dict[int, Tensor]] = {}
 
     def begin(self, new: NewTokens) -> Places:
         """Where the tokens stand in their window."""
@@ -72,23 +72,29 @@ class CarriedState:
 
     def __getitem__(self, rows: slice) -> "CarriedState":
         """Some rows, from their first one on."""
-        return self._part({layer: memory[rows] for layer, memory in self._before.items()}, self._first + rows.start)
+        first = self._first + (rows.start or 0)
+        return self._part({layer: memory[rows] for layer, memory in self._before.items()}, first)
 
-    def _part(self, before: Mapping[int, Memory], first: int) -> "CarriedState":
+    def _part(self, before: Mapping[int, Tensor], first: int) -> "CarriedState":
         part = CarriedState(before)
         part._first, part._left = first, self._left
         return part
 
-    def after(self) -> dict[int, Memory]:
-        """The memory that the passes left, by layer; numbers that are not finite, of a step that failed, as zeros."""
-        parts = {layer: torch.cat([left[row] for row in sorted(left)]) for layer, left in self._left.items() if left}
+    def after(self) -> dict[int, Tensor]:
+        """The memory that the passes left, by layer; before any, that which they begin with.
+
+        Numbers that are not finite, of a step that failed, are zeros.
+        """
+        if not any(self._left.values()):
+            return dict(self._before)
+        parts = {layer: torch.cat([left[row] for row in sorted(left)]) for layer, left in self._left.items()}
         return {layer: memory.nan_to_num(0.0, 0.0, 0.0) for layer, memory in parts.items()}
 
 
 class CarriedSlot:
     """The memory of one layer in a pass of `CarriedState`."""
 
-    def __init__(self, before: Memory | None, left: dict[int, Memory], first: int):
+    def __init__(self, before: Memory | None, left: dict[int, Tensor], first: int):
         self._before, self._left, self._first = before, left, first
 
     def read(self) -> Memory | None:

@@ -20,18 +20,22 @@ class TrainingRecipe:
             the budget of a recipe file.
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
-        optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
+        optimizer: adamw for all parameters, muon for the matrices of the body and adamw for the rest, or sgd, which has
+            no momentum and no weight decay.
         optimizer_bits: bits of each of AdamW's averages; 8 takes a quarter of the memory of 32.
         optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
-        learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
+        learning_rate: peak learning rate of AdamW, 1 / width unless given (a tenth of that for fine-tuning), or of SGD,
+            1 unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
-        schedule: the decay after warm-up: linear or cosine from the peak, or trapezoid (flat, then linear).
+        schedule: the decay after warm-up: linear or cosine from the peak, trapezoid (flat, then linear), or halving
+            (flat, then halved again and again).
         warmup: share of the steps in which the learning rate rises linearly to its peak.
-        decay: share of the steps in which the trapezoid falls.
+        decay: share of the steps in which trapezoid and halving fall.
+        halvings: how often the learning rate is halved in that share, the first time at its beginning.
         final: the learning rate at the end, as a share of the peak.
         weight_decay: decoupled weight decay of matrices; biases and norms have none.
         beta1: decay of AdamW's average of gradients.
@@ -56,7 +60,7 @@ class TrainingRecipe:
     budget: str | None = None
     batch_size: int = 16
     micro_batch: int | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     optimizer_bits: Literal[32, 8] = 32
     optimizer_host: bool = False
     checkpoint: bool = False
@@ -64,9 +68,10 @@ class TrainingRecipe:
     muon_learning_rate: float = 0.02
     embedding_learning_rate: float | None = None
     head_learning_rate: float | None = None
-    schedule: Literal["linear", "cosine", "trapezoid"] = "trapezoid"
+    schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "trapezoid"
     warmup: float = 0.02
     decay: float = 0.6
+    halvings: int = 8
     final: float = 0.0
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -93,7 +98,7 @@ class TrainingRecipe:
                 value = getattr(self, name, None)
                 if value is not None and not holds(value):
                     raise UserError(f"{_flag(name)} {value}: must be {wanted}")
-        if self.schedule == "trapezoid" and self.warmup + self.decay > 1:
+        if self.schedule in ("trapezoid", "halving") and self.warmup + self.decay > 1:
             raise UserError(f"--decay {self.decay}: must be at most 1 - warmup")
         self.length()
         for name in ("save_every", "evaluate_every", "sample_every", "log_every"):
@@ -138,8 +143,8 @@ class PretrainRecipe(TrainingRecipe):
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        tokenizer: bpe, characters, bytes, or a folder that holds a tokenizer.
-        vocabulary: size of the vocabulary of a new bpe tokenizer.
+        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
+        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
         family: the architecture, a name in docs/add-a-family.md: gpt2, gpt_neox, gemma2, mixtral, bloom, roberta ...;
             llama, or what the objective was made for (bert, t5, bart, marian), unless given.
         depth: the one dial of size: layers; the width is 64 times as much.
@@ -147,6 +152,7 @@ class PretrainRecipe(TrainingRecipe):
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
         dropout: share of activations dropped in training.
+        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
         balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
@@ -170,6 +176,7 @@ class PretrainRecipe(TrainingRecipe):
     preset: str | None = None
     context: int = 256
     dropout: float = 0.0
+    weight_dropout: float | None = None
     balance: float | None = None
 
     def __post_init__(self) -> None:
@@ -223,7 +230,7 @@ class FinetuneRecipe(TrainingRecipe):
             "100 steps".
     """
 
-    schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
+    schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
     task: Literal["text", "chat", "classify"] = "text"
     validation: str | None = None
@@ -268,7 +275,7 @@ class FinetuneRecipe(TrainingRecipe):
 
 
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("patience batch_size micro_batch keep validation_windows", lambda n: n >= 1, "at least 1"),
+    ("patience batch_size micro_batch keep validation_windows halvings", lambda n: n >= 1, "at least 1"),
     ("depth", lambda n: 1 <= n <= 1000, "at least 1 and at most 1,000"),
     ("vocabulary", lambda n: 1 <= n <= 2**24, "at least 1 and at most 2**24"),
     ("context", lambda n: 2 <= n <= 2**24, "at least 2 tokens and at most 2**24"),
@@ -280,7 +287,11 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("warmup decay final", lambda share: 0 <= share <= 1, "between 0 and 1"),
     ("mean_span", lambda tokens: 1 <= tokens < 100, "at least 1 and below 100 tokens"),
     ("rotate", lambda share: 0 <= share <= 1, "between 0 and 1"),
-    ("beta1 beta2 dropout noise delete smoothing", lambda share: 0 <= share < 1, "at least 0 and below 1"),
+    (
+        "beta1 beta2 dropout weight_dropout noise delete smoothing",
+        lambda share: 0 <= share < 1,
+        "at least 0 and below 1",
+    ),
 )
 """Fields of recipes, what holds for their values, and the same in words."""
 

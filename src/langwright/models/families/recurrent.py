@@ -82,6 +82,7 @@ def family(cell: Cell, presets: dict[str, Fields]) -> Family:
         keys=keys,
         initialise=initialise,
         own=True,
+        carries=True,
         adapters=AdapterTargets(lora=("input",)),
         presets=presets,
     )
