@@ -25,7 +25,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
+    "predict": ("langwright.commands.predict:predict", "do a model's task for each row of a file"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "baseline": ("langwright.commands.baseline:baseline", "classical models to beat: n-grams, bags of words, gzip"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
@@ -36,6 +38,7 @@ USUAL = {
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
+    "baseline": "split unit order sample sentence per_class neighbours text_field label_field json",
 }
 """What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
 
