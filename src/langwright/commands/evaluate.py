@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
@@ -20,6 +21,7 @@ from langwright.evaluation.likelihood import Likelihood, likelihood, print_likel
 from langwright.evaluation.tasks.opening import open_task
 from langwright.evaluation.tasks.scores import print_scores
 from langwright.inference.opening import Opening
+from langwright.inference.sampling import Search
 from langwright.models.model import Model
 from langwright.parts.moe import MoE
 from langwright.text.tokenizer import Tokenizer
@@ -40,6 +42,8 @@ def evaluate(
     context: int | None = None,
     batch_size: int = 16,
     experts: bool = False,
+    search: Search = Search(),
+    max_new_tokens: int | None = None,
     opening: Opening = Opening(dtype="auto"),
     json: bool = False,
 ) -> None:
@@ -55,6 +59,8 @@ def evaluate(
         context: tokens in a window; the model's own context unless given.
         batch_size: windows in a forward pass.
         experts: also report how the tokens are shared among the experts of each layer.
+        search: how the answers of --data are searched, where they are written.
+        max_new_tokens: the most tokens of one; as many as the longest that was learnt, unless given.
         opening: how the model is opened.
         json: print the result as JSON.
     """
@@ -62,11 +68,17 @@ def evaluate(
         raise UserError("give either --text CORPUS or --data FILE")
     if data is not None:
         task, tuned, words = open_task(model, opening)
+        task = task.searched(search, max_new_tokens)
         items = task.reread(data, columns, answered=True)
+        task.check(tuned, words, items)
         answers = list(task.predict(tuned, words, items, batch_size))
+        if task.signature:
+            say(task.signature)
         print_scores({**task.score(items, answers), "rows": len(items)}, json)
         return
     assert text is not None
+    if search != Search() or max_new_tokens is not None:
+        raise UserError("--beams, --max-new-tokens and the like go with --data, not with --text")
     loaded, tokenizer = opening.open(model, generates=True, one_stack=True)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,9 @@ class Tuning:
         else:
             self.opened.require(generates=True, one_stack=True)
         self.tokenizer = load_tokenizer(self.folder)
+        if self.data is not None:
+            task = self.data.task.fitted(self.opened, self.tokenizer, self.data.training)
+            self.data = replace(self.data, task=task)
 
     def job(self, rank: int, world: int) -> Job:
         """The base looked at, and the data made ready for it; UserError where they do not go together."""
@@ -179,7 +182,9 @@ class Tuning:
             learning_rate=recipe.learning_rate or usual_rate,
             machine=self.machine,
             started=self.started,
-            evaluate=held_out_likelihood(supply) if data is None else data.evaluate(supply, recipe.smoothing),
+            evaluate=held_out_likelihood(supply)
+            if data is None
+            else data.evaluate(supply, recipe.smoothing, recipe.validation_windows),
             sample=sample_of(supply, context),
             flops=lambda models: training_flops_per_token(models["model"], context),
             on_finish=self.measure if data is None else data.finish(supply, out),

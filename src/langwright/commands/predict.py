@@ -7,6 +7,7 @@ from langwright.base.errors import check_flag
 from langwright.corpora.labelled import Columns
 from langwright.evaluation.tasks.opening import open_task
 from langwright.inference.opening import Opening
+from langwright.inference.sampling import Search
 
 
 def predict(
@@ -15,19 +16,26 @@ def predict(
     *,
     columns: Columns = Columns(),
     batch_size: int = 32,
+    search: Search = Search(),
+    max_new_tokens: int | None = None,
     opening: Opening = Opening(dtype="auto"),
 ) -> None:
     """Do a model's task for each row of a file: one JSON object a row, in their order, on standard output.
 
     Args:
         model: a model folder that finetune --task left, or one of transformers with a head for a task.
-        file: the rows: .csv, .tsv, .jsonl, .json or .parquet; answers in it are passed over.
+        file: the rows: .csv, .tsv, .jsonl, .json or .parquet; answers in it are passed over. Sources of translations
+            and summaries may also be the lines of a text.
         columns: which columns hold what.
         batch_size: rows in a forward pass.
+        search: how answers that are written are searched.
+        max_new_tokens: the most tokens of one; as many as the longest that was learnt, unless given.
         opening: how the model is opened.
     """
     check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
     task, loaded, tokenizer = open_task(model, opening)
+    task = task.searched(search, max_new_tokens)
     items = task.reread(file, columns, answered=False)
+    task.check(loaded, tokenizer, items)
     for answer in task.predict(loaded, tokenizer, items, batch_size):
         print(json.dumps(answer, ensure_ascii=False), flush=True)

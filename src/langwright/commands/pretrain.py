@@ -9,6 +9,7 @@ import torch
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.corpora.labelled import Columns
 from langwright.data.order import Layout
 from langwright.data.pairs import pair_supply
 from langwright.data.pieces import Framing
@@ -18,6 +19,7 @@ from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
+from langwright.evaluation.tasks.writing import Translate, framing
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, with_tokens
@@ -76,7 +78,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
-            record={"context": recipe.context},
+            record={"context": recipe.context, **_task_of(recipe)},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
             objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
@@ -90,6 +92,14 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
         )
 
     return train(out, recipe.parallel, prepare, extend, profile)
+
+
+def _task_of(recipe: PretrainRecipe) -> dict[str, Any]:
+    """What langwright.json says of the task that an objective teaches, so that `predict` does it."""
+    if recipe.objective != "seq2seq":
+        return {}
+    task = Translate(Columns(), (), length=recipe.context)
+    return {"task": {"name": "translate", "head": task.head, "labels": [], **task.record()}}
 
 
 def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
@@ -124,10 +134,7 @@ def _framing(family: str, config: Any, tokenizer: Tokenizer) -> Framing:
     if frame is None:
         first, last = tokenizer.cls_id, tokenizer.sep_id
         return Framing(() if first is None else (first,), () if last is None else (last,))
-    bos, eos = tokenizer.bos_id, tokenizer.eos_id
-    assert bos is not None
-    assert eos is not None
-    return Framing((bos,) if frame.source_bos else (), (eos,), frame.start)
+    return framing(frame, tokenizer)
 
 
 def _usual_family(recipe: PretrainRecipe) -> str:

@@ -36,7 +36,7 @@ LABELS = (
 )
 """Usual names of the column of labels; the first that is there is taken."""
 
-_HEADINGS = {name for names in (*TEXTS[:-1], LABELS) for name in names}  # "a" and "b" may as well be labels
+HEADINGS = {name for names in (*TEXTS[:-1], LABELS) for name in names}  # "a" and "b" may as well be labels
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_labelled(
     return [
         row
         for path in find_files(str(spec), ROWS)
-        for row in _labelled(_read(path, columns), columns, known, required=required, several=several)
+        for row in _labelled(read_table(path, columns), columns, known, required=required, several=several)
     ]
 
 
@@ -129,7 +129,7 @@ def label_names(rows: Iterable[LabelledRow], where: str | Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """All rows of one file.
 
     Args:
@@ -153,7 +153,7 @@ class _Table:
 
     def usual(self, names: Iterable[str]) -> str | None:
         """The first of some usual names that a column has, in whatever spelling."""
-        spelt = {_plain(name): name for name in self.values}
+        spelt = {plain_name(name): name for name in self.values}
         return next((spelt[name] for name in names if name in spelt), None)
 
     def check(self, columns: Columns) -> None:
@@ -168,28 +168,35 @@ class _Table:
         return UserError(f"{self.path}: which column holds the {what}? Name it with {flag}: {name_list(self.values)}")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A column's name as the usual ones are spelt."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _read(path: Path, columns: Columns) -> _Table:
+def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADINGS) -> Table:
     """The rows of a file. Whether a table has a header shows in its first row.
 
     It has one if a column that was named stands there, or a usual name that is no value below. Where columns are
     given by their numbers it has none.
+
+    Args:
+        path: The file.
+        columns: Those that are named.
+        headings: The usual names.
     """
     if ending_of(path) not in (".csv", ".tsv"):
         rows = list(read_rows(path, None))
         if not rows:
             raise UserError(f"{path}: there is no row in it")
-        return _Table(path, rows)
-    table = _Table(path, _cells(path), numbered=True)
+        return Table(path, rows)
+    table = Table(path, _cells(path), numbered=True)
     first, rest = table.rows[0], table.rows[1:]
     if columns.given:
         header = not all(name in first.values for name in columns.given)
     else:
-        header = any(_plain(cell) in _HEADINGS and cell not in table.values[n][1:] for n, cell in first.values.items())
+        header = any(
+            plain_name(cell) in headings and cell not in table.values[n][1:] for n, cell in first.values.items()
+        )
     if not header:
         return table
     names = list(first.values.values())
@@ -197,7 +204,7 @@ def _read(path: Path, columns: Columns) -> _Table:
         raise UserError(f"{path}: there is no row under the header {name_list(names)}")
     if len(set(names)) < len(names):
         raise UserError(f"{first.source}: a column is there twice among {name_list(names)}; rename one")
-    return _Table(path, [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest])
+    return Table(path, [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest])
 
 
 def _cells(path: Path) -> list[Row]:
@@ -218,7 +225,7 @@ def _cells(path: Path) -> list[Row]:
     return max(readings, key=len)
 
 
-def _label_column(table: _Table, columns: Columns, known: Collection[str] | None, required: bool) -> str | None:
+def _label_column(table: Table, columns: Columns, known: Collection[str] | None, required: bool) -> str | None:
     """The column of the labels: the named one, one with a usual name, or one that looks like labels.
 
     That is one with mostly known labels or, of two or three columns without names, the one with the fewest values.
@@ -246,7 +253,7 @@ def _label_column(table: _Table, columns: Columns, known: Collection[str] | None
     return label
 
 
-def _text_columns(table: _Table, columns: Columns, label: str | None) -> list[str]:
+def _text_columns(table: Table, columns: Columns, label: str | None) -> list[str]:
     """The column of the text, and that of the second text if there is one."""
     second = [] if columns.second_field is None else [columns.second_field]
     if columns.text_field is not None:
@@ -262,7 +269,7 @@ def _text_columns(table: _Table, columns: Columns, label: str | None) -> list[st
 
 
 def _labelled(
-    table: _Table, columns: Columns, known: Collection[str] | None, *, required: bool, several: bool
+    table: Table, columns: Columns, known: Collection[str] | None, *, required: bool, several: bool
 ) -> Iterator[LabelledRow]:
     table.check(columns)
     label = _label_column(table, columns, known, required)

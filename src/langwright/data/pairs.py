@@ -75,8 +75,7 @@ def pair_rows(examples: Sequence[Example], context: int, packing: bool = False) 
     """Pairs as rows; see `ExampleRows`. They are identified by SHA-256 of their ids."""
     content = hashlib.sha256()
     for each in examples:
-        for ids in (each.source, each.targets):
-            assert ids is not None
+        for ids in (each.ids if each.source is None else each.source, each.targets):
             content.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-    sizes = np.array([max(len(e.ids), len(e.source)) for e in examples if e.source is not None], dtype=np.int64)
+    sizes = np.array([max(len(e.ids), 0 if e.source is None else len(e.source)) for e in examples], dtype=np.int64)
     return ExampleRows(lambda i, epoch: examples[i], sizes, context, {"pairs": content.hexdigest()}, packing)

@@ -62,7 +62,7 @@ def complete(
     Args:
         model: a model that writes text; an encoder-decoder reads the prompts and writes texts of its own.
         tokenizer: the model's.
-        prompts: texts; for a decoder also ids, as a chat template makes them.
+        prompts: texts, or ids, as a chat template makes them.
         sampling: one for all, or one a prompt. Each sequence draws from a generator of its own, so that a prompt gives
             the same tokens alone and in a batch.
         max_new_tokens: by default what the context has room for, at most 256.
@@ -86,7 +86,9 @@ def complete(
         _refuse_draws(samplings)
     memory = None
     if model.encoders:
-        sources = [source_ids(model, tokenizer, prompt) for prompt in prompts if isinstance(prompt, str)]
+        sources = [
+            source_ids(model, tokenizer, p) if isinstance(p, str) else check_length(model, list(p)) for p in prompts
+        ]
         with torch.inference_mode():
             memory = model.encode(*padded(sources, model.device, "right"), remember=cache)
         rows = [[model.frame.start] for _ in sources]

@@ -207,12 +207,13 @@ class FinetuneRecipe(TrainingRecipe):
     """How a model goes on learning from new text or conversations, for three epochs by default.
 
     Args:
-        task: text (go on predicting every token), chat (learn the assistant's words of conversations), or classify
-            (one label, several, or a number for a text or a pair).
+        task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
+            label, several, or a number for a text or a pair), translate or summarise (write a target from a source).
         validation: a file of rows that the task is measured on, in place of a share of the others.
-        text_field: the column of the text; guessed, and announced, unless given. A number where there is no header.
+        text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
+            there is no header.
         second_field: the column of the second text, for pairs.
-        label_field: the column of the label.
+        label_field: the column of the label, or of the target.
         smoothing: share of each label that is spread over all of them in the loss.
         patience: end when so many evaluations in a row brought nothing better; the best weights are kept.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
@@ -232,7 +233,7 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify"] = "text"
+    task: Literal["text", "chat", "classify", "translate", "summarise"] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None

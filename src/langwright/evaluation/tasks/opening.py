@@ -26,8 +26,8 @@ def open_task(folder: Path, opening: Opening) -> tuple[Task, Model, Tokenizer]:
     if isinstance(told, dict) and told.get("name") in TASKS:
         return TASKS[told["name"]].from_record(told, told["labels"]), model, tokenizer
     for kind in TASKS.values():
-        if kind.head == model.task and model.labels:
-            return kind.from_record({}, model.labels), model, tokenizer
+        if (task := kind.of(model)) is not None:
+            return task, model, tokenizer
     raise UserError(
         f'{trained}: a model with the head "{model.task}" has no task to do; langwright finetune --task gives it one'
     )

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from langwright.base.console import progress
+from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
 from langwright.data.supply import Rows
+from langwright.inference.sampling import Search
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.batch import Objective
 from langwright.text.tokenizer import Tokenizer
@@ -22,6 +25,7 @@ class Task:
 
     Attributes:
         head: what the head of a model is for that answers; see `load_model`.
+        writes: whether answers are written token by token, so that few of them are asked for during training.
 
     Args:
         columns: which columns of a file hold what.
@@ -29,6 +33,7 @@ class Task:
     """
 
     head: ClassVar[str]
+    writes: ClassVar[bool] = False
     columns: Columns
     labels: tuple[str, ...]
 
@@ -46,6 +51,21 @@ class Task:
     @abstractmethod
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
         """The rows of a training file; UserError that names file and row of what cannot be read."""
+
+    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any]) -> "Task":
+        """The task as this model learns it from these rows; UserError where it cannot."""
+        return self
+
+    @classmethod
+    def of(cls, model: Model) -> "Task | None":
+        """The task of a model whose record names none, where its head says enough."""
+        return cls.from_record({}, model.labels) if cls.head == model.task and model.labels else None
+
+    def searched(self, search: Search, max_new_tokens: int | None) -> "Task":
+        """The task with another search for answers that are written; UserError where none are."""
+        if search != Search() or max_new_tokens is not None:
+            raise UserError("--beams, --max-new-tokens and the like are for tasks whose answers are written")
+        return self
 
     @abstractmethod
     def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[Any]:
@@ -72,6 +92,10 @@ class Task:
     def objective(self, smoothing: float = 0.0) -> Objective:
         """What is lowered."""
 
+    def check(self, model: Model, tokenizer: Tokenizer, items: Sequence[Any]) -> None:
+        """Say what the model will not read of some rows, before it answers."""
+        return
+
     @abstractmethod
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[Any]) -> list[Row]:
         """What the model says of some rows: one JSON object each."""
@@ -79,6 +103,11 @@ class Task:
     @abstractmethod
     def score(self, items: Sequence[Any], answers: Sequence[Row]) -> dict[str, float]:
         """Metrics of the answers to rows that have theirs, by the names that the literature gives them."""
+
+    @property
+    def signature(self) -> str | None:
+        """How metrics were computed, where their names do not say it."""
+        return None
 
     def details(self, items: Sequence[Any], answers: Sequence[Row]) -> Row:
         """More for the report and the record: a confusion matrix, examples of errors."""

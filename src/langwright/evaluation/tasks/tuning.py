@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class TaskData:
         training: the rows that are learnt from.
         held_out: those that are measured.
         record: what identifies them; see the record of a corpus.
+        latest: the answers that were measured last; in the end those to all held-out rows.
     """
 
     task: Task
     training: Sequence[Any]
     held_out: Sequence[Any]
     record: Row
+    latest: list[Row] = field(default_factory=list)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The rows as batches to learn from, and to measure."""
@@ -55,23 +57,39 @@ class TaskData:
             prompt=None,
         )
 
-    def evaluate(self, supply: Supply, smoothing: float = 0.0) -> Callable[..., Evaluation]:
-        """Measures loss and metrics on all held-out rows, however few a recipe wants."""
+    def evaluate(self, supply: Supply, smoothing: float = 0.0, written: int | None = None) -> Callable[..., Evaluation]:
+        """Measures loss and metrics on all held-out rows.
+
+        Answers that are written take long: the metrics that choose the best weights are those of at most `written`
+        rows, evenly spread and always the same. What is recorded in the end is of all.
+        """
         task, objective = self.task, self.task.objective(smoothing)
+        count = min(written or len(self.held_out), len(self.held_out)) if task.writes else len(self.held_out)
+        some = [i * len(self.held_out) // count for i in range(count)]
+        few = [self.held_out[i] for i in some]
+        if count < len(self.held_out):
+            say(f"during training, answers to {count:,} of {len(self.held_out):,} held-out rows are written")
 
         def evaluate(models: Models, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
             model = models["model"]
-            answers = list(task.predict(model, supply.tokenizer, self.held_out, stopped=stopped))
+            items = few if windows is not None else self.held_out
+            answers = list(task.predict(model, supply.tokenizer, items, stopped=stopped))
             if stopped():
                 return Evaluation({}, {})
-            total = count = 0.0
+            total = seen = 0.0
             with torch.inference_mode():
                 for batch in supply.held_out(None):
                     here = batch.to(model.device)
                     total += sum(float(value) for value in objective(models, here).values())
-                    count += float(next(iter(objective.counts(batch).values())))
-            scores = {"loss": total / count, **task.score(self.held_out, answers)}
-            return Evaluation({f"validation_{name}": value for name, value in scores.items()}, self._told(scores))
+                    seen += float(next(iter(objective.counts(batch).values())))
+            loss = {"loss": total / seen}
+            chosen = answers if windows is not None else [answers[i] for i in some]
+            scores = {**loss, **task.score(few, chosen)}
+            self.latest[:] = answers
+            return Evaluation(
+                {f"validation_{name}": value for name, value in scores.items()},
+                self._told({**loss, **task.score(items, answers)}),
+            )
 
         return evaluate
 
@@ -79,7 +97,9 @@ class TaskData:
         """Writes what the finished model says of the held-out rows, and gives the details for the record."""
 
         def finish(models: Models) -> Row:
-            answers = list(self.task.predict(models["model"], supply.tokenizer, self.held_out))
+            answers = self.latest
+            if self.task.signature:
+                say(self.task.signature)
             lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
             write_atomic(out / PREDICTIONS, lines)
             return {"details": self.task.details(self.held_out, answers)}
