@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "baseline": ("langwright.commands.baseline:baseline", "classical models to beat: n-grams, bags of words, gzip"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
@@ -35,6 +36,7 @@ USUAL = {
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
+    "baseline": "split unit order sample sentence per_class neighbours text_field label_field json",
 }
 """What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
 

@@ -1,5 +1,6 @@
 """Atomic writing, JSON, folders and locks."""
 
+import errno
 import json
 import os
 import re
@@ -67,6 +68,16 @@ def test_a_failure_midway_leaves_the_old_file_and_no_rubbish(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with refused(f"{tmp_path / 'file'}: ", "No space left"):
+        write_atomic(tmp_path / "file", "text")
+    assert names(tmp_path) == []
 
 
 def test_write_atomic_has_the_bytes_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

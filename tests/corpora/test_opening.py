@@ -1,5 +1,7 @@
 """What the user writes becomes the right corpus, or an error that helps."""
 
+import errno
+import os
 import platform
 import sys
 from pathlib import Path
@@ -35,6 +37,19 @@ def test_a_folder_is_read_sorted_with_all_below_it(folder: Path) -> None:
     assert sources(corpus) == ["a.md", "b.txt", "c.py", "d.txt"]  # again
     assert corpus.record()["files"] == 5
     assert corpus.record()["documents"] == 4
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith(("sub", ".hidden")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with refused(folder / "sub", "Permission denied"):
+        open_corpus(str(folder))
 
 
 def test_globs_and_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

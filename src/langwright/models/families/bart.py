@@ -39,7 +39,7 @@ class BartConfig(Config):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
-    init_std: float = 0.02
+    init_std: Rate = 0.02
     scale_embedding: bool = False
     decoder_start_token_id: int = 2
     forced_bos_token_id: int | None = None

@@ -28,7 +28,7 @@ class BertConfig(Config):
     classifier_dropout: Rate | None = None
     max_position_embeddings: Size = 512
     type_vocab_size: Size = 2
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     layer_norm_eps: Rate = 1e-12
     pad_token_id: int | None = None
 

@@ -24,7 +24,7 @@ class BloomConfig(Config):
     hidden_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields(layers="n_layer", heads="n_head", context="seq_length")
 

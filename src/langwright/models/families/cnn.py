@@ -24,9 +24,9 @@ class CNNConfig(Config):
     dilation: Size = 1
     hidden_dropout: Rate = 0.0
     embedding_dropout: Rate = 0.0
-    layer_norm_epsilon: float = 1e-5
+    layer_norm_epsilon: Rate = 1e-5
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields(heads=None, context=None)
 

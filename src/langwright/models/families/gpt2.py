@@ -27,7 +27,7 @@ class GPT2Config(Config):
     embd_pdrop: Rate = 0.1
     attn_pdrop: Rate = 0.1
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 

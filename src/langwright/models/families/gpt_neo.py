@@ -32,7 +32,7 @@ class GPTNeoConfig(Config):
     embed_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields(layers="num_layers", heads="num_heads", gated=False)
 

@@ -27,7 +27,7 @@ class GPTNeoXConfig(RotaryConfig):
     attention_dropout: Rate = 0.0
     hidden_dropout: Rate = 0.0
     layer_norm_eps: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields(gated=False)

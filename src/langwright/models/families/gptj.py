@@ -25,7 +25,7 @@ class GPTJConfig(Config):
     embd_pdrop: Rate = 0.0
     attn_pdrop: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")

@@ -37,7 +37,7 @@ class LlamaConfig(RotaryConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: Rate = 0.0
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
     sliding_window: Size | None = None
     layer_types: tuple[Annotated[str, one_of((SLIDING, FULL))], ...] | None = None

@@ -26,7 +26,7 @@ class MptConfig(Config):
     clip_qkv: float | None = None
     softmax_scale: float | None = None
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len")
 

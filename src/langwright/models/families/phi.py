@@ -28,7 +28,7 @@ class PhiConfig(RotaryConfig):
     embd_pdrop: Rate = 0.0
     attention_dropout: Rate = 0.0
     layer_norm_eps: Rate = 1e-5
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields(gated=False)
