@@ -223,14 +223,14 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> str:
     return ",".join(f"{name}={folder / name}.txt" for name in ("web", "code"))
 
 
-TINY = "--depth 1 --width 64 --context 32 --batch-size 4 --vocabulary 270 --dtype float32 --sample-every".split()
-RUN = [*TINY, "0", "--log-every", "1", "--save-every", "3", "--steps", "14"]
+TINY = ["--depth", "1", "--width", "64", "--context", "32", "--batch-size", "4", "--vocabulary", "270"]
+RUN = ["--dtype", "float32", "--sample-every", "0", "--log-every", "1", "--save-every", "3", "--steps", "14"]
 
 
 @pytest.mark.parametrize("objective", ["causal", "span"])
 def test_a_killed_run_of_a_mixture_ends_with_the_same_bytes(objective: str, corpora: str, tmp_path: Path) -> None:
     mix = "web=0.5,code=0.5; 700 tokens: web=0,code=1"  # in the middle
-    common = ["--objective", objective, "--mix", mix, *RUN]
+    common = ["--objective", objective, "--mix", mix, *TINY, *RUN]
     record = survives_kills(lambda out: ["pretrain", corpora, str(tmp_path / out), *common], tmp_path, [7])
     rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     web = [row["mix"]["rows"]["web"] * row["step"] * 4 for row in rows if "mix" in row]
