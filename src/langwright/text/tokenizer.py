@@ -99,15 +99,25 @@ class Tokenizer:
             raise
         return [encoding.ids for encoding in encodings]
 
-    def frame(self, text: str, second: str | None = None, *, named: bool = False) -> tuple[list[int], list[int]]:
+    def frame(
+        self, text: str, second: str | None = None, *, named: bool = False, limit: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """The ids of a text, or of a pair, between the special tokens that encoders were trained with; and their types.
 
-        named: the names of special tokens in the text mean those tokens, as in "The capital of France is [MASK]."
+        Args:
+            text: the text.
+            second: the second one of a pair.
+            named: the names of special tokens in the text mean those tokens, as in "The capital of France is [MASK]."
+            limit: the most ids; the end of the longer text is cut off where there are more.
         """
         for part in (text, second or ""):
             _refuse_surrogates(part)
         self._backend.encode_special_tokens = not named
         encoding = self._backend.encode(text, second, add_special_tokens=True)
+        if limit is not None and len(encoding.ids) > limit:
+            self._backend.enable_truncation(limit)
+            encoding = self._backend.encode(text, second, add_special_tokens=True)
+            self._backend.no_truncation()
         self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 

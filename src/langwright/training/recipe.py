@@ -140,6 +140,8 @@ class PretrainRecipe(TrainingRecipe):
         rotate: share of the texts that denoise lets begin at another token.
         smoothing: share of each target that is spread over the vocabulary in the loss.
         packing: several short texts share a row, none of which sees another.
+        mix: how much of each corpus is drawn, where CORPUS names several, such as "web=0.7,code=0.3", and from which
+            token on that changes: "web=0.7,code=0.3; 1m tokens: web=0.2,code=0.8"; by their sizes unless given.
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
@@ -165,6 +167,7 @@ class PretrainRecipe(TrainingRecipe):
     rotate: float = 0.0
     smoothing: float = 0.0
     packing: bool = False
+    mix: str | None = None
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
@@ -198,6 +201,7 @@ _GO_WITH = {
     "masked": ("whole_words",),
     "denoise": ("permute", "delete", "rotate"),
     "causal": ("crossing",),
+    "causal prefix masked span denoise": ("mix",),
 }
 """Fields that mean something for some objectives only."""
 
@@ -207,7 +211,14 @@ class FinetuneRecipe(TrainingRecipe):
     """How a model goes on learning from new text or conversations, for three epochs by default.
 
     Args:
-        task: text (go on predicting every token), or chat (learn the assistant's words of conversations).
+        task: text (go on predicting every token), chat (learn the assistant's words of conversations), or classify
+            (one label, several, or a number for a text or a pair).
+        validation: a file of rows that the task is measured on, in place of a share of the others.
+        text_field: the column of the text; guessed, and announced, unless given. A number where there is no header.
+        second_field: the column of the second text, for pairs.
+        label_field: the column of the label.
+        smoothing: share of each label that is spread over all of them in the loss.
+        patience: end when so many evaluations in a row brought nothing better; the best weights are kept.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
         packing: let several conversations share a row; none sees another.
@@ -225,7 +236,13 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat"] = "text"
+    task: Literal["text", "chat", "classify"] = "text"
+    validation: str | None = None
+    text_field: str | None = None
+    second_field: str | None = None
+    label_field: str | None = None
+    smoothing: float = 0.0
+    patience: int | None = None
     template: str | None = None
     packing: bool = False
     split: str | None = None
@@ -249,12 +266,20 @@ class FinetuneRecipe(TrainingRecipe):
         for name, value in (("template", self.template), ("packing", self.packing)):
             if value and self.task != "chat":
                 raise UserError(f"--{name}: goes with --task chat")
-        if self.task == "chat" and (self.crossing or self.field != "text"):
+        if self.task != "text" and (self.crossing or self.field != "text"):
             raise UserError("--crossing and --field are for --task text")
+        if self.task in ("text", "chat"):
+            for name in ("validation", "text_field", "second_field", "label_field", "smoothing", "patience"):
+                if getattr(self, name):
+                    raise UserError(f"{_flag(name)}: goes with --task classify and the like, not with {self.task}")
+        elif self.old_text is not None:
+            raise UserError("--old-text: forgetting is measured with --task text or chat")
+        if self.patience is not None and self.parallel != "none":
+            raise UserError("--patience: is for a run of one process")
 
 
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("batch_size micro_batch keep validation_windows halvings", lambda n: n >= 1, "at least 1"),
+    ("patience batch_size micro_batch keep validation_windows halvings", lambda n: n >= 1, "at least 1"),
     ("depth", lambda n: 1 <= n <= 1000, "at least 1 and at most 1,000"),
     ("vocabulary", lambda n: 1 <= n <= 2**24, "at least 1 and at most 2**24"),
     ("context", lambda n: 2 <= n <= 2**24, "at least 2 tokens and at most 2**24"),

@@ -64,10 +64,17 @@ def _facts(record: Row, metrics: Sequence[Row]) -> Html:
 
 
 def _measure(held_out: Row) -> tuple[str, str, str]:
-    """Bits per byte where every byte is predicted, else the loss."""
+    """The measure of a task; bits per byte where every byte is predicted; else the loss."""
+    if "rows" in held_out:
+        name = next(name for name in held_out if name != "loss")
+        return name.replace("_", " ").capitalize(), f"{held_out[name]:.3f}", f"of {held_out['rows']:,} held-out rows"
     if "bits_per_byte" in held_out:
         return "Bits per byte", f"{held_out['bits_per_byte']:.3f}", "of held-out text"
     return "Loss", f"{held_out['loss_nats_per_token']:.3f}", "nats per predicted token of held-out text"
+
+
+def _amount(held_out: Row) -> str:
+    return f"{held_out['rows']:,} rows" if "rows" in held_out else f"{held_out['tokens']:,} predicted tokens"
 
 
 def _events(history: Sequence[Row]) -> Html:
@@ -83,19 +90,21 @@ def _events(history: Sequence[Row]) -> Html:
 def model_card(record: Row) -> dict[str, str]:
     """What someone who is handed the model should know."""
     corpus = record["corpus"]
-    chats = corpus.get("kind") == "chats"
-    what = "conversations" if chats else "documents"
+    chats, rows = corpus.get("kind") == "chats", corpus.get("kind") == "rows"
+    what = "conversations" if chats else "rows" if rows else "documents"
     size = f"{corpus['documents']:,} {what}, {format_amount(corpus['bytes'], 'bytes')}"
     about = {
         "Made by": f"langwright {record['command']}",
         "Trained on": f"{corpus['name']}, {size}, SHA-256 {corpus['hash'][:16]}…",
-        "Held out": f"{corpus['split']}, {record['held_out']['tokens']:,} predicted tokens",
+        "Held out": f"{corpus['split']}, {_amount(record['held_out'])}",
         "Machine": record["machine"],
         "Computed in": f"{record['dtype']}, saved in float32, torch {record['torch']}",
         "Context": f"{record['context']} tokens",
         "Meant for": (
             "answering in the manner of the conversations it was tuned on; what it says may be wrong"
             if chats
+            else f"the task {record['task']['name']} on rows like those it was tuned on; what it says may be wrong"
+            if rows
             else "continuing text like that it was trained on; it knows nothing else and errs fluently"
         ),
         "Licence of the text": "that of the corpus; the model may repeat parts of it word for word",
