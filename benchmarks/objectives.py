@@ -2,13 +2,15 @@
 
     python benchmarks/objectives.py [--text FILE] [--steps 12] [--rounds 3] [--vocabulary 8192]
 
-A BERT and a T5 of depth 4 (256 wide) on rows of 128 tokens of text, 16 a step, float32, AdamW, no dropout. The peer is
+A BERT and a T5 of depth 4 (256 wide) on rows of 128 tokens of text, 16 a step, AdamW, no dropout; ours in float32 and
+in the dtype that our commands choose, the peer in float32, as it comes. The peer is
 the model of `transformers` with the same weights, in the loop of its own examples: for masks its
 `DataCollatorForLanguageModeling`; for spans, where the library has no collator, our batches. Both see the same number
 of text tokens.
 """
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -30,6 +32,7 @@ from langwright.data.texts import tokenise
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth, with_tokens
 from langwright.objectives.language import TokenPrediction
+from langwright.planning.machine import choose_dtype
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import train_bpe
 from langwright.training.learner import Learner
@@ -45,8 +48,8 @@ def framing(family: str, tokenizer: Tokenizer) -> Framing:
     return Framing((bos,), (eos,)) if family == "bert" else Framing((), (eos,), pad)
 
 
-def steps_of(family: str, objective: str, tokens: Tokens, tokenizer: Tokenizer, folder: Path) -> tuple[Step, Step]:
-    """A training step of ours and of the peer's, each with its own collating, from the same weights."""
+def steps_of(family: str, objective: str, tokens: Tokens, tokenizer: Tokenizer, folder: Path) -> dict[str, Step]:
+    """A training step of ours, in two dtypes, and of the peer's, each with its own collating, from the same weights."""
     reading = Noisy(objective, CONTEXT, lambda made: framing(family, made))
     batches = Batches(reading.rows(tokenizer, tokens, 0, training=True), Layout(ROWS, 0))
     config = with_tokens(
@@ -54,13 +57,18 @@ def steps_of(family: str, objective: str, tokens: Tokens, tokenizer: Tokenizer, 
     )
     model = new_model(family, config, head="masked" if family == "bert" else None)
     save_model(model, tokenizer, folder)
-    learner = Learner({"model": model}, TokenPrediction(), torch.float32, TrainingRecipe(learning_rate=RATE))
 
-    def ours(step: int) -> float:
-        loss, _ = learner.backward(batches.batch(step))
-        learner.clip()
-        learner.step(1.0)
-        return float(loss)
+    def ours(dtype: torch.dtype) -> Step:
+        recipe = TrainingRecipe(learning_rate=RATE)
+        learner = Learner({"model": copy.deepcopy(model)}, TokenPrediction(), dtype, recipe)
+
+        def step(number: int) -> float:
+            loss, _ = learner.backward(batches.batch(number))
+            learner.clip()
+            learner.step(1.0)
+            return float(loss)
+
+        return step
 
     auto = transformers.AutoModelForMaskedLM if family == "bert" else transformers.AutoModelForSeq2SeqLM
     peer = auto.from_pretrained(folder, dtype=torch.float32).train()
@@ -89,9 +97,10 @@ def steps_of(family: str, objective: str, tokens: Tokens, tokenizer: Tokenizer, 
         torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
-    return ours, theirs
+    chosen = choose_dtype("auto", torch.device("cpu"))
+    return {"float32": ours(torch.float32), f"auto ({chosen})": ours(chosen), "transformers": theirs}
 
 
 def main() -> None:
@@ -105,8 +114,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     corpus = open_corpus(chosen.text)
     made = train_bpe((document.text for _, document in zip(range(200), corpus, strict=False)), chosen.vocabulary)
-    print("| objective | ours, ms a step | transformers, ms | ours / transformers |")
-    print("|---|---|---|---|")
+    print("| objective | dtype | ours, ms a step | transformers, float32, ms | transformers / ours |")
+    print("|---|---|---|---|---|")
     for family, objective in (("bert", "masked"), ("t5", "span")):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -114,17 +123,22 @@ def main() -> None:
             tokenizer = reading.ready(made)
             documents = (document for _, document in zip(range(200), corpus, strict=False))
             tokens = tokenise(documents, tokenizer, folder / "text.tokens")
-            both = steps_of(family, objective, tokens, tokenizer, folder / "model")
-            times: list[list[float]] = [[], []]
-            for turn in range(chosen.rounds * 2):
-                step, kept = both[turn % 2], times[turn % 2]
-                step(0)
-                for number in range(chosen.steps):
-                    began = time.perf_counter()
-                    step(number)
-                    kept.append(time.perf_counter() - began)
-            ours, theirs = (1000 * statistics.median(each) for each in times)
-            print(f"| {objective} ({family}) | {ours:.0f} | {theirs:.0f} | {theirs / ours:.2f}x |", flush=True)
+            steps = steps_of(family, objective, tokens, tokenizer, folder / "model")
+            times: dict[str, list[float]] = {name: [] for name in steps}
+            for _ in range(chosen.rounds):
+                for name, step in steps.items():
+                    step(0)
+                    for number in range(chosen.steps):
+                        began = time.perf_counter()
+                        step(number)
+                        times[name].append(time.perf_counter() - began)
+            *mine, theirs = ((name, 1000 * statistics.median(each)) for name, each in times.items())
+            for name, taken in mine:
+                print(
+                    f"| {objective} ({family}) | {name.replace('torch.', '')} | {taken:.0f} | {theirs[1]:.0f} | "
+                    f"{theirs[1] / taken:.2f}x |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
