@@ -145,7 +145,7 @@ class Tuning:
             self.opened.require(generates=True, one_stack=True)
         self.tokenizer = load_tokenizer(self.folder)
         if self.data is not None:
-            task = self.data.task.fitted(self.opened, self.tokenizer, self.data.training)
+            task = self.data.task.fitted(self.opened, self.tokenizer, self.data.training, recipe)
             self.data = replace(self.data, task=task)
 
     def job(self, rank: int, world: int) -> Job:

@@ -212,13 +212,16 @@ class FinetuneRecipe(TrainingRecipe):
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
-            label, several, or a number for a text or a pair), translate or summarise (write a target from a source).
+            label, several, or a number for a text or a pair), translate or summarise (write a target from a source), or
+            similarity (how alike two texts are).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
             there is no header.
         second_field: the column of the second text, for pairs.
         label_field: the column of the label, or of the target.
         smoothing: share of each label that is spread over all of them in the loss.
+        temperature: what cosines are divided by where similarity is learnt from pairs without scores; 0.05 unless
+            given.
         patience: end when so many evaluations in a row brought nothing better; the best weights are kept.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
@@ -237,12 +240,13 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify", "translate", "summarise"] = "text"
+    task: Literal["text", "chat", "classify", "translate", "summarise", "similarity"] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
     smoothing: float = 0.0
+    temperature: float | None = None
     patience: int | None = None
     template: str | None = None
     packing: bool = False
@@ -275,6 +279,8 @@ class FinetuneRecipe(TrainingRecipe):
                     raise UserError(f"{_flag(name)}: goes with --task classify and the like, not with {self.task}")
         elif self.old_text is not None:
             raise UserError("--old-text: forgetting is measured with --task text or chat")
+        if self.temperature is not None and self.task != "similarity":
+            raise UserError("--temperature: goes with --task similarity")
         if self.patience is not None and self.parallel != "none":
             raise UserError("--patience: is for a run of one process")
 
@@ -290,6 +296,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("embedding_learning_rate head_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
     ("weight_decay clip z_loss balance", lambda weight: 0 <= weight < math.inf, "0 or more, and finite"),
     ("warmup decay final", lambda share: 0 <= share <= 1, "between 0 and 1"),
+    ("temperature", lambda t: 1e-3 <= t < math.inf, "at least 0.001 and finite"),
     ("mean_span", lambda tokens: 1 <= tokens < 100, "at least 1 and below 100 tokens"),
     ("rotate", lambda share: 0 <= share <= 1, "between 0 and 1"),
     (

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from langwright.evaluation.tasks.classify import Classify
+from langwright.evaluation.tasks.similarity import Similarity
 from langwright.evaluation.tasks.task import Task
 from langwright.evaluation.tasks.writing import Summarise, Translate
 
-TASKS: Mapping[str, type[Task]] = {"classify": Classify, "translate": Translate, "summarise": Summarise}
+TASKS: Mapping[str, type[Task]] = {
+    "classify": Classify,
+    "translate": Translate,
+    "summarise": Summarise,
+    "similarity": Similarity,
+}

@@ -15,6 +15,7 @@ from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.batch import Objective
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
 
@@ -52,8 +53,10 @@ class Task:
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
         """The rows of a training file; UserError that names file and row of what cannot be read."""
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any]) -> "Task":
-        """The task as this model learns it from these rows; UserError where it cannot."""
+    def fitted(
+        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
+    ) -> "Task":
+        """The task as this model learns it from these rows; UserError where it cannot, or not by this recipe."""
         return self
 
     @classmethod

@@ -83,8 +83,9 @@ class TaskData:
                     total += sum(float(value) for value in objective(models, here).values())
                     seen += float(next(iter(objective.counts(batch).values())))
             loss = {"loss": total / seen}
+            chosen_by = {"negative_loss": -total / seen} if task.best == "negative_loss" else {}
             chosen = answers if windows is not None else [answers[i] for i in some]
-            scores = {**loss, **task.score(few, chosen)}
+            scores = {**loss, **chosen_by, **task.score(few, chosen)}
             self.latest[:] = answers
             return Evaluation(
                 {f"validation_{name}": value for name, value in scores.items()},

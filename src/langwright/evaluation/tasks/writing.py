@@ -24,6 +24,7 @@ from langwright.models.folder import OpenedFolder
 from langwright.models.model import Frame, Model
 from langwright.objectives.language import TokenPrediction
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.recipe import FinetuneRecipe
 
 EXAMPLES = 20
 """Answers in a report."""
@@ -65,7 +66,9 @@ class Writing(Task):
         """Any pairs will do."""
         return cls(columns, ())
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Pair]) -> "Writing":
+    def fitted(
+        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
+    ) -> "Writing":
         """The task as this model does it, its answers as long as the longest of these rows."""
         with torch.device("meta"):
             frame = opened.family.build(opened.config).frame
