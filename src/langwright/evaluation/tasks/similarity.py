@@ -101,7 +101,8 @@ class Similarity(Task):
     def rows(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each pair; texts that are too long lose their ends, which is told."""
         low, high = self.scale
-        content, made, cut = hashlib.sha256(), [], 0
+        content, cut = hashlib.sha256(), 0
+        made: list[tuple[Ids, Ids, np.float32]] = []
         for item in items:
             sides = [
                 np.array(tokenizer.frame(text, limit=context)[0], np.int64) for text in (item.text, item.second or "")
@@ -111,7 +112,7 @@ class Similarity(Task):
             for side in sides:
                 content.update(side.size.to_bytes(8, "little") + side.tobytes())
             content.update(np.float32(score).tobytes())
-            made.append((*sides, np.float32(score)))
+            made.append((sides[0], sides[1], np.float32(score)))
         if cut:
             warn(
                 f"{cut:,} of {len(items):,} pairs fill the {context} tokens of the context; what is beyond is not read"
