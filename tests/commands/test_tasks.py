@@ -11,6 +11,7 @@ import transformers
 
 from langwright import load_tokenizer
 from langwright.cli import main
+from langwright.corpora.augmentation import varied
 from langwright.data.reading import with_special_tokens
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
@@ -123,8 +124,17 @@ def test_the_best_weights_are_kept_and_nothing_better_ends_the_run(made: Path, t
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_texts_are_varied_by_seed_epoch_and_row() -> None:
+    names, text = ["synonyms", "deletion", "swap", "typos"], "a quick question about the old text"
+    assert varied(text, names, "0:1:2") == varied(text, names, "0:1:2")
+    found = {varied(text, names, f"0:{epoch}:2") for epoch in range(40)}
+    assert text in found
+    assert len(found) > 10
+
+
 def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: Path) -> None:
     every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv")]
+    every += ["--augment", "deletion,typos"]
     survives_kills(lambda out: [*tune(made, tmp_path / out, steps=14), *every], tmp_path, [7])
 
 
@@ -138,6 +148,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: 
         ("text,label\na,x\nb,y\n", ["--validation", "nowhere.csv"], ["nowhere.csv"]),
         ("text,label\na,x\nb,y\n", ["--crossing"], ["--crossing"]),
         ("text,label\na,x\nb,y\n", ["--patience", "0"], ["--patience"]),
+        ("text,label\na,x\nb,y\n", ["--augment", "typo"], ["--augment", "typos"]),
         ("text,label\na,x\nb,y\n", ["--old-text", "x.txt"], ["--old-text"]),
     ],
 )

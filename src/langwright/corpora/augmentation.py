@@ -1,6 +1,7 @@
 """New wordings of the same question: synonyms, deletion, swaps and typos (EDA, Wei and Zou, 2019).
 
-Only what a user says is changed, never an answer. All choices come from a seed and the number of the conversation.
+Of conversations only what a user says is changed, never an answer. All choices come from a seed and the number of the
+conversation, or from a key.
 """
 
 import random
@@ -85,6 +86,13 @@ def augmented(chat: Chat, name: str, seed: int, number: int) -> Chat | None:
         {**m, "content": _changed(m["content"], name, rng)} if m["role"] == "user" else m for m in chat.messages
     )
     return None if messages == chat.messages else replace(chat, messages=messages, source=f"{chat.source} ({name})")
+
+
+def varied(text: str, names: Sequence[str], key: str) -> str:
+    """A text as it is, or with one of some changes; the key decides all choices."""
+    rng = random.Random(key)
+    name = rng.choice(["", *names])
+    return _changed(text, name, rng) if name else text
 
 
 def _changed(text: str, name: str, rng: random.Random) -> str:

@@ -212,14 +212,16 @@ class FinetuneRecipe(TrainingRecipe):
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
-            label, several, or a number for a text or a pair), translate or summarise (write a target from a source), or
-            similarity (how alike two texts are).
+            label, several, or a number for a text or a pair), translate or summarise (write a target from a source),
+            similarity (how alike two texts are), or choice (which of several texts answers a question).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
             there is no header.
-        second_field: the column of the second text, for pairs.
+        second_field: the column of the second text, for pairs, or of the choices.
         label_field: the column of the label, or of the target.
         smoothing: share of each label that is spread over all of them in the loss.
+        augment: changes of the texts that classify learns from, between commas: synonyms, deletion, swap, typos; in
+            each epoch a row has one of them, or none.
         temperature: what cosines are divided by where similarity is learnt from pairs without scores; 0.05 unless
             given.
         patience: end when so many evaluations in a row brought nothing better; the best weights are kept.
@@ -240,12 +242,13 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify", "translate", "summarise", "similarity"] = "text"
+    task: Literal["text", "chat", "classify", "translate", "summarise", "similarity", "choice"] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
     smoothing: float = 0.0
+    augment: str | None = None
     temperature: float | None = None
     patience: int | None = None
     template: str | None = None
@@ -279,6 +282,8 @@ class FinetuneRecipe(TrainingRecipe):
                     raise UserError(f"{_flag(name)}: goes with --task classify and the like, not with {self.task}")
         elif self.old_text is not None:
             raise UserError("--old-text: forgetting is measured with --task text or chat")
+        if self.augment is not None and self.task != "classify":
+            raise UserError("--augment: goes with --task classify")
         if self.temperature is not None and self.task != "similarity":
             raise UserError("--temperature: goes with --task similarity")
         if self.patience is not None and self.parallel != "none":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from langwright.evaluation.tasks.choice import Choice
 from langwright.evaluation.tasks.classify import Classify
 from langwright.evaluation.tasks.similarity import Similarity
 from langwright.evaluation.tasks.task import Task
@@ -12,4 +13,5 @@ TASKS: Mapping[str, type[Task]] = {
     "translate": Translate,
     "summarise": Summarise,
     "similarity": Similarity,
+    "choice": Choice,
 }

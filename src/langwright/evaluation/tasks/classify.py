@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +12,16 @@ import torch
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.extras import need
+from langwright.corpora.augmentation import changes_named, varied
 from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
 from langwright.data.examples import ExampleRows
-from langwright.data.labels import LabelExample, label_rows
+from langwright.data.labels import LabelExample, label_batch, label_rows
 from langwright.evaluation.tasks.task import Row, Task
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.recipe import FinetuneRecipe
 
 ERRORS = 20
 """Examples of errors in a report."""
@@ -30,9 +33,13 @@ class Classify(Task):
 
     Args:
         form: one label a row, several, or a number.
+        augment: changes of the texts that are learnt from, of which each row has another in each epoch, or none.
+        seed: of the choice.
     """
 
     form: Literal["one", "several", "number"] = "one"
+    augment: tuple[str, ...] = ()
+    seed: int = 0
     head: ClassVar[str] = "sequence"
 
     @property
@@ -61,6 +68,17 @@ class Classify(Task):
         say(f"{where}: {len(items):,} rows, {'several labels each' if several else 'one label each'}: {shown}")
         return cls(columns, tuple(labels), "several" if several else "one")
 
+    def fitted(
+        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
+    ) -> "Classify":
+        """The task with the changes that a recipe asks for."""
+        names = changes_named([] if recipe.augment is None else [recipe.augment])
+        return replace(self, augment=tuple(names), seed=recipe.seed)
+
+    def record(self) -> Row:
+        """What makes the task again: nothing of how it was learnt."""
+        return {name: value for name, value in super().record().items() if name not in ("augment", "seed")}
+
     def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[LabelledRow]:
         """The rows of another file, with labels that the model knows."""
         known = None if self.form == "number" else self.labels
@@ -75,16 +93,30 @@ class Classify(Task):
 
     def rows(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each row in its frame; longer ones lose their ends, which is told."""
-        examples, cut = [], 0
-        for item in items:
-            ids, types = tokenizer.frame(item.text, item.second, limit=context)
-            cut += len(ids) == context and len(tokenizer.frame(item.text, item.second)[0]) > context
-            labels = self._target(item)
-            weights = np.full(labels.shape, 1 / max(1, labels.size) if self.form == "several" else 1.0, np.float32)
-            examples.append(LabelExample(np.array(ids), labels, weights, np.array(types)))
+        examples = [self._example(item, tokenizer, context) for item in items]
+        cut = sum(
+            len(example.ids) == context and len(tokenizer.frame(item.text, item.second)[0]) > context
+            for item, example in zip(items, examples, strict=True)
+        )
         if cut:
             warn(f"{cut:,} of {len(items):,} texts are longer than {context} tokens; what is beyond is not read")
         return label_rows(examples, context)
+
+    def examples(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
+        """The same; with changes that seed, epoch and row decide, so that a resumed run sees the same ones."""
+        rows = self.rows(items, tokenizer, context)
+        if not self.augment:
+            return rows
+        own = tokenizer.extended([], tokenizer.special_tokens)  # batches are made in a thread of their own
+
+        def make(number: int, epoch: int) -> LabelExample:
+            item, key = items[number], f"{self.seed}:{epoch}:{number}"
+            text = varied(item.text, self.augment, f"{key}:text")
+            second = None if item.second is None else varied(item.second, self.augment, f"{key}:second")
+            return self._example(item._replace(text=text, second=second), own, context)
+
+        identity = {**rows.record(), "augment": list(self.augment)}
+        return ExampleRows(make, rows.lengths(np.arange(len(rows))), context, identity, collate=label_batch)
 
     def objective(self, smoothing: float = 0.0) -> Labelling:
         """Cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
@@ -156,6 +188,13 @@ class Classify(Task):
             "confusion": [[pairs[truth, said] for said in self.labels] for truth in self.labels],
             "errors": sorted(wrong, key=lambda row: -row["probability"])[:ERRORS],
         }
+
+    def _example(self, item: LabelledRow, tokenizer: Tokenizer, context: int) -> LabelExample:
+        """A row in its frame, of which the end may be cut off."""
+        ids, types = tokenizer.frame(item.text, item.second, limit=context)
+        labels = self._target(item)
+        weights = np.full(labels.shape, 1 / max(1, labels.size) if self.form == "several" else 1.0, np.float32)
+        return LabelExample(np.array(ids), labels, weights, np.array(types))
 
     def _target(self, item: LabelledRow) -> Any:
         """What is to be learnt of a row; zeros where it has no label."""

@@ -91,6 +91,10 @@ class Task:
     def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
         """The rows as examples to learn from, or to measure the loss on."""
 
+    def examples(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
+        """The rows to learn from, where they are not those to measure."""
+        return self.rows(items, tokenizer, context)
+
     @abstractmethod
     def objective(self, smoothing: float = 0.0) -> Objective:
         """What is lowered."""

@@ -46,7 +46,8 @@ class TaskData:
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The rows as batches to learn from, and to measure."""
-        seen, measured = (self.task.rows(items, tokenizer, context) for items in (self.training, self.held_out))
+        seen = self.task.examples(self.training, tokenizer, context)
+        measured = self.task.rows(self.held_out, tokenizer, context)
         return Supply(
             tokenizer,
             Batches(seen, layout),
