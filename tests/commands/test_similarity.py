@@ -112,7 +112,17 @@ def test_bad_rows_and_settings_are_refused(
     rows: list[dict[str, object]], more: list[str], named: list[str], made: Path, tmp_path: Path, fails: Fails
 ) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["finetune", made / "bert", tmp_path / "rows.jsonl", tmp_path / "out", "--task", "similarity", *RUN]
+    words = [
+        "finetune",
+        made / "bert",
+        tmp_path / "rows.jsonl",
+        tmp_path / "out",
+        "--task",
+        "similarity",
+        *RUN,
+        "--split",
+        "0.5",
+    ]
     fails(*words, *more, names=tuple(named))
 
 

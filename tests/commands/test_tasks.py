@@ -148,7 +148,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: 
         ("text,label\na,x\nb,y\n", ["--validation", "nowhere.csv"], ["nowhere.csv"]),
         ("text,label\na,x\nb,y\n", ["--crossing"], ["--crossing"]),
         ("text,label\na,x\nb,y\n", ["--patience", "0"], ["--patience"]),
-        ("text,label\na,x\nb,y\n", ["--augment", "typo"], ["--augment", "typos"]),
+        ("text,label\na,x\nb,y\n", ["--augment", "typo", "--split", "0.5"], ["--augment", "typos"]),
         ("text,label\na,x\nb,y\n", ["--old-text", "x.txt"], ["--old-text"]),
     ],
 )

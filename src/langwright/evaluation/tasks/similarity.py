@@ -28,12 +28,13 @@ class Similarity(Task):
 
     Args:
         form: learnt from scores, or from pairs that belong together, against the others of the batch.
-        scale: the scores that mean 0 and 1.
+        low, high: the scores that mean cosines of 0 and of 1.
         temperature: what cosines are divided by, for pairs.
     """
 
     form: Literal["scores", "pairs"] = "scores"
-    scale: tuple[float, float] = (0.0, 1.0)
+    low: float = 0.0
+    high: float = 1.0
     temperature: float = 0.05
     head: ClassVar[str] = "embedding"
 
@@ -64,7 +65,7 @@ class Similarity(Task):
         scores = [number(item) for item in items]
         low, high = min(0.0, *scores), max(1.0, *scores)
         say(f"{where}: {len(items):,} pairs, whose scores from {low:g} to {high:g} mean cosines from 0 to 1")
-        return cls(columns, (), "scores", (low, high))
+        return cls(columns, (), "scores", low, high)
 
     def fitted(
         self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
@@ -100,7 +101,6 @@ class Similarity(Task):
 
     def rows(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each pair; texts that are too long lose their ends, which is told."""
-        low, high = self.scale
         content, cut = hashlib.sha256(), 0
         made: list[tuple[Ids, Ids, np.float32]] = []
         for item in items:
@@ -108,7 +108,7 @@ class Similarity(Task):
                 np.array(tokenizer.frame(text, limit=context)[0], np.int64) for text in (item.text, item.second or "")
             ]
             cut += any(side.size == context for side in sides)
-            score = (number(item) - low) / (high - low) if item.labels else 0.0
+            score = (number(item) - self.low) / (self.high - self.low) if item.labels else 0.0
             for side in sides:
                 content.update(side.size.to_bytes(8, "little") + side.tobytes())
             content.update(np.float32(score).tobytes())
