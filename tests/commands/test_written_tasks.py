@@ -37,6 +37,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
     for family in ("t5", "bart", "llama", "bert"):
         tokenizer = with_special_tokens(raw_bytes(), mask=family == "bert")
+        begin, end = tokenizer.bos_id or 0, tokenizer.eos_id or 0
+        if family in ("t5", "bart"):  # as their own tokenizers do
+            tokenizer = tokenizer.framed([begin] if family == "bart" else [], [end])
         config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.0, width=64)
         save_model(new_model(family, config), tokenizer, folder / family)
     pairs = [draw.choice(list(SAYINGS.items())) for _ in range(60)]
