@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "words": ("langwright.commands.words:words", "vectors of words: train, ask, measure"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
@@ -34,6 +35,7 @@ USUAL = {
     "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
+    "words": "analogy near questions similarity architecture loss dimension epochs workers json",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
 }
 """What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
@@ -64,7 +66,7 @@ def parse(argv: Sequence[str]) -> "partial[Any]":
     function = getattr(importlib.import_module(module), name)
     command = Command(function, f"langwright {verb}", USUAL.get(verb, "").split())
     asked = (HELP | {"--help-all"}).intersection(itertools.takewhile(lambda word: word != "--", rest))
-    return partial(_show, command.help("--help-all" in asked)) if asked else partial(function, **command.read(rest))
+    return partial(_show, command.help("--help-all" in asked)) if asked else command.bind(rest)
 
 
 def _show(text: str) -> None:
