@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,13 +30,16 @@ from langwright.base.errors import check_flag
 from langwright.baselines.word_vectors import WordVectors
 from langwright.baselines.words import EncodedWords
 
-STEP = 512
+STEP = {"skip-gram": 256, "cbow": 512}
 """Positions in a step. With more, the vectors that a step began with are too old; with fewer, PyTorch's calls cost."""
+
+DRAWS = {"skip-gram": 32, "cbow": 16}
+"""Words that the 16 positions of a block are told from. A word guesses several neighbours in skip-gram, one in CBOW."""
 
 _CHUNK = 1 << 16
 """Words that are sub-sampled at once."""
 
-_DRAWS = 1 << 22
+_TABLE = 1 << 22
 """Entries of the table that negative words are drawn from."""
 
 _POWER = 0.75
@@ -89,12 +93,12 @@ class Columns(NamedTuple):
     Args:
         rows: which rows.
         counts: how often each position meets each row.
-        labels: how often with the answer 1.
+        labels: how often with the answer 1; of the first rows, for the others it is always 0.
     """
 
     rows: Int[Tensor, "n J"]
     counts: Float[Tensor, "n B J"]
-    labels: Float[Tensor, "n B J"]
+    labels: Float[Tensor, "n B I"]
 
 
 class OutputLayer(Protocol):
@@ -113,25 +117,24 @@ class OutputLayer(Protocol):
 
 
 class NegativeSampling:
-    """A row for each word. A block shares `block` drawn words, each weighted by negative / block."""
+    """A row for each word. A block shares `draws` drawn words, each weighted by negative / draws."""
 
     block = 16
 
-    def __init__(self, counts: NDArray[np.int64], dimension: int, negative: int) -> None:
+    def __init__(self, counts: NDArray[np.int64], dimension: int, negative: int, draws: int) -> None:
         self.vectors = torch.zeros(len(counts) + 1, dimension)
         shares = np.cumsum(counts**_POWER)
-        places = (np.arange(_DRAWS) + 0.5) / _DRAWS * shares[-1]
+        places = (np.arange(_TABLE) + 0.5) / _TABLE * shares[-1]
         self.table = np.searchsorted(shares, places)
-        self.weight = negative / self.block
+        self.draws, self.weight = draws, negative / draws
 
     def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
         """The words themselves, then the drawn ones; a drawn word does not count against itself."""
         n, block = targets.shape
-        drawn = torch.from_numpy(self.table[random.integers(0, _DRAWS, (n, block))])
+        drawn = torch.from_numpy(self.table[random.integers(0, _TABLE, (n, self.draws))])
         wrong = (drawn[:, None] != targets[:, :, None]) * self.weight
         itself = torch.eye(block).expand(n, -1, -1)
-        labels = torch.cat([itself, torch.zeros_like(wrong)], 2)
-        return Columns(torch.cat([targets, drawn], 1), torch.cat([itself, wrong], 2), labels)
+        return Columns(torch.cat([targets, drawn], 1), torch.cat([itself, wrong], 2), itself)
 
 
 class HierarchicalSoftmax:
@@ -142,20 +145,19 @@ class HierarchicalSoftmax:
     def __init__(self, counts: NDArray[np.int64], dimension: int) -> None:
         self.vectors = torch.zeros(len(counts), dimension)  # one node fewer than words; the last row is no node
         ways = huffman_ways(counts.tolist())
-        lengths = [len(way) for way in ways]
-        self.lengths = torch.tensor([*lengths, 0])
-        self.nodes = torch.full((len(ways) + 1, max(lengths)), len(ways) - 1)
-        self.left = torch.zeros(self.nodes.shape)
-        for word, way in enumerate(ways):
-            self.nodes[word, : len(way)], self.left[word, : len(way)] = torch.tensor(way).T
-        self.known = (self.nodes < len(ways) - 1).float()
+        lengths = np.array([*map(len, ways), 0])
+        there = np.arange(lengths.max()) < lengths[:, None]
+        nodes, left = np.full(there.shape, len(ways) - 1), np.zeros(there.shape, np.float32)
+        nodes[there], left[there] = np.array([branch for way in ways for branch in way]).T
+        self.lengths, self.nodes = torch.from_numpy(lengths), torch.from_numpy(nodes)
+        self.left, self.there = torch.from_numpy(left), torch.from_numpy(there).float()
 
     def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
         """The nodes on the way to each word; a word meets those of its own way alone."""
         n, block = targets.shape
         depth = int(self.lengths[targets].max())
         own = torch.eye(block)[:, :, None]
-        counts = (own * self.known[targets][:, None, :, :depth]).view(n, block, -1)
+        counts = (own * self.there[targets][:, None, :, :depth]).view(n, block, -1)
         labels = (own * self.left[targets][:, None, :, :depth]).view(n, block, -1)
         return Columns(self.nodes[targets][:, :, :depth].reshape(n, -1), counts, labels)
 
@@ -222,13 +224,13 @@ class _Training:
         first = (random.random((self.none + 1, recipe.dimension), dtype=np.float32) - 0.5) / recipe.dimension
         self.vectors = torch.from_numpy(first)
         self.output: OutputLayer = (
-            NegativeSampling(text.counts, recipe.dimension, recipe.negative)
+            NegativeSampling(text.counts, recipe.dimension, recipe.negative, DRAWS[recipe.architecture])
             if recipe.loss == "negative-sampling"
             else HierarchicalSoftmax(text.counts, recipe.dimension)
         )
         block = self.output.block
         # The sum of what many positions add to one vector overshoots, so that a small vocabulary takes small steps.
-        self.blocks = max(1, min(STEP, self.none // 8) // block)
+        self.blocks = max(1, min(STEP[recipe.architecture], self.none // 8) // block)
         places = torch.arange(block + 2 * recipe.window) - recipe.window
         distance = (places - torch.arange(block)[:, None]).abs()
         self.distance = distance.masked_fill(distance == 0, recipe.window + 1).to(torch.int8)
@@ -263,6 +265,16 @@ class _Training:
             around = torch.from_numpy(padded[i * step : (i + 1) * step + 2 * window])
             self._step(around, torch.from_numpy(reach[i]), rate, random)
 
+    def _damping(self, rows: Int[Tensor, "n J"], visits: Float[Tensor, "n J"], rate: float) -> Float[Tensor, "n J"]:
+        """What to take of a summed change, since n visits one after another would meet ever smaller gradients.
+
+        Every way leads through the root: n pulls of strength r towards one place go 1 - exp(-n r) of the way there, not
+        n r times.
+        """
+        total = torch.bincount(rows.flatten(), visits.flatten(), len(self.output.vectors)).float() * rate
+        total = total.clamp_(min=1e-6)
+        return (-torch.expm1(-total) / total)[rows]
+
     def _step(
         self, around: Int[Tensor, " L"], reach: Int[Tensor, "n B 1"], rate: float, random: np.random.Generator
     ) -> None:
@@ -279,21 +291,30 @@ class _Training:
         targets = words[:, window:-window]
         there, guessed = words != self.none, targets != self.none
         near = ((self.distance <= reach) & there[:, None] & guessed[:, :, None]).float()  # [n, B, C]
-        vectors = self.vectors[words]
+        vectors = F.embedding(words, self.vectors)
         rows, counts, labels = self.output.columns(targets, random)
         if self.recipe.architecture == "skip-gram":
             hidden, pairs = vectors, near.mT  # [n, C, B]: who guesses whom
             counts, labels = pairs @ counts, pairs @ labels
+        else:  # without a neighbour the mean is 0, and nothing changes
+            hidden = near @ vectors / near.sum(2, keepdim=True).clamp(min=1)
+        weights = F.embedding(rows, self.output.vectors)
+        gradient = (hidden @ weights.mT).sigmoid_().mul_(counts)
+        gradient[:, :, : labels.shape[2]] -= labels
+        gradient *= -rate
+        change = gradient.mT @ hidden
+        if self.recipe.architecture == "skip-gram":
+            # One pair at a time, a neighbour meets the rows of the word as the neighbours before it left them: on
+            # average with half of what the others change. That draws the words of a window together.
+            own = gradient[:, :, : labels.shape[2]]
+            weights[:, : labels.shape[2]] += change[:, : labels.shape[2]] / 2
+            to_hidden = gradient @ weights - own.square().sum(2, keepdim=True) / 2 * hidden
         else:
-            neighbours = near.sum(2, keepdim=True)
-            hidden, alone = near @ vectors / neighbours.clamp(min=1), neighbours == 0
-            counts, labels = counts.masked_fill(alone, 0), labels.masked_fill(alone, 0)
-        weights = self.output.vectors[rows]
-        gradient = (labels - counts * (hidden @ weights.mT).sigmoid()) * rate
-        to_hidden = gradient @ weights
-        _add(self.output.vectors, rows, gradient.mT @ hidden)
-        # Each neighbour takes the whole gradient of the mean, as in word2vec.c and gensim.
-        _add(self.vectors, words, to_hidden if hidden is vectors else near.mT @ to_hidden)
+            to_hidden = near.mT @ (gradient @ weights)  # the whole to each neighbour, as in word2vec.c and gensim
+        if isinstance(self.output, HierarchicalSoftmax):
+            change *= self._damping(rows, counts.sum(1), rate)[:, :, None]
+        _add(self.output.vectors, rows, change)
+        _add(self.vectors, words, to_hidden)
 
 
 def _add(matrix: Float[Tensor, "R D"], rows: Int[Tensor, "n J"], values: Float[Tensor, "n J D"]) -> None:
