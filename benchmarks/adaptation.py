@@ -38,7 +38,7 @@ from langwright.commands._demo import mine
 from langwright.corpora.document import Document
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
-from langwright.data.conversations import ChatRows, Example, answer_bytes, batch_of, fit_examples
+from langwright.data.conversations import ChatExample, answer_bytes, chat_rows, fit_examples
 from langwright.data.order import Layout
 from langwright.data.shards import Tokens
 from langwright.data.supply import Batches, evaluation_batches
@@ -50,7 +50,7 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.learner import Learner
@@ -110,13 +110,13 @@ class Task:
     base: Path
     tokenizer: Tokenizer
     old: Tokens
-    training: list[Example]
-    choosing: list[Example]
-    measured: list[Example]
+    training: list[ChatExample]
+    choosing: list[ChatExample]
+    measured: list[ChatExample]
 
-    def quality(self, model: Model, examples: Sequence[Example]) -> float:
+    def quality(self, model: Model, examples: Sequence[ChatExample]) -> float:
         """Bits per byte of the answers."""
-        batches = evaluation_batches(ChatRows(examples, TOKENS), ROWS)
+        batches = evaluation_batches(chat_rows(examples, TOKENS), ROWS)
         return likelihood(model.eval(), batches, answer_bytes(examples, self.tokenizer)).bits_per_byte
 
     def remembered(self, model: Model) -> float:
@@ -179,7 +179,7 @@ def tune(
     adapters = getattr(model, "adapters", None)
     factor = next(iter(adapters.methods.values())).rate if adapters else lambda name: 1.0
     recipe = TrainingRecipe(learning_rate=rate, weight_decay=0.0)
-    learner = Learner({"model": model}, Causal(), DTYPE, recipe, factor)
+    learner = Learner({"model": model}, TokenPrediction(), DTYPE, recipe, factor)
     began = time.perf_counter()
     for step in range(steps):
         if unfreezing is not None:
@@ -197,7 +197,7 @@ def run(task: Task, chosen: Way, rate: float, steps: int, seed: int, examples: i
     memory = training_memory(model, ROWS, TOKENS, DTYPE).total
     unfreezing = None if chosen.unfreeze_every is None else Unfreezing(chosen.unfreeze_every)
     seconds = tune(
-        model, Batches(ChatRows(task.training[:examples], TOKENS), Layout(ROWS, seed)).batch, steps, rate, unfreezing
+        model, Batches(chat_rows(task.training[:examples], TOKENS), Layout(ROWS, seed)).batch, steps, rate, unfreezing
     )
     choosing, quality = task.quality(model, task.choosing), task.quality(model, task.measured)
     return Outcome(trained, memory, seconds, choosing, quality, task.remembered(model))
@@ -290,8 +290,9 @@ def lines(tokenizer: Tokenizer, learnt: Sequence[Pair], seed: int, step: int) ->
         before = prompt_ids(tokenizer, question + " =")
         after = tokenizer.encode(answer + "\n")
         trained = np.arange(len(before) + len(after)) >= len(before)
-        examples.append(Example(np.array(before + after, np.int32), trained, question))
-    return batch_of([[example] for example in examples], 16)
+        examples.append(ChatExample(np.array(before + after, np.int32), trained, question))
+    numbers = np.arange(len(examples))
+    return chat_rows(examples, 16).batch(numbers, numbers, fixed=True)
 
 
 def line(a: int, sign: str, b: int) -> str:

@@ -30,7 +30,7 @@ from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import scheme_of
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.training.learner import Learner
@@ -69,7 +69,9 @@ def model_of(depth: int, context: int, bits: str | None = None, rank: int = 0) -
 
 def steps(model: Model, rows: int, context: int, dtype: torch.dtype, optimizer: int) -> float:
     """Two steps of training; seconds of the second."""
-    learner = Learner({"model": model}, Causal(), dtype, TrainingRecipe(learning_rate=1e-4, optimizer_bits=optimizer))
+    learner = Learner(
+        {"model": model}, TokenPrediction(), dtype, TrainingRecipe(learning_rate=1e-4, optimizer_bits=optimizer)
+    )
     ids = torch.randint(0, VOCABULARY, (rows, context + 1), generator=torch.Generator().manual_seed(0))
     batch = TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, context))
     began = 0.0

@@ -25,7 +25,7 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import gemm_rate
 from langwright.training.learner import Learner
@@ -72,7 +72,9 @@ def config(shape: dict[str, int]) -> GPT2Config:
 
 def ours(model: Model, compiled: bool) -> Step:
     """One step of our learner on a model where it lies, an adapter of it or all: backward, clip, AdamW."""
-    learner = Learner({"model": model}, Causal(compiled=compiled), torch.bfloat16, TrainingRecipe(learning_rate=1e-4))
+    learner = Learner(
+        {"model": model}, TokenPrediction(compiled=compiled), torch.bfloat16, TrainingRecipe(learning_rate=1e-4)
+    )
     if compiled:
         for block in model.body.blocks:
             block.compile(dynamic=False)

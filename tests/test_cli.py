@@ -1,6 +1,7 @@
 """The command line, with commands of the tests' own."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,11 @@ def train(corpus: Path, out: Path, recipe: FakeRecipe = FakeRecipe(), json: bool
     seen.update(corpus=corpus, out=out, recipe=recipe, json=json, fresh=fresh)
 
 
+def pair(first: Path, second: Path | None = None, /, *, json: bool = False) -> None:
+    """Take one or two files."""
+    seen.update(first=first, second=second, json=json)
+
+
 def write(
     model: Path, text: str, *, max_new_tokens: int = 3, stop: tuple[str, ...] = (), name: str | None = None
 ) -> int:
@@ -69,9 +75,9 @@ def write(
 def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Commands `train`, `write` and `fail`; `fail` does what the test sets."""
     module = ModuleType("fake_commands")
-    module.__dict__.update(train=train, write=write, fail=lambda: None)
+    module.__dict__.update(train=train, write=write, pair=pair, fail=lambda: None)
     monkeypatch.setitem(sys.modules, "fake_commands", module)
-    table = {verb: (f"fake_commands:{verb}", f"to {verb}") for verb in ("train", "write", "fail")}
+    table = {verb: (f"fake_commands:{verb}", f"to {verb}") for verb in ("train", "write", "pair", "fail")}
     monkeypatch.setattr(cli, "VERBS", table)
     seen.clear()
     return module
@@ -80,6 +86,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_positionals_are_converted_and_defaults_kept() -> None:
     assert cli.main(["train", "c", "o"]) == 0
     assert seen == {"corpus": Path("c"), "out": Path("o"), "recipe": FakeRecipe(), "json": False, "fresh": True}
+
+
+def test_what_stands_before_a_slash_is_positional_also_with_a_default() -> None:
+    for words, second in ((["a"], None), (["a", "b"], Path("b"))):
+        assert cli.main(["pair", *words, "--json"]) == 0
+        assert seen == {"first": Path("a"), "second": second, "json": True}
 
 
 def test_recipe_fields_are_options() -> None:
@@ -330,3 +342,15 @@ def test_a_reader_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> No
         _, errors = talker.communicate("go on\n", timeout=60)
     assert errors == ""
     assert talker.returncode == 128 + signal.SIGPIPE
+
+
+def test_closed_streams_lead_nowhere_and_a_narrow_one_gets_escapes() -> None:
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, TALKER], stderr=subprocess.PIPE, timeout=60
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    narrow = subprocess.run(
+        [sys.executable, "-c", TALKER.replace("first", "\u21b5")], input=b"", capture_output=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (narrow.returncode, narrow.stdout, narrow.stderr) == (0, b"\\u21b5\nsecond\n", b"")

@@ -18,7 +18,8 @@ from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal, linear_cross_entropy
+from langwright.objectives.language import TokenPrediction
+from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from oracles import left_padding, perturb, random_ids
@@ -49,7 +50,7 @@ def test_logits_padding_and_cache(family: str) -> None:
     assert_close(there(ids.to(GPU)), here(ids))
     expected = here(ids, mask)
     assert_close(there(ids.to(GPU), mask.to(GPU))[mask.to(GPU)], expected[mask])
-    state = KVCache(len(there.body.blocks))
+    state = KVCache(len(there.body.blocks), there.body.own_slots())
     parts = [there(ids[:, feed].to(GPU), mask[:, feed].to(GPU), state=state) for feed in (slice(0, 18), slice(18, 21))]
     assert_close(torch.cat(parts, 1)[mask.to(GPU)], expected[mask])
 
@@ -87,7 +88,7 @@ def test_cross_entropy(compiled: bool, z_loss: float, softcap: float | None, bia
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_steps(kind: Literal["adamw", "muon"], dtype: torch.dtype) -> None:
     here = tiny_learner(optimizer=kind, dtype=dtype)
-    there = Learner({"model": tiny_model().to(GPU)}, Causal(), dtype, replace(RECIPE, optimizer=kind))
+    there = Learner({"model": tiny_model().to(GPU)}, TokenPrediction(), dtype, replace(RECIPE, optimizer=kind))
     for step in range(3):
         for learner in (here, there):
             learner.backward(batch_of(step))
@@ -107,7 +108,9 @@ def test_adapters_over_quantised(bits: str, dtype: torch.dtype) -> None:
     for model in models:
         quantise_model(model, bits)
         LoRA(rank=4, target="all-linear").attach(model, seed=1)
-        learner = Learner({"model": model}, Causal(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8))
+        learner = Learner(
+            {"model": model}, TokenPrediction(), dtype, replace(RECIPE, learning_rate=1e-3, optimizer_bits=8)
+        )
         for step in range(3):
             learner.backward(batch_of(step))
             learner.clip()

@@ -16,7 +16,7 @@ from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from tiny import batch_of, quantise_model
@@ -40,7 +40,7 @@ def ids_and_mask(rows: int = 2, time: int = 9) -> tuple[torch.Tensor, torch.Tens
 
 def backward(model: Any, dtype: torch.dtype, recipe: TrainingRecipe = PLAIN) -> Learner:
     """A batch, which comes from the CPU, forward, loss and gradients."""
-    learner = Learner({"model": model}, Causal(), dtype, recipe)
+    learner = Learner({"model": model}, TokenPrediction(), dtype, recipe)
     learner.backward(batch_of(0))
     return learner
 
@@ -54,7 +54,7 @@ def devices_of_gradients(learner: Learner) -> set[torch.device | None]:
 def test_decoders(family: str) -> None:
     model, (ids, mask) = model_of(family), ids_and_mask()
     with torch.no_grad():
-        state = KVCache(len(model.body.blocks))
+        state = KVCache(len(model.body.blocks), model.body.own_slots())
         model(ids, mask, state=state)
         assert model(ids[:, :1], mask[:, :1], state=state).device == META
     assert devices_of_gradients(backward(model, torch.bfloat16)) == {META}

@@ -15,7 +15,7 @@ from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_chosen, place, scheme_of
 from langwright.models.tasks import entries
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
@@ -68,7 +68,7 @@ RECIPE = TrainingRecipe(
 
 def tiny_learner(dropout: float = 0.0, dtype: torch.dtype = torch.float32, **changes: Any) -> Learner:
     """changes: of `RECIPE`."""
-    return Learner({"model": tiny_model(dropout)}, Causal(), dtype, replace(RECIPE, **changes))
+    return Learner({"model": tiny_model(dropout)}, TokenPrediction(), dtype, replace(RECIPE, **changes))
 
 
 class Killed(BaseException):

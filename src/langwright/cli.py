@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
 import re
@@ -24,7 +25,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
+    "predict": ("langwright.commands.predict:predict", "do a model's task for each row of a file"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
+    "baseline": ("langwright.commands.baseline:baseline", "classical models to beat: n-grams, bags of words, gzip"),
     "words": ("langwright.commands.words:words", "vectors of words: train, ask, measure"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
@@ -37,6 +40,7 @@ USUAL = {
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
     "words": "analogy near questions similarity architecture loss dimension epochs workers json",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
+    "baseline": "split unit order sample sentence per_class neighbours text_field label_field json",
 }
 """What `--help` shows of the commands with many options, first things first; of others it shows the first ten."""
 
@@ -66,7 +70,7 @@ def parse(argv: Sequence[str]) -> "partial[Any]":
     function = getattr(importlib.import_module(module), name)
     command = Command(function, f"langwright {verb}", USUAL.get(verb, "").split())
     asked = (HELP | {"--help-all"}).intersection(itertools.takewhile(lambda word: word != "--", rest))
-    return partial(_show, command.help("--help-all" in asked)) if asked else command.bind(rest)
+    return partial(_show, command.help("--help-all" in asked)) if asked else command.call(rest)
 
 
 def _show(text: str) -> None:
@@ -92,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
     if "WORLD_SIZE" in os.environ:  # data parallelism warns of what is meant; torch reads this when it is imported
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _open_streams()
     try:
         _on_sigterm(_terminate)
         code = int(parse(argv)() or 0)
@@ -127,6 +132,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _on_sigterm(signal.SIG_DFL)
     print(" ".join(f"{name}: {message}".splitlines()), file=sys.stderr)
     return code
+
+
+def _open_streams() -> None:
+    """Streams that were closed by who started the process lead nowhere; what stdout cannot spell is written escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for as long as the process lives)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Terminated(BaseException):

@@ -25,7 +25,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
 from langwright.models.model import Model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, perturb, random_ids
@@ -354,7 +354,9 @@ def test_training_moves_the_adapter_alone_with_its_own_rates() -> None:
     frozen = {name: p.clone() for name, p in model.named_parameters()}
     method = LoRA(rank=2, plus=16.0, target=("q_proj", "lm_head"), dropout=0.1)
     method.attach(model)
-    learner = Learner({"model": model}, Causal(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate)
+    learner = Learner(
+        {"model": model}, TokenPrediction(), torch.bfloat16, TrainingRecipe(learning_rate=1e-3), method.rate
+    )
     peaks = {g["peak"] for optimizer in learner.optimizers for g in optimizer.param_groups}
     assert peaks == {1e-3, 1.6e-2}
     batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
@@ -372,7 +374,7 @@ def test_the_loss_of_an_adapted_head_is_that_of_its_logits() -> None:
     trained(model, "a", target=("lm_head",), dora=True)
     batch = TokenBatch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous(), torch.ones(4, 8))
     with torch.no_grad():
-        given = Causal()({"model": model}, batch)["tokens"]
+        given = TokenPrediction()({"model": model}, batch)["tokens"]
     expected = torch.nn.functional.cross_entropy(logits(model, batch.ids).flatten(0, 1), batch.targets.flatten())
     assert (given / 32 - expected).abs() < 1e-5
 

@@ -16,7 +16,7 @@ from langwright.base.errors import UserError
 from langwright.models.families import bert
 from langwright.models.folder import new_model
 from langwright.models.model import Model
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from oracles import CASES, oracle, random_ids
@@ -64,7 +64,7 @@ def test_what_trains_is_what_the_method_says() -> None:
 def test_the_optimizer_holds_only_what_trains() -> None:
     model = tiny_model()
     IA3().attach(model)
-    learner = Learner({"model": model}, Causal(), torch.float32, TrainingRecipe(learning_rate=1e-3))
+    learner = Learner({"model": model}, TokenPrediction(), torch.float32, TrainingRecipe(learning_rate=1e-3))
     held = [p for optimizer in learner.optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sum(p.numel() for p in held) == 2 * (3 * 16 + 64)
     before = {name: p.clone() for name, p in model.named_parameters()}

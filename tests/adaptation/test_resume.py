@@ -15,7 +15,7 @@ from langwright.adaptation.methods.ia3 import IA3
 from langwright.adaptation.methods.lora import LoRA
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.models.folder import new_model
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
 from langwright.training.unfreezing import Unfreezing
@@ -41,7 +41,7 @@ def run_of(folder: Path, method: Method | Unfreezing | None, hooks: Hooks = Hook
         method.attach(model, seed=3)
     if isinstance(method, Unfreezing):
         hooks = replace(hooks, on_step=partial(method.apply, model))
-    return tiny_run(folder, Learner({"model": model}, Causal(), torch.bfloat16, RECIPE), hooks=hooks)
+    return tiny_run(folder, Learner({"model": model}, TokenPrediction(), torch.bfloat16, RECIPE), hooks=hooks)
 
 
 @pytest.mark.parametrize("kind", METHODS)

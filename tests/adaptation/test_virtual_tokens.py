@@ -22,7 +22,7 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.state import Taps
 from langwright.text.training import train_bpe
 from oracles import CASES, oracle, random_ids
@@ -95,7 +95,7 @@ def test_gradients_reach_the_virtual_tokens_alone_checkpointed_or_not(method: Me
         if checkpointed:
             for block in model.body.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        Causal()({"model": model}, rows := batch_of(0, time=12))["tokens"].backward()
+        TokenPrediction()({"model": model}, rows := batch_of(0, time=12))["tokens"].backward()
         assert rows.ids.shape == (8, 12)
         named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert set(named) == {name for name, p in model.named_parameters() if p.requires_grad}

@@ -1,5 +1,6 @@
 """Atomic writing, JSON, folders and locks."""
 
+import errno
 import json
 import os
 import re
@@ -67,6 +68,16 @@ def test_a_failure_midway_leaves_the_old_file_and_no_rubbish(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with refused(f"{tmp_path / 'file'}: ", "No space left"):
+        write_atomic(tmp_path / "file", "text")
+    assert names(tmp_path) == []
 
 
 def test_write_atomic_has_the_bytes_on_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,3 +369,11 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         with refused(f"{name}: a file is in the way"), folder_lock(tmp_path / name, "a test"):
             pass
     refuse_file(tmp_path / "a/b")
+
+
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
+    with refused(f"{tmp_path}: is a folder"):
+        write_atomic(tmp_path, "text")
+    write_atomic(tmp_path / "file", "text")
+    with refused(f"{tmp_path}/file: a file is in the way"):
+        write_atomic(tmp_path / "file" / "below", "text")

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langwright.baselines import ngram
-from langwright.baselines.ngram import BEGIN, END, SYMBOLS, NGram
+from langwright.baselines.ngram import BYTES, NGram, largest_order
+
+END, BEGIN, SYMBOLS = BYTES, BYTES + 1, BYTES + 1
 
 TEXT = [
     b"def area(self):\n    return self.width * self.height\n",
@@ -76,6 +78,39 @@ def test_equals_the_plain_implementation(order: int) -> None:
         padded = ((BEGIN,) * (order - 1) + tuple(context))[len(context) :]
         expected = [plain.probability(padded, symbol) for symbol in range(SYMBOLS)]
         np.testing.assert_allclose(model.distribution(context), expected, rtol=1e-12)
+
+
+def test_words_are_numbers_of_a_larger_alphabet() -> None:
+    """Bytes shifted into another alphabet are the same text, but that nothing is like anything more often."""
+    shifted = [np.frombuffer(text, np.uint8).astype(np.int64) + 5000 for text in TEXT]
+    model, alphabet = NGram.train(shifted, 4, 10_000), 10_000
+    assert largest_order(alphabet) == 4
+    assert largest_order(BYTES) == 7
+    assert model.distribution(shifted[0][:7]).sum() == pytest.approx(1)
+    known, other = NGram.train(TEXT, 4), shifted[3][:20]
+    likelier = model.chain(other) / known.chain(TEXT[3][:20])
+    np.testing.assert_allclose(likelier[:20], 1, atol=0.02)  # the floor under all symbols is lower
+    bits, size = model.bits([other, shifted[2]])
+    assert bits == pytest.approx(-np.log2(model.chain(other)).sum() - np.log2(model.chain(shifted[2])).sum())
+    assert size == 20
+
+
+def test_discounts_as_nltk_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one discount the modified smoothing is Kneser and Ney's own, which nltk has."""
+    lm = pytest.importorskip("nltk.lm")
+    from nltk.lm.preprocessing import padded_everygrams
+
+    monkeypatch.setattr(ngram, "_discounts", lambda counts: np.array([0.0, 0.7, 0.7, 0.7]))
+    text = TEXT[3].decode().replace(",", "").replace(".", "").split()
+    names = sorted(set(text))
+    theirs = lm.KneserNeyInterpolated(2, discount=0.7)
+    theirs.fit([list(padded_everygrams(2, text))], ["<s>", "</s>", *names])
+    model = NGram.train([np.array([names.index(word) for word in text])], 2, len(names))
+    unigram = NGram(model.levels[:1], len(names)).distribution(b"")
+    for word, context in (("cat", "the"), ("tuna", "the"), ("the", "ate"), ("of", "rest"), ("of", "the")):
+        own, backoff = theirs.estimator.alpha_gamma(word, (context,))
+        ours = model.distribution(np.array([names.index(context)]))[names.index(word)]
+        assert ours == pytest.approx(own + backoff * unigram[names.index(word)], rel=1e-9)
 
 
 @given(documents, st.integers(1, 7), st.binary(max_size=10))

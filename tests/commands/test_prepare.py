@@ -92,6 +92,8 @@ def test_a_model_counts_and_scores(
         (["--max-tokens", "0", "--model", "nowhere"], "--max-tokens 0"),
         (["--min-words", "9", "--max-words", "8"], ("--max-words 8", "--min-words", "9")),
         (["--seed=-1"], "--seed -1"),
+        (["--model", "nowhere"], ("--model nowhere", "--max-tokens", "--by", "--check")),
+        (["--check", "--template", "zephyr"], ("--template zephyr", "--max-tokens", "--by")),
         (["--min-words", "1000"], ("6", "too short")),
     ],
 )

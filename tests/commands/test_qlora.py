@@ -9,7 +9,7 @@ import torch
 from langwright import load_model
 from langwright.adaptation.methods.lora import LoRA
 from langwright.cli import main
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from refusals import Fails
@@ -49,7 +49,7 @@ def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, unt
     LoRA(rank=4, target="all-linear").attach(model)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     frozen = {n: p.detach().to(dtype) for n, p in model.named_parameters() if not p.requires_grad}
-    learner = Learner({"model": model}, Causal(), dtype, TrainingRecipe(learning_rate=1e-2))
+    learner = Learner({"model": model}, TokenPrediction(), dtype, TrainingRecipe(learning_rate=1e-2))
     for step in range(3):
         learner.backward(batch_of(step))
         learner.step(1.0)

@@ -1,5 +1,7 @@
 """What the user writes becomes the right corpus, or an error that helps."""
 
+import errno
+import os
 import platform
 import sys
 from pathlib import Path
@@ -35,6 +37,19 @@ def test_a_folder_is_read_sorted_with_all_below_it(folder: Path) -> None:
     assert sources(corpus) == ["a.md", "b.txt", "c.py", "d.txt"]  # again
     assert corpus.record()["files"] == 5
     assert corpus.record()["documents"] == 4
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith(("sub", ".hidden")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with refused(folder / "sub", "Permission denied"):
+        open_corpus(str(folder))
 
 
 def test_globs_and_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +174,14 @@ def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("o/n", None, "test")]
     assert list(corpus) == [Document("a", "hf:o/n:test row 0"), Document("b", "hf:o/n:test row 1")]
     assert corpus.record()["kind"] == "hub"
+
+
+def test_a_folder_is_not_taken_for_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use_datasets(monkeypatch, {"text": ["a"]})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o/n").mkdir(parents=True)
+    with refused("hf:o/n", "./o/n"):
+        open_corpus("hf:o/n")
 
 
 def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:

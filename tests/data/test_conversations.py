@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from langwright.corpora.conversations import Chat
-from langwright.data.conversations import ChatRows, Example, answer_bytes, fit_examples
+from langwright.data.conversations import ChatExample, answer_bytes, chat_rows, fit_examples
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, evaluation_batches
 from langwright.models.families.bloom import BloomConfig
@@ -15,7 +15,7 @@ from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
@@ -32,13 +32,13 @@ def chat(*texts: str, source: str = "f:1", first: int = 0) -> Chat:
     return Chat(tuple({"role": roles[i % 2], "content": t} for i, t in enumerate(texts)), source, None, first)
 
 
-def examples(lengths: list[int], seed: int = 0, vocabulary: int = 50) -> list[Example]:
+def examples(lengths: list[int], seed: int = 0, vocabulary: int = 50) -> list[ChatExample]:
     rng = np.random.default_rng(seed)
     made = []
     for n in lengths:
         trained = rng.random(n + 1) < 0.5
         trained[-1] = True
-        made.append(Example(rng.integers(0, vocabulary, n + 1).astype(np.int32), trained, f"f:{n}"))
+        made.append(ChatExample(rng.integers(0, vocabulary, n + 1).astype(np.int32), trained, f"f:{n}"))
     return made
 
 
@@ -55,7 +55,7 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatTemplate) -> No
         (chat("Q", "A one", "R", "B"), "A one<|im_end|>B<|im_end|>"),
     ):
         fitted, counts = fit_examples([said], setup, 200)
-        (batch,) = evaluation_batches(ChatRows(fitted, 200), 1)
+        (batch,) = evaluation_batches(chat_rows(fitted, 200), 1)
         assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
     assert batch.ids.shape == (1, 64)
@@ -106,9 +106,9 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    packed = Batches(ChatRows(rows, 16, packing=True), Layout(3, 0))
+    packed = Batches(chat_rows(rows, 16, packing=True), Layout(3, 0))
     assert packed.windows == 3
-    batches = [packed.batch(0)], list(evaluation_batches(ChatRows(rows, 16), 2))
+    batches = [packed.batch(0)], list(evaluation_batches(chat_rows(rows, 16), 2))
     losses, gradients = [], []
     for several in batches:
         model.zero_grad()
@@ -116,7 +116,7 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
         for batch in several:
             size = micro or batch.ids.shape[0]
             for start in range(0, batch.ids.shape[0], size):
-                loss = Causal()({"model": model}, batch.rows(start, start + size))["tokens"]
+                loss = TokenPrediction()({"model": model}, batch.rows(start, start + size))["tokens"]
                 loss.backward()
                 total = total + loss.detach()
         losses.append(float(total))
@@ -125,12 +125,12 @@ def test_packed_and_unpacked_losses_are_equal(family: str, micro: int | None) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
     naive = [replace(batch, segments=None, positions=None) for batch in batches[0]]
-    assert float(Causal()({"model": model}, naive[0])["tokens"].detach()) != pytest.approx(losses[1], rel=1e-4)
+    assert float(TokenPrediction()({"model": model}, naive[0])["tokens"].detach()) != pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_batch_is_a_function_of_its_step() -> None:
     made = [
-        Batches(ChatRows(examples([5] * 20), 16, p), Layout(4, 1, fixed=f))
+        Batches(chat_rows(examples([5] * 20), 16, p), Layout(4, 1, fixed=f))
         for p in (True, False)
         for f in (True, False)
     ]
@@ -152,12 +152,12 @@ def test_rows_are_as_wide_as_they_must_be() -> None:
         ([5, 6], 200, True, 200),
         ([5, 6], 50, False, 50),
     ):
-        assert Batches(ChatRows(examples(lengths), context), Layout(2, 0, fixed)).batch(0).ids.shape[1] == width
+        assert Batches(chat_rows(examples(lengths), context), Layout(2, 0, fixed)).batch(0).ids.shape[1] == width
 
 
 def test_an_epoch_holds_every_example_once() -> None:
     rows = examples([3, 4, 5, 6, 7, 8, 9, 10])
-    batches = Batches(ChatRows(rows, 16, packing=True), Layout(2, 5))
+    batches = Batches(chat_rows(rows, 16, packing=True), Layout(2, 5))
     steps = batches.windows // 2
     weight = sum(float(batches.batch(step).weights.sum()) for step in range(steps))
     assert batches.windows % 2 == 0
@@ -167,18 +167,18 @@ def test_an_epoch_holds_every_example_once() -> None:
 
 def test_the_record_tells_apart_what_would_train_differently() -> None:
     rows = examples([5, 6, 7])
-    usual = Batches(ChatRows(rows, 16), Layout(1, 0)).record()
+    usual = Batches(chat_rows(rows, 16), Layout(1, 0)).record()
     others = [
-        Batches(ChatRows(rows, 16, packing=True), Layout(1, 0)),
-        Batches(ChatRows(rows, 16), Layout(1, 1)),
-        Batches(ChatRows(rows, 17), Layout(1, 0)),
-        Batches(ChatRows(rows, 16), Layout(2, 0)),
-        Batches(ChatRows([*rows[:2], replace(rows[2], trained=~rows[2].trained)], 16), Layout(1, 0)),
+        Batches(chat_rows(rows, 16, packing=True), Layout(1, 0)),
+        Batches(chat_rows(rows, 16), Layout(1, 1)),
+        Batches(chat_rows(rows, 17), Layout(1, 0)),
+        Batches(chat_rows(rows, 16), Layout(2, 0)),
+        Batches(chat_rows([*rows[:2], replace(rows[2], trained=~rows[2].trained)], 16), Layout(1, 0)),
     ]
     assert all(other.record() != usual for other in others)
 
 
 def test_evaluation_is_spread_evenly_over_what_is_held_out() -> None:
     rows = examples([5] * 10)
-    batches = evaluation_batches(ChatRows(rows, 16), 2, limit=3)
+    batches = evaluation_batches(chat_rows(rows, 16), 2, limit=3)
     assert [n for batch in batches for n in batch.samples.tolist()] == [0, 3, 6]

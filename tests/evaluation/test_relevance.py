@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from langwright.data.conversations import Example
+from langwright.data.conversations import ChatExample
 from langwright.evaluation.relevance import answer_difficulty
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -20,8 +20,8 @@ def test_it_is_the_ratio_of_two_mean_losses(bos: int | None) -> None:
         parameter.data += 0.2
     ids = np.array([3, 9, 4, 11, 7, 5], np.int32)
     trained = np.array([False, False, False, True, True, True])
-    short = Example(ids[:4], trained[:4], "b")
-    found = answer_difficulty(model, [Example(ids, trained, "a"), short], bos, batch_size=2)
+    short = ChatExample(ids[:4], trained[:4], "b")
+    found = answer_difficulty(model, [ChatExample(ids, trained, "a"), short], bos, batch_size=2)
 
     def loss(row: list[int], targets: int) -> float:
         logits = model(torch.tensor([row]))[0, :-1].float()

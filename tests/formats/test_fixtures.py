@@ -25,7 +25,7 @@ from langwright.data.shards import open_shard
 from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.windows import Windows
 from langwright.models.weights import write_tensors
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.checkpoints import Checkpoints
 from langwright.training.learner import Learner
 from langwright.training.loop import Hooks, Run
@@ -232,7 +232,7 @@ def _run(folder: Path, identity: dict[str, object], hooks: Hooks = Hooks()) -> R
     """The run that the checkpoint belongs to, over the shard and the model of the fixtures."""
     batches = Batches(Windows(open_shard(V1 / "corpus.tokens"), 8), Layout(4, 3))
     recipe = replace(RECIPE, save_every="3", evaluate_every="100")
-    learner = Learner({"model": langwright.load_model(V1 / "gpt2")}, Causal(), torch.float32, recipe)
+    learner = Learner({"model": langwright.load_model(V1 / "gpt2")}, TokenPrediction(), torch.float32, recipe)
     return tiny_run(folder, learner, 6, identity, hooks, batches)
 
 
@@ -249,7 +249,7 @@ def test_older_checkpoints_of_adapters(method: Method, tmp_path: Path, monkeypat
     def learner(seed: int) -> Learner:
         model = tiny_model()
         method.attach(model, seed=seed)
-        return Learner({"model": model}, Causal(), torch.float32, RECIPE)
+        return Learner({"model": model}, TokenPrediction(), torch.float32, RECIPE)
 
     monkeypatch.setattr("langwright.training.checkpoints.write_tensors", write_old)
     checkpoints, saved, loaded = Checkpoints(tmp_path, {}, keep=1), learner(0), learner(1)

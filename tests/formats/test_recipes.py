@@ -23,6 +23,7 @@ def read(name: str) -> PretrainRecipe:
 
 def test_all_are_there() -> None:
     assert [path.name for path in SHIPPED] == [
+        "ptb-lstm-small.yaml",
         "python-stdlib.yaml",
         "tiny-shakespeare-10m.yaml",
         "tiny-shakespeare.yaml",

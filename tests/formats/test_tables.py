@@ -47,14 +47,16 @@ def defaults(cls: type) -> dict[str, Any]:
 def test_families() -> None:
     rows = table("| `model_type` | `architectures` |")
     assert {name: cells[0].strip("`") for name, cells in rows.items()} == {
-        name: family.architecture for name, family in FAMILIES.items()
+        family.model_type: family.architecture for family in FAMILIES.values()
     }
 
 
 def test_heads() -> None:
     rows = table("| `architectures` | `model_type` | head |")
     assert {name: tuple(cell.strip("`") for cell in cells) for name, cells in rows.items()} == {
-        head.architecture: (name, task) for name, family in FAMILIES.items() for task, head in family.heads.items()
+        head.architecture: (family.model_type, task)
+        for family in FAMILIES.values()
+        for task, head in family.heads.items()
     }
 
 

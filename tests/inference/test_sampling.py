@@ -31,6 +31,7 @@ P = [0.05, 0.4, 0.1, 0.2, 0.25]
         ({"top_k": 3}, [1, 3, 4]),
         ({"top_k": 9}, [0, 1, 2, 3, 4]),
         ({"top_p": 1e-9}, [1]),
+        ({"top_p": 1e-300}, [1]),
         ({"top_p": 0.66}, [1, 3, 4]),
         ({"min_p": 0.26}, [1, 3, 4]),
         ({"top_k": 3, "top_p": 0.7}, [1, 4]),  # of what top-k left: 0.47, 0.29, 0.24
@@ -121,11 +122,11 @@ def test_bfloat16_logits_are_widened() -> None:
 @pytest.mark.parametrize(
     ("field", "values"),
     {
-        "temperature": (-0.1, math.nan, math.inf),
+        "temperature": (-0.1, 1e-40, math.nan, math.inf),
         "top_k": (-1,),
         "top_p": (0.0, 1.1),
         "min_p": (-0.1, 1.5),
-        "repetition_penalty": (0.0, math.inf),
+        "repetition_penalty": (0.0, 1e-40, math.inf),
         "seed": (-1, 2**63),
     }.items(),
 )

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from langwright.data.conversations import Example, batch_of
+from langwright.data.examples import Example, batch_of
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.rope_scaling import DynamicScaling
 
 CONTEXT, LENGTHS = 64, (9, 23, 5, 14)
@@ -36,8 +36,14 @@ def made(family: str) -> Model:
 
 def examples() -> list[Example]:
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 50, length + 1).astype(np.int32) for length in LENGTHS]
-    return [Example(ids, rng.random(len(ids)) < 0.7, "x") for ids in rows]
+    rows = [rng.integers(0, 50, length + 1) for length in LENGTHS]
+    return [Example(ids[:-1], ids[1:], rng.random(len(ids) - 1) < 0.7) for ids in rows]
+
+
+def wide(rows: list[list[Example]]) -> TokenBatch:
+    batch = batch_of(rows, np.arange(len(rows)), lambda longest: CONTEXT)
+    assert isinstance(batch, TokenBatch)
+    return batch
 
 
 def narrowed(batch: TokenBatch, width: int) -> TokenBatch:
@@ -60,15 +66,15 @@ def gradients(model: Model) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", LANGUAGE)
 def test_padding_neighbours_and_packing_change_no_loss(family: str) -> None:
-    model, rows, loss = made(family), examples(), Causal()
-    cut = [batch_of([[row]], CONTEXT) for row in rows]
+    model, rows, loss = made(family), examples(), TokenPrediction()
+    cut = [wide([[row]]) for row in rows]
     ways = {
-        "alone": [narrowed(batch, row.inputs) for batch, row in zip(cut, rows, strict=True)],
+        "alone": [narrowed(batch, len(row.ids)) for batch, row in zip(cut, rows, strict=True)],
         "padded": cut,
         "padded more": [padded(batch, CONTEXT + 7) for batch in cut] if model.body.max_positions is None else cut,
-        "among others": [batch_of([[row] for row in rows], CONTEXT)],
-        "packed": [batch_of([rows], CONTEXT)],
-        "packed in two": [batch_of([rows[:2], rows[2:]], CONTEXT)],
+        "among others": [wide([[row] for row in rows])],
+        "packed": [wide([rows])],
+        "packed in two": [wide([rows[:2], rows[2:]])],
     }
     rope = model.body.rope
     for scaled in (None,) if rope is None else (rope, replace(rope, scaling=DynamicScaling(3.0, 4))):

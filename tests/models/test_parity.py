@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from langwright import load_model
 from langwright.inference.cache import KVCache
 from langwright.models import tasks
-from langwright.models.families import FAMILIES, LANGUAGE
+from langwright.models.families import DECODERS, FAMILIES
 from langwright.models.folder import new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
@@ -132,7 +132,7 @@ def test_gradients_of_one_step(name: str, tmp_path: Path) -> None:
     assert not named
 
 
-@pytest.mark.parametrize("family", LANGUAGE)
+@pytest.mark.parametrize("family", [family.name for family in DECODERS])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_new_model_opens_in_transformers(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = new_model(family, by_depth(family, 1, VOCABULARY, 32, dropout=0.1)).eval()

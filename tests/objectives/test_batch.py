@@ -14,9 +14,11 @@ FULL = TokenBatch(
     positions=torch.arange(3).expand(4, -1),
     segments=torch.arange(12).view(4, 3) // 5,
     samples=torch.tensor([9, 8, 7, 6]),
+    at=torch.arange(12).view(4, 3),
 )
 BARE = TokenBatch(ids=FULL.ids, targets=FULL.targets, weights=FULL.weights)
-NAMES = [field.name for field in fields(TokenBatch)]
+NAMES = [field.name for field in fields(TokenBatch) if field.name != "state"]
+"""The tensors; what the model carries is cut and moved as they are (`tests/parts/test_recurrent.py`)."""
 
 
 def test_rows_and_devices() -> None:

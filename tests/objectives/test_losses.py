@@ -18,13 +18,14 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
-def plain(p: Projection, targets: Tensor, weights: Tensor, z_loss: float = 0.0) -> Tensor:
+def plain(p: Projection, targets: Tensor, weights: Tensor, z_loss: float = 0.0, smoothing: float = 0.0) -> Tensor:
     """The definition, logits held whole."""
     logits = p.scale * p.hidden.flatten(0, -2) @ p.weight.T
     for added in (p.bias, p.offset):
         logits = logits if added is None else logits + added
     logits = logits if p.softcap is None else p.softcap * (logits / p.softcap).tanh()
-    each = F.cross_entropy(logits, targets.flatten(), reduction="none") + z_loss * logits.logsumexp(-1).square()
+    each = F.cross_entropy(logits, targets.flatten(), reduction="none", label_smoothing=smoothing)
+    each = each + z_loss * logits.logsumexp(-1).square()
     return (weights.flatten() * each).sum()
 
 
@@ -46,6 +47,7 @@ def test_by_hand() -> None:
     vocabulary=st.integers(2, 9),
     chunk=st.integers(1, 8),
     z_loss=st.sampled_from([0.0, 0.1]),
+    smoothing=st.sampled_from([0.0, 0.2]),
     softcap=st.sampled_from([None, 3.0]),
     weights=st.lists(st.sampled_from([0.0, 1.0, 0.3]), min_size=7, max_size=7),
     upstream=st.sampled_from([1.0, -2.5]),
@@ -53,8 +55,8 @@ def test_by_hand() -> None:
     added=st.sets(st.sampled_from(["bias", "offset"])),
 )
 def test_value_and_gradients(
-    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, softcap: float | None, weights: list[float],
-    upstream: float, scale: float, added: set[str],
+    tokens: tuple[int, int], vocabulary: int, chunk: int, z_loss: float, smoothing: float, softcap: float | None,
+    weights: list[float], upstream: float, scale: float, added: set[str],
 ) -> None:  # fmt: skip
     """Whatever the chunks, the weights, the pieces of the logits, and what the loss is multiplied with afterwards."""
     tensors = {"hidden": normal(*tokens, 4, seed=0), "weight": normal(vocabulary, 4, seed=1)}
@@ -67,12 +69,12 @@ def test_value_and_gradients(
         )
         for _ in range(2)
     )
-    expected = plain(theirs, targets, each, z_loss)
+    expected = plain(theirs, targets, each, z_loss, smoothing)
     (expected * upstream).backward()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk * vocabulary})
         patch.setattr(losses, "SLICE_LOGITS", {"cpu": chunk * vocabulary // 2})
-        given_loss = linear_cross_entropy(ours, targets, each, z_loss)
+        given_loss = linear_cross_entropy(ours, targets, each, z_loss, smoothing=smoothing)
         (given_loss * upstream).backward()
     assert torch.allclose(given_loss, expected, atol=1e-5)
     for name in tensors.keys() - {"offset"}:

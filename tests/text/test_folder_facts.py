@@ -188,9 +188,10 @@ def test_folders_of_before_mean_what_they_meant(tmp_path: Path) -> None:
         ("tokenizer_config.json", {"add_bos_token": "false"}, "add_bos_token"),
         ("generation_config.json", {"eos_token_id": "2"}, "eos_token_id"),
         ("config.json", {"eos_token_id": [2, True]}, "eos_token_id"),
+        ("generation_config.json", [2], "object"),
     ],
 )
-def test_facts_of_the_wrong_type_are_refused(file: str, content: dict[str, Any], field: str, tmp_path: Path) -> None:
+def test_facts_of_the_wrong_type_are_refused(file: str, content: Any, field: str, tmp_path: Path) -> None:
     raw_bytes().save(tmp_path)
     write_json(tmp_path / file, content)
     with refused(file, field):

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.text.training import SPECIALS, characters, raw_bytes, train_bpe
+from langwright.text.tokenizer import load_tokenizer
+from langwright.text.training import SPECIALS, characters, raw_bytes, train_bpe, train_words
 
 from ..refusals import refused
 
@@ -54,6 +57,26 @@ def test_characters_have_one_token_each_in_order(texts: list[str]) -> None:
 def test_characters_spell_what_they_do_not_know_in_bytes() -> None:
     tokenizer = characters(["ab"])
     assert tokenizer.encode("aé") == [259, 3 + 0xC3, 3 + 0xA9]
+
+
+def test_words_are_what_stands_between_blanks(tmp_path: Path) -> None:
+    """The most frequent ones, lower-cased; ends of lines are words, names of special tokens are not."""
+    text = "The cat  sat\ton the mat \n the CAT <unk> , n't \n"
+    tokenizer = train_words([text, "the cat sat"], 9)
+    assert tokenizer.vocab_size == 9
+    names = [tokenizer.token(i) for i in tokenizer.encode("The cat\nsat  rarely <|eos|> <unk>")]
+    assert names == [" the", " cat", " \n", " sat", " <unk>", " <unk>", " <unk>"]
+    assert tokenizer.decode(tokenizer.encode("the CAT\n sat")) == "the cat \n sat"
+    assert sorted((tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)) == [6, 7, 8]  # type: ignore[type-var]
+    assert tokenizer.prefix == (tokenizer.bos_id,)
+    tokenizer.save(tmp_path)
+    opened, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert opened.fingerprint() == tokenizer.fingerprint()
+    ids = tokenizer.encode(text)
+    assert opened.encode(text) == ids == theirs.encode(text, add_special_tokens=False)
+    assert theirs.decode(ids) == tokenizer.decode(ids)
+    with refused(4):
+        train_words(["text"], 4)
 
 
 @given(text=st.text())

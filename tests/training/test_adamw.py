@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.quantisers import dequantise_blocks, quantise_blocks
 from langwright.training.adamw import LeanAdamW
 from langwright.training.learner import Learner
@@ -85,7 +85,7 @@ def test_a_resumed_run_ends_bit_for_bit_the_same(bits: Literal[8, 32], host: boo
     ends, recipe = [], replace(RECIPE, optimizer_bits=bits, optimizer_host=host)
     for folder, attempts in (("whole", [Hooks()]), ("killed", [killed_at(7), Hooks()])):
         for hooks in attempts:
-            learner = Learner({"model": wide_model()}, Causal(), torch.float32, recipe)
+            learner = Learner({"model": wide_model()}, TokenPrediction(), torch.float32, recipe)
             assert any(p.numel() >= 4096 for p in learner.masters.named.values())
             run = tiny_run(tmp_path / folder, learner, hooks=hooks)
             torch.manual_seed(0)
@@ -125,6 +125,6 @@ def gradients(dropout: float, recompute: bool) -> tuple[dict[str, Tensor], int]:
 
     torch.manual_seed(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        loss = Causal()({"model": model}, batch_of(0))["tokens"]
+        loss = TokenPrediction()({"model": model}, batch_of(0))["tokens"]
     loss.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, sum(kept)

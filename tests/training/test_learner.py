@@ -9,7 +9,7 @@ import torch
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.parts.moe import load_balance
 from langwright.parts.state import Taps
 from langwright.training.learner import Learner
@@ -133,8 +133,10 @@ def test_what_balances_experts_is_part_of_the_loss() -> None:
     chances = [logits.softmax(-1) for logits in taps.get("router")]
     one = torch.ones(*batch.ids.shape, 1)
     shares = torch.stack([load_balance(each, each.topk(2, -1).indices, one)[:, 0] for each in chances])
-    expected = Causal()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
-    loss = sum(Causal()({"model": with_it}, batch).values())
+    expected = (
+        TokenPrediction()({"model": without}, batch)["tokens"] + 0.25 * (shares.mean(0) * batch.weights.sum(1)).sum()
+    )
+    loss = sum(TokenPrediction()({"model": with_it}, batch).values())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     assert with_it.body.blocks[0].feedforward.fn.router.weight.grad.abs().sum() > 0
@@ -145,7 +147,7 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
     for name, p in frozen.named_parameters():
         p.requires_grad_(name.endswith("norm.weight"))
     held = {name: p.detach().clone() for name, p in frozen.named_parameters()}
-    learner = Learner({"model": frozen}, Causal(), torch.bfloat16, RECIPE)
+    learner = Learner({"model": frozen}, TokenPrediction(), torch.bfloat16, RECIPE)
     assert set(learner.masters.named) == {name for name in held if name.endswith("norm.weight")}
     learner.backward(batch_of(3))
     learner.step(1.0)
@@ -157,4 +159,4 @@ def test_only_what_asks_for_gradients_is_trained() -> None:
 def test_nothing_to_train_is_an_error() -> None:
     model = tiny_model().requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        Learner({"model": model}, Causal(), torch.float32, RECIPE)
+        Learner({"model": model}, TokenPrediction(), torch.float32, RECIPE)

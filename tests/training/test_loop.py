@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from langwright.objectives.batch import TokenBatch
-from langwright.objectives.losses import Causal
+from langwright.objectives.language import TokenPrediction
 from langwright.training.loop import MOST_SKIPS, Hooks
 from refusals import refused
 from tiny import Killed, TinyBatches, batch_of, killed_at, same, tiny_learner, tiny_run, weights
@@ -134,7 +134,7 @@ def test_what_is_not_finite_never_reaches_the_weights(poison: float, tmp_path: P
     plain = learner.objective
     poisoned = set(batch_of(3).samples.tolist()[2:4])
 
-    class Poisoned(Causal):
+    class Poisoned(TokenPrediction):
         def __call__(self, models: Any, batch: TokenBatch) -> dict[str, torch.Tensor]:
             bad = bool(set(batch.samples.tolist()) & poisoned)
             return {"tokens": plain(models, batch)["tokens"] * (poison if bad else 1.0)}

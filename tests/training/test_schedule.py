@@ -12,7 +12,7 @@ from langwright.training.progress import Progress
 from langwright.training.recipe import FinetuneRecipe, PretrainRecipe, TrainingRecipe
 from refusals import refused
 
-Kind = Literal["linear", "cosine", "trapezoid"]
+Kind = Literal["linear", "cosine", "trapezoid", "halving"]
 
 
 def factors(steps: int, kind: Kind, **changes: float) -> list[float]:
@@ -37,7 +37,18 @@ def test_trapezoid_is_flat_then_falls_to_nothing() -> None:
     assert found[98] == pytest.approx(0.02)
 
 
-@given(st.sampled_from(["linear", "cosine", "trapezoid"]), st.integers(1, 300), st.floats(0, 0.4), st.floats(0, 0.6))
+def test_halving_is_that_of_zaremba() -> None:
+    """13 epochs of 7 steps: four at the peak, then half of it, a quarter, and so on."""
+    found = factors(91, "halving", warmup=0.0, decay=9 / 13, halvings=9)
+    assert found == [0.5 ** max(0, epoch - 3) for epoch in range(13) for _ in range(7)]
+
+
+@given(
+    st.sampled_from(["linear", "cosine", "trapezoid", "halving"]),
+    st.integers(1, 300),
+    st.floats(0, 0.4),
+    st.floats(0, 0.6),
+)
 def test_factors_rise_then_fall_within_bounds(kind: Kind, steps: int, warmup: float, decay: float) -> None:
     found = factors(steps, kind, warmup=warmup, decay=decay)
     assert all(0 < f <= 1 for f in found)
@@ -63,7 +74,7 @@ def test_a_plan_follows_the_clock() -> None:
     ("field", "value"),
     [
         ("batch_size", 0), ("micro_batch", 0), ("learning_rate", 0.0), ("muon_learning_rate", 0.0), ("warmup", 1.5),
-        ("decay", 0.99), ("beta1", -0.1), ("clip", -1.0), ("steps", "0 steps"), ("steps", "10m"),
+        ("decay", 0.99), ("beta1", -0.1), ("clip", -1.0), ("steps", "0 steps"), ("steps", "10m"), ("steps", ""),
         ("budget", "10 steps"), ("save_every", "0 steps"), ("log_every", "2 epochs"), ("keep", 0),
         ("validation_windows", 0), ("weight_decay", -1.0), ("seed", -1), ("beta1", 1.0), ("beta2", 1.0),
         ("learning_rate", math.inf), ("learning_rate", math.nan), ("weight_decay", math.inf), ("clip", math.nan),
@@ -79,7 +90,8 @@ def test_recipes_refuse_values_that_make_no_sense(field: str, value: Any) -> Non
     [
         (PretrainRecipe, "depth", 0), (PretrainRecipe, "context", 1), (PretrainRecipe, "width", 65),
         (PretrainRecipe, "dropout", 1.0), (PretrainRecipe, "balance", -1.0), (FinetuneRecipe, "context", 1),
-        (FinetuneRecipe, "unfreeze_every", "0"),
+        (FinetuneRecipe, "unfreeze_every", "0"), (PretrainRecipe, "depth", 10**20), (PretrainRecipe, "context", 10**20),
+        (PretrainRecipe, "vocabulary", 10**20), (PretrainRecipe, "width", 64 * 10**20),
     ],
 )  # fmt: skip
 def test_recipes_refuse_shapes_that_make_no_sense(kind: Any, field: str, value: Any) -> None:

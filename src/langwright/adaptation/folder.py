@@ -12,7 +12,7 @@ from langwright.adaptation.method import DEFAULT, Method
 from langwright.adaptation.methods import METHODS
 from langwright.adaptation.settings import Holds, SettingError
 from langwright.base.errors import UserError
-from langwright.base.files import check_files, read_json, read_record, sha256_file, write_json
+from langwright.base.files import check_files, read_object, read_record, sha256_file, write_json
 from langwright.base.hub import model_folder, parse_hub_name
 from langwright.models.family import Fields
 from langwright.models.folder import OpenedFolder
@@ -86,9 +86,7 @@ def load_adapter(model: Model, folder: Path | str, name: str = DEFAULT, base: Pa
         UserError: naming the file and the field or tensor that does not fit.
     """
     folder = Path(folder)
-    fields = read_json(folder / CONFIG, "the adapter's config")
-    if not isinstance(fields, dict):
-        raise UserError(f"{folder / CONFIG}: the adapter's config is not a JSON object")
+    fields = read_object(folder / CONFIG, "the adapter's config")
     record: Fields = {}
     if (folder / RECORD).exists():
         record = {"checksums": {}, **read_record(folder / RECORD, "the record of the adapter", FORMAT_VERSION)}

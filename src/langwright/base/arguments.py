@@ -1,9 +1,9 @@
 """From a function's signature to its command line, and from a command line to the function's arguments.
 
-A parameter without a default is positional, and so is one before `/`; another with a default is an option. A parameter
-whose type is a dataclass is a recipe: its fields are options of their own, and the parameter's name is an option that
-reads them from a flat YAML file. Flags go before the file, the file before the defaults. What docstrings say of a name
-is its help. The rest is cyclopts.
+A parameter without a default, or before a `/`, is positional; one with a default is an option. A parameter whose type
+is a dataclass is a recipe: its fields are options of their own, and the parameter's name is an option that reads them
+from a flat YAML file. Flags go before the file, the file before the defaults. What docstrings say of a name is its
+help. The rest is cyclopts.
 """
 
 import dataclasses
@@ -70,17 +70,10 @@ class Command:
                 self.options.append(Option(name, Path | None, None, "YAML file of options; flags override it"))
                 self.options += _fields(self.recipes[name])
             else:
-                given_by_place = default is MISSING and parameter.kind is not parameter.KEYWORD_ONLY
-                positional = given_by_place or parameter.kind is parameter.POSITIONAL_ONLY
+                required = default is MISSING and parameter.kind is not parameter.KEYWORD_ONLY
+                positional = required or parameter.kind is parameter.POSITIONAL_ONLY
                 self.options.append(Option(name, kind, default, texts.get(name, ""), positional))
         self.usual = usual or [option.name for option in self.options if not option.positional][:SHOWN]
-
-    def bind(self, argv: Sequence[str]) -> "functools.partial[Any]":
-        """The function with the arguments that `argv` asks for. Raises UserError as `read`."""
-        given = self.read(argv)
-        parameters = inspect.signature(self.function).parameters.values()
-        places = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in given]
-        return functools.partial(self.function, *[given.pop(name) for name in places], **given)
 
     def read(self, argv: Sequence[str]) -> dict[str, Any]:
         """The arguments that `argv` asks for, converted. Raises UserError for what does not fit."""
@@ -99,6 +92,12 @@ class Command:
             flags = {option.name: given.pop(option.name) for option in _fields(recipe) if option.name in given}
             given[name] = dataclasses.replace(recipe, **{**settings, **flags})
         return given
+
+    def call(self, argv: Sequence[str]) -> "functools.partial[Any]":
+        """The function with the arguments that `argv` asks for. Raises UserError for what does not fit."""
+        given, parameters = self.read(argv), inspect.signature(self.function).parameters.values()
+        placed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in given]
+        return functools.partial(self.function, *map(given.pop, placed), **given)
 
     def help(self, everything: bool = False) -> str:
         """What `--help` prints, or `--help-all`: every option."""

@@ -28,14 +28,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside `path`; the file written there takes the place of `path` when the block ends well.
 
     A reader, or a crash at any moment, sees the old content or the new, never a mixture. Missing parent folders are
-    made.
+    made. Raises UserError where a folder or, among its parents, a file is in the way.
     """
+    refuse_file(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and a file is to be written; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)

@@ -1,7 +1,6 @@
 """Types of values out of JSON files, recipes and command lines: whether a value is of one, and its words."""
 
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,7 +26,7 @@ def one_of(known: Collection[str]) -> Rule:
 
 
 def check_types(fields: Mapping[str, Any], types: Mapping[str, Any], inside: str = "") -> None:
-    """Each field that has a type in the table is of it, and no number is infinite or NaN; ValueError that names it.
+    """Each field that has a type in the table is of it, and no number too large or NaN; ValueError that names it.
 
     Args:
         fields: the fields of a JSON file, or of an object in one.
@@ -35,7 +34,7 @@ def check_types(fields: Mapping[str, Any], types: Mapping[str, Any], inside: str
         inside: what stands before a field's name in the message.
     """
     for name, value in fields.items():
-        odd = isinstance(value, float) and not math.isfinite(value)
+        odd = isinstance(value, int | float) and not abs(value) < 2**63
         if name in types and (odd or not fits(value, types[name])):
             raise ValueError(f"{inside}{name} = {value!r} must be {spelt(types[name])}")
 

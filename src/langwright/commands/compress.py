@@ -56,7 +56,7 @@ def compress(
         loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
         check_vocabulary(loaded, tokenizer)
         perplexity = measure(loaded, tokens, context).perplexity
-        window = Windows(tokens, context or loaded.context, once=True)
+        window = Windows(tokens, context or loaded.window, once=True)
         return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()
 
     tokens = before = None

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base.errors import UserError, check_flag
+from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.data.shards import Tokens
+from langwright.data.streams import whole_documents
 from langwright.data.supply import evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
+from langwright.evaluation.tasks.opening import open_task
+from langwright.evaluation.tasks.scores import print_scores
 from langwright.inference.opening import Opening
 from langwright.models.model import Model
 from langwright.parts.moe import MoE
@@ -28,7 +32,9 @@ SHARED_OVER = 256
 def evaluate(
     model: Path,
     *,
-    text: str,
+    text: str | None = None,
+    data: str | None = None,
+    columns: Columns = Columns(),
     split: str | None = None,
     field: str = "text",
     context: int | None = None,
@@ -37,11 +43,13 @@ def evaluate(
     opening: Opening = Opening(dtype="auto"),
     json: bool = False,
 ) -> None:
-    """Loss, perplexity and bits per byte of a model on a text, every token predicted once.
+    """Loss, perplexity and bits per byte of a model on a text; or the metrics of its task on rows with answers.
 
     Args:
         model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
-        text: a corpus as for pretrain: a file, folder, glob or name.
+        text: a corpus as for pretrain: a file, folder, glob or name; every token is predicted once.
+        data: rows with answers for a model that was tuned to a task, in place of a text.
+        columns: which columns of the rows hold what.
         split: measure only the held-out side of this split, such as 5%.
         field: the field or column that holds the text, in corpora that have several.
         context: tokens in a window; the model's own context unless given.
@@ -50,12 +58,21 @@ def evaluate(
         opening: how the model is opened.
         json: print the result as JSON.
     """
+    if (text is None) == (data is None):
+        raise UserError("give either --text CORPUS or --data FILE")
+    if data is not None:
+        task, tuned, words = open_task(model, opening)
+        items = task.reread(data, columns, answered=True)
+        answers = list(task.predict(tuned, words, items, batch_size))
+        print_scores({**task.score(items, answers), "rows": len(items)}, json)
+        return
+    assert text is not None
     loaded, tokenizer = opening.open(model, generates=True, one_stack=True)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     with tokens_of(tokenizer, text, split, field) as tokens:
         result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size).record()}
-        windows = Windows(tokens, context or loaded.context, once=True)
+        windows = Windows(tokens, context or loaded.window, once=True)
         shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else {}
     if experts:
         result["experts"] = [{"layer": layer, "shares": share.tolist()} for layer, share in shares.items()]
@@ -68,10 +85,15 @@ def evaluate(
 
 def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size: int = 16) -> Likelihood:
     """The likelihood of a text in windows of `context` tokens; of the model's own context unless given."""
-    window = model.context if context is None else context
-    check_flag("context", window, 2 <= window <= model.context, f"from 2 to the model's context of {model.context}")
+    window = model.window if context is None else context
+    most = "at least 2" if model.context is None else f"from 2 to the model's context of {model.context}"
+    check_flag("context", window, window >= 2 and model.fits(window), most)
     check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
-    return likelihood(model, evaluation_batches(Windows(tokens, window, once=True), batch_size), tokens.text_bytes)
+    if model.body.carries:
+        batches = whole_documents(tokens, batch_size, window)
+    else:
+        batches = evaluation_batches(Windows(tokens, window, once=True), batch_size)
+    return likelihood(model, batches, tokens.text_bytes)
 
 
 @contextmanager

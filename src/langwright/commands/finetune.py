@@ -17,21 +17,26 @@ from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands.evaluate import measure, tokens_of
+from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
+from langwright.data.reading import Continuing
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
+from langwright.evaluation.tasks import TASKS
+from langwright.evaluation.tasks.scores import print_scores
+from langwright.evaluation.tasks.tuning import PREDICTIONS, TaskData, task_data
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.weights import weights_checksum
-from langwright.objectives.batch import Models
-from langwright.objectives.losses import Causal
+from langwright.objectives.batch import Models, Objective
+from langwright.objectives.language import TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
 from langwright.text.chat_template import set_up_chat
@@ -72,7 +77,8 @@ def finetune(
     Args:
         model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name
             or hf:owner/name@revision. A run keeps to the revision that it began with.
-        text: a corpus as for pretrain: a file, folder, glob or name; with --task chat, files of conversations.
+        text: a corpus as for pretrain: a file, folder, glob or name; with --task chat files of conversations, with
+            other tasks a table of rows with labels.
         out: the new model folder, or with any --method but full the new adapter folder.
         recipe: how.
         extend: go on with a finished run, for longer.
@@ -81,7 +87,13 @@ def finetune(
         json: print the result as JSON.
     """
     result = run(model, text, out, recipe, extend, profile, ignore_field)
-    if result.held_out is not None:
+    if result.held_out is not None and recipe.task in TASKS:
+        print_scores(result.held_out, json)
+        if not result.already:
+            write_report(out)
+            how = f"{model} --adapter {out}" if is_adapter(out) else out
+            say(f"wrote {out} (langwright predict {how} FILE), {out / PREDICTIONS} and {out / 'report.html'}")
+    elif result.held_out is not None:
         chat = recipe.task == "chat"
         print_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
         record = read_json(out / RECORD, "the record of the run")
@@ -124,14 +136,20 @@ class Tuning:
         if out.resolve() == self.folder.resolve():
             raise UserError(f"{out}: the new model needs a folder of its own")
         self.method = method_of(recipe)
-        self.opened = OpenedFolder(self.folder, ignore_field).require(generates=True, one_stack=True)
+        self.opened = OpenedFolder(self.folder, ignore_field)
+        self.data: TaskData | None = None
+        if recipe.task in TASKS:
+            columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field)
+            self.data = task_data(TASKS[recipe.task], text, recipe.validation, recipe.split, columns)
+        else:
+            self.opened.require(generates=True, one_stack=True)
         self.tokenizer = load_tokenizer(self.folder)
 
     def job(self, rank: int, world: int) -> Job:
         """The base looked at, and the data made ready for it; UserError where they do not go together."""
         recipe, out, method, virtual = self.recipe, self.out, None, 0
         self.machine = measure_machine(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
-        base = self.opened.model(bits=recipe.bits)
+        base = self.fresh()
         check_vocabulary(base, self.tokenizer)
         if self.method is not None:
             self.method = method = self.method.prepared(self.tokenizer)
@@ -139,14 +157,15 @@ class Tuning:
             virtual = method.tokens
         elif is_quantised(base):
             raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
-        most = base.context - 2
-        check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.context} tokens")
-        context = recipe.context or base.context - virtual
+        most = base.window - 2
+        check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.window} tokens")
+        context = recipe.context or base.window - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
-        check_flag("context", context, 2 <= context <= base.context - virtual, room)
+        check_flag("context", context, context >= 2 and base.fits(context + virtual), room)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         self.supply = supply = self._supply(layout, context)
-        self.old, self.context, self.ready = _old_text(self.folder, recipe), context, [base]
+        self.context, self.ready, data = context, [base], self.data
+        self.old = _old_text(self.folder, recipe) if data is None else None
         named = self.origin["base_folder"]
         usual_rate = (0.1 if method is None else 1) / self.opened.config.width
         return Job(
@@ -155,34 +174,61 @@ class Tuning:
             origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
             names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
-            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
+            objective=lambda ranks: self._objective(),
             supply=supply,
             learning_rate=recipe.learning_rate or usual_rate,
             machine=self.machine,
             started=self.started,
-            evaluate=held_out_likelihood(supply),
+            evaluate=held_out_likelihood(supply) if data is None else data.evaluate(supply, recipe.smoothing),
             sample=sample_of(supply, context),
             flops=lambda models: training_flops_per_token(models["model"], context),
-            on_finish=self.measure,
-            record={**self.origin, "context": context},
+            on_finish=self.measure if data is None else data.finish(supply, out),
+            record={**self.origin, "context": context, **self._task_record()},
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else self.save,
             begin=lambda: write_json(out / BEGAN_WITH, self.origin) if "base_revision" in self.origin else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
+            best=None if data is None else f"validation_{data.task.best}",
+            patience=recipe.patience,
+        )
+
+    def _objective(self) -> Objective:
+        recipe = self.recipe
+        if self.data is None:
+            return TokenPrediction(recipe.z_loss, recipe.compile)
+        return self.data.task.objective(recipe.smoothing)
+
+    def _task_record(self) -> Row:
+        """What langwright.json says of a task, so that the model is used for it again."""
+        if self.data is None:
+            return {}
+        task = self.data.task
+        return {"task": {"name": self.recipe.task, "head": task.head, "labels": list(task.labels), **task.record()}}
+
+    def fresh(self) -> Model:
+        """The base with the head that the task asks for."""
+        recipe, data = self.recipe, self.data
+        if data is None:
+            return self.opened.model(bits=recipe.bits)
+        return self.opened.model(
+            bits=recipe.bits, head=data.task.head, labels=data.task.labels or None, seed=recipe.seed
         )
 
     def _supply(self, layout: Layout, context: int) -> Supply:
         recipe = self.recipe
+        if self.data is not None:
+            return self.data.supply(self.tokenizer, layout, context)
         if recipe.task == "text":
             split = recipe.split or "0.9"
-            return text_supply(self.text, split, recipe.field, layout, context, recipe.crossing, self.tokenizer)
+            reading = Continuing(context, recipe.crossing)
+            return text_supply(self.text, split, recipe.field, layout, reading, self.tokenizer)
         # The token table and the head grow only where they are trained.
         template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
         return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
-        found = self.ready.pop() if self.ready else self.opened.model(bits=self.recipe.bits)
+        found = self.ready.pop() if self.ready else self.fresh()
         found.float()
         grow_vocabulary(found, self.supply.tokenizer.vocab_size)
         return found

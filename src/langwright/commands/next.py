@@ -1,5 +1,6 @@
 """langwright next: what a model expects to come."""
 
+import math
 from pathlib import Path
 
 from langwright.base.console import print_json
@@ -28,7 +29,7 @@ def next_token(
         json: print the result as JSON.
     """
     check_flag("top", top, top >= 1, "at least 1")
-    check_flag("temperature", temperature, temperature > 0, "above 0")
+    check_flag("temperature", temperature, 1e-6 <= temperature < math.inf, "at least 1e-6 and finite")
     loaded, tokenizer = opening.open(model, one_stack=True)
     likeliest = next_tokens if loaded.generates else likeliest_fillings
     found = [(tokenizer.token(i), i, p) for i, p in likeliest(loaded, tokenizer, text, top, temperature)]

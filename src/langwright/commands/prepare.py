@@ -57,6 +57,11 @@ def prepare(
         json: print the counts as JSON.
     """
     _refuse(out, near, keep, by, model, max_tokens)
+    scored = max_tokens is not None or by != "heuristics"
+    if model is not None and not (scored or check):
+        raise UserError(f"--model {model}: goes with --max-tokens, --by or --check")
+    if template is not None and not scored:
+        raise UserError(f"--template {template}: goes with --max-tokens or --by")
     for name, count in (("min_words", min_words), ("max_words", max_words), ("max_tokens", max_tokens)):
         check_flag(name, count, count is None or count >= 1, "at least 1")
     if min_words is not None and max_words is not None:
@@ -87,7 +92,7 @@ def prepare(
         drop(
             near_duplicates([f"{chat.prompt}\n{chat.answer}" for chat in chats], near), "nearly equal to an earlier one"
         )
-    if model is not None and (max_tokens is not None or (keep is not None and by != "heuristics")):
+    if model is not None and scored:
         from langwright.evaluation.relevance import Scorer
 
         scorer = Scorer(model, template)

@@ -5,18 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.corpora.opening import named_corpora
 from langwright.data.order import Layout
+from langwright.data.pairs import pair_supply
+from langwright.data.pieces import Framing
+from langwright.data.reading import Continuing, Noisy, Reading
+from langwright.data.streams import InOrder
+from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.models.families import LANGUAGE
+from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
-from langwright.models.shapes import by_depth, preset
-from langwright.objectives.losses import Causal
+from langwright.models.shapes import by_depth, preset, with_tokens
+from langwright.objectives.language import TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
+from langwright.text.tokenizer import Tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
@@ -31,10 +40,12 @@ def pretrain(
     profile: bool = False,
     json: bool = False,
 ) -> int:
-    """Train a model from raw text. The same command continues a run that was stopped, bit for bit.
+    """Train a model from raw text, or from pairs. The same command continues a run that was stopped, bit for bit.
 
     Args:
-        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name.
+        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name;
+            several with names of their own to mix them, such as web=PATH,code=PATH; for --objective seq2seq two files
+            of parallel lines, joined by ::.
         out: the model folder; checkpoints and metrics.jsonl are in it too.
         recipe: how.
         extend: go on with a finished run, for longer.
@@ -46,7 +57,8 @@ def pretrain(
         print_likelihood(result.held_out, "held-out text", json)
         if not result.already:
             write_report(out)
-            say(f"wrote {out} (langwright generate {out}) and {out / 'report.html'}")
+            verb = "next" if recipe.objective == "masked" else "generate"
+            say(f"wrote {out} (langwright {verb} {out}) and {out / 'report.html'}")
     return close(result, out)
 
 
@@ -54,26 +66,25 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     """Pretrain; nothing is printed at the end."""
     started = time.monotonic()
     out = Path(out)
+    recipe = replace(recipe, family=recipe.family or _usual_family(recipe))
 
     def prepare(rank: int, world: int) -> Job:
         shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
-        layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
-        supply = text_supply(
-            corpus, recipe.split, recipe.field, layout, recipe.context, recipe.crossing,
-            kind=recipe.tokenizer, vocabulary=recipe.vocabulary,
-        )  # fmt: skip
-        family, config = shape(recipe, supply.tokenizer.vocab_size)
+        supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
+        family, config = tokenised_shape(recipe, supply.tokenizer)
+        head = "masked" if recipe.objective == "masked" else None
         return Job(
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
             record={"context": recipe.context},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
-            models=lambda: {"model": new_model(family, config, recipe.seed)},
-            objective=lambda ranks: Causal(recipe.z_loss, recipe.compile),
+            models=lambda: {"model": new_model(family, config, recipe.seed, head)},
+            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
             supply=supply,
-            learning_rate=recipe.learning_rate or 1 / config.width,
+            learning_rate=recipe.learning_rate
+            or (1.0 if recipe.optimizer == "sgd" else FAMILIES[family].rate / config.width),
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),
@@ -84,20 +95,84 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     return train(out, recipe.parallel, prepare, extend, profile)
 
 
+def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
+    """The data that a recipe's objective learns from."""
+
+    def frame(tokenizer: Tokenizer) -> Framing:
+        family, config = tokenised_shape(recipe, tokenizer)
+        return _framing(family, config, tokenizer)
+
+    kind, vocabulary, context = recipe.tokenizer, recipe.vocabulary, recipe.context
+    if recipe.objective == "seq2seq":
+        if named_corpora(corpus):
+            raise UserError(f"{corpus}: --objective seq2seq takes the pairs of two files, not several corpora")
+        return pair_supply(
+            corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
+        )
+    reading: Reading | InOrder
+    if FAMILIES[shape(recipe, vocabulary)[0]].carries:
+        reading = InOrder(context, recipe.crossing)
+    elif recipe.objective == "causal":
+        reading = Continuing(context, recipe.crossing, recipe.packing)
+    else:
+        reading = Noisy(
+            recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
+            recipe.delete, recipe.rotate, recipe.packing,
+        )  # fmt: skip
+    return text_supply(
+        corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
+    )
+
+
+def _framing(family: str, config: Any, tokenizer: Tokenizer) -> Framing:
+    """What stands around the texts that a model reads and writes."""
+    with torch.device("meta"):
+        frame = FAMILIES[family].build(config).frame
+    if frame is None:
+        first, last = tokenizer.cls_id, tokenizer.sep_id
+        return Framing(() if first is None else (first,), () if last is None else (last,))
+    bos, eos = tokenizer.bos_id, tokenizer.eos_id
+    assert bos is not None
+    assert eos is not None
+    return Framing((bos,) if frame.source_bos else (), (eos,), frame.start)
+
+
+def _usual_family(recipe: PretrainRecipe) -> str:
+    return LEARNERS[recipe.objective][0].name if recipe.preset is None else preset(recipe.preset, 1, None, 0.0)[0]
+
+
+def tokenised_shape(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[str, Any]:
+    """The family and config that a recipe asks for, with the vocabulary and ids of a tokenizer."""
+    family, config = shape(recipe, tokenizer.vocab_size)
+    return family, with_tokens(family, config, tokenizer.eos_id, tokenizer.pad_id)
+
+
 def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     """The family and config that a recipe asks for."""
-    family = recipe.family
+    family = recipe.family or _usual_family(recipe)
     if recipe.preset is None:
         config: Any = by_depth(family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
     else:
         usual = PretrainRecipe()
-        if (family, recipe.depth, recipe.width) != (usual.family, usual.depth, usual.width):
+        named, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
+        if (family, recipe.depth, recipe.width) != (named, usual.depth, usual.width):
             raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
-        family, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
-    if family not in LANGUAGE:
-        raise UserError(f'family "{family}" does not continue texts, which is what pretrain teaches')
-    if recipe.balance is None:
-        return family, config
-    if not hasattr(config, "router_aux_loss_coef"):
-        raise UserError(f"--balance {recipe.balance}: means something for families with experts only, such as mixtral")
-    return family, replace(config, router_aux_loss_coef=recipe.balance)
+    learners = [row.name for row in LEARNERS[recipe.objective]]
+    if family not in learners:
+        known = ", ".join(dict.fromkeys(learners))
+        raise UserError(f'--objective {recipe.objective}: is not for family "{family}"; choose one of {known}')
+    for flag, field, kind in _FIELDS:
+        value = getattr(recipe, flag)
+        if value is not None and not hasattr(config, field):
+            raise UserError(f"--{flag.replace('_', '-')} {value}: means something for {kind} only")
+        config = config if value is None else replace(config, **{field: value})
+    if recipe.packing and FAMILIES[family].carries:
+        raise UserError(f"--packing: {family} reads texts in order, one after the other; leave it out")
+    return family, config
+
+
+_FIELDS = (
+    ("balance", "router_aux_loss_coef", "families with experts, such as mixtral,"),
+    ("weight_dropout", "weight_dropout", "recurrent families, such as lstm,"),
+)
+"""Settings of a recipe that are a field of some configs, and which those are."""

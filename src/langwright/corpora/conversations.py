@@ -11,7 +11,7 @@ from langwright.base.console import progress
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
 from langwright.corpora.reading import ROWS, Row, name_list, read_rows, text_in
-from langwright.corpora.splits import is_held_out, parse_split
+from langwright.corpora.splits import split_items
 from langwright.text.chat_template import ROLES
 
 Message = dict[str, Any]
@@ -111,15 +111,7 @@ class Chats:
 
         Raises UserError when one side is empty.
         """
-        share, by_content = rule = parse_split(split)
-        last = int(len(self.items) * share)
-        held = [is_held_out(chat.key, share) if by_content else i >= last for i, chat in enumerate(self.items)]
-        training = [chat for chat, out in zip(self.items, held, strict=True) if not out]
-        measured = [chat for chat, out in zip(self.items, held, strict=True) if out]
-        if not training or not measured:
-            left = f"{len(training)} of {len(held)} conversations to train on and {len(measured)} to measure"
-            raise UserError(f"{self.spec}: the split {rule} leaves {left}; --split 0.8 holds out the last fifth")
-        return training, measured
+        return split_items(self.items, split, lambda chat: chat.key, spec=self.spec, what="conversations")
 
 
 def open_chats(spec: str) -> Chats:

@@ -39,10 +39,12 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
         UserError: There is no such file, none that can be read, or one with another ending.
     """
     path = Path(spec).expanduser()
-    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
-        wanted = in_folders or endings
-        found = [file for file in path.rglob("*") if file.is_file() and ending_of(file) in wanted]
-        found = [file for file in found if not any(n.startswith(".") for n in file.relative_to(path).parts)]
+    if spec and os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+        wanted, found = in_folders or endings, []
+        for root, folders, names in os.walk(path, onerror=_unreadable):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [Path(root, name) for name in names if not name.startswith(".")]
+        found = [file for file in found if file.is_file() and ending_of(file) in wanted]
     else:
         matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
         wanted, found = endings, [match for match in matches if not match.is_dir()]
@@ -52,6 +54,10 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
         if ending_of(file) not in endings:
             raise UserError(f"{file}: unknown ending {file.suffix!r}; known are {spelt(endings)}")
     return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
 
 def open_python_stdlib() -> Corpus:

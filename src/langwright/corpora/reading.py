@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import tokenize
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from langwright.base.errors import UserError
 from langwright.base.extras import need
@@ -88,12 +89,16 @@ def text_in(value: Any, field: str, where: str) -> str:
     return value
 
 
-def read_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
+def read_rows(
+    path: Path, columns: Collection[str] | None, *, header: bool = True, quotes: bool = True
+) -> Iterator[Row]:
     """Read the rows of one file as a stream; `.json` holds a list of objects, the cells of `.csv` and `.tsv` are texts.
 
     Args:
         path: A file whose ending is one of `ROWS`, packed or not.
-        columns: What is read of a table. A value in another column may be broken.
+        columns: What is read of a table; all columns if None. A value in another column may be broken.
+        header: Whether the first row of `.csv` and `.tsv` names the columns; without it they are "1", "2" and so on.
+        quotes: Whether cells of `.csv` and `.tsv` may stand in quotes; without it every line is a row.
 
     Raises:
         UserError: Names the file and the line or row of what is broken or no object.
@@ -112,7 +117,14 @@ def read_rows(path: Path, columns: Collection[str]) -> Iterator[Row]:
             case ".parquet":
                 yield from _read_parquet(path, columns)
             case ending:
-                yield from _read_table(path, columns, "\t" if ending == ".tsv" else ",")
+                delimiter = "\t" if ending == ".tsv" else ","
+                yield from _read_table(path, columns, delimiter=delimiter, header=header, quotes=quotes)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, packed or not, with their ends; UserError where it cannot be read."""
+    with _explained(path):
+        yield from _lines(path)
 
 
 def name_list(names: Iterable[str]) -> str:
@@ -210,27 +222,38 @@ def _object(value: Any, where: str) -> Row:
     return Row(value, where)
 
 
-def _read_table(path: Path, columns: Collection[str], delimiter: str) -> Iterator[Row]:
+def _read_table(
+    path: Path, columns: Collection[str] | None, *, delimiter: str, header: bool, quotes: bool
+) -> Iterator[Row]:
     csv.field_size_limit(_LARGEST_CELL)
-    rows = csv.reader(_lines(path), strict=True, delimiter=delimiter)
-    try:
-        header = next(rows, [])
-        chosen = _choose(header, columns, f"{path}:1")
-        line = rows.line_num + 1
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    rows = csv.reader(_lines(path), strict=True, delimiter=delimiter, quoting=quoting)
+
+    def numbered() -> Iterator[tuple[int, list[str]]]:
+        """Each row that is not blank, with the line where it begins."""
+        line = 1
         for cells in rows:
-            if cells and len(cells) != len(header):
+            if cells:
+                yield line, cells
+            line = rows.line_num + 1
+
+    try:
+        following = numbered()
+        top, first = next(following, (1, []))
+        names = first if header else [str(number) for number, _ in enumerate(first, start=1)]
+        chosen = _choose(names, columns, f"{path}:{top}")
+        for line, cells in following if header else itertools.chain([(top, first)], following):
+            if len(cells) != len(names):
                 raise UserError(
-                    f"{path}:{line}: {len(cells)} cells under {len(header)} columns, {name_list(header)}; "
+                    f"{path}:{line}: {len(cells)} cells under {len(names)} columns, {name_list(names)}; "
                     "a cell with a comma or a line break stands in quotes"
                 )
-            if cells:
-                yield Row({header[i]: cells[i] for i in chosen}, f"{path}:{line}")
-            line = rows.line_num + 1
+            yield Row({names[i]: cells[i] for i in chosen}, f"{path}:{line}")
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num}: not a valid table: {error}") from None
 
 
-def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Row]:
+def _read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
     parquet = need("pyarrow.parquet", "data", str(path))
     number = 0
     try:
@@ -248,12 +271,13 @@ def _read_parquet(path: Path, columns: Collection[str]) -> Iterator[Row]:
         raise UserError(f"{path}: row {number}: not Parquet that can be read: {_one_line(error)}") from None
 
 
-def _choose(names: Sequence[str], columns: Collection[str], where: str) -> list[int]:
-    """The places of the columns asked for among those that are there."""
-    chosen = [i for i, name in enumerate(names) if name in columns]
+def _choose(names: Sequence[str], columns: Collection[str] | None, where: str) -> list[int]:
+    """The places of the columns asked for among those that are there; of all columns if None."""
+    chosen = [i for i, name in enumerate(names) if columns is None or name in columns]
     found = [names[i] for i in chosen]
     if not found:
-        raise UserError(f"{where}: no column {name_list(columns)}; there is {name_list(names)}")
+        wanted = "" if columns is None else f" {name_list(columns)}"
+        raise UserError(f"{where}: no column{wanted}; there is {name_list(names)}")
     if len(set(found)) < len(found):
         raise UserError(f"{where}: a column is there twice among {name_list(found)}; rename one")
     return chosen

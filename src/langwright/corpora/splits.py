@@ -1,13 +1,15 @@
 """What is trained on and what is held out."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
+
+T = TypeVar("T")
 
 
 class Split(NamedTuple):
@@ -50,6 +52,32 @@ def is_held_out(text: str, share: float) -> bool:
     """Whether a document is held out: a pure function of its text, so equal documents are never on both sides."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"split").digest()
     return int.from_bytes(digest, "big") < share * 2**64
+
+
+def split_items(
+    items: Sequence[T], split: Split | str | float, key: Callable[[T], str], *, spec: str, what: str
+) -> tuple[list[T], list[T]]:
+    """Those to train on and those held out: by content ("5%"), or the first and the last (0.9).
+
+    Args:
+        items: What is in memory as a whole, such as conversations or rows.
+        split: The rule.
+        key: The content of one.
+        spec: Where they are from, for the message.
+        what: What they are, in the plural.
+
+    Raises:
+        UserError: One side is empty.
+    """
+    share, by_content = rule = parse_split(split)
+    last = int(len(items) * share)
+    held = [is_held_out(key(item), share) if by_content else i >= last for i, item in enumerate(items)]
+    training = [item for item, out in zip(items, held, strict=True) if not out]
+    measured = [item for item, out in zip(items, held, strict=True) if out]
+    if not training or not measured:
+        left = f"{len(training)} of {len(held)} {what} to train on and {len(measured)} to measure"
+        raise UserError(f"{spec}: the split {rule} leaves {left}; --split 0.8 holds out the last fifth")
+    return training, measured
 
 
 def split_documents(corpus: Corpus, split: Split | str | float = "5%") -> tuple[Corpus, Corpus]:

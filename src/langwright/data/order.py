@@ -67,13 +67,14 @@ class Layout:
                 f"--batch-size {self.batch_size}: cannot be shared by {self.world} ranks; make it a multiple of that"
             )
 
-    def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sample numbers of a step, and which of `count` rows each of them is.
-
-        The numbers of all ranks, in order, are the same for any `world`.
-        """
+    def samples(self, step: int) -> NDArray[np.int64]:
+        """The sample numbers of a step; those of all ranks, in order, are the same for any `world`."""
         share = self.batch_size // self.world
-        samples = np.arange(share, dtype=np.int64) + step * self.batch_size + self.rank * share
+        return np.arange(share, dtype=np.int64) + step * self.batch_size + self.rank * share
+
+    def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sample numbers of a step, and which of `count` rows each of them is."""
+        samples = self.samples(step)
         return samples, windows_of(samples, count, self.seed)
 
 
@@ -86,11 +87,11 @@ def _feistel(values: NDArray[np.uint64], half: int, keys: NDArray[np.uint64]) ->
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> bits, values & mask
     for key in keys[:ROUNDS]:
-        left, right = right, left ^ (_mix(right + key) & mask)
+        left, right = right, left ^ (mix(right + key) & mask)
     return (left << bits) | right
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser: every bit of the input reaches every bit of the output."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

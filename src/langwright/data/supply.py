@@ -1,17 +1,16 @@
 """What a training run learns from and is measured on: rows of data, their batches, a run's supply."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from langwright.base.errors import UserError
-from langwright.data.order import Layout, row_width
-from langwright.objectives.batch import Batch, Models, TokenBatch
+from langwright.data.order import Layout
+from langwright.objectives.batch import Batch, Models
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
@@ -68,23 +67,27 @@ class Supply:
         batches: what is trained on.
         held_out: batches with every held-out target once, or with those of at most so many windows, evenly spread.
         held_out_tokens: how many targets that is.
-        held_out_bytes: UTF-8 bytes of the held-out text.
+        held_out_bytes: UTF-8 bytes of the held-out text, where every one of them is predicted once; else None.
         record: what identifies the data; its "hash" is part of the run's identity.
-        prompt: ids from which a sample of the model's writing goes on; an empty text unless given.
+        prompt: a text or ids from which a sample of the model's writing goes on; None for no samples.
+        parts: of a mixture, the held-out batches of each corpus.
+        drawn: what a row of the metrics says of the data of so many steps.
     """
 
     tokenizer: Tokenizer
     batches: StepBatches | StatefulBatches
     held_out: Callable[[int | None], Iterator[Any]]
     held_out_tokens: int
-    held_out_bytes: int
+    held_out_bytes: int | None
     record: Row
-    prompt: tuple[int, ...] | None = None
+    prompt: str | tuple[int, ...] | None = ""
+    parts: Mapping[str, Callable[[], Iterator[Any]]] = field(default_factory=dict)
+    drawn: Callable[[int], Row] = lambda step: {}
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Numbered rows of tokens: windows of text, or conversations."""
+    """Numbered rows of tokens: windows of text, conversations, examples."""
 
     context: int
     """Inputs a row at most."""
@@ -99,8 +102,14 @@ class Rows(Protocol):
     def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Real inputs of each of some rows."""
 
-    def batch(self, numbers: NDArray[np.int64], width: int) -> TokenBatch:
-        """Some rows as tensors so wide, padding (id 0, weight 0) at the right; their numbers are the samples."""
+    def batch(self, numbers: NDArray[np.int64], samples: NDArray[np.int64], fixed: bool = False) -> Batch:
+        """Some rows as tensors, padding (id 0, weight 0) at the right.
+
+        Args:
+            numbers: which rows.
+            samples: the number of each as a sample of the run, which counts over epochs.
+            fixed: whether all rows are as wide as the context; else the longest decides.
+        """
 
     def record(self) -> dict[str, Any]:
         """What identifies the rows."""
@@ -133,11 +142,10 @@ class Batches:
         """Real inputs a step over all ranks, on average."""
         return max(1, round(self._layout.batch_size * self._rows.inputs / len(self._rows)))
 
-    def batch(self, step: int) -> TokenBatch:
+    def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         samples, numbers = self._layout.rows(step, len(self._rows))
-        width = self._rows.context if self._layout.fixed else _width(self._rows, numbers)
-        return replace(self._rows.batch(numbers, width), samples=torch.from_numpy(samples))
+        return self._rows.batch(numbers, samples, self._layout.fixed)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
@@ -145,7 +153,7 @@ class Batches:
         return {"version": RECORD_VERSION, "context": self._rows.context, **layout, **self._rows.record()}
 
 
-def evaluation_batches(rows: Rows, batch_size: int, limit: int | None = None) -> Iterator[TokenBatch]:
+def evaluation_batches(rows: Rows, batch_size: int, limit: int | None = None) -> Iterator[Any]:
     """Every row once.
 
     The longest come first, so that those of a batch are about as long, and as wide as the longest of them.
@@ -164,8 +172,4 @@ def evaluation_batches(rows: Rows, batch_size: int, limit: int | None = None) ->
     chosen = np.arange(count, dtype=np.int64) * len(rows) // count
     chosen = chosen[np.argsort(-rows.lengths(chosen), kind="stable")]
     parts = (chosen[start : start + batch_size] for start in range(0, count, batch_size))
-    return (rows.batch(numbers, _width(rows, numbers)) for numbers in parts)
-
-
-def _width(rows: Rows, numbers: NDArray[np.int64]) -> int:
-    return row_width(int(rows.lengths(numbers).max()), rows.context)
+    return (rows.batch(numbers, numbers) for numbers in parts)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from langwright.data.order import row_width
 from langwright.data.shards import Tokens
 from langwright.objectives.batch import TokenBatch
 
@@ -57,9 +58,10 @@ class Windows:
         shifted = np.minimum(plain, np.maximum(targets - self.context, 0))
         return begin + shifted, np.minimum(targets, self.context), plain - shifted
 
-    def batch(self, numbers: Numbers, width: int) -> TokenBatch:
+    def batch(self, numbers: Numbers, samples: Numbers, fixed: bool = False) -> TokenBatch:
         """Some windows as tensors; every real target weighs 1, padding and what counts elsewhere 0."""
         starts, lengths, repeated = (each[:, None] for each in self.places(numbers))
+        width = self.context if fixed else row_width(int(lengths.max()), self.context)
         column = np.arange(width + 1)
         real = column[:-1] < lengths
         ids = self._tokens.ids[np.minimum(starts + column, starts + lengths)].astype(np.int64)
@@ -69,7 +71,7 @@ class Windows:
             targets=torch.from_numpy(ids[:, 1:] * real),
             weights=torch.from_numpy(weights.astype(np.float32)),
             mask=None if real.all() else torch.from_numpy(real),
-            samples=torch.from_numpy(numbers),
+            samples=torch.from_numpy(samples),
         )
 
     def record(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from langwright.base.console import print_json
 from langwright.models.model import Model
-from langwright.objectives.batch import TokenBatch
+from langwright.objectives.batch import PairBatch, TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 
 
@@ -17,12 +17,12 @@ class Likelihood:
     """What a model makes of held-out text.
 
     nats: the sum of -log p over all targets. tokens: how many targets there are: every token of every document,
-    its end included. bytes: of the text in UTF-8.
+    its end included. bytes: of the text in UTF-8; None where not all of it is predicted.
     """
 
     nats: float
     tokens: int
-    bytes: int
+    bytes: int | None
 
     @property
     def loss(self) -> float:
@@ -37,6 +37,7 @@ class Likelihood:
     @property
     def bits_per_byte(self) -> float:
         """All bits over all bytes of text: comparable between any two models, and with compressors."""
+        assert self.bytes is not None
         return self.nats / math.log(2) / self.bytes
 
     def record(self) -> dict[str, float | int]:
@@ -44,20 +45,19 @@ class Likelihood:
         return {
             "loss_nats_per_token": self.loss,
             "perplexity_per_token": self.perplexity,
-            "bits_per_byte": self.bits_per_byte,
-            **{name: value for name, value in asdict(self).items() if name != "nats"},
+            **({} if self.bytes is None else {"bits_per_byte": self.bits_per_byte}),
+            **{name: value for name, value in asdict(self).items() if name != "nats" and value is not None},
         }
 
 
 @torch.no_grad()
-def likelihood(model: Model, batches: Iterable[TokenBatch], text_bytes: int) -> Likelihood:
+def likelihood(model: Model, batches: Iterable[TokenBatch | PairBatch], text_bytes: int | None) -> Likelihood:
     """Score a model on batches that hold every target once (`data.supply.evaluation_batches`)."""
     device = model.device
     nats, tokens = 0.0, 0
     for batch in batches:
         here = batch.to(device)
-        hidden = model.body(here.ids, here.mask, here.positions, here.segments)
-        loss = linear_cross_entropy(model.head.projection(hidden), here.targets, here.weights)
+        loss = linear_cross_entropy(model.head.projection(here.hidden(model)[0]), here.targets, here.weights)
         nats += float(loss)
         tokens += int(batch.weights.sum())
     return Likelihood(nats, tokens, text_bytes)
@@ -68,8 +68,9 @@ def print_likelihood(record: Mapping[str, float], what: str, as_json: bool) -> N
     if as_json:
         print_json(record)
         return
+    bits = f", {record['bits_per_byte']:.4f} bits per byte" if "bytes" in record else ""
+    size = f", {record['bytes']:,} bytes" if "bytes" in record else ""
     print(
         f"{what}: loss {record['loss_nats_per_token']:.4f} nats per token, "
-        f"perplexity {record['perplexity_per_token']:.2f} per token, "
-        f"{record['bits_per_byte']:.4f} bits per byte ({record['tokens']:,} tokens, {record['bytes']:,} bytes)"
+        f"perplexity {record['perplexity_per_token']:.2f} per token{bits} ({record['tokens']:,} tokens{size})"
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from langwright.base.console import progress
 from langwright.corpora.conversations import Chat
-from langwright.data.conversations import ChatRows, Example, example_of
+from langwright.data.conversations import ChatExample, chat_rows, example_of
 from langwright.data.supply import evaluation_batches
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
@@ -24,7 +24,7 @@ CHUNK = 256
 
 
 def answer_difficulty(
-    model: Model, examples: Sequence[Example], bos: int | None, batch_size: int = 16
+    model: Model, examples: Sequence[ChatExample], bos: int | None, batch_size: int = 16
 ) -> NDArray[np.float64]:
     """For each example, the loss of its answer after the question over that of the answer alone.
 
@@ -36,19 +36,19 @@ def answer_difficulty(
     return _losses(model, examples, batch_size) / _losses(model, alone, batch_size).clip(1e-6)
 
 
-def _alone(example: Example, bos: int | None) -> Example:
+def _alone(example: ChatExample, bos: int | None) -> ChatExample:
     """The trained tokens without the others."""
     ids = example.ids[example.trained]
     first = [bos] if bos is not None else ids[:1] if len(ids) == 1 else []  # a single token is predicted from itself
     ids = np.concatenate((first, ids)).astype(np.int32)
-    return Example(ids, np.arange(len(ids)) >= len(first), example.source)
+    return ChatExample(ids, np.arange(len(ids)) >= len(first), example.source)
 
 
 @torch.no_grad()
-def _losses(model: Model, examples: Sequence[Example], batch_size: int) -> NDArray[np.float64]:
+def _losses(model: Model, examples: Sequence[ChatExample], batch_size: int) -> NDArray[np.float64]:
     """The mean loss of the trained tokens of each example, in nats."""
     found = np.zeros(len(examples))
-    for batch in evaluation_batches(ChatRows(examples, model.context), batch_size):
+    for batch in evaluation_batches(chat_rows(examples, max(example.inputs for example in examples)), batch_size):
         assert batch.samples is not None
         here = batch.to(model.device)
         logits = model.head(model.body(here.ids))
@@ -73,7 +73,7 @@ class Scorer:
         opened = OpenedFolder(self._folder).require(generates=True, one_stack=True)
         model = opened.model(choose_device("auto"), torch.float32)
         examples = self._examples(chats)
-        fitting = [i for i, example in enumerate(examples) if example.inputs <= model.context]
+        fitting = [i for i, example in enumerate(examples) if model.fits(example.inputs)]
         scores = [float("-inf")] * len(chats)
         with progress("scoring", len(fitting), "conversations") as advance:
             for start in range(0, len(fitting), CHUNK):
@@ -85,5 +85,5 @@ class Scorer:
                 advance(len(part))
         return scores
 
-    def _examples(self, chats: Sequence[Chat]) -> list[Example]:
+    def _examples(self, chats: Sequence[Chat]) -> list[ChatExample]:
         return [example_of(chat, self._template) for chat in chats]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from langwright.parts.bias import EVERY_SEGMENT, Lowered, Places
-from langwright.parts.kernels import attend
+from langwright.parts.kernels import Stateless, attend
 from langwright.parts.state import Keys, KeysValues, NewTokens, Settings
 
 NewKeys = Float[Tensor, "batch kv_heads time head_dim"]
@@ -30,6 +30,7 @@ class KVCache:
     def __init__(self, layers: int, own: Mapping[int, Any] = {}):
         self.gapless = True
         self.length = 0
+        self._attends = len(own) < layers
         self._slots = [own[layer] if layer in own else self._new_slot() for layer in range(layers)]
         self._positions = torch.empty(0)
         self._segments: Tensor | None = None
@@ -39,6 +40,9 @@ class KVCache:
 
     def begin(self, new: NewTokens) -> Places:
         """Where the new tokens and all that are held stand (see `parts.state.State`)."""
+        if not self._attends:  # nothing asks where earlier tokens stand, and memory does not grow
+            self.length += new.time
+            return Stateless().begin(new)
         if not self.length:
             self._positions = torch.empty(new.batch, 0, dtype=torch.long, device=new.device)
         if new.segments is None and self._segments is not None:
@@ -76,7 +80,7 @@ class KVCache:
         """Keep only these rows of the batch, in this order: finished sequences leave."""
         for slot in self._slots:
             slot.keep(rows)
-        self._positions = self._positions[rows]
+        self._positions = self._positions[rows] if self._attends else self._positions
         self._segments = None if self._segments is None else self._segments[rows]
 
 
@@ -111,4 +115,5 @@ class KVSlot:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """See `KVCache.keep`."""
-        self._keys, self._values = self._keys[rows], self._values[rows]
+        if self._keys.ndim > 1:  # a layer that reads nothing but the memory of an encoder keeps none
+            self._keys, self._values = self._keys[rows], self._values[rows]

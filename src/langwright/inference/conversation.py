@@ -61,7 +61,7 @@ class Conversation:
 
     @property
     def _room(self) -> int:
-        return self.room or min(ROOM, self.model.context // 2)
+        return self.room or min(ROOM, self.model.window // 2)
 
     def _fit(self) -> tuple[list[int], int]:
         """The ids of the history, without its oldest turns where the whole leaves no room for an answer."""
@@ -69,7 +69,7 @@ class Conversation:
         before = len(self.messages)
         while True:
             ids = self.template.prompt_ids([*first, *self.messages])
-            if len(ids) + self._room <= self.model.context:
+            if self.model.fits(len(ids) + self._room):
                 return ids, before - len(self.messages)
             if len(self.messages) == 1:
                 raise UserError(

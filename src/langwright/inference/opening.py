@@ -48,10 +48,19 @@ class Opening:
         if dtype == "auto":  # decided anew, a busy moment would change what a model says
             told = read_object(record, "the record of the model", optional=True).get("dtype")
             dtype = told if told in DTYPES else dtype
-        model = adapted(opened.model(device, choose_dtype(dtype, device), bits=self.bits), self.adapter, folder)
+        head, labels = self._head()
+        base = opened.model(device, choose_dtype(dtype, device), head, labels, bits=self.bits)
+        model = adapted(base, self.adapter, folder)
         tokenizer = load_tokenizer(tokenizer_folder(folder, self.adapter), base=folder)
         check_vocabulary(model, tokenizer)
         return model, tokenizer
+
+    def _head(self) -> tuple[str | None, list[str] | None]:
+        """The head that an adapter's task needs, and its labels; None for the model's own."""
+        path = None if self.adapter is None else self.adapter / RECORD
+        record = {} if path is None else read_object(path, "the record of the adapter", optional=True)
+        told = record.get("task")
+        return (told.get("head"), told.get("labels") or None) if isinstance(told, dict) else (None, None)
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:

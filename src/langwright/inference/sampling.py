@@ -34,12 +34,13 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        sharp = 0 < self.temperature < 1e-6  # float32 could not hold the logits
         for name, holds, wanted in (
-            ("temperature", 0 <= self.temperature < math.inf, "0 or more, and finite"),
+            ("temperature", 0 <= self.temperature < math.inf and not sharp, "0, or at least 1e-6 and finite"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0 and finite"),
+            ("repetition_penalty", 1e-6 <= self.repetition_penalty <= 1e6, "between 1e-6 and 1e6"),
             ("seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63"),
         ):
             check_flag(name, getattr(self, name), holds, wanted)
@@ -62,7 +63,7 @@ class Search:
     early_stopping: bool = False
 
     def __post_init__(self) -> None:
-        check_flag("beams", self.beams, self.beams >= 1, "at least 1")
+        check_flag("beams", self.beams, 1 <= self.beams <= 10_000, "at least 1 and at most 10,000")
         check_flag("no_repeat_ngram", self.no_repeat_ngram, self.no_repeat_ngram >= 0, "0 or more")
         check_flag("length_penalty", self.length_penalty, abs(self.length_penalty) < 100, "between -100 and 100")
         if self.beams == 1 and (self.length_penalty != 1 or self.early_stopping):
@@ -90,7 +91,7 @@ def adjust(
     if sampling.top_p < 1:
         ranked, order = logits.sort(descending=True, stable=True)
         before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
-        logits = logits.scatter(0, order, ranked.masked_fill(before >= sampling.top_p, -torch.inf))
+        logits = logits.scatter(0, order, ranked.masked_fill((before >= sampling.top_p) & (before > 0), -torch.inf))
     if sampling.min_p > 0:
         probabilities = logits.softmax(-1)
         logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)

@@ -33,6 +33,7 @@ class Streaming:
         refusals = {
             "a window has 2 tokens at least, sinks are 0 or more": self.window < 2 or self.sinks < 0,
             f"{model.family} is an encoder-decoder, which writes texts of its own": bool(model.encoders),
+            f"{model.family} remembers a text in a fixed size and needs no window; leave it out": model.body.carries,
             "a window would forget the virtual tokens of this adapter": model.body.adapter is not None,
             f"{model.family} learns its positions; take a model with RoPE or ALiBi": model.body.max_positions,
             f"together they do not fit the model's context of {model.context} tokens": self.window + self.sinks

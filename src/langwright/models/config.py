@@ -18,7 +18,8 @@ ACTIVATIONS = {
 }
 """Names in config.json -> names in `parts/feedforward.py`."""
 
-Size = Annotated[int, Rule("a whole number above 0", lambda size: size > 0)]
+Size = Annotated[int, Rule("a whole number from 1 to 2**28", lambda size: 0 < size <= 2**28)]
+Count = Annotated[int, Rule("a whole number from 1 to 10,000", lambda layers: 0 < layers <= 10_000)]
 Rate = Annotated[float, Rule("a number of at least 0 and below 1", lambda rate: 0 <= rate < 1)]
 Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
 Activation = Annotated[str, one_of(ACTIVATIONS)]
@@ -32,7 +33,7 @@ class ShapeFields:
     Args:
         width: of the residual stream.
         layers: how many there are; of an encoder-decoder, those of the encoder.
-        heads: of attention; of an encoder-decoder, those of the encoder.
+        heads: of attention; of an encoder-decoder, those of the encoder; None where nothing attends.
         context: the most positions; None where there is no limit.
         head_dim: the width of a head, where a config has a field for it.
         gated: whether `intermediate_size`, where there is one, is the width of a gated feed-forward.
@@ -40,7 +41,7 @@ class ShapeFields:
 
     width: str = "hidden_size"
     layers: str = "num_hidden_layers"
-    heads: str = "num_attention_heads"
+    heads: str | None = "num_attention_heads"
     context: str | None = "max_position_embeddings"
     head_dim: str = "head_dim"
     gated: bool = True
@@ -58,9 +59,9 @@ class Config:
     def __post_init__(self) -> None:
         check_types(vars(self), field_types(type(self)))
         width, heads = self.shape.width, self.shape.heads
-        if getattr(self, self.shape.head_dim, None) is None:
+        if heads is not None and getattr(self, self.shape.head_dim, None) is None:
             self.check_multiple(width, heads)
-        if getattr(self, "num_key_value_heads", None) is not None:
+        if heads is not None and getattr(self, "num_key_value_heads", None) is not None:
             self.check_multiple(heads, "num_key_value_heads")
 
     def check_multiple(self, whole: str, part: str) -> None:
@@ -76,7 +77,7 @@ class Config:
     @property
     def head_width(self) -> int:
         """The width of a head of attention."""
-        return getattr(self, self.shape.head_dim, None) or self.width // getattr(self, self.shape.heads)
+        return getattr(self, self.shape.head_dim, None) or self.width // getattr(self, str(self.shape.heads))
 
     @property
     def context(self) -> int | None:

@@ -91,9 +91,11 @@ class AdapterTargets:
 class Family:
     """A row of the table of families.
 
-    name: `model_type` in config.json. architecture: `architectures[0]` there; `also` are others that are read.
+    name: `model_type` in config.json. own: `transformers` has no class for it; its name in the file begins with
+    "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
+    carries: it remembers a text in a fixed size, and reads texts in order with that carried from step to step.
     task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
     renamed: endings of tensor names in older files, and what they are now.
@@ -106,6 +108,7 @@ class Family:
     adapterhub: where AdapterHub hangs a bottleneck: in the last linear layer of a branch (module), in the numbered
     layer around it (layer), or in a module of its own in the block (block).
     presets: published shapes, by name, as fields of the config.
+    rate: what multiplies the usual learning rate of pretraining, 1 / width; with norms behind the branches 0.2.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
@@ -116,6 +119,8 @@ class Family:
     keys: Callable[[Any], list[Entry]]
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
+    own: bool = False
+    carries: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
     dropped_keys: tuple[str, ...] = ()
@@ -130,8 +135,14 @@ class Family:
     tied_head: str = "lm_head"
     adapterhub: Literal["module", "layer", "block"] = "block"
     presets: Mapping[str, Fields] = field(default_factory=dict)
+    rate: float = 1.0
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
+
+    @property
+    def model_type(self) -> str:
+        """What config.json calls it."""
+        return f"langwright-{self.name}" if self.own else self.name
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -175,4 +186,4 @@ class Family:
     def dump(self, config: Any) -> Fields:
         """config -> the fields of config.json."""
         values = {name: value for name, value in dataclasses.asdict(config).items() if name not in self.absent}
-        return {"architectures": [self.architecture], "model_type": self.name, **self.write(values)}
+        return {"architectures": [self.architecture], "model_type": self.model_type, **self.write(values)}

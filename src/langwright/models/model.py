@@ -10,7 +10,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from langwright.parts import Bias, Block, Embedding, LanguageHead, Norm, ParallelBlock, Residual, Rope, Stack
+from langwright.parts.bias import EVERY_SEGMENT
 from langwright.parts.state import CrossMemory, State, Taps
+
+WINDOW = 256
+"""Tokens that a model without a limit reads at once."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,15 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def window(self) -> int:
+        """Tokens that are read at once unless something else is said: the context, where there is a limit."""
+        return self.context or WINDOW
+
+    def fits(self, tokens: int) -> bool:
+        """Whether so many tokens are within the context."""
+        return self.context is None or tokens <= self.context
+
+    @property
     def generates(self) -> bool:
         """Whether the head gives logits of the next token, so that the model writes text."""
         return self.task == "language"
@@ -124,6 +137,7 @@ class Model(nn.Module):
         self,
         source: Int[Tensor, "batch source"],
         mask: Bool[Tensor, "batch source"] | None = None,
+        segments: Int[Tensor, "batch source"] | None = None,
         taps: Taps | None = None,
         remember: bool = False,
     ) -> CrossMemory:
@@ -132,13 +146,15 @@ class Model(nn.Module):
         Args:
             source: token ids [batch, source].
             mask: true where a token is real.
+            segments: the pair each token belongs to, where a row packs several.
             taps: what to record.
             remember: whether keys and values are kept between calls; see `CrossMemory`.
         """
-        hidden = self.encoder(source, mask, taps=taps)
-        ahead = hidden.shape[1] - source.shape[1]  # virtual tokens whose hidden states are read as well
-        read = F.pad(mask, (ahead, 0), value=True) if mask is not None and ahead else mask
-        return CrossMemory(hidden, read, remember)
+        hidden = self.encoder(source, mask, segments=segments, taps=taps)
+        ahead = (hidden.shape[1] - source.shape[1], 0)  # virtual tokens whose hidden states are read as well
+        read = None if mask is None else F.pad(mask, ahead, value=True)
+        of = None if segments is None else F.pad(segments, ahead, value=EVERY_SEGMENT)
+        return CrossMemory(hidden, read, remember, of)
 
     def decode(
         self,
@@ -222,9 +238,21 @@ def stack(
 
 
 def language_model(
-    body: Stack, config: Any, tied: bool = True, bias: bool = False, softcap: float | None = None
+    body: Stack,
+    config: Any,
+    tied: bool = True,
+    bias: bool = False,
+    softcap: float | None = None,
+    dim: int | None = None,
 ) -> Model:
-    """A decoder. tied: whether its head is the token table. bias, softcap: see `LanguageHead`."""
+    """A decoder.
+
+    Args:
+        body, config: see `Model`.
+        tied: whether its head is the token table.
+        bias, softcap: see `LanguageHead`.
+        dim: width of the hidden states, that of the token vectors unless given.
+    """
     tokens = body.embed.tokens
-    head = LanguageHead(tokens.shape[0], tokens.shape[1], tokens if tied else None, softcap, bias=bias)
+    head = LanguageHead(tokens.shape[0], dim or tokens.shape[1], tokens if tied else None, softcap, bias=bias)
     return Model(body, {"head": head}, config=config)

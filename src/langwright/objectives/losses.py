@@ -1,22 +1,15 @@
-"""Losses as pure functions of tensors, and the objective of a language model, which is made of them.
+"""Losses as pure functions of tensors. Each returns a sum; the caller divides by the targets of the whole step."""
 
-Each returns a sum; the caller divides by the targets of the whole step.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from langwright.objectives.batch import Models, TokenBatch
 from langwright.parts.heads import Projection
-from langwright.parts.moe import MoE
-from langwright.parts.state import Taps
 
 CHUNK_LOGITS = {"cpu": 2**27, "cuda": 2**28}
 """Logits held at once in `linear_cross_entropy` (256 or 512 MiB in bfloat16): enough tokens to keep its products busy,
@@ -35,44 +28,13 @@ def token_losses(
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-@dataclass(frozen=True)
-class Causal:
-    """Next-token cross-entropy in nats, without ever holding all logits; and the balance of experts, where asked for.
-
-    Args:
-        z_loss: see `linear_cross_entropy`.
-        compiled: see `linear_cross_entropy`.
-    """
-
-    z_loss: float = 0.0
-    compiled: bool = False
-    weights: ClassVar[Mapping[str, float]] = {"tokens": 1.0, "balance": 1.0}
-
-    def counts(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """Both terms count targets: the mean of what layers of experts add for a document counts for its targets."""
-        return dict.fromkeys(self.weights, batch.weights.sum())
-
-    def __call__(self, models: Models, batch: TokenBatch) -> dict[str, Tensor]:
-        """The sums over a batch."""
-        model = models["model"]
-        charged = any(isinstance(m, MoE) and (m.balance or m.z_loss) for m in model.modules())
-        taps = Taps("auxiliary") if charged else None
-        hidden = model.body(batch.ids, batch.mask, batch.positions, batch.segments, taps=taps)
-        projection = model.head.projection(hidden)
-        sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, self.z_loss, self.compiled)}
-        if taps is not None:
-            # Of each token its document's; virtual tokens stand in front and have no targets.
-            balance = torch.stack(taps.get("auxiliary")).mean(0)[:, -batch.ids.shape[1] :]
-            sums["balance"] = (balance * batch.weights).sum()
-        return sums
-
-
 def linear_cross_entropy(
     projection: Projection,
     targets: Int[Tensor, "*batch"],
     weights: Float[Tensor, "*batch"],
     z_loss: float = 0.0,
     compiled: bool = False,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Sum of `weights * (-log p(target) + z_loss * log(Z)²)` in nats, without ever holding all logits.
 
@@ -86,6 +48,8 @@ def linear_cross_entropy(
         weights: how much each target counts.
         z_loss: weight of log(Z)².
         compiled: on a GPU the softmax and its gradient are one compiled kernel each.
+        smoothing: the share of each target that is spread evenly over the vocabulary, the target included, so that
+            the shares sum to one (label smoothing, Szegedy et al., 2016).
     """
     p = projection
     hidden, weight, bias = p.hidden if p.scale == 1 else p.hidden * p.scale, p.weight, p.bias
@@ -96,7 +60,7 @@ def linear_cross_entropy(
         flat, weight, bias = flat.detach(), weight.detach(), None if bias is None else bias.detach()
     slopes = _compiled_slopes() if compiled and hidden.is_cuda else _losses_and_slopes
     tensors = flat, weight, bias, targets.reshape(-1), weights.reshape(-1)
-    return _LinearCrossEntropy.apply(*tensors, z_loss, p.softcap, slopes)  # type: ignore[no-untyped-call]
+    return _LinearCrossEntropy.apply(*tensors, z_loss, smoothing, p.softcap, slopes)  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -109,6 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         z_loss: float,
+        smoothing: float,
         softcap: float | None,
         losses_and_slopes: Callable[..., Tensor],
     ) -> Tensor:
@@ -121,7 +86,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         parts = (x.split(size) for x in (hidden, targets, weights, grad_hidden))
         for h, t, w, g in zip(*parts, strict=True):
             logits = F.linear(h, cast, added)
-            total += losses_and_slopes(logits, t, w, z_loss, softcap, to_hidden or to_weight or to_bias)
+            total += losses_and_slopes(logits, t, w, z_loss, smoothing, softcap, to_hidden or to_weight or to_bias)
             if to_hidden:  # the logits are now the slopes of the loss
                 torch.mm(logits, cast, out=g)
             if to_weight:
@@ -143,7 +108,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if gradient is not None:
                     gradient.mul_(upstream[0])  # in place: they are this function's own, and as large as the head
         cast = (None if g is None else g.to(dtype) for g, dtype in zip(others, ctx.dtypes, strict=True))
-        return grad_hidden, *cast, *[None] * 5
+        return grad_hidden, *cast, *[None] * 6
 
 
 def _chunk_tokens(vocabulary: int, device: torch.device) -> int:
@@ -153,7 +118,13 @@ def _chunk_tokens(vocabulary: int, device: torch.device) -> int:
 
 
 def _losses_and_slopes(
-    logits: Tensor, targets: Tensor, weights: Tensor, z_loss: float, softcap: float | None, wants_slopes: bool
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    z_loss: float,
+    smoothing: float,
+    softcap: float | None,
+    wants_slopes: bool,
 ) -> Tensor:
     """The sum of the losses of some tokens; where wanted, `logits` are overwritten by the derivatives to them."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
@@ -166,16 +137,21 @@ def _losses_and_slopes(
         top = y.amax(-1, keepdim=True)
         y = y.sub_(top)
         right = y.gather(1, t[:, None])[:, 0]
+        if smoothing:
+            right = right * (1 - smoothing) + y.mean(-1) * smoothing
         odds = y.mul_(LOG2_E).exp2_()  # exp, with a faster kernel on a CPU
         z = odds.sum(-1)
         log_z = z.log() + top[:, 0]
         total += (w * (z.log() - right + z_loss * log_z.square())).sum()
         if wants_slopes:
             slopes = odds.mul_((w * (1 + 2 * z_loss * log_z) / z)[:, None])
+            if smoothing:
+                slopes -= (w * (smoothing / slopes.shape[1]))[:, None]
+            sure = w[:, None] * (1 - smoothing)
             if torch.compiler.is_compiling():  # in the same pass as the rest
-                slopes = slopes - w[:, None] * (torch.arange(slopes.shape[1], device=t.device) == t[:, None])
+                slopes = slopes - sure * (torch.arange(slopes.shape[1], device=t.device) == t[:, None])
             else:
-                slopes.scatter_add_(1, t[:, None], -w[:, None])
+                slopes.scatter_add_(1, t[:, None], -sure)
             if softcap is not None:
                 slopes *= squeezed.square_().neg_().add_(1)
             x.copy_(slopes)

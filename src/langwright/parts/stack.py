@@ -106,6 +106,24 @@ class ParallelBlock(nn.Module):
         return x + self.attention.branch(read, context) + self.feedforward.branch(read, context)
 
 
+class MixerBlock(nn.Module):
+    """One layer of a single branch that mixes tokens without attention, such as a recurrent layer.
+
+    Args:
+        mixer: called with hidden states and context; a `Residual` where what it reads is added to what it gives.
+    """
+
+    bias = None
+
+    def __init__(self, mixer: nn.Module):
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time width"]:
+        given: Tensor = self.mixer(x, context)
+        return given
+
+
 class Embedding(nn.Module):
     """Token vectors, plus learned position vectors and vectors of token types where the family has them.
 
@@ -214,7 +232,7 @@ class Stack(nn.Module):
     def __init__(
         self,
         embed: nn.Module,
-        blocks: Sequence[Block | ParallelBlock],
+        blocks: Sequence[Block | ParallelBlock | MixerBlock],
         final_norm: nn.Module | None,
         rope: Rope | None = None,
         dropout: float = 0.0,
@@ -224,11 +242,11 @@ class Stack(nn.Module):
         self.recompute = False
         self.embed: Any = embed
         self.blocks = nn.ModuleList(blocks)
-        self.biases = [block.bias for block in blocks]
-        self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if isinstance(b.term, nn.Module)))
+        self.biases: list[Any] = [block.bias for block in blocks]  # None where nothing attends
+        self.terms = nn.ModuleList(dict.fromkeys(b.term for b in self.biases if b and isinstance(b.term, nn.Module)))
         self.final_norm = final_norm
         self.rope = rope
-        self.causal = all(bias.causal for bias in self.biases)
+        self.causal = all(bias is None or bias.causal for bias in self.biases)
         self.adapter: nn.Module | None = None
 
     @property
@@ -239,8 +257,13 @@ class Stack(nn.Module):
 
     def own_slots(self) -> dict[int, Any]:
         """New slots of the layers whose mixers have a `new_slot` of their own, for a state, by number."""
-        mixers = {layer: block.get_submodule("attention.fn") for layer, block in enumerate(self.blocks)}
-        return {layer: mixer.new_slot() for layer, mixer in mixers.items() if hasattr(mixer, "new_slot")}  # type: ignore[operator]
+        mixers = ((layer, module) for layer, block in enumerate(self.blocks) for module in block.modules())
+        return {layer: mixer.new_slot() for layer, mixer in mixers if hasattr(mixer, "new_slot")}  # type: ignore[operator]
+
+    @property
+    def carries(self) -> bool:
+        """Whether all that is kept between calls has a fixed size: no layer attends."""
+        return len(self.own_slots()) == len(self.blocks)
 
     def forward(
         self,
@@ -280,11 +303,12 @@ class Stack(nn.Module):
             real = F.pad(real, (virtual.length, 0), value=True)
         query, asked = places.query, places.query_segments
         x = self.embed(inputs, query, types, virtual.vectors)
-        lowered = {bias: self._lower(bias, places, x) for bias in dict.fromkeys(self.biases)}
+        lowered = {b: self._lower(b, places, x) if b else Lowered() for b in dict.fromkeys(self.biases)}
         tables = None if self.rope is None else self.rope.tables(query, x.dtype, real, asked)
         cross = Lowered()
         if memory is not None:
-            cross = self._lower(Bias(), Places(query, memory.positions, gapless=memory.mask is None), x)
+            read = Places(query, memory.positions, memory.mask is None, asked, memory.segments)
+            cross = self._lower(Bias(), read, x)
         for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
             slot = virtual.slot(layer, held.slot(layer))
             context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)

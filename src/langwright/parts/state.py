@@ -131,6 +131,7 @@ class CrossMemory:
         mask: true where a token of the source is real; None means all are.
         remember: whether keys and values of a layer are kept from the first call on, as in generation. In training
             each call makes them again, so that every backward pass has a graph of its own.
+        segments: the pair each token of the source belongs to, where a row packs several.
     """
 
     def __init__(
@@ -138,8 +139,9 @@ class CrossMemory:
         hidden: Float[Tensor, "batch source dim"],
         mask: Bool[Tensor, "batch source"] | None = None,
         remember: bool = False,
+        segments: Int[Tensor, "batch source"] | None = None,
     ):
-        self.hidden, self.mask, self.remember = hidden, mask, remember
+        self.hidden, self.mask, self.remember, self.segments = hidden, mask, remember, segments
         self._made: dict[int, KeysValues] = {}
 
     @property

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from langwright.base.errors import UserError
-from langwright.base.files import read_json, read_text, write_atomic, write_json
+from langwright.base.files import read_json, read_object, read_text, write_atomic, write_json
 from langwright.base.hub import model_folder
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.special_tokens import SpecialTokens, read_special_tokens, usual_special_tokens
@@ -99,15 +99,25 @@ class Tokenizer:
             raise
         return [encoding.ids for encoding in encodings]
 
-    def frame(self, text: str, second: str | None = None, *, named: bool = False) -> tuple[list[int], list[int]]:
+    def frame(
+        self, text: str, second: str | None = None, *, named: bool = False, limit: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """The ids of a text, or of a pair, between the special tokens that encoders were trained with; and their types.
 
-        named: the names of special tokens in the text mean those tokens, as in "The capital of France is [MASK]."
+        Args:
+            text: the text.
+            second: the second one of a pair.
+            named: the names of special tokens in the text mean those tokens, as in "The capital of France is [MASK]."
+            limit: the most ids; the end of the longer text is cut off where there are more.
         """
         for part in (text, second or ""):
             _refuse_surrogates(part)
         self._backend.encode_special_tokens = not named
         encoding = self._backend.encode(text, second, add_special_tokens=True)
+        if limit is not None and len(encoding.ids) > limit:
+            self._backend.enable_truncation(limit)
+            encoding = self._backend.encode(text, second, add_special_tokens=True)
+            self._backend.no_truncation()
         self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
 
@@ -182,14 +192,38 @@ class Tokenizer:
         return {"eos_token_id": list(self.ends) if len(self.ends) > 1 else self.ends[0]} if self.ends else {}
 
     def extended(
-        self, added: Sequence[str], special: SpecialTokens, chat_template: str | None, ends: Sequence[int] = ()
+        self,
+        added: Sequence[str],
+        special: SpecialTokens,
+        chat_template: str | None = None,
+        ends: Sequence[int] = (),
     ) -> "Tokenizer":
-        """The same tokenizer with more tokens, whose ids follow the others, other special tokens, template and ends."""
+        """The same tokenizer with more tokens, whose ids follow the others.
+
+        Args:
+            added: the tokens.
+            special: the special tokens.
+            chat_template: a new one; its own unless given.
+            ends: see `Tokenizer`.
+        """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
-        config = {**self.config, "chat_template": chat_template}
+        config = {**self.config, **({} if chat_template is None else {"chat_template": chat_template})}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
+
+    def framed(self, first: Sequence[int], last: Sequence[int]) -> "Tokenizer":
+        """The same tokenizer, which puts these special tokens before a text and behind it; see `frame`."""
+        if self.frame("a")[0] == [*first, *self.encode("a"), *last]:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        before, after = ([self._special[id] for id in ids] for ids in (first, last))
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", *after, "$B:1", *(f"{token}:1" for token in after)],
+            special_tokens=[(self._special[id], id) for id in {*first, *last}],
+        )
+        return Tokenizer(backend, self.special_tokens, self.config, ends=self.ends)
 
     @cached_property
     def prefix(self) -> tuple[int, ...]:
@@ -386,8 +420,7 @@ def _bos_first(bos: str, id: int) -> processors.TemplateProcessing:
 def _read_ends(folders: Sequence[Path]) -> list[int]:
     paths = [folder / name for folder in folders for name in ("generation_config.json", "config.json")]
     for path in (path for path in paths if path.exists()):
-        content = read_json(path, "the settings of the model")
-        ends = content.get("eos_token_id") if isinstance(content, dict) else None
+        ends = read_object(path, "the settings of the model").get("eos_token_id")
         if ends is not None:
             ends = ends if isinstance(ends, list) else [ends]
             if not all(type(id) is int for id in ends):
@@ -401,9 +434,7 @@ def _read_config(folder: Path) -> tuple[Mapping[str, Any], SpecialTokens]:
     config, special = PLAIN_CONFIG, SpecialTokens()
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         if path.exists() and special == SpecialTokens():
-            content = read_json(path, "the tokenizer's configuration")
-            if not isinstance(content, dict):
-                raise UserError(f"{path}: the tokenizer's configuration must be a JSON object")
+            content = read_object(path, "the tokenizer's configuration")
             special = read_special_tokens(content, str(path))
             config = content if path.name == "tokenizer_config.json" else config
     if (template := folder / "chat_template.jinja").exists():  # goes before one in tokenizer_config.json

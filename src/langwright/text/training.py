@@ -1,12 +1,14 @@
-"""New vocabularies: byte-level BPE, characters, and raw bytes. Any string round-trips through each of them."""
+"""New vocabularies: byte-level BPE, characters, and raw bytes, through which any string round-trips; and words."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import tokenizers
-from tokenizers import decoders
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
+from tokenizers import Regex, decoders
+from tokenizers.models import BPE, WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer, WordLevelTrainer
 
 from langwright.base.console import progress, warn
 from langwright.base.errors import UserError
@@ -16,7 +18,9 @@ from langwright.text.tokenizer import PLAIN_CONFIG, Tokenizer
 
 NAMES = SpecialTokens(bos="<|bos|>", eos="<|eos|>", pad="<|pad|>")
 SPECIALS = list(NAMES.config().values())
-"""The special tokens of every vocabulary made here; their ids are 0, 1 and 2."""
+"""The special tokens of every vocabulary made here; their ids are 0, 1 and 2, or the last where tokens are words."""
+UNKNOWN = "<unk>"
+"""Stands for all words that a vocabulary of words does not hold, and is itself a word of some texts."""
 
 CONFIG = {**PLAIN_CONFIG, "add_bos_token": True}
 SMALLEST_BPE = len(SPECIALS) + 256
@@ -47,6 +51,35 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if tokenizer.vocab_size < vocab_size:
         warn(f"the text gives {tokenizer.vocab_size} tokens, not {vocab_size}; more text would give more")
     return tokenizer
+
+
+def train_words(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """The most frequent words, lower-cased, as tokens; all others are <unk>.
+
+    Words are what stands between blanks, and the end of a line is a word, as the Penn Treebank is usually read. Blanks
+    and upper case are not kept. Deterministic: of words equally frequent the first in the alphabet come first.
+    Raises UserError when `vocab_size` cannot hold the special tokens and a word.
+    """
+    room = vocab_size - len(SPECIALS)
+    if room < 2:
+        raise UserError(
+            f"a vocabulary of {vocab_size} is too small: special tokens and a word need {len(SPECIALS) + 2}"
+        )
+    backend = tokenizers.Tokenizer(WordLevel({}, unk_token=UNKNOWN))
+    backend.normalizer, backend.pre_tokenizer = Lowercase(), _words()
+    with progress("reading text for the tokenizer", None, "characters") as advance:
+        trainer = WordLevelTrainer(vocab_size=room, show_progress=False, special_tokens=[UNKNOWN])
+        backend.train_from_iterator(_told(texts, advance), trainer)
+    # A new one, in which <unk> is a word like others, and no word of a text is a special token.
+    made = tokenizers.Tokenizer(WordLevel(backend.get_vocab(), unk_token=UNKNOWN))
+    made.normalizer, made.pre_tokenizer = Lowercase(), _words()
+    made.decoder = decoders.WordPiece(prefix=" ", cleanup=False)  # words with blanks between them; none begins with one
+    made.add_special_tokens(SPECIALS)
+    return Tokenizer(made, replace(NAMES, unk=UNKNOWN), CONFIG)
+
+
+def _words() -> Sequence:
+    return Sequence([Split("\n", "isolated"), Split(Regex(r"[^\S\n]+"), "removed")])
 
 
 def characters(texts: Iterable[str]) -> Tokenizer:

@@ -118,6 +118,24 @@ class Checkpoints:
             )
         return None
 
+    def save_best(self, learner: Learner, step: int) -> None:
+        """Keep the weights of an evaluation that is the best so far, and some of those before it.
+
+        A run that is resumed may need an earlier one, for it goes back to an earlier step.
+        """
+        if not learner.ranks.rank:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(self._best(step), learner.masters.named)
+            for old in sorted(self.folder.glob(self._best(0).name.replace("0" * 8, "*")))[: -self.keep - 1]:
+                old.unlink()
+
+    def load_best(self, learner: Learner, step: int) -> None:
+        """Put the weights of an evaluation back."""
+        learner.masters.load(_read_named(self._best(step)))
+
+    def _best(self, step: int) -> Path:
+        return self.folder / f"best-{step:08d}.safetensors"
+
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-????????")) if self.folder.is_dir() else []
 
@@ -159,7 +177,7 @@ def _read_named(path: Path) -> dict[str, Tensor]:
 def _read_state(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint whose files are all whole; UserError naming the one that is not."""
     state = read_record(folder / STATE, "the state of the checkpoint", FORMAT_VERSION)
-    needed = {"identity", "checksums"} | _PROGRESS - {"skips"}
+    needed = {"identity", "checksums"} | _PROGRESS - {"skips", "best", "stale", "ended"}
     own = state.pop("checksum", None)
     if not needed <= state.keys() or (own is not None and own != _checksum(state)):
         raise UserError(f"{folder / STATE}: broken, its content is not what was written")

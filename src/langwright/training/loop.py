@@ -43,6 +43,7 @@ class Hooks:
         on_event: is given each notable event.
         on_step: is given the number of each step before it begins.
         around_step: a context in which each step takes place, from its batch to its changed weights.
+        drawn: what a row of training says of the data of so many steps.
     """
 
     evaluate: Callable[[Callable[[], bool]], Row] = lambda stopped: {}
@@ -52,6 +53,7 @@ class Hooks:
     on_event: Callable[[Row], None] = lambda event: None
     on_step: Callable[[int], None] = lambda step: None
     around_step: Callable[[], AbstractContextManager[None]] = nullcontext
+    drawn: Callable[[int], Row] = lambda step: {}
 
 
 class Run:
@@ -64,6 +66,9 @@ class Run:
         steps: how many; a budget changes that.
         hooks: what is lent from above.
         started: `time.monotonic()` of the command's start, against which a budget is measured.
+        best: the number of an evaluation, the higher the better, that chooses which weights are kept; the last ones
+            unless given.
+        patience: end after so many evaluations in a row without a better one.
     """
 
     def __init__(
@@ -74,7 +79,10 @@ class Run:
         steps: int = 0,
         hooks: Hooks = Hooks(),
         started: float = 0.0,
+        best: str | None = None,
+        patience: int | None = None,
     ):
+        self.best, self.patience = best, patience
         self.learner, self.batches, self.checkpoints = learner, batches, checkpoints
         self.recipe, self.ranks, self.hooks, self.started = learner.recipe, learner.ranks, hooks, started
         self.out = checkpoints.folder.parent
@@ -96,7 +104,7 @@ class Run:
             return False
         steps, (self.progress, complaints) = self.progress.steps, found
         self.started -= self.progress.seconds
-        if self.budget is None:
+        if self.budget is None and not self.progress.ended:
             self.progress.steps = steps
         if self.progress.loader != self.batches.record():
             raise UserError(f"{self.out}: the data is not what the checkpoint was trained on: {self.progress.loader}")
@@ -116,6 +124,8 @@ class Run:
         clock = _Clock(now.step, now.tokens)
         with _signals_noted() as signals, io.BytesIO() if self.ranks.rank else open(self.metrics, "ab") as metrics:
             metrics.truncate(min(now.metrics_offset, metrics.tell()))
+            if self.best and 0 < now.step < now.steps and not self.ranks.rank and self._due("evaluate"):
+                self._evaluate(metrics, signals)  # a checkpoint is written before the evaluation of its step
             while now.step < now.steps:
                 self.hooks.on_step(now.step)
                 factor = learning_rate_factor(self.recipe, now.step, now.steps)
@@ -143,6 +153,7 @@ class Run:
                         gradient_norm=float(norm),
                         tokens_per_second=round(clock.lap(now.tokens), 1),
                         steps=now.steps,
+                        **self.hooks.drawn(now.step),
                     )
                 if now.skips >= MOST_SKIPS:
                     raise UserError(
@@ -159,13 +170,47 @@ class Run:
                 if done or self.ranks.rank:
                     continue
                 if self._due("evaluate"):
-                    with clock.aside("evaluate"), learner.measuring():
-                        if numbers := self.hooks.evaluate(lambda: bool(signals)):
-                            self.log(metrics, **numbers)
+                    with clock.aside("evaluate"):
+                        self._evaluate(metrics, signals)
                 if self._due("sample") and self.hooks.sample is not None:
                     with clock.aside("sample"), learner.measuring():
                         self.hooks.on_sample(now.step, self.hooks.sample())
         return None
+
+    def _evaluate(self, metrics: IO[bytes], signals: list[int]) -> None:
+        """Measure the held-out data; keep the weights that are the best so far, and end where nothing gets better."""
+        now = self.progress
+        with self.learner.measuring():
+            numbers = self.hooks.evaluate(lambda: bool(signals))
+        if not numbers:
+            return
+        self.log(metrics, **numbers)
+        if self.best is None:
+            return
+        self._compare(numbers)
+        if self.patience is not None and now.stale >= self.patience:
+            now.steps, now.ended = now.step, True
+            self._event("nothing got better", evaluations=now.stale)
+            self._save(metrics)
+
+    def _compare(self, numbers: Row) -> None:
+        """Keep the weights of the numbers if they are the best so far."""
+        now, value = self.progress, float(numbers[str(self.best)])
+        if now.best is None or value > now.best[1]:
+            now.best, now.stale = [now.step, value], 0
+            self.checkpoints.save_best(self.learner, now.step)
+        else:
+            now.stale += 1
+
+    def take_best(self, numbers: Row) -> bool:
+        """Put the best weights back, if those at the end, which measure as these numbers, are not; whether it did."""
+        if self.best is None:
+            return False
+        if self.progress.best is None or float(numbers[self.best]) > self.progress.best[1]:
+            return False
+        self.checkpoints.load_best(self.learner, self.progress.best[0])
+        self._event("best weights", detail=f"those of step {self.progress.best[0]}")
+        return True
 
     def stream(self) -> Iterator[Batch]:
         """The batches of the steps to come."""

@@ -36,6 +36,9 @@ def make_optimizers(
         decays = parameter.ndim > 1 and recipe.optimizer == "adamw"
         groups.setdefault((peak, recipe.weight_decay if decays else 0.0), []).append(parameter)
     adamw = [{"params": ps, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()]
+    if recipe.optimizer == "sgd":
+        plain = [{**group, "weight_decay": 0.0} for group in adamw]
+        return [torch.optim.SGD(plain, fused=True)]
     betas, bits, host = (recipe.beta1, recipe.beta2), recipe.optimizer_bits, recipe.optimizer_host
     made: list[torch.optim.Optimizer] = (
         [torch.optim.AdamW(adamw, betas=betas, fused=True)]
@@ -51,12 +54,17 @@ def make_optimizers(
 def learning_rate_factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
     """Of the peak, in step `step` (from 0) of `steps`: warm-up, then decay; the last step has almost reached `final`.
 
-    "linear" and "cosine" fall from the peak at once; "trapezoid" stays there and falls over the last `decay` of a run.
+    "linear" and "cosine" fall from the peak at once; "trapezoid" stays there and falls over the last `decay` of a run,
+    and "halving" is halved there `halvings` times, at equal distances, the first time where it begins to fall.
     """
     done = (step + 1) / (steps + 1)
     if done < recipe.warmup:
         return done / recipe.warmup
-    fall = recipe.decay if recipe.schedule == "trapezoid" else 1 - recipe.warmup
+    fall = recipe.decay if recipe.schedule in ("trapezoid", "halving") else 1 - recipe.warmup
     left = min(1.0, (1 - done) / fall) if fall else 1.0
+    if recipe.schedule == "halving":
+        flat = round((1 - recipe.decay) * steps)
+        times = 1 + (step - flat) * recipe.halvings // (steps - flat) if step >= flat else 0
+        return recipe.final + (1 - recipe.final) * 0.5**times
     shape = (1 - math.cos(math.pi * left)) / 2 if recipe.schedule == "cosine" else left
     return recipe.final + (1 - recipe.final) * shape

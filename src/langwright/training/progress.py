@@ -21,6 +21,9 @@ class Progress:
         loader: the record of the batches.
         history: notable events, for the report.
         skips: steps in a row, up to this one, whose loss or gradient was not finite.
+        best: step and value of the best evaluation, where one chooses the weights that are kept.
+        stale: evaluations since then.
+        ended: whether the run ended because nothing got better.
     """
 
     step: int = 0
@@ -32,6 +35,9 @@ class Progress:
     loader: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     skips: int = 0
+    best: list[Any] | None = None
+    stale: int = 0
+    ended: bool = False
 
     def fit(self, budget: float, elapsed: float, step_seconds: float, reserve: float) -> bool:
         """Fit the step count to the time left; true if it changed.

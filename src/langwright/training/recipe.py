@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from langwright.base.errors import UserError
@@ -14,23 +14,28 @@ class TrainingRecipe:
     """How a model is trained. Amounts carry their unit: "500 steps", "2 epochs", "1m tokens".
 
     Args:
-        steps: length of the run: "500 steps", "2 epochs" or "1m tokens"; one epoch unless given.
+        steps: length of the run: "500 steps", "2 epochs" or "1m tokens"; unless given
+            one epoch, or three in fine-tuning.
         budget: length of the whole command in time instead, such as "10m"; it ends decayed and on time. "none" lifts
             the budget of a recipe file.
         batch_size: sequences in a step.
         micro_batch: sequences in one forward pass, where a whole step does not fit the memory.
-        optimizer: adamw for all parameters, or muon for the matrices of the body and adamw for the rest.
+        optimizer: adamw for all parameters, muon for the matrices of the body and adamw for the rest, or sgd, which has
+            no momentum and no weight decay.
         optimizer_bits: bits of each of AdamW's averages; 8 takes a quarter of the memory of 32.
         optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
-        learning_rate: peak learning rate of AdamW; 1 / width unless given (a tenth of that for fine-tuning).
+        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
+            norms behind the branches (bert, bart, marian), a tenth for fine-tuning; or of SGD, 1 unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
-        schedule: the decay after warm-up: linear or cosine from the peak, or trapezoid (flat, then linear).
+        schedule: the decay after warm-up: linear or cosine from the peak, trapezoid (flat, then linear), or halving
+            (flat, then halved again and again).
         warmup: share of the steps in which the learning rate rises linearly to its peak.
-        decay: share of the steps in which the trapezoid falls.
+        decay: share of the steps in which trapezoid and halving fall.
+        halvings: how often the learning rate is halved in that share, the first time at its beginning.
         final: the learning rate at the end, as a share of the peak.
         weight_decay: decoupled weight decay of matrices; biases and norms have none.
         beta1: decay of AdamW's average of gradients.
@@ -55,7 +60,7 @@ class TrainingRecipe:
     budget: str | None = None
     batch_size: int = 16
     micro_batch: int | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     optimizer_bits: Literal[32, 8] = 32
     optimizer_host: bool = False
     checkpoint: bool = False
@@ -63,9 +68,10 @@ class TrainingRecipe:
     muon_learning_rate: float = 0.02
     embedding_learning_rate: float | None = None
     head_learning_rate: float | None = None
-    schedule: Literal["linear", "cosine", "trapezoid"] = "trapezoid"
+    schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "trapezoid"
     warmup: float = 0.02
     decay: float = 0.6
+    halvings: int = 8
     final: float = 0.0
     weight_decay: float = 0.1
     beta1: float = 0.9
@@ -92,7 +98,7 @@ class TrainingRecipe:
                 value = getattr(self, name, None)
                 if value is not None and not holds(value):
                     raise UserError(f"{_flag(name)} {value}: must be {wanted}")
-        if self.schedule == "trapezoid" and self.warmup + self.decay > 1:
+        if self.schedule in ("trapezoid", "halving") and self.warmup + self.decay > 1:
             raise UserError(f"--decay {self.decay}: must be at most 1 - warmup")
         self.length()
         for name in ("save_every", "evaluate_every", "sample_every", "log_every"):
@@ -102,7 +108,7 @@ class TrainingRecipe:
 
     def length(self) -> Quantity:
         """How long the run is, in steps, epochs or tokens."""
-        return _amount("steps", self.steps or self.usual_steps, "steps", "epochs", "tokens")
+        return _amount("steps", self.usual_steps if self.steps is None else self.steps, "steps", "epochs", "tokens")
 
     def budget_seconds(self) -> float | None:
         """The time for the whole command in seconds, or None."""
@@ -122,32 +128,82 @@ class PretrainRecipe(TrainingRecipe):
     """How a model is made from raw text.
 
     Args:
+        objective: causal (each token predicts the next), prefix (an encoder reads the beginning, a decoder writes the
+            rest), masked (hidden tokens are predicted: BERT), span (hidden spans are written: T5), denoise (a text is
+            written from a noisy one: BART), or seq2seq (a target is written from its source; CORPUS is two files of
+            parallel lines, such as train.en::train.de).
+        noise: share of the tokens that masked, span and denoise take; 0.15, and 0.3 for denoise, unless given.
+        mean_span: tokens of a span on average; 3 for span and 3.5 for denoise unless given.
+        whole_words: masked hides whole words.
+        permute: denoise lets sentences change places.
+        delete: share of the tokens that denoise leaves out.
+        rotate: share of the texts that denoise lets begin at another token.
+        smoothing: share of each target that is spread over the vocabulary in the loss.
+        packing: several short texts share a row, none of which sees another.
+        mix: how much of each corpus is drawn, where CORPUS names several, such as "web=0.7,code=0.3", and from which
+            token on that changes: "web=0.7,code=0.3; 1m tokens: web=0.2,code=0.8"; by their sizes unless given.
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        tokenizer: bpe, characters, bytes, or a folder that holds a tokenizer.
-        vocabulary: size of the vocabulary of a new bpe tokenizer.
-        family: the architecture, a name in docs/add-a-family.md: llama, gpt2, gpt_neox, gemma2, mixtral, bloom ...
+        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
+        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
+        family: the architecture, a name in docs/add-a-family.md: gpt2, gpt_neox, gemma2, mixtral, bloom, roberta ...;
+            llama, or what the objective was made for (bert, t5, bart, marian), unless given.
         depth: the one dial of size: layers; the width is 64 times as much.
         width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
         dropout: share of activations dropped in training.
+        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
         balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
+    objective: Literal["causal", "prefix", "masked", "span", "denoise", "seq2seq"] = "causal"
+    noise: float | None = None
+    mean_span: float | None = None
+    whole_words: bool = False
+    permute: bool = True
+    delete: float = 0.0
+    rotate: float = 0.0
+    smoothing: float = 0.0
+    packing: bool = False
+    mix: str | None = None
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
     tokenizer: str = "bpe"
     vocabulary: int = 4096
-    family: str = "llama"
+    family: str | None = None
     depth: int = 4
     width: int | None = None
     preset: str | None = None
     context: int = 256
     dropout: float = 0.0
+    weight_dropout: float | None = None
     balance: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = {f.name: f.default for f in fields(self)}
+        for objectives, names in _GO_WITH.items():
+            for name in names:
+                if getattr(self, name) != usual[name] and self.objective not in objectives.split():
+                    raise UserError(f"{_flag(name)}: goes with --objective {objectives.replace(' ', ' or ')}")
+        if self.noise == 0 and self.objective != "denoise":
+            raise UserError(f"--noise 0: leaves --objective {self.objective} nothing to learn")
+        if self.crossing and self.packing:
+            raise UserError("--crossing and --packing exclude each other")
+
+
+_GO_WITH = {
+    "masked span denoise": ("noise",),
+    "span denoise": ("mean_span",),
+    "masked": ("whole_words",),
+    "denoise": ("permute", "delete", "rotate"),
+    "causal": ("crossing",),
+    "causal prefix masked span denoise": ("mix",),
+}
+"""Fields that mean something for some objectives only."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +211,14 @@ class FinetuneRecipe(TrainingRecipe):
     """How a model goes on learning from new text or conversations, for three epochs by default.
 
     Args:
-        task: text (go on predicting every token), or chat (learn the assistant's words of conversations).
+        task: text (go on predicting every token), chat (learn the assistant's words of conversations), or classify
+            (one label, several, or a number for a text or a pair).
+        validation: a file of rows that the task is measured on, in place of a share of the others.
+        text_field: the column of the text; guessed, and announced, unless given. A number where there is no header.
+        second_field: the column of the second text, for pairs.
+        label_field: the column of the label.
+        smoothing: share of each label that is spread over all of them in the loss.
+        patience: end when so many evaluations in a row brought nothing better; the best weights are kept.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
         packing: let several conversations share a row; none sees another.
@@ -171,9 +234,15 @@ class FinetuneRecipe(TrainingRecipe):
             "100 steps".
     """
 
-    schedule: Literal["linear", "cosine", "trapezoid"] = "linear"
+    schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat"] = "text"
+    task: Literal["text", "chat", "classify"] = "text"
+    validation: str | None = None
+    text_field: str | None = None
+    second_field: str | None = None
+    label_field: str | None = None
+    smoothing: float = 0.0
+    patience: int | None = None
     template: str | None = None
     packing: bool = False
     split: str | None = None
@@ -197,20 +266,36 @@ class FinetuneRecipe(TrainingRecipe):
         for name, value in (("template", self.template), ("packing", self.packing)):
             if value and self.task != "chat":
                 raise UserError(f"--{name}: goes with --task chat")
-        if self.task == "chat" and (self.crossing or self.field != "text"):
+        if self.task != "text" and (self.crossing or self.field != "text"):
             raise UserError("--crossing and --field are for --task text")
+        if self.task in ("text", "chat"):
+            for name in ("validation", "text_field", "second_field", "label_field", "smoothing", "patience"):
+                if getattr(self, name):
+                    raise UserError(f"{_flag(name)}: goes with --task classify and the like, not with {self.task}")
+        elif self.old_text is not None:
+            raise UserError("--old-text: forgetting is measured with --task text or chat")
+        if self.patience is not None and self.parallel != "none":
+            raise UserError("--patience: is for a run of one process")
 
 
 _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("batch_size micro_batch keep validation_windows vocabulary depth", lambda n: n >= 1, "at least 1"),
-    ("context", lambda n: n >= 2, "at least 2 tokens"),
-    ("width", lambda n: n > 0 and n % 64 == 0, "a multiple of 64"),
+    ("patience batch_size micro_batch keep validation_windows halvings", lambda n: n >= 1, "at least 1"),
+    ("depth", lambda n: 1 <= n <= 1000, "at least 1 and at most 1,000"),
+    ("vocabulary", lambda n: 1 <= n <= 2**24, "at least 1 and at most 2**24"),
+    ("context", lambda n: 2 <= n <= 2**24, "at least 2 tokens and at most 2**24"),
+    ("width", lambda n: 0 < n <= 2**20 and n % 64 == 0, "a multiple of 64, and at most 2**20"),
     ("seed", lambda n: 0 <= n < 2**63, "0 or more, and below 2**63"),
     ("learning_rate muon_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
     ("embedding_learning_rate head_learning_rate", lambda rate: 0 < rate < math.inf, "above 0 and finite"),
     ("weight_decay clip z_loss balance", lambda weight: 0 <= weight < math.inf, "0 or more, and finite"),
     ("warmup decay final", lambda share: 0 <= share <= 1, "between 0 and 1"),
-    ("beta1 beta2 dropout", lambda share: 0 <= share < 1, "at least 0 and below 1"),
+    ("mean_span", lambda tokens: 1 <= tokens < 100, "at least 1 and below 100 tokens"),
+    ("rotate", lambda share: 0 <= share <= 1, "between 0 and 1"),
+    (
+        "beta1 beta2 dropout weight_dropout noise delete smoothing",
+        lambda share: 0 <= share < 1,
+        "at least 0 and below 1",
+    ),
 )
 """Fields of recipes, what holds for their values, and the same in words."""
 

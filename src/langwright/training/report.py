@@ -13,7 +13,7 @@ from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
 from langwright.viewing.report import facts
-from langwright.viewing.text import percent
+from langwright.viewing.text import event_words, percent
 
 Row = Mapping[str, Any]
 OVERLINE = "Langwright training report"
@@ -54,7 +54,7 @@ def _facts(record: Row, metrics: Sequence[Row]) -> Html:
     share = speed * record["flops_per_token"] / record["gemm_rate"]
     return facts(
         [
-            ("Bits per byte", f"{record['held_out']['bits_per_byte']:.3f}", "of held-out text"),
+            _measure(record["held_out"]),
             ("Parameters", f"{record['parameters'] / 1e6:.1f} M", ""),
             ("Tokens seen", f"{record['tokens'] / 1e6:.2f} M", f"{record['epochs']:.2f} epochs"),
             ("Time", format_seconds(record["seconds"]), "of the whole command up to its last measurement"),
@@ -63,32 +63,47 @@ def _facts(record: Row, metrics: Sequence[Row]) -> Html:
     )
 
 
+def _measure(held_out: Row) -> tuple[str, str, str]:
+    """The measure of a task; bits per byte where every byte is predicted; else the loss."""
+    if "rows" in held_out:
+        name = next(name for name in held_out if name != "loss")
+        return name.replace("_", " ").capitalize(), f"{held_out[name]:.3f}", f"of {held_out['rows']:,} held-out rows"
+    if "bits_per_byte" in held_out:
+        return "Bits per byte", f"{held_out['bits_per_byte']:.3f}", "of held-out text"
+    return "Loss", f"{held_out['loss_nats_per_token']:.3f}", "nats per predicted token of held-out text"
+
+
+def _amount(held_out: Row) -> str:
+    return f"{held_out['rows']:,} rows" if "rows" in held_out else f"{held_out['tokens']:,} predicted tokens"
+
+
 def _events(history: Sequence[Row]) -> Html:
     """The run's events in words; that a budget's step count followed the clock is no news."""
     rows = []
     for event in history:
         if event["event"] != "re-planned":
-            words = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
-            rows.append((f"{event['step']:,}", event["event"], words))
+            rows.append((f"{event['step']:,}", event["event"], event_words(event)))
     return table(("Step", "Event", "What happened"), rows, numeric=["Step"], title="Events") if rows else Html("")
 
 
 def model_card(record: Row) -> dict[str, str]:
     """What someone who is handed the model should know."""
     corpus = record["corpus"]
-    chats = corpus.get("kind") == "chats"
-    what = "conversations" if chats else "documents"
+    chats, rows = corpus.get("kind") == "chats", corpus.get("kind") == "rows"
+    what = "conversations" if chats else "rows" if rows else "documents"
     size = f"{corpus['documents']:,} {what}, {format_amount(corpus['bytes'], 'bytes')}"
     about = {
         "Made by": f"langwright {record['command']}",
         "Trained on": f"{corpus['name']}, {size}, SHA-256 {corpus['hash'][:16]}…",
-        "Held out": f"{corpus['split']}, {record['held_out']['bytes']:,} bytes",
+        "Held out": f"{corpus['split']}, {_amount(record['held_out'])}",
         "Machine": record["machine"],
         "Computed in": f"{record['dtype']}, saved in float32, torch {record['torch']}",
         "Context": f"{record['context']} tokens",
         "Meant for": (
             "answering in the manner of the conversations it was tuned on; what it says may be wrong"
             if chats
+            else f"the task {record['task']['name']} on rows like those it was tuned on; what it says may be wrong"
+            if rows
             else "continuing text like that it was trained on; it knows nothing else and errs fluently"
         ),
         "Licence of the text": "that of the corpus; the model may repeat parts of it word for word",

@@ -83,6 +83,8 @@ class Job:
         on_finish: measures more on the finished models, for the record.
         begin: what else is to be written before the first step, when nothing is refused any more.
         unfreezing: which parameters train at which step; all unless given.
+        best: the metric, the higher the better, that chooses which weights are kept; the last ones unless given.
+        patience: end after so many evaluations in a row without a better one.
     """
 
     out: Path
@@ -104,6 +106,8 @@ class Job:
     on_finish: Callable[[Models], Row] = lambda models: {}
     begin: Callable[[], None] = lambda: None
     unfreezing: Unfreezing | None = None
+    best: str | None = None
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -209,9 +213,12 @@ class Trainer:
             on_row=view.row,
             on_sample=view.sample,
             on_event=view.event,
+            drawn=job.supply.drawn,
             on_step=partial(job.unfreezing.apply, self.model) if job.unfreezing else lambda step: None,
         )
-        run = Run(self.learner, job.supply.batches, checkpoints, self._steps(), hooks, job.started)
+        run = Run(
+            self.learner, job.supply.batches, checkpoints, self._steps(), hooks, job.started, job.best, job.patience
+        )
         run.resume(("steps", "budget") if self.extend else ())
         if run.budget is not None:
             self._plan_budget(run, run.budget)
@@ -258,6 +265,8 @@ class Trainer:
     def _finish(self, run: Run) -> Row:
         """Measure the held-out data and write the last line of the metrics; UserError where the loss is not finite."""
         held_out = self.job.evaluate(self.models, None, lambda: False)
+        if run.take_best(held_out.metrics):
+            held_out = self.job.evaluate(self.models, None, lambda: False)
         if not all(map(math.isfinite, held_out.metrics.values())):
             raise UserError(
                 f"{self.job.out}: training came apart: {held_out.metrics}; no model is written; begin again in another "
@@ -286,6 +295,7 @@ class Trainer:
             "tokens": now.tokens,
             "epochs": round(now.step * job.recipe.batch_size / job.supply.batches.windows, 3),
             "seconds": seconds,
+            **job.supply.drawn(now.step),
             "events": now.history,
             "held_out": held_out,
         }

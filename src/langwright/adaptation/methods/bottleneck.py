@@ -152,7 +152,9 @@ class Bottleneck(Method):
 
     def modules(self, model: Model) -> dict[str, BottleneckModule]:
         if any(not isinstance(block, Block) for block in model.body.blocks):
-            raise UserError(f"{model.family} has parallel blocks, in which bottleneck adapters have no settled place")
+            raise UserError(
+                f"{model.family}: bottleneck adapters have a settled place only where a feed-forward follows attention"
+            )
         dim = model.body.embed.tokens.shape[1]
         if self.reduction > dim:
             raise SettingError(self, "reduction", self.reduction, f"at most the width of the model, which is {dim}")

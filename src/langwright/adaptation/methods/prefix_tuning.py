@@ -97,7 +97,7 @@ def _prefix(rows: Tensor, heads: int, order: Sequence[int]) -> VirtualTokens:
 
 def _shape(model: Model) -> tuple[int, int, int]:
     """Layers, heads and head_dim of the keys that a model remembers; UserError where layers differ."""
-    attentions = [block.get_submodule("attention.fn") for block in model.body.blocks]
+    attentions = [getattr(getattr(block, "attention", None), "fn", None) for block in model.body.blocks]
     sizes = {(a.kv_heads, a.head_dim) if isinstance(a, Attention) else (0, 0) for a in attentions}
     if len(sizes) > 1 or (0, 0) in sizes:
         raise UserError("a prefix needs layers of attention that are all alike, and this model has others")

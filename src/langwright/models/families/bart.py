@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import Rule
-from langwright.models.config import ACTIVATIONS, Activation, Config, Fields, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Fields, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, names, projections, within
@@ -28,10 +28,10 @@ class BartConfig(Config):
 
     vocab_size: Size = 50265
     max_position_embeddings: Size = 1024
-    encoder_layers: Size = 12
+    encoder_layers: Count = 12
     encoder_ffn_dim: Size = 4096
     encoder_attention_heads: Size = 16
-    decoder_layers: Size = 12
+    decoder_layers: Count = 12
     decoder_ffn_dim: Size = 4096
     decoder_attention_heads: Size = 16
     activation_function: Activation = "gelu"
@@ -39,7 +39,7 @@ class BartConfig(Config):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
-    init_std: float = 0.02
+    init_std: Rate = 0.02
     scale_embedding: bool = False
     decoder_start_token_id: int = 2
     forced_bos_token_id: int | None = None
@@ -179,5 +179,6 @@ BART = Family(
         ia3=("q_proj", "v_proj"), ia3_inputs=("fc2",),
         norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
     ),
+    rate=0.2,
     presets={"bart-base": sizes(6, 12, 768, 3072), "bart-large": sizes(12, 16, 1024, 4096)},
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, within
 from langwright.models.model import Model, stack
@@ -19,7 +19,7 @@ class BertConfig(Config):
 
     vocab_size: Size = 30522
     hidden_size: Size = 768
-    num_hidden_layers: Size = 12
+    num_hidden_layers: Count = 12
     num_attention_heads: Size = 12
     intermediate_size: Size = 3072
     hidden_act: Activation = "gelu"
@@ -28,8 +28,8 @@ class BertConfig(Config):
     classifier_dropout: Rate | None = None
     max_position_embeddings: Size = 512
     type_vocab_size: Size = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
+    initializer_range: Rate = 0.02
+    layer_norm_eps: Rate = 1e-12
     pad_token_id: int | None = None
 
     shape = ShapeFields(gated=False)
@@ -124,6 +124,7 @@ BERT = Family(
     prefix="bert.",
     adapters=AdapterTargets(("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
     adapterhub="module",
+    rate=0.2,
     presets={
         "bert-base": {},
         "bert-large": {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import Config, Rate, ShapeFields, Size
+from langwright.models.config import Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, layers, names, within
 from langwright.models.model import Model, language_model, stack
@@ -18,13 +18,13 @@ class BloomConfig(Config):
 
     vocab_size: Size = 250880
     hidden_size: Size = 64
-    n_layer: Size = 2
+    n_layer: Count = 2
     n_head: Size = 8
     seq_length: Size = 2048
     hidden_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_epsilon: Rate = 1e-5
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields(layers="n_layer", heads="n_head", context="seq_length")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, layers, names
@@ -19,15 +19,15 @@ class GPT2Config(Config):
     vocab_size: Size = 50257
     n_positions: Size = 1024
     n_embd: Size = 768
-    n_layer: Size = 12
+    n_layer: Count = 12
     n_head: Size = 12
     n_inner: Size | None = None
     activation_function: Activation = "gelu_new"
     resid_pdrop: Rate = 0.1
     embd_pdrop: Rate = 0.1
     attn_pdrop: Rate = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_epsilon: Rate = 1e-5
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from langwright.base.value_types import fits, one_of
-from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
@@ -22,7 +22,7 @@ class GPTNeoConfig(Config):
     vocab_size: Size = 50257
     max_position_embeddings: Size = 2048
     hidden_size: Size = 2048
-    num_layers: Size = 24
+    num_layers: Count = 24
     num_heads: Size = 16
     intermediate_size: Size | None = None
     window_size: Size = 256
@@ -31,8 +31,8 @@ class GPTNeoConfig(Config):
     resid_dropout: Rate = 0.0
     embed_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_epsilon: Rate = 1e-5
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields(layers="num_layers", heads="num_heads", gated=False)
 

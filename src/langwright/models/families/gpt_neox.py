@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import QKV, Entry, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -18,7 +18,7 @@ class GPTNeoXConfig(RotaryConfig):
 
     vocab_size: Size = 50432
     hidden_size: Size = 6144
-    num_hidden_layers: Size = 44
+    num_hidden_layers: Count = 44
     num_attention_heads: Size = 64
     intermediate_size: Size = 24576
     hidden_act: Activation = "gelu"
@@ -26,8 +26,8 @@ class GPTNeoXConfig(RotaryConfig):
     attention_bias: bool = True
     attention_dropout: Rate = 0.0
     hidden_dropout: Rate = 0.0
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_eps: Rate = 1e-5
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields(gated=False)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
@@ -16,7 +16,7 @@ class GPTJConfig(Config):
     vocab_size: Size = 50400
     n_positions: Size = 2048
     n_embd: Size = 4096
-    n_layer: Size = 28
+    n_layer: Count = 28
     n_head: Size = 16
     rotary_dim: Size = 64
     n_inner: Size | None = None
@@ -24,8 +24,8 @@ class GPTJConfig(Config):
     resid_pdrop: Rate = 0.0
     embd_pdrop: Rate = 0.0
     attn_pdrop: Rate = 0.0
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_epsilon: Rate = 1e-5
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")

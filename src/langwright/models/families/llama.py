@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import one_of
-from langwright.models.config import Fields, Rate, Size
+from langwright.models.config import Count, Fields, Rate, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections, within
 from langwright.models.model import Model, language_model, stack
@@ -28,16 +28,16 @@ class LlamaConfig(RotaryConfig):
     vocab_size: Size = 32000
     hidden_size: Size = 4096
     intermediate_size: Size = 11008
-    num_hidden_layers: Size = 32
+    num_hidden_layers: Count = 32
     num_attention_heads: Size = 32
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
     hidden_act: Annotated[str, one_of(("silu", "gelu", "relu"))] = "silu"
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: Rate = 1e-6
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: Rate = 0.0
-    initializer_range: float = 0.02
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
     sliding_window: Size | None = None
     layer_types: tuple[Annotated[str, one_of((SLIDING, FULL))], ...] | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from langwright.models.config import Size
+from langwright.models.config import Count
 from langwright.models.families.llama import LlamaConfig, build, keys
 from langwright.models.families.mistral import MISTRAL
 from langwright.models.family import AdapterTargets
@@ -19,8 +19,8 @@ class MixtralConfig(LlamaConfig):
     `output_router_logits` asks for it.
     """
 
-    num_local_experts: Size = 8
-    num_experts_per_tok: Size = 2
+    num_local_experts: Count = 8
+    num_experts_per_tok: Count = 2
     output_router_logits: bool = False
     router_aux_loss_coef: float = 0.001
 

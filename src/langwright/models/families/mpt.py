@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import Config, Rate, ShapeFields, Size
+from langwright.models.config import Config, Count, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -18,15 +18,15 @@ class MptConfig(Config):
 
     vocab_size: Size = 50368
     d_model: Size = 2048
-    n_layers: Size = 24
+    n_layers: Count = 24
     n_heads: Size = 16
     max_seq_len: Size = 2048
     resid_pdrop: Rate = 0.0
     emb_pdrop: Rate = 0.0
     clip_qkv: float | None = None
     softmax_scale: float | None = None
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_epsilon: Rate = 1e-5
+    initializer_range: Rate = 0.02
 
     shape = ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len")
 

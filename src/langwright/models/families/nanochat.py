@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from langwright.models.config import Positive, Rate, ShapeFields, Size
+from langwright.models.config import Count, Positive, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
@@ -21,11 +21,11 @@ class NanoChatConfig(RotaryConfig):
     vocab_size: Size = 50304
     hidden_size: Size = 768
     intermediate_size: Size = 8192
-    num_hidden_layers: Size = 12
+    num_hidden_layers: Count = 12
     num_attention_heads: Size = 6
     num_key_value_heads: Size | None = None
     attention_dropout: Rate = 0.0
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: Rate = 1e-6
     final_logit_softcapping: Positive | None = 15.0
 
     shape = ShapeFields(gated=False)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -19,7 +19,7 @@ class PhiConfig(RotaryConfig):
     vocab_size: Size = 51200
     hidden_size: Size = 2048
     intermediate_size: Size = 8192
-    num_hidden_layers: Size = 24
+    num_hidden_layers: Count = 24
     num_attention_heads: Size = 32
     num_key_value_heads: Size | None = None
     hidden_act: Activation = "gelu_new"
@@ -27,8 +27,8 @@ class PhiConfig(RotaryConfig):
     resid_pdrop: Rate = 0.0
     embd_pdrop: Rate = 0.0
     attention_dropout: Rate = 0.0
-    layer_norm_eps: float = 1e-5
-    initializer_range: float = 0.02
+    layer_norm_eps: Rate = 1e-5
+    initializer_range: Rate = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields(gated=False)

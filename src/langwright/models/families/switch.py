@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from langwright.models.config import ACTIVATIONS, Activation, Fields, Rate, Size
+from langwright.models.config import ACTIVATIONS, Activation, Count, Fields, Rate, Size
 from langwright.models.families.t5 import T5, T5Config, build, keys
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, within
@@ -22,7 +22,7 @@ class SwitchConfig(T5Config):
     """
 
     expert_capacity: Size = 64
-    num_experts: Size = 8
+    num_experts: Count = 8
     num_sparse_encoder_layers: int = 3
     num_sparse_decoder_layers: int = 3
     encoder_sparse_step: int | None = None

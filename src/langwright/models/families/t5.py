@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import one_of
-from langwright.models.config import Config, Fields, Rate, ShapeFields, Size
+from langwright.models.config import Config, Count, Fields, Positive, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, projections, within
@@ -29,14 +29,14 @@ class T5Config(Config):
     d_model: Size = 512
     d_kv: Size = 64
     d_ff: Size = 2048
-    num_layers: Size = 6
-    num_decoder_layers: Size | None = None
+    num_layers: Count = 6
+    num_decoder_layers: Count | None = None
     num_heads: Size = 8
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: Size = 128
     dropout_rate: Rate = 0.1
-    layer_norm_epsilon: float = 1e-6
-    initializer_factor: float = 1.0
+    layer_norm_epsilon: Rate = 1e-6
+    initializer_factor: Positive = 1.0
     feed_forward_proj: Annotated[str, one_of(FEEDFORWARDS)] = "relu"
     tie_word_embeddings: bool = True
     decoder_start_token_id: int = 0

@@ -11,7 +11,7 @@ from langwright.base.errors import UserError, suggest
 from langwright.base.files import check_files, read_object, read_record
 from langwright.base.hub import model_folder
 from langwright.models import tasks
-from langwright.models.families import FAMILIES
+from langwright.models.families import MODEL_TYPES
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.reading import read_weights
@@ -44,7 +44,7 @@ class OpenedFolder:
         self.named, self.path = folder, model_folder(folder, weights=False)
         self.where = str(self.path / CONFIG)
         self.fields = self._read_config()
-        self.family = FAMILIES[self.fields["model_type"]]
+        self.family = MODEL_TYPES[self.fields["model_type"]]
         self.config = self.family.parse(self.fields, self.where, {*ignore_fields, quantise.FIELD})
 
     @cached_property
@@ -161,9 +161,9 @@ class OpenedFolder:
             raise UserError(f"{self.path}: is an adapter; name the model it belongs to, and --adapter {self.path}")
         fields = read_object(path, "the model's config")
         name = str(fields.get("model_type"))
-        if name not in FAMILIES:
-            known = ", ".join(FAMILIES)
-            raise UserError(f'{path}: model_type "{name}" is not supported, only {known}{suggest(name, FAMILIES)}')
+        if name not in MODEL_TYPES:
+            known = ", ".join(MODEL_TYPES)
+            raise UserError(f'{path}: model_type "{name}" is not supported, only {known}{suggest(name, MODEL_TYPES)}')
         return fields
 
     def _build(self, task: str, labels: Sequence[str]) -> Model:

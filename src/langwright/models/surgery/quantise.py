@@ -16,10 +16,12 @@ from langwright.models.model import Model
 from langwright.models.weights import Weights
 from langwright.parts import quantisers
 from langwright.parts.attention import Attention
+from langwright.parts.convolution import CausalConvolution
 from langwright.parts.feedforward import GLU, MLP
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.parts.quantisers import Nested
+from langwright.parts.recurrent import Recurrent
 
 Kind = Literal["int8", "int4", "nf4", "fp4"]
 KINDS: tuple[Kind, ...] = ("int8", "int4", "nf4", "fp4")
@@ -111,13 +113,17 @@ def read_scheme(raw: Fields, where: str) -> Scheme | None:
     return Scheme(told.get("bnb_4bit_quant_type", "fp4"), bool(told.get("bnb_4bit_use_double_quant")))
 
 
+MIXED = Attention | MLP | GLU | Recurrent | CausalConvolution
+"""Modules whose linear layers are rounded."""
+
+
 def is_chosen(model: Model, entry: Entry) -> bool:
-    """Whether a tensor on disk is rounded: the linear maps of attention and feed-forward are.
+    """Whether a tensor on disk is rounded: the linear maps of what mixes tokens and of feed-forwards are.
 
     Embeddings, heads, routers, norms and biases stay as they are: they are few, and much hangs on each.
     """
     owners = [name.rpartition(".")[0].rpartition(".")[0] for name in entry.ours]
-    return is_linear(model, entry) and all(isinstance(model.get_submodule(o), Attention | MLP | GLU) for o in owners)
+    return is_linear(model, entry) and all(isinstance(model.get_submodule(o), MIXED) for o in owners)
 
 
 def is_linear(model: Model, entry: Entry) -> bool:

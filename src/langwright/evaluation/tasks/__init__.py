@@ -1,0 +1,8 @@
+"""The one table of tasks: what a labelled file asks of a model, how it is learnt, used and measured."""
+
+from collections.abc import Mapping
+
+from langwright.evaluation.tasks.classify import Classify
+from langwright.evaluation.tasks.task import Task
+
+TASKS: Mapping[str, type[Task]] = {"classify": Classify}

@@ -1,0 +1,190 @@
+"""Classification of texts and of pairs: one label, several, or a number."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from langwright.base.console import say, warn
+from langwright.base.errors import UserError
+from langwright.base.extras import need
+from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
+from langwright.data.examples import ExampleRows
+from langwright.data.labels import LabelExample, label_rows
+from langwright.evaluation.tasks.task import Row, Task
+from langwright.models.model import Model
+from langwright.objectives.labels import Labelling
+from langwright.text.tokenizer import Tokenizer
+
+ERRORS = 20
+"""Examples of errors in a report."""
+
+
+@dataclass(frozen=True)
+class Classify(Task):
+    """Which label, or labels, a text or a pair of texts has; or which number.
+
+    Args:
+        form: one label a row, several, or a number.
+    """
+
+    form: Literal["one", "several", "number"] = "one"
+    head: ClassVar[str] = "sequence"
+
+    @property
+    def best(self) -> str:
+        """Of several labels macro F1, which no label without rows can lift."""
+        return {"one": "accuracy", "several": "macro_f1", "number": "spearman"}[self.form]
+
+    @classmethod
+    def read(cls, spec: str | Path, columns: Columns) -> list[LabelledRow]:
+        """The rows of a training file; a list of labels in one row makes all of them lists."""
+        return read_labelled(spec, columns, several=True)
+
+    @classmethod
+    def begin(cls, items: Sequence[LabelledRow], columns: Columns, where: str) -> "Classify":
+        """The task of these rows: several labels if a row has a list of another length than one, else one.
+
+        Numbers with a fraction are values to be met.
+        """
+        if all("." in row.labels[0] and _is_number(row.labels[0]) for row in items if len(row.labels) == 1):
+            say(f"{where}: {len(items):,} rows, each with a number")
+            return cls(columns, ("value",), "number")
+        several = any(len(row.labels) != 1 for row in items)
+        labels = label_names(items, where)
+        counts = Counter(label for row in items for label in row.labels)
+        shown = ", ".join(f"{name} {counts[name]:,}" for name in labels[:12]) + (" ..." if len(labels) > 12 else "")
+        say(f"{where}: {len(items):,} rows, {'several labels each' if several else 'one label each'}: {shown}")
+        return cls(columns, tuple(labels), "several" if several else "one")
+
+    def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[LabelledRow]:
+        """The rows of another file, with labels that the model knows."""
+        known = None if self.form == "number" else self.labels
+        rows = read_labelled(spec, columns, known=known, required=answered, several=self.form == "several")
+        if answered and self.form == "one" and (missing := set(self.labels) - {row.label for row in rows}):
+            warn(f"{spec}: no row is labelled {', '.join(sorted(missing))}")
+        return rows
+
+    def key(self, item: LabelledRow) -> str:
+        """The text, or both."""
+        return item.whole
+
+    def rows(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
+        """Each row in its frame; longer ones lose their ends, which is told."""
+        examples, cut = [], 0
+        for item in items:
+            ids, types = tokenizer.frame(item.text, item.second, limit=context)
+            cut += len(ids) == context and len(tokenizer.frame(item.text, item.second)[0]) > context
+            labels = self._target(item)
+            weights = np.full(labels.shape, 1 / max(1, labels.size) if self.form == "several" else 1.0, np.float32)
+            examples.append(LabelExample(np.array(ids), labels, weights, np.array(types)))
+        if cut:
+            warn(f"{cut:,} of {len(items):,} texts are longer than {context} tokens; what is beyond is not read")
+        return label_rows(examples, context)
+
+    def objective(self, smoothing: float = 0.0) -> Labelling:
+        """Cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
+        return Labelling(self.form, smoothing)
+
+    @torch.inference_mode()
+    def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[LabelledRow]) -> list[Row]:
+        """`label` and `probabilities`; `labels` where there may be several; or `value`."""
+        blank = [item._replace(labels=()) for item in items]
+        numbers = np.arange(len(items))
+        rows = self.rows(blank, tokenizer, model.window)
+        batch = rows.batch(numbers, numbers).to(model.device)
+        logits = batch.logits(model).float().cpu()  # type: ignore[attr-defined]
+        if self.form == "number":
+            return [{"value": value} for value in logits[:, 0].tolist()]
+        chances = logits.sigmoid() if self.form == "several" else logits.softmax(-1)
+        return [self._answer(row) for row in chances.tolist()]
+
+    def _answer(self, chances: Sequence[float]) -> Row:
+        probabilities = {name: round(p, 6) for name, p in zip(self.labels, chances, strict=True)}
+        if self.form == "several":
+            return {"labels": [name for name, p in probabilities.items() if p >= 0.5], "probabilities": probabilities}
+        return {"label": max(probabilities, key=probabilities.__getitem__), "probabilities": probabilities}
+
+    def score(self, items: Sequence[LabelledRow], answers: Sequence[Row]) -> dict[str, float]:
+        """Accuracy, macro F1, Matthews correlation, and AUROC of two labels."""
+        metrics = need("sklearn.metrics", "metrics", "--task classify")
+        if self.form == "number":
+            return correlations([number(item) for item in items], [answer["value"] for answer in answers])
+        if self.form == "several":
+            right, said = (
+                np.array([[name in labels for name in self.labels] for labels in side])
+                for side in ([item.labels for item in items], [answer["labels"] for answer in answers])
+            )
+            return {
+                "accuracy": float(metrics.accuracy_score(right, said)),
+                "macro_f1": float(metrics.f1_score(right, said, average="macro", zero_division=0)),
+                "micro_f1": float(metrics.f1_score(right, said, average="micro", zero_division=0)),
+            }
+        truth, found = [item.label for item in items], [answer["label"] for answer in answers]
+        scores = {
+            "accuracy": float(metrics.accuracy_score(truth, found)),
+            "macro_f1": float(
+                metrics.f1_score(truth, found, average="macro", labels=list(self.labels), zero_division=0)
+            ),
+            "matthews": float(metrics.matthews_corrcoef(truth, found)),
+        }
+        if len(self.labels) == 2 and len(set(truth)) == 2:
+            chances = [answer["probabilities"][self.labels[1]] for answer in answers]
+            scores["auroc"] = float(metrics.roc_auc_score([label == self.labels[1] for label in truth], chances))
+        return scores
+
+    def details(self, items: Sequence[LabelledRow], answers: Sequence[Row]) -> Row:
+        """The confusion matrix, rows being the truth, and the errors that the model was surest of."""
+        if self.form != "one":
+            return {}
+        pairs = Counter((item.label, answer["label"]) for item, answer in zip(items, answers, strict=True))
+        wrong = [
+            {
+                "text": item.whole[:300],
+                "label": item.label,
+                "said": said,
+                "probability": answer["probabilities"][str(said)],
+            }
+            for item, answer in zip(items, answers, strict=True)
+            if (said := answer["label"]) != item.label
+        ]
+        return {
+            "confusion": [[pairs[truth, said] for said in self.labels] for truth in self.labels],
+            "errors": sorted(wrong, key=lambda row: -row["probability"])[:ERRORS],
+        }
+
+    def _target(self, item: LabelledRow) -> Any:
+        """What is to be learnt of a row; zeros where it has no label."""
+        if self.form == "several":
+            return np.array([name in item.labels for name in self.labels], np.float32)
+        if self.form == "number":
+            return np.array(number(item) if item.labels else 0.0, np.float32)
+        return np.array(self.labels.index(item.label) if item.labels else 0)
+
+
+def correlations(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
+    """Spearman's and Pearson's correlation, and the mean squared error."""
+    stats = need("scipy.stats", "metrics", "correlations")
+    error = float(np.mean(np.square(np.array(truth) - np.array(found))))
+    constant = len(set(truth)) < 2 or len(set(found)) < 2
+    both = (0.0, 0.0) if constant else (stats.spearmanr(truth, found)[0], stats.pearsonr(truth, found)[0])
+    return {"spearman": float(both[0]), "pearson": float(both[1]), "mean_squared_error": error}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return np.isfinite(float(text)).item()
+    except ValueError:
+        return False
+
+
+def number(item: LabelledRow) -> float:
+    """The label of a row as a number; UserError where it is none."""
+    try:
+        return float(item.label)
+    except ValueError:
+        raise UserError(f'{item.source}: the label "{item.label}" is not a number') from None

@@ -1,0 +1,117 @@
+"""What a task is: rows of a file, examples of them, an objective, predictions, and what measures them."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from langwright.base.console import progress
+from langwright.corpora.labelled import Columns
+from langwright.data.supply import Rows
+from langwright.models.model import Model
+from langwright.objectives.batch import Objective
+from langwright.text.tokenizer import Tokenizer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a model about each row of a file: a frozen dataclass that a model's record holds.
+
+    Attributes:
+        head: what the head of a model is for that answers; see `load_model`.
+
+    Args:
+        columns: which columns of a file hold what.
+        labels: the names of the answers, where a head has one output for each.
+    """
+
+    head: ClassVar[str]
+    columns: Columns
+    labels: tuple[str, ...]
+
+    @property
+    @abstractmethod
+    def best(self) -> str:
+        """The metric that chooses which weights are kept; the higher the better."""
+
+    @classmethod
+    @abstractmethod
+    def begin(cls, items: Sequence[Any], columns: Columns, where: str) -> "Task":
+        """The task that the rows of a training file pose; UserError where there is nothing to learn in them."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
+        """The rows of a training file; UserError that names file and row of what cannot be read."""
+
+    @abstractmethod
+    def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[Any]:
+        """The rows of another file for the same task.
+
+        Args:
+            spec: the file, folder or glob.
+            columns: which columns hold what.
+            answered: whether every row must have its answer.
+
+        Raises:
+            UserError: Names file and row of what cannot be read, and of an answer that the model does not know.
+        """
+
+    @abstractmethod
+    def key(self, item: Any) -> str:
+        """The text of a row by which it is split: rows with equal ones are never on both sides."""
+
+    @abstractmethod
+    def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
+        """The rows as examples to learn from, or to measure the loss on."""
+
+    @abstractmethod
+    def objective(self, smoothing: float = 0.0) -> Objective:
+        """What is lowered."""
+
+    @abstractmethod
+    def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[Any]) -> list[Row]:
+        """What the model says of some rows: one JSON object each."""
+
+    @abstractmethod
+    def score(self, items: Sequence[Any], answers: Sequence[Row]) -> dict[str, float]:
+        """Metrics of the answers to rows that have theirs, by the names that the literature gives them."""
+
+    def details(self, items: Sequence[Any], answers: Sequence[Row]) -> Row:
+        """More for the report and the record: a confusion matrix, examples of errors."""
+        return {}
+
+    def record(self) -> Row:
+        """What makes the task again; see `from_record`."""
+        return {name: value for name, value in asdict(self).items() if name != "labels"}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], labels: Sequence[str]) -> "Task":
+        """The task of a record and of the labels of a model."""
+        names = {field.name for field in fields(cls)} - {"columns", "labels"}
+        more = {name: value for name, value in record.items() if name in names}
+        return cls(Columns(**record.get("columns", {})), tuple(labels), **more)
+
+    def predict(
+        self, model: Model, tokenizer: Tokenizer, items: Sequence[Any], batch_size: int = 32,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Row]:  # fmt: skip
+        """The answers to all rows, in their order, as they come.
+
+        Args:
+            model: with the head for the task.
+            tokenizer: the model's.
+            items: the rows.
+            batch_size: rows in a forward pass.
+            stopped: whether to break off.
+        """
+        with progress("predicting", len(items), "rows") as advance:
+            for start in range(0, len(items), batch_size):
+                if stopped():
+                    return
+                part = items[start : start + batch_size]
+                yield from self.answers(model, tokenizer, part)
+                advance(len(part))

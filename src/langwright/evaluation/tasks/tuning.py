@@ -1,0 +1,127 @@
+"""A task as what a run of fine-tuning learns: its supply, and what is measured."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.base.files import write_atomic
+from langwright.corpora.labelled import Columns
+from langwright.corpora.splits import is_held_out, parse_split
+from langwright.data.order import Layout
+from langwright.data.supply import Batches, Supply, evaluation_batches
+from langwright.evaluation.tasks.task import Row, Task
+from langwright.objectives.batch import Models
+from langwright.text.tokenizer import Tokenizer
+from langwright.training.trainer import Evaluation
+
+SPLIT = "10%"
+"""What is held out of the rows, unless there is a file for that."""
+PREDICTIONS = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its rows.
+
+    Args:
+        task: what is asked.
+        training: the rows that are learnt from.
+        held_out: those that are measured.
+        record: what identifies them; see the record of a corpus.
+    """
+
+    task: Task
+    training: Sequence[Any]
+    held_out: Sequence[Any]
+    record: Row
+
+    def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
+        """The rows as batches to learn from, and to measure."""
+        seen, measured = (self.task.rows(items, tokenizer, context) for items in (self.training, self.held_out))
+        return Supply(
+            tokenizer,
+            Batches(seen, layout),
+            lambda limit: evaluation_batches(measured, layout.batch_size, limit),
+            measured.inputs,
+            None,
+            self.record,
+            prompt=None,
+        )
+
+    def evaluate(self, supply: Supply, smoothing: float = 0.0) -> Callable[..., Evaluation]:
+        """Measures loss and metrics on all held-out rows, however few a recipe wants."""
+        task, objective = self.task, self.task.objective(smoothing)
+
+        def evaluate(models: Models, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
+            model = models["model"]
+            answers = list(task.predict(model, supply.tokenizer, self.held_out, stopped=stopped))
+            if stopped():
+                return Evaluation({}, {})
+            total = count = 0.0
+            with torch.inference_mode():
+                for batch in supply.held_out(None):
+                    here = batch.to(model.device)
+                    total += sum(float(value) for value in objective(models, here).values())
+                    count += float(next(iter(objective.counts(batch).values())))
+            scores = {"loss": total / count, **task.score(self.held_out, answers)}
+            return Evaluation({f"validation_{name}": value for name, value in scores.items()}, self._told(scores))
+
+        return evaluate
+
+    def finish(self, supply: Supply, out: Path) -> Callable[[Models], Row]:
+        """Writes what the finished model says of the held-out rows, and gives the details for the record."""
+
+        def finish(models: Models) -> Row:
+            answers = list(self.task.predict(models["model"], supply.tokenizer, self.held_out))
+            lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+            write_atomic(out / PREDICTIONS, lines)
+            return {"details": self.task.details(self.held_out, answers)}
+
+        return finish
+
+    def _told(self, scores: dict[str, float]) -> Row:
+        return {**scores, "rows": len(self.held_out)}
+
+
+def task_data(kind: type[Task], spec: str, validation: str | None, split: str | None, columns: Columns) -> TaskData:
+    """The rows of a training file, and those that are held out of it, or of a validation file.
+
+    Raises:
+        UserError: Names file and row of what cannot be read or learnt, or a split that leaves nothing.
+    """
+    items = kind.read(spec, columns)
+    task = kind.begin(items, columns, spec)
+    if validation is not None:
+        if split is not None:
+            raise UserError("--split and --validation exclude each other")
+        training, held_out, told = items, task.reread(validation, columns, answered=True), validation
+    else:
+        told = split or SPLIT
+        rule = parse_split(told)
+        if rule.by_content:
+            out = [is_held_out(task.key(item), rule.share) for item in items]
+        else:
+            out = [i >= int(len(items) * rule.share) for i in range(len(items))]
+        training, held_out = ([i for i, o in zip(items, out, strict=True) if o == side] for side in (False, True))
+        counts = f"{len(training):,} rows to learn from, {len(held_out):,} held out"
+        say(f"{spec}: {counts} ({told}; --validation FILE names others)")
+    for side, what in ((training, "learn from"), (held_out, "measure")):
+        if not side:
+            raise UserError(f"{spec}: no row is left to {what} with --split {told}; give --validation FILE")
+    texts = [task.key(item) for item in items]
+    content = hashlib.sha256()
+    for item in (*training, None, *held_out):
+        content.update(repr(item).encode() + b"\n")
+    record = {
+        "name": spec, "kind": "rows", "files": 1 if validation is None else 2, "documents": len(items),
+        "characters": sum(map(len, texts)), "bytes": sum(len(text.encode()) for text in texts),
+        "hash": content.hexdigest(), "spec": spec, "split": told, "field": "text",
+    }  # fmt: skip
+    return TaskData(task, training, held_out, record)

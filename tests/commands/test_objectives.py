@@ -1,0 +1,131 @@
+"""Every objective of pretraining from the command line: it learns, `transformers` opens it, and kills do no harm."""
+
+import gzip
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from langwright import load_model, load_tokenizer
+from langwright.cli import main
+from langwright.models.folder.opened import OpenedFolder
+from oracles import random_ids
+from processes import survives_kills
+from refusals import Fails, Prints
+
+CASES = {
+    "causal": ["causal", "--packing"],
+    "prefix": ["prefix"],
+    "masked": ["masked", "--whole-words"],
+    "masked roberta": ["masked", "--family", "roberta", "--packing"],
+    "span": ["span"],
+    "span switch": ["span", "--family", "switch_transformers", "--packing"],
+    "denoise": ["denoise", "--delete", "0.1", "--rotate", "0.2"],
+    "seq2seq": ["seq2seq", "--smoothing", "0.1"],
+    "seq2seq bart": ["seq2seq", "--family", "bart", "--packing"],
+}
+TINY = ["--depth", "1", "--width", "64", "--context", "32", "--batch-size", "4", "--vocabulary", "280"]
+RUN = ["--dtype", "float32", "--sample-every", "0", "--log-every", "1", "--save-every", "3", "--learning-rate", "0.003"]
+CLASSES = {
+    "causal": transformers.AutoModelForCausalLM,
+    "masked": transformers.AutoModelForMaskedLM,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of short documents, and two parallel files of which one is packed."""
+    folder, draw = tmp_path_factory.mktemp("data"), random.Random(0)
+    words = {"cat": "Katze", "dog": "Hund", "tuna": "Thun", "sees": "sieht", "eats": "frisst", "one": "eine"}
+    lines = [draw.choices(list(words), k=draw.randrange(3, 12)) for _ in range(120)]
+    english = [" ".join(line) + "." for line in lines]
+    german = [" ".join(words[word] for word in line) + "." for line in lines]
+    (folder / "text.txt").write_text("\n<|endoftext|>\n".join(f"{a} {b}" for a, b in pairwise(english)))
+    (folder / "pairs.en").write_text("\n".join(english) + "\n")
+    (folder / "pairs.de.gz").write_bytes(gzip.compress(("\n".join(german) + "\n").encode()))
+    return folder
+
+
+def arguments(name: str, data: Path, out: Path, steps: int) -> list[str]:
+    pairs = f"{data / 'pairs.en'}::{data / 'pairs.de.gz'}"
+    corpus = pairs if name.startswith("seq2seq") else str(data / "text.txt")
+    objective, *more = CASES[name]
+    return ["pretrain", corpus, str(out), "--objective", objective, "--steps", f"{steps}", *TINY, *RUN, *more]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_learns_and_transformers_opens_it(name: str, data: Path, tmp_path: Path, prints: Prints) -> None:
+    out = tmp_path / "out"
+    held_out = json.loads(prints(*arguments(name, data, out, 30), "--evaluate-every", "1", "--json"))
+    losses = [
+        row["validation_loss"] for row in map(json.loads, (out / "metrics.jsonl").open()) if "validation_loss" in row
+    ]
+    assert losses[-1] == held_out["loss_nats_per_token"]
+    assert losses[-1] < losses[0] - 0.3
+    assert (out / "report.html").exists()
+    objective, ids = CASES[name][0], random_ids(2, 20)
+    ours = OpenedFolder(out).model()
+    theirs = CLASSES.get(objective, transformers.AutoModelForSeq2SeqLM).from_pretrained(out, dtype=torch.float32).eval()
+    with torch.no_grad():
+        if ours.encoders:
+            source = random_ids(2, 17)
+            expected = theirs(input_ids=source, decoder_input_ids=ids).logits
+            assert (ours(source, ids) - expected).abs().max() <= 1e-4
+            assert theirs.config.decoder_start_token_id == ours.frame.start
+        else:
+            assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4
+    tokenizer, words = load_tokenizer(out), "One cat sees one dog."
+    frame = tokenizer.frame(words)[0]
+    assert transformers.AutoTokenizer.from_pretrained(out)(words)["input_ids"] == frame
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_and_run_again_it_ends_with_the_same_bytes(name: str, data: Path, tmp_path: Path) -> None:
+    survives_kills(lambda out: arguments(name, data, tmp_path / out, 14), tmp_path, [7])
+
+
+def test_what_was_trained_is_used(data: Path, tmp_path: Path, prints: Prints) -> None:
+    masked, pairs = tmp_path / "masked", tmp_path / "pairs"
+    assert main(arguments("masked", data, masked, 3)) == 0
+    assert "%" in prints("next", masked, "One <|mask|> sees one dog.")
+    assert main(arguments("seq2seq", data, pairs, 3)) == 0
+    assert prints("generate", pairs, "--prompt", "one cat sees.", "--max-new-tokens", "4") is not None
+    assert load_model(pairs).encoders
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["--objective", "masked", "--family", "llama"], ["--objective masked", '"llama"', "bert"]),
+        (["--objective", "causal", "--family", "t5"], ["--objective causal", '"t5"']),
+        (["--objective", "span", "--preset", "gpt2"], ["--objective span", '"gpt2"']),
+        (["--objective", "causal", "--noise", "0.2"], ["--noise", "masked"]),
+        (["--objective", "span", "--noise", "0"], ["--noise 0"]),
+        (["--objective", "span", "--whole-words"], ["--whole-words", "masked"]),
+        (["--objective", "masked", "--delete", "0.1"], ["--delete", "denoise"]),
+        (["--objective", "denoise", "--mean-span", "0.5"], ["--mean-span"]),
+        (["--smoothing", "1"], ["--smoothing"]),
+        (["--crossing", "--packing"], ["--crossing", "--packing"]),
+        (["--objective", "seq2seq"], ["text.txt", "::"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    changes: list[str], named: list[str], data: Path, tmp_path: Path, fails: Fails
+) -> None:
+    fails("pretrain", data / "text.txt", tmp_path / "out", *changes, names=tuple(named))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_files_that_are_not_parallel_are_refused(data: Path, tmp_path: Path, fails: Fails) -> None:
+    short, blank, broken = (tmp_path / name for name in ("short.de", "blank.de", "broken.de.gz"))
+    short.write_text("eine Katze\n" * 3)
+    blank.write_text("\n" * 120)
+    broken.write_bytes((data / "pairs.de.gz").read_bytes()[:50])
+    for other, named in ((short, "3 lines"), (blank, "both sides"), (broken, "broken.de.gz"), (tmp_path / "no", "no")):
+        spec = f"{data / 'pairs.en'}::{other}"
+        fails("pretrain", spec, tmp_path / "out", "--objective", "seq2seq", names=(other.name, named))
+    fails("pretrain", f"{data / 'pairs.en'}::", tmp_path / "out", "--objective", "seq2seq", names="::")

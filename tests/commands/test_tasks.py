@@ -1,0 +1,158 @@
+"""Tasks from the command line: rows with labels in, a model that `predict` and `transformers` use out."""
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from langwright import load_tokenizer
+from langwright.cli import main
+from langwright.data.reading import with_special_tokens
+from langwright.models.folder import new_model, save_model
+from langwright.models.shapes import by_depth
+from langwright.text.training import raw_bytes
+from processes import survives_kills
+from refusals import Fails, Prints
+
+RUN = ["--dtype", "float32", "--context", "48", "--batch-size", "8", "--learning-rate", "0.003", "--log-every", "1"]
+WORDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "cold", "sour"]}
+
+
+def base(folder: Path, family: str) -> Path:
+    tokenizer = with_special_tokens(raw_bytes(), mask=True)
+    if family in ("bert", "roberta"):
+        tokenizer = tokenizer.framed([tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
+    config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.1, width=64)
+    save_model(new_model(family, config, head="masked" if family == "bert" else None), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder and a decoder, and rows whose label is the kind of their words."""
+    folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
+    for family in ("bert", "llama"):
+        base(folder / family, family)
+    rows = [(draw.choice(list(WORDS)), draw.sample(range(4), 2)) for _ in range(160)]
+    for name, part in (("train", rows[:120]), ("valid", rows[120:])):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["text", "label"])
+            table.writerows([f"{WORDS[label][a]}, {WORDS[label][b]}", label] for label, (a, b) in part)
+    (folder / "several.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"{WORDS[x][a]} {WORDS[x][b]}", "labels": [x] * (a > 0)}) + "\n" for x, (a, b) in rows
+        )
+    )
+    (folder / "number.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"{WORDS[x][a]}, {WORDS[x][b]}", "label": 1.5 if x == "good" else -0.5}) + "\n"
+            for x, (a, b) in rows
+        )
+    )
+    return folder
+
+
+def tune(made: Path, out: Path, model: str = "bert", data: str = "train.csv", *more: str, steps: int = 40) -> list[str]:
+    words = ["finetune", made / model, made / data, out, "--task", "classify", "--steps", f"{steps}", *RUN, *more]
+    return [str(word) for word in words]
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_it_learns_predicts_and_opens_in_transformers(model: str, made: Path, tmp_path: Path, prints: Prints) -> None:
+    out, valid = tmp_path / "out", made / "valid.csv"
+    told = json.loads(prints(*tune(made, out, model), "--validation", valid, "--evaluate-every", "10", "--json"))
+    assert told["accuracy"] > 0.9
+    assert {"loss", "macro_f1", "matthews", "auroc", "rows"} < set(told)
+    measured = json.loads(prints("evaluate", out, "--data", valid, "--json", "--dtype", "float32"))
+    assert measured == {name: pytest.approx(told[name], abs=1e-6) for name in measured}
+    lines = [json.loads(line) for line in prints("predict", out, valid, "--dtype", "float32").splitlines()]
+    assert lines == [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    texts = [row["text"] for row in csv.DictReader(valid.open())]
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    for text, line in list(zip(texts, lines, strict=True))[:6]:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        assert ids[0].tolist() == load_tokenizer(out).frame(text)[0]
+        with torch.no_grad():
+            chances = theirs(ids).logits.softmax(-1)[0].tolist()
+        assert list(line["probabilities"].values()) == pytest.approx(chances, abs=1e-5)
+        assert theirs.config.id2label[max(range(2), key=chances.__getitem__)] == line["label"]
+    report = (out / "report.html").read_text()
+    assert "Accuracy" in report
+
+
+@pytest.mark.parametrize("method", ["lora", "head", "bitfit"])
+def test_adapters_keep_their_heads(method: str, made: Path, tmp_path: Path, prints: Prints) -> None:
+    out, valid = tmp_path / "out", made / "valid.csv"
+    told = json.loads(prints(*tune(made, out), "--method", method, "--validation", valid, "--json"))
+    lines = prints("predict", made / "bert", valid, "--adapter", out, "--dtype", "float32")
+    assert lines == (out / "predictions.jsonl").read_text()
+    measured = json.loads(prints("evaluate", made / "bert", "--adapter", out, "--data", valid, "--json"))
+    assert measured["accuracy"] == pytest.approx(told["accuracy"], abs=0.1)
+
+
+def test_several_labels_and_numbers(made: Path, tmp_path: Path, prints: Prints) -> None:
+    several = json.loads(prints(*tune(made, tmp_path / "several", data="several.jsonl", steps=150), "--json"))
+    assert several["macro_f1"] > 0.6
+    first = json.loads(prints("predict", tmp_path / "several", made / "several.jsonl").splitlines()[0])
+    assert set(first) == {"labels", "probabilities"}
+    number = json.loads(
+        prints(*tune(made, tmp_path / "number", data="number.jsonl", steps=60), "--split", "0.8", "--json")
+    )
+    assert number["spearman"] > 0.7
+    assert set(json.loads(prints("predict", tmp_path / "number", made / "number.jsonl").splitlines()[0])) == {"value"}
+
+
+def test_the_best_weights_are_kept_and_nothing_better_ends_the_run(made: Path, tmp_path: Path, prints: Prints) -> None:
+    out = tmp_path / "out"
+    every = ["--evaluate-every", "5", "--patience", "2", "--validation", str(made / "valid.csv")]
+    told = json.loads(prints(*tune(made, out, steps=200), *every, "--json"))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    scores = [row["validation_accuracy"] for row in rows if "validation_accuracy" in row]
+    assert told["accuracy"] == max(scores)
+    record = json.loads((out / "langwright.json").read_text())
+    assert record["steps"] < 200
+    assert "nothing got better" in [event["event"] for event in record["events"]]
+    before = (out / "model.safetensors").read_bytes()
+    assert main([*tune(made, out, steps=200), *every]) == 0  # finished: nothing is done again
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv")]
+    survives_kills(lambda out: [*tune(made, tmp_path / out, steps=14), *every], tmp_path, [7])
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "named"),
+    [
+        ("text,label\na,x\nb,x\n", [], ["rows.csv", '"x"']),
+        ("text,label\na,x\nb,\n", [], ["rows.csv:3"]),
+        ("text,label\na,x\n,y\n", ["--label-field", "mood"], ["rows.csv", '"mood"', '"label"']),
+        ("text,label\n", [], ["rows.csv"]),
+        ("text,label\na,x\nb,y\n", ["--validation", "nowhere.csv"], ["nowhere.csv"]),
+        ("text,label\na,x\nb,y\n", ["--crossing"], ["--crossing"]),
+        ("text,label\na,x\nb,y\n", ["--patience", "0"], ["--patience"]),
+        ("text,label\na,x\nb,y\n", ["--old-text", "x.txt"], ["--old-text"]),
+    ],
+)
+def test_bad_rows_are_refused_in_one_line(
+    rows: str, more: list[str], named: list[str], made: Path, tmp_path: Path, fails: Fails
+) -> None:
+    (tmp_path / "rows.csv").write_text(rows)
+    words = ["finetune", made / "bert", tmp_path / "rows.csv", tmp_path / "out", "--task", "classify", *RUN]
+    fails(*words, *more, names=tuple(named))
+
+
+def test_models_and_labels_that_do_not_fit_are_refused(made: Path, tmp_path: Path, fails: Fails) -> None:
+    (tmp_path / "odd.csv").write_text("text,label\nfine,good\nsour,ugly\n")
+    assert main(tune(made, tmp_path / "out", steps=1)) == 0
+    fails("evaluate", tmp_path / "out", "--data", tmp_path / "odd.csv", names=("odd.csv:3", '"ugly"'))
+    fails("predict", made / "bert", made / "valid.csv", names=("bert", "masked"))
+    fails("evaluate", tmp_path / "out", names=("--text", "--data"))
+    fails("finetune", made / "bert", made / "train.csv", tmp_path / "x", "--validation", "v", names=("--validation",))
