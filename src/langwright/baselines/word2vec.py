@@ -124,8 +124,8 @@ class NegativeSampling:
     def __init__(self, counts: NDArray[np.int64], dimension: int, negative: int, draws: int) -> None:
         self.vectors = torch.zeros(len(counts) + 1, dimension)
         shares = np.cumsum(counts**_POWER)
-        places = (np.arange(_TABLE) + 0.5) / _TABLE * shares[-1]
-        self.table = np.searchsorted(shares, places)
+        places = np.rint(shares / shares[-1] * _TABLE).astype(np.int64)
+        self.table = np.repeat(np.arange(len(counts)), np.diff(places, prepend=0))
         self.draws, self.weight = draws, negative / draws
 
     def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
