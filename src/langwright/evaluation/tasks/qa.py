@@ -80,13 +80,14 @@ class Questions(Task):
 
     def rows(self, items: Sequence[QuestionRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each question with each part of its text, and where in it the first answer stands, if it does."""
-        examples = []
-        for item in items:
-            for part in tokenizer.frame_parts(item.question, item.context, context):
-                bounds = _bounds(part, *item.answers[0]) if item.answers else (NOWHERE, NOWHERE)
-                weights = np.full(2, 0.5, np.float32)  # the mean of both losses
-                examples.append(LabelExample(np.array(part.ids), np.array(bounds), weights, np.array(part.types)))
-        return label_rows(examples, context)
+        return _rows(
+            [
+                (part, _bounds(part, *item.answers[0]) if item.answers else (NOWHERE, NOWHERE))
+                for item in items
+                for part in tokenizer.frame_parts(item.question, item.context, context)
+            ],
+            context,
+        )
 
     def objective(self, smoothing: float = 0.0) -> Labelling:
         """Cross-entropy of the first and of the last token, averaged."""
@@ -96,12 +97,11 @@ class Questions(Task):
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[QuestionRow]) -> list[Row]:
         """`answer`, and its `start` and `end` in the text; "", 0 and 0 where the answer is not in it."""
-        rows = self.rows([item._replace(answers=None) for item in items], tokenizer, model.window)
-        scores = logits_of(model, rows, len(items))
-        found = []
-        for item in items:
-            parts = tokenizer.frame_parts(item.question, item.context, model.window)
-            read = [(part, next(scores)) for part in parts]
+        parts = [tokenizer.frame_parts(item.question, item.context, model.window) for item in items]
+        rows = _rows([(part, (NOWHERE, NOWHERE)) for of in parts for part in of], model.window)
+        scores, found = logits_of(model, rows, len(items)), []
+        for item, of in zip(items, parts, strict=True):
+            read = [(part, next(scores)) for part in of]
             score, start, end = max(self._span(part, logits) for part, logits in read)
             nowhere = min(float(logits[NOWHERE].sum()) for _, logits in read)
             if self.unanswerable and nowhere >= score:
@@ -165,6 +165,14 @@ def word_f1(said: str, truth: str) -> float:
         return float(found == right)
     common = (Counter(found) & Counter(right)).total()
     return 2 * common / (len(found) + len(right))
+
+
+def _rows(parts: Sequence[tuple[Part, tuple[int, int]]], context: int) -> ExampleRows:
+    """Parts of texts with the first and the last token of an answer; the loss is the mean of both."""
+    weights = np.full(2, 0.5, np.float32)
+    return label_rows(
+        [LabelExample(np.array(p.ids), np.array(bounds), weights, np.array(p.types)) for p, bounds in parts], context
+    )
 
 
 def _texts(item: QuestionRow) -> list[str]:

@@ -70,14 +70,9 @@ class Tokens(Task):
 
     def rows(self, items: Sequence[TaggedRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each sentence in its frame; longer ones in several, with every word in one of them."""
-        numbers, examples = {label: number for number, label in enumerate(self.labels)}, []
-        for item in items:
-            for piece in _pieces(item.words, tokenizer, context):
-                labels, weights = np.zeros(len(piece.ids), np.int64), np.zeros(len(piece.ids), np.float32)
-                if item.tags:
-                    labels[piece.at] = [numbers[item.tags[word]] for word in piece.words]
-                    weights[piece.at] = 1
-                examples.append(LabelExample(np.array(piece.ids), labels, weights))
+        examples = [
+            self._example(piece, item.tags) for item in items for piece in _pieces(item.words, tokenizer, context)
+        ]
         if len(examples) > len(items):
             warn(f"{len(items):,} sentences are read in {len(examples):,} pieces of at most {context} tokens")
         return label_rows(examples, context, by_token=True)
@@ -90,8 +85,8 @@ class Tokens(Task):
         """`tags`, one a word."""
         rest = OUTSIDE if OUTSIDE in self.labels else self.labels[0]
         tags = [[rest] * len(item.words) for item in items]
-        rows = self.rows([item._replace(tags=()) for item in items], tokenizer, model.window)
         pieces = [(i, p) for i, item in enumerate(items) for p in _pieces(item.words, tokenizer, model.window)]
+        rows = label_rows([self._example(piece) for _, piece in pieces], model.window, by_token=True)
         for (i, piece), scores in zip(pieces, logits_of(model, rows, len(items)), strict=True):
             for word, best in zip(piece.words, scores[piece.at].argmax(-1).tolist(), strict=True):
                 tags[i][word] = self.labels[best]
@@ -108,7 +103,7 @@ class Tokens(Task):
                 "entity_recall": float(metrics.recall_score(truth, found, zero_division=0)),
                 "accuracy": float(metrics.accuracy_score(truth, found)),
             }
-        metrics, right, said = need("sklearn.metrics", "metrics", "--task tokens"), sum(truth, []), sum(found, [])
+        metrics, right, said = need("sklearn.metrics", "metrics", "--task tokens"), _flat(truth), _flat(found)
         return {
             "accuracy": float(metrics.accuracy_score(right, said)),
             "macro_f1": float(
@@ -124,7 +119,7 @@ class Tokens(Task):
             table = report(truth, found, output_dict=True, zero_division=0)
         else:
             report = need("sklearn.metrics", "metrics", "--task tokens").classification_report
-            table = report(sum(truth, []), sum(found, []), labels=list(self.labels), output_dict=True, zero_division=0)
+            table = report(_flat(truth), _flat(found), labels=list(self.labels), output_dict=True, zero_division=0)
         wrong = [
             [(word, tag, said) for word, tag, said in zip(item.words, item.tags, tags, strict=True) if tag != said]
             for item, tags in zip(items, found, strict=True)
@@ -138,20 +133,18 @@ class Tokens(Task):
             for item, faults in sorted(zip(items, wrong, strict=True), key=lambda pair: -len(pair[1]))[:ERRORS]
             if faults
         ]
-        scores = {
-            name: {
-                "precision": row["precision"],
-                "recall": row["recall"],
-                "f1": row["f1-score"],
-                "rows": row["support"],
-            }
-            for name, row in table.items()
-            if isinstance(row, dict) and not name.endswith(" avg")
-        }
-        return {
-            "by_label": {name: {k: float(v) for k, v in row.items()} for name, row in scores.items()},
-            "errors": errors,
-        }
+        names = {"precision": "precision", "recall": "recall", "f1": "f1-score", "rows": "support"}
+        kinds = {name: row for name, row in table.items() if isinstance(row, dict) and not name.endswith(" avg")}
+        scores = {kind: {ours: float(row[theirs]) for ours, theirs in names.items()} for kind, row in kinds.items()}
+        return {"by_label": scores, "errors": errors}
+
+    def _example(self, piece: "_Piece", tags: Sequence[str] = ()) -> LabelExample:
+        """A piece with the tags of its sentence, if it has any."""
+        labels, weights = np.zeros(len(piece.ids), np.int64), np.zeros(len(piece.ids), np.float32)
+        if tags:
+            labels[piece.at] = [self.labels.index(tags[word]) for word in piece.words]
+            weights[piece.at] = 1
+        return LabelExample(np.array(piece.ids), labels, weights)
 
 
 @dataclass(frozen=True)
@@ -191,3 +184,8 @@ def _pieces(words: Sequence[str], tokenizer: Tokenizer, context: int) -> Iterato
 def _sides(items: Sequence[TaggedRow], answers: Sequence[Row]) -> tuple[list[list[str]], list[list[str]]]:
     """The tags of all sentences, and what was said."""
     return [list(item.tags) for item in items], [answer["tags"] for answer in answers]
+
+
+def _flat(rows: Sequence[Sequence[str]]) -> list[str]:
+    """All tags in one list."""
+    return [tag for row in rows for tag in row]
