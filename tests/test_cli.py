@@ -1,6 +1,7 @@
 """The command line, with commands of the tests' own."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -341,3 +342,15 @@ def test_a_reader_that_leaves_is_no_error(monkeypatch: pytest.MonkeyPatch) -> No
         _, errors = talker.communicate("go on\n", timeout=60)
     assert errors == ""
     assert talker.returncode == 128 + signal.SIGPIPE
+
+
+def test_closed_streams_lead_nowhere_and_a_narrow_one_gets_escapes() -> None:
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, TALKER], stderr=subprocess.PIPE, timeout=60
+    )
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    narrow = subprocess.run(
+        [sys.executable, "-c", TALKER.replace("first", "\u21b5")], input=b"", capture_output=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (narrow.returncode, narrow.stdout, narrow.stderr) == (0, b"\\u21b5\nsecond\n", b"")

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import itertools
 import os
 import re
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"langwright {argv[0]}" if argv and argv[0] in VERBS else "langwright"
     if "WORLD_SIZE" in os.environ:  # data parallelism warns of what is meant; torch reads this when it is imported
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    _open_streams()
     try:
         _on_sigterm(_terminate)
         code = int(parse(argv)() or 0)
@@ -128,6 +130,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _on_sigterm(signal.SIG_DFL)
     print(" ".join(f"{name}: {message}".splitlines()), file=sys.stderr)
     return code
+
+
+def _open_streams() -> None:
+    """Streams that were closed by who started the process lead nowhere; what stdout cannot spell is written escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (for as long as the process lives)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Terminated(BaseException):

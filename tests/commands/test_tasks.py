@@ -101,7 +101,9 @@ def test_several_labels_and_numbers(made: Path, tmp_path: Path, prints: Prints) 
     assert several["macro_f1"] > 0.6
     first = json.loads(prints("predict", tmp_path / "several", made / "several.jsonl").splitlines()[0])
     assert set(first) == {"labels", "probabilities"}
-    number = json.loads(prints(*tune(made, tmp_path / "number", data="number.jsonl", steps=60), "--json"))
+    number = json.loads(
+        prints(*tune(made, tmp_path / "number", data="number.jsonl", steps=60), "--split", "0.8", "--json")
+    )
     assert number["spearman"] > 0.7
     assert set(json.loads(prints("predict", tmp_path / "number", made / "number.jsonl").splitlines()[0])) == {"value"}
 

@@ -176,6 +176,14 @@ def test_a_hub_data_set_is_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.record()["kind"] == "hub"
 
 
+def test_a_folder_is_not_taken_for_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    use_datasets(monkeypatch, {"text": ["a"]})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o/n").mkdir(parents=True)
+    with refused("hf:o/n", "./o/n"):
+        open_corpus("hf:o/n")
+
+
 def test_hub_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     use_datasets(monkeypatch, {"id": [1]})
     with refused("hf:o/n", "text", "id"):

@@ -9,6 +9,7 @@ import torch
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.corpora.opening import named_corpora
 from langwright.data.order import Layout
 from langwright.data.pairs import pair_supply
 from langwright.data.pieces import Framing
@@ -42,8 +43,9 @@ def pretrain(
     """Train a model from raw text, or from pairs. The same command continues a run that was stopped, bit for bit.
 
     Args:
-        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name; for
-            --objective seq2seq two files of parallel lines, joined by ::.
+        corpus: a name (python-stdlib, tinyshakespeare, tinystories), a file, a folder, a glob, or hf:owner/name;
+            several with names of their own to mix them, such as web=PATH,code=PATH; for --objective seq2seq two files
+            of parallel lines, joined by ::.
         out: the model folder; checkpoints and metrics.jsonl are in it too.
         recipe: how.
         extend: go on with a finished run, for longer.
@@ -101,6 +103,8 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
 
     kind, vocabulary, context = recipe.tokenizer, recipe.vocabulary, recipe.context
     if recipe.objective == "seq2seq":
+        if named_corpora(corpus):
+            raise UserError(f"{corpus}: --objective seq2seq takes the pairs of two files, not several corpora")
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
@@ -114,7 +118,9 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
             recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
             recipe.delete, recipe.rotate, recipe.packing,
         )  # fmt: skip
-    return text_supply(corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary)
+    return text_supply(
+        corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
+    )
 
 
 def _framing(family: str, config: Any, tokenizer: Tokenizer) -> Framing:

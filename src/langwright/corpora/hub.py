@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face Hub as a corpus."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ def open_hub(spec: str, field: str = "text") -> Corpus:
     """
     name, config, split = parse_hub_spec(spec)
     datasets = need("datasets", "data", spec)
+    if os.path.exists(name):  # the library would read it without a word
+        raise UserError(f"{spec}: there is a {name} here too; ./{name} means that one, and rename it for the Hub's")
     with _explained(spec):
         rows = datasets.load_dataset(name, config, split=split)
     if field not in rows.column_names:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 
 from langwright.base.errors import UserError, suggest
 from langwright.corpora.document import Corpus
@@ -11,6 +12,22 @@ from langwright.corpora.hub import PREFIX, open_hub
 
 NAMES = (STDLIB, *DOWNLOADS)
 """The corpora that have a name; `./name` means a file or folder that is called the same."""
+
+_NAMED = re.compile(r"\s*(\w[\w.-]*)=(.*\S)\s*", re.DOTALL)
+
+
+def named_corpora(spec: str) -> dict[str, str]:
+    """The corpora of a mixture, such as "web=crawl/,code=python-stdlib", by name; none where it is a single corpus.
+
+    Raises UserError where two have one name.
+    """
+    parts = [_NAMED.fullmatch(part) for part in spec.split(",")]
+    if not all(parts) or os.path.exists(os.path.expanduser(spec)):
+        return {}
+    named = [(part[1], part[2]) for part in parts if part]
+    if twice := [name for i, (name, _) in enumerate(named) if name in dict(named[:i])]:
+        raise UserError(f"{spec}: two corpora are called {twice[0]}")
+    return dict(named)
 
 
 def open_corpus(spec: str, *, field: str = "text") -> Corpus:

@@ -67,13 +67,14 @@ class Layout:
                 f"--batch-size {self.batch_size}: cannot be shared by {self.world} ranks; make it a multiple of that"
             )
 
-    def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sample numbers of a step, and which of `count` rows each of them is.
-
-        The numbers of all ranks, in order, are the same for any `world`.
-        """
+    def samples(self, step: int) -> NDArray[np.int64]:
+        """The sample numbers of a step; those of all ranks, in order, are the same for any `world`."""
         share = self.batch_size // self.world
-        samples = np.arange(share, dtype=np.int64) + step * self.batch_size + self.rank * share
+        return np.arange(share, dtype=np.int64) + step * self.batch_size + self.rank * share
+
+    def rows(self, step: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sample numbers of a step, and which of `count` rows each of them is."""
+        samples = self.samples(step)
         return samples, windows_of(samples, count, self.seed)
 
 

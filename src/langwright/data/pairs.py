@@ -42,7 +42,7 @@ def pair_supply(
     pairs = open_pairs(spec)
     corpus = pairs.corpus()
     training, held_out, split = pairs.split(split)
-    tokenizer = framed(with_special_tokens(tokenizer or make_tokenizer(corpus, split, kind, vocabulary)), frame)
+    tokenizer = framed(with_special_tokens(tokenizer or make_tokenizer([corpus], [split], kind, vocabulary)), frame)
     around = frame(tokenizer)
     seen, measured = (pair_examples(side, tokenizer, around, context) for side in (training, held_out))
     targets, text = sum(len(example.targets) for example in measured), sum(len(p.target.encode()) for p in held_out)

@@ -1,7 +1,7 @@
 """What a training run learns from and is measured on: rows of data, their batches, a run's supply."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -70,6 +70,8 @@ class Supply:
         held_out_bytes: UTF-8 bytes of the held-out text, where every one of them is predicted once; else None.
         record: what identifies the data; its "hash" is part of the run's identity.
         prompt: a text or ids from which a sample of the model's writing goes on; None for no samples.
+        parts: of a mixture, the held-out batches of each corpus.
+        drawn: what a row of the metrics says of the data of so many steps.
     """
 
     tokenizer: Tokenizer
@@ -79,6 +81,8 @@ class Supply:
     held_out_bytes: int | None
     record: Row
     prompt: str | tuple[int, ...] | None = ""
+    parts: Mapping[str, Callable[[], Iterator[Any]]] = field(default_factory=dict)
+    drawn: Callable[[int], Row] = lambda step: {}
 
 
 @runtime_checkable

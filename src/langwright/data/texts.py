@@ -5,24 +5,26 @@ Text is tokenised on all cores, in bounded memory, and kept as token shards for 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from langwright.base.console import format_amount, progress, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_folder, cache_folder
 from langwright.base.hub import PREFIX
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.opening import open_corpus
+from langwright.corpora.opening import named_corpora, open_corpus
 from langwright.corpora.sampling import sample_texts
 from langwright.corpora.splits import parse_split, settle_split, split_documents
+from langwright.data.mixture import Mixture, Together, mixture_record, parse_mix
 from langwright.data.order import Layout
 from langwright.data.prefetch import prefetch
 from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.data.streams import READ_AT_ONCE, InOrder, Streams, whole_documents
-from langwright.data.supply import Batches, StatefulBatches, StepBatches, Supply, evaluation_batches
+from langwright.data.supply import Batches, Row, StatefulBatches, StepBatches, Supply, evaluation_batches
 from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
@@ -42,11 +44,12 @@ def text_supply(
     tokenizer: Tokenizer | None = None,
     kind: str = "bpe",
     vocabulary: int = 4096,
+    mix: str | None = None,
 ) -> Supply:
-    """A corpus opened, split and tokenised: rows of the training side, and those of the other.
+    """A corpus or a mixture opened, split and tokenised: rows of the training side, and those of the other.
 
     Args:
-        spec: the corpus.
+        spec: the corpus, or several with names; see `named_corpora`.
         split: what is held out.
         field: of files that have several, the one with the text.
         layout: of the batches.
@@ -54,48 +57,71 @@ def text_supply(
         tokenizer: one that exists; else a new one is made from the training side.
         kind: of a new one: "bpe", "words", "characters", "bytes", or a folder that holds one.
         vocabulary: the size of a new one.
+        mix: how much of each corpus of a mixture is drawn; see `parse_mix`.
     """
-    corpus = open_corpus(spec, field=field)
-    split = str(settle_split(corpus, split))
-    tokenizer = reading.ready(tokenizer or make_tokenizer(corpus, split, kind, vocabulary))
-    training, validation = prepare(corpus, tokenizer, split, cache=cache_folder() / "tokens")
-    record = {**corpus.record(), "spec": spec, "split": split, "field": field}
-    say(
-        f"{corpus.name}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
-        f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
-    )
+    named = named_corpora(spec)
+    if mix is not None and not named:
+        raise UserError(f"--mix: {spec} is one corpus; name those to be mixed, such as web=PATH,code=PATH")
+    if named and isinstance(reading, InOrder):
+        raise UserError(f"{spec}: a family that reads its text in order takes one corpus")
+    weights = None if mix is None else parse_mix(mix, list(named))
+    specs = list(named.values()) or [spec]
+    corpora = [open_corpus(each, field=field) for each in specs]
+    splits = [str(settle_split(corpus, split)) for corpus in corpora]
+    tokenizer = reading.ready(tokenizer or make_tokenizer(corpora, splits, kind, vocabulary))
+    sides = [prepare(c, tokenizer, s, cache_folder() / "tokens") for c, s in zip(corpora, splits, strict=True)]
+    records: list[Row] = [
+        {**corpus.record(), "spec": each, "split": settled, "field": field}
+        for each, corpus, settled in zip(specs, corpora, splits, strict=True)
+    ]
+    for record, (training, validation) in zip(records, sides, strict=True):
+        say(
+            f"{record['name']}: {record['documents']:,} documents, {format_amount(record['bytes'], 'bytes')}; "
+            f"{len(training):,} tokens to train on, {len(validation):,} held out; vocabulary {tokenizer.vocab_size:,}"
+        )
     batches: StepBatches | StatefulBatches
+    more: dict[str, Any] = {}
+    training, validation = sides[0]
     if isinstance(reading, InOrder):
         batches = Streams(training, layout, reading.context, reading.crossing)
         held_out = partial(whole_documents, validation, layout.batch_size, READ_AT_ONCE)
     else:
-        batches = Batches(reading.rows(tokenizer, training, layout.seed, True), layout)
-        held_out = partial(
-            evaluation_batches, reading.rows(tokenizer, validation, layout.seed, False), layout.batch_size
-        )
+        seen, measured = ([reading.rows(tokenizer, s[i], layout.seed, i == 0) for s in sides] for i in (0, 1))
+        batches, rows = Batches(seen[0], layout), measured[0]
+        if named:
+            batches, rows = Mixture(dict(zip(named, seen, strict=True)), layout, weights), Together(measured)
+            each_held_out = zip(named, measured, strict=True)
+            more = {
+                "drawn": batches.drawn,
+                "parts": {n: partial(evaluation_batches, r, layout.batch_size) for n, r in each_held_out if len(r)},
+            }
+        held_out = partial(evaluation_batches, rows, layout.batch_size)
     return Supply(
         tokenizer,
         batches,
         held_out,
-        len(validation),
-        validation.text_bytes if reading.predicts_all else None,
-        record,
+        sum(len(held) for _, held in sides),
+        sum(held.text_bytes for _, held in sides) if reading.predicts_all else None,
+        mixture_record(dict(zip(named, records, strict=True)), spec) if named else records[0],
         prompt="" if reading.predicts_all else None,
+        **more,
     )
 
 
-def make_tokenizer(corpus: Corpus, split: str, kind: str, vocabulary: int) -> Tokenizer:
-    """A tokenizer for a corpus: learnt from its training side and kept for the next run, or read from a folder."""
+def make_tokenizer(corpora: Sequence[Corpus], splits: Sequence[str], kind: str, vocabulary: int) -> Tokenizer:
+    """A tokenizer for corpora: learnt from their training sides and kept for the next run, or read from a folder."""
     if kind == "bytes":
         return raw_bytes()
     if kind == "characters":
-        return characters(document.text for document in corpus)
+        return characters(document.text for corpus in corpora for document in corpus)
     if kind in ("bpe", "words"):
         train, mark = (train_bpe, "") if kind == "bpe" else (train_words, " words")
-        content = f"{corpus.record()['hash']} {parse_split(split)} {vocabulary}{mark}"
+        both = list(zip(corpora, splits, strict=True))
+        content = " ".join(f"{corpus.record()['hash']} {parse_split(split)}" for corpus, split in both)
+        content = f"{content} {vocabulary}{mark}"
         folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
         if not folder.is_dir():
-            training, _ = split_documents(corpus, split)
+            training = (document for corpus, split in both for document in split_documents(corpus, split)[0])
             made = train(sample_texts(training, SAMPLE_BYTES), vocabulary)
             with atomic_folder(folder) as new:
                 made.save(new)

@@ -43,6 +43,7 @@ class Hooks:
         on_event: is given each notable event.
         on_step: is given the number of each step before it begins.
         around_step: a context in which each step takes place, from its batch to its changed weights.
+        drawn: what a row of training says of the data of so many steps.
     """
 
     evaluate: Callable[[Callable[[], bool]], Row] = lambda stopped: {}
@@ -52,6 +53,7 @@ class Hooks:
     on_event: Callable[[Row], None] = lambda event: None
     on_step: Callable[[int], None] = lambda step: None
     around_step: Callable[[], AbstractContextManager[None]] = nullcontext
+    drawn: Callable[[int], Row] = lambda step: {}
 
 
 class Run:
@@ -151,6 +153,7 @@ class Run:
                         gradient_norm=float(norm),
                         tokens_per_second=round(clock.lap(now.tokens), 1),
                         steps=now.steps,
+                        **self.hooks.drawn(now.step),
                     )
                 if now.skips >= MOST_SKIPS:
                     raise UserError(

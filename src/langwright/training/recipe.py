@@ -140,6 +140,8 @@ class PretrainRecipe(TrainingRecipe):
         rotate: share of the texts that denoise lets begin at another token.
         smoothing: share of each target that is spread over the vocabulary in the loss.
         packing: several short texts share a row, none of which sees another.
+        mix: how much of each corpus is drawn, where CORPUS names several, such as "web=0.7,code=0.3", and from which
+            token on that changes: "web=0.7,code=0.3; 1m tokens: web=0.2,code=0.8"; by their sizes unless given.
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
@@ -165,6 +167,7 @@ class PretrainRecipe(TrainingRecipe):
     rotate: float = 0.0
     smoothing: float = 0.0
     packing: bool = False
+    mix: str | None = None
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
@@ -198,6 +201,7 @@ _GO_WITH = {
     "masked": ("whole_words",),
     "denoise": ("permute", "delete", "rotate"),
     "causal": ("crossing",),
+    "causal prefix masked span denoise": ("mix",),
 }
 """Fields that mean something for some objectives only."""
 

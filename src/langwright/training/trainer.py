@@ -213,6 +213,7 @@ class Trainer:
             on_row=view.row,
             on_sample=view.sample,
             on_event=view.event,
+            drawn=job.supply.drawn,
             on_step=partial(job.unfreezing.apply, self.model) if job.unfreezing else lambda step: None,
         )
         run = Run(
@@ -294,6 +295,7 @@ class Trainer:
             "tokens": now.tokens,
             "epochs": round(now.step * job.recipe.batch_size / job.supply.batches.windows, 3),
             "seconds": seconds,
+            **job.supply.drawn(now.step),
             "events": now.history,
             "held_out": held_out,
         }
