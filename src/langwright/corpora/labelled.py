@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from langwright.base.console import say
 from langwright.base.errors import UserError, suggest
@@ -117,6 +117,7 @@ def read_labelled(
     ]
 
 
+@runtime_checkable
 class Labelled(Protocol):
     """What has labels."""
 
