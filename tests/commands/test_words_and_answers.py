@@ -94,9 +94,8 @@ def test_every_word_is_in_one_piece_within_the_context(made: Path) -> None:
 
 def test_tags_without_entities_are_measured_by_accuracy() -> None:
     task = Tokens(Columns(), ("DET", "NOUN"))
-    scores = task.score(
-        [TaggedRow(("the", "cat", "sat"), ("DET", "NOUN", "NOUN"), "")], [{"tags": ["DET"] * 2 + ["NOUN"]}]
-    )
+    row = TaggedRow(("the", "cat", "sat"), ("DET", "NOUN", "NOUN"), "")
+    scores = task.score([row], [{"tags": ["DET", "DET", "NOUN"]}])
     assert scores == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(2 / 3)}
     assert task.best == "accuracy"
 
@@ -113,17 +112,17 @@ def test_answers_stand_in_their_texts_as_transformers_finds_them(made: Path, tmp
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     for row, line in list(zip(rows, lines, strict=True))[:12]:
         assert row.context[line["start"] : line["end"]] == line["answer"]
-        pair = tokenizer(row.question, row.context, return_offsets_mapping=True)
+        pair = tokenizer(row.question, row.context, return_offsets_mapping=True, return_token_type_ids=True)
         with torch.no_grad():
             scores = theirs(torch.tensor([pair["input_ids"]]), token_type_ids=torch.tensor([pair["token_type_ids"]]))
         first, last = scores.start_logits[0].tolist(), scores.end_logits[0].tolist()
-        at = [i for i, side in enumerate(pair.sequence_ids()) if side == 1]
         places = pair["offset_mapping"]
+        at = [i for i, side in enumerate(pair.sequence_ids()) if side == 1 and row.context[slice(*places[i])].strip()]
         score, i, j = max((first[i] + last[j], i, j) for i in at for j in at if i <= j and j - i < 4)
         if first[0] + last[0] >= score:
             assert line == {"answer": "", "start": 0, "end": 0}
         else:
-            assert line["answer"] == row.context[places[i][0] : places[j][1]].strip()
+            assert line["answer"] == row.context[places[i][0] : places[j][1]]
 
 
 def test_long_texts_are_read_in_the_parts_of_transformers(made: Path) -> None:
@@ -137,9 +136,6 @@ def test_long_texts_are_read_in_the_parts_of_transformers(made: Path) -> None:
     assert [part.ids for part in parts] == expected["input_ids"]
     covered = {i for part in parts for place in part.places if place for i in range(*place)}
     assert covered == {i for i, character in enumerate(LONG) if character != " "}
-    assert all(
-        LONG[place[0] : place[1]].strip() for part in parts for place in part.places if place and place[1] > place[0]
-    )
 
 
 @pytest.mark.parametrize(

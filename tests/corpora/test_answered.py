@@ -70,6 +70,10 @@ def test_broken_sentences_are_refused(name: str, text: str, names: list[str], tm
         read_tagged(path, known=["O"])
 
 
+def rome(start: int) -> dict[str, Any]:
+    return {**WHERE, "answers": [{"text": "Rome", "answer_start": start}]}
+
+
 def squad(*asked: dict[str, Any], **article: Any) -> str:
     return json.dumps({"version": "v2.0", "data": [{**article, "paragraphs": [{"context": CONTEXT, "qas": asked}]}]})
 
@@ -111,10 +115,10 @@ def test_questions_are_split_by_article_or_text(tmp_path: Path) -> None:
     [
         (
             "a.json",
-            squad({**WHERE, "answers": [{"text": "Rome", "answer_start": 12}]}),
+            squad(rome(12)),
             ["a.json", "q1", '"Rome"', "12"],
         ),
-        ("a.json", squad({**WHERE, "answers": [{"text": "Rome", "answer_start": -22}]}), ["a.json", "q1", "-22"]),
+        ("a.json", squad(rome(-22)), ["a.json", "q1", "-22"]),
         ("a.json", squad({"id": "q1", "question": "Where?"}), ["a.json", "q1", '"answers"']),
         ("a.json", squad({"id": "q1", "answers": []}), ["a.json", '"question"']),
         ("a.json", squad(), ["a.json"]),

@@ -37,7 +37,8 @@ class Part(NamedTuple):
     Args:
         ids: the ids, special tokens included.
         types: their types.
-        places: of each token of the second text its (start, end) in characters, without blanks; None for the others.
+        places: of each token of the second text its (start, end) in characters, without the blanks around it; None for
+            a token of blanks, and for the others.
     """
 
     ids: list[int]
@@ -519,7 +520,7 @@ def _refuse_surrogates(text: str) -> None:
         raise UserError(f"the text holds half a surrogate pair at character {at}, which is not text; remove it")
 
 
-def _without_blanks(text: str, start: int, end: int) -> tuple[int, int]:
-    """The bounds of a part of a text without the blanks around it."""
+def _without_blanks(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The bounds of a part of a text without the blanks around it; None of blanks alone."""
     part = text[start:end]
-    return (end - len(part.lstrip()), start + len(part.rstrip())) if part.strip() else (start, end)
+    return (end - len(part.lstrip()), start + len(part.rstrip())) if part.strip() else None

@@ -127,10 +127,11 @@ class Task:
                 advance(len(part))
 
 
-@torch.inference_mode()
 def logits_of(model: Model, rows: Rows, batch_size: int) -> Iterator[Tensor]:
     """What the head of a model makes of each row, in float32 on the CPU; the rows may be wider than their texts."""
     for start in range(0, len(rows), batch_size):
         numbers = np.arange(start, min(start + batch_size, len(rows)))
         batch: Any = rows.batch(numbers, numbers).to(model.device)
-        yield from batch.logits(model).float().cpu()
+        with torch.inference_mode():
+            logits = batch.logits(model).float().cpu()
+        yield from logits
