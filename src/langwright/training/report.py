@@ -13,7 +13,7 @@ from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
 from langwright.viewing.report import confusion, errors, facts, label_scores
-from langwright.viewing.text import percent
+from langwright.viewing.text import event_words, percent
 
 Row = Mapping[str, Any]
 OVERLINE = "Langwright training report"
@@ -96,8 +96,7 @@ def _events(history: Sequence[Row]) -> Html:
     rows = []
     for event in history:
         if event["event"] != "re-planned":
-            words = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
-            rows.append((f"{event['step']:,}", event["event"], words))
+            rows.append((f"{event['step']:,}", event["event"], event_words(event)))
     return table(("Step", "Event", "What happened"), rows, numeric=["Step"], title="Events") if rows else Html("")
 
 

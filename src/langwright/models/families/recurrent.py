@@ -15,6 +15,9 @@ from langwright.models.task_heads import pooled_heads
 from langwright.parts import Embedding, MixerBlock, Recurrent, Stack
 from langwright.parts.recurrent import Cell
 
+LAYER = ("input", "hidden_weight", "hidden_bias")
+"""The parameters of a layer, by the same names on disk."""
+
 
 @dataclass(frozen=True)
 class RecurrentConfig(Config):
@@ -65,7 +68,7 @@ def initialise(model: Model) -> None:
 
 def keys(config: RecurrentConfig) -> list[Entry]:
     """Our own names."""
-    layer = names({name: f"mixer.{name}" for name in ("input", "hidden_weight", "hidden_bias")})
+    layer = names({name: f"mixer.{name}" for name in LAYER})
     table = {"embedding.weight": "body.embed.tokens", "lm_head.weight": "head.weight", "lm_head.bias": "head.bias"}
     return [*names(table), *layers("layers", layer)]
 
