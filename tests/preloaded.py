@@ -74,6 +74,8 @@ def answer(connection: socket.socket, main: Any) -> None:
         argv, folder, environment = json.loads(file.read(int.from_bytes(size, "big")))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    for name, number in (("stdout", 1), ("stderr", 2)):  # the server's may have been a file, in which one can seek
+        setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
     sys.path[0] = ""  # of -c and -m, in place of the folder of this file
     os.chdir(folder)
     os.environ.clear()

@@ -54,7 +54,9 @@ def test_families() -> None:
 def test_heads() -> None:
     rows = table("| `architectures` | `model_type` | head |")
     assert {name: tuple(cell.strip("`") for cell in cells) for name, cells in rows.items()} == {
-        head.architecture: (name, task) for name, family in FAMILIES.items() for task, head in family.heads.items()
+        head.architecture: (family.model_type, task)
+        for family in FAMILIES.values()
+        for task, head in family.heads.items()
     }
 
 

@@ -45,6 +45,22 @@ def test_a_folder_holds_the_model(family: str, tied: bool, tmp_path: Path) -> No
 
 @families
 @torch.no_grad()
+def test_labels_of_a_text_do_not_depend_on_its_padding(family: str, tmp_path: Path) -> None:
+    model, ids = (
+        new_model(family, made(family).config, head="sequence", labels=["good", "bad"]).eval(),
+        random_ids(2, 9),
+    )
+    perturb(model)
+    save_model(model, None, tmp_path)
+    assert torch.equal(load_model(tmp_path)(ids), model(ids))
+    padded = torch.nn.functional.pad(ids, (0, 5))
+    given = model(padded, torch.arange(14).expand(2, -1) < 9)
+    assert given.shape == (2, 2)
+    torch.testing.assert_close(given, model(ids))
+
+
+@families
+@torch.no_grad()
 def test_written_token_by_token_it_is_what_it_is_at_once(family: str) -> None:
     """Prompts of several lengths, one of which leaves early, and the places of beams."""
     model = made(family)

@@ -245,11 +245,14 @@ def _with_grammar(
                 found.append(grammar.probability(line.split()))
                 told(1)
         parsed = [(line, p) for line, p in zip(sentences, found, strict=True) if p > 0]
-        bits, size = -sum(math.log2(p) for _, p in parsed), sum(len(line.encode()) + 1 for line in sentences)
+        whole, bits = len(parsed) == len(sentences), -sum(math.log2(p) for _, p in parsed)
+        size = sum(len(line.encode()) + 1 for line in sentences)
+        symbols = sum(len(line.split()) + 1 for line in sentences)
         result |= {
             "sentences": len(sentences),
             "parsed": len(parsed),
-            "bits_per_byte": bits / size if len(parsed) == len(sentences) else None,
+            "bits_per_byte": bits / size if whole else None,
+            "perplexity_per_word": 2 ** (bits / symbols) if whole else None,
         }
     said = []
     for text in asked:

@@ -125,17 +125,19 @@ def _two_stacks(model: Model, tokenizer: Tokenizer, source: Sequence[int], targe
         model.body(torch.tensor([target], device=model.device), taps=decoder, memory=memory)
     read, written = ([tokenizer.token(i) for i in ids] for ids in (source, target))
     crossed = [LayerHeads(_array(weights[0])) for weights in decoder.get("cross_attention")]
-    return [
+    readings = [
         Reading("cross", "Cross-attention", "the decoder", crossed, written, read, CROSS_CAUTIONS),
         Reading("decoder", "Decoder", "the decoder", _layers(decoder, model.body.biases), written),
         Reading("encoder", "Encoder", "the encoder", _layers(encoder, model.encoder.biases), read, cautions=()),
     ]
+    return [reading for reading in readings if reading.layers]  # recurrent layers have none
 
 
-def _layers(taps: Taps, biases: Sequence[Bias]) -> list[LayerHeads]:
+def _layers(taps: Taps, biases: Sequence[Bias | None]) -> list[LayerHeads]:
     """The self-attention weights of every layer, and what its bias added to the scores."""
     layers = []
-    for weights, bias in zip(taps.get("attention"), biases, strict=True):
+    attending = [bias for bias in biases if bias is not None]
+    for weights, bias in zip(taps.get("attention"), attending, strict=True):
         time = weights.shape[-1]
         positions = torch.arange(time, device=weights.device)[None]
         places = Places(positions, positions, gapless=False)

@@ -115,4 +115,5 @@ class KVSlot:
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """See `KVCache.keep`."""
-        self._keys, self._values = self._keys[rows], self._values[rows]
+        if self._keys.ndim > 1:  # a layer that reads nothing but the memory of an encoder keeps none
+            self._keys, self._values = self._keys[rows], self._values[rows]

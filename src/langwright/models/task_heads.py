@@ -7,6 +7,7 @@ from langwright.models.config import ACTIVATIONS
 from langwright.models.family import Head
 from langwright.models.keymap import names
 from langwright.parts import LabelHead, MaskedHead
+from langwright.parts.heads import Pooling
 
 
 def masked_head(architecture: str, root: str, dense: str, norm: str, activation: str | None = None) -> Head:
@@ -48,6 +49,21 @@ def span_head(architecture: str) -> Head:
         lambda c, tokens, labels: LabelHead(c.hidden_size, 2, None, dense=False),
         names({"qa_outputs": "head.output"}),
     )
+
+
+def pooled_heads(name: str, pooling: Pooling) -> dict[str, Head]:
+    """Labels for a text and for every token, of a family of our own. pooling: which hidden states stand for a text."""
+
+    def head(architecture: str, pooling: Pooling | None) -> Head:
+        return Head(
+            architecture,
+            lambda c, tokens, labels: LabelHead(c.output_width, labels, pooling, dense=False, dropout=c.hidden_dropout),
+            names({"classifier": "head.output"}),
+            labelled=True,
+        )
+
+    sequence, token = f"{name}ForSequenceClassification", f"{name}ForTokenClassification"
+    return {"sequence": head(sequence, pooling), "token": head(token, None)}
 
 
 def last_token_head(architecture: str) -> Head:

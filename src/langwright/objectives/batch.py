@@ -30,6 +30,13 @@ class Batch:
         """The number of rows."""
         return int(next(iter(vars(self).values())).shape[0])
 
+    def inputs(self, counted: Tensor) -> Tensor:
+        """What a run counts as its tokens: the targets, unless a model reads more than it predicts.
+
+        counted: the count of the objective's first term.
+        """
+        return counted
+
     def to(self: T, device: torch.device | str) -> T:
         """The same batch on another device."""
         return type(self)(**{name: None if x is None else x.to(device) for name, x in vars(self).items()})
@@ -89,6 +96,10 @@ class TokenBatch(Batch):
     at: Int[Tensor, "batch targets"] | None = None
     state: CarriedState | None = None
 
+    def inputs(self, counted: Tensor) -> Tensor:
+        """The targets, or all that is read where few positions predict."""
+        return counted if self.at is None else real_tokens(self.ids, self.mask, self.segments)
+
     def hidden(self, model: Any, balance: bool = False) -> Hidden:
         """What a model makes of the texts; with `balance` also what its experts add."""
         taps = Taps("auxiliary") if balance else None
@@ -123,6 +134,10 @@ class PairBatch(Batch):
     segments: Int[Tensor, "batch time"] | None = None
     samples: Int[Tensor, " batch"] | None = None
 
+    def inputs(self, counted: Tensor) -> Tensor:
+        """What encoder and decoder read."""
+        return counted + real_tokens(self.source, self.source_mask)
+
     def hidden(self, model: Any, balance: bool = False) -> Hidden:
         """What a model makes of the targets; with `balance` also what the experts of encoder and decoder add."""
         reading, writing = (Taps("auxiliary") if balance else None for _ in range(2))
@@ -137,6 +152,12 @@ class PairBatch(Batch):
         assert self.source_segments is not None
         first = (self.segments[..., None] == self.source_segments[:, None]).int().argmax(-1)
         return hidden, (read.gather(1, first) + written) / 2
+
+
+def real_tokens(ids: Tensor, mask: Tensor | None, segments: Tensor | None = None) -> Tensor:
+    """How many tokens are no padding, as far as mask or segments say; a float, as weights are summed."""
+    real = mask if mask is not None else torch.ones_like(ids) if segments is None else segments > 0
+    return real.sum(dtype=torch.float32)
 
 
 def _added(taps: Taps | None, ids: Tensor) -> Float[Tensor, "batch time"] | None:

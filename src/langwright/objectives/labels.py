@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from langwright.objectives.batch import Batch, Models
+from langwright.objectives.batch import Batch, Models, real_tokens
 
 Form = Literal["one", "several", "number", "span"]
 
@@ -34,6 +34,10 @@ class LabelBatch(Batch):
     mask: Bool[Tensor, "batch time"] | None = None
     types: Int[Tensor, "batch time"] | None = None
     samples: Int[Tensor, " batch"] | None = None
+
+    def inputs(self, counted: Tensor) -> Tensor:
+        """All that is read."""
+        return real_tokens(self.ids, self.mask)
 
     def logits(self, model: Any) -> Float[Tensor, "batch *logits"]:
         """What the head of a model makes of the texts."""

@@ -11,13 +11,13 @@ from langwright.parts.linear import Linear
 from langwright.parts.moe import MoE
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope, sinusoids
-from langwright.parts.recurrent import Recurrent
+from langwright.parts.recurrent import Bidirectional, Recurrent
 from langwright.parts.stack import Block, Embedding, MixerBlock, ParallelBlock, Residual, Stack
 
 __all__ = [
-    "GLU", "MLP", "Alibi", "Attention", "Bias", "Block", "CausalConvolution", "Embedding", "LabelHead", "LanguageHead",
-    "Linear", "MaskedHead", "MixerBlock", "MoE", "Norm", "ParallelBlock", "Recurrent", "RelativeBias", "Residual",
-    "Rope", "Stack", "sinusoids",
+    "GLU", "MLP", "Alibi", "Attention", "Bias", "Bidirectional", "Block", "CausalConvolution", "Embedding", "LabelHead",
+    "LanguageHead", "Linear", "MaskedHead", "MixerBlock", "MoE", "Norm", "ParallelBlock", "Recurrent", "RelativeBias",
+    "Residual", "Rope", "Stack", "sinusoids",
 ]  # fmt: skip
 
 # MKL's vector mathematics (cos, sin, exp, log, tanh, erf, sqrt and others of float32 and float64; not softmax, GELU,

@@ -17,6 +17,22 @@ GATES: dict[Cell, int] = {"lstm": 4, "gru": 3, "rnn": 1}
 """Rows of a weight for each unit, in the order of `torch.nn`: i, f, g, o of an LSTM; r, z, n of a GRU."""
 
 
+class Bidirectional(nn.Module):
+    """Two layers over the same text, from left to right and from right to left, side by side (Schuster and Paliwal,
+    1997); arguments as for `Recurrent`, `outputs` being the width of both together.
+    """
+
+    def __init__(self, inputs: int, outputs: int, cell: Cell, dropout: float = 0.0):
+        super().__init__()
+        self.ahead = Recurrent(inputs, outputs // 2, cell, dropout)
+        self.behind = Recurrent(inputs, outputs // 2, cell, dropout)
+
+    def forward(self, x: Float[Tensor, "batch time inputs"], context: Context) -> Float[Tensor, "batch time outputs"]:
+        real, segments = (None if there is None else there.flip(1) for there in (context.real, context.segments))
+        behind = self.behind(x.flip(1), context._replace(real=real, segments=segments)).flip(1)
+        return torch.cat((self.ahead(x, context), behind), -1)
+
+
 class Recurrent(nn.Module):
     """One layer in one direction, equal to `torch.nn.LSTM`, `torch.nn.GRU` or `torch.nn.RNN` (tanh).
 

@@ -25,12 +25,13 @@ def training_flops_per_token(model: Model, context: int) -> int:
     """Forward and backward: 6 * matmul parameters + 6 * layers * T * width.
 
     The head counts, the embedding look-up does not; of experts those count that a token passes. The second term is
-    attention, of which causality needs half.
+    attention, of which causality needs half. Of an encoder-decoder about half of the tokens pass each side.
     """
     matmul = _linear(model) + (model.head.weight.numel() if hasattr(model.head, "weight") else 0)
     matmul -= sum(_idle(moe, _linear(moe.experts)) for moe in _mixtures(model))
     attention = sum(context * m.heads * m.head_dim for m in model.modules() if isinstance(m, Attention))
-    return 6 * matmul + 6 * attention
+    both = 6 * matmul + 6 * attention
+    return both // 2 if model.encoders else both
 
 
 def _linear(module: nn.Module) -> int:

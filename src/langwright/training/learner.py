@@ -81,13 +81,14 @@ class Learner:
         """Forward, loss and backward of one step, in micro-batches.
 
         Returns:
-            The loss, and the count of the objective's first term, both of all ranks.
+            The loss, and what a run counts as its tokens (`Batch.inputs`), both of all ranks.
         """
         self.models.train()
         self.masters.zero_gradients()
         terms = self.objective.counts(batch)
-        counts = self.ranks.sum(torch.stack([*terms.values()]))
-        shares = zip(terms, counts.clamp(min=1).to(self.device), strict=True)
+        counted = batch.inputs(next(iter(terms.values())))
+        *counts, tokens = self.ranks.sum(torch.stack([*terms.values(), counted]))
+        shares = zip(terms, torch.stack(counts).clamp(min=1).to(self.device), strict=True)
         scales = {name: self.objective.weights[name] / count for name, count in shares}
         total = torch.zeros((), device=self.device)
         size = self.recipe.micro_batch or len(batch)
@@ -103,7 +104,7 @@ class Learner:
             with part("optimizer"):
                 self.masters.gather()
             total += loss.detach()
-        return self.ranks.sum(total), counts[0]
+        return self.ranks.sum(total), tokens
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""

@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from langwright.base.console import progress
 from langwright.corpora.labelled import Columns
 from langwright.data.supply import Rows
@@ -14,6 +18,8 @@ from langwright.objectives.batch import Objective
 from langwright.text.tokenizer import Tokenizer
 
 Row = dict[str, Any]
+ERRORS = 20
+"""Examples of errors in a report."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,10 @@ class Task:
     @abstractmethod
     def key(self, item: Any) -> str:
         """The text of a row by which it is split: rows with equal ones are never on both sides."""
+
+    def text(self, item: Any) -> str:
+        """What a row holds, all of which the record counts."""
+        return self.key(item)
 
     @abstractmethod
     def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
@@ -115,3 +125,13 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+def logits_of(model: Model, rows: Rows, batch_size: int) -> Iterator[Tensor]:
+    """What the head of a model makes of each row, in float32 on the CPU; the rows may be wider than their texts."""
+    for start in range(0, len(rows), batch_size):
+        numbers = np.arange(start, min(start + batch_size, len(rows)))
+        batch: Any = rows.batch(numbers, numbers).to(model.device)
+        with torch.inference_mode():
+            logits = batch.logits(model).float().cpu()
+        yield from logits

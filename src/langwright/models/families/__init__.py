@@ -12,6 +12,7 @@ from langwright.models.families.gpt_neo import GPT_NEO
 from langwright.models.families.gpt_neox import GPT_NEOX
 from langwright.models.families.gptj import GPTJ
 from langwright.models.families.llama import LLAMA
+from langwright.models.families.lstm_attention import LSTM_ATTENTION
 from langwright.models.families.marian import MARIAN
 from langwright.models.families.mistral import MISTRAL
 from langwright.models.families.mixtral import MIXTRAL
@@ -34,7 +35,11 @@ CARRYING = (LSTM, GRU, RNN, CNN)
 """Decoders without attention, whose memory of a text has a fixed size."""
 ENCODERS = (BERT, ROBERTA)
 ENCODER_DECODERS = (T5, SWITCH, BART, MARIAN)
-FAMILIES: dict[str, Family] = {family.name: family for family in (*DECODERS, *CARRYING, *ENCODERS, *ENCODER_DECODERS)}
+OWN_ENCODER_DECODERS = (LSTM_ATTENTION,)
+"""Those without a class in `transformers`."""
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (*DECODERS, *CARRYING, *ENCODERS, *ENCODER_DECODERS, *OWN_ENCODER_DECODERS)
+}
 MODEL_TYPES = {family.model_type: family for family in FAMILIES.values()}
 LANGUAGE = [family.name for family in (*DECODERS, *CARRYING)]
 """Those that are built to continue a text."""
@@ -45,6 +50,6 @@ LEARNERS: dict[str, tuple[Family, ...]] = {
     "prefix": ENCODER_DECODERS,
     "span": ENCODER_DECODERS,
     "denoise": (BART, *ENCODER_DECODERS),
-    "seq2seq": (MARIAN, *ENCODER_DECODERS),
+    "seq2seq": (MARIAN, *ENCODER_DECODERS, *OWN_ENCODER_DECODERS),
 }
 """The families that each objective of pretraining is for, the usual one first."""

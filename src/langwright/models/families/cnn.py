@@ -6,6 +6,7 @@ from langwright.models.config import Config, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model
+from langwright.models.task_heads import pooled_heads
 from langwright.parts import CausalConvolution, Embedding, MixerBlock, Norm, Residual, Stack
 
 
@@ -29,6 +30,11 @@ class CNNConfig(Config):
     initializer_range: Rate = 0.02
 
     shape = ShapeFields(heads=None, context=None)
+
+    @property
+    def output_width(self) -> int:
+        """The width of the hidden states that the head reads."""
+        return self.hidden_size
 
     @property
     def span(self) -> int:
@@ -62,6 +68,7 @@ CNN = Family(
     config=CNNConfig,
     builder=build,
     keys=keys,
+    heads=pooled_heads("CNN", "max"),  # over time, as Kim (2014)
     own=True,
     carries=True,
     adapters=AdapterTargets(lora=("convolution",)),

@@ -11,8 +11,12 @@ from langwright.models.config import Config, Positive, Rate, ShapeFields, Size
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model
+from langwright.models.task_heads import pooled_heads
 from langwright.parts import Embedding, MixerBlock, Recurrent, Stack
 from langwright.parts.recurrent import Cell
+
+LAYER = ("input", "hidden_weight", "hidden_bias")
+"""The parameters of a layer, by the same names on disk."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,23 @@ class RecurrentConfig(Config):
 
     shape = ShapeFields(heads=None, context=None)
 
+    @property
+    def output_width(self) -> int:
+        """The width of the hidden states that the head reads."""
+        return (self.embedding_size if self.tie_word_embeddings else None) or self.hidden_size
+
 
 def build(config: RecurrentConfig, cell: Cell) -> Model:
     """Layers one on the other, without norms and without residual branches, and a head with a bias."""
     c = config
     embedded = c.embedding_size or c.hidden_size
-    last = embedded if c.tie_word_embeddings else c.hidden_size
-    widths = [embedded, *[c.hidden_size] * (c.num_hidden_layers - 1), last]
+    widths = [embedded, *[c.hidden_size] * (c.num_hidden_layers - 1), c.output_width]
     blocks = [
         MixerBlock(Recurrent(inputs, outputs, cell, c.hidden_dropout, c.weight_dropout))
         for inputs, outputs in pairwise(widths)
     ]
     body = Stack(Embedding(c.vocab_size, embedded, dropout=c.embedding_dropout), blocks, final_norm=None)
-    return language_model(body, c, c.tie_word_embeddings, bias=True, dim=last)
+    return language_model(body, c, c.tie_word_embeddings, bias=True, dim=c.output_width)
 
 
 @torch.no_grad()
@@ -60,7 +68,7 @@ def initialise(model: Model) -> None:
 
 def keys(config: RecurrentConfig) -> list[Entry]:
     """Our own names."""
-    layer = names({name: f"mixer.{name}" for name in ("input", "hidden_weight", "hidden_bias")})
+    layer = names({name: f"mixer.{name}" for name in LAYER})
     table = {"embedding.weight": "body.embed.tokens", "lm_head.weight": "head.weight", "lm_head.bias": "head.bias"}
     return [*names(table), *layers("layers", layer)]
 
@@ -81,6 +89,7 @@ def family(cell: Cell, presets: dict[str, Fields]) -> Family:
         builder=partial(build, cell=cell),
         keys=keys,
         initialise=initialise,
+        heads=pooled_heads(cell.upper(), "last"),
         own=True,
         carries=True,
         adapters=AdapterTargets(lora=("input",)),
