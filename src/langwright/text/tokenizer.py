@@ -101,6 +101,14 @@ class Tokenizer:
         """The ids of a text, without bos and eos. Long texts are worked on by all cores."""
         return [i for piece in self.encode_batch(list(self.pieces(text))) for i in piece]
 
+    def encode_named(self, text: str) -> list[int]:
+        """The ids of a text in which the names of special tokens mean those tokens, without bos and eos."""
+        _refuse_surrogates(text)
+        self._backend.encode_special_tokens = False
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        self._backend.encode_special_tokens = True
+        return ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, worked on by all cores at once; each text is taken whole.
 
@@ -269,6 +277,7 @@ class Tokenizer:
         special: SpecialTokens,
         chat_template: str | None = None,
         ends: Sequence[int] = (),
+        gaps: Collection[str] = (),
     ) -> "Tokenizer":
         """The same tokenizer with more tokens, whose ids follow the others.
 
@@ -277,9 +286,10 @@ class Tokenizer:
             special: the special tokens.
             chat_template: a new one; its own unless given.
             ends: see `Tokenizer`.
+            gaps: those that stand for words, and so for the blank before them too, as RoBERTa's mask does.
         """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
+        backend.add_special_tokens([AddedToken(t, lstrip=t in gaps, normalized=False, special=True) for t in added])
         config = {**self.config, **({} if chat_template is None else {"chat_template": chat_template})}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
