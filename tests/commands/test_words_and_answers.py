@@ -13,8 +13,9 @@ from commands.test_tasks import RUN, base
 from langwright.corpora.labelled import Columns
 from langwright.corpora.questions import read_questions
 from langwright.corpora.tagged import TaggedRow
-from langwright.evaluation.tasks.qa import exact_match, normalised, word_f1
+from langwright.evaluation.tasks.qa import Questions, exact_match, normalised, word_f1
 from langwright.evaluation.tasks.tokens import Tokens, _pieces
+from langwright.evaluation.tasks.tuning import task_data
 from langwright.text.tokenizer import load_tokenizer
 from processes import survives_kills
 from refusals import Fails, Prints
@@ -152,6 +153,18 @@ def test_long_texts_are_read_in_the_parts_of_transformers(made: Path) -> None:
 def test_answers_are_compared_as_squad_compares_them(said: str, truth: str, exact: float, f1: float) -> None:
     assert (exact_match(said, truth), word_f1(said, truth)) == (exact, pytest.approx(f1))
     assert normalised(" The  U.S.A. an end ") == "usa end"
+
+
+@pytest.mark.parametrize("split", ["0.9", "30%"])
+def test_no_text_is_on_both_sides(split: str, tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "context": f"Text {i % 21}.", "answer": "Text", "start": 0} for i in range(60)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text(path.read_text() + json.dumps({**rows[0], "context": "Last text.", "start": 0, "answer": "Last"}))
+    data = task_data(Questions, str(path), None, split, Columns())
+    seen, held_out = ({row.context for row in side} for side in (data.training, data.held_out))
+    assert held_out
+    assert not seen & held_out
 
 
 @pytest.mark.parametrize("task", ["tokens", "qa"])

@@ -44,6 +44,7 @@ class Questions(Task):
     unanswerable: bool = False
     longest: int = 200
     head: ClassVar[str] = "span"
+    grouped: ClassVar[bool] = True
 
     @property
     def best(self) -> str:

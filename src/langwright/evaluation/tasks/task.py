@@ -28,6 +28,7 @@ class Task:
 
     Attributes:
         head: what the head of a model is for that answers; see `load_model`.
+        grouped: whether rows with equal keys stay on one side of a split in order too.
 
     Args:
         columns: which columns of a file hold what.
@@ -35,6 +36,7 @@ class Task:
     """
 
     head: ClassVar[str]
+    grouped: ClassVar[bool] = False
     columns: Columns
     labels: tuple[str, ...]
 
@@ -68,7 +70,7 @@ class Task:
 
     @abstractmethod
     def key(self, item: Any) -> str:
-        """The text of a row by which it is split: rows with equal ones are never on both sides."""
+        """The text of a row by which it is split: by content, rows with equal ones are never on both sides."""
 
     def text(self, item: Any) -> str:
         """What a row holds, all of which the record counts."""

@@ -108,8 +108,9 @@ def task_data(kind: type[Task], spec: str, validation: str | None, split: str | 
         if rule.by_content:
             out = [is_held_out(key, rule.share) for key in keys]
         else:
-            seen = set(keys[: int(len(items) * rule.share)])
-            out = [key not in seen for key in keys]
+            cut = int(len(items) * rule.share)
+            seen = set(keys[:cut]) if task.grouped else set()
+            out = [i >= cut and key not in seen for i, key in enumerate(keys)]
         training, held_out = ([i for i, o in zip(items, out, strict=True) if o == side] for side in (False, True))
         counts = f"{len(training):,} rows to learn from, {len(held_out):,} held out"
         say(f"{spec}: {counts} ({told}; --validation FILE names others)")
