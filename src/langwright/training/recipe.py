@@ -212,7 +212,8 @@ class FinetuneRecipe(TrainingRecipe):
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), or classify
-            (one label, several, or a number for a text or a pair).
+            (one label, several, or a number for a text or a pair), tokens (a tag for every word), or qa (the part of
+            a text that answers a question).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text; guessed, and announced, unless given. A number where there is no header.
         second_field: the column of the second text, for pairs.
@@ -236,7 +237,7 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify"] = "text"
+    task: Literal["text", "chat", "classify", "tokens", "qa"] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from langwright.evaluation.tasks.classify import Classify
+from langwright.evaluation.tasks.qa import Questions
 from langwright.evaluation.tasks.task import Task
+from langwright.evaluation.tasks.tokens import Tokens
 
-TASKS: Mapping[str, type[Task]] = {"classify": Classify}
+TASKS: Mapping[str, type[Task]] = {"classify": Classify, "tokens": Tokens, "qa": Questions}

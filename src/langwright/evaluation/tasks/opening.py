@@ -26,7 +26,7 @@ def open_task(folder: Path, opening: Opening) -> tuple[Task, Model, Tokenizer]:
     if isinstance(told, dict) and told.get("name") in TASKS:
         return TASKS[told["name"]].from_record(told, told["labels"]), model, tokenizer
     for kind in TASKS.values():
-        if kind.head == model.task and model.labels:
+        if kind.head == model.task:
             return kind.from_record({}, model.labels), model, tokenizer
     raise UserError(
         f'{trained}: a model with the head "{model.task}" has no task to do; langwright finetune --task gives it one'
