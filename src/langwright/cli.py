@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("langwright.commands.predict:predict", "do a model's task for each row of a file"),
     "evaluate": ("langwright.commands.evaluate:evaluate", "how well a model predicts a text"),
     "baseline": ("langwright.commands.baseline:baseline", "classical models to beat: n-grams, bags of words, gzip"),
+    "words": ("langwright.commands.words:words", "vectors of words: train, ask, measure"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
@@ -37,6 +38,7 @@ USUAL = {
     "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
+    "words": "analogy near questions similarity architecture loss dimension epochs workers json",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
     "baseline": "split unit order sample sentence per_class neighbours text_field label_field json",
 }

@@ -12,6 +12,7 @@ import transformers
 
 from langwright import load_model, load_tokenizer
 from langwright.cli import main
+from langwright.inference.generate import source_ids
 from langwright.models.folder.opened import OpenedFolder
 from oracles import random_ids
 from processes import survives_kills
@@ -95,6 +96,22 @@ def test_what_was_trained_is_used(data: Path, tmp_path: Path, prints: Prints) ->
     assert main(arguments("seq2seq", data, pairs, 3)) == 0
     assert prints("generate", pairs, "--prompt", "one cat sees.", "--max-new-tokens", "4") is not None
     assert load_model(pairs).encoders
+
+
+def test_names_of_gaps_in_a_source_mean_gaps(data: Path, tmp_path: Path) -> None:
+    """As in training, where a gap takes the blank before a word along; every other name is text."""
+    for objective, gap in (("span", "<extra_id_0>"), ("denoise", "<|mask|>")):
+        assert main(arguments(objective, data, tmp_path / objective, 1)) == 0
+        model, tokenizer = load_model(tmp_path / objective), load_tokenizer(tmp_path / objective)
+        whole = source_ids(model, tokenizer, "One cat sees one dog.")
+        found = source_ids(model, tokenizer, f"One cat {gap} one dog.")
+        places = [i for i, id in enumerate(found) if tokenizer.token(id) == gap]
+        assert len(places) == 1
+        assert found[: places[0]] == whole[: places[0]]
+        assert found[places[0] + 1 :] == whole[places[0] + 1 - len(found) :]
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / objective)
+        assert theirs(f"One cat {gap} one dog.")["input_ids"] == found
+        assert tokenizer.eos_id not in source_ids(model, tokenizer, "One <|eos|> cat")[:-1]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Floor 2: what a model must beat: compressors, a byte n-gram, and code that merely parses. No transformers here."""
+"""Floor 2: what a model must beat: compressors, n-grams, word2vec, code that merely parses. No transformers here."""

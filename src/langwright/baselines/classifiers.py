@@ -35,7 +35,7 @@ def word_classifier(
     Raises:
         UserError: scikit-learn is missing, or no text has a word.
     """
-    what = f"baseline {representation}"
+    what = representation
     pipeline = need("sklearn.pipeline", "metrics", what)
     vectors = need("sklearn.feature_extraction.text", "metrics", what)
     models = need("sklearn.linear_model", "metrics", what)

@@ -85,7 +85,8 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
             objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
             supply=supply,
-            learning_rate=recipe.learning_rate or (1.0 if recipe.optimizer == "sgd" else 1 / config.width),
+            learning_rate=recipe.learning_rate
+            or (1.0 if recipe.optimizer == "sgd" else FAMILIES[family].rate / config.width),
             machine=machine,
             started=started,
             evaluate=held_out_likelihood(supply),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from langwright.base.console import say
 from langwright.base.errors import UserError, suggest
@@ -117,7 +117,16 @@ def read_labelled(
     ]
 
 
-def label_names(rows: Iterable[LabelledRow], where: str | Path) -> list[str]:
+@runtime_checkable
+class Labelled(Protocol):
+    """What has labels."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels."""
+
+
+def label_names(rows: Iterable[Labelled], where: str | Path) -> list[str]:
     """The labels of the rows, each once: in the order of numbers if all are, else of the alphabet.
 
     Raises UserError where there are fewer than two, so that there is nothing to learn.

@@ -110,7 +110,7 @@ def read_rows(
                     if not line.isspace():
                         yield _object(_json(line, f"{path}:{number}"), f"{path}:{number}")
             case ".json":
-                rows = _json("".join(_lines(path)), str(path))
+                rows = read_value(path)
                 if not isinstance(rows, list):
                     raise UserError(f"{path}: the file must be a JSON list of objects; one object a line is .jsonl")
                 yield from (_object(row, f"{path}: row {n}") for n, row in enumerate(rows, start=1))
@@ -125,6 +125,11 @@ def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, packed or not, with their ends; UserError where it cannot be read."""
     with _explained(path):
         yield from _lines(path)
+
+
+def read_value(path: Path) -> Any:
+    """The one value of a JSON file, packed or not; UserError where it cannot be read."""
+    return _json("".join(read_lines(path)), str(path))
 
 
 def name_list(names: Iterable[str]) -> str:

@@ -147,13 +147,14 @@ def with_special_tokens(tokenizer: Tokenizer, mask: bool = False, spans: int = 0
         special = replace(special, cls=special.cls or special.bos, sep=special.sep or special.eos)
     known = len(sentinels(tokenizer)) if spans else 0
     added = [token for kind, token in vars(special).items() if token not in (None, *vars(has).values())]
-    added += [SENTINEL.format(i) for i in range(known, spans)]
+    gaps = [SENTINEL.format(i) for i in range(known, spans)]
+    added += gaps
     if special == has and not added:
         return tokenizer
     if added:
         shown = added if len(added) < 5 else [*added[:2], "...", added[-1]]
         say(f"new special tokens: {', '.join(shown)}")
-    return tokenizer.extended(list(dict.fromkeys(added)), special)
+    return tokenizer.extended(list(dict.fromkeys(added)), special, gaps={*gaps, special.mask or ""})
 
 
 def framed(tokenizer: Tokenizer, frame: Callable[[Tokenizer], Framing]) -> Tokenizer:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError, check_flag
+from langwright.data.reading import sentinels
 from langwright.inference.beam import beam_search
 from langwright.inference.request import Reading, Request, padded
 from langwright.inference.sampling import Sampling, Search, apply_rules, choose
@@ -150,9 +151,15 @@ def generate_ids(
 
 
 def source_ids(model: Model, tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids an encoder is given for a text; UserError where it is empty or does not fit."""
+    """The ids an encoder is given for a text; UserError where it is empty or does not fit.
+
+    Where the text names the mask or a sentinel, names of special tokens mean those tokens.
+    """
     begin = tokenizer.bos_id if model.frame.source_bos else None
-    ids = [token for token in (begin, *tokenizer.encode(text), tokenizer.eos_id) if token is not None]
+    gaps = [tokenizer.special_tokens.mask, *map(tokenizer.token, sentinels(tokenizer))]
+    named = any(name is not None and name in text for name in gaps)
+    inner = tokenizer.encode_named(text) if named else tokenizer.encode(text)
+    ids = [token for token in (begin, *inner, tokenizer.eos_id) if token is not None]
     if not ids:
         raise UserError("the text is empty and this tokenizer has no token that ends one; give a text")
     return check_length(model, ids)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers, processors
@@ -29,6 +29,21 @@ CONTROL = "\ufdd0"
 PLAIN_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 _FILES = ("tokenizer.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 _CUT = re.compile(r"(?<=\S)(?=[ \n])")
+
+
+class Part(NamedTuple):
+    """A frame of a pair of texts whose second one may go on in another frame.
+
+    Args:
+        ids: the ids, special tokens included.
+        types: their types.
+        places: of each token of the second text its (start, end) in characters, without the blanks around it; None for
+            a token of blanks, and for the others.
+    """
+
+    ids: list[int]
+    types: list[int]
+    places: list[tuple[int, int] | None]
 
 
 @final
@@ -86,6 +101,14 @@ class Tokenizer:
         """The ids of a text, without bos and eos. Long texts are worked on by all cores."""
         return [i for piece in self.encode_batch(list(self.pieces(text))) for i in piece]
 
+    def encode_named(self, text: str) -> list[int]:
+        """The ids of a text in which the names of special tokens mean those tokens, without bos and eos."""
+        _refuse_surrogates(text)
+        self._backend.encode_special_tokens = False
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        self._backend.encode_special_tokens = True
+        return ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, worked on by all cores at once; each text is taken whole.
 
@@ -120,6 +143,63 @@ class Tokenizer:
             self._backend.no_truncation()
         self._backend.encode_special_tokens = True
         return encoding.ids, encoding.type_ids
+
+    def frame_words(self, words: Sequence[str], *, limit: int | None = None) -> tuple[list[int], list[int | None]]:
+        """The ids of a sentence that is cut into words, between the special tokens of `frame`.
+
+        Each word is taken by itself, as `transformers` takes it with `is_split_into_words`. A byte-level tokenizer,
+        whose tokens hold the blank before a word, is given one before each, as with `add_prefix_space`.
+
+        Args:
+            words: the words, without blanks around them.
+            limit: the most ids; what is beyond is cut off.
+
+        Returns:
+            The ids, and of each the number of its word, or None for a special token.
+        """
+        for word in words:
+            _refuse_surrogates(word)
+        pre = self._layout["pre_tokenizer"] or {"type": None}
+        blank = " " if any(step["type"] == "ByteLevel" for step in pre.get("pretokenizers", [pre])) else ""
+        if limit is not None:
+            self._backend.enable_truncation(limit)
+        encoding = self._backend.encode([blank + word for word in words], is_pretokenized=True)
+        self._backend.no_truncation()
+        return encoding.ids, encoding.word_ids
+
+    def frame_parts(self, first: str, second: str, limit: int) -> list["Part"]:
+        """A pair of texts in frames of at most `limit` ids: the first text, and a part of the second.
+
+        Each part begins with the second half of the one before it. Of a first text that fills more than half of a frame
+        the end is cut off.
+
+        Raises:
+            UserError: A frame has no room for both.
+        """
+        for text in (first, second):
+            _refuse_surrogates(text)
+        backend = self._backend
+        free = limit - backend.num_special_tokens_to_add(is_pair=True)
+        if free < 4:
+            raise UserError(f"a context of {limit} tokens has no room for two texts; give a longer --context")
+        head = backend.encode(first, add_special_tokens=False)
+        if len(head.ids) > free // 2:
+            first = first[: head.offsets[free // 2][0]]
+            head = backend.encode(first, add_special_tokens=False)
+        backend.enable_truncation(limit, stride=(free - len(head.ids)) // 2, strategy="only_second")
+        framed = backend.encode(first, second)
+        backend.no_truncation()
+        return [
+            Part(
+                part.ids,
+                part.type_ids,
+                [
+                    _without_blanks(second, *at) if side == 1 else None
+                    for at, side in zip(part.offsets, part.sequence_ids, strict=True)
+                ],
+            )
+            for part in (framed, *framed.overflowing)
+        ]
 
     def encode_marked(self, text: str, *, inside: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids of a text in which `CONTROL` and the name of a special token mean that token; a name alone is text.
@@ -197,6 +277,7 @@ class Tokenizer:
         special: SpecialTokens,
         chat_template: str | None = None,
         ends: Sequence[int] = (),
+        gaps: Collection[str] = (),
     ) -> "Tokenizer":
         """The same tokenizer with more tokens, whose ids follow the others.
 
@@ -205,9 +286,10 @@ class Tokenizer:
             special: the special tokens.
             chat_template: a new one; its own unless given.
             ends: see `Tokenizer`.
+            gaps: those that stand for words, and so for the blank before them too, as RoBERTa's mask does.
         """
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
-        backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in added])
+        backend.add_special_tokens([AddedToken(t, lstrip=t in gaps, normalized=False, special=True) for t in added])
         config = {**self.config, **({} if chat_template is None else {"chat_template": chat_template})}
         config.pop("added_tokens_decoder", None)  # tokenizer.json says the same, and more now
         return Tokenizer(backend, special, config, ends=ends)
@@ -446,3 +528,9 @@ def _refuse_surrogates(text: str) -> None:
     if found := re.search("[\ud800-\udfff]", text):
         at = found.start()
         raise UserError(f"the text holds half a surrogate pair at character {at}, which is not text; remove it")
+
+
+def _without_blanks(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The bounds of a part of a text without the blanks around it; None of blanks alone."""
+    part = text[start:end]
+    return (end - len(part.lstrip()), start + len(part.rstrip())) if part.strip() else None

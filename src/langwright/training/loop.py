@@ -209,7 +209,7 @@ class Run:
         if self.progress.best is None or float(numbers[self.best]) > self.progress.best[1]:
             return False
         self.checkpoints.load_best(self.learner, self.progress.best[0])
-        self._event("best weights", of_step=self.progress.best[0])
+        self._event("best weights", detail=f"those of step {self.progress.best[0]}")
         return True
 
     def stream(self) -> Iterator[Batch]:

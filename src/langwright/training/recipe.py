@@ -26,8 +26,8 @@ class TrainingRecipe:
         optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
-        learning_rate: peak learning rate of AdamW, 1 / width unless given (a tenth of that for fine-tuning), or of SGD,
-            1 unless given.
+        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
+            norms behind the branches (bert, bart, marian), a tenth for fine-tuning; or of SGD, 1 unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
@@ -212,8 +212,9 @@ class FinetuneRecipe(TrainingRecipe):
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
-            label, several, or a number for a text or a pair), translate or summarise (write a target from a source),
-            similarity (how alike two texts are), or choice (which of several texts answers a question).
+            label, several, or a number for a text or a pair), tokens (a tag for every word), qa (the part of a text
+            that answers a question), translate or summarise (write a target from a source), similarity (how alike two
+            texts are), or choice (which of several texts answers a question).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
             there is no header.
@@ -242,7 +243,7 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify", "translate", "summarise", "similarity", "choice"] = "text"
+    task: Literal["text", "chat", "classify", "tokens", "qa", "translate", "summarise", "similarity", "choice"] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None

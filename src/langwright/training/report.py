@@ -12,8 +12,8 @@ from langwright.models.folder import RECORD
 from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
-from langwright.viewing.report import facts
-from langwright.viewing.text import percent
+from langwright.viewing.report import confusion, errors, facts, label_scores
+from langwright.viewing.text import event_words, percent
 
 Row = Mapping[str, Any]
 OVERLINE = "Langwright training report"
@@ -32,10 +32,24 @@ def run_report(out: Path) -> tuple[Html, list[Section]]:
     recipe = {name: "none" if value is None else str(value) for name, value in record["recipe"].items()}
     return _facts(record, metrics), [
         Section("learning", "Learning", curves(metrics) + _events(record["events"])),
+        _mistakes(record),
         _spending(record.get("profile")),
         Section("recipe", "Recipe", definitions(recipe.items())),
         Section("card", "Model card", definitions(model_card(record).items())),
     ]
+
+
+def _mistakes(record: Row) -> Section:
+    """What a task's model does not get right on held-out rows."""
+    details, parts = record.get("details") or {}, []
+    if "confusion" in details:
+        parts.append(confusion(record["task"]["labels"], details["confusion"]))
+    if "by_label" in details:
+        parts.append(label_scores(details["by_label"]))
+    if details.get("errors"):
+        parts.append(errors(details["errors"]))
+    about = f"On {record['held_out']['rows']:,} held-out rows, of the weights that are kept." if parts else ""
+    return Section("errors", "Right and wrong", Html("").join(parts), about)
 
 
 def _spending(profile: Row | None) -> Section:
@@ -82,8 +96,7 @@ def _events(history: Sequence[Row]) -> Html:
     rows = []
     for event in history:
         if event["event"] != "re-planned":
-            words = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
-            rows.append((f"{event['step']:,}", event["event"], words))
+            rows.append((f"{event['step']:,}", event["event"], event_words(event)))
     return table(("Step", "Event", "What happened"), rows, numeric=["Step"], title="Events") if rows else Html("")
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from langwright.base.console import console, format_seconds, say
 from langwright.viewing.terminal import sparkline
+from langwright.viewing.text import event_words
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -65,7 +66,7 @@ class LiveView:
     def event(self, event: Mapping[str, Any]) -> None:
         """Tell of something notable; a change of the step count within a budget is no news."""
         if event["event"] != "re-planned":
-            detail = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("step", "event"))
+            detail = event_words(event)
             say(f"  step {event['step']:,}: {event['event']}{': ' if detail else ''}{detail}")
 
     def _numbers(self) -> dict[str, str]:

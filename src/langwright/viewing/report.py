@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from langwright.viewing.page import Html, macro
+from langwright.viewing.page import Html, macro, table
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,26 @@ def writing(shares: Html, samples: Sequence[Sample]) -> Html:
 def changes(rows: Mapping[str, tuple[float, float]]) -> Html:
     """Held-out bits per byte of texts, by their names, before and after fine-tuning; lower is better."""
     return macro("report.html", "changes", rows)
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Html:
+    """How often each label, a row, was taken for each, a column."""
+    rows = [(name, *(f"{count:,}" for count in row)) for name, row in zip(labels, counts, strict=True)]
+    return table(("Is", *(f"said {name}" for name in labels)), rows, [f"said {name}" for name in labels], "Confusion")
+
+
+def label_scores(scores: Mapping[str, Mapping[str, float]]) -> Html:
+    """Precision, recall and F1 of each label, and how often it is there."""
+    rows = [
+        (name, *(f"{row[score]:.3f}" for score in ("precision", "recall", "f1")), f"{row['rows']:,.0f}")
+        for name, row in scores.items()
+    ]
+    headings = ("Label", "Precision", "Recall", "F1", "Times")
+    return table(headings, rows, headings[1:], "Each label")
+
+
+def errors(rows: Sequence[Mapping[str, str | float]]) -> Html:
+    """Examples of what a model got wrong; all rows have the same columns."""
+    cells = [[value if isinstance(value, str) else f"{value:.3f}" for value in row.values()] for row in rows]
+    numbers = [name.capitalize() for name, value in rows[0].items() if not isinstance(value, str)]
+    return table([name.capitalize() for name in rows[0]], cells, numbers, "Examples of errors")

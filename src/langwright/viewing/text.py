@@ -1,6 +1,7 @@
 """Numbers and tokens as people read them."""
 
 import math
+from collections.abc import Mapping
 
 _BLANKS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍", "Ġ": "·", "▁": "·", "Ċ": "↵", "ĉ": "⇥"})
 _CONTROLS = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "␡"}
@@ -21,6 +22,12 @@ def compact(value: float, digits: int = 3) -> str:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:.{digits}g}"
+
+
+def event_words(event: Mapping[str, object]) -> str:
+    """What a notable event of a run says beside its step and name."""
+    rest = {name: value for name, value in event.items() if name not in ("step", "event")}
+    return ", ".join(str(value) if name == "detail" else f"{name} {value}" for name, value in rest.items())
 
 
 def percent(share: float) -> str:

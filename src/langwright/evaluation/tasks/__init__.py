@@ -4,12 +4,16 @@ from collections.abc import Mapping
 
 from langwright.evaluation.tasks.choice import Choice
 from langwright.evaluation.tasks.classify import Classify
+from langwright.evaluation.tasks.qa import Questions
 from langwright.evaluation.tasks.similarity import Similarity
 from langwright.evaluation.tasks.task import Task
+from langwright.evaluation.tasks.tokens import Tokens
 from langwright.evaluation.tasks.writing import Summarise, Translate
 
 TASKS: Mapping[str, type[Task]] = {
     "classify": Classify,
+    "tokens": Tokens,
+    "qa": Questions,
     "translate": Translate,
     "summarise": Summarise,
     "similarity": Similarity,

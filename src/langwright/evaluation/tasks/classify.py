@@ -16,15 +16,12 @@ from langwright.corpora.augmentation import changes_named, varied
 from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_batch, label_rows
-from langwright.evaluation.tasks.task import Row, Task
+from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
-
-ERRORS = 20
-"""Examples of errors in a report."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +119,10 @@ class Classify(Task):
         """Cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
         return Labelling(self.form, smoothing)
 
-    @torch.inference_mode()
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[LabelledRow]) -> list[Row]:
         """`label` and `probabilities`; `labels` where there may be several; or `value`."""
         blank = [item._replace(labels=()) for item in items]
-        numbers = np.arange(len(items))
-        rows = self.rows(blank, tokenizer, model.window)
-        batch = rows.batch(numbers, numbers).to(model.device)
-        logits = batch.logits(model).float().cpu()  # type: ignore[attr-defined]
+        logits = torch.stack(list(logits_of(model, self.rows(blank, tokenizer, model.window), len(items))))
         if self.form == "number":
             return [{"value": value} for value in logits[:, 0].tolist()]
         chances = logits.sigmoid() if self.form == "several" else logits.softmax(-1)

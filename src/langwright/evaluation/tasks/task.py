@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from langwright.base.console import progress
 from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
@@ -18,6 +22,8 @@ from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
+ERRORS = 20
+"""Examples of errors in a report."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Task:
     Attributes:
         head: what the head of a model is for that answers; see `load_model`.
         writes: whether answers are written token by token, so that few of them are asked for during training.
+        grouped: whether rows with equal keys stay on one side of a split in order too.
 
     Args:
         columns: which columns of a file hold what.
@@ -35,6 +42,7 @@ class Task:
 
     head: ClassVar[str]
     writes: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
     columns: Columns
     labels: tuple[str, ...]
 
@@ -62,7 +70,7 @@ class Task:
     @classmethod
     def of(cls, model: Model) -> "Task | None":
         """The task of a model whose record names none, where its head says enough."""
-        return cls.from_record({}, model.labels) if cls.head == model.task and model.labels else None
+        return cls.from_record({}, model.labels) if cls.head == model.task else None
 
     def searched(self, search: Search, max_new_tokens: int | None) -> "Task":
         """The task with another search for answers that are written; UserError where none are."""
@@ -85,7 +93,11 @@ class Task:
 
     @abstractmethod
     def key(self, item: Any) -> str:
-        """The text of a row by which it is split: rows with equal ones are never on both sides."""
+        """The text of a row by which it is split: by content, rows with equal ones are never on both sides."""
+
+    def text(self, item: Any) -> str:
+        """What a row holds, all of which the record counts."""
+        return self.key(item)
 
     @abstractmethod
     def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
@@ -151,3 +163,13 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+def logits_of(model: Model, rows: Rows, batch_size: int) -> Iterator[Tensor]:
+    """What the head of a model makes of each row, in float32 on the CPU; the rows may be wider than their texts."""
+    for start in range(0, len(rows), batch_size):
+        numbers = np.arange(start, min(start + batch_size, len(rows)))
+        batch: Any = rows.batch(numbers, numbers).to(model.device)
+        with torch.inference_mode():
+            logits = batch.logits(model).float().cpu()
+        yield from logits

@@ -126,18 +126,20 @@ def task_data(kind: type[Task], spec: str, validation: str | None, split: str | 
         training, held_out, told = items, task.reread(validation, columns, answered=True), validation
     else:
         told = split or SPLIT
-        rule = parse_split(told)
+        rule, keys = parse_split(told), [task.key(item) for item in items]
         if rule.by_content:
-            out = [is_held_out(task.key(item), rule.share) for item in items]
+            out = [is_held_out(key, rule.share) for key in keys]
         else:
-            out = [i >= int(len(items) * rule.share) for i in range(len(items))]
+            cut = int(len(items) * rule.share)
+            seen = set(keys[:cut]) if task.grouped else set()
+            out = [i >= cut and key not in seen for i, key in enumerate(keys)]
         training, held_out = ([i for i, o in zip(items, out, strict=True) if o == side] for side in (False, True))
         counts = f"{len(training):,} rows to learn from, {len(held_out):,} held out"
         say(f"{spec}: {counts} ({told}; --validation FILE names others)")
     for side, what in ((training, "learn from"), (held_out, "measure")):
         if not side:
             raise UserError(f"{spec}: no row is left to {what} with --split {told}; give --validation FILE")
-    texts = [task.key(item) for item in items]
+    texts = [task.text(item) for item in items]
     content = hashlib.sha256()
     for item in (*training, None, *held_out):
         content.update(repr(item).encode() + b"\n")

@@ -179,5 +179,6 @@ BART = Family(
         ia3=("q_proj", "v_proj"), ia3_inputs=("fc2",),
         norms=("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
     ),
+    rate=0.2,
     presets={"bart-base": sizes(6, 12, 768, 3072), "bart-large": sizes(12, 16, 1024, 4096)},
 )  # fmt: skip

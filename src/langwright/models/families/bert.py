@@ -124,6 +124,7 @@ BERT = Family(
     prefix="bert.",
     adapters=AdapterTargets(("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
     adapterhub="module",
+    rate=0.2,
     presets={
         "bert-base": {},
         "bert-large": {
