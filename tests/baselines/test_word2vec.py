@@ -141,6 +141,12 @@ def test_workers_share_the_text() -> None:
     assert {word for word, _ in vectors.nearest(["car"], top=3)} == {"bus", "van", "cab"}
 
 
+def test_vectors_without_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word2vec._Training, "work", lambda training, number: training.vectors[0, 0].fill_(torch.inf))
+    with refused("--learning-rate 0.025"):
+        word2vec.train_vectors(encode_words(WORLD, 1, 2), Word2VecRecipe(window=2))
+
+
 def test_a_tree_has_room_for_the_shortest_vocabulary() -> None:
     layer = HierarchicalSoftmax(np.array([3, 1]), 4)
     columns = layer.columns(torch.tensor([[0, 1, 2]]), np.random.default_rng(0))

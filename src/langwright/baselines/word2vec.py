@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from langwright.base.errors import check_flag
+from langwright.base.errors import UserError, check_flag
 from langwright.baselines.word_vectors import WordVectors
 from langwright.baselines.words import EncodedWords
 
@@ -193,6 +193,9 @@ def train_vectors(
         text: encoded with a gap of `recipe.window`.
         recipe: the settings.
         advance: told of the words that were read.
+
+    Raises:
+        UserError: A vector is not finite at the end.
     """
     training = _Training(text, recipe, advance)
     threads = torch.get_num_threads()
@@ -209,6 +212,8 @@ def train_vectors(
                     training.stopped.set()
     finally:
         torch.set_num_threads(threads)
+    if not training.vectors.isfinite().all():
+        raise UserError(f"--learning-rate {recipe.learning_rate}: the vectors grew without bound; choose a lower one")
     return WordVectors(text.words, training.vectors[:-1].numpy())
 
 
