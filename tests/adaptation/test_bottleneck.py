@@ -190,7 +190,7 @@ def test_layers_may_be_left_out_and_odd_ones_are_refused(tmp_path: Path) -> None
     load_adapter(model, tmp_path / "adapter", "large")
     assert model(torch.ones(1, 3, dtype=torch.long)).shape[:2] == (1, 3)
     oracle(CASES["gptj"]).save_pretrained(tmp_path / "gptj")
-    with pytest.raises(UserError, match="parallel blocks"):
+    with pytest.raises(UserError, match="gptj"):
         Bottleneck().attach(load_model(tmp_path / "gptj"))
 
 

@@ -72,5 +72,6 @@ def print_likelihood(record: Mapping[str, float], what: str, as_json: bool) -> N
     size = f", {record['bytes']:,} bytes" if "bytes" in record else ""
     print(
         f"{what}: loss {record['loss_nats_per_token']:.4f} nats per token, "
-        f"perplexity {record['perplexity_per_token']:.2f} per token{bits} ({record['tokens']:,} tokens{size})"
+        f"perplexity {record['perplexity_per_token']:.2f} per token{bits} ({record['tokens']:,} tokens{size})",
+        flush=True,  # before what is said after it
     )

@@ -1,6 +1,7 @@
 """What configs have in common: types of fields that say what may stand there, and one check of all of them."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ ACTIVATIONS = {
 Size = Annotated[int, Rule("a whole number from 1 to 2**28", lambda size: 0 < size <= 2**28)]
 Count = Annotated[int, Rule("a whole number from 1 to 10,000", lambda layers: 0 < layers <= 10_000)]
 Rate = Annotated[float, Rule("a number of at least 0 and below 1", lambda rate: 0 <= rate < 1)]
+Spread = Annotated[float, Rule("a finite number of at least 0", lambda std: 0 <= std < math.inf)]
 Positive = Annotated[float, Rule("a number above 0", lambda value: value > 0)]
 Activation = Annotated[str, one_of(ACTIVATIONS)]
 """Types of a config's fields. What they say is checked where a config is made."""

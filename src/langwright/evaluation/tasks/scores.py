@@ -11,4 +11,4 @@ def print_scores(scores: Mapping[str, float], as_json: bool) -> None:
         print_json(scores)
         return
     shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items() if name != "rows"]
-    print(f"{scores['rows']:,} held-out rows: {', '.join(shown)}")
+    print(f"{scores['rows']:,} held-out rows: {', '.join(shown)}", flush=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import Rule
-from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Fields, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Fields, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, names, projections, within
@@ -39,7 +39,7 @@ class BartConfig(Config):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
-    init_std: Rate = 0.02
+    init_std: Spread = 0.02
     scale_embedding: bool = False
     decoder_start_token_id: int = 2
     forced_bos_token_id: int | None = None

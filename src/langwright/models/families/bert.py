@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, within
 from langwright.models.model import Model, stack
@@ -28,7 +28,7 @@ class BertConfig(Config):
     classifier_dropout: Rate | None = None
     max_position_embeddings: Size = 512
     type_vocab_size: Size = 2
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
     layer_norm_eps: Rate = 1e-12
     pad_token_id: int | None = None
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, layers, names, within
 from langwright.models.model import Model, language_model, stack
@@ -24,7 +24,7 @@ class BloomConfig(Config):
     hidden_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
 
     shape = ShapeFields(layers="n_layer", heads="n_head", context="seq_length")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import Config, Rate, ShapeFields, Size
+from langwright.models.config import Config, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model
@@ -27,7 +27,7 @@ class CNNConfig(Config):
     embedding_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
     tie_word_embeddings: bool = True
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
 
     shape = ShapeFields(heads=None, context=None)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, layers, names
@@ -27,7 +27,7 @@ class GPT2Config(Config):
     embd_pdrop: Rate = 0.1
     attn_pdrop: Rate = 0.1
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")
 

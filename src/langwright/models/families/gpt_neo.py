@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from langwright.base.value_types import fits, one_of
-from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
@@ -32,7 +32,7 @@ class GPTNeoConfig(Config):
     embed_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
 
     shape = ShapeFields(layers="num_layers", heads="num_heads", gated=False)
 

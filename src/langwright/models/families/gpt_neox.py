@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import QKV, Entry, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -27,7 +27,7 @@ class GPTNeoXConfig(RotaryConfig):
     attention_dropout: Rate = 0.0
     hidden_dropout: Rate = 0.0
     layer_norm_eps: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields(gated=False)

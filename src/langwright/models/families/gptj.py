@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
@@ -25,7 +25,7 @@ class GPTJConfig(Config):
     embd_pdrop: Rate = 0.0
     attn_pdrop: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
     tie_word_embeddings: bool = False
 
     shape = ShapeFields("n_embd", "n_layer", "n_head", "n_positions")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from torch import nn
 
 from langwright.base.value_types import one_of
-from langwright.models.config import Count, Fields, Rate, Size
+from langwright.models.config import Count, Fields, Rate, Size, Spread
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections, within
 from langwright.models.model import Model, language_model, stack
@@ -37,7 +37,7 @@ class LlamaConfig(RotaryConfig):
     attention_bias: bool = False
     mlp_bias: bool = False
     attention_dropout: Rate = 0.0
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
     tie_word_embeddings: bool = False
     sliding_window: Size | None = None
     layer_types: tuple[Annotated[str, one_of((SLIDING, FULL))], ...] | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from langwright.models.config import Config, Count, Rate, ShapeFields, Size
+from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -26,7 +26,7 @@ class MptConfig(Config):
     clip_qkv: float | None = None
     softmax_scale: float | None = None
     layer_norm_epsilon: Rate = 1e-5
-    initializer_range: Rate = 0.02
+    initializer_range: Spread = 0.02
 
     shape = ShapeFields("d_model", "n_layers", "n_heads", "max_seq_len")
 
