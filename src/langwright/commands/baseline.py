@@ -102,10 +102,7 @@ def baseline(
         if kind == "gzip-knn":
             result |= _compressed(rows, measured, neighbours or 2, seed, processes)
         else:
-            said = word_classifier([row.whole for row in rows], [row.label for row in rows], kind, strength).predict(
-                [row.whole for row in measured]
-            )
-            result |= scores([row.label for row in measured], list(map(str, said)))
+            result |= _classified(rows, measured, kind, strength)
         usual = commonest([row.label for row in rows])
         result["commonest_accuracy"] = sum(row.label == usual for row in measured) / len(measured)
         result["test_rows"] = len(measured)
@@ -117,23 +114,45 @@ def baseline(
         whole = kind == "ngram" and unit == "bytes"  # automata and words are of sentences
         symbols: Symbols = Bytes() if unit == "bytes" else Words.of(s for d in training for s in sentences_of(d.text))
         pieces = [symbols.encode(piece) for d in training for piece in ([d.text] if whole else sentences_of(d.text))]
+        model: NGram | FiniteState
         if kind == "ngram":
-            order, most = order or (6 if unit == "bytes" else 4), largest_order(symbols.size)
-            check_flag("order", order, order <= most, f"at most {most} for {symbols.size:,} symbols")
-            model: NGram | FiniteState = NGram.train(pieces, order, symbols.size)
+            order = order or (6 if unit == "bytes" else 4)
+            model = _ngram(pieces, symbols.size, order)
             result |= {"unit": unit, "order": order}
         else:
             states, iterations = states or 16, iterations or 40
-            with progress("learning", iterations * sum(map(len, pieces)), "symbols") as told:
-                model = FiniteState.train(
-                    pieces, states=states, alphabet=symbols.size, iterations=iterations, rng=rng, told=told
-                )
+            model = _automaton(pieces, symbols.size, states, iterations, rng)
             result |= {"unit": unit, "states": states, "iterations": iterations}
         if testing is not None:
             result |= _measured(model, symbols, testing, whole)
         drawn = [model.sample(rng, LONGEST[unit]) for _ in range(sample or 0)]
         result |= _said([symbols.decode(ids) for ids in drawn], [_chain(model, symbols, text) for text in sentence])
     _print(result, json)
+
+
+def _classified(
+    rows: Sequence[LabelledRow],
+    measured: Sequence[LabelledRow],
+    kind: Literal["one-hot", "bag-of-words"],
+    strength: float | None,
+) -> dict[str, Any]:
+    """What a linear classifier of words makes of the rows."""
+    classifier = word_classifier([row.whole for row in rows], [row.label for row in rows], kind, strength)
+    said = classifier.predict([row.whole for row in measured])
+    return scores([row.label for row in measured], list(map(str, said)))
+
+
+def _ngram(pieces: Sequence[Any], size: int, order: int) -> NGram:
+    """Counts of up to `order` symbols out of `size`."""
+    most = largest_order(size)
+    check_flag("order", order, order <= most, f"at most {most} for {size:,} symbols")
+    return NGram.train(pieces, order, size)
+
+
+def _automaton(pieces: Sequence[Any], size: int, states: int, iterations: int, rng: np.random.Generator) -> FiniteState:
+    """An automaton over `size` symbols."""
+    with progress("learning", iterations * sum(map(len, pieces)), "symbols") as told:
+        return FiniteState.train(pieces, states=states, alphabet=size, iterations=iterations, rng=rng, told=told)
 
 
 def _check(kind: Kind, given: Mapping[str, Any], test: str | None) -> None:

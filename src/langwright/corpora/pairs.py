@@ -11,7 +11,7 @@ from langwright.corpora.document import Corpus, Document
 from langwright.corpora.files import find_files
 from langwright.corpora.labelled import Columns, Table, read_table
 from langwright.corpora.reading import ROWS, document_of, ending_of, name_list, read_lines
-from langwright.corpora.splits import is_held_out, settle_split
+from langwright.corpora.splits import settle_split, split_items
 
 JOIN = "::"
 USUAL = (
@@ -52,15 +52,7 @@ class Pairs:
     def split(self, split: str) -> tuple[list[Pair], list[Pair], str]:
         """The training and the held-out pairs, and the split that was settled on; see `settle_split`."""
         rule = settle_split(self.corpus(), split)
-        if rule.by_content:
-            held_out = [is_held_out(_joined(pair), rule.share) for pair in self.pairs]
-        else:
-            held_out = [i >= int(len(self) * rule.share) for i in range(len(self))]
-        sides = [[p for p, out in zip(self.pairs, held_out, strict=True) if out == side] for side in (False, True)]
-        for side, what in zip(sides, ("train on", "hold out"), strict=True):
-            if not side:
-                raise UserError(f"{self.name}: no pair is left to {what} with --split {split}")
-        return sides[0], sides[1], str(rule)
+        return *split_items(self.pairs, rule, _joined, spec=self.name, what="pairs"), str(rule)
 
 
 def open_pairs(spec: str, columns: Columns = Columns(), answered: bool = True) -> Pairs:

@@ -55,7 +55,13 @@ def is_held_out(text: str, share: float) -> bool:
 
 
 def split_items(
-    items: Sequence[T], split: Split | str | float, key: Callable[[T], str], *, spec: str, what: str
+    items: Sequence[T],
+    split: Split | str | float,
+    key: Callable[[T], str],
+    *,
+    spec: str,
+    what: str,
+    grouped: bool = False,
 ) -> tuple[list[T], list[T]]:
     """Those to train on and those held out: by content ("5%"), or the first and the last (0.9).
 
@@ -65,13 +71,15 @@ def split_items(
         key: The content of one.
         spec: Where they are from, for the message.
         what: What they are, in the plural.
+        grouped: Whether those with equal content stay on one side of a split in order too.
 
     Raises:
         UserError: One side is empty.
     """
     share, by_content = rule = parse_split(split)
-    last = int(len(items) * share)
-    held = [is_held_out(key(item), share) if by_content else i >= last for i, item in enumerate(items)]
+    last, keys = int(len(items) * share), list(map(key, items))
+    first = set(keys[:last]) if grouped else set()
+    held = [is_held_out(k, share) if by_content else i >= last and k not in first for i, k in enumerate(keys)]
     training = [item for item, out in zip(items, held, strict=True) if not out]
     measured = [item for item, out in zip(items, held, strict=True) if out]
     if not training or not measured:

@@ -13,7 +13,7 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.labelled import Columns
-from langwright.corpora.splits import is_held_out, parse_split
+from langwright.corpora.splits import split_items
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.evaluation.tasks.task import Row, Task
@@ -124,21 +124,13 @@ def task_data(kind: type[Task], spec: str, validation: str | None, split: str | 
         if split is not None:
             raise UserError("--split and --validation exclude each other")
         training, held_out, told = items, task.reread(validation, columns, answered=True), validation
+        if not held_out:
+            raise UserError(f"{validation}: no row is left to measure")
     else:
         told = split or SPLIT
-        rule, keys = parse_split(told), [task.key(item) for item in items]
-        if rule.by_content:
-            out = [is_held_out(key, rule.share) for key in keys]
-        else:
-            cut = int(len(items) * rule.share)
-            seen = set(keys[:cut]) if task.grouped else set()
-            out = [i >= cut and key not in seen for i, key in enumerate(keys)]
-        training, held_out = ([i for i, o in zip(items, out, strict=True) if o == side] for side in (False, True))
+        training, held_out = split_items(items, told, task.key, spec=spec, what="rows", grouped=task.grouped)
         counts = f"{len(training):,} rows to learn from, {len(held_out):,} held out"
         say(f"{spec}: {counts} ({told}; --validation FILE names others)")
-    for side, what in ((training, "learn from"), (held_out, "measure")):
-        if not side:
-            raise UserError(f"{spec}: no row is left to {what} with --split {told}; give --validation FILE")
     texts = [task.text(item) for item in items]
     content = hashlib.sha256()
     for item in (*training, None, *held_out):
