@@ -50,7 +50,7 @@ class TaskData:
         measured = self.task.rows(self.held_out, tokenizer, context)
         return Supply(
             tokenizer,
-            Batches(seen, layout),
+            Batches(seen, layout, by_length=True),
             lambda limit: evaluation_batches(measured, layout.batch_size, limit),
             measured.inputs,
             None,
