@@ -17,6 +17,7 @@ from langwright.evaluation.tasks.qa import Questions, exact_match, normalised, w
 from langwright.evaluation.tasks.tokens import Tokens
 from langwright.evaluation.tasks.tuning import task_data
 from langwright.text.tokenizer import load_tokenizer
+from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills
 from refusals import Fails, Prints
 
@@ -168,7 +169,7 @@ def test_no_text_is_on_both_sides(split: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path.write_text(path.read_text() + json.dumps({**rows[0], "context": "Last text.", "start": 0, "answer": "Last"}))
-    data = task_data(Questions, str(path), None, split, Columns())
+    data = task_data(Questions, str(path), Columns(), FinetuneRecipe(task="qa", split=split), tmp_path)
     seen, held_out = ({row.context for row in side} for side in (data.training, data.held_out))
     assert held_out
     assert not seen & held_out
