@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -165,6 +165,28 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+@dataclass(frozen=True)
+class Reading(Task):
+    """A task whose answers are read off tokens.
+
+    Args:
+        causal: no token knows of those after it, so that a word is asked at its last sub-word, and a text behind it.
+    """
+
+    causal: bool = False
+
+    def fitted(
+        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
+    ) -> "Task":
+        """The task as a model of this family does it."""
+        return replace(self, causal=opened.family.is_decoder)
+
+    @classmethod
+    def of(cls, model: Model) -> "Task | None":
+        """The task of a model with the head for it."""
+        return cls.from_record({"causal": model.causal}, model.labels) if cls.head == model.task else None
 
 
 def logits_of(model: Model, rows: Rows, batch_size: int) -> Iterator[Tensor]:
