@@ -5,22 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.commands._objective import frame_of, reading_of
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import named_corpora
 from langwright.data.order import Layout
 from langwright.data.pairs import pair_supply
 from langwright.data.pieces import Framing
-from langwright.data.reading import Continuing, Noisy, Reading
 from langwright.data.streams import InOrder
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.evaluation.tasks.writing import Translate, framing
+from langwright.evaluation.tasks.writing import Translate
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, with_tokens
@@ -110,7 +108,7 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
 
     def frame(tokenizer: Tokenizer) -> Framing:
         family, config = tokenised_shape(recipe, tokenizer)
-        return _framing(family, config, tokenizer)
+        return frame_of(FAMILIES[family], config, tokenizer)
 
     kind, vocabulary, context = recipe.tokenizer, recipe.vocabulary, recipe.context
     if recipe.objective == "seq2seq":
@@ -119,29 +117,11 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
-    reading: Reading | InOrder
-    if FAMILIES[shape(recipe, vocabulary)[0]].carries:
-        reading = InOrder(context, recipe.crossing)
-    elif recipe.objective == "causal":
-        reading = Continuing(context, recipe.crossing, recipe.packing)
-    else:
-        reading = Noisy(
-            recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-            recipe.delete, recipe.rotate, recipe.packing,
-        )  # fmt: skip
+    carries = FAMILIES[shape(recipe, vocabulary)[0]].carries
+    reading = InOrder(context, recipe.crossing) if carries else reading_of(recipe, frame)
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
     )
-
-
-def _framing(family: str, config: Any, tokenizer: Tokenizer) -> Framing:
-    """What stands around the texts that a model reads and writes."""
-    with torch.device("meta"):
-        frame = FAMILIES[family].build(config).frame
-    if frame is None:
-        first, last = tokenizer.cls_id, tokenizer.sep_id
-        return Framing(() if first is None else (first,), () if last is None else (last,))
-    return framing(frame, tokenizer)
 
 
 def _usual_family(recipe: PretrainRecipe) -> str:
