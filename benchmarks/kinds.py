@@ -9,9 +9,12 @@ the data sets in the folders that the commands name.
 """
 
 import argparse
+import csv
 import gzip
 import json
+import lzma
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -20,9 +23,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-Words = str
-"""A command line; {data} and {work} stand for the folders."""
+from typing import Any
 
 QUIET = '--sample-every "0 steps" --save-every "500 steps" --dtype bfloat16'
 SMALL = "--depth 4 --width 256 --vocabulary 8192 --dropout 0.1 --context 128"
@@ -37,12 +38,12 @@ class Row:
 
     Args:
         name: TABLE/MODEL, or TABLE/MODEL/SEED for rows of which the table has the mean.
-        commands: run one after the other; the last prints one JSON object.
+        commands: run one after the other, {data} and {work} being the folders; the last prints one JSON object.
         needs: rows that come first.
     """
 
     name: str
-    commands: tuple[Words, ...]
+    commands: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
 
@@ -82,14 +83,15 @@ SST_VALID = "--validation {data}/classify/sst2_dev.tsv"
 
 
 def tuned(
-    name: str, model: str, data: Words, test: Words, options: str, needs: tuple[str, ...] = (), measured: str = ""
+    name: str, model: str, data: str, test: str, options: str, needs: tuple[str, ...] = (), measured: str = ""
 ) -> Row:
     """A model tuned to a task, and its scores on rows that it has not seen."""
-    out = "{work}/" + name.replace("/", "-")
-    adapter = "--method" in options
-    of = f"{model} --adapter {out}" if adapter else out
+    out = '"{work}/' + name.replace("/", "-") + '"'
+    of = f"{model} --adapter {out}" if "--method" in options else out
     return Row(
-        name, (f"finetune {model} {data} {out} {options} {TUNE}", f"evaluate {of} --data {test} {measured} --json"), needs
+        name,
+        (f"finetune {model} {data} {out} {options} {TUNE}", f"evaluate {of} --data {test} {measured} --json"),
+        needs,
     )
 
 
@@ -150,7 +152,7 @@ def summary(name: str, model: str, needs: tuple[str, ...], more: str = "") -> Ro
     options = (
         '--task summarise --text-field dialogue --label-field summary --context 128 --split 5% --steps "20 epochs" '
         f'--evaluate-every "150 steps" --validation-windows 16 --smoothing 0.1 {more}'
-    ).replace("--batch-size 32", "")
+    )
     measured = "--text-field dialogue --label-field summary1 --max-new-tokens 48"
     return tuned(
         name, model, "{data}/summarise/dialogsum_dev.jsonl", "{data}/summarise/dialogsum_test.jsonl", options, needs,
@@ -195,14 +197,15 @@ def language_models() -> Iterator[Row]:
 
 def low_resource() -> Iterator[Row]:
     """Hausa: translation of 5,865 pairs and entities in 2,500 sentences; Tatoeba and human rights to pretrain on."""
-    text = "{work}/languages.txt"
-    pretrain = (
-        f'pretrain {text} {{work}}/languages-%s --objective %s --family %s {SMALL} --steps "2000 steps" {PRETRAIN} --json'
-    )
-    yield Row("pretrained/languages bert", (pretrain % ("bert", "masked", "bert"),))
-    yield Row(
-        "pretrained/languages t5", ((pretrain % ("t5", "span", "t5")).replace("--depth 4", "--depth 2"),)
-    )
+    for family, objective, depth in (("bert", "masked", 4), ("t5", "span", 2)):
+        size = SMALL.replace("--depth 4", f"--depth {depth}")
+        yield Row(
+            f"pretrained/languages {family}",
+            (
+                f"pretrain {{work}}/languages.txt {{work}}/languages-{family} --objective {objective} "
+                f'--family {family} {size} --steps "2000 steps" {PRETRAIN} --json',
+            ),
+        )
     pairs = "{data}/multilingual/lafand_en-hau.jsonl.gz"
     translate = (
         "--task translate --text-field en --label-field hau --context 64 --smoothing 0.1 "
@@ -220,7 +223,9 @@ def low_resource() -> Iterator[Row]:
     train, valid, test = (f"{{data}}/ner/masakhaner2_hau.{part}.conll.gz" for part in ("train", "dev", "test"))
     tokens = f'--task tokens --validation {valid} --context 128 --steps "8 epochs" --evaluate-every "100 steps"'
     base, need = "{work}/languages-bert", ("pretrained/languages bert",)
-    yield tuned("hausa entities/from scratch", "new:bert", train, test, f"{tokens} --depth 4 {new} --learning-rate 0.0004")
+    yield tuned(
+        "hausa entities/from scratch", "new:bert", train, test, f"{tokens} --depth 4 {new} --learning-rate 0.0004"
+    )
     yield tuned("hausa entities/pretrained", base, train, test, tokens, need)
     yield tuned(
         "hausa entities/pretrained, LoRA", base, train, test,
@@ -249,16 +254,24 @@ def few_labels() -> Iterator[Row]:
 
 def domains() -> Iterator[Row]:
     """IMDb: masked pretraining that goes on with its texts; and what is learnt on SST-2, asked of IMDb."""
-    imdb = "{data}/classify/imdb_sample.jsonl.gz"
+    train, test = "{work}/imdb-train.tsv", "{work}/imdb-test.tsv"
     yield Row(
         "pretrained/imdb bert",
         (
-            "pretrain {work}/imdb.txt {work}/imdb-bert --objective masked --tokenizer {work}/novels-bert "
-            f'{SMALL} --steps "500 steps" {PRETRAIN} --json',
+            "finetune {work}/novels-bert {work}/imdb.jsonl {work}/imdb-bert --batch-size 32 --context 128 "
+            f'--steps "400 steps" --learning-rate 0.0008 --evaluate-every "200 steps" {QUIET} --json',
         ),
+        ("pretrained/bert",),
     )
-    classify = f'--task classify --context 128 --split 5% --steps "4 epochs" --evaluate-every "60 steps"'
-    yield tuned("imdb/novels alone", "{work}/novels-bert", imdb, imdb, classify, ("pretrained/bert",))
+    options = '--task classify --context 128 --split 0.9 --steps "4 epochs" --evaluate-every "60 steps"'
+    yield Row("imdb/bag of words", (f"baseline bag-of-words {train} {test} --json",))
+    for name, base in (("novels", "novels-bert"), ("novels, then IMDb", "imdb-bert")):
+        need = f"pretrained/{'bert' if base == 'novels-bert' else 'imdb bert'}"
+        yield tuned(f"imdb/encoder of {name}", f"{{work}}/{base}", train, test, options, (need,))
+    yield Row("sst2 to imdb/bag of words", (f"baseline bag-of-words {SST} {test} --json",))
+    for name in ("cnn from scratch", "lstm from scratch", "encoder from scratch", "encoder pretrained here"):
+        out = f"{{work}}/sst2-{name}-0"
+        yield Row(f"sst2 to imdb/{name}", (f'evaluate "{out}" --data {test} --json',), (f"sst2/{name}/0",))
 
 
 def experts() -> Iterator[Row]:
@@ -277,17 +290,50 @@ def experts() -> Iterator[Row]:
 
 
 def prepare(data: Path, work: Path) -> None:
-    """Files that the commands read and the sets do not hold as such."""
+    """Files that the commands read and the sets do not hold as such; made once."""
+    if (work / "imdb-test.tsv").exists():
+        return
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / "ptb.train.txt").exists():
-        with zipfile.ZipFile(data / "text" / "ptb.zip") as archive:
-            for name in archive.namelist():
-                if name.endswith(".txt") and "ptb." in name:
-                    (work / Path(name).name).write_bytes(archive.read(name))
+    with zipfile.ZipFile(data / "text" / "ptb.zip") as archive:
+        for name in archive.namelist():
+            if Path(name).name.startswith("ptb.") and name.endswith(".txt"):
+                (work / Path(name).name).write_bytes(archive.read(name))
     with gzip.open(data / "qa" / "xquad.en.json.gz", "rt") as file:
         articles = json.load(file)["data"]
     for part, chosen in (("train", articles[:40]), ("test", articles[40:])):
         (work / f"xquad-{part}.json").write_text(json.dumps({"data": chosen}))
+    with open(data / "classify" / "ag_news_test.csv", newline="") as file:
+        news = [(label, f"{title}. {text}") for label, title, text in csv.reader(file)]
+    random.Random(0).shuffle(news)
+    table(work / "ag-test.csv", news[:2000])
+    rest = news[2000:]
+    for count in (5, 20, 100):
+        table(work / f"ag-train-{count}.csv", [row for k in "1234" for row in [r for r in rest if r[0] == k][:count]])
+    for count in (50, 200, 1000):
+        table(work / f"ag-train-all-{count}.csv", rest[:count])
+    texts = [row[side] for row in lines(data / "multilingual" / "tatoeba112.jsonl.gz") for side in ("src", "eng")]
+    texts += [row["lines"] for row in lines(data / "multilingual" / "udhr388.jsonl.xz")]
+    pairs = [row for row in lines(data / "multilingual" / "lafand_en-hau.jsonl.gz") if row["split"] == "train"]
+    texts += [[row["en"] for row in pairs], [row["hau"] for row in pairs]]
+    (work / "languages.txt").write_text("\n<|endoftext|>\n".join("\n".join(of_one) for of_one in texts))
+    reviews = lines(data / "classify" / "imdb_sample.jsonl.gz")
+    for part in ("train", "test"):
+        rows = [(row["text"], str(int(row["label"] == "pos"))) for row in reviews if row["split"] == part]
+        if part == "train":
+            (work / "imdb.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in rows))
+        (work / f"imdb-{part}.tsv").write_text("".join(f"{' '.join(text.split())}\t{label}\n" for text, label in rows))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a packed file of JSON lines."""
+    with (lzma if path.suffix == ".xz" else gzip).open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def table(path: Path, rows: list[tuple[str, str]]) -> None:
+    """Labels and texts as CSV."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("label", "text"), *rows])
 
 
 def run(row: Row, work: Path, fill: Callable[[str], str], environment: dict[str, str]) -> dict[str, object] | None:
