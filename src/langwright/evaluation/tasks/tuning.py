@@ -78,9 +78,8 @@ class TaskData:
         task = self.task.fitted(opened, tokenizer, self.training, self.recipe)
         if task.head not in tasks(opened.family):
             able = ", ".join(name for name, row in FAMILIES.items() if task.head in tasks(row))
-            raise UserError(
-                f"{opened.path}: --task {self.recipe.task} is not for {opened.family.name}; choose one of {able}"
-            )
+            told = f'--task {self.recipe.task} needs the head "{task.head}", which {opened.family.name} lacks'
+            raise UserError(f"{opened.path}: {told}; choose one of {able}")
         return replace(self, task=task)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
