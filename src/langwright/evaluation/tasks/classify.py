@@ -67,6 +67,10 @@ class Classify(Task):
 
     def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Classify":
         """The task with the changes that a recipe asks for."""
+        if opened.family.is_encoder_decoder and tokenizer.frame("a")[0][-1] != tokenizer.eos_id:
+            raise UserError(
+                f"{opened.path}: the tokenizer puts no end behind a text, by which {opened.family.name} tells"
+            )
         names = changes_named([] if recipe.augment is None else [recipe.augment])
         return replace(self, augment=tuple(names), seed=recipe.seed)
 
