@@ -82,7 +82,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: 
     [
         ("lstn", [], ['"lstn"', '"lstm"']),
         ("bert-bas", [], ['"bert-base"']),
-        ("t5", [], ["new:t5", "--task classify", "bert"]),
+        ("marian", [], ["new:marian", "--task classify", "bert"]),
         ("cnn", ["--task", "text"], ["new:cnn", "pretrain"]),
         ("cnn", ["--method", "lora"], ["--method lora", "new:cnn"]),
         ("bert", ["--bits", "nf4"], ["--bits nf4", "new:bert"]),
