@@ -27,6 +27,7 @@ from langwright.evaluation.tasks import TASKS
 from langwright.evaluation.tasks.tuning import task_data
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.batch import Objective
 from langwright.objectives.language import TokenPrediction
 from langwright.text.chat_template import set_up_chat
@@ -60,8 +61,11 @@ class Goal(Protocol):
     def best(self) -> str | None:
         """The metric that chooses which weights are kept, the higher the better; the last ones if None."""
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer) -> "Goal":
-        """The same for the model of a folder; UserError where that cannot learn it."""
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """A new model of a family or preset for these data, and its tokenizer."""
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Goal":
+        """The same for a model; UserError where that cannot learn it."""
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The data, in rows of at most `context` tokens."""
@@ -92,13 +96,12 @@ class Goal(Protocol):
         """What is said behind the folder that was written: how the model is used, and what else was written."""
 
 
-def goal(spec: str, base: Path, out: Path, recipe: FinetuneRecipe) -> Goal:
+def goal(spec: str, out: Path, recipe: FinetuneRecipe) -> Goal:
     """The goal of a recipe on data.
 
     Args:
         spec: a corpus, conversations, or rows.
-        base: the folder of the model to begin with.
-        out: that of the run.
+        out: the folder of the run.
         recipe: how.
 
     Raises:
@@ -107,7 +110,7 @@ def goal(spec: str, base: Path, out: Path, recipe: FinetuneRecipe) -> Goal:
     if recipe.task in TASKS:
         columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field)
         return task_data(TASKS[recipe.task], spec, columns, recipe, out)
-    return (Conversations if recipe.task == "chat" else Text)(spec, base, recipe)
+    return (Conversations if recipe.task == "chat" else Text)(spec, recipe)
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ class Text:
 
     Args:
         spec: the corpus.
-        base: the folder of the model to begin with.
         recipe: how.
+        base: the folder of the model to begin with.
         old: the other text; None where there is none.
         learns: the objective.
         reading: given a context, how texts become rows.
@@ -128,16 +131,22 @@ class Text:
     best: ClassVar[None] = None
     what: ClassVar[str] = "new text"
     spec: str
-    base: Path
     recipe: FinetuneRecipe
+    base: Path = Path()
     old: OldText | None = None
     learns: PretrainRecipe = PretrainRecipe()
     reading: Callable[..., Reading] = Continuing
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer) -> "Text":
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """Another command's."""
+        raise UserError(f"new:{name}: langwright pretrain makes new models of text; here --task names what rows teach")
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Text":
         """For models that predict texts."""
+        assert isinstance(opened, OpenedFolder)
         learns, reading = own_objective(opened), partial(own_reading, opened)
-        return replace(self, old=self._old_text(tokenizer), learns=learns, reading=reading)
+        old = self._old_text(opened.path, tokenizer)
+        return replace(self, base=opened.path, old=old, learns=learns, reading=reading)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """Windows of the text."""
@@ -190,17 +199,16 @@ class Text:
         """Likelihood, and what was forgotten."""
         print_likelihood(record["held_out"], f"held-out {self.what}", as_json)
         for name, change in record["forgetting"].items():
-            what = self.what if name == "new" else f"{name} text"
-            unit = change.get("unit", "bits per byte")
+            what, unit = self.what if name == "new" else f"{name} text", change.get("unit", "bits per byte")
             say(f"{what}, held out: {change['before']:.4f} {unit} before, {change['after']:.4f} after")
 
     def use(self, model: str) -> str:
         """Nothing more."""
         return ""
 
-    def _old_text(self, tokenizer: Tokenizer) -> OldText | None:
+    def _old_text(self, model: Path, tokenizer: Tokenizer) -> OldText | None:
         """What the user names, else the held-out part of the base's own corpus."""
-        recipe, model = self.recipe, self.base
+        recipe = self.recipe
 
         def named(spec: str, split: str | None, field: str) -> OldText:
             return OldText(spec, partial(tokens_of, tokenizer, spec, split, field))

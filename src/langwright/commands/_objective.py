@@ -4,17 +4,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
 from langwright.data.pieces import Framing
 from langwright.data.reading import Continuing, Noisy, Reading
-from langwright.evaluation.tasks.writing import framing
 from langwright.models.families import LEARNERS
-from langwright.models.family import Family
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.new_model import framing_of
 from langwright.training.recipe import PretrainRecipe
 
 TEXTS = ("causal", "masked", "span", "denoise", "prefix")
@@ -33,16 +30,6 @@ def reading_of(recipe: PretrainRecipe, frame: Callable[[Tokenizer], Framing]) ->
         recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
         recipe.delete, recipe.rotate, recipe.packing,
     )  # fmt: skip
-
-
-def frame_of(family: Family, config: Any, tokenizer: Tokenizer) -> Framing:
-    """What stands around the texts that a model reads and writes."""
-    with torch.device("meta"):
-        frame = family.build(config).frame
-    if frame is None:
-        first, last = tokenizer.cls_id, tokenizer.sep_id
-        return Framing(() if first is None else (first,), () if last is None else (last,))
-    return framing(frame, tokenizer)
 
 
 def own_objective(opened: OpenedFolder) -> PretrainRecipe:
@@ -67,7 +54,7 @@ def own_objective(opened: OpenedFolder) -> PretrainRecipe:
 def own_reading(opened: OpenedFolder, **settings: Any) -> Reading:
     """How the objective of a model reads texts; see `own_objective`. settings: of the recipe besides."""
     recipe = replace(own_objective(opened), **settings)
-    return reading_of(recipe, lambda tokenizer: frame_of(opened.family, opened.config, tokenizer))
+    return reading_of(recipe, lambda tokenizer: framing_of(opened.family.name, opened.config, tokenizer))
 
 
 def objective_record(recipe: PretrainRecipe) -> dict[str, Any]:
