@@ -106,6 +106,7 @@ class Family:
     initialise: fills a new model's parameters, by default from N(0, initializer_range²).
     absent: honoured fields of `config` that this family's files lack.
     defaults: values of fields that the files leave out, where they differ from the dataclass.
+    fresh: values that fields of new models have, where they differ from those.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
     adapters: the modules that adapters usually act on. tied_head: the name of a head that is the token table.
@@ -131,6 +132,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    fresh: Mapping[str, Any] = field(default_factory=dict)
     inert: Collection[str] = ()
     default_only: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()
