@@ -113,7 +113,7 @@ class Family:
     adapterhub: where AdapterHub hangs a bottleneck: in the last linear layer of a branch (module), in the numbered
     layer around it (layer), or in a module of its own in the block (block).
     presets: published shapes, by name, as fields of the config.
-    rate: what multiplies the usual learning rate of pretraining, 1 / width; with norms behind the branches 0.2.
+    rate: what multiplies the usual learning rate of pretraining, 1 / width.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
