@@ -37,6 +37,7 @@ class Similarity(Task):
     high: float = 1.0
     temperature: float = 0.05
     head: ClassVar[str] = "embedding"
+    coupled: ClassVar[bool] = True
 
     @property
     def best(self) -> str:

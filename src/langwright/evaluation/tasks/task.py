@@ -33,6 +33,7 @@ class Task:
     Attributes:
         head: what the head of a model is for that answers; see `load_model`.
         writes: whether answers are written token by token, so that few of them are asked for during training.
+        coupled: whether the loss of a row depends on the others of its batch, which are then drawn from all rows.
         grouped: whether rows with equal keys stay on one side of a split in order too.
 
     Args:
@@ -42,6 +43,7 @@ class Task:
 
     head: ClassVar[str]
     writes: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
     columns: Columns
     labels: tuple[str, ...]

@@ -77,7 +77,7 @@ class TaskData:
         measured = self.task.rows(self.held_out, tokenizer, context)
         return Supply(
             tokenizer,
-            Batches(seen, layout, by_length=True),
+            Batches(seen, layout, by_length=not self.task.coupled),
             lambda limit: evaluation_batches(measured, layout.batch_size, limit),
             measured.inputs,
             None,
