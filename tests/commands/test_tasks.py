@@ -124,6 +124,30 @@ def test_the_best_weights_are_kept_and_nothing_better_ends_the_run(made: Path, t
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_a_column_split_says_what_is_learnt_and_what_is_measured(
+    made: Path, tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader((made / "train.csv").open()))
+    parts = ["train"] * 80 + ["validation"] * 20 + ["test"] * 20
+    rows = [row | {"split": part} for row, part in zip(rows, parts, strict=True)]
+    rows[-1]["label"] = "never seen"
+    data, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = json.loads(
+        prints(*tune(made, out, "llama", steps=2)[:2], data, out, *tune(made, out, steps=2)[4:], "--json")
+    )
+    assert told["rows"] == 20
+    dev = json.loads(prints("evaluate", out, "--data", f"{data}#dev", "--json", "--dtype", "float32"))
+    assert dev["accuracy"] == pytest.approx(told["accuracy"])
+    assert len(prints("predict", out, data).splitlines()) == 120
+    assert main(["evaluate", str(out), "--data", str(data)]) == 2
+    assert "never seen" in capsys.readouterr().err
+    rows[-1]["label"] = "good"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert json.loads(prints("evaluate", out, "--data", data, "--json"))["rows"] == 20
+    assert json.loads(prints("baseline", "bag-of-words", data, "--json"))["test_rows"] == 20
+
+
 def test_texts_are_varied_by_seed_epoch_and_row() -> None:
     names, text = ["synonyms", "deletion", "swap", "typos"], "a quick question about the old text"
     assert varied(text, names, "0:1:2") == varied(text, names, "0:1:2")

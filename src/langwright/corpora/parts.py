@@ -11,35 +11,26 @@ from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, 
 
 
 def parts_to_learn(spec: str, validation: str | None = None, split: str | None = None) -> tuple[str, str | None]:
-    """What is learnt from, and what is measured in training.
-
-    Where rows say it, training rows are learnt from, and those of the dev part measured unless something else is asked
-    for; those of the test part are never seen.
+    """What is learnt from, and what is measured in training; rows of a test part are in neither.
 
     Args:
         spec: the training file, folder or glob, or a data set of the Hub.
         validation: the validation file.
-        split: what is held out of the training rows instead.
+        split: what is held out of the training rows in place of the dev part.
     """
     there = parts_in(spec)
-    if "train" not in there:
-        return spec, validation
-    train, dev = f"{spec}{MARK}train", f"{spec}{MARK}dev"
+    if there and "train" not in there:
+        raise UserError(f'{spec}: no row has "train" in its column "{SPLIT}"; {spec}{MARK}dev names another part')
     if validation is not None:
-        part = part_to_measure(validation, "dev")
-        say(f"{spec}: learnt from {train}, as its column {SPLIT} says")
-        return train, part
-    measured = dev if "dev" in there and split is None else None
-    told = f"measured on {dev}" if measured else "measured on some of its rows"
-    say(f"{spec}: learnt from {train}, {told}, as its column {SPLIT} says; {MARK}test is never seen")
-    return train, measured
+        return part_of(spec, "train"), part_of(validation, "dev")
+    return part_of(spec, "train"), part_of(spec, "dev") if "dev" in there and split is None else None
 
 
-def part_to_measure(spec: str, part: str = "test") -> str:
-    """The part of a file that measures a finished model; all of a file whose rows do not say."""
+def part_of(spec: str, part: str) -> str:
+    """One part of a file, which is announced; the whole of a file whose rows are of no parts, or have not this one."""
     if part not in parts_in(spec):
         return spec
-    say(f"{spec}: measured on {spec}{MARK}{part}, as its column {SPLIT} says; {MARK}train and {MARK}dev are the others")
+    say(f'{spec}: its rows of the part "{part}" are read, by its column "{SPLIT}"')
     return f"{spec}{MARK}{part}"
 
 
