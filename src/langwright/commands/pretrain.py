@@ -24,7 +24,7 @@ from langwright.evaluation.tasks.writing import Translate, framing
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth, preset, with_tokens
-from langwright.objectives.language import TokenPrediction
+from langwright.objectives.language import NextSentence, TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer
@@ -75,7 +75,10 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
         family, config = tokenised_shape(recipe, supply.tokenizer)
-        head = "masked" if recipe.objective == "masked" else None
+        head = {"masked": "pretraining" if recipe.next_sentence else "masked"}.get(recipe.objective)
+        objective = (NextSentence if recipe.next_sentence else TokenPrediction)(
+            recipe.z_loss, recipe.compile, recipe.smoothing
+        )
         return Job(
             out=out,
             recipe=recipe,
@@ -83,7 +86,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             record={"context": recipe.context, **_task_of(recipe)},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
-            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
+            objective=lambda ranks: objective,
             supply=supply,
             learning_rate=recipe.learning_rate
             or (1.0 if recipe.optimizer == "sgd" else FAMILIES[family].rate / config.width),
@@ -127,7 +130,7 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
     else:
         reading = Noisy(
             recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-            recipe.delete, recipe.rotate, recipe.packing,
+            recipe.delete, recipe.rotate, recipe.packing, recipe.next_sentence,
         )  # fmt: skip
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
@@ -173,6 +176,9 @@ def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
         if value is not None and not hasattr(config, field):
             raise UserError(f"--{flag.replace('_', '-')} {value}: means something for {kind} only")
         config = config if value is None else replace(config, **{field: value})
+    if recipe.next_sentence and "pretraining" not in FAMILIES[family].heads:
+        known = ", ".join(row.name for row in FAMILIES.values() if "pretraining" in row.heads)
+        raise UserError(f"--next-sentence: {family} has no head for it; {known} has one")
     if recipe.packing and FAMILIES[family].carries:
         raise UserError(f"--packing: {family} reads texts in order, one after the other; leave it out")
     return family, config
