@@ -15,10 +15,11 @@ from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
 from langwright.data.supply import Rows
 from langwright.inference.sampling import Search
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.batch import Objective
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.new_model import untrained
 from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
@@ -63,11 +64,13 @@ class Task:
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
         """The rows of a training file; UserError that names file and row of what cannot be read."""
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Task":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Task":
         """The task as this model learns it from these rows; UserError where it cannot, or not by this recipe."""
         return self
+
+    def fresh(self, name: str, items: Sequence[Any], recipe: FinetuneRecipe) -> tuple[Untrained, Tokenizer]:
+        """A new model for these rows, of a family or preset, and its tokenizer."""
+        return untrained(name, recipe, [self.text(item) for item in items])
 
     @classmethod
     def of(cls, model: Model) -> "Task | None":
@@ -177,9 +180,7 @@ class Reading(Task):
 
     causal: bool = False
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Task":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Task":
         """The task as a model of this family does it."""
         return replace(self, causal=opened.family.is_decoder)
 

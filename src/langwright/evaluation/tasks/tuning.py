@@ -19,8 +19,10 @@ from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.evaluation.tasks.scores import print_scores
 from langwright.evaluation.tasks.task import Row, Task
-from langwright.models.folder import OpenedFolder
+from langwright.models.families import FAMILIES
 from langwright.models.model import Model
+from langwright.models.tasks import tasks
+from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.batch import Models, Objective
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -68,9 +70,18 @@ class TaskData:
         """The metric of the held-out rows that chooses which weights are kept."""
         return f"validation_{self.task.best}"
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer) -> "TaskData":
-        """The task as the model of a folder learns it."""
-        return replace(self, task=self.task.fitted(opened, tokenizer, self.training, self.recipe))
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """A new model for the rows, of a family or preset, and its tokenizer."""
+        return self.task.fresh(name, self.training, self.recipe)
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "TaskData":
+        """The task as this model learns it."""
+        task = self.task.fitted(opened, tokenizer, self.training, self.recipe)
+        if task.head not in tasks(opened.family):
+            able = ", ".join(name for name, row in FAMILIES.items() if task.head in tasks(row))
+            told = f'--task {self.recipe.task} needs the head "{task.head}", which {opened.family.name} lacks'
+            raise UserError(f"{opened.path}: {told}; choose one of {able}")
+        return replace(self, task=task)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The rows as batches to learn from, and to measure."""
