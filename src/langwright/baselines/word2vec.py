@@ -31,7 +31,12 @@ from langwright.base.errors import UserError, check_flag
 from langwright.baselines.word_vectors import WordVectors
 from langwright.baselines.words import EncodedWords
 
-STEP = {"skip-gram": 256, "cbow": 512}
+STEP = {
+    ("skip-gram", "negative-sampling"): 256,
+    ("skip-gram", "hierarchical-softmax"): 512,
+    ("cbow", "negative-sampling"): 512,
+    ("cbow", "hierarchical-softmax"): 512,
+}
 """Positions in a step. With more, the vectors that a step began with are too old; with fewer, calls of PyTorch cost."""
 
 DRAWS = {"skip-gram": 48, "cbow": 16}
@@ -305,7 +310,7 @@ class _Training:
             self.layers = [TopOfTree(branches, nodes), RestOfTree(branches, nodes)]
         # The sum of what many positions add to one vector overshoots, so that a small vocabulary takes small steps.
         block = self.layers[0].block
-        self.positions = max(1, min(STEP[recipe.architecture], self.none // 8) // block) * block
+        self.positions = max(1, min(STEP[recipe.architecture, recipe.loss], self.none // 8) // block) * block
         share = text.counts / text.counts.sum() / max(recipe.sample, 1e-30)
         kept = np.minimum(1, (np.sqrt(share) + 1) / share) if recipe.sample else np.ones(self.none)
         self.kept = np.append(kept, 1).astype(np.float32)
