@@ -25,8 +25,8 @@ WORDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "
 
 def base(folder: Path, family: str) -> Path:
     tokenizer = with_special_tokens(raw_bytes(), mask=True)
-    if family in ("bert", "roberta"):
-        tokenizer = tokenizer.framed([tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
+    if family != "llama":
+        tokenizer = tokenizer.framed([] if family == "t5" else [tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
     config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.1, width=64)
     save_model(new_model(family, config, head="masked" if family == "bert" else None), tokenizer, folder)
     return folder
@@ -34,9 +34,9 @@ def base(folder: Path, family: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder and a decoder, and rows whose label is the kind of their words."""
+    """Models of each kind, and rows whose label is the kind of their words."""
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
-    for family in ("bert", "llama"):
+    for family in ("bert", "llama", "t5", "bart"):
         base(folder / family, family)
     rows = [(draw.choice(list(WORDS)), draw.sample(range(4), 2)) for _ in range(160)]
     for name, part in (("train", rows[:120]), ("valid", rows[120:])):
@@ -63,7 +63,7 @@ def tune(made: Path, out: Path, model: str = "bert", data: str = "train.csv", *m
     return [str(word) for word in words]
 
 
-@pytest.mark.parametrize("model", ["bert", "llama"])
+@pytest.mark.parametrize("model", ["bert", "llama", "t5", "bart"])
 def test_it_learns_predicts_and_opens_in_transformers(model: str, made: Path, tmp_path: Path, prints: Prints) -> None:
     out, valid = tmp_path / "out", made / "valid.csv"
     told = json.loads(prints(*tune(made, out, model), "--validation", valid, "--evaluate-every", "10", "--json"))

@@ -1,48 +1,37 @@
 """langwright finetune: go on training a model on your own text or conversations."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
-from langwright.adaptation.options import method_of, with_methods
-from langwright.base.console import say, warn
+from langwright.adaptation.options import method_of, options_of, with_methods
+from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
-from langwright.commands.evaluate import measure, tokens_of
-from langwright.corpora.labelled import Columns
-from langwright.corpora.opening import open_corpus
-from langwright.data.conversations import chat_supply
+from langwright.commands._goals import Goal
+from langwright.commands._goals import goal as goal_of
 from langwright.data.order import Layout
-from langwright.data.reading import Continuing
-from langwright.data.supply import Supply
-from langwright.data.texts import text_supply
-from langwright.evaluation.in_training import held_out_likelihood, sample_of
-from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
-from langwright.evaluation.tasks import TASKS
-from langwright.evaluation.tasks.scores import print_scores
-from langwright.evaluation.tasks.tuning import PREDICTIONS, TaskData, task_data
+from langwright.evaluation.in_training import sample_of
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
+from langwright.models.untrained import Origin
 from langwright.models.weights import weights_checksum
-from langwright.objectives.batch import Models, Objective
-from langwright.objectives.language import TokenPrediction
+from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.chat_template import set_up_chat
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, load_tokenizer
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.recipe import FinetuneRecipe
+from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
 from langwright.training.unfreezing import Unfreezing
@@ -50,6 +39,8 @@ from langwright.training.unfreezing import Unfreezing
 Row = dict[str, Any]
 OldText = tuple[str, str | None, str]
 """A corpus, its split and its field, as `tokens_of` takes them."""
+NEW = "new:"
+"""Before the name of a family or a preset."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
@@ -76,7 +67,8 @@ def finetune(
 
     Args:
         model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name
-            or hf:owner/name@revision. A run keeps to the revision that it began with.
+            or hf:owner/name@revision, to whose revision a run keeps; or a new one for a task on rows, by its family
+            or a preset: new:cnn, new:lstm, new:bert, new:marian ...
         text: a corpus as for pretrain: a file, folder, glob or name; with --task chat files of conversations, with
             other tasks a table of rows with labels.
         out: the new model folder, or with any --method but full the new adapter folder.
@@ -86,40 +78,23 @@ def finetune(
         ignore_field: a field of config.json to pass over although it is not understood.
         json: print the result as JSON.
     """
-    result = run(model, text, out, recipe, extend, profile, ignore_field)
-    if result.held_out is not None and recipe.task in TASKS:
-        print_scores(result.held_out, json)
-        if not result.already:
-            write_report(out)
-            how = f"{model} --adapter {out}" if is_adapter(out) else out
-            say(f"wrote {out} (langwright predict {how} FILE), {out / PREDICTIONS} and {out / 'report.html'}")
-    elif result.held_out is not None:
-        chat = recipe.task == "chat"
-        print_likelihood(result.held_out, "held-out answers" if chat else "held-out new text", json)
+    tuning = Tuning(model, text, out, recipe, ignore_field)
+    result = train(out, recipe.parallel, tuning.job, extend, profile)
+    if result.held_out is not None:
         record = read_json(out / RECORD, "the record of the run")
+        tuning.goal.tell(record, json)
         for number, words in enumerate(record.get("nearest_words", ())):
             say(f"virtual token {number} is nearest to {', '.join(f'{word!r} ({near:.2f})' for word, near in words)}")
-        for name, change in record["forgetting"].items():
-            what = "answers" if chat and name == "new" else f"{name} text"
-            say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
         if not result.already:
             write_report(out)
-            how = f"{model} --adapter {out}" if is_adapter(out) else out
-            say(f"wrote {out}{f' (langwright chat {how})' if chat else ''} and {out / 'report.html'}")
+            use = tuning.goal.use(f"{model} --adapter {out}" if is_adapter(out) else str(out))
+            say(f"wrote {out}{use} and {out / 'report.html'}")
     return close(result, out)
 
 
-def run(
-    model: Path,
-    text: str,
-    out: Path,
-    recipe: TuningRecipe,
-    extend: bool = False,
-    profile: bool = False,
-    ignore_field: tuple[str, ...] = (),
-) -> Result:
+def run(model: Path, text: str, out: Path, recipe: TuningRecipe) -> Result:
     """Fine-tune; nothing is printed at the end."""
-    return train(out, recipe.parallel, Tuning(model, text, out, recipe, ignore_field).job, extend, profile)
+    return train(out, recipe.parallel, Tuning(model, text, out, recipe).job)
 
 
 class Tuning:
@@ -129,24 +104,18 @@ class Tuning:
         UserError: The base, or a setting of the method, is refused.
     """
 
-    def __init__(self, model: Path, text: str, out: Path, recipe: TuningRecipe, ignore_field: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: Path, text: str, out: Path, recipe: TuningRecipe, ignore_field: tuple[str, ...] = ()
+    ) -> None:
         self.started = time.monotonic()
         self.text, self.out, self.recipe = text, out, recipe
-        self.folder, self.origin = _base(model, out)
-        if out.resolve() == self.folder.resolve():
-            raise UserError(f"{out}: the new model needs a folder of its own")
         self.method = method_of(recipe)
-        self.opened = OpenedFolder(self.folder, ignore_field)
-        self.data: TaskData | None = None
-        if recipe.task in TASKS:
-            columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field)
-            self.data = task_data(TASKS[recipe.task], text, recipe.validation, recipe.split, columns)
-        else:
-            self.opened.require(generates=True, one_stack=True)
-        self.tokenizer = load_tokenizer(self.folder)
-        if self.data is not None:
-            task = self.data.task.fitted(self.opened, self.tokenizer, self.data.training, recipe)
-            self.data = replace(self.data, task=task)
+        name = str(model)
+        found = None if name.startswith(NEW) else _existing(model, out, recipe, ignore_field)
+        goal = goal_of(text, out, recipe)
+        self.begin = found or _new(name.removeprefix(NEW), goal, recipe)
+        self.tokenizer = self.begin.tokenizer
+        self.goal = goal.fitted(self.begin.origin, self.tokenizer)
 
     def job(self, rank: int, world: int) -> Job:
         """The base looked at, and the data made ready for it; UserError where they do not go together."""
@@ -159,77 +128,47 @@ class Tuning:
             method.check_new(base)
             virtual = method.tokens
         elif is_quantised(base):
-            raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
+            raise UserError(
+                f"{self.begin.origin.path}: quantised weights are not trained; --method lora trains an adapter"
+            )
         most = base.window - 2
         check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.window} tokens")
         context = recipe.context or base.window - virtual
         room = f"from 2 to the model's context of {base.context} tokens, of which virtual tokens take {virtual}"
         check_flag("context", context, context >= 2 and base.fits(context + virtual), room)
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
-        self.supply = supply = self._supply(layout, context)
-        self.context, self.ready, data = context, [base], self.data
-        self.old = _old_text(self.folder, recipe) if data is None else None
-        named = self.origin["base_folder"]
-        usual_rate = (0.1 if method is None else 1) / self.opened.config.width
+        goal, supply = self.goal, self.goal.supply(self.tokenizer, layout, context)
+        self.supply, self.context, self.ready = supply, context, [base]
+        begin = self.begin
+        named = begin.record["base_folder"]
         return Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
+            origin={"command": "finetune", "corpus_spec": self.text, "base": begin.identity},
             names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
-            objective=lambda ranks: self._objective(),
+            objective=lambda ranks: goal.objective(),
             supply=supply,
-            learning_rate=recipe.learning_rate or usual_rate,
+            learning_rate=recipe.learning_rate or begin.rate / begin.origin.config.width,
             machine=self.machine,
             started=self.started,
-            evaluate=held_out_likelihood(supply)
-            if data is None
-            else data.evaluate(supply, recipe.smoothing, recipe.validation_windows),
+            evaluate=goal.evaluate(supply),
             sample=sample_of(supply, context),
             flops=lambda models: training_flops_per_token(models["model"], context),
-            on_finish=self.measure if data is None else data.finish(supply, out),
-            record={**self.origin, "context": context, **self._task_record()},
+            on_finish=self.finish,
+            record={**begin.record, "context": context, **goal.record()},
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else self.save,
-            begin=lambda: write_json(out / BEGAN_WITH, self.origin) if "base_revision" in self.origin else None,
+            begin=lambda: write_json(out / BEGAN_WITH, begin.record) if "base_revision" in begin.record else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
-            best=None if data is None else f"validation_{data.task.best}",
+            best=goal.best,
             patience=recipe.patience,
         )
 
-    def _objective(self) -> Objective:
-        recipe = self.recipe
-        if self.data is None:
-            return TokenPrediction(recipe.z_loss, recipe.compile)
-        return self.data.task.objective(recipe.smoothing)
-
-    def _task_record(self) -> Row:
-        """What langwright.json says of a task, so that the model is used for it again."""
-        if self.data is None:
-            return {}
-        task = self.data.task
-        return {"task": {"name": self.recipe.task, "head": task.head, "labels": list(task.labels), **task.record()}}
-
     def fresh(self) -> Model:
-        """The base with the head that the task asks for."""
-        recipe, data = self.recipe, self.data
-        if data is None:
-            return self.opened.model(bits=recipe.bits)
-        return self.opened.model(
-            bits=recipe.bits, head=data.task.head, labels=data.task.labels or None, seed=recipe.seed
-        )
-
-    def _supply(self, layout: Layout, context: int) -> Supply:
-        recipe = self.recipe
-        if self.data is not None:
-            return self.data.supply(self.tokenizer, layout, context)
-        if recipe.task == "text":
-            split = recipe.split or "0.9"
-            reading = Continuing(context, recipe.crossing)
-            return text_supply(self.text, split, recipe.field, layout, reading, self.tokenizer)
-        # The token table and the head grow only where they are trained.
-        template = set_up_chat(self.tokenizer, recipe.template, self.method is None, where=str(self.folder))
-        return chat_supply(self.text, template, layout, context, recipe.split or "5%", recipe.packing)
+        """The base with the head that the goal asks for."""
+        recipe, goal = self.recipe, self.goal
+        return self.begin.origin.model(bits=recipe.bits, head=goal.head, labels=goal.labels or None, seed=recipe.seed)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
@@ -245,27 +184,17 @@ class Tuning:
             self.method.attach(found, seed=self.recipe.seed)
         return {"model": found}
 
-    def measure(self, models: Models) -> Row:
-        """Held-out bits per byte before and after, of the new text and of the old; and what virtual tokens are near."""
-        trained, on = models["model"], attached(models["model"])
+    def finish(self, models: Models) -> Row:
+        """What the goal measures at the end, and what virtual tokens are near."""
+        trained, machine = models["model"], self.machine
         adapted = self.method is not None  # then the base is here already, without the adapter
-        base = trained if adapted else self.base().to(self.machine.device, self.machine.dtype).eval()
-        chosen = on.chosen
 
-        def change(text: str, measured: Callable[[Model], Likelihood]) -> Row:
-            on.choose(())
-            before = measured(base).bits_per_byte
-            on.choose(chosen)
-            return {"text": text, "before": before, "after": measured(trained).bits_per_byte}
+        def before() -> Model:
+            return trained if adapted else self.base().to(machine.device, machine.dtype).eval()
 
-        supply = self.supply
-        new = change(self.text, lambda model: likelihood(model, supply.held_out(None), supply.held_out_bytes))
-        found: Row = {"forgetting": {"new": new}}
+        found = self.goal.finish(trained, before, self.supply, self.context)
         if isinstance(self.method, SoftPromptMethod):
             found["nearest_words"] = nearest_words(trained, self.tokenizer)
-        if self.old is not None:
-            with tokens_of(self.tokenizer, *self.old) as tokens:
-                found["forgetting"]["old"] = change(self.old[0], lambda model: measure(model, tokens, self.context))
         return found
 
     def save(self, models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
@@ -273,42 +202,61 @@ class Tuning:
         trained = models["model"]
         for name, master in masters.items():
             trained.get_parameter(name).data = master.detach()
-        if self.recipe.task == "chat":  # the template and the stop belong to what was tuned
+        if self.supply.tokenizer is not self.tokenizer:  # its template and stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
             write_json(self.out / GENERATION, self.supply.tokenizer.generation())
-        save_adapter(trained, self.out, base=self.folder, record=record)
+        save_adapter(trained, self.out, base=self.begin.origin.path, record=record)
 
 
-def _base(model: Path, out: Path) -> tuple[Path, Row]:
-    """The folder of the model to begin with, and its entry in the record.
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with.
+
+    Args:
+        origin: what makes the model.
+        tokenizer: of the model.
+        record: its entry in the record.
+        identity: of its weights.
+        rate: what divided by its width is the usual learning rate.
+    """
+
+    origin: Origin
+    tokenizer: Tokenizer
+    record: Row
+    identity: str
+    rate: float
+
+
+def _existing(model: Path, out: Path, recipe: TuningRecipe, ignore_field: tuple[str, ...]) -> Beginning:
+    """A model folder.
 
     A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
     """
+    for field in vars(NewModelRecipe()).keys() - options_of(recipe):
+        if (value := getattr(recipe, field)) != getattr(NewModelRecipe(), field):
+            raise UserError(f"--{field.replace('_', '-')} {value}: is for a new model, not for {model}")
     name = parse_hub_name(str(model))
+    began = {} if name is None else read_object(out / BEGAN_WITH, "the base of the run", optional=True)
     if name is None:
-        return model_folder(model), {"base_folder": str(model)}
-    base = read_object(out / BEGAN_WITH, "the base of the run", optional=True)
-    if base.get("base_folder") == str(name):
-        say(f"{name}: {out} began with revision {base['base_revision']}")
-        return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    folder = model_folder(model)
-    return folder, {"base_folder": str(name), "base_revision": folder.name}
-
-
-def _old_text(model: Path, recipe: TuningRecipe) -> OldText | None:
-    """What forgetting is measured on: what the user names, else the held-out part of the base's own corpus."""
-    if recipe.old_text is not None:
-        open_corpus(recipe.old_text, field=recipe.field)
-        return recipe.old_text, None, recipe.field
-    corpus = read_object(model / RECORD, "the record of the model", optional=True).get("corpus")
-    if isinstance(corpus, dict) and {"spec", "split", "field", "hash"} <= corpus.keys():
-        try:
-            if open_corpus(corpus["spec"], field=corpus["field"]).record()["hash"] == corpus["hash"]:
-                return corpus["spec"], corpus["split"], corpus["field"]
-            reason = f"{corpus['spec']} has changed since"
-        except UserError as error:
-            reason = str(error)
+        folder, record = model_folder(model), {"base_folder": str(model)}
+    elif began.get("base_folder") == str(name):
+        say(f"{name}: {out} began with revision {began['base_revision']}")
+        folder, record = model_folder(f"{PREFIX}{name.repository}@{began['base_revision']}"), began
     else:
-        reason = f"{model} does not say what it was trained on"
-    warn(f"forgetting is not measured: {reason}; --old-text CORPUS names another corpus")
-    return None
+        folder = model_folder(model)
+        record = {"base_folder": str(name), "base_revision": folder.name}
+    if out.resolve() == folder.resolve():
+        raise UserError(f"{out}: the new model needs a folder of its own")
+    opened = OpenedFolder(folder, ignore_field)
+    rate = 0.1 if recipe.method == "full" else 1.0
+    return Beginning(opened, load_tokenizer(folder), record, weights_checksum(folder), rate)
+
+
+def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
+    """A model that is not trained yet, of a family or a preset."""
+    for flag, value, usual in (("method", recipe.method, "full"), ("bits", recipe.bits, None)):
+        if value != usual:
+            raise UserError(f"--{flag} {value}: is for a model that exists; {NEW}{name} is trained as a whole")
+    origin, tokenizer = goal.fresh(name)
+    path = str(origin.path)
+    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.family.rate)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from langwright.inference.request import Reading, Request
-from langwright.inference.sampling import Search, apply_rules
+from langwright.inference.sampling import Rules, Search, apply_rules
 from langwright.models.model import Model
 
 NEVER = -1e9
@@ -50,17 +50,17 @@ def beam_search(model: Model, request: Request) -> list[list[int]]:
     """The new tokens of the best hypothesis of each row, its end included where it ended."""
     search, ends, beams = request.search, request.ends, request.search.beams
     reading = Reading(model, request, copies=beams)
+    rules = Rules.of(request.frame, search.no_repeat_ngram)
     rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in request.rows]
     for step in range(request.max_new_tokens):
         left = request.max_new_tokens - step - 1
         scores = reading.logits().float().log_softmax(-1)
         size = scores.shape[1]
         live = [(prompt, *one) for prompt, row in zip(request.rows, rows, strict=True) for one in row.live]
-        totals = [
-            so_far + apply_rules(one, search, request.frame, [*prompt, *tokens], step, left)
-            for one, (prompt, so_far, tokens) in zip(scores, live, strict=True)
-        ]
-        best = torch.stack(totals).view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
+        written, count = [[*prompt, *tokens] for prompt, _, tokens in live], len(live)
+        scores = apply_rules(scores, [rules] * count, written, [step] * count, [left] * count)
+        totals = scores + torch.tensor([so_far for _, so_far, _ in live], device=scores.device)[:, None]
+        best = totals.view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
         kept: list[int] = []
         for number, row in enumerate(rows):
             likeliest = zip(best.values[number].tolist(), best.indices[number].tolist(), strict=True)

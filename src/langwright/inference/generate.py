@@ -12,7 +12,7 @@ from langwright.base.errors import UserError, check_flag
 from langwright.data.reading import sentinels
 from langwright.inference.beam import beam_search
 from langwright.inference.request import Reading, Request, padded
-from langwright.inference.sampling import Sampling, Search, apply_rules, choose
+from langwright.inference.sampling import Rules, Sampling, Search, adjust, apply_rules, draw
 from langwright.inference.sinks import Streaming
 from langwright.models.model import Frame, Model
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
@@ -127,6 +127,7 @@ def generate_ids(
     generators = [torch.Generator().manual_seed(sampling.seed) for sampling in samplings]
     active = list(range(len(request.rows)))
     written = [list(row) for row in request.rows]
+    rules = Rules.of(frame, search.no_repeat_ngram)
     free = not search.no_repeat_ngram and (frame is None or frame == Frame(frame.start, frame.source_bos))
     likeliest = free and all(s.temperature == 0 and s.repetition_penalty == 1 for s in samplings)
     for new in range(request.max_new_tokens):
@@ -135,11 +136,10 @@ def generate_ids(
         if likeliest:
             tokens = logits.float().argmax(-1).tolist()
         else:
-            allowed = [apply_rules(logits[i], search, frame, written[row], new, left) for i, row in enumerate(active)]
-            tokens = [
-                choose(scores, samplings[row], written[row], generators[row])
-                for row, scores in zip(active, allowed, strict=True)
-            ]
+            there, count = [written[row] for row in active], len(active)
+            allowed = apply_rules(logits, [rules] * count, there, [new] * count, [left] * count)
+            chosen = [samplings[row] for row in active]
+            tokens = draw(adjust(allowed, chosen, there, [new] * count), chosen, [generators[row] for row in active])
         for row, token in zip(active, tokens, strict=True):
             written[row].append(token)
             yield row, token

@@ -1,8 +1,11 @@
-"""From logits to the next token: how it is drawn or searched, and what may come, however likely it is."""
+"""From logits to the next token: how it is drawn or searched, and what may come, however likely it is.
+
+All functions work on the rows of a batch at once; what a row gets depends on nothing but the row itself.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -10,6 +13,11 @@ from torch import Tensor
 
 from langwright.base.errors import UserError, check_flag
 from langwright.models.model import Frame
+
+Logits = Float[Tensor, "rows vocabulary"]
+RANKED = 1024
+"""Of so many of the likeliest tokens top-p looks first; seldom does it need more, and sorting all takes 20 times as
+long."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,10 @@ class Sampling:
         repetition_penalty: divides positive logits of tokens already there, multiplies negative ones; 1 for none
             (CTRL, Keskar et al., 2019).
         seed: of each sequence's own generator.
+        typical_p: only those whose surprise is closest to the entropy, until their probabilities together reach this
+            (Meister et al., 2023).
+        presence_penalty: taken from the logit of each token that was written already.
+        frequency_penalty: the same for every time that it was written.
     """
 
     temperature: float = 1.0
@@ -32,6 +44,9 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    typical_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         sharp = 0 < self.temperature < 1e-6  # float32 could not hold the logits
@@ -42,6 +57,9 @@ class Sampling:
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("repetition_penalty", 1e-6 <= self.repetition_penalty <= 1e6, "between 1e-6 and 1e6"),
             ("seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63"),
+            ("typical_p", 0 < self.typical_p <= 1, "above 0 and at most 1"),
+            ("presence_penalty", abs(self.presence_penalty) <= 100, "between -100 and 100"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= 100, "between -100 and 100"),
         ):
             check_flag(name, getattr(self, name), holds, wanted)
 
@@ -71,73 +89,65 @@ class Search:
             raise UserError(f"{name}: means something with --beams above 1 only")
 
 
-def adjust(
-    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Sequence[int]
-) -> Float[Tensor, " vocabulary"]:
-    """Logits after penalty, temperature and the cuts top-k, top-p and min-p, in that order; cut tokens are -inf.
+@dataclass(frozen=True)
+class Rules:
+    """What may come next, however likely it is.
 
-    seen: the tokens that are there already. Temperature 0 leaves the logits unscaled: the caller takes the largest.
+    Args:
+        bias: added to the logits of these tokens.
+        banned: tokens that never come.
+        forced: the tokens that every text begins with.
+        last: the token that a text ends with when it reaches its limit.
+        no_repeat_ngram: no sequence of this many tokens comes twice; 0 for no such rule.
     """
-    logits = logits.float()
-    if sampling.repetition_penalty != 1:
-        there = torch.tensor(seen, dtype=torch.long, device=logits.device)
-        old = logits[there]
-        penalised = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
-        logits = logits.scatter(0, there, penalised)
-    if sampling.temperature > 0:
-        logits = logits / sampling.temperature
-    if 0 < sampling.top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
-    if sampling.top_p < 1:
-        ranked, order = logits.sort(descending=True, stable=True)
-        before = ranked.softmax(-1).cumsum(-1) - ranked.softmax(-1)
-        logits = logits.scatter(0, order, ranked.masked_fill((before >= sampling.top_p) & (before > 0), -torch.inf))
-    if sampling.min_p > 0:
-        probabilities = logits.softmax(-1)
-        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
-    return logits
 
+    bias: Mapping[int, float] = field(default_factory=dict)
+    banned: tuple[int, ...] = ()
+    forced: tuple[int, ...] = ()
+    last: int | None = None
+    no_repeat_ngram: int = 0
 
-def choose(
-    logits: Float[Tensor, " vocabulary"], sampling: Sampling, seen: Sequence[int], generator: torch.Generator
-) -> int:
-    """The next token's id. The generator is the sequence's own, so that its neighbours in a batch change nothing.
+    @classmethod
+    def of(cls, frame: Frame | None, no_repeat_ngram: int = 0) -> "Rules":
+        """Those of a model whose targets begin and end in a certain way."""
+        if frame is None:
+            return cls(no_repeat_ngram=no_repeat_ngram)
+        first = () if frame.first is None else (frame.first,)
+        return cls(banned=frame.banned, forced=first, last=frame.last, no_repeat_ngram=no_repeat_ngram)
 
-    Sampling is an exponential race: argmax p / e with e ~ Exp(1) picks each token with probability p.
-    """
-    adjusted = adjust(logits, sampling, seen)
-    if sampling.temperature == 0:
-        return int(adjusted.argmax())
-    race = torch.empty(adjusted.shape, dtype=torch.float32).exponential_(generator=generator)
-    return int((adjusted.softmax(-1).cpu() / race).argmax())
+    def next(self, new: int, left: int) -> int | None:
+        """The token that must come, where one must; see `apply_rules`."""
+        if not left and self.last is not None:
+            return self.last
+        return self.forced[new] if new < len(self.forced) else None
 
 
 def apply_rules(
-    scores: Float[Tensor, " vocabulary"],
-    search: Search,
-    frame: Frame | None,
-    written: Sequence[int],
-    new: int,
-    left: int,
-) -> Float[Tensor, " vocabulary"]:
-    """The scores of the next token: -inf where it may not come, 0 for one that must.
+    scores: Logits, rules: Sequence[Rules], written: Sequence[Sequence[int]], new: Sequence[int], left: Sequence[int]
+) -> Logits:
+    """The scores of the next tokens: -inf where one may not come; 0 for one that must, and -inf for all others.
 
     Args:
         scores: of every token.
-        search: its n-grams that may not return.
-        frame: the tokens that the model forces or bans.
+        rules: of each row.
         written: prompt and what followed.
         new: how many of it were generated.
-        left: how many more may follow this one.
+        left: how many more may follow the next one.
     """
-    first, last, banned = (None, None, ()) if frame is None else (frame.first, frame.last, frame.banned)
-    forced = last if not left and last is not None else first if not new else None
-    if forced is not None:
-        return torch.full_like(scores, -torch.inf).index_fill(0, torch.tensor([forced], device=scores.device), 0.0)
-    barred = [*banned, *_endings(written, search.no_repeat_ngram)]
-    if not barred:
+    added: list[tuple[int, int, float]] = []
+    for row, (rule, ids) in enumerate(zip(rules, written, strict=True)):
+        forced = rule.next(new[row], left[row])
+        if forced is not None:
+            scores = scores.index_fill(0, torch.tensor([row], device=scores.device), -torch.inf)
+            scores[row, forced] = 0.0
+            continue
+        barred = (*rule.banned, *_endings(ids, rule.no_repeat_ngram))
+        added += [(row, token, bias) for token, bias in rule.bias.items()]
+        added += [(row, token, -math.inf) for token in dict.fromkeys(barred)]
+    if not added:
         return scores
-    return scores.index_fill(0, torch.tensor(barred, device=scores.device), -torch.inf)
+    rows, tokens, values = (torch.tensor(column, device=scores.device) for column in zip(*added, strict=True))
+    return scores.index_put((rows, tokens), values.to(scores.dtype), accumulate=True)
 
 
 def _endings(written: Sequence[int], n: int) -> list[int]:
@@ -146,3 +156,117 @@ def _endings(written: Sequence[int], n: int) -> list[int]:
         return []
     start = list(written[len(written) - n + 1 :])
     return [written[i + n - 1] for i in range(len(written) - n + 1) if list(written[i : i + n - 1]) == start]
+
+
+def adjust(
+    logits: Logits, samplings: Sequence[Sampling], written: Sequence[Sequence[int]], new: Sequence[int]
+) -> Logits:
+    """Logits after penalties, temperature and the cuts top-k, top-p, min-p and typical, in that order; -inf is cut.
+
+    Temperature 0 leaves the logits unscaled: the caller takes the largest.
+
+    Args:
+        logits: of every token.
+        samplings: of each row.
+        written: the tokens that are there already, which the repetition penalty counts.
+        new: how many of them were generated, which the presence and the frequency penalty count.
+    """
+    logits = logits.float()
+    for row, (sampling, ids) in enumerate(zip(samplings, written, strict=True)):
+        penalised = _penalise(logits[row], sampling, ids, new[row])
+        if penalised is not None:
+            logits = logits.index_copy(0, torch.tensor([row], device=logits.device), penalised[None])
+    for name, neutral, cut in _CUTS:
+        settings = [getattr(sampling, name) for sampling in samplings]
+        rows = [row for row, value in enumerate(settings) if value != neutral]
+        if rows:
+            chosen = torch.tensor(rows, device=logits.device)
+            values = torch.tensor([settings[row] for row in rows], device=logits.device, dtype=torch.float64)
+            logits = logits.index_copy(0, chosen, cut(logits[chosen], values[:, None]))
+    return logits
+
+
+def _penalise(logits: Float[Tensor, " vocabulary"], sampling: Sampling, ids: Sequence[int], new: int) -> Tensor | None:
+    """The logits of one row after its penalties; None where it has none."""
+    penalised = None
+    if sampling.repetition_penalty != 1:
+        there = torch.tensor(ids, dtype=torch.long, device=logits.device)
+        old = logits[there]
+        lower = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
+        penalised = logits.scatter(0, there, lower)
+    if new and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = torch.tensor(ids[-new:], device=logits.device).unique(return_counts=True)
+        taken = sampling.presence_penalty + sampling.frequency_penalty * counts
+        penalised = (logits if penalised is None else penalised).index_add(0, tokens, -taken.to(logits.dtype))
+    return penalised
+
+
+Settings = Float[Tensor, "rows 1"]
+
+
+def _temper(logits: Logits, temperature: Settings) -> Logits:
+    return logits / temperature.where(temperature > 0, 1).to(logits.dtype)
+
+
+def _top_k(logits: Logits, k: Settings) -> Logits:
+    places = k.long().clamp(max=logits.shape[1]) - 1
+    return logits.masked_fill(logits < logits.topk(int(places.max()) + 1).values.gather(1, places), -torch.inf)
+
+
+def _top_p(logits: Logits, p: Settings) -> Logits:
+    likely = logits.softmax(-1)
+    ranked, order = likely.topk(min(RANKED, likely.shape[1]))
+    few = (ranked.sum(-1, keepdim=True) > p + 1e-3)[:, 0]
+    cut = _cut_tail(logits, ranked, order, p)
+    if not few.all():
+        ranked, order = likely[~few].sort(descending=True, stable=True)
+        cut[~few] = _cut_tail(logits[~few], ranked, order, p[~few])
+    return cut
+
+
+def _cut_tail(logits: Logits, ranked: Tensor, order: Tensor, p: Settings) -> Logits:
+    """Keep the first of the ranked tokens until their probabilities reach p, one at least."""
+    before = ranked.cumsum(-1) - ranked
+    kept = (before < p) | (before <= 0)
+    return torch.full_like(logits, -torch.inf).scatter(1, order, logits.gather(1, order).masked_fill(~kept, -torch.inf))
+
+
+def _min_p(logits: Logits, share: Settings) -> Logits:
+    likely = logits.softmax(-1)
+    return logits.masked_fill(likely < share * likely.amax(-1, keepdim=True), -torch.inf)
+
+
+def _typical(logits: Logits, mass: Settings) -> Logits:
+    surprise = -logits.log_softmax(-1)
+    likely = (-surprise).exp()
+    entropy = (likely * surprise).nansum(-1, keepdim=True)
+    far, order = (surprise - entropy).abs().sort(-1)
+    last = (likely.gather(1, order).cumsum(-1) < mass).sum(-1, keepdim=True).clamp(max=far.shape[1] - 1)
+    return logits.masked_fill((surprise - entropy).abs() > far.gather(1, last), -torch.inf)
+
+
+_CUTS: tuple[tuple[str, float, Callable[[Logits, Settings], Logits]], ...] = (
+    ("temperature", 1.0, _temper),
+    ("top_k", 0, _top_k),
+    ("top_p", 1.0, _top_p),
+    ("min_p", 0.0, _min_p),
+    ("typical_p", 1.0, _typical),
+)
+"""Field, the value that changes nothing, and what it does, in the order of `transformers`."""
+
+
+def draw(logits: Logits, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:
+    """The ids of the next tokens. A generator is its sequence's own, so that neighbours in a batch change nothing.
+
+    Sampling is an exponential race: argmax p / e with e ~ Exp(1) picks each token with probability p.
+    """
+    tokens: list[int] = logits.argmax(-1).tolist()
+    rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
+    if rows:
+        race = torch.empty(len(rows), logits.shape[1])
+        for one, row in zip(race, rows, strict=True):
+            one.exponential_(generator=generators[row])
+        likely = logits[torch.tensor(rows, device=logits.device)].softmax(-1).cpu()
+        for row, token in zip(rows, (likely / race).argmax(-1).tolist(), strict=True):
+            tokens[row] = token
+    return tokens

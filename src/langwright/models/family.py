@@ -59,6 +59,8 @@ class Head:
     keys: its names on disk, as templates of `keymap.expand`; our names begin with "head.".
     labelled: whether its last layer has a row a label.
     copies: tensors that some files hold beside those they repeat, ours by our names.
+    prefix: of the names of the body in files with it, where it is not the family's.
+    encoder_only: an encoder-decoder leaves its decoder out.
     """
 
     architecture: str
@@ -66,6 +68,8 @@ class Head:
     keys: list[Entry]
     labelled: bool = False
     copies: Mapping[str, str] = field(default_factory=dict)
+    prefix: str | None = None
+    encoder_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,17 @@ class Family:
     def model_type(self) -> str:
         """What config.json calls it."""
         return f"langwright-{self.name}" if self.own else self.name
+
+    @property
+    def prefixes(self) -> list[str]:
+        """With what the tensor names of a body may begin, in files with one head or another; the longest first."""
+        found = {self.prefix, "", *(head.prefix for head in self.heads.values() if head.prefix)}
+        return sorted(found, key=len, reverse=True)
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether its models read from the left to the right, and nothing else."""
+        return self.task == "language" and not self.is_encoder_decoder
 
     @property
     def is_encoder_decoder(self) -> bool:

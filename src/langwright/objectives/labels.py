@@ -41,7 +41,7 @@ class LabelBatch(Batch):
 
     def logits(self, model: Any) -> Float[Tensor, "batch *logits"]:
         """What the head of a model makes of the texts."""
-        return model(self.ids, self.mask, types=self.types)
+        return model(self.ids, self.mask, types=self.types if model.typed else None)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class TrainingRecipe:
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
         learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
-            norms behind the branches (bert, bart, marian), a tenth for fine-tuning; or of SGD, 1 unless given.
+            norms behind the branches (bert, bart, marian), a tenth to fine-tune a model that exists; or of SGD, 1
+            unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
@@ -124,7 +125,30 @@ FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "l
 
 
 @dataclass(frozen=True)
-class PretrainRecipe(TrainingRecipe):
+class NewModelRecipe:
+    """The shape of a new model, and its tokenizer.
+
+    Args:
+        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
+        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
+        depth: the one dial of size: layers; the width is 64 times as much.
+        width: another width, a multiple of 64.
+        dropout: share of activations dropped in training.
+        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
+        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
+    """
+
+    tokenizer: str | None = None
+    vocabulary: int = 4096
+    depth: int = 4
+    width: int | None = None
+    dropout: float = 0.0
+    weight_dropout: float | None = None
+    balance: float | None = None
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(NewModelRecipe, TrainingRecipe):
     """How a model is made from raw text.
 
     Args:
@@ -145,17 +169,10 @@ class PretrainRecipe(TrainingRecipe):
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
-        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
         family: the architecture, a name in docs/add-a-family.md: gpt2, gpt_neox, gemma2, mixtral, bloom, roberta ...;
             llama, or what the objective was made for (bert, t5, bart, marian), unless given.
-        depth: the one dial of size: layers; the width is 64 times as much.
-        width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
-        dropout: share of activations dropped in training.
-        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
-        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
     objective: Literal["causal", "prefix", "masked", "span", "denoise", "seq2seq"] = "causal"
@@ -171,16 +188,10 @@ class PretrainRecipe(TrainingRecipe):
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
-    tokenizer: str = "bpe"
-    vocabulary: int = 4096
+    tokenizer: str | None = "bpe"
     family: str | None = None
-    depth: int = 4
-    width: int | None = None
     preset: str | None = None
     context: int = 256
-    dropout: float = 0.0
-    weight_dropout: float | None = None
-    balance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,8 +218,10 @@ _GO_WITH = {
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe(TrainingRecipe):
+class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
     """How a model goes on learning from new text or conversations, for three epochs by default.
+
+    The shape is that of a new model (new:FAMILY), whose tokenizer is made from the rows that it learns.
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
@@ -233,7 +246,9 @@ class FinetuneRecipe(TrainingRecipe):
             percent. By default text is split at 0.9 and conversations at 5%.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        context: tokens in a window; the model's own context unless given.
+        context: tokens in a window; the model's own context unless given, 256 for a new one.
+        tokenizer: of a new model: bpe, words, characters, bytes, or a folder that holds one; words for recurrent and
+            convolutional families, bpe for the others, unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
         bits: quantise the linear layers of the model to int8, int4, nf4 or fp4 on loading, to train an adapter over
             them (QLoRA).

@@ -17,8 +17,8 @@ from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_batch, label_rows
 from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -65,10 +65,12 @@ class Classify(Task):
         say(f"{where}: {len(items):,} rows, {'several labels each' if several else 'one label each'}: {shown}")
         return cls(columns, tuple(labels), "several" if several else "one")
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Classify":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Classify":
         """The task with the changes that a recipe asks for."""
+        if opened.family.is_encoder_decoder and tokenizer.frame("a")[0][-1] != tokenizer.eos_id:
+            raise UserError(
+                f"{opened.path}: the tokenizer puts no end behind a text, by which {opened.family.name} tells"
+            )
         names = changes_named([] if recipe.augment is None else [recipe.augment])
         return replace(self, augment=tuple(names), seed=recipe.seed)
 

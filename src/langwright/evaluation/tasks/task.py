@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +15,11 @@ from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
 from langwright.data.supply import Rows
 from langwright.inference.sampling import Search
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.batch import Objective
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.new_model import untrained
 from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
@@ -33,6 +34,7 @@ class Task:
     Attributes:
         head: what the head of a model is for that answers; see `load_model`.
         writes: whether answers are written token by token, so that few of them are asked for during training.
+        coupled: whether the loss of a row depends on the others of its batch, which are then drawn from all rows.
         grouped: whether rows with equal keys stay on one side of a split in order too.
 
     Args:
@@ -42,6 +44,7 @@ class Task:
 
     head: ClassVar[str]
     writes: ClassVar[bool] = False
+    coupled: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
     columns: Columns
     labels: tuple[str, ...]
@@ -61,11 +64,13 @@ class Task:
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
         """The rows of a training file; UserError that names file and row of what cannot be read."""
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Task":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Task":
         """The task as this model learns it from these rows; UserError where it cannot, or not by this recipe."""
         return self
+
+    def fresh(self, name: str, items: Sequence[Any], recipe: FinetuneRecipe) -> tuple[Untrained, Tokenizer]:
+        """A new model for these rows, of a family or preset, and its tokenizer."""
+        return untrained(name, recipe, [self.text(item) for item in items])
 
     @classmethod
     def of(cls, model: Model) -> "Task | None":
@@ -163,6 +168,26 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+@dataclass(frozen=True)
+class Reading(Task):
+    """A task whose answers are read off tokens.
+
+    Args:
+        causal: no token knows of those after it, so that a word is asked at its last sub-word, and a text behind it.
+    """
+
+    causal: bool = False
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Task":
+        """The task as a model of this family does it."""
+        return replace(self, causal=opened.family.is_decoder)
+
+    @classmethod
+    def of(cls, model: Model) -> "Task | None":
+        """The task of a model with the head for it."""
+        return cls.from_record({"causal": model.causal}, model.labels) if cls.head == model.task else None
 
 
 def logits_of(model: Model, rows: Rows, batch_size: int) -> Iterator[Tensor]:

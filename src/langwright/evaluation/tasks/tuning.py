@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from langwright.corpora.labelled import Columns
 from langwright.corpora.splits import split_items
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
+from langwright.evaluation.tasks.scores import print_scores
 from langwright.evaluation.tasks.task import Row, Task
-from langwright.objectives.batch import Models
+from langwright.models.families import FAMILIES
+from langwright.models.model import Model
+from langwright.models.tasks import tasks
+from langwright.models.untrained import Origin, Untrained
+from langwright.objectives.batch import Models, Objective
 from langwright.text.tokenizer import Tokenizer
-from langwright.training.trainer import Evaluation
+from langwright.training.recipe import FinetuneRecipe
+from langwright.training.trainer import Evaluate, Evaluation
 
 SPLIT = "10%"
 """What is held out of the rows, unless there is a file for that."""
@@ -34,15 +40,47 @@ class TaskData:
         task: what is asked.
         training: the rows that are learnt from.
         held_out: those that are measured.
-        record: what identifies them; see the record of a corpus.
+        corpus: what identifies them; see the record of a corpus.
+        recipe: how it is learnt.
+        out: the folder of the run.
         latest: the answers that were measured last; in the end those to all held-out rows.
     """
 
     task: Task
     training: Sequence[Any]
     held_out: Sequence[Any]
-    record: Row
+    corpus: Row
+    recipe: FinetuneRecipe
+    out: Path
     latest: list[Row] = field(default_factory=list)
+
+    @property
+    def head(self) -> str:
+        """What the head is for."""
+        return self.task.head
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it tells apart."""
+        return self.task.labels
+
+    @property
+    def best(self) -> str:
+        """The metric of the held-out rows that chooses which weights are kept."""
+        return f"validation_{self.task.best}"
+
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """A new model for the rows, of a family or preset, and its tokenizer."""
+        return self.task.fresh(name, self.training, self.recipe)
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "TaskData":
+        """The task as this model learns it."""
+        task = self.task.fitted(opened, tokenizer, self.training, self.recipe)
+        if task.head not in tasks(opened.family):
+            able = ", ".join(name for name, row in FAMILIES.items() if task.head in tasks(row))
+            told = f'--task {self.recipe.task} needs the head "{task.head}", which {opened.family.name} lacks'
+            raise UserError(f"{opened.path}: {told}; choose one of {able}")
+        return replace(self, task=task)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The rows as batches to learn from, and to measure."""
@@ -50,22 +88,27 @@ class TaskData:
         measured = self.task.rows(self.held_out, tokenizer, context)
         return Supply(
             tokenizer,
-            Batches(seen, layout),
+            Batches(seen, layout, by_length=not self.task.coupled),
             lambda limit: evaluation_batches(measured, layout.batch_size, limit),
             measured.inputs,
             None,
-            self.record,
+            self.corpus,
             prompt=None,
         )
 
-    def evaluate(self, supply: Supply, smoothing: float = 0.0, written: int | None = None) -> Callable[..., Evaluation]:
+    def objective(self) -> Objective:
+        """What is lowered."""
+        return self.task.objective(self.recipe.smoothing)
+
+    def evaluate(self, supply: Supply) -> Evaluate:
         """Measures loss and metrics on all held-out rows.
 
-        Answers that are written take long: the metrics that choose the best weights are those of at most `written`
-        rows, evenly spread and always the same. What is recorded in the end is of all.
+        Answers that are written take long: the metrics that choose the best weights are those of at most so many rows
+        as the recipe's validation windows, evenly spread and always the same. What is recorded in the end is of all.
         """
-        task, objective = self.task, self.task.objective(smoothing)
-        count = min(written or len(self.held_out), len(self.held_out)) if task.writes else len(self.held_out)
+        task, objective, count = self.task, self.objective(), len(self.held_out)
+        if task.writes:
+            count = min(self.recipe.validation_windows, count)
         some = [i * len(self.held_out) // count for i in range(count)]
         few = [self.held_out[i] for i in some]
         if count < len(self.held_out):
@@ -95,29 +138,45 @@ class TaskData:
 
         return evaluate
 
-    def finish(self, supply: Supply, out: Path) -> Callable[[Models], Row]:
+    def finish(self, trained: Model, before: Callable[[], Model], supply: Supply, context: int) -> Row:
         """Writes what the finished model says of the held-out rows, and gives the details for the record."""
+        if self.task.signature:
+            say(self.task.signature)
+        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in self.latest)
+        write_atomic(self.out / PREDICTIONS, lines)
+        return {"details": self.task.details(self.held_out, self.latest)}
 
-        def finish(models: Models) -> Row:
-            answers = self.latest
-            if self.task.signature:
-                say(self.task.signature)
-            lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-            write_atomic(out / PREDICTIONS, lines)
-            return {"details": self.task.details(self.held_out, answers)}
+    def record(self) -> Row:
+        """The task, so that the model is used for it again."""
+        name = self.recipe.task
+        return {"task": {"name": name, "head": self.head, "labels": list(self.labels), **self.task.record()}}
 
-        return finish
+    def tell(self, record: Row, as_json: bool) -> None:
+        """The metrics."""
+        print_scores(record["held_out"], as_json)
+
+    def use(self, model: str) -> str:
+        """The verb, and the answers that were written."""
+        return f" (langwright predict {model} FILE), {self.out / PREDICTIONS}"
 
     def _told(self, scores: dict[str, float]) -> Row:
         return {**scores, "rows": len(self.held_out)}
 
 
-def task_data(kind: type[Task], spec: str, validation: str | None, split: str | None, columns: Columns) -> TaskData:
+def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRecipe, out: Path) -> TaskData:
     """The rows of a training file, and those that are held out of it, or of a validation file.
+
+    Args:
+        kind: of task.
+        spec: the training file.
+        columns: which of its columns hold what.
+        recipe: how it is learnt, with split and validation file.
+        out: the folder of the run.
 
     Raises:
         UserError: Names file and row of what cannot be read or learnt, or a split that leaves nothing.
     """
+    validation, split = recipe.validation, recipe.split
     items = kind.read(spec, columns)
     task = kind.begin(items, columns, spec)
     if validation is not None:
@@ -135,9 +194,9 @@ def task_data(kind: type[Task], spec: str, validation: str | None, split: str | 
     content = hashlib.sha256()
     for item in (*training, None, *held_out):
         content.update(repr(item).encode() + b"\n")
-    record = {
+    corpus = {
         "name": spec, "kind": "rows", "files": 1 if validation is None else 2, "documents": len(items),
         "characters": sum(map(len, texts)), "bytes": sum(len(text.encode()) for text in texts),
         "hash": content.hexdigest(), "spec": spec, "split": told, "field": "text",
     }  # fmt: skip
-    return TaskData(task, training, held_out, record)
+    return TaskData(task, training, held_out, corpus, recipe, out)

@@ -137,7 +137,7 @@ class OpenedFolder:
         if fresh:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                if model.encoders:
+                if self.family.is_encoder_decoder:
                     self.family.initialise(model)
                 elif model.head is not None:
                     normal(model.head, self.config.initializer_range)

@@ -15,6 +15,9 @@ from langwright.models.model import Model
 from langwright.models.surgery import quantise
 from langwright.models.weights import open_weights
 
+SHOWN = 20
+"""Tensors that are named when they are dropped."""
+
 
 def read_weights(
     model: Model,
@@ -39,7 +42,7 @@ def read_weights(
         present = {_present(name, family): name for name in files}
         left = dict(present)
         for entry in tasks.entries(family, model.config, task):
-            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
+            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefixes)
             own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
             if (anew and entry.ours[0].startswith(anew)) or (not own and fresh and entry.ours[0].startswith("head.")):
                 new.append(entry.disk)
@@ -70,7 +73,8 @@ def read_weights(
             if name not in dropped:
                 raise weights.refusal(name, f"is not known for {family.name}")
     if dropped:
-        say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
+        shown = sorted(dropped)[:SHOWN] + [f"and {len(dropped) - SHOWN:,} more"] * (len(dropped) > SHOWN)
+        say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(shown)}')
     if new:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
 
@@ -103,7 +107,10 @@ def _present(name: str, family: Family) -> str:
     return name
 
 
-def _names_in(names: Collection[str], entry: Entry, prefix: str) -> list[str]:
-    """The names under which a file holds an entry's tensor, with or without the family's prefix."""
-    wanted = [name for full in (entry.disk, *entry.copies) for name in dict.fromkeys((full, full.removeprefix(prefix)))]
+def _names_in(names: Collection[str], entry: Entry, prefixes: Sequence[str]) -> list[str]:
+    """The names under which a file, which may be one with another head, holds an entry's tensor."""
+    wanted: dict[str, None] = {}
+    for full in (entry.disk, *entry.copies):
+        own = next(prefix for prefix in prefixes if full.startswith(prefix))
+        wanted |= dict.fromkeys([full, *(prefix + full.removeprefix(own) for prefix in prefixes)])
     return [name for name in wanted if name in names]

@@ -1,0 +1,75 @@
+"""Blocks of the cache as numbers: which are free, and how many texts share each of the others. No tensors."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+
+Table = list[int]
+"""The blocks of one text, in the order of its tokens."""
+Span = tuple[Table, int, int]
+"""The table of a text, and the first and the last + 1 of its tokens that are about to be written."""
+
+
+class Blocks:
+    """Blocks of `size` tokens each, counted by the tables that hold them (PagedAttention, Kwon et al., 2023).
+
+    A block that several tables hold is copied before one of them writes into it. The lowest free number is taken
+    first, so that the blocks in use lie close together.
+
+    Args:
+        count: how many there are.
+        size: tokens in a block.
+    """
+
+    def __init__(self, count: int, size: int):
+        self.count, self.size = count, size
+        self.holders = [0] * count
+        self._free = list(range(count))
+
+    @property
+    def free(self) -> int:
+        """How many belong to no table."""
+        return len(self._free)
+
+    def needed(self, tokens: int) -> int:
+        """Blocks that so many tokens fill."""
+        return -(-tokens // self.size)
+
+    def missing(self, spans: Iterable[Span]) -> int:
+        """Blocks that must be free before these spans can be written."""
+        added, writers = 0, Counter[int]()
+        for table, start, stop in spans:
+            added += max(0, self.needed(stop) - len(table))
+            writers.update(table[start // self.size : self.needed(stop)] if start < stop else ())
+        return added + sum(min(count, self.holders[block] - 1) for block, count in writers.items())
+
+    def claim(self, table: Table, start: int, stop: int) -> list[tuple[int, int]]:
+        """Make a table ready for the tokens from `start` to `stop`: (block, its copy) of each that was shared."""
+        copies = []
+        for place in range(start // self.size, self.needed(stop) if start < stop else 0):
+            if place >= len(table):
+                table.append(self._take())
+            elif self.holders[table[place]] > 1:
+                self.holders[table[place]] -= 1
+                copies.append((table[place], self._take()))
+                table[place] = copies[-1][1]
+        return copies
+
+    def share(self, table: Table) -> Table:
+        """A second table of the same blocks."""
+        for block in table:
+            self.holders[block] += 1
+        return list(table)
+
+    def release(self, table: Table) -> None:
+        """Empty a table; blocks that nothing else holds are free again."""
+        for block in table:
+            self.holders[block] -= 1
+            if not self.holders[block]:
+                heapq.heappush(self._free, block)
+        table.clear()
+
+    def _take(self) -> int:
+        block = heapq.heappop(self._free)
+        self.holders[block] = 1
+        return block
