@@ -11,7 +11,7 @@ from langwright.adaptation.attached import attached
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
-from langwright.commands._objective import objective_record, own_objective, own_reading
+from langwright.commands._objective import objective_record, own_objective, own_reading, predictions
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
@@ -155,8 +155,8 @@ class Text:
         return text_supply(self.spec, recipe.split or "0.9", recipe.field, layout, reading, tokenizer)
 
     def objective(self) -> TokenPrediction:
-        """The next token."""
-        return TokenPrediction(self.recipe.z_loss, self.recipe.compile)
+        """That of the model."""
+        return predictions(self.learns, self.recipe.z_loss, self.recipe.compile)
 
     def evaluate(self, supply: Supply) -> Evaluate:
         """The likelihood of what is held out."""

@@ -10,6 +10,7 @@ from langwright.data.pieces import Framing
 from langwright.data.reading import Continuing, Noisy, Reading
 from langwright.models.families import LEARNERS
 from langwright.models.folder import RECORD, OpenedFolder
+from langwright.objectives.language import NextSentence, TokenPrediction
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.new_model import framing_of
 from langwright.training.recipe import PretrainRecipe
@@ -17,7 +18,7 @@ from langwright.training.recipe import PretrainRecipe
 TEXTS = ("causal", "masked", "span", "denoise", "prefix")
 """Objectives that learn from texts; a model from elsewhere learns by the first that its family was made for."""
 
-NOISE = ("noise", "mean_span", "whole_words", "permute", "delete", "rotate")
+NOISE = ("noise", "mean_span", "whole_words", "permute", "delete", "rotate", "next_sentence")
 """Settings of an objective that a model goes on with."""
 
 
@@ -28,7 +29,7 @@ def reading_of(recipe: PretrainRecipe, frame: Callable[[Tokenizer], Framing]) ->
         return Continuing(context, recipe.crossing, recipe.packing)
     return Noisy(
         recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-        recipe.delete, recipe.rotate, recipe.packing,
+        recipe.delete, recipe.rotate, recipe.packing, recipe.next_sentence,
     )  # fmt: skip
 
 
@@ -46,15 +47,21 @@ def own_objective(opened: OpenedFolder) -> PretrainRecipe:
     name = told.get("objective", next(iter(made_for), "seq2seq"))
     if name == "seq2seq":
         raise UserError(f"{opened.path}: a model of pairs does not predict texts; --task translate goes on with pairs")
-    if task != ("masked" if name == "masked" else "language"):
+    if task not in (("masked", "pretraining") if name == "masked" else ("language",)):
         raise UserError(f'{opened.path}: a {family.name} model with the head "{task}" does not predict texts')
-    return PretrainRecipe(objective=name, **{field: told[field] for field in NOISE if field in told})
+    noise = {field: told[field] for field in NOISE if field in told} | {"next_sentence": task == "pretraining"}
+    return PretrainRecipe(objective=name, **noise)
 
 
 def own_reading(opened: OpenedFolder, **settings: Any) -> Reading:
     """How the objective of a model reads texts; see `own_objective`. settings: of the recipe besides."""
     recipe = replace(own_objective(opened), **settings)
     return reading_of(recipe, lambda tokenizer: framing_of(opened.family.name, opened.config, tokenizer))
+
+
+def predictions(recipe: PretrainRecipe, z_loss: float, compiled: bool, smoothing: float = 0.0) -> TokenPrediction:
+    """What is lowered."""
+    return (NextSentence if recipe.next_sentence else TokenPrediction)(z_loss, compiled, smoothing)
 
 
 def objective_record(recipe: PretrainRecipe) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.labelled import Columns
+from langwright.corpora.parts import parts_to_learn
 from langwright.corpora.splits import split_items
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
@@ -176,12 +177,13 @@ def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRec
     Raises:
         UserError: Names file and row of what cannot be read or learnt, or a split that leaves nothing.
     """
-    validation, split = recipe.validation, recipe.split
+    split = recipe.split
+    if recipe.validation is not None and split is not None:
+        raise UserError("--split and --validation exclude each other")
+    spec, validation = parts_to_learn(spec, recipe.validation, split)
     items = kind.read(spec, columns)
     task = kind.begin(items, columns, spec)
     if validation is not None:
-        if split is not None:
-            raise UserError("--split and --validation exclude each other")
         training, held_out, told = items, task.reread(validation, columns, answered=True), validation
         if not held_out:
             raise UserError(f"{validation}: no row is left to measure")
