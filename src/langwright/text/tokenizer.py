@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers, processors
-from tokenizers.models import Unigram, WordLevel
+from tokenizers.models import BPE, Unigram
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, read_text, write_atomic, write_json
@@ -414,7 +414,7 @@ class StreamDecoder:
 
 def no_tokenizer() -> Tokenizer:
     """That of a model which reads no texts: it has no token."""
-    return Tokenizer(tokenizers.Tokenizer(WordLevel({}, unk_token="")), SpecialTokens())
+    return Tokenizer(tokenizers.Tokenizer(BPE()), SpecialTokens())
 
 
 def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokenizer:
