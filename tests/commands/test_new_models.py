@@ -33,15 +33,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tune(family: str, out: Path, data: Path, task: str = "classify", steps: int = 40) -> list[str]:
+def tune(family: str, out: Path, data: Path, task: str = "classify", steps: int = 60) -> list[str]:
     words = ["finetune", f"new:{family}", data, out, "--task", task, "--steps", f"{steps}", *RUN]
     return [str(word) for word in words]
 
 
-@pytest.mark.parametrize("family", ["cnn", "lstm", "bert", "llama"])
-def test_rows_alone_make_a_classifier(family: str, made: Path, tmp_path: Path, prints: Prints) -> None:
+@pytest.mark.parametrize(("family", "rate"), [("cnn", 0.005), ("lstm", 0.005), ("bert", 0.001), ("llama", 0.002)])
+def test_rows_alone_make_a_classifier(family: str, rate: float, made: Path, tmp_path: Path, prints: Prints) -> None:
     out, valid = tmp_path / "out", made / "valid.csv"
-    words = [*tune(family, out, made / "train.csv"), "--learning-rate", "0.005"]
+    words = [*tune(family, out, made / "train.csv"), "--learning-rate", f"{rate}"]
     told = json.loads(prints(*words, "--validation", valid, "--json"))
     assert told["accuracy"] > 0.85
     assert json.loads(prints("evaluate", out, "--data", valid, "--json"))["accuracy"] == told["accuracy"]
@@ -58,7 +58,8 @@ def test_rows_alone_make_a_classifier(family: str, made: Path, tmp_path: Path, p
 
 @pytest.mark.parametrize(("family", "rate"), [("cnn", 1 / 64), ("bert", 0.2 / 64)])
 def test_the_usual_learning_rate_is_that_of_pretraining(family: str, rate: float, made: Path, tmp_path: Path) -> None:
-    assert main(tune(family, tmp_path / "out", made / "train.csv", steps=2)) == 0
+    flat = ["--schedule", "trapezoid", "--warmup", "0", "--decay", "0"]
+    assert main([*tune(family, tmp_path / "out", made / "train.csv", steps=2), *flat]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["learning_rate"] == pytest.approx(rate)
 
