@@ -88,7 +88,7 @@ def test_padding_changes_nothing_and_folders_keep_everything(family: str, tmp_pa
     opened = load_model(tmp_path / "model")
     assert torch.equal(opened(padded, mask), model(padded, mask))
     assert opened.labels == tuple(LABELS)
-    assert (opened.context, opened.config.body) == (WINDOW, model.config.body)
+    assert (opened.context, opened.config.width, opened.vocabulary) == (WINDOW, 64, 0)
 
 
 def test_the_last_samples_make_a_vector_with_zeros() -> None:

@@ -196,6 +196,8 @@ def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADING
         columns: Those that are named.
         headings: The usual names.
     """
+    if columns.group_field is not None:
+        raise UserError(f"--group-field {columns.group_field}: is for recordings, not for {path}")
     if ending_of(path) not in (".csv", ".tsv"):
         rows = list(read_rows(path, None))
         if not rows:

@@ -169,7 +169,8 @@ class Task:
     def from_record(cls, record: Mapping[str, Any], labels: Sequence[str]) -> "Task":
         """The task of a record and of the labels of a model."""
         names = {field.name for field in fields(cls)} - {"columns", "labels"}
-        more = {name: value for name, value in record.items() if name in names}
+        given = {name: value for name, value in record.items() if name in names}
+        more = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return cls(Columns(**record.get("columns", {})), tuple(labels), **more)
 
     def predict(
