@@ -17,6 +17,7 @@ from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands._goals import Goal
 from langwright.commands._goals import goal as goal_of
+from langwright.commands._search import searched
 from langwright.data.order import Layout
 from langwright.evaluation.in_training import sample_of
 from langwright.inference.opening import check_vocabulary
@@ -59,6 +60,7 @@ def finetune(
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
+    search: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
     """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
@@ -76,8 +78,19 @@ def finetune(
         extend: go on with a finished run, for longer.
         profile: write the share of time of each part of a training step into the report.
         ignore_field: a field of config.json to pass over although it is not understood.
+        search: values of a setting to try in runs of a quarter of the length, such as rank=1,4,16; more than one may be
+            given. The best on the held-out rows is then trained for the whole length.
         json: print the result as JSON.
     """
+
+    def trial(candidate: TuningRecipe, folder: Path) -> tuple[Result, str | None]:
+        tuning = Tuning(model, text, folder, candidate, ignore_field)
+        return train(folder, candidate.parallel, tuning.job), tuning.goal.best
+
+    if search:
+        recipe, stopped = searched(search, recipe, out, trial, extend)
+        if stopped is not None:
+            return close(stopped, out)
     tuning = Tuning(model, text, out, recipe, ignore_field)
     result = train(out, recipe.parallel, tuning.job, extend, profile)
     if result.held_out is not None:

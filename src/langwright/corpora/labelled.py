@@ -11,7 +11,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from langwright.base.console import say
 from langwright.base.errors import UserError, suggest
 from langwright.corpora.files import find_files
-from langwright.corpora.reading import ROWS, Row, document_of, ending_of, name_list, read_rows, text_in
+from langwright.corpora.reading import (
+    ROWS,
+    SPLIT,
+    Row,
+    document_of,
+    ending_of,
+    file_and_part,
+    name_list,
+    read_rows,
+    rows_of_part,
+    text_in,
+)
 
 TEXTS: tuple[tuple[str, ...], ...] = (
     ("text",), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
@@ -203,22 +214,26 @@ def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADING
         if not rows:
             raise UserError(f"{path}: there is no row in it")
         return Table(path, rows)
-    table = Table(path, _cells(path), numbered=True)
+    plain, part = file_and_part(path)
+    table = Table(plain, _cells(plain), numbered=True)
     first, rest = table.rows[0], table.rows[1:]
     if columns.given:
         header = not all(name in first.values for name in columns.given)
     else:
-        header = any(
+        header = SPLIT in first.values.values() or any(
             plain_name(cell) in headings and cell not in table.values[n][1:] for n, cell in first.values.items()
         )
     if not header:
+        if part is not None:
+            raise UserError(f'{path}: the table has no header with a column "{SPLIT}"')
         return table
     names = list(first.values.values())
     if not rest:
         raise UserError(f"{path}: there is no row under the header {name_list(names)}")
     if len(set(names)) < len(names):
         raise UserError(f"{first.source}: a column is there twice among {name_list(names)}; rename one")
-    return Table(path, [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest])
+    rows = [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest]
+    return Table(path, rows if part is None else list(rows_of_part(rows, plain, part)))
 
 
 def _cells(path: Path) -> list[Row]:

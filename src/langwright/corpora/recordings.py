@@ -25,7 +25,7 @@ ACTIVITIES = ("activity", *LABELS)
 SUBJECTS = ("subject", "person", "user", "participant", "subject_id", "user_id", "group")
 RECORDINGS = ("recording", "trial", "session", "recording_id", "series", "series_id")
 """Usual names of the columns of label, subject and recording; the first that is there is taken."""
-PASSED = ("", "index", "unnamed:_0", "time", "timestamp", "t", "seconds", "date", "sample")
+PASSED = ("", "index", "unnamed:_0", "time", "timestamp", "t", "seconds", "date", "sample", "split")
 """Names of columns that are no channels."""
 
 

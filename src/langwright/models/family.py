@@ -61,6 +61,7 @@ class Head:
     copies: tensors that some files hold beside those they repeat, ours by our names.
     prefix: of the names of the body in files with it, where it is not the family's.
     encoder_only: an encoder-decoder leaves its decoder out.
+    beside: makes further heads, by name, given the config; their names on disk stand in `keys` too.
     """
 
     architecture: str
@@ -70,6 +71,7 @@ class Head:
     copies: Mapping[str, str] = field(default_factory=dict)
     prefix: str | None = None
     encoder_only: bool = False
+    beside: Callable[[Any], Mapping[str, nn.Module]] = lambda config: {}
 
 
 @dataclass(frozen=True)

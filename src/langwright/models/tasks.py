@@ -48,6 +48,8 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
         if family.heads[task].encoder_only:
             model = Model(model.encoder, config=config)
             model.family = family.name
+        for name, module in family.heads[task].beside(config).items():
+            model.add_module(name, module)
     model.head, model.task, model.labels = head, task, tuple(labels)
     return model
 

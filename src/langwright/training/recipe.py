@@ -159,6 +159,7 @@ class PretrainRecipe(NewModelRecipe, TrainingRecipe):
         noise: share of the tokens that masked, span and denoise take; 0.15, and 0.3 for denoise, unless given.
         mean_span: tokens of a span on average; 3 for span and 3.5 for denoise unless given.
         whole_words: masked hides whole words.
+        next_sentence: masked texts are pairs, of which the model also says whether they belong together, as BERT did.
         permute: denoise lets sentences change places.
         delete: share of the tokens that denoise leaves out.
         rotate: share of the texts that denoise lets begin at another token.
@@ -179,6 +180,7 @@ class PretrainRecipe(NewModelRecipe, TrainingRecipe):
     noise: float | None = None
     mean_span: float | None = None
     whole_words: bool = False
+    next_sentence: bool = False
     permute: bool = True
     delete: float = 0.0
     rotate: float = 0.0
@@ -202,14 +204,17 @@ class PretrainRecipe(NewModelRecipe, TrainingRecipe):
                     raise UserError(f"{_flag(name)}: goes with --objective {objectives.replace(' ', ' or ')}")
         if self.noise == 0 and self.objective != "denoise":
             raise UserError(f"--noise 0: leaves --objective {self.objective} nothing to learn")
-        if self.crossing and self.packing:
-            raise UserError("--crossing and --packing exclude each other")
+        for name in ("crossing", "next_sentence"):
+            if getattr(self, name) and self.packing:
+                raise UserError(f"{_flag(name)} and --packing exclude each other")
+        if self.next_sentence and self.context < 8:
+            raise UserError(f"--next-sentence: a context of {self.context} tokens has no room for two texts")
 
 
 _GO_WITH = {
     "masked span denoise": ("noise",),
     "span denoise": ("mean_span",),
-    "masked": ("whole_words",),
+    "masked": ("whole_words", "next_sentence"),
     "denoise": ("permute", "delete", "rotate"),
     "causal": ("crossing",),
     "causal prefix masked span denoise": ("mix",),

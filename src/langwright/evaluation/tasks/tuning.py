@@ -13,6 +13,7 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.labelled import Columns
+from langwright.corpora.parts import parts_to_learn
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.evaluation.tasks.scores import print_scores
@@ -176,11 +177,12 @@ def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRec
     Raises:
         UserError: Names file and row of what cannot be read or learnt, or a split that leaves nothing.
     """
-    validation, split = recipe.validation, recipe.split
+    split = recipe.split
+    if recipe.validation is not None and split is not None:
+        raise UserError("--split and --validation exclude each other")
+    spec, validation = parts_to_learn(spec, recipe.validation, split)
     task, items = kind.pose(spec, columns, recipe)
     if validation is not None:
-        if split is not None:
-            raise UserError("--split and --validation exclude each other")
         training, held_out, told = items, task.reread(validation, columns, answered=True), validation
         if not held_out:
             raise UserError(f"{validation}: no row is left to measure")
@@ -192,7 +194,7 @@ def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRec
     characters, size = (sum(counts) for counts in zip(*map(task.size, items), strict=True))
     content = hashlib.sha256()
     for item in (*training, None, *held_out):
-        content.update((repr(item).encode() if item is None else task.content(item)) + b"\n")
+        content.update((b"None" if item is None else task.content(item)) + b"\n")
     corpus = {
         "name": spec, "kind": "rows", "files": 1 if validation is None else 2, "documents": len(items),
         "characters": characters, "bytes": size,

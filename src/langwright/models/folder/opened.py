@@ -112,8 +112,9 @@ class OpenedFolder:
         Args:
             device: where its parameters are.
             dtype: of its parameters; that of the file unless given.
-            head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has
-                it; the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+            head: "language", "masked", "pretraining", "sequence", "token", "span", "embedding" or "hidden", as far as
+                the family has it; the one that `architectures` names unless given. Tensors of other heads are listed
+                and dropped.
             labels: the classes of a new classifying head.
             seed: of the parameters of a new head, which are listed.
             bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
