@@ -17,6 +17,7 @@ from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
 from langwright.commands._goals import Goal
 from langwright.commands._goals import goal as goal_of
+from langwright.commands._search import searched
 from langwright.data.order import Layout
 from langwright.evaluation.in_training import sample_of
 from langwright.inference.opening import check_vocabulary
@@ -30,7 +31,7 @@ from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
 from langwright.text.opening import load_tokenizer
-from langwright.text.tokenizer import Tokenizer
+from langwright.text.tokenizer import Tokenizer, no_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report
@@ -60,6 +61,7 @@ def finetune(
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
+    search: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
     """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
@@ -77,8 +79,19 @@ def finetune(
         extend: go on with a finished run, for longer.
         profile: write the share of time of each part of a training step into the report.
         ignore_field: a field of config.json to pass over although it is not understood.
+        search: values of a setting to try in runs of a quarter of the length, such as rank=1,4,16; more than one may be
+            given. The best on the held-out rows is then trained for the whole length.
         json: print the result as JSON.
     """
+
+    def trial(candidate: TuningRecipe, folder: Path) -> tuple[Result, str | None]:
+        tuning = Tuning(model, text, folder, candidate, ignore_field)
+        return train(folder, candidate.parallel, tuning.job), tuning.goal.best
+
+    if search:
+        recipe, stopped = searched(search, recipe, out, trial, extend)
+        if stopped is not None:
+            return close(stopped, out)
     tuning = Tuning(model, text, out, recipe, ignore_field)
     result = train(out, recipe.parallel, tuning.job, extend, profile)
     if result.held_out is not None:
@@ -249,8 +262,9 @@ def _existing(model: Path, out: Path, recipe: TuningRecipe, ignore_field: tuple[
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     opened = OpenedFolder(folder, ignore_field)
+    tokenizer = load_tokenizer(folder) if opened.family.reads == "text" else no_tokenizer()
     rate = 0.1 if recipe.method == "full" else 1.0
-    return Beginning(opened, load_tokenizer(folder), record, weights_checksum(folder), rate)
+    return Beginning(opened, tokenizer, record, weights_checksum(folder), rate)
 
 
 def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
@@ -260,4 +274,4 @@ def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
             raise UserError(f"--{flag} {value}: is for a model that exists; {NEW}{name} is trained as a whole")
     origin, tokenizer = goal.fresh(name)
     path = str(origin.path)
-    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.family.rate)
+    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.rate)

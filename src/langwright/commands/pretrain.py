@@ -22,7 +22,7 @@ from langwright.evaluation.tasks.writing import Translate
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
 from langwright.models.shapes import preset
-from langwright.objectives.language import TokenPrediction
+from langwright.objectives.language import NextSentence, TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer
@@ -74,7 +74,10 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
         family, config = _tokenised_shape(recipe, supply.tokenizer)
-        head = "masked" if recipe.objective == "masked" else None
+        head = {"masked": "pretraining" if recipe.next_sentence else "masked"}.get(recipe.objective)
+        objective = (NextSentence if recipe.next_sentence else TokenPrediction)(
+            recipe.z_loss, recipe.compile, recipe.smoothing
+        )
         return Job(
             out=out,
             recipe=recipe,
@@ -82,7 +85,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
             record={"context": recipe.context, **_task_of(recipe)},
             names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer or ""},
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
-            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
+            objective=lambda ranks: objective,
             supply=supply,
             learning_rate=recipe.learning_rate
             or (1.0 if recipe.optimizer == "sgd" else FAMILIES[family].rate / config.width),
@@ -125,7 +128,7 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
     else:
         reading = Noisy(
             recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-            recipe.delete, recipe.rotate, recipe.packing,
+            recipe.delete, recipe.rotate, recipe.packing, recipe.next_sentence,
         )  # fmt: skip
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
@@ -145,6 +148,9 @@ def _shape(recipe: PretrainRecipe) -> tuple[str, Any]:
     if family not in learners:
         known = ", ".join(dict.fromkeys(learners))
         raise UserError(f'--objective {recipe.objective}: is not for family "{family}"; choose one of {known}')
+    if recipe.next_sentence and "pretraining" not in FAMILIES[family].heads:
+        known = ", ".join(row.name for row in FAMILIES.values() if "pretraining" in row.heads)
+        raise UserError(f"--next-sentence: {family} has no head for it; {known} has one")
     if recipe.packing and FAMILIES[family].carries:
         raise UserError(f"--packing: {family} reads texts in order, one after the other; leave it out")
     return family, config

@@ -61,6 +61,7 @@ class Head:
     copies: tensors that some files hold beside those they repeat, ours by our names.
     prefix: of the names of the body in files with it, where it is not the family's.
     encoder_only: an encoder-decoder leaves its decoder out.
+    beside: makes further heads, by name, given the config; their names on disk stand in `keys` too.
     """
 
     architecture: str
@@ -70,6 +71,7 @@ class Head:
     copies: Mapping[str, str] = field(default_factory=dict)
     prefix: str | None = None
     encoder_only: bool = False
+    beside: Callable[[Any], Mapping[str, nn.Module]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Family:
     "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
+    reads: what its models take: texts, for which they have a tokenizer, or series.
     carries: it remembers a text in a fixed size, and reads texts in order with that carried from step to step.
     task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
@@ -124,6 +127,7 @@ class Family:
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
     own: bool = False
+    reads: Literal["text", "series"] = "text"
     carries: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)

@@ -48,7 +48,8 @@ class Model(nn.Module):
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
         config: the family's config.
-        task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
+        task: what the head is for: "language", "masked", "pretraining" (masked, and `next` beside it),
+            "sequence", "token", "span", "embedding" or "hidden".
         labels: the names of the classes of a classifying head, in the order of its logits.
         frame: how targets begin and end, for an encoder-decoder.
 
@@ -106,6 +107,11 @@ class Model(nn.Module):
     def generates(self) -> bool:
         """Whether the head gives logits of the next token, so that the model writes text."""
         return self.task == "language"
+
+    @property
+    def fills(self) -> bool:
+        """Whether the head gives logits of the tokens that masks hide."""
+        return self.task in ("masked", "pretraining")
 
     @property
     def typed(self) -> bool:

@@ -4,6 +4,7 @@ Each function takes the class in `architectures` and the names on disk that fami
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from langwright.models.config import ACTIVATIONS
@@ -20,6 +21,16 @@ def masked_head(architecture: str, root: str, dense: str, norm: str, activation:
         lambda c, tokens, labels: MaskedHead(c.hidden_size, activation or ACTIVATIONS[c.hidden_act], c.norm(), tokens),
         names({f"{root}.{dense}": "head.dense", f"{root}.{norm}": "head.norm", root: "head"}),
         copies={f"{root}.decoder.weight": "body.embed.tokens", f"{root}.decoder.bias": "head.bias"},
+    )
+
+
+def pretraining_head(architecture: str, masked: Head, dense: str, output: str) -> Head:
+    """Masked language modelling, and beside it, as `next`, whether a text follows another one (BERT)."""
+    return replace(
+        masked,
+        architecture=architecture,
+        keys=[*masked.keys, *names({dense: "next.dense", output: "next.output"})],
+        beside=lambda c: {"next": LabelHead(c.hidden_size, 2)},
     )
 
 
