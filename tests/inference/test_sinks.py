@@ -14,6 +14,7 @@ from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
 from langwright.inference.engine import Engine
+from langwright.inference.sampling import Search
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -166,3 +167,8 @@ def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, messa
 def test_streaming_without_a_cache_is_refused() -> None:
     with pytest.raises(UserError, match="--window needs the cache"):
         Engine(small(), cache=False, streaming=Streaming(8))
+
+
+def test_beams_keep_whole_texts() -> None:
+    with pytest.raises(UserError, match="--beams 2"):
+        written(small(), [[5]], 3, streaming=Streaming(8), search=Search(beams=2))

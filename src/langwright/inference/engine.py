@@ -97,6 +97,7 @@ class Engine:
         reach = _as_at_first if counts and cache else _to_the_end
         self._scheduler = Scheduler(self._memory.blocks, self._memory.spans, batch, prompt_tokens, reach)
         self._arrivals = 0
+        self._timed: set[Job] = set()
 
     @property
     def busy(self) -> bool:
@@ -115,6 +116,8 @@ class Engine:
             UserError: It does not fit the model, or could never fit the blocks.
         """
         model, search = self.model, request.search
+        if search.beams > 1 and isinstance(self._memory, Sinks):
+            raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; drop one")
         given = given_ids(model, self.tokenizer, request.prompt)
         ids, source = ([model.frame.start], tuple(given)) if model.encoders else (given, ())
         limit = length_limit(self._context, len(ids), request.max_new_tokens)
@@ -130,6 +133,8 @@ class Engine:
                 f"{blocks.count} blocks of {blocks.size} tokens that the engine has; give it more, or ask for less"
             )
         self._arrivals += 1
+        if request.deadline is not None:
+            self._timed.add(job)
         seats = max(search.beams, request.texts)
         self._scheduler.add(Group(job, (-request.priority, self._arrivals, 0), [text], seats))
         return job.handle
@@ -148,27 +153,36 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> None:
         """Read what comes next of the texts that run, and choose the next token of each."""
-        now = self._clock()
-        self._break_off("deadline", lambda job: now >= job.until)
+        now = self._clock() if self._timed else 0.0
+        late = {job for job in self._timed if now >= job.until}
+        if late:
+            self._timed -= late
+            self._break_off("deadline", late.__contains__)
         plan = self._scheduler.plan()
         self._memory.prepare(plan.copies)
         logits: dict[Continuation, Tensor] = {}
+        broken: set[Continuation] = set()
         for pieces in passes(plan.pieces):
-            for piece, row in zip(pieces, self._read(pieces), strict=True):
+            rows = self._read(pieces)
+            for piece, row, finite in zip(pieces, rows, rows.isfinite().all(-1).tolist(), strict=True):
                 piece.text.computed = piece.stop if self._memory.keeps else 0
                 if piece.stop == len(piece.text.ids):
                     logits[piece.text] = row
+                if not finite:
+                    broken.add(piece.text)
         single: list[Group] = []
-        for group in [one for one in self._scheduler.running if all(text in logits for text in one.texts)]:
-            rows = torch.stack([logits[text] for text in group.texts])
-            if not rows.isfinite().all():
+        for group in list(self._scheduler.running):
+            if not broken.isdisjoint(group.texts):
                 for one in self._part(group):
                     self._end(one, "error", f"the model's logits after {len(group.texts[0].ids)} tokens are not finite")
+            elif not all(text in logits for text in group.texts):
+                continue  # more of it is to be read first
             elif group.owner.beams is not None:
-                self._search(group, rows)
+                self._search(group, torch.stack([logits[text] for text in group.texts]))
             else:
-                single += (parted := self._part(group))
-                logits |= {one.texts[0]: rows[0] for one in parted}
+                row, parted = logits[group.texts[0]], self._part(group)
+                logits |= {one.texts[0]: row for one in parted}
+                single += parted
         if single:
             self._draw(single, torch.stack([logits[group.texts[0]] for group in single]))
 

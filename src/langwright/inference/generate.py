@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.inference.engine import Engine
 from langwright.inference.prompts import check_length, given_ids, prompt_ids
 from langwright.inference.request import Completion, Request
@@ -27,6 +27,7 @@ def complete(
     max_new_tokens: int | None = None,
     stop: Sequence[str] = (),
     *,
+    batch: int = BATCH,
     cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
@@ -42,6 +43,7 @@ def complete(
             the same tokens alone and in a batch.
         max_new_tokens: by default what the context has room for, at most 256.
         stop: strings that end a text; they and what follows are left out.
+        batch: how many texts are written side by side.
         cache: whether keys and values are kept between steps.
         on_text: called with row and text as soon as text is final, which with several beams is at the end.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
@@ -50,10 +52,9 @@ def complete(
     Raises:
         UserError: settings that exclude each other, or a prompt that does not fit.
     """
+    check_flag("batch", batch, batch >= 1, "at least 1")
     if not prompts:
         return []
-    if streaming is not None and search.beams > 1:
-        raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; leave one out")
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
     asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search)
@@ -62,7 +63,7 @@ def complete(
     engine = Engine(
         model,
         tokenizer,
-        batch=min(len(rows), BATCH) * search.beams,
+        batch=min(len(rows), batch) * search.beams,
         longest=longest if model.context is None else min(longest, model.context),
         cache=cache,
         streaming=streaming,
