@@ -24,7 +24,7 @@ FLAGS = ["--temperature", "0.7", "--seed", "4", "--max-new-tokens", "8"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("llama")
-    model = new_model("llama", by_depth("llama", 1, BYTES.vocab_size, 48, 0.0, width=16))
+    model = new_model("llama", by_depth("llama", 1, BYTES.vocab_size, 48, 0.0, width=64))
     perturb(model)
     save_model(model, BYTES, path)
     return path

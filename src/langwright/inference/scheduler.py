@@ -67,7 +67,7 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The pieces of the next step, whose blocks are claimed."""
-        plan, queue, full = Plan([], []), self.running, False
+        plan, queue, full = Plan([], []), sorted(self.running, key=lambda one: one.order), False
         self.running = []
         while queue:
             group = queue.pop(0)
@@ -88,7 +88,6 @@ class Scheduler:
                 break
             read += tokens
             self._admit(self.waiting.pop(0), plan)
-        self.running.sort(key=lambda one: one.order)
         return plan
 
     def preempt(self, group: Group) -> None:
