@@ -1,14 +1,16 @@
 """word2vec: steps against autograd, Huffman's tree, the seed, and what is learnt."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from langwright.baselines import word2vec
-from langwright.baselines.word2vec import HierarchicalSoftmax, NegativeSampling, Word2VecRecipe, huffman_ways
+from langwright.baselines.word2vec import NegativeSampling, Word2VecRecipe, huffman_branches
 from langwright.baselines.words import encode_words, split_words
 from refusals import refused
 
@@ -27,16 +29,30 @@ def test_words_and_their_numbers() -> None:
         encode_words(TEXTS, min_count=4, gap=1)
 
 
+def huffman_ways(counts: list[int]) -> list[list[tuple[int, int]]]:
+    ways: list[list[tuple[int, int]]] = [[] for _ in counts]
+    for word, node, left in huffman_branches(counts).tolist():
+        ways[word].append((node, left))
+    return ways
+
+
 def test_huffman_by_hand() -> None:
-    ways = huffman_ways([5, 2, 1, 1])
-    assert [len(way) for way in ways] == [1, 2, 3, 3]
-    assert all(way[0][0] == 0 for way in ways)
-    assert len({tuple(left for _, left in way) for way in ways}) == 4
+    assert huffman_ways([5, 2, 1, 1]) == [
+        [(0, 0)],
+        [(0, 1), (1, 1)],
+        [(0, 1), (1, 0), (2, 1)],
+        [(0, 1), (1, 0), (2, 0)],
+    ]
+    assert huffman_ways([3, 1]) == [[(0, 0)], [(0, 1)]]
     counts = np.random.default_rng(0).integers(1, 100, 50).tolist()
-    mean = sum(count * len(way) for count, way in zip(counts, huffman_ways(counts), strict=True)) / sum(counts)
+    ways = huffman_ways(counts)
     shares = np.array(counts) / sum(counts)
-    assert 0 <= mean + (shares * np.log2(shares)).sum() < 1
-    assert {node for way in huffman_ways(counts) for node, _ in way} == set(range(49))
+    assert 0 <= sum(shares * [len(way) for way in ways]) + (shares * np.log2(shares)).sum() < 1
+    assert {node for way in ways for node, _ in way} == set(range(49))
+    assert all(way[0][0] == 0 for way in ways)
+    for way in ways:  # the same nodes lead to the same node: one tree
+        for above, below in itertools.pairwise(way):
+            assert all(other[other.index(above) + 1][0] == below[0] for other in ways if above in other)
 
 
 def training(architecture: str, loss: str) -> "word2vec._Training":
@@ -45,57 +61,62 @@ def training(architecture: str, loss: str) -> "word2vec._Training":
     recipe = Word2VecRecipe(architecture, loss, DIMENSION, WINDOW, min_count=1)  # type: ignore[arg-type]
     made = word2vec._Training(encode_words(texts, 1, WINDOW), recipe, lambda count: None)
     made.vectors.normal_(generator=torch.Generator().manual_seed(0))
-    made.output.vectors.normal_(generator=torch.Generator().manual_seed(1))
+    made.layers[-1].vectors.normal_(generator=torch.Generator().manual_seed(1))
     return made
 
 
 @pytest.mark.parametrize("loss", ["negative-sampling", "hierarchical-softmax"])
 @pytest.mark.parametrize("architecture", ["skip-gram", "cbow"])
-def test_a_step_is_the_gradient_of_the_loss_pair_by_pair(architecture: str, loss: str) -> None:
+def test_a_step_is_the_gradient_of_the_loss_pair_by_pair(
+    architecture: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word2vec, "TOP", 4)
     made = training(architecture, loss)
-    block, none = made.output.block, made.none
+    block, none, rows = made.layers[0].block, made.none, made.layers[-1].vectors
     random = np.random.default_rng(3)
     around = random.integers(0, VOCABULARY, 2 * block + 2 * WINDOW)
     around[:WINDOW], around[block] = none, none  # the text begins here, and a document ends
-    reach = random.integers(1, WINDOW + 1, (2, block, 1), dtype=np.int8)
-    vectors, output = made.vectors.clone().requires_grad_(), made.output.vectors.clone().requires_grad_()
-    columns = made.output.columns(torch.from_numpy(around[WINDOW:-WINDOW]).view(2, block), np.random.default_rng(4))
+    reach = random.integers(1, WINDOW + 1, 2 * block, dtype=np.int8) * (around[WINDOW:-WINDOW] != none)
+    vectors, output = made.vectors.clone().requires_grad_(), rows.clone().requires_grad_()
+    columns = made.layers[0].columns(around[WINDOW:-WINDOW].reshape(2, block), np.random.default_rng(4))
     drawn = columns.rows[:, block:]
     ways = huffman_ways(made.text.counts.tolist())
-    total, visits, extra = torch.zeros(()), Counter[int](), torch.zeros_like(vectors)
-    for place in range(2 * block):
-        word, here = int(around[WINDOW + place]), WINDOW + place
-        distance = int(reach.ravel()[place])
-        near = [int(around[i]) for i in range(here - distance, here + distance + 1) if i != here]
-        near = [other for other in near if other != none]
+    total, visits, pulls = torch.zeros(()), Counter[int](), dict[tuple[int, int], Tensor]()
+    for place in range(WINDOW, len(around) - WINDOW):
+        word, distance = int(around[place]), int(reach[place - WINDOW])
+        near = [i for i in range(place - distance, place + distance + 1) if i != place and around[i] != none]
         if word == none or not near:
             continue
         # The gradient of CBOW's mean is handed to each neighbour undivided: as if the sum had been taken.
-        mean = vectors[near].sum(0) - (vectors[near].sum(0) - vectors[near].mean(0)).detach()
+        several = vectors[around[near]]
+        mean = several.sum(0) - (several.sum(0) - several.mean(0)).detach()
         asked = [(word, 1)] if loss == "negative-sampling" else ways[word]
-        changes = []
-        for h in [vectors[other] for other in near] if architecture == "skip-gram" else [mean]:
+        for i, h in zip(near, several, strict=True) if architecture == "skip-gram" else [(0, mean)]:
             total = total + sum(F.logsigmoid((2 * label - 1) * output[row] @ h) for row, label in asked)
             visits.update(row for row, _ in asked)
-            changes.append({row: RATE * (label - torch.sigmoid(output[row] @ h)).detach() for row, label in asked})
             if loss == "negative-sampling":
-                wrong = [int(other) for other in drawn[place // block] if other != word]
+                pulls[place, i] = RATE * (1 - torch.sigmoid(output[word] @ h)).detach()
+                wrong = [int(other) for other in drawn[(place - WINDOW) // block] if other != word]
                 total = total + sum(F.logsigmoid(-output[other] @ h) for other in wrong) * 5 / drawn.shape[1]
-        for k, one in enumerate(changes):  # what the other pairs of the position changed, half of it
-            for m, other in enumerate(changes):
-                if k != m:
-                    extra[near[k]] += sum(one[row] * other[row] for row in one) / 2 * vectors[near[m]].detach()
     total.backward()
     assert vectors.grad is not None
     assert output.grad is not None
     with torch.no_grad():
-        made._step(torch.from_numpy(around), torch.from_numpy(reach), RATE, np.random.default_rng(4))
-        change = RATE * output.grad
-        if loss == "hierarchical-softmax":  # many visits to a row are damped
-            for row, count in visits.items():
-                change[row] *= (1 - np.exp(-RATE * count)) / (RATE * count)
-        torch.testing.assert_close(made.output.vectors, output + change, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(made.vectors, vectors + RATE * vectors.grad + extra, atol=1e-5, rtol=1e-4)
+        blocks = [made.near(around, reach, layer.block) for layer in made.layers]
+        made.step(around, blocks, RATE, np.random.default_rng(4))
+        change, to_vectors = RATE * output.grad, RATE * vectors.grad
+        if loss == "hierarchical-softmax":  # many visits to a row near the root are damped
+            for row in range(4):
+                change[row] *= (1 - np.exp(-RATE * visits[row])) / (RATE * visits[row])
+        elif architecture == "skip-gram":  # half of what the other pairs of a word and of a neighbour changed
+            for (one, i), (other, j) in itertools.product(pulls, repeat=2):
+                both = pulls[one, i] * pulls[other, j] / 2
+                if one == other and i != j:
+                    to_vectors[around[i]] += both * vectors[around[j]]
+                if i == j and one != other and (one - WINDOW) // block == (other - WINDOW) // block:
+                    change[around[one]] += both * output[around[other]]
+        torch.testing.assert_close(rows, output + change, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(made.vectors, vectors + to_vectors, atol=1e-5, rtol=1e-4)
 
 
 def test_words_are_drawn_by_count_to_the_three_quarters() -> None:
@@ -145,11 +166,3 @@ def test_vectors_without_bound_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(word2vec._Training, "work", lambda training, number: training.vectors[0, 0].fill_(torch.inf))
     with refused("--learning-rate 0.025"):
         word2vec.train_vectors(encode_words(WORLD, 1, 2), Word2VecRecipe(window=2))
-
-
-def test_a_tree_has_room_for_the_shortest_vocabulary() -> None:
-    layer = HierarchicalSoftmax(np.array([3, 1]), 4)
-    columns = layer.columns(torch.tensor([[0, 1, 2]]), np.random.default_rng(0))
-    assert columns.rows.tolist() == [[0, 0, 1]]
-    assert columns.counts.sum() == 2
-    assert columns.labels.sum() == 1

@@ -22,6 +22,7 @@ CASES = {
     "causal": ["causal", "--packing"],
     "prefix": ["prefix"],
     "masked": ["masked", "--whole-words"],
+    "masked next": ["masked", "--next-sentence"],
     "masked roberta": ["masked", "--family", "roberta", "--packing"],
     "span": ["span"],
     "span switch": ["span", "--family", "switch_transformers", "--packing"],
@@ -79,6 +80,12 @@ def test_it_learns_and_transformers_opens_it(name: str, data: Path, tmp_path: Pa
             assert theirs.config.decoder_start_token_id == ours.frame.start
         else:
             assert (ours(ids) - theirs(ids).logits).abs().max() <= 1e-4
+        if "--next-sentence" in CASES[name]:
+            theirs = transformers.AutoModelForPreTraining.from_pretrained(out, dtype=torch.float32).eval()
+            types = (torch.arange(20) > 8).long().expand(2, -1)
+            both = theirs(ids, token_type_ids=types)
+            assert (ours(ids, types=types) - both.prediction_logits).abs().max() <= 1e-4
+            assert (ours.next(ours.body(ids, types=types)) - both.seq_relationship_logits).abs().max() <= 1e-4
     tokenizer, words = load_tokenizer(out), "One cat sees one dog."
     frame = tokenizer.frame(words)[0]
     assert transformers.AutoTokenizer.from_pretrained(out)(words)["input_ids"] == frame
@@ -123,6 +130,9 @@ def test_names_of_gaps_in_a_source_mean_gaps(data: Path, tmp_path: Path) -> None
         (["--objective", "causal", "--noise", "0.2"], ["--noise", "masked"]),
         (["--objective", "span", "--noise", "0"], ["--noise 0"]),
         (["--objective", "span", "--whole-words"], ["--whole-words", "masked"]),
+        (["--objective", "span", "--next-sentence"], ["--next-sentence", "masked"]),
+        (["--objective", "masked", "--next-sentence", "--family", "roberta"], ["--next-sentence", "roberta", "bert"]),
+        (["--objective", "masked", "--next-sentence", "--packing"], ["--next-sentence", "--packing"]),
         (["--objective", "masked", "--delete", "0.1"], ["--delete", "denoise"]),
         (["--objective", "denoise", "--mean-span", "0.5"], ["--mean-span"]),
         (["--smoothing", "1"], ["--smoothing"]),

@@ -25,8 +25,8 @@ WORDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "
 
 def base(folder: Path, family: str) -> Path:
     tokenizer = with_special_tokens(raw_bytes(), mask=True)
-    if family in ("bert", "roberta"):
-        tokenizer = tokenizer.framed([tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
+    if family != "llama":
+        tokenizer = tokenizer.framed([] if family == "t5" else [tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
     config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.1, width=64)
     save_model(new_model(family, config, head="masked" if family == "bert" else None), tokenizer, folder)
     return folder
@@ -34,9 +34,9 @@ def base(folder: Path, family: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder and a decoder, and rows whose label is the kind of their words."""
+    """Models of each kind, and rows whose label is the kind of their words."""
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
-    for family in ("bert", "llama"):
+    for family in ("bert", "llama", "t5", "bart"):
         base(folder / family, family)
     rows = [(draw.choice(list(WORDS)), draw.sample(range(4), 2)) for _ in range(160)]
     for name, part in (("train", rows[:120]), ("valid", rows[120:])):
@@ -63,7 +63,7 @@ def tune(made: Path, out: Path, model: str = "bert", data: str = "train.csv", *m
     return [str(word) for word in words]
 
 
-@pytest.mark.parametrize("model", ["bert", "llama"])
+@pytest.mark.parametrize("model", ["bert", "llama", "t5", "bart"])
 def test_it_learns_predicts_and_opens_in_transformers(model: str, made: Path, tmp_path: Path, prints: Prints) -> None:
     out, valid = tmp_path / "out", made / "valid.csv"
     told = json.loads(prints(*tune(made, out, model), "--validation", valid, "--evaluate-every", "10", "--json"))
@@ -122,6 +122,52 @@ def test_the_best_weights_are_kept_and_nothing_better_ends_the_run(made: Path, t
     before = (out / "model.safetensors").read_bytes()
     assert main([*tune(made, out, steps=200), *every]) == 0  # finished: nothing is done again
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_column_split_says_what_is_learnt_and_what_is_measured(
+    made: Path, tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(csv.DictReader((made / "train.csv").open()))
+    parts = ["train"] * 80 + ["validation"] * 20 + ["test"] * 20
+    rows = [row | {"split": part} for row, part in zip(rows, parts, strict=True)]
+    rows[-1]["label"] = "never seen"
+    data, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = json.loads(
+        prints(*tune(made, out, "llama", steps=2)[:2], data, out, *tune(made, out, steps=2)[4:], "--json")
+    )
+    assert told["rows"] == 20
+    dev = json.loads(prints("evaluate", out, "--data", f"{data}#dev", "--json", "--dtype", "float32"))
+    assert dev["accuracy"] == pytest.approx(told["accuracy"])
+    assert len(prints("predict", out, f"{data}#dev").splitlines()) == 20
+    assert main(["evaluate", str(out), "--data", str(data)]) == 2
+    assert "never seen" in capsys.readouterr().err
+    rows[-1]["label"] = "good"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert json.loads(prints("evaluate", out, "--data", data, "--json"))["rows"] == 20
+    assert json.loads(prints("baseline", "bag-of-words", data, "--json"))["test_rows"] == 20
+
+
+def test_pairs_get_the_types_of_transformers(made: Path, tmp_path: Path, prints: Prints) -> None:
+    out, data = tmp_path / "out", tmp_path / "pairs.jsonl"
+    pairs = [("a fine day", "fine"), ("it is cold", "warm, and more"), ("sour", "grim")] * 8
+    rows = [{"sentence1": a, "sentence2": b, "label": i % 2} for i, (a, b) in enumerate(pairs)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["finetune", made / "bert", data, out, "--task", "classify", "--steps", "3", "--split", "0.8", *RUN]
+    prints(*words)
+    lines = [json.loads(line) for line in prints("predict", out, data, "--dtype", "float32").splitlines()]
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    for (first, second), line in zip(pairs[:3], lines, strict=False):
+        asked = tokenizer(first, second, return_tensors="pt", return_token_type_ids=True)
+        assert asked["token_type_ids"].sum() == len(second) + 1
+        with torch.no_grad():
+            chances, plain = (
+                theirs(**given).logits.softmax(-1)[0] for given in (asked, {"input_ids": asked["input_ids"]})
+            )
+        assert list(line["probabilities"].values()) == pytest.approx(chances.tolist(), abs=1e-5)
+        assert not torch.allclose(chances, plain, atol=1e-5)
+    prints("finetune", made / "llama", *words[2:3], tmp_path / "decoder", *words[4:])  # which knows no types
 
 
 def test_texts_are_varied_by_seed_epoch_and_row() -> None:

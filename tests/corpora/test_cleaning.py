@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from langwright.corpora.augmentation import CHANGES, SYNONYMS, augmented, changes_named
 from langwright.corpora.cleaning import (
@@ -47,6 +49,16 @@ def test_words_of_every_script(text: str, expected: list[str]) -> None:
     assert tokens(text) == expected
     assert "".join(pieces(text)) == text
     assert words(text) == [token for token in expected if token[0].isalnum()]
+
+
+SIGNS = st.one_of(
+    st.characters(codec="utf-8"), st.sampled_from("ab Z_9.'\n\t\x1c\x85\xa0\u2028\u3000é\u0301漢ひカก่İ¼²٣")
+)
+
+
+@given(st.text(SIGNS, max_size=30))
+def test_tokens_are_the_pieces_that_are_no_white_space(text: str) -> None:
+    assert tokens(text) == [piece for piece in pieces(text.lower()) if not piece.isspace()]
 
 
 @pytest.mark.parametrize(

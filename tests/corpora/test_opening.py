@@ -1,6 +1,8 @@
 """What the user writes becomes the right corpus, or an error that helps."""
 
 import errno
+import gzip
+import json
 import os
 import platform
 import sys
@@ -12,7 +14,10 @@ import pytest
 
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.hub import parse_hub_spec
+from langwright.corpora.labelled import Columns, read_labelled
 from langwright.corpora.opening import open_corpus
+from langwright.corpora.parts import part_of, parts_in, parts_to_learn
+from langwright.corpora.tagged import read_tagged
 
 from ..refusals import refused
 
@@ -203,3 +208,69 @@ def test_a_real_data_set_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None
     rows = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [0, 1]})
     monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split: rows)
     assert [document.text for document in open_corpus("hf:o/n")] == ["one", "two"]
+
+
+def test_rows_of_the_hub_for_tasks_have_their_parts_and_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    labels = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+
+    def part(*labelled: tuple[str, int]) -> Any:
+        texts, numbers = zip(*labelled, strict=True)
+        return datasets.Dataset.from_dict({"text": texts, "label": numbers}, features=labels)
+
+    loaded = datasets.DatasetDict(
+        train=part(("fine", 1), ("grim", 0)), validation=part(("warm", 1)), test=part(("hidden", -1))
+    )
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, config, split: loaded if split is None else loaded[split]
+    )
+    assert parts_in("hf:o/n") == {"train", "dev", "test"}
+    assert parts_to_learn("hf:o/n") == ("hf:o/n#train", "hf:o/n#dev")
+    rows = read_labelled("hf:o/n#train", Columns())
+    assert [(row.text, row.label) for row in rows] == [("fine", "good"), ("grim", "bad")]
+    assert [row.label for row in read_labelled("hf:o/n:validation", Columns())] == ["good"]
+    assert "o/n" in rows[0].source
+    with refused("o/n", ":4", '"label"'):
+        read_labelled("hf:o/n#test", Columns())
+
+
+ROWS = ["train,fine,good", "train,grim,bad", "valid,warm,good", "Test,sour,?"]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.json", "rows.jsonl.gz"])
+def test_a_column_says_which_part_a_row_belongs_to(name: str, tmp_path: Path) -> None:
+    path, cells = tmp_path / name, [["split", "text", "label"], *(row.split(",") for row in ROWS)]
+    rows = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
+    text = {
+        "csv": "".join(",".join(row) + "\n" for row in cells),
+        "tsv": "".join("\t".join(row) + "\n" for row in cells),
+        "json": json.dumps(rows),
+    }.get(path.suffix[1:], "".join(json.dumps(row) + "\n" for row in rows))
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    assert parts_to_learn(str(path)) == (f"{path}#train", f"{path}#dev")
+    assert parts_to_learn(str(path), split="10%") == (f"{path}#train", None)
+    assert part_of(str(path), "test") == f"{path}#test"
+    assert parts_to_learn(f"{path}#dev") == (f"{path}#dev", None)
+    texts = {part: [row.text for row in read_labelled(f"{path}#{part}")] for part in ("train", "validation", "test")}
+    assert texts == {"train": ["fine", "grim"], "validation": ["warm"], "test": ["sour"]}
+    with refused("rows", '"tests"', "test"):
+        read_labelled(f"{path}#tests")
+
+
+def test_files_whose_rows_have_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "odd.jsonl").write_text('{"text": "a", "split": "left"}\n')
+    (tmp_path / "none.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "test.jsonl").write_text('{"text": "a", "split": "test"}\n')
+    (tmp_path / "a.conll").write_text("a O\n")
+    for name in ("odd.jsonl", "none.jsonl", "a.conll", "nowhere.jsonl"):
+        assert parts_to_learn(str(tmp_path / name)) == (str(tmp_path / name), None)
+    with refused("test.jsonl", "train"):
+        parts_to_learn(str(tmp_path / "test.jsonl"))
+    with refused("none.jsonl:1", '"split"'):
+        read_labelled(f"{tmp_path / 'none.jsonl'}#dev", required=False)
+    with refused("a.conll", '"split"'):
+        read_tagged(f"{tmp_path / 'a.conll'}#dev")
+    with refused("odd.jsonl", '"dev"'):
+        read_labelled(f"{tmp_path / 'odd.jsonl'}#dev", required=False)

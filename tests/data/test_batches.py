@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.data.order import Layout
+from langwright.data.order import ROUND, Layout
 from langwright.data.shards import Tokens
 from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.windows import Windows
@@ -144,7 +144,7 @@ def test_rows_are_as_wide_as_the_longest_of_their_batch(lengths: list[int]) -> N
     batches = Batches(windows, Layout(4, 0))
     for batch in [*(batches.batch(step) for step in range(8)), *evaluated(tokens, context, 4)]:
         longest = int((batch.targets > 0).sum(1).max())
-        assert batch.ids.shape[1] == min(context, -(-longest // 64) * 64)
+        assert batch.ids.shape[1] == min(context, -(-longest // ROUND) * ROUND)
     widths = [batch.ids.shape[1] for batch in evaluated(tokens, context, 4)]
     assert widths == sorted(widths, reverse=True)
     assert Batches(windows, Layout(4, 0, fixed=True)).batch(0).ids.shape == (4, context)

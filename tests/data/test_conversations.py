@@ -58,7 +58,7 @@ def test_only_the_assistants_words_and_the_stop_weigh(setup: ChatTemplate) -> No
         (batch,) = evaluation_batches(chat_rows(fitted, 200), 1)
         assert predicted(batch, setup.tokenizer) == words
     assert batch.positions is None
-    assert batch.ids.shape == (1, 64)
+    assert batch.ids.shape == (1, 56)
     assert counts["assistant_tokens"] == 8
     assert answer_bytes(fitted, setup.tokenizer) == 6
 
@@ -140,17 +140,17 @@ def test_a_batch_is_a_function_of_its_step() -> None:
         again = batches.batch(3)
         assert torch.equal(first.ids, again.ids)
         assert torch.equal(first.weights, again.weights)
-    assert all(batches.batch(0).ids.shape[1] == 16 for batches in made)
+    assert [batches.batch(0).ids.shape[1] for batches in made] == [16, 16, 16, 8]
     seen = [tuple(row) for step in range(5) for row in made[2].batch(step).samples[:, None].tolist()]
     assert len(set(seen)) == 20
 
 
 def test_rows_are_as_wide_as_they_must_be() -> None:
     for lengths, context, fixed, width in (
-        ([5, 70], 200, False, 128),
-        ([5, 6], 200, False, 64),
+        ([5, 70], 200, False, 72),
+        ([5, 6], 200, False, 8),
         ([5, 6], 200, True, 200),
-        ([5, 6], 50, False, 50),
+        ([5, 70], 70, False, 70),
     ):
         assert Batches(chat_rows(examples(lengths), context), Layout(2, 0, fixed)).batch(0).ids.shape[1] == width
 

@@ -61,3 +61,31 @@ def test_the_order_is_the_one_of_the_format() -> None:
     for case in json.loads(FROZEN.read_text()):
         found = windows_of(np.array(case["samples"], np.int64), case["count"], case["seed"])
         assert found.tolist() == case["windows"]
+
+
+def test_rows_of_like_length_share_a_batch() -> None:
+    """The samples are those of the same steps, whatever the ranks, and most of the padding is gone."""
+    lengths = np.random.default_rng(0).integers(1, 100, size=1000)
+    whole = Layout(8, 3)
+    steps = [whole.gathered(step, 1000, lengths.__getitem__) for step in range(125)]
+    samples, rows = (np.concatenate(sides) for sides in zip(*steps, strict=True))
+    assert sorted(samples[: 32 * 8]) == list(range(32 * 8))
+    assert (windows_of(samples, 1000, 3) == rows).all()
+    for step, (_, wanted) in enumerate(steps[:40]):
+        ranks = [Layout(8, 3, rank=rank, world=2).gathered(step, 1000, lengths.__getitem__)[1] for rank in (0, 1)]
+        assert (np.concatenate(ranks) == wanted).all()
+    widths = [lengths[rows].max() * len(rows) for _, rows in steps]
+    plain = [lengths[rows].max() * len(rows) for _, rows in (whole.rows(step, 1000) for step in range(125))]
+    real = sum(lengths[rows].sum() for _, rows in steps)
+    assert sum(widths) < 1.1 * real < 1.5 * real < sum(plain)
+    means = [lengths[rows].mean() for _, rows in steps]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.3  # short and long batches take turns at random
+
+
+def test_few_rows_are_gathered_within_an_epoch() -> None:
+    """A batch of a small file does not hold the same row again and again."""
+    layout, lengths = Layout(8, 0), np.arange(40)
+    for step in range(30):
+        _, rows = layout.gathered(step, 40, lengths.__getitem__)
+        assert len(set(rows.tolist())) == 8
+    assert len(Layout(8, 0).gathered(0, 8, lengths.__getitem__)[0]) == 8

@@ -27,7 +27,8 @@ TEXTS: dict[Any, Callable[[Any], Any]] = {Targets | None: read_targets, tuple[st
 def with_methods(recipe: type[Recipe]) -> type[Recipe]:
     """A recipe with a field `method` and the options of all methods; a decorator.
 
-    An option has the default that its methods agree on, else None: then each method has its own.
+    An option has the default that its methods agree on, else None: then each method has its own. One that the recipe
+    has a field for means that where no method has it.
     """
     made: list[tuple[str, Any, Any]] = [("method", Literal["full", *METHODS], field(default="full"))]
     others = " ".join(f"{name}: {cleandoc(method.__doc__ or '').splitlines()[0]}" for name, method in METHODS.items())
@@ -38,11 +39,18 @@ def with_methods(recipe: type[Recipe]) -> type[Recipe]:
         kind = str | None if kinds[each.name] in TEXTS else kinds[each.name]
         defaults = [None if kinds[each.name] in TEXTS else user.default for user in users.values()]
         agreed = defaults[0] if all(default == defaults[0] for default in defaults) else None
-        made.append((option, kind if agreed is not None else kind | None, field(default=agreed)))
+        own = option in getattr(recipe, "__dataclass_fields__", ())
+        if not own:
+            made.append((option, kind if agreed is not None else kind | None, field(default=agreed)))
         text = option_texts(cleandoc(METHODS[name].__doc__ or ""), kinds)[each.name]
-        docs.append(f"{option}: for {', '.join(users)}: {text}")
+        docs.append(f"{option}: {'of a new model; ' * own}for {', '.join(users)}: {text}")
     doc = "\n".join(docs)
     return make_dataclass(recipe.__name__, made, bases=(recipe,), frozen=True, namespace={"__doc__": doc})
+
+
+def options_of(recipe: Any) -> set[str]:
+    """The options that the method of a recipe has."""
+    return {option for option, users in OPTIONS.items() if recipe.method in users}
 
 
 def method_of(recipe: Any) -> Method | None:
@@ -50,7 +58,8 @@ def method_of(recipe: Any) -> Method | None:
     defaults, settings = {each.name: each.default for each in fields(recipe)}, {}
     for option, users in OPTIONS.items():
         value, flag = getattr(recipe, option), f"--{option.replace('_', '-')}"
-        if value == defaults[option]:
+        own = any(option in vars(base).get("__annotations__", ()) for base in type(recipe).__mro__[1:])
+        if value == defaults[option] or (own and recipe.method not in users):
             continue
         if recipe.method not in users:
             raise UserError(f"{flag} goes with --method {' or '.join(users)}, not with {recipe.method}")

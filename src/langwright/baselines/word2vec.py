@@ -9,15 +9,16 @@ regression for each of a few words instead of a softmax over all:
 The original goes through the text one pair at a time. Here a step takes some hundred positions, cut into blocks of
 neighbours. All pairs of a block, wanted or not, are one matrix product, which is faster than the wanted ones alone; a
 matrix of weights, mostly zeros, says which count. A block shares its drawn words, weighted so that the expected
-gradient is the original's. What a step adds to a vector is summed.
+gradient is the original's, and all words share the nodes near the root of the tree. What a step adds to a vector is
+summed.
 """
 
 import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,13 +31,21 @@ from langwright.base.errors import UserError, check_flag
 from langwright.baselines.word_vectors import WordVectors
 from langwright.baselines.words import EncodedWords
 
-STEP = {"skip-gram": 256, "cbow": 512}
-"""Positions in a step. With more, the vectors that a step began with are too old; with fewer, PyTorch's calls cost."""
+STEP = {
+    ("skip-gram", "negative-sampling"): 256,
+    ("skip-gram", "hierarchical-softmax"): 512,
+    ("cbow", "negative-sampling"): 512,
+    ("cbow", "hierarchical-softmax"): 512,
+}
+"""Positions in a step. With more, the vectors that a step began with are too old; with fewer, calls of PyTorch cost."""
 
-DRAWS = {"skip-gram": 32, "cbow": 16}
+DRAWS = {"skip-gram": 48, "cbow": 16}
 """Words that the 16 positions of a block are told from. A word guesses several neighbours in skip-gram, one in CBOW."""
 
-_CHUNK = 1 << 16
+TOP = 60
+"""Nodes near the root that all words share."""
+
+_CHUNK = 1 << 15
 """Words that are sub-sampled at once."""
 
 _TABLE = 1 << 22
@@ -91,97 +100,160 @@ class Columns(NamedTuple):
     """What the words at some positions are guessed with: B positions a block, J rows of the output layer a block.
 
     Args:
-        rows: which rows.
+        rows: which rows, in one line for all blocks where they are the same.
         counts: how often each position meets each row.
         labels: how often with the answer 1; of the first rows, for the others it is always 0.
     """
 
-    rows: Int[Tensor, "n J"]
+    rows: Int[Tensor, "m J"]
     counts: Float[Tensor, "n B J"]
     labels: Float[Tensor, "n B I"]
 
 
+@runtime_checkable
 class OutputLayer(Protocol):
-    """The logistic regressions behind the vectors, a row each.
+    """The logistic regressions behind the vectors, a row each; the weights begin at 0.
 
     Args:
         block: how many positions are worked on as one matrix.
-        vectors: the weights; they begin at 0.
+        vectors: the weights.
+        one_by_one: whether skip-gram makes up for what a pair would have seen of the pairs before it.
     """
 
     block: int
     vectors: Float[Tensor, "R D"]
+    one_by_one: bool
 
-    def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
-        """What guesses the words at these positions. The id after the last word, no word, may have any columns."""
+    def columns(self, targets: NDArray[np.int64], random: np.random.Generator) -> Columns:
+        """What guesses the words at positions [n, B]. The id after the last word, no word, may have any columns."""
+
+    def add(
+        self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
+    ) -> None:
+        """Add to rows what their examples, so many in each block, say together at this learning rate."""
 
 
 class NegativeSampling:
     """A row for each word. A block shares `draws` drawn words, each weighted by negative / draws."""
 
-    block = 16
+    block, one_by_one = 16, True
 
     def __init__(self, counts: NDArray[np.int64], dimension: int, negative: int, draws: int) -> None:
         self.vectors = torch.zeros(len(counts) + 1, dimension)
         shares = np.cumsum(counts**_POWER)
         places = np.rint(shares / shares[-1] * _TABLE).astype(np.int64)
         self.table = np.repeat(np.arange(len(counts)), np.diff(places, prepend=0))
-        self.draws, self.weight = draws, negative / draws
+        self.draws, self.weight = draws, np.float32(negative / draws)
 
-    def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
+    def columns(self, targets: NDArray[np.int64], random: np.random.Generator) -> Columns:
         """The words themselves, then the drawn ones; a drawn word does not count against itself."""
         n, block = targets.shape
-        drawn = torch.from_numpy(self.table[random.integers(0, _TABLE, (n, self.draws))])
-        wrong = (drawn[:, None] != targets[:, :, None]) * self.weight
-        itself = torch.eye(block).expand(n, -1, -1)
-        return Columns(torch.cat([targets, drawn], 1), torch.cat([itself, wrong], 2), itself)
+        drawn = self.table[random.integers(0, _TABLE, (n, self.draws))]
+        counts = np.empty((n, block, block + self.draws), np.float32)
+        counts[:, :, :block] = np.eye(block)
+        np.multiply(drawn[:, None] != targets[:, :, None], self.weight, out=counts[:, :, block:])
+        wanted = torch.from_numpy(counts)
+        return Columns(torch.from_numpy(np.concatenate([targets, drawn], 1)), wanted, wanted[:, :, :block])
+
+    def add(
+        self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
+    ) -> None:
+        """No word is a large part of the text after sub-sampling: a sum does."""
+        _add(self.vectors, rows, change)
 
 
-class HierarchicalSoftmax:
-    """A row for each inner node of the Huffman tree: does the way to the word go left (1) or right (0)?"""
+class TopOfTree:
+    """A row for each node near the root of the Huffman tree: does the way to the word go left (1) or right (0)?"""
 
-    block = 8
+    block, one_by_one = 32, False
 
-    def __init__(self, counts: NDArray[np.int64], dimension: int) -> None:
-        self.vectors = torch.zeros(len(counts), dimension)  # one node fewer than words; the last row is no node
-        ways = huffman_ways(counts.tolist())
-        lengths = np.array([*map(len, ways), 0])
-        there = np.arange(lengths.max()) < lengths[:, None]
-        nodes, left = np.full(there.shape, len(ways) - 1), np.zeros(there.shape, np.float32)
-        nodes[there], left[there] = np.array([branch for way in ways for branch in way]).T
-        self.lengths, self.nodes = torch.from_numpy(lengths), torch.from_numpy(nodes)
-        self.left, self.there = torch.from_numpy(left), torch.from_numpy(there).float()
+    def __init__(self, branches: NDArray[np.int64], nodes: Float[Tensor, "R D"]) -> None:
+        self.vectors = nodes[:TOP]
+        word, node, left = branches[branches[:, 1] < TOP].T
+        self.met, self.left = torch.zeros(2, len(nodes) + 1, len(self.vectors))
+        self.met[word, node], self.left[word, node] = 1, torch.from_numpy(left).float()
 
-    def columns(self, targets: Int[Tensor, "n B"], random: np.random.Generator) -> Columns:
-        """The nodes on the way to each word; a word meets those of its own way alone."""
+    def columns(self, targets: NDArray[np.int64], random: np.random.Generator) -> Columns:
+        """All of them; a word meets those on its way."""
+        words = torch.from_numpy(targets)
+        rows = torch.arange(len(self.vectors))[None]
+        return Columns(rows, F.embedding(words, self.met), F.embedding(words, self.left))
+
+    def add(
+        self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
+    ) -> None:
+        """Damped: every way leads through the root, and one after another its examples meet ever smaller gradients.
+
+        n pulls of strength r towards one place go 1 - exp(-n r) of the way there, not n r times.
+        """
+        total = (counts.sum((0, 1)) * rate).clamp_(min=1e-6)
+        self.vectors += change.sum(0) * (-torch.expm1(-total) / total)[:, None]
+
+
+class RestOfTree:
+    """A row for each of the other nodes, which few words share."""
+
+    block, one_by_one = 8, False
+
+    def __init__(self, branches: NDArray[np.int64], nodes: Float[Tensor, "R D"]) -> None:
+        self.vectors = nodes
+        word, self.nodes, self.left = branches[branches[:, 1] >= TOP].T
+        self.lengths = np.bincount(word, minlength=len(nodes) + 1)
+        self.starts = self.lengths.cumsum() - self.lengths
+
+    def columns(self, targets: NDArray[np.int64], random: np.random.Generator) -> Columns:
+        """The nodes on the way to each word, one word's after another's; a word meets its own alone."""
         n, block = targets.shape
-        depth = int(self.lengths[targets].max())
-        own = torch.eye(block)[:, :, None]
-        counts = (own * self.there[targets][:, None, :, :depth]).view(n, block, -1)
-        labels = (own * self.left[targets][:, None, :, :depth]).view(n, block, -1)
-        return Columns(self.nodes[targets][:, :, :depth].reshape(n, -1), counts, labels)
+        lengths = self.lengths[targets]
+        column = lengths.cumsum(1)  # where the nodes of the next word of the block begin
+        width, column = int(column.max()), column - lengths
+        position, each = np.arange(n * block).reshape(n, block), np.arange(lengths.sum())
+        before = lengths.cumsum().reshape(n, block) - lengths
+
+        def spread(first: NDArray[np.int64]) -> NDArray[np.int64]:
+            """first, first + 1, ... for each node of a word, all words one after another."""
+            return np.repeat(first - before, lengths.ravel()) + each
+
+        node = spread(self.starts[targets])
+        place = spread(position * width + column)
+        rows = np.full(n * width, len(self.vectors) - 1)
+        rows[spread(position // block * width + column)] = self.nodes[node]
+        met, left = np.zeros((2, n * block * width), np.float32)
+        met[place], left[place] = 1, self.left[node]
+        shape = n, block, width
+        return Columns(
+            torch.from_numpy(rows).view(n, width), torch.from_numpy(met).view(shape), torch.from_numpy(left).view(shape)
+        )
+
+    def add(
+        self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
+    ) -> None:
+        """None of them is on the way to a large part of the text: a sum does."""
+        _add(self.vectors, rows, change)
 
 
-def huffman_ways(counts: list[int]) -> list[list[tuple[int, int]]]:
-    """For each word the (node, went left) from the root of the Huffman tree; node 0 is the root.
+def huffman_branches(counts: list[int]) -> NDArray[np.int64]:
+    """The (word, node, went left) of all branches of the Huffman tree, each word's from the root (node 0) on.
 
     The two rarest are joined again and again, so that frequent words have short ways: the mean way is the shortest
-    that any tree allows, within one branch of the entropy of the words.
+    that any tree allows, within one branch of the entropy of the words. Nodes are numbered from the most frequent on.
     """
     heap = [(count, word) for word, count in enumerate(counts)]
     heapq.heapify(heap)
-    last = 2 * len(counts) - 2
-    above: dict[int, tuple[int, int]] = {}  # child to (parent, went left); leaves are numbered before inner nodes
-    for parent in range(len(counts), last + 1):
-        rarest, left = heapq.heappop(heap)
-        count, right = heap[0]
-        heapq.heapreplace(heap, (rarest + count, parent))
-        above[left], above[right] = (parent, 1), (parent, 0)
-    ways: dict[int, list[tuple[int, int]]] = {last: []}
-    for child in sorted(above, reverse=True):
-        parent, left = above[child]
-        ways[child] = [*ways[parent], (last - parent, left)]
-    return [ways[word] for word in range(len(counts))]
+    last = 2 * len(counts) - 2  # leaves are numbered before inner nodes
+    parent, left = np.zeros((2, last + 1), np.int64)
+    for node in range(len(counts), last + 1):
+        rarest, one = heapq.heappop(heap)
+        count, other = heap[0]
+        heapq.heapreplace(heap, (rarest + count, node))
+        parent[[one, other]], left[one] = node, 1
+    levels, child, word = [], np.arange(len(counts)), np.arange(len(counts))
+    while len(word):
+        levels.append(np.stack([word, last - parent[child], left[child]], 1))
+        child = parent[child]
+        word, child = word[child < last], child[child < last]
+    branches = np.concatenate(levels[::-1])
+    return branches[branches[:, 0].argsort(kind="stable")]
 
 
 def train_vectors(
@@ -228,17 +300,17 @@ class _Training:
         random = np.random.default_rng(recipe.seed)
         first = (random.random((self.none + 1, recipe.dimension), dtype=np.float32) - 0.5) / recipe.dimension
         self.vectors = torch.from_numpy(first)
-        self.output: OutputLayer = (
-            NegativeSampling(text.counts, recipe.dimension, recipe.negative, DRAWS[recipe.architecture])
-            if recipe.loss == "negative-sampling"
-            else HierarchicalSoftmax(text.counts, recipe.dimension)
-        )
-        block = self.output.block
+        self.layers: list[OutputLayer]
+        if recipe.loss == "negative-sampling":
+            draws = DRAWS[recipe.architecture]
+            self.layers = [NegativeSampling(text.counts, recipe.dimension, recipe.negative, draws)]
+        else:
+            branches = huffman_branches(text.counts.tolist())
+            nodes = torch.zeros(self.none, recipe.dimension)  # one node fewer than words; the last row is no node
+            self.layers = [TopOfTree(branches, nodes), RestOfTree(branches, nodes)]
         # The sum of what many positions add to one vector overshoots, so that a small vocabulary takes small steps.
-        self.blocks = max(1, min(STEP[recipe.architecture], self.none // 8) // block)
-        places = torch.arange(block + 2 * recipe.window) - recipe.window
-        distance = (places - torch.arange(block)[:, None]).abs()
-        self.distance = distance.masked_fill(distance == 0, recipe.window + 1).to(torch.int8)
+        block = self.layers[0].block
+        self.positions = max(1, min(STEP[recipe.architecture, recipe.loss], self.none // 8) // block) * block
         share = text.counts / text.counts.sum() / max(recipe.sample, 1e-30)
         kept = np.minimum(1, (np.sqrt(share) + 1) / share) if recipe.sample else np.ones(self.none)
         self.kept = np.append(kept, 1).astype(np.float32)
@@ -259,70 +331,106 @@ class _Training:
 
     def _chunk(self, ids: NDArray[np.int32], read: int, random: np.random.Generator) -> None:
         """Learn from a stretch of sub-sampled text, `read` words of the original."""
-        window, step = self.recipe.window, self.blocks * self.output.block
+        window, step = self.recipe.window, self.positions
         steps = -(-len(ids) // step)
         padded = np.full(steps * step + 2 * window, self.none, np.int64)
         padded[window : window + len(ids)] = ids
-        reach = random.integers(1, window + 1, (steps, self.blocks, self.output.block, 1), dtype=np.int8)
-        for i in range(steps):
+        reach = random.integers(1, window + 1, steps * step, np.int8) * (padded[window:-window] != self.none)
+        near = [self.near(padded, reach, layer.block).split(step // layer.block) for layer in self.layers]
+        for i, parts in enumerate(zip(*near, strict=True)):
             done = (self.read + read * i / steps) / self.total
             rate = self.recipe.learning_rate * (1 - done) + _LEAST_RATE * done
-            around = torch.from_numpy(padded[i * step : (i + 1) * step + 2 * window])
-            self._step(around, torch.from_numpy(reach[i]), rate, random)
+            self.step(padded[i * step : (i + 1) * step + 2 * window], parts, rate, random)
 
-    def _damping(self, rows: Int[Tensor, "n J"], visits: Float[Tensor, "n J"], rate: float) -> Float[Tensor, "n J"]:
-        """What to take of a summed change, since n visits one after another would meet ever smaller gradients.
+    def near(self, around: NDArray[np.int64], reach: NDArray[np.int8], block: int) -> Float[Tensor, "n B C"]:
+        """Which of the C words of a block, with the windows at both ends, are near each of its B positions."""
+        window = self.recipe.window
+        distance = abs(np.arange(block + 2 * window) - window - np.arange(block)[:, None])
+        distance[distance == 0] = window + 1
+        words = np.lib.stride_tricks.sliding_window_view(around, block + 2 * window)[::block]
+        near = (distance.astype(np.int8) <= reach.reshape(-1, block, 1)) & (words != self.none)[:, None]
+        return torch.from_numpy(near.astype(np.float32))
 
-        Every way leads through the root: n pulls of strength r towards one place go 1 - exp(-n r) of the way there, not
-        n r times.
-        """
-        total = torch.bincount(rows.flatten(), visits.flatten(), len(self.output.vectors)).float() * rate
-        total = total.clamp_(min=1e-6)
-        return (-torch.expm1(-total) / total)[rows]
-
-    def _step(
-        self, around: Int[Tensor, " L"], reach: Int[Tensor, "n B 1"], rate: float, random: np.random.Generator
+    def step(
+        self,
+        around: NDArray[np.int64],
+        near: Iterable[Tensor],
+        rate: float,
+        random: np.random.Generator,
     ) -> None:
         """One step of stochastic gradient ascent.
 
         Args:
-            around: the words of n blocks of B positions one after another, with the windows at both ends.
-            reach: the window of each position.
+            around: the words at some positions one after another, with the windows at both ends.
+            near: for each output layer, who is near whom, [n, B, C].
             rate: the learning rate.
             random: where negative words are drawn from.
         """
-        window, block = self.recipe.window, self.output.block
-        words = around.unfold(0, block + 2 * window, block)  # [n, C]: each block and its neighbours
-        targets = words[:, window:-window]
-        there, guessed = words != self.none, targets != self.none
-        near = ((self.distance <= reach) & there[:, None] & guessed[:, :, None]).float()  # [n, B, C]
+        words, targets = torch.from_numpy(around), around[self.recipe.window : -self.recipe.window]
         vectors = F.embedding(words, self.vectors)
-        rows, counts, labels = self.output.columns(targets, random)
+        change = torch.zeros_like(vectors)
+        for layer, mask in zip(self.layers, near, strict=True):
+            blocks = vectors.unfold(0, mask.shape[2], layer.block).mT
+            columns = layer.columns(targets.reshape(-1, layer.block), random)
+            _add_overlapping(change, self._learn(layer, columns, blocks, mask, rate), layer.block)
+        _add(self.vectors, words, change)
+
+    def _learn(
+        self,
+        layer: OutputLayer,
+        columns: Columns,
+        vectors: Float[Tensor, "n C D"],
+        near: Float[Tensor, "n B C"],
+        rate: float,
+    ) -> Float[Tensor, "n C D"]:
+        """Change the rows of an output layer, and say what to add to the vectors of the words of each block."""
+        rows, counts, labels = columns
         if self.recipe.architecture == "skip-gram":
             hidden, pairs = vectors, near.mT  # [n, C, B]: who guesses whom
-            counts, labels = pairs @ counts, pairs @ labels
+            counts, labels = _product(pairs, counts), _product(pairs, labels)
         else:  # without a neighbour the mean is 0, and nothing changes
-            hidden = near @ vectors / near.sum(2, keepdim=True).clamp(min=1)
-        weights = F.embedding(rows, self.output.vectors)
-        gradient = (hidden @ weights.mT).sigmoid_().mul_(counts)
+            hidden = _product(near / near.sum(2, keepdim=True).clamp_(min=1), vectors)
+        weights = F.embedding(rows, layer.vectors)
+        gradient = _product(hidden, weights.mT).sigmoid_().mul_(counts)
         gradient[:, :, : labels.shape[2]] -= labels
         gradient *= -rate
-        change = gradient.mT @ hidden
-        if self.recipe.architecture == "skip-gram":
-            # One pair at a time, a neighbour meets the rows of the word as the neighbours before it left them: on
-            # average with half of what the others change. That draws the words of a window together.
+        change, to_hidden = _product(gradient.mT, hidden), _product(gradient, weights)
+        if self.recipe.architecture == "cbow":
+            to_hidden = _product(near.mT, to_hidden)  # the whole to each neighbour, as in word2vec.c and gensim
+        elif layer.one_by_one:
             own = gradient[:, :, : labels.shape[2]]
-            weights[:, : labels.shape[2]] += change[:, : labels.shape[2]] / 2
-            to_hidden = gradient @ weights - own.square().sum(2, keepdim=True) / 2 * hidden
-        else:
-            to_hidden = near.mT @ (gradient @ weights)  # the whole to each neighbour, as in word2vec.c and gensim
-        if isinstance(self.output, HierarchicalSoftmax):
-            change *= self._damping(rows, counts.sum(1), rate)[:, :, None]
-        _add(self.output.vectors, rows, change)
-        _add(self.vectors, words, to_hidden)
+            to_hidden += _half_of_the_others(own, hidden)
+            change[:, : labels.shape[2]] += _half_of_the_others(own.mT, weights[:, : labels.shape[2]])
+        layer.add(rows, change, counts, rate)
+        return to_hidden
 
 
-def _add(matrix: Float[Tensor, "R D"], rows: Int[Tensor, "n J"], values: Float[Tensor, "n J D"]) -> None:
+def _half_of_the_others(gradient: Float[Tensor, "n I J"], vectors: Float[Tensor, "n I D"]) -> Float[Tensor, "n I D"]:
+    """What a step misses because its pairs learn at once.
+
+    One pair at a time, a vector would meet the row of a pair as the pairs before it left it: on average with half of
+    what all the others add to the row. That draws the words of a window together, and the rows of their neighbours.
+    """
+    among = _product(gradient, gradient.mT).mul_(0.5)
+    among.diagonal(dim1=1, dim2=2).zero_()
+    return _product(among, vectors)
+
+
+def _product(a: Float[Tensor, "n I K"], b: Float[Tensor, "m K J"]) -> Float[Tensor, "n I J"]:
+    """Small matrix products: NumPy's take two thirds of the time of PyTorch's; large ones would start threads."""
+    if a[0].numel() * b.shape[2] > 1 << 18:
+        return a @ b
+    return torch.from_numpy(a.numpy() @ b.numpy())
+
+
+def _add_overlapping(total: Float[Tensor, "L D"], blocks: Float[Tensor, "n C D"], stride: int) -> None:
+    """Add blocks to the stretches of C that begin every `stride` rows."""
+    for first in range(0, blocks.shape[1], stride):
+        part = blocks[:, first : first + stride]
+        total[first:].unfold(0, part.shape[1], stride).mT[: len(part)] += part
+
+
+def _add(matrix: Float[Tensor, "R D"], rows: Int[Tensor, "*n"], values: Float[Tensor, "*n D"]) -> None:
     """Add to rows, of which some are the same; several times as fast as index_add_ on a CPU."""
     index = rows.reshape(-1, 1).expand(-1, matrix.shape[1])
     matrix.scatter_add_(0, index, values.reshape(index.shape))

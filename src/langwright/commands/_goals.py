@@ -26,6 +26,7 @@ from langwright.evaluation.tasks import TASKS
 from langwright.evaluation.tasks.tuning import task_data
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.batch import Objective
 from langwright.objectives.language import TokenPrediction
 from langwright.text.chat_template import set_up_chat
@@ -59,8 +60,11 @@ class Goal(Protocol):
     def best(self) -> str | None:
         """The metric that chooses which weights are kept, the higher the better; the last ones if None."""
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer) -> "Goal":
-        """The same for the model of a folder; UserError where that cannot learn it."""
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """A new model of a family or preset for these data, and its tokenizer."""
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Goal":
+        """The same for a model; UserError where that cannot learn it."""
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """The data, in rows of at most `context` tokens."""
@@ -91,22 +95,21 @@ class Goal(Protocol):
         """What is said behind the folder that was written: how the model is used, and what else was written."""
 
 
-def goal(spec: str, base: Path, out: Path, recipe: FinetuneRecipe) -> Goal:
+def goal(spec: str, out: Path, recipe: FinetuneRecipe) -> Goal:
     """The goal of a recipe on data.
 
     Args:
         spec: a corpus, conversations, or rows.
-        base: the folder of the model to begin with.
-        out: that of the run.
+        out: the folder of the run.
         recipe: how.
 
     Raises:
         UserError: Names file and row of what cannot be read.
     """
     if recipe.task in TASKS:
-        columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field)
+        columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field, recipe.group_field)
         return task_data(TASKS[recipe.task], spec, columns, recipe, out)
-    return (Conversations if recipe.task == "chat" else Text)(spec, base, recipe)
+    return (Conversations if recipe.task == "chat" else Text)(spec, recipe)
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,8 @@ class Text:
 
     Args:
         spec: the corpus.
-        base: the folder of the model to begin with.
         recipe: how.
+        base: the folder of the model to begin with.
         old: the other text; None where there is none.
     """
 
@@ -125,14 +128,19 @@ class Text:
     best: ClassVar[None] = None
     what: ClassVar[str] = "new text"
     spec: str
-    base: Path
     recipe: FinetuneRecipe
+    base: Path = Path()
     old: OldText | None = None
 
-    def fitted(self, opened: OpenedFolder, tokenizer: Tokenizer) -> "Text":
+    def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
+        """Another command's."""
+        raise UserError(f"new:{name}: langwright pretrain makes new models of text; here --task names what rows teach")
+
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Text":
         """For decoders."""
+        assert isinstance(opened, OpenedFolder)
         opened.require(generates=True, one_stack=True)
-        return replace(self, old=self._old_text(tokenizer))
+        return replace(self, base=opened.path, old=self._old_text(opened.path, tokenizer))
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """Windows of the text."""
@@ -182,9 +190,9 @@ class Text:
         """Nothing more."""
         return ""
 
-    def _old_text(self, tokenizer: Tokenizer) -> OldText | None:
+    def _old_text(self, model: Path, tokenizer: Tokenizer) -> OldText | None:
         """What the user names, else the held-out part of the base's own corpus."""
-        recipe, model = self.recipe, self.base
+        recipe = self.recipe
 
         def named(spec: str, split: str | None, field: str) -> OldText:
             return OldText(spec, partial(tokens_of, tokenizer, spec, split, field))

@@ -20,6 +20,7 @@ from langwright.baselines.symbols import Bytes, Symbols, Words, sentences_of
 from langwright.corpora.document import Corpus
 from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
 from langwright.corpora.opening import open_corpus
+from langwright.corpora.parts import part_of, parts_in
 from langwright.corpora.splits import split_documents, split_items
 
 Kind = Literal["ngram", "finite-state", "grammar", "one-hot", "bag-of-words", "gzip-knn"]
@@ -69,7 +70,8 @@ def baseline(
     Args:
         kind: ngram, finite-state, grammar, one-hot, bag-of-words or gzip-knn.
         train: a corpus as for pretrain, rows with labels, or the rules of a grammar: S -> NP VP [0.9] | 'yes' [0.1].
-        test: what to measure on, of the same form; for a grammar, sentences, one a line.
+        test: what to measure on, of the same form; for a grammar, sentences, one a line. Not needed where rows of
+            TRAIN have a column split.
         split: without TEST, hold out part of TRAIN and measure on that, such as 10%.
         field: the field or column that holds the text of a corpus; text unless given.
         columns: which columns of labelled rows hold what.
@@ -92,6 +94,13 @@ def baseline(
         "neighbours": neighbours, "processes": processes,
         **{name: getattr(columns, name) for name in ("text_field", "second_field", "label_field")},
     }  # fmt: skip
+    if (
+        kind in ("one-hot", "bag-of-words", "gzip-knn")
+        and test is None
+        and split is None
+        and {"train", "test"} <= parts_in(train)
+    ):
+        test = train
     _check(kind, {name: value for name, value in given.items() if value is not None}, test)
     check_flag("seed", seed, seed >= 0, "0 or more")
     rng, result = np.random.default_rng(seed), dict[str, Any](baseline=kind)
@@ -173,9 +182,10 @@ def _labelled(
     train: str, test: str | None, split: str | None, columns: Columns
 ) -> tuple[list[LabelledRow], list[LabelledRow]]:
     """The rows to learn from and those to measure on."""
+    train = part_of(train, "train")
     rows = read_labelled(train, columns)
     if test is not None:
-        return rows, read_labelled(test, columns, known=label_names(rows, train))
+        return rows, read_labelled(part_of(test, "test"), columns, known=label_names(rows, train))
     return split_items(rows, split or "10%", lambda row: row.whole, spec=train, what="rows")
 
 

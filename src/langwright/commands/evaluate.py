@@ -10,6 +10,7 @@ from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
+from langwright.corpora.parts import part_of
 from langwright.corpora.splits import split_documents
 from langwright.data.shards import Tokens
 from langwright.data.streams import whole_documents
@@ -52,7 +53,8 @@ def evaluate(
     Args:
         model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
         text: a corpus as for pretrain: a file, folder, glob or name; every token is predicted once.
-        data: rows with answers for a model that was tuned to a task, in place of a text.
+        data: rows with answers for a model that was tuned to a task, in place of a text; of a file whose rows have a
+            column split the test part, unless another is named, such as FILE#dev.
         columns: which columns of the rows hold what.
         split: measure only the held-out side of this split, such as 5%.
         field: the field or column that holds the text, in corpora that have several.
@@ -69,7 +71,7 @@ def evaluate(
     if data is not None:
         task, tuned, words = open_task(model, opening)
         task = task.searched(search, max_new_tokens)
-        items = task.reread(data, columns, answered=True)
+        items = task.reread(part_of(data, "test"), columns, answered=True)
         task.check(tuned, words, items)
         answers = list(task.predict(tuned, words, items, batch_size))
         if task.signature:

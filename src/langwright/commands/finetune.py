@@ -10,12 +10,14 @@ from torch import Tensor
 
 from langwright.adaptation.folder import is_adapter, save_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
-from langwright.adaptation.options import method_of, with_methods
+from langwright.adaptation.options import method_of, options_of, with_methods
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_json, read_object, write_json
 from langwright.base.hub import PREFIX, model_folder, parse_hub_name
+from langwright.commands._goals import Goal
 from langwright.commands._goals import goal as goal_of
+from langwright.commands._search import searched
 from langwright.data.order import Layout
 from langwright.evaluation.in_training import sample_of
 from langwright.inference.opening import check_vocabulary
@@ -23,13 +25,14 @@ from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
+from langwright.models.untrained import Origin
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, load_tokenizer, no_tokenizer
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.recipe import FinetuneRecipe
+from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
 from langwright.training.unfreezing import Unfreezing
@@ -37,6 +40,8 @@ from langwright.training.unfreezing import Unfreezing
 Row = dict[str, Any]
 OldText = tuple[str, str | None, str]
 """A corpus, its split and its field, as `tokens_of` takes them."""
+NEW = "new:"
+"""Before the name of a family or a preset."""
 BEGAN_WITH = Path("checkpoints/base.json")
 """Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
@@ -55,6 +60,7 @@ def finetune(
     extend: bool = False,
     profile: bool = False,
     ignore_field: tuple[str, ...] = (),
+    search: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
     """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
@@ -63,7 +69,8 @@ def finetune(
 
     Args:
         model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name
-            or hf:owner/name@revision. A run keeps to the revision that it began with.
+            or hf:owner/name@revision, to whose revision a run keeps; or a new one for a task on rows, by its family
+            or a preset: new:cnn, new:lstm, new:bert, new:marian ...
         text: a corpus as for pretrain: a file, folder, glob or name; with --task chat files of conversations, with
             other tasks a table of rows with labels.
         out: the new model folder, or with any --method but full the new adapter folder.
@@ -71,8 +78,19 @@ def finetune(
         extend: go on with a finished run, for longer.
         profile: write the share of time of each part of a training step into the report.
         ignore_field: a field of config.json to pass over although it is not understood.
+        search: values of a setting to try in runs of a quarter of the length, such as rank=1,4,16; more than one may be
+            given. The best on the held-out rows is then trained for the whole length.
         json: print the result as JSON.
     """
+
+    def trial(candidate: TuningRecipe, folder: Path) -> tuple[Result, str | None]:
+        tuning = Tuning(model, text, folder, candidate, ignore_field)
+        return train(folder, candidate.parallel, tuning.job), tuning.goal.best
+
+    if search:
+        recipe, stopped = searched(search, recipe, out, trial, extend)
+        if stopped is not None:
+            return close(stopped, out)
     tuning = Tuning(model, text, out, recipe, ignore_field)
     result = train(out, recipe.parallel, tuning.job, extend, profile)
     if result.held_out is not None:
@@ -104,14 +122,13 @@ class Tuning:
     ) -> None:
         self.started = time.monotonic()
         self.text, self.out, self.recipe = text, out, recipe
-        self.folder, self.origin = _base(model, out)
-        if out.resolve() == self.folder.resolve():
-            raise UserError(f"{out}: the new model needs a folder of its own")
         self.method = method_of(recipe)
-        self.opened = OpenedFolder(self.folder, ignore_field)
-        goal = goal_of(text, self.folder, out, recipe)
-        self.tokenizer = load_tokenizer(self.folder)
-        self.goal = goal.fitted(self.opened, self.tokenizer)
+        name = str(model)
+        found = None if name.startswith(NEW) else _existing(model, out, recipe, ignore_field)
+        goal = goal_of(text, out, recipe)
+        self.begin = found or _new(name.removeprefix(NEW), goal, recipe)
+        self.tokenizer = self.begin.tokenizer
+        self.goal = goal.fitted(self.begin.origin, self.tokenizer)
 
     def job(self, rank: int, world: int) -> Job:
         """The base looked at, and the data made ready for it; UserError where they do not go together."""
@@ -124,7 +141,9 @@ class Tuning:
             method.check_new(base)
             virtual = method.tokens
         elif is_quantised(base):
-            raise UserError(f"{self.folder}: quantised weights are not trained; --method lora trains an adapter")
+            raise UserError(
+                f"{self.begin.origin.path}: quantised weights are not trained; --method lora trains an adapter"
+            )
         most = base.window - 2
         check_flag("virtual_tokens", virtual, virtual <= most, f"at most {most}, in a context of {base.window} tokens")
         context = recipe.context or base.window - virtual
@@ -133,27 +152,27 @@ class Tuning:
         layout = Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world)
         goal, supply = self.goal, self.goal.supply(self.tokenizer, layout, context)
         self.supply, self.context, self.ready = supply, context, [base]
-        named = self.origin["base_folder"]
-        usual_rate = (0.1 if method is None else 1) / self.opened.config.width
+        begin = self.begin
+        named = begin.record["base_folder"]
         return Job(
             out=out,
             recipe=recipe,
-            origin={"command": "finetune", "corpus_spec": self.text, "base": weights_checksum(self.folder)},
+            origin={"command": "finetune", "corpus_spec": self.text, "base": begin.identity},
             names={"base": named, "corpus": self.text, "tokenizer_fingerprint": named},
             models=self.models,
             objective=lambda ranks: goal.objective(),
             supply=supply,
-            learning_rate=recipe.learning_rate or usual_rate,
+            learning_rate=recipe.learning_rate or begin.rate / begin.origin.config.width,
             machine=self.machine,
             started=self.started,
             evaluate=goal.evaluate(supply),
             sample=sample_of(supply, context),
             flops=lambda models: training_flops_per_token(models["model"], context),
             on_finish=self.finish,
-            record={**self.origin, "context": context, **goal.record()},
+            record={**begin.record, "context": context, **goal.record()},
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else self.save,
-            begin=lambda: write_json(out / BEGAN_WITH, self.origin) if "base_revision" in self.origin else None,
+            begin=lambda: write_json(out / BEGAN_WITH, begin.record) if "base_revision" in begin.record else None,
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
             best=goal.best,
             patience=recipe.patience,
@@ -162,7 +181,7 @@ class Tuning:
     def fresh(self) -> Model:
         """The base with the head that the goal asks for."""
         recipe, goal = self.recipe, self.goal
-        return self.opened.model(bits=recipe.bits, head=goal.head, labels=goal.labels or None, seed=recipe.seed)
+        return self.begin.origin.model(bits=recipe.bits, head=goal.head, labels=goal.labels or None, seed=recipe.seed)
 
     def base(self) -> Model:
         """The model to begin with in float32, its tables as long as the vocabulary."""
@@ -199,20 +218,59 @@ class Tuning:
         if self.supply.tokenizer is not self.tokenizer:  # its template and stop belong to what was tuned
             self.supply.tokenizer.save(self.out)
             write_json(self.out / GENERATION, self.supply.tokenizer.generation())
-        save_adapter(trained, self.out, base=self.folder, record=record)
+        save_adapter(trained, self.out, base=self.begin.origin.path, record=record)
 
 
-def _base(model: Path, out: Path) -> tuple[Path, Row]:
-    """The folder of the model to begin with, and its entry in the record.
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with.
+
+    Args:
+        origin: what makes the model.
+        tokenizer: of the model.
+        record: its entry in the record.
+        identity: of its weights.
+        rate: what divided by its width is the usual learning rate.
+    """
+
+    origin: Origin
+    tokenizer: Tokenizer
+    record: Row
+    identity: str
+    rate: float
+
+
+def _existing(model: Path, out: Path, recipe: TuningRecipe, ignore_field: tuple[str, ...]) -> Beginning:
+    """A model folder.
 
     A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
     """
+    for field in vars(NewModelRecipe()).keys() - options_of(recipe):
+        if (value := getattr(recipe, field)) != getattr(NewModelRecipe(), field):
+            raise UserError(f"--{field.replace('_', '-')} {value}: is for a new model, not for {model}")
     name = parse_hub_name(str(model))
+    began = {} if name is None else read_object(out / BEGAN_WITH, "the base of the run", optional=True)
     if name is None:
-        return model_folder(model), {"base_folder": str(model)}
-    base = read_object(out / BEGAN_WITH, "the base of the run", optional=True)
-    if base.get("base_folder") == str(name):
-        say(f"{name}: {out} began with revision {base['base_revision']}")
-        return model_folder(f"{PREFIX}{name.repository}@{base['base_revision']}"), base
-    folder = model_folder(model)
-    return folder, {"base_folder": str(name), "base_revision": folder.name}
+        folder, record = model_folder(model), {"base_folder": str(model)}
+    elif began.get("base_folder") == str(name):
+        say(f"{name}: {out} began with revision {began['base_revision']}")
+        folder, record = model_folder(f"{PREFIX}{name.repository}@{began['base_revision']}"), began
+    else:
+        folder = model_folder(model)
+        record = {"base_folder": str(name), "base_revision": folder.name}
+    if out.resolve() == folder.resolve():
+        raise UserError(f"{out}: the new model needs a folder of its own")
+    opened = OpenedFolder(folder, ignore_field)
+    tokenizer = load_tokenizer(folder) if opened.family.reads == "text" else no_tokenizer()
+    rate = 0.1 if recipe.method == "full" else 1.0
+    return Beginning(opened, tokenizer, record, weights_checksum(folder), rate)
+
+
+def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
+    """A model that is not trained yet, of a family or a preset."""
+    for flag, value, usual in (("method", recipe.method, "full"), ("bits", recipe.bits, None)):
+        if value != usual:
+            raise UserError(f"--{flag} {value}: is for a model that exists; {NEW}{name} is trained as a whole")
+    origin, tokenizer = goal.fresh(name)
+    path = str(origin.path)
+    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.rate)

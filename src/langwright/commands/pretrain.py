@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
@@ -20,15 +18,16 @@ from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood, sample_of
 from langwright.evaluation.likelihood import print_likelihood
-from langwright.evaluation.tasks.writing import Translate, framing
+from langwright.evaluation.tasks.writing import Translate
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
-from langwright.models.shapes import by_depth, preset, with_tokens
-from langwright.objectives.language import TokenPrediction
+from langwright.models.shapes import preset
+from langwright.objectives.language import NextSentence, TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.checkpoints import decided_dtype
+from langwright.training.new_model import framing_of, shape, tokenised_shape
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
@@ -71,19 +70,22 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     recipe = replace(recipe, family=recipe.family or _usual_family(recipe))
 
     def prepare(rank: int, world: int) -> Job:
-        shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
+        _shape(recipe)  # what does not fit is refused before the text is read
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
-        family, config = tokenised_shape(recipe, supply.tokenizer)
-        head = "masked" if recipe.objective == "masked" else None
+        family, config = _tokenised_shape(recipe, supply.tokenizer)
+        head = {"masked": "pretraining" if recipe.next_sentence else "masked"}.get(recipe.objective)
+        objective = (NextSentence if recipe.next_sentence else TokenPrediction)(
+            recipe.z_loss, recipe.compile, recipe.smoothing
+        )
         return Job(
             out=out,
             recipe=recipe,
             origin={"command": "pretrain", "corpus_spec": corpus},
             record={"context": recipe.context, **_task_of(recipe)},
-            names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer},
+            names={"corpus": corpus, "tokenizer_fingerprint": recipe.tokenizer or ""},
             models=lambda: {"model": new_model(family, config, recipe.seed, head)},
-            objective=lambda ranks: TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing),
+            objective=lambda ranks: objective,
             supply=supply,
             learning_rate=recipe.learning_rate
             or (1.0 if recipe.optimizer == "sgd" else FAMILIES[family].rate / config.width),
@@ -109,10 +111,9 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
     """The data that a recipe's objective learns from."""
 
     def frame(tokenizer: Tokenizer) -> Framing:
-        family, config = tokenised_shape(recipe, tokenizer)
-        return _framing(family, config, tokenizer)
+        return framing_of(*_tokenised_shape(recipe, tokenizer), tokenizer)
 
-    kind, vocabulary, context = recipe.tokenizer, recipe.vocabulary, recipe.context
+    kind, vocabulary, context = recipe.tokenizer or "bpe", recipe.vocabulary, recipe.context
     if recipe.objective == "seq2seq":
         if named_corpora(corpus):
             raise UserError(f"{corpus}: --objective seq2seq takes the pairs of two files, not several corpora")
@@ -120,66 +121,45 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
     reading: Reading | InOrder
-    if FAMILIES[shape(recipe, vocabulary)[0]].carries:
+    if FAMILIES[_shape(recipe)[0]].carries:
         reading = InOrder(context, recipe.crossing)
     elif recipe.objective == "causal":
         reading = Continuing(context, recipe.crossing, recipe.packing)
     else:
         reading = Noisy(
             recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-            recipe.delete, recipe.rotate, recipe.packing,
+            recipe.delete, recipe.rotate, recipe.packing, recipe.next_sentence,
         )  # fmt: skip
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
     )
 
 
-def _framing(family: str, config: Any, tokenizer: Tokenizer) -> Framing:
-    """What stands around the texts that a model reads and writes."""
-    with torch.device("meta"):
-        frame = FAMILIES[family].build(config).frame
-    if frame is None:
-        first, last = tokenizer.cls_id, tokenizer.sep_id
-        return Framing(() if first is None else (first,), () if last is None else (last,))
-    return framing(frame, tokenizer)
-
-
 def _usual_family(recipe: PretrainRecipe) -> str:
     return LEARNERS[recipe.objective][0].name if recipe.preset is None else preset(recipe.preset, 1, None, 0.0)[0]
 
 
-def tokenised_shape(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[str, Any]:
-    """The family and config that a recipe asks for, with the vocabulary and ids of a tokenizer."""
-    family, config = shape(recipe, tokenizer.vocab_size)
-    return family, with_tokens(family, config, tokenizer.eos_id, tokenizer.pad_id)
-
-
-def shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
-    """The family and config that a recipe asks for."""
-    family = recipe.family or _usual_family(recipe)
-    if recipe.preset is None:
-        config: Any = by_depth(family, recipe.depth, vocabulary, recipe.context, recipe.dropout, recipe.width)
-    else:
-        usual = PretrainRecipe()
-        named, config = preset(recipe.preset, vocabulary, recipe.context, recipe.dropout)
-        if (family, recipe.depth, recipe.width) != (named, usual.depth, usual.width):
-            raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
+def _shape(recipe: PretrainRecipe) -> tuple[str, Any]:
+    """The family and config that a recipe asks for; UserError where its objective is not for them."""
+    family, config = shape(_name(recipe), recipe, recipe.vocabulary, recipe.context)
+    if recipe.family not in (None, family):
+        raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
     learners = [row.name for row in LEARNERS[recipe.objective]]
     if family not in learners:
         known = ", ".join(dict.fromkeys(learners))
         raise UserError(f'--objective {recipe.objective}: is not for family "{family}"; choose one of {known}')
-    for flag, field, kind in _FIELDS:
-        value = getattr(recipe, flag)
-        if value is not None and not hasattr(config, field):
-            raise UserError(f"--{flag.replace('_', '-')} {value}: means something for {kind} only")
-        config = config if value is None else replace(config, **{field: value})
+    if recipe.next_sentence and "pretraining" not in FAMILIES[family].heads:
+        known = ", ".join(row.name for row in FAMILIES.values() if "pretraining" in row.heads)
+        raise UserError(f"--next-sentence: {family} has no head for it; {known} has one")
     if recipe.packing and FAMILIES[family].carries:
         raise UserError(f"--packing: {family} reads texts in order, one after the other; leave it out")
     return family, config
 
 
-_FIELDS = (
-    ("balance", "router_aux_loss_coef", "families with experts, such as mixtral,"),
-    ("weight_dropout", "weight_dropout", "recurrent families, such as lstm,"),
-)
-"""Settings of a recipe that are a field of some configs, and which those are."""
+def _name(recipe: PretrainRecipe) -> str:
+    """What names the shape."""
+    return recipe.preset or recipe.family or _usual_family(recipe)
+
+
+def _tokenised_shape(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[str, Any]:
+    return tokenised_shape(_name(recipe), recipe, tokenizer, recipe.context)

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
-from langwright.corpora.reading import ROWS, TEXTS, ending_of, read_documents, spelt
+from langwright.corpora.hub import PREFIX, hub_file
+from langwright.corpora.reading import (
+    MARK,
+    PARTS,
+    ROWS,
+    TEXTS,
+    ending_of,
+    file_and_part,
+    name_list,
+    read_documents,
+    spelt,
+)
 
 CORPUS = (*TEXTS, *ROWS)
 """The endings of files of a corpus."""
@@ -31,15 +42,18 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
     """The files that a path or a glob means, sorted by path.
 
     Args:
-        spec: A file, a folder with all below it, or a glob.
+        spec: A file, a folder with all below it, or a glob; a part of one, such as rows.jsonl#dev; or a data set of the
+            Hub, such as hf:owner/name.
         endings: What a file that is named or matched may end in.
         in_folders: What is taken from a folder, where hidden names are passed over; without it `endings`.
 
     Raises:
         UserError: There is no such file, none that can be read, or one with another ending.
     """
-    path = Path(spec).expanduser()
-    if spec and os.path.isdir(path):  # Path.is_dir raises for a name that is too long
+    path, part = file_and_part(Path(spec).expanduser())
+    if spec.startswith(PREFIX):
+        wanted, found = endings, [hub_file(spec.removesuffix(f"{MARK}{spec.rpartition(MARK)[2]}") if part else spec)]
+    elif spec and os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         wanted, found = in_folders or endings, []
         for root, folders, names in os.walk(path, onerror=_unreadable):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -49,11 +63,14 @@ def find_files(spec: str, endings: Collection[str], in_folders: Collection[str] 
         matches = [path] if os.path.exists(path) else [Path(match) for match in glob.glob(str(path), recursive=True)]
         wanted, found = endings, [match for match in matches if not match.is_dir()]
     if not found:
+        if MARK in path.name and path.with_name(path.name.partition(MARK)[0]).exists():
+            named = path.name.partition(MARK)[2]
+            raise UserError(f'{spec}: "{named}" is no part of a file; write one of {name_list(PARTS)}')
         raise UserError(f"{spec}: no such file, or none here or of this pattern that ends in {spelt(wanted)}")
     for file in found:
         if ending_of(file) not in endings:
             raise UserError(f"{file}: unknown ending {file.suffix!r}; known are {spelt(endings)}")
-    return sorted(found)
+    return sorted(file if part is None else file.with_name(f"{file.name}{MARK}{part}") for file in found)
 
 
 def _unreadable(error: OSError) -> None:

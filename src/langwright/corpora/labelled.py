@@ -11,7 +11,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from langwright.base.console import say
 from langwright.base.errors import UserError, suggest
 from langwright.corpora.files import find_files
-from langwright.corpora.reading import ROWS, Row, document_of, ending_of, name_list, read_rows, text_in
+from langwright.corpora.reading import (
+    ROWS,
+    SPLIT,
+    Row,
+    document_of,
+    ending_of,
+    file_and_part,
+    name_list,
+    read_rows,
+    rows_of_part,
+    text_in,
+)
 
 TEXTS: tuple[tuple[str, ...], ...] = (
     ("text",), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"),
@@ -50,16 +61,19 @@ class Columns:
         text_field: the column of the text, or its number in a table without a header; guessed unless given.
         second_field: the column of a second text, for pairs of texts.
         label_field: the column of the label; guessed unless given.
+        group_field: of series, the column of the subject, of whom all windows stay on one side of the split; guessed
+            unless given.
     """
 
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
+    group_field: str | None = None
 
     @property
     def given(self) -> list[str]:
         """The columns that are named."""
-        return [name for name in (self.text_field, self.second_field, self.label_field) if name is not None]
+        return [name for name in vars(self).values() if name is not None]
 
 
 class LabelledRow(NamedTuple):
@@ -193,27 +207,33 @@ def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADING
         columns: Those that are named.
         headings: The usual names.
     """
+    if columns.group_field is not None:
+        raise UserError(f"--group-field {columns.group_field}: is for recordings, not for {path}")
     if ending_of(path) not in (".csv", ".tsv"):
         rows = list(read_rows(path, None))
         if not rows:
             raise UserError(f"{path}: there is no row in it")
         return Table(path, rows)
-    table = Table(path, _cells(path), numbered=True)
+    plain, part = file_and_part(path)
+    table = Table(plain, _cells(plain), numbered=True)
     first, rest = table.rows[0], table.rows[1:]
     if columns.given:
         header = not all(name in first.values for name in columns.given)
     else:
-        header = any(
+        header = SPLIT in first.values.values() or any(
             plain_name(cell) in headings and cell not in table.values[n][1:] for n, cell in first.values.items()
         )
     if not header:
+        if part is not None:
+            raise UserError(f'{path}: the table has no header with a column "{SPLIT}"')
         return table
     names = list(first.values.values())
     if not rest:
         raise UserError(f"{path}: there is no row under the header {name_list(names)}")
     if len(set(names)) < len(names):
         raise UserError(f"{first.source}: a column is there twice among {name_list(names)}; rename one")
-    return Table(path, [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest])
+    rows = [Row(dict(zip(names, row.values.values(), strict=True)), row.source) for row in rest]
+    return Table(path, rows if part is None else list(rows_of_part(rows, plain, part)))
 
 
 def _cells(path: Path) -> list[Row]:

@@ -9,8 +9,9 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
 from langwright.corpora.files import find_files
+from langwright.corpora.hub import PREFIX
 from langwright.corpora.labelled import Columns, Table, read_table
-from langwright.corpora.reading import ROWS, document_of, ending_of, name_list, read_lines
+from langwright.corpora.reading import ROWS, document_of, ending_of, file_and_part, name_list, read_lines
 from langwright.corpora.splits import settle_split, split_items
 
 JOIN = "::"
@@ -71,7 +72,8 @@ def open_pairs(spec: str, columns: Columns = Columns(), answered: bool = True) -
     if columns.second_field is not None:
         raise UserError(f"--second-field {columns.second_field}: a source and its target are named by --text-field and "
                         "--label-field")  # fmt: skip
-    table = JOIN not in spec and (Path(spec).is_dir() or ending_of(Path(spec)) in ROWS)
+    plain = file_and_part(Path(spec))[0]
+    table = JOIN not in spec and (plain.is_dir() or ending_of(plain) in ROWS or spec.startswith(PREFIX))
     if table:
         pairs = [pair for path in find_files(spec, ROWS) for pair in _columns(path, columns, answered)]
     elif columns.given:

@@ -26,6 +26,16 @@ ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".xz", ".zst")
 _LARGEST_CELL = 1 << 30
 
+SPLIT = "split"
+"""The column that says which part of a data set a row belongs to."""
+MARK = "#"
+"""Between a file and the part that is meant: rows.jsonl#dev."""
+PARTS = {
+    "train": "train", "training": "train", "dev": "dev", "valid": "dev", "validation": "dev", "val": "dev",
+    "test": "test",
+}  # fmt: skip
+"""What parts are called, and which each is."""
+
 
 class Row(NamedTuple):
     """One row.
@@ -39,8 +49,15 @@ class Row(NamedTuple):
     source: str
 
 
+def file_and_part(path: Path) -> tuple[Path, str | None]:
+    """A file, and the part of its rows that is meant; None for all."""
+    name, _, part = path.name.rpartition(MARK)
+    return (path.with_name(name), PARTS[part]) if name and part in PARTS else (path, None)
+
+
 def ending_of(path: Path) -> str:
     """The ending that decides the format: that of the unpacked file; a bare `.gz` holds plain text."""
+    path = file_and_part(path)[0]
     ending = path.suffix.lower()
     if ending not in PACKED:
         return ending
@@ -95,7 +112,7 @@ def read_rows(
     """Read the rows of one file as a stream; `.json` holds a list of objects, the cells of `.csv` and `.tsv` are texts.
 
     Args:
-        path: A file whose ending is one of `ROWS`, packed or not.
+        path: A file whose ending is one of `ROWS`, packed or not; with a mark, one part of it.
         columns: What is read of a table; all columns if None. A value in another column may be broken.
         header: Whether the first row of `.csv` and `.tsv` names the columns; without it they are "1", "2" and so on.
         quotes: Whether cells of `.csv` and `.tsv` may stand in quotes; without it every line is a row.
@@ -103,6 +120,10 @@ def read_rows(
     Raises:
         UserError: Names the file and the line or row of what is broken or no object.
     """
+    path, part = file_and_part(path)
+    if part is not None:
+        yield from rows_of_part(read_rows(path, None, header=header, quotes=quotes), path, part)
+        return
     with _explained(path):
         match ending_of(path):
             case ".jsonl":
@@ -121,8 +142,23 @@ def read_rows(
                 yield from _read_table(path, columns, delimiter=delimiter, header=header, quotes=quotes)
 
 
+def rows_of_part(rows: Iterable[Row], path: Path, part: str) -> Iterator[Row]:
+    """The rows of a part, without the column that says so; UserError where a row has none, or no row is in the part."""
+    found = False
+    for row in rows:
+        if SPLIT not in row.values:
+            raise UserError(f'{row.source}: no column "{SPLIT}", which {path}{MARK}{part} needs')
+        if PARTS.get(str(row.values[SPLIT]).lower()) == part:
+            found = True
+            yield Row({name: value for name, value in row.values.items() if name != SPLIT}, row.source)
+    if not found:
+        raise UserError(f'{path}: no row has "{part}" in its column "{SPLIT}"')
+
+
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file, packed or not, with their ends; UserError where it cannot be read."""
+    if file_and_part(path)[1] is not None:
+        raise UserError(f'{path}: the file has no rows with a column "{SPLIT}"')
     with _explained(path):
         yield from _lines(path)
 

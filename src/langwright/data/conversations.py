@@ -138,7 +138,7 @@ def chat_supply(
     question = template.prompt_ids(first.messages[: first.answers[0]], first.tools)
     return Supply(
         template.tokenizer,
-        Batches(rows, layout),
+        Batches(rows, layout, by_length=not packing),
         lambda limit: evaluation_batches(chat_rows(held_out, context), layout.batch_size, limit),
         measured["assistant_tokens"],
         answer_bytes(held_out, template.tokenizer),

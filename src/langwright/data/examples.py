@@ -119,7 +119,9 @@ class ExampleRows:
 
     def lengths(self, numbers: Ids) -> Ids:
         """Inputs of each of some rows, at most."""
-        return np.array([self._sizes[self._members(n)].sum() for n in numbers.tolist()], dtype=np.int64)
+        if self._rows is None:
+            return self._sizes[numbers]
+        return np.array([self._sizes[self._rows[n]].sum() for n in numbers.tolist()], dtype=np.int64)
 
     def batch(self, numbers: Ids, samples: Ids, fixed: bool = False) -> Batch:
         """Some rows as tensors; see `data.supply.Rows`."""

@@ -11,6 +11,7 @@ must see the same samples.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from langwright.base.errors import UserError
 
 ROUNDS = 8
-ROUND = 64
+ROUND = 8
 """Rows are as wide as the longest of their batch, rounded up to this many tokens."""
+GATHERED = 32
+"""Steps whose rows are dealt anew by length."""
 
 
 def shuffled(positions: NDArray[np.int64], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -76,6 +79,25 @@ class Layout:
         """The sample numbers of a step, and which of `count` rows each of them is."""
         samples = self.samples(step)
         return samples, windows_of(samples, count, self.seed)
+
+    def gathered(
+        self, step: int, count: int, lengths: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The same, where rows of about one length share a batch, so that little of it is padding.
+
+        The samples of `GATHERED` steps, or of one epoch, are dealt to these steps by width, which then take a random
+        order; rows of one width stay mixed. lengths: of each of some rows.
+        """
+        steps = max(1, min(GATHERED, count // self.batch_size))
+        group, place = divmod(step, steps)
+        samples = np.arange(steps * self.batch_size, dtype=np.int64) + group * steps * self.batch_size
+        numbers = windows_of(samples, count, self.seed)
+        which = shuffled(np.array([place]), steps, self.seed, group)[0]
+        widths = -(-lengths(numbers) // ROUND)
+        dealt = np.argsort(widths, kind="stable").reshape(steps, -1)[which]
+        share = self.batch_size // self.world
+        here = dealt[self.rank * share : (self.rank + 1) * share]
+        return samples[here], numbers[here]
 
 
 def row_width(longest: int, context: int) -> int:

@@ -52,7 +52,7 @@ def pair_supply(
     )
     return Supply(
         tokenizer,
-        Batches(pair_rows(seen, context, packing), layout),
+        Batches(pair_rows(seen, context, packing), layout, by_length=not packing),
         lambda limit: evaluation_batches(pair_rows(measured, context), layout.batch_size, limit),
         targets,
         text,

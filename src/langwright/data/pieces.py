@@ -1,5 +1,6 @@
 """Documents cut into pieces, and what each objective of pretraining makes of a piece."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -129,20 +130,48 @@ def pieces(
         overlap: tokens that a piece shares with the next one.
         packing: several pieces share a row, none of which sees another.
     """
-    size = longest(lambda length: (corruption.sizes(length),) * 2, context) - overlap
+    cut = cut_documents(tokens, corruption.sizes, context, around, overlap)
+    by_length = {length: corruption.sizes(int(length)) for length in np.unique(cut.lengths)}
+    sizes = np.array([by_length[length] for length in cut.lengths], dtype=np.int64)
+    return ExampleRows(
+        lambda piece, epoch: corruption(cut.ids(piece), f"{seed}:{epoch}:{piece}"),
+        sizes,
+        context,
+        {"tokens": tokens.digest, "noise": repr(corruption)},
+        packing,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Where documents are cut.
+
+    Args:
+        tokens: the documents.
+        starts, lengths: of each piece, in tokens.
+        document: the number of that of each piece.
+    """
+
+    tokens: Tokens
+    starts: Ids
+    lengths: Ids
+    document: Ids
+
+    def ids(self, piece: int) -> Ids:
+        """The tokens of a piece."""
+        start = self.starts[piece]
+        return self.tokens.ids[start : start + self.lengths[piece]].astype(np.int64)
+
+
+def cut_documents(
+    tokens: Tokens, sizes: Callable[[int], int], context: int, around: tuple[int, int] = (0, 0), overlap: int = 0
+) -> Cuts:
+    """Documents cut into pieces that are even in length. sizes: as of `Corruption`; the rest is as for `pieces`."""
+    size = longest(lambda length: (sizes(length),) * 2, context) - overlap
     begins = tokens.offsets[:-1] + around[0]
     texts = tokens.offsets[1:] - around[1] - begins - overlap
     counts = np.where(texts + overlap > 1, -(-texts // size), 0)  # one token has nothing to go by
     document = np.repeat(np.arange(len(texts)), counts)
     number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     cuts = [texts[document] * (number + i) // counts[document] for i in (0, 1)]
-    starts, lengths = begins[document] + cuts[0], cuts[1] - cuts[0] + overlap
-    by_length = {length: corruption.sizes(int(length)) for length in np.unique(lengths)}
-
-    def make(piece: int, epoch: int) -> Example:
-        start = starts[piece]
-        ids = tokens.ids[start : start + lengths[piece]].astype(np.int64)
-        return corruption(ids, f"{seed}:{epoch}:{piece}")
-
-    sizes = np.array([by_length[length] for length in lengths], dtype=np.int64)
-    return ExampleRows(make, sizes, context, {"tokens": tokens.digest, "noise": repr(corruption)}, packing)
+    return Cuts(tokens, begins[document] + cuts[0], cuts[1] - cuts[0] + overlap, document)

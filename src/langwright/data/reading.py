@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langwright.base.console import say
+from langwright.data.next_sentence import next_sentence_rows
 from langwright.data.noise import Cut, Denoising, Masking, SpanCorruption, longest
 from langwright.data.pieces import Continued, Corruption, Framing, Masked, Paired, pieces
 from langwright.data.shards import Tokens
@@ -75,6 +76,7 @@ class Noisy:
         share: of the tokens that the noise takes; None for the usual one of the objective.
         mean: tokens of a span on average; None for the usual one of the objective.
         whole_words: mask whole words.
+        next_sentence: masked texts are pairs, of which it is asked whether they belong together.
         permute, delete, rotate: see `Denoising`.
         packing: several pieces share a row, none of which sees another.
     """
@@ -89,6 +91,7 @@ class Noisy:
     delete: float = 0.0
     rotate: float = 0.0
     packing: bool = False
+    next_sentence: bool = False
     predicts_all: ClassVar[bool] = False
 
     def ready(self, tokenizer: Tokenizer) -> Tokenizer:
@@ -101,8 +104,11 @@ class Noisy:
 
     def rows(self, tokenizer: Tokenizer, tokens: Tokens, seed: int, training: bool) -> Rows:
         """Pieces of documents; those of held-out ones are never packed."""
-        corruption = CORRUPTIONS[self.objective](self, tokenizer, self.frame(tokenizer))
+        frame = self.frame(tokenizer)
+        corruption = CORRUPTIONS[self.objective](self, tokenizer, frame)
         around = len(tokenizer.opening), 0 if tokenizer.eos_id is None else 1
+        if self.next_sentence and isinstance(corruption, Masked):
+            return next_sentence_rows(tokens, corruption.noise, frame, self.context, seed, around)
         return pieces(tokens, corruption, self.context, seed, around, packing=self.packing and training)
 
 

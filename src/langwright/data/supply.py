@@ -122,10 +122,11 @@ class Batches:
     Args:
         rows: what is seen.
         layout: how rows become batches. UserError where they are too few for one.
+        by_length: whether rows of about one length share a batch.
     """
 
-    def __init__(self, rows: Rows, layout: Layout) -> None:
-        self._rows, self._layout = rows, layout
+    def __init__(self, rows: Rows, layout: Layout, by_length: bool = False) -> None:
+        self._rows, self._layout, self._by_length = rows, layout, by_length
         if len(rows) < layout.batch_size:
             raise UserError(
                 f"too little for one batch: {len(rows)} rows of {rows.context} tokens, and a batch needs "
@@ -144,12 +145,17 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
-        samples, numbers = self._layout.rows(step, len(self._rows))
+        layout, rows = self._layout, self._rows
+        samples, numbers = (
+            layout.gathered(step, len(rows), rows.lengths) if self._by_length else layout.rows(step, len(rows))
+        )
         return self._rows.batch(numbers, samples, self._layout.fixed)
 
     def record(self) -> dict[str, Any]:
         """What a training checkpoint keeps to know that a resumed run sees the same samples."""
-        layout = {"batch_size": self._layout.batch_size, "seed": self._layout.seed}
+        layout: Row = {"batch_size": self._layout.batch_size, "seed": self._layout.seed}
+        if self._by_length:
+            layout["by_length"] = True
         return {"version": RECORD_VERSION, "context": self._rows.context, **layout, **self._rows.record()}
 
 

@@ -110,19 +110,32 @@ def text_supply(
 
 def make_tokenizer(corpora: Sequence[Corpus], splits: Sequence[str], kind: str, vocabulary: int) -> Tokenizer:
     """A tokenizer for corpora: learnt from their training sides and kept for the next run, or read from a folder."""
+    if kind == "characters":
+        return characters(document.text for corpus in corpora for document in corpus)
+    both = list(zip(corpora, splits, strict=True))
+    content = " ".join(f"{corpus.record()['hash']} {parse_split(split)}" for corpus, split in both)
+    training = (document for corpus, split in both for document in split_documents(corpus, split)[0])
+    return new_tokenizer(sample_texts(training, SAMPLE_BYTES), content, kind, vocabulary)
+
+
+def new_tokenizer(texts: Iterable[str], content: str, kind: str, vocabulary: int) -> Tokenizer:
+    """A tokenizer that is learnt from texts and kept for the next run, or read from a folder.
+
+    Args:
+        texts: what it is learnt from; they are not read where it is kept already.
+        content: identifies them.
+        kind, vocabulary: see `text_supply`.
+    """
     if kind == "bytes":
         return raw_bytes()
     if kind == "characters":
-        return characters(document.text for corpus in corpora for document in corpus)
+        return characters(texts)
     if kind in ("bpe", "words"):
         train, mark = (train_bpe, "") if kind == "bpe" else (train_words, " words")
-        both = list(zip(corpora, splits, strict=True))
-        content = " ".join(f"{corpus.record()['hash']} {parse_split(split)}" for corpus, split in both)
-        content = f"{content} {vocabulary}{mark}"
-        folder = cache_folder() / "tokenizers" / hashlib.sha256(content.encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{content} {vocabulary}{mark}".encode()).hexdigest()[:32]
+        folder = cache_folder() / "tokenizers" / key
         if not folder.is_dir():
-            training = (document for corpus, split in both for document in split_documents(corpus, split)[0])
-            made = train(sample_texts(training, SAMPLE_BYTES), vocabulary)
+            made = train(texts, vocabulary)
             with atomic_folder(folder) as new:
                 made.save(new)
         return load_tokenizer(folder)

@@ -93,7 +93,7 @@ def likeliest_fillings(
 
     Raises UserError for a model without a head for it, and for a text that does not name the mask once.
     """
-    if model.task != "masked":
+    if not model.fills:
         raise UserError(f'a {model.family} model with the head "{model.task}" neither writes text nor fills a mask')
     mask = tokenizer.special_tokens.mask
     if mask is None:

@@ -59,6 +59,9 @@ class Head:
     keys: its names on disk, as templates of `keymap.expand`; our names begin with "head.".
     labelled: whether its last layer has a row a label.
     copies: tensors that some files hold beside those they repeat, ours by our names.
+    prefix: of the names of the body in files with it, where it is not the family's.
+    encoder_only: an encoder-decoder leaves its decoder out.
+    beside: makes further heads, by name, given the config; their names on disk stand in `keys` too.
     """
 
     architecture: str
@@ -66,6 +69,9 @@ class Head:
     keys: list[Entry]
     labelled: bool = False
     copies: Mapping[str, str] = field(default_factory=dict)
+    prefix: str | None = None
+    encoder_only: bool = False
+    beside: Callable[[Any], Mapping[str, nn.Module]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Family:
     "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
+    reads: what its models take: texts, for which they have a tokenizer, or series.
     carries: it remembers a text in a fixed size, and reads texts in order with that carried from step to step.
     task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
@@ -120,6 +127,7 @@ class Family:
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
     own: bool = False
+    reads: Literal["text", "series"] = "text"
     carries: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
@@ -143,6 +151,17 @@ class Family:
     def model_type(self) -> str:
         """What config.json calls it."""
         return f"langwright-{self.name}" if self.own else self.name
+
+    @property
+    def prefixes(self) -> list[str]:
+        """With what the tensor names of a body may begin, in files with one head or another; the longest first."""
+        found = {self.prefix, "", *(head.prefix for head in self.heads.values() if head.prefix)}
+        return sorted(found, key=len, reverse=True)
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether its models read from the left to the right, and nothing else."""
+        return self.task == "language" and not self.is_encoder_decoder
 
     @property
     def is_encoder_decoder(self) -> bool:

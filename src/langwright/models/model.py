@@ -48,7 +48,8 @@ class Model(nn.Module):
         heads: what is computed from the hidden states, by name; the first answers `forward`.
         encoders: the stacks whose output the body reads, by name.
         config: the family's config.
-        task: what the head is for: "language", "masked", "sequence", "token", "span", "embedding" or "hidden".
+        task: what the head is for: "language", "masked", "pretraining" (masked, and `next` beside it),
+            "sequence", "token", "span", "embedding" or "hidden".
         labels: the names of the classes of a classifying head, in the order of its logits.
         frame: how targets begin and end, for an encoder-decoder.
 
@@ -108,6 +109,21 @@ class Model(nn.Module):
         return self.task == "language"
 
     @property
+    def fills(self) -> bool:
+        """Whether the head gives logits of the tokens that masks hide."""
+        return self.task in ("masked", "pretraining")
+
+    @property
+    def typed(self) -> bool:
+        """Whether its tokens have types, which tell the texts of a pair apart."""
+        return getattr(self.body.embed, "types", None) is not None
+
+    @property
+    def causal(self) -> bool:
+        """Whether what is made of a token has read none after it."""
+        return self.body.causal and not self.encoders
+
+    @property
     def continues(self) -> bool:
         """Whether the model writes text and its prompt is part of that text: a decoder without an encoder."""
         return self.generates and not self.encoders
@@ -121,7 +137,8 @@ class Model(nn.Module):
         """What the head makes of a text, or the hidden states where there is no head.
 
         Without an encoder the call is `model(ids, mask=None, positions=None, types=None, state=None, taps=None)`.
-        An encoder-decoder is called as `model(source, target, source_mask=None, target_mask=None)`.
+        An encoder-decoder is called as `model(source, target, source_mask=None, target_mask=None)`; with a head of
+        labels as one without an encoder, and its decoder reads the same text, one token later.
 
         Args:
             ids: token ids [batch, time]; the other arguments are as in `Stack.forward`.
@@ -131,7 +148,7 @@ class Model(nn.Module):
         Returns:
             For a head over the vocabulary logits [batch, time, vocabulary].
         """
-        return (self._translate if self.encoders else self._read)(*inputs, **named)
+        return (self._translate if self.encoders and self.generates else self._read)(*inputs, **named)
 
     def encode(
         self,
@@ -176,7 +193,14 @@ class Model(nn.Module):
         state: State | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "batch *shape"]:
-        hidden = self.body(inputs, mask, positions, types=types, state=state, taps=taps)
+        if self.encoders:  # what the decoder reads at a token is the one before it
+            first = torch.zeros_like(inputs, dtype=torch.bool)
+            first[:, 0] = True
+            first = first if mask is None else mask & (mask.cumsum(1) == 1)
+            later = inputs.roll(1, 1).masked_fill(first, self.frame.start)
+            hidden = self.body(later, mask, positions, taps=taps, memory=self.encode(inputs, mask, taps=taps))
+        else:
+            hidden = self.body(inputs, mask, positions, types=types, state=state, taps=taps)
         return hidden if self.head is None else self.head(hidden, mask)
 
     def _translate(

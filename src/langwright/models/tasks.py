@@ -1,12 +1,14 @@
 """Which head a model carries: the file's own, or another that is asked for; and the keys that go with it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import FAMILIES, ROWS
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, expand
 from langwright.models.model import Model
@@ -27,15 +29,28 @@ def build(family: Family, config: Any, task: str, labels: Sequence[str] = ()) ->
     are missing or too many.
     """
     if task not in tasks(family):
-        raise UserError(f'head "{task}" is not known for {family.name}; choose one of {", ".join(tasks(family))}')
+        others = ", ".join(row.name for row in FAMILIES.values() if task in tasks(row))
+        where = f"; families with it are {others}" if others else ""
+        raise UserError(
+            f'head "{task}" is not known for {family.name}; choose one of {", ".join(tasks(family))}{where}'
+        )
     if is_labelled(family, task) != bool(labels):
         why = "has no labels; leave them out" if labels else "needs labels: the names of what it tells apart"
         raise UserError(f'a new head "{task}" {why}')
     model = family.build(config)
-    if task != family.task:
-        tokens: Any = getattr(model.body.embed, "tokens", None)  # what embeds patches has no table
-        model.head = EmbeddingHead() if task == EMBEDDING else family.heads[task].make(config, tokens, len(labels))
-        model.task, model.labels = task, tuple(labels)
+    if task == family.task:
+        return model
+    tokens: Any = getattr(model.body.embed, "tokens", None)  # what embeds patches has no table
+    if task == EMBEDDING:
+        head: nn.Module = EmbeddingHead()
+    else:
+        head = family.heads[task].make(config, tokens, len(labels))
+        if family.heads[task].encoder_only:
+            model = Model(model.encoder, config=config)
+            model.family = family.name
+        for name, module in family.heads[task].beside(config).items():
+            model.add_module(name, module)
+    model.head, model.task, model.labels = head, task, tuple(labels)
     return model
 
 
@@ -49,7 +64,7 @@ def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, 
         head: what the head is for, as for `load_model`; the family's own unless given.
         labels: the classes of a classifying head.
     """
-    row = FAMILIES[family]
+    row = ROWS[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(row, config, head or row.task, labels)
@@ -66,8 +81,21 @@ def entries(family: Family, config: Any, task: str) -> list[Entry]:
     """The tensors on disk of a model with the head for `task`."""
     with torch.device("meta"):
         model = build(family, config, task, ("",) * is_labelled(family, task))
-    head = family.heads[task].keys if task in family.heads else []
-    return expand([*family.keys(config), *head], (name for name, _ in model.named_parameters()))
+    body, head = family.keys(config), family.heads.get(task)
+    if head is None:
+        return expand(body, (name for name, _ in model.named_parameters()))
+    if head.encoder_only:
+        encoder = [entry for entry in body if entry.ours[0].startswith("encoder.")]
+        body = [replace(entry, ours=("body." + entry.ours[0].removeprefix("encoder."),)) for entry in encoder]
+    if head.prefix is not None:
+        body = [_moved(entry, family.prefix, head.prefix) for entry in body]
+    return expand([*body, *head.keys], (name for name, _ in model.named_parameters()))
+
+
+def _moved(entry: Entry, old: str, new: str) -> Entry:
+    """An entry whose names on disk begin otherwise."""
+    disk, *copies = (new + name.removeprefix(old) for name in (entry.disk, *entry.copies))
+    return replace(entry, disk=disk, copies=tuple(copies))
 
 
 def copies(family: Family, model: Model) -> Mapping[str, str]:

@@ -105,10 +105,11 @@ class TokenBatch(Batch):
         taps = Taps("auxiliary") if balance else None
         hidden = model.body(self.ids, self.mask, self.positions, self.segments, self.state, taps)
         added = _added(taps, self.ids)
-        if self.at is None:
-            return hidden, added
-        hidden = hidden.gather(1, self.at[..., None].expand(-1, -1, hidden.shape[-1]))
-        return hidden, None if added is None else added.gather(1, self.at)
+        return self.predicting(hidden), added if added is None or self.at is None else added.gather(1, self.at)
+
+    def predicting(self, hidden: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch targets dim"]:
+        """The hidden states of the positions that predict."""
+        return hidden if self.at is None else hidden.gather(1, self.at[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class ChoiceBatch(Batch):
 
     def scores(self, model: Any) -> Float[Tensor, "batch choices"]:
         """How well each choice fits: the logit of a head of one output, or log p(choice | question) in nats."""
-        types = None if self.types is None else self.types.flatten(0, 1)
+        types = self.types.flatten(0, 1) if self.types is not None and model.typed else None
         logits = model(self.ids.flatten(0, 1), self.mask.flatten(0, 1), types=types).float()
         if model.generates:
             tokens = self.ids.flatten(0, 1)[:, 1:]

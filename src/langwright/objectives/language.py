@@ -6,11 +6,13 @@ the text that noise was added to, or the target of a source.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from langwright.objectives.batch import Models, PairBatch, TokenBatch
+from langwright.objectives.batch import Hidden, Models, PairBatch, TokenBatch
 from langwright.objectives.losses import linear_cross_entropy
 from langwright.parts.moe import MoE
 
@@ -44,3 +46,46 @@ class TokenPrediction:
         settings = self.z_loss, self.compiled, self.smoothing
         sums = {"tokens": linear_cross_entropy(projection, batch.targets, batch.weights, *settings)}
         return sums if added is None else {**sums, "balance": (added * batch.weights).sum()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextSentenceBatch(TokenBatch):
+    """Pairs of texts with masks.
+
+    Args:
+        types: of each token, which text of the pair it belongs to.
+        unrelated: 1 where the second text does not follow the first, else 0, as `transformers` counts.
+    """
+
+    types: Int[Tensor, "batch time"]
+    unrelated: Int[Tensor, " batch"]
+
+    def hidden(self, model: Any, balance: bool = False) -> Hidden:
+        """What a model makes of the masked tokens."""
+        return self.predicting(self.read(model)), None
+
+    def read(self, model: Any) -> Float[Tensor, "batch time dim"]:
+        """What a model makes of all tokens."""
+        hidden: Tensor = model.body(self.ids, self.mask, self.positions, types=self.types)
+        return hidden
+
+
+@dataclass(frozen=True)
+class NextSentence(TokenPrediction):
+    """Masked tokens, and whether the second text of a pair follows the first (BERT, Devlin et al., 2018)."""
+
+    weights: ClassVar[Mapping[str, float]] = {"tokens": 1.0, "next": 1.0}
+
+    def counts(self, batch: NextSentenceBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """Masked tokens, and pairs."""
+        return {"tokens": batch.weights.sum(), "next": batch.weights.new_tensor(float(len(batch)))}
+
+    def __call__(self, models: Models, batch: NextSentenceBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        """The sums over a batch; `models["model"].next` answers the second."""
+        model = models["model"]
+        read = batch.read(model)
+        projection, settings = model.head.projection(batch.predicting(read)), (self.z_loss, self.compiled)
+        return {
+            "tokens": linear_cross_entropy(projection, batch.targets, batch.weights, *settings, self.smoothing),
+            "next": F.cross_entropy(model.next(read, batch.mask).float(), batch.unrelated, reduction="sum"),
+        }

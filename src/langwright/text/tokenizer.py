@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 
 import tokenizers
 from tokenizers import AddedToken, Regex, pre_tokenizers, processors
-from tokenizers.models import Unigram
+from tokenizers.models import BPE, Unigram
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, read_text, write_atomic, write_json
@@ -261,7 +261,12 @@ class Tokenizer:
         return self._fingerprint
 
     def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; `transformers.AutoTokenizer` opens them, ids equal."""
+        """Write `tokenizer.json` and `tokenizer_config.json`; `transformers.AutoTokenizer` opens them, ids equal.
+
+        Without any token there is nothing to write.
+        """
+        if not self.vocab_size:
+            return
         folder = Path(folder)
         write_atomic(folder / "tokenizer.json", self._backend.to_str(pretty=True))
         begins = {} if self.bos_id is None else {"add_bos_token": self.bos_id in self.prefix}
@@ -405,6 +410,11 @@ class StreamDecoder:
             self._held = " " if text.endswith(" ") else ""
             text = text.removesuffix(" ")
         return text
+
+
+def no_tokenizer() -> Tokenizer:
+    """That of a model which reads no texts: it has no token."""
+    return Tokenizer(tokenizers.Tokenizer(BPE()), SpecialTokens())
 
 
 def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokenizer:

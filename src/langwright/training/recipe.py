@@ -27,7 +27,8 @@ class TrainingRecipe:
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
         learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
-            norms behind the branches (bert, bart, marian), a tenth for fine-tuning; or of SGD, 1 unless given.
+            norms behind the branches (bert, bart, marian), a tenth to fine-tune a model that exists; or of SGD, 1
+            unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
@@ -124,7 +125,30 @@ FREE = ("save_every", "evaluate_every", "validation_windows", "sample_every", "l
 
 
 @dataclass(frozen=True)
-class PretrainRecipe(TrainingRecipe):
+class NewModelRecipe:
+    """The shape of a new model, and its tokenizer.
+
+    Args:
+        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
+        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
+        depth: the one dial of size: layers; the width is 64 times as much.
+        width: another width, a multiple of 64.
+        dropout: share of activations dropped in training.
+        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
+        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
+    """
+
+    tokenizer: str | None = None
+    vocabulary: int = 4096
+    depth: int = 4
+    width: int | None = None
+    dropout: float = 0.0
+    weight_dropout: float | None = None
+    balance: float | None = None
+
+
+@dataclass(frozen=True)
+class PretrainRecipe(NewModelRecipe, TrainingRecipe):
     """How a model is made from raw text.
 
     Args:
@@ -135,6 +159,7 @@ class PretrainRecipe(TrainingRecipe):
         noise: share of the tokens that masked, span and denoise take; 0.15, and 0.3 for denoise, unless given.
         mean_span: tokens of a span on average; 3 for span and 3.5 for denoise unless given.
         whole_words: masked hides whole words.
+        next_sentence: masked texts are pairs, of which the model also says whether they belong together, as BERT did.
         permute: denoise lets sentences change places.
         delete: share of the tokens that denoise leaves out.
         rotate: share of the texts that denoise lets begin at another token.
@@ -145,23 +170,17 @@ class PretrainRecipe(TrainingRecipe):
         split: "5%" holds out 5 percent of the documents by content; 0.9 trains on the first 90 percent of the text.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        tokenizer: bpe, words, characters, bytes, or a folder that holds a tokenizer.
-        vocabulary: size of the vocabulary of a new tokenizer of bpe or words.
         family: the architecture, a name in docs/add-a-family.md: gpt2, gpt_neox, gemma2, mixtral, bloom, roberta ...;
             llama, or what the objective was made for (bert, t5, bart, marian), unless given.
-        depth: the one dial of size: layers; the width is 64 times as much.
-        width: another width, a multiple of 64.
         preset: a named shape instead of family and depth, such as gpt2-medium.
         context: tokens in a window, and the longest text the model can read.
-        dropout: share of activations dropped in training.
-        weight_dropout: share of the weights between hidden states dropped in training, in recurrent families.
-        balance: weight of the loss that gives experts the same work, in families that have experts (mixtral).
     """
 
     objective: Literal["causal", "prefix", "masked", "span", "denoise", "seq2seq"] = "causal"
     noise: float | None = None
     mean_span: float | None = None
     whole_words: bool = False
+    next_sentence: bool = False
     permute: bool = True
     delete: float = 0.0
     rotate: float = 0.0
@@ -171,16 +190,10 @@ class PretrainRecipe(TrainingRecipe):
     split: str = "5%"
     field: str = "text"
     crossing: bool = False
-    tokenizer: str = "bpe"
-    vocabulary: int = 4096
+    tokenizer: str | None = "bpe"
     family: str | None = None
-    depth: int = 4
-    width: int | None = None
     preset: str | None = None
     context: int = 256
-    dropout: float = 0.0
-    weight_dropout: float | None = None
-    balance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,14 +204,17 @@ class PretrainRecipe(TrainingRecipe):
                     raise UserError(f"{_flag(name)}: goes with --objective {objectives.replace(' ', ' or ')}")
         if self.noise == 0 and self.objective != "denoise":
             raise UserError(f"--noise 0: leaves --objective {self.objective} nothing to learn")
-        if self.crossing and self.packing:
-            raise UserError("--crossing and --packing exclude each other")
+        for name in ("crossing", "next_sentence"):
+            if getattr(self, name) and self.packing:
+                raise UserError(f"{_flag(name)} and --packing exclude each other")
+        if self.next_sentence and self.context < 8:
+            raise UserError(f"--next-sentence: a context of {self.context} tokens has no room for two texts")
 
 
 _GO_WITH = {
     "masked span denoise": ("noise",),
     "span denoise": ("mean_span",),
-    "masked": ("whole_words",),
+    "masked": ("whole_words", "next_sentence"),
     "denoise": ("permute", "delete", "rotate"),
     "causal": ("crossing",),
     "causal prefix masked span denoise": ("mix",),
@@ -207,19 +223,23 @@ _GO_WITH = {
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe(TrainingRecipe):
+class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
     """How a model goes on learning from new text or conversations, for three epochs by default.
+
+    The shape is that of a new model (new:FAMILY), whose tokenizer is made from the rows that it learns.
 
     Args:
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
             label, several, or a number for a text or a pair), tokens (a tag for every word), qa (the part of a text
             that answers a question), translate or summarise (write a target from a source), similarity (how alike two
-            texts are), or choice (which of several texts answers a question).
+            texts are), choice (which of several texts answers a question), or series (a label for windows of recordings
+            of several channels).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
             there is no header.
         second_field: the column of the second text, for pairs, or of the choices.
         label_field: the column of the label, or of the target.
+        group_field: the column of the subject, for series; whole subjects are held out.
         smoothing: share of each label that is spread over all of them in the loss.
         augment: changes of the texts that classify learns from, between commas: synonyms, deletion, swap, typos; in
             each epoch a row has one of them, or none.
@@ -230,10 +250,13 @@ class FinetuneRecipe(TrainingRecipe):
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
         packing: let several conversations share a row; none sees another.
         split: "5%" holds out 5 percent of the documents or conversations by content; 0.9 trains on the first 90
-            percent. By default text is split at 0.9 and conversations at 5%.
+            percent. By default text is split at 0.9, conversations at 5%, rows at 10%, and series at 25% of the
+            subjects, who may be named too.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        context: tokens in a window; the model's own context unless given.
+        context: tokens in a window; the model's own context unless given, 256 for a new one; samples of a series, 128.
+        tokenizer: of a new model: bpe, words, characters, bytes, or a folder that holds one; words for recurrent and
+            convolutional families, bpe for the others, unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
         bits: quantise the linear layers of the model to int8, int4, nf4 or fp4 on loading, to train an adapter over
             them (QLoRA).
@@ -243,11 +266,14 @@ class FinetuneRecipe(TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify", "tokens", "qa", "translate", "summarise", "similarity", "choice"] = "text"
+    task: Literal[
+        "text", "chat", "classify", "tokens", "qa", "translate", "summarise", "similarity", "choice", "series"
+    ] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
+    group_field: str | None = None
     smoothing: float = 0.0
     augment: str | None = None
     temperature: float | None = None
@@ -285,6 +311,8 @@ class FinetuneRecipe(TrainingRecipe):
             raise UserError("--old-text: forgetting is measured with --task text or chat")
         if self.augment is not None and self.task != "classify":
             raise UserError("--augment: goes with --task classify")
+        if self.group_field is not None and self.task != "series":
+            raise UserError("--group-field: goes with --task series")
         if self.temperature is not None and self.task != "similarity":
             raise UserError("--temperature: goes with --task similarity")
         if self.patience is not None and self.parallel != "none":

@@ -15,8 +15,8 @@ from langwright.corpora.choices import ChoiceRow, read_choices
 from langwright.corpora.labelled import Columns
 from langwright.data.examples import ExampleRows, Ids
 from langwright.evaluation.tasks.task import Row, Task
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin
 from langwright.objectives.choices import ChoiceBatch, Choosing
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -54,9 +54,7 @@ class Choice(Task):
         say(f"{where}: {len(items):,} questions, each with {' or '.join(map(str, counts))} choices")
         return cls(columns, SCORE)
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Choice":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Choice":
         """By a head of an encoder, by the likelihood of a decoder."""
         if opened.family.is_encoder_decoder:
             raise UserError(

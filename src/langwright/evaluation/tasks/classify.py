@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
@@ -17,8 +18,8 @@ from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_batch, label_rows
 from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -65,10 +66,12 @@ class Classify(Task):
         say(f"{where}: {len(items):,} rows, {'several labels each' if several else 'one label each'}: {shown}")
         return cls(columns, tuple(labels), "several" if several else "one")
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Classify":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Classify":
         """The task with the changes that a recipe asks for."""
+        if opened.family.is_encoder_decoder and tokenizer.frame("a")[0][-1] != tokenizer.eos_id:
+            raise UserError(
+                f"{opened.path}: the tokenizer puts no end behind a text, by which {opened.family.name} tells"
+            )
         names = changes_named([] if recipe.augment is None else [recipe.augment])
         return replace(self, augment=tuple(names), seed=recipe.seed)
 
@@ -122,7 +125,10 @@ class Classify(Task):
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[LabelledRow]) -> list[Row]:
         """`label` and `probabilities`; `labels` where there may be several; or `value`."""
         blank = [item._replace(labels=()) for item in items]
-        logits = torch.stack(list(logits_of(model, self.rows(blank, tokenizer, model.window), len(items))))
+        return self.said(torch.stack(list(logits_of(model, self.rows(blank, tokenizer, model.window), len(items)))))
+
+    def said(self, logits: Tensor) -> list[Row]:
+        """The answers that logits [rows, labels] are."""
         if self.form == "number":
             return [{"value": value} for value in logits[:, 0].tolist()]
         chances = logits.sigmoid() if self.form == "several" else logits.softmax(-1)

@@ -19,22 +19,21 @@ from langwright.corpora.labelled import Columns
 from langwright.corpora.questions import QuestionRow, read_questions
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_rows
-from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
+from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Part, Tokenizer
 
-NOWHERE = 0
-"""The token that says that the answer is not in a part of the text: the first one, [CLS] of BERT."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
-class Questions(Task):
+class Questions(Reading):
     """Which part of a text answers a question (SQuAD, Rajpurkar et al., 2016 and 2018).
 
-    A long text is read in parts, each with the question before it and half of the last part in it.
+    A long text is read in parts, each with the question before it and half of the last part in it. The first token,
+    [CLS] of BERT, says that the answer is not in a part; of a model that reads from the left an end behind the part.
 
     Args:
         unanswerable: whether "not in the text" is an answer; it is if a question of the training file had none.
@@ -65,7 +64,7 @@ class Questions(Task):
             raise UserError(f"{where}: no question has an answer in its text; there is nothing to learn")
         about = f"{len({item.context for item in items}):,} texts"
         say(f"{where}: {len(items):,} questions about {about}, {without:,} of them without an answer")
-        return cls(columns, (), without > 0, max(lengths))
+        return cls(columns, (), unanswerable=without > 0, longest=max(lengths))
 
     def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[QuestionRow]:
         """The questions of another file."""
@@ -83,9 +82,9 @@ class Questions(Task):
         """Each question with each part of its text, and where in it the first answer stands, if it does."""
         return _rows(
             [
-                (part, _bounds(part, *item.answers[0]) if item.answers else (NOWHERE, NOWHERE))
+                (part, self._bounds(part, *item.answers[0]) if item.answers else self._nowhere(part))
                 for item in items
-                for part in tokenizer.frame_parts(item.question, item.context, context)
+                for part in self._parts(item, tokenizer, context)
             ],
             context,
         )
@@ -98,17 +97,42 @@ class Questions(Task):
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[QuestionRow]) -> list[Row]:
         """`answer`, and its `start` and `end` in the text; "", 0 and 0 where the answer is not in it."""
-        parts = [tokenizer.frame_parts(item.question, item.context, model.window) for item in items]
-        rows = _rows([(part, (NOWHERE, NOWHERE)) for of in parts for part in of], model.window)
+        parts = [self._parts(item, tokenizer, model.window) for item in items]
+        rows = _rows([(part, self._nowhere(part)) for of in parts for part in of], model.window)
         scores, found = logits_of(model, rows, len(items)), []
         for item, of in zip(items, parts, strict=True):
             read = [(part, next(scores)) for part in of]
             score, start, end = max(self._span(part, logits) for part, logits in read)
-            nowhere = min(float(logits[NOWHERE].sum()) for _, logits in read)
+            nowhere = min(float(logits[self._nowhere(part)[0]].sum()) for part, logits in read)
             if self.unanswerable and nowhere >= score:
                 start = end = 0
             found.append({"answer": item.context[start:end], "start": start, "end": end})
         return found
+
+    def _parts(self, item: QuestionRow, tokenizer: Tokenizer, context: int) -> list[Part]:
+        """A question with each part of its text, and what a model that reads from the left says of both behind them."""
+        if not self.causal:
+            return tokenizer.frame_parts(item.question, item.context, context)
+        end = tokenizer.eos_id
+        if end is None:
+            raise UserError("the tokenizer has no token that ends a text, which --task qa reads here")
+        parts = tokenizer.frame_parts(item.question, item.context, context - 1)
+        return [Part([*ids, end], [*types, types[-1]], [*places, None]) for ids, types, places in parts]
+
+    def _nowhere(self, part: Part) -> tuple[int, int]:
+        """The bounds that say that the answer is not in a part of the text."""
+        at = len(part.ids) - 1 if self.causal else 0
+        return at, at
+
+    def _bounds(self, part: Part, start: int, text: str) -> tuple[int, int]:
+        """The first and the last token of an answer in a part of a text that has all of it; else `_nowhere`."""
+        end = start + len(text.rstrip())
+        start = end - len(text.strip())
+        read = [place for place in part.places if place is not None]
+        if not read or start < read[0][0] or end > read[-1][1]:
+            return self._nowhere(part)
+        inside = [i for i, place in enumerate(part.places) if place is not None and place[1] > start and place[0] < end]
+        return (inside[0], inside[-1]) if inside else self._nowhere(part)
 
     def _span(self, part: Part, logits: Float[Tensor, "time 2"]) -> tuple[float, int, int]:
         """The best score of a span of tokens, and the characters where it begins and ends."""
@@ -179,14 +203,3 @@ def _rows(parts: Sequence[tuple[Part, tuple[int, int]]], context: int) -> Exampl
 def _texts(item: QuestionRow) -> list[str]:
     """The answers of a question; "" where there is none."""
     return [text for _, text in item.answers or ()] or [""]
-
-
-def _bounds(part: Part, start: int, text: str) -> tuple[int, int]:
-    """The first and the last token of an answer in a part of a text that has all of it; else `NOWHERE`."""
-    end = start + len(text.rstrip())
-    start = end - len(text.strip())
-    read = [place for place in part.places if place is not None]
-    if not read or start < read[0][0] or end > read[-1][1]:
-        return NOWHERE, NOWHERE
-    inside = [i for i, place in enumerate(part.places) if place is not None and place[1] > start and place[0] < end]
-    return (inside[0], inside[-1]) if inside else (NOWHERE, NOWHERE)

@@ -15,8 +15,8 @@ from langwright.corpora.labelled import Columns, LabelledRow, read_labelled
 from langwright.data.examples import ExampleRows, Ids, padded
 from langwright.evaluation.tasks.classify import correlations, number
 from langwright.evaluation.tasks.task import Row, Task
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
+from langwright.models.untrained import Origin
 from langwright.objectives.similarity import Contrast, CosineError, SimilarityBatch
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
@@ -37,6 +37,7 @@ class Similarity(Task):
     high: float = 1.0
     temperature: float = 0.05
     head: ClassVar[str] = "embedding"
+    coupled: ClassVar[bool] = True
 
     @property
     def best(self) -> str:
@@ -68,7 +69,7 @@ class Similarity(Task):
         return cls(columns, (), "scores", low, high)
 
     def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
+        self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
     ) -> "Similarity":
         """The task with the temperature of a recipe; UserError where the recipe cuts batches whose rows are coupled."""
         if self.form == "scores":

@@ -15,7 +15,7 @@ from langwright.corpora.labelled import Columns, label_names
 from langwright.corpora.tagged import TaggedRow, read_tagged
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_rows
-from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
+from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
@@ -26,10 +26,11 @@ _ENTITY = re.compile(r"[BIES]-.")
 
 
 @dataclass(frozen=True)
-class Tokens(Task):
+class Tokens(Reading):
     """Which tag each word of a sentence has.
 
-    The first sub-word of a word is labelled and asked, the others are only read. A word of which the tokenizer leaves
+    The first sub-word of a word is labelled and asked, the others are only read; of a model that reads from the left
+    the last one, which has read the whole word. A word of which the tokenizer leaves
     nothing, such as a control character, has the tag O, or the first one.
     """
 
@@ -71,7 +72,7 @@ class Tokens(Task):
     def rows(self, items: Sequence[TaggedRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each sentence in its frame; longer ones in several, with every word in one of them."""
         examples = [
-            self._example(piece, item.tags) for item in items for piece in _pieces(item.words, tokenizer, context)
+            self._example(piece, item.tags) for item in items for piece in self._pieces(item.words, tokenizer, context)
         ]
         if len(examples) > len(items):
             warn(f"{len(items):,} sentences are read in {len(examples):,} pieces of at most {context} tokens")
@@ -85,7 +86,7 @@ class Tokens(Task):
         """`tags`, one a word."""
         rest = OUTSIDE if OUTSIDE in self.labels else self.labels[0]
         tags = [[rest] * len(item.words) for item in items]
-        pieces = [(i, p) for i, item in enumerate(items) for p in _pieces(item.words, tokenizer, model.window)]
+        pieces = [(i, p) for i, item in enumerate(items) for p in self._pieces(item.words, tokenizer, model.window)]
         rows = label_rows([self._example(piece) for _, piece in pieces], model.window, by_token=True)
         for (i, piece), scores in zip(pieces, logits_of(model, rows, len(items)), strict=True):
             for word, best in zip(piece.words, scores[piece.at].argmax(-1).tolist(), strict=True):
@@ -138,6 +139,25 @@ class Tokens(Task):
         scores = {kind: {ours: float(row[theirs]) for ours, theirs in names.items()} for kind, row in kinds.items()}
         return {"by_label": scores, "errors": errors}
 
+    def _pieces(self, words: Sequence[str], tokenizer: Tokenizer, context: int) -> Iterator["_Piece"]:
+        """A sentence in frames of at most `context` ids, each with as many whole words as it has room for."""
+        ids, of = tokenizer.frame_words(words)
+        free = context - sum(word is None for word in of)
+        sizes = Counter(of)
+        start = room = 0
+        bounds = []
+        for word in range(len(words)):
+            if word and room + sizes[word] > free:
+                bounds.append((start, word))
+                start, room = word, 0
+            room += sizes[word]
+        for first, end in (*bounds, (start, len(words))):
+            if bounds or len(ids) > context:
+                ids, of = tokenizer.frame_words(words[first:end], limit=context)
+            places = list(enumerate(of))
+            at = {word: place for place, word in (places if self.causal else places[::-1]) if word is not None}
+            yield _Piece(ids, [first + word for word in sorted(at)], [at[word] for word in sorted(at)])
+
     def _example(self, piece: "_Piece", tags: Sequence[str] = ()) -> LabelExample:
         """A piece with the tags of its sentence, if it has any."""
         labels, weights = np.zeros(len(piece.ids), np.int64), np.zeros(len(piece.ids), np.float32)
@@ -154,31 +174,12 @@ class _Piece:
     Args:
         ids: the token ids.
         words: the numbers of those that are asked for.
-        at: where the first sub-word of each stands.
+        at: where the sub-word of each stands that is labelled.
     """
 
     ids: list[int]
     words: list[int]
     at: list[int]
-
-
-def _pieces(words: Sequence[str], tokenizer: Tokenizer, context: int) -> Iterator[_Piece]:
-    """A sentence in frames of at most `context` ids, each with as many whole words as it has room for."""
-    ids, of = tokenizer.frame_words(words)
-    free = context - sum(word is None for word in of)
-    sizes = Counter(of)
-    start = room = 0
-    bounds = []
-    for word in range(len(words)):
-        if word and room + sizes[word] > free:
-            bounds.append((start, word))
-            start, room = word, 0
-        room += sizes[word]
-    for first, end in (*bounds, (start, len(words))):
-        if bounds or len(ids) > context:
-            ids, of = tokenizer.frame_words(words[first:end], limit=context)
-        at = {word: place for place, word in reversed(list(enumerate(of))) if word is not None}
-        yield _Piece(ids, [first + word for word in sorted(at)], [at[word] for word in sorted(at)])
 
 
 def _sides(items: Sequence[TaggedRow], answers: Sequence[Row]) -> tuple[list[list[str]], list[list[str]]]:

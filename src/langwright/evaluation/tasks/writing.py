@@ -20,10 +20,11 @@ from langwright.data.pieces import Framing, Ids
 from langwright.evaluation.tasks.task import Row, Task
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling, Search
-from langwright.models.folder import OpenedFolder
 from langwright.models.model import Frame, Model
+from langwright.models.untrained import Origin
 from langwright.objectives.language import TokenPrediction
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.new_model import end_of, framing
 from langwright.training.recipe import FinetuneRecipe
 
 EXAMPLES = 20
@@ -66,9 +67,7 @@ class Writing(Task):
         """Any pairs will do."""
         return cls(columns, ())
 
-    def fitted(
-        self, opened: OpenedFolder, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe
-    ) -> "Writing":
+    def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Writing":
         """The task as this model does it, its answers as long as the longest of these rows."""
         with torch.device("meta"):
             frame = opened.family.build(opened.config).frame
@@ -94,6 +93,10 @@ class Writing(Task):
         """The source."""
         return item.source
 
+    def text(self, item: Pair) -> str:
+        """Both sides."""
+        return f"{item.source}\n{item.target}"
+
     def rows(self, items: Sequence[Pair], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each pair as an example, of whose texts is cut what the context has no room for, which is told."""
         prompts, cut = self._prompts([item.source for item in items], tokenizer, context)
@@ -109,7 +112,7 @@ class Writing(Task):
         else:
             room = self._most(context) - 1
             made = [
-                _continued(prompt, [*target[:room], _end(tokenizer)])
+                _continued(prompt, [*target[:room], end_of(tokenizer)])
                 for prompt, target in zip(prompts, targets, strict=True)
             ]
         _tell(sum(len(target) > room for target in targets), len(items), "targets", context)
@@ -232,28 +235,10 @@ class Summarise(Writing):
         return "rouge-score, F1, mean over texts, words stemmed as English"
 
 
-def framing(frame: Frame, tokenizer: Tokenizer) -> Framing:
-    """What stands around the texts of an encoder-decoder.
-
-    Raises:
-        UserError: The tokenizer lacks what the model needs.
-    """
-    bos, eos = tokenizer.bos_id, _end(tokenizer)
-    if frame.source_bos and bos is None:
-        raise UserError("this model's texts begin with a token for that, and its tokenizer has none")
-    return Framing((bos,) if frame.source_bos and bos is not None else (), (eos,), frame.start)
-
-
 def _continued(prompt: Ids, target: Sequence[int]) -> Example:
     """A target behind what it answers: only its own tokens are predicted."""
     ids = np.concatenate((prompt, np.array(target, np.int64)))
     return Example(ids[:-1], ids[len(prompt) :], at=np.arange(len(prompt) - 1, len(ids) - 1))
-
-
-def _end(tokenizer: Tokenizer) -> int:
-    if tokenizer.eos_id is None:
-        raise UserError("the tokenizer has no token that ends a text, so that no answer would end")
-    return tokenizer.eos_id
 
 
 def _tell(cut: int, count: int, what: str, context: int) -> None:

@@ -13,6 +13,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import normal
 from langwright.models.keymap import Entry, names, projections, within
 from langwright.models.model import Frame, Model, stack
+from langwright.models.task_heads import encoder_decoder_heads
 from langwright.parts import MLP, Attention, Bias, Embedding, LanguageHead, Norm, Stack
 
 Banned = Annotated[tuple[int, ...], Rule("a list of one token id", lambda word: len(word) == 1)]
@@ -39,6 +40,7 @@ class BartConfig(Config):
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
+    classifier_dropout: Rate = 0.0
     init_std: Spread = 0.02
     scale_embedding: bool = False
     decoder_start_token_id: int = 2
@@ -160,9 +162,10 @@ BART = Family(
     builder=build,
     keys=keys,
     initialise=lambda model: normal(model, model.config.init_std),
+    heads=encoder_decoder_heads("Bart"),
     also=("BartModel",),
     inert=(
-        "_num_labels", "add_bias_logits", "classif_dropout", "classifier_dropout", "early_stopping",
+        "_num_labels", "add_bias_logits", "classif_dropout", "early_stopping",
         "extra_pos_embeddings", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beams",
         "num_hidden_layers", "output_past",
     ),

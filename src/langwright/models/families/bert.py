@@ -6,7 +6,7 @@ from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rat
 from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, within
 from langwright.models.model import Model, stack
-from langwright.models.task_heads import masked_head, sequence_head, span_head, token_head
+from langwright.models.task_heads import masked_head, pretraining_head, sequence_head, span_head, token_head
 from langwright.parts import MLP, Attention, Bias, Embedding, Norm
 
 
@@ -99,6 +99,8 @@ def keys(config: BertConfig, prefix: str = "bert") -> list[Entry]:
     ]
 
 
+MASKED = masked_head("BertForMaskedLM", "cls.predictions", "transform.dense", "transform.LayerNorm")
+
 BERT = Family(
     name="bert",
     architecture="BertModel",
@@ -107,10 +109,11 @@ BERT = Family(
     keys=keys,
     task="hidden",
     heads={
-        "masked": masked_head("BertForMaskedLM", "cls.predictions", "transform.dense", "transform.LayerNorm"),
+        "masked": MASKED,
         "sequence": sequence_head("BertForSequenceClassification", "bert.pooler.dense", "classifier"),
         "token": token_head("BertForTokenClassification"),
         "span": span_head("BertForQuestionAnswering"),
+        "pretraining": pretraining_head("BertForPreTraining", MASKED, "bert.pooler.dense", "cls.seq_relationship"),
     },
     absent=("pad_token_id",),
     inert=(
@@ -119,7 +122,6 @@ BERT = Family(
     ),
     default_only={"position_embedding_type": "absolute", "tie_word_embeddings": True},
     ignored_keys=("embeddings.position_ids",),
-    dropped_keys=("cls.seq_relationship.",),
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     prefix="bert.",
     adapters=AdapterTargets(("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),

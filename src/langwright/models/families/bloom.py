@@ -6,6 +6,7 @@ from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spr
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, layers, names, within
 from langwright.models.model import Model, language_model, stack
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Alibi, Attention, Bias, Embedding, Norm
 
 
@@ -75,6 +76,7 @@ def read(raw: Fields) -> Fields:
 BLOOM = Family(
     name="bloom",
     architecture="BloomForCausalLM",
+    heads=causal_heads("Bloom", output="classifier", dropout=lambda c: c.hidden_dropout),
     config=BloomConfig,
     builder=build,
     keys=keys,

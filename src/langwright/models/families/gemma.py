@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from langwright.models.config import Fields, Positive
 from langwright.models.families.llama import LLAMA, LlamaConfig
 from langwright.models.model import Model, language_model, stack
+from langwright.models.task_heads import causal_heads
 from langwright.parts import GLU, Attention, Bias, Embedding, Norm
 
 GELU = "gelu_pytorch_tanh"
@@ -59,7 +60,7 @@ GEMMA = replace(
     architecture="GemmaForCausalLM",
     config=GemmaConfig,
     builder=build,
-    heads={},
+    heads=causal_heads("Gemma", without=("span",)),
     absent=(
         "hidden_act", "mlp_bias", "sliding_window", "layer_types", "query_pre_attn_scalar", "attn_logit_softcapping",
         "final_logit_softcapping",

@@ -6,6 +6,7 @@ from functools import partial
 from langwright.models.config import Fields
 from langwright.models.families.gemma import GEMMA, build
 from langwright.models.families.llama import FULL, SLIDING, keys
+from langwright.models.task_heads import causal_heads
 
 NORMS = {
     "input_layernorm": "attention.in_norm",
@@ -27,6 +28,7 @@ GEMMA2 = replace(
     GEMMA,
     name="gemma2",
     architecture="Gemma2ForCausalLM",
+    heads=causal_heads("Gemma2", without=("span",)),
     builder=partial(build, sandwich=True),
     keys=partial(keys, norms=NORMS),
     absent=("hidden_act", "mlp_bias"),

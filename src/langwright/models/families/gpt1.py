@@ -10,6 +10,7 @@ from langwright.models.families.gpt2 import build as build_gpt2
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model
+from langwright.models.task_heads import causal_heads
 
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 """What this family calls gelu is the tanh approximation."""
@@ -42,6 +43,7 @@ def keys(config: GPT1Config) -> list[Entry]:
 GPT1 = Family(
     name="openai-gpt",
     architecture="OpenAIGPTLMHeadModel",
+    heads=causal_heads("OpenAIGPT", without=("token", "span")),
     config=GPT1Config,
     builder=build,
     keys=keys,

@@ -8,7 +8,7 @@ from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
-from langwright.models.task_heads import last_token_head
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Attention, Embedding, Norm
 
 
@@ -82,7 +82,7 @@ GPT2 = Family(
     builder=build,
     keys=keys,
     initialise=lambda model: normal(model, model.config.initializer_range, (2 * model.config.n_layer) ** -0.5),
-    heads={"sequence": last_token_head("GPT2ForSequenceClassification")},
+    heads=causal_heads("GPT2", output="classifier"),
     inert=("_num_labels", "n_ctx", "n_special", "output_past", "predict_special_tokens", *SUMMARY),
     default_only={
         "reorder_and_upcast_attn": False, "scale_attn_by_inverse_layer_idx": False, "scale_attn_weights": True,

@@ -8,6 +8,7 @@ from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rat
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Attention, Bias, Embedding, Norm
 
 
@@ -31,6 +32,7 @@ class GPTNeoConfig(Config):
     resid_dropout: Rate = 0.0
     embed_dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
+    classifier_dropout: Rate = 0.1
     layer_norm_epsilon: Rate = 1e-5
     initializer_range: Spread = 0.02
 
@@ -101,10 +103,11 @@ def write(fields: Fields) -> Fields:
 GPT_NEO = Family(
     name="gpt_neo",
     architecture="GPTNeoForCausalLM",
+    heads=causal_heads("GPTNeo", output="classifier", dropout=lambda c: c.classifier_dropout),
     config=GPTNeoConfig,
     builder=build,
     keys=keys,
-    inert=("classifier_dropout", *SUMMARY),
+    inert=SUMMARY,
     default_only={"tie_word_embeddings": True},
     ignored_keys=(".attn.attention.bias", ".attn.attention.masked_bias"),
     prefix="transformer.",

@@ -7,6 +7,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import QKV, Entry, layers, names
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Attention, Embedding, Norm
 
 ROPE = RopeFields(theta="rotary_emb_base", fraction="rotary_pct", usual=0.25)
@@ -26,6 +27,7 @@ class GPTNeoXConfig(RotaryConfig):
     attention_bias: bool = True
     attention_dropout: Rate = 0.0
     hidden_dropout: Rate = 0.0
+    classifier_dropout: Rate = 0.1
     layer_norm_eps: Rate = 1e-5
     initializer_range: Spread = 0.02
     tie_word_embeddings: bool = False
@@ -73,10 +75,10 @@ def keys(config: GPTNeoXConfig) -> list[Entry]:
 GPT_NEOX = Family(
     name="gpt_neox",
     architecture="GPTNeoXForCausalLM",
+    heads=causal_heads("GPTNeoX", output="classifier", dropout=lambda c: c.classifier_dropout),
     config=GPTNeoXConfig,
     builder=build,
     keys=keys,
-    inert=("classifier_dropout",),
     ignored_keys=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"),
     prefix="gpt_neox.",
     read=ROPE.read,

@@ -6,6 +6,7 @@ from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rat
 from langwright.models.family import SUMMARY, AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections
 from langwright.models.model import Model, language_model, stack
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Attention, Embedding, Norm, Rope
 
 
@@ -67,6 +68,7 @@ def keys(config: GPTJConfig) -> list[Entry]:
 GPTJ = Family(
     name="gptj",
     architecture="GPTJForCausalLM",
+    heads=causal_heads("GPTJ", without=("token",)),
     config=GPTJConfig,
     builder=build,
     keys=keys,

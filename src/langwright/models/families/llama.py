@@ -12,7 +12,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names, projections, within
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import WHOLE, RotaryConfig
-from langwright.models.task_heads import last_token_head
+from langwright.models.task_heads import causal_heads
 from langwright.parts import GLU, Attention, Bias, Embedding, Norm
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -129,7 +129,7 @@ LLAMA = Family(
     config=LlamaConfig,
     builder=build,
     keys=keys,
-    heads={"sequence": last_token_head("LlamaForSequenceClassification")},
+    heads=causal_heads("Llama", span_prefix="transformer."),
     absent=("sliding_window", "layer_types"),
     default_only={"pretraining_tp": 1},
     ignored_keys=(".rotary_emb.inv_freq",),

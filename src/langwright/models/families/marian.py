@@ -28,6 +28,7 @@ MARIAN = replace(
     BART,
     name="marian",
     architecture="MarianMTModel",
+    heads={},
     builder=partial(build, embedding=embedding, source_bos=False),
     also=("MarianModel",),
     defaults={

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from langwright.models.families.llama import LLAMA, sizes
-from langwright.models.task_heads import last_token_head
+from langwright.models.task_heads import causal_heads
 
 MISTRAL = replace(
     LLAMA,
     name="mistral",
     architecture="MistralForCausalLM",
-    heads={"sequence": last_token_head("MistralForSequenceClassification")},
+    heads=causal_heads("Mistral"),
     absent=("attention_bias", "mlp_bias", "layer_types"),
     defaults={
         "sliding_window": 4096, "intermediate_size": 14336, "num_key_value_heads": 8,

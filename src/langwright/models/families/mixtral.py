@@ -8,6 +8,7 @@ from langwright.models.families.llama import LlamaConfig, build, keys
 from langwright.models.families.mistral import MISTRAL
 from langwright.models.family import AdapterTargets
 from langwright.models.keymap import names, within
+from langwright.models.task_heads import causal_heads
 from langwright.parts import GLU, MoE
 
 
@@ -46,7 +47,7 @@ MIXTRAL = replace(
     config=MixtralConfig,
     builder=partial(build, feedforward=experts),
     keys=partial(keys, feedforward=within("block_sparse_moe", "feedforward.fn", names(EXPERTS | {"gate": "router"}))),
-    heads={},
+    heads=causal_heads("Mixtral"),
     defaults={
         "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_theta": 1e6},

@@ -6,6 +6,7 @@ from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spr
 from langwright.models.family import AdapterTargets, Family, Fields
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Alibi, Attention, Bias, Embedding, Norm
 
 NESTED = ("clip_qkv", "softmax_scale")
@@ -77,6 +78,7 @@ def write(fields: Fields) -> Fields:
 MPT = Family(
     name="mpt",
     architecture="MptForCausalLM",
+    heads=causal_heads("Mpt", output="classifier"),
     config=MptConfig,
     builder=build,
     keys=keys,

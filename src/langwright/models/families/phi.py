@@ -7,6 +7,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
+from langwright.models.task_heads import causal_heads
 from langwright.parts import MLP, Attention, Embedding, Norm
 
 ROPE = RopeFields(usual=0.5)
@@ -82,6 +83,7 @@ def keys(config: PhiConfig) -> list[Entry]:
 PHI = Family(
     name="phi",
     architecture="PhiForCausalLM",
+    heads=causal_heads("Phi", without=("span",)),
     config=PhiConfig,
     builder=build,
     keys=keys,

@@ -5,7 +5,7 @@ from functools import partial
 
 from langwright.models.config import Fields
 from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, sizes
-from langwright.models.task_heads import last_token_head
+from langwright.models.task_heads import causal_heads
 
 
 def read(raw: Fields) -> Fields:
@@ -33,7 +33,7 @@ QWEN2 = replace(
     name="qwen2",
     architecture="Qwen2ForCausalLM",
     builder=partial(build, bias="qkv"),
-    heads={"sequence": last_token_head("Qwen2ForSequenceClassification")},
+    heads=causal_heads("Qwen2", span_prefix="transformer."),
     absent=("attention_bias", "mlp_bias", "head_dim"),
     defaults={
         "vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "max_position_embeddings": 32768,

@@ -5,14 +5,14 @@ from functools import partial
 
 from langwright.models.families.llama import build, sizes
 from langwright.models.families.qwen2 import QWEN2
-from langwright.models.task_heads import last_token_head
+from langwright.models.task_heads import causal_heads
 
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
     architecture="Qwen3ForCausalLM",
     builder=partial(build, qk_norm=True),
-    heads={"sequence": last_token_head("Qwen3ForSequenceClassification")},
+    heads=causal_heads("Qwen3", span_prefix="transformer."),
     absent=("mlp_bias",),
     defaults={**QWEN2.defaults, "head_dim": 128},
     default_only={},

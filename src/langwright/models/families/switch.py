@@ -86,7 +86,8 @@ SWITCH = replace(
     builder=partial(build, feedforward=feedforward),
     keys=partial(keys, feedforward=feedforward_keys, apart=True),
     initialise=partial(by_inputs, variance=0.1, cut=2.0),  # section 2.4
-    absent=("feed_forward_proj",),
+    heads={},
+    absent=("classifier_dropout", "feed_forward_proj"),
     defaults={"d_model": 768, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12},
     inert=("add_router_probs", "n_positions", "output_past", "output_router_logits"),
     default_only={

@@ -12,6 +12,7 @@ from langwright.models.family import AdapterTargets, Family
 from langwright.models.initialise import by_inputs
 from langwright.models.keymap import Entry, names, projections, within
 from langwright.models.model import Frame, Model, stack
+from langwright.models.task_heads import encoder_decoder_heads, encoder_token_head
 from langwright.parts import GLU, MLP, Attention, Bias, Embedding, LanguageHead, Norm, RelativeBias, Stack
 
 FEEDFORWARDS = {"relu": (MLP, "relu"), "gated-gelu": (GLU, "gelu_tanh"), "gated-silu": (GLU, "silu")}
@@ -35,6 +36,7 @@ class T5Config(Config):
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: Size = 128
     dropout_rate: Rate = 0.1
+    classifier_dropout: Rate = 0.0
     layer_norm_epsilon: Rate = 1e-6
     initializer_factor: Positive = 1.0
     feed_forward_proj: Annotated[str, one_of(FEEDFORWARDS)] = "relu"
@@ -128,8 +130,13 @@ def keys(config: T5Config, feedforward: Callable[[Any], list[Entry]] = dense_key
 
 
 def read(raw: Fields) -> Fields:
-    """`transformers` 5 calls every head tied, and writes what decides under another name."""
+    """`transformers` 5 calls every head tied, and writes what decides under another name.
+
+    Its class for labels of tokens says that there is no decoder.
+    """
     fields = dict(raw)
+    if fields.get("architectures") == ["T5ForTokenClassification"]:
+        fields.pop("is_encoder_decoder", None)
     scaled = fields.pop("scale_decoder_outputs", None)
     return fields if scaled is None else {**fields, "tie_word_embeddings": scaled}
 
@@ -146,7 +153,9 @@ T5 = Family(
     builder=build,
     keys=keys,
     initialise=by_inputs,
-    inert=("classifier_dropout", "dense_act_fn", "is_gated_act", "n_positions", "output_past"),
+    heads=encoder_decoder_heads("T5", "transformer.")
+    | {"token": encoder_token_head("T5ForTokenClassification", "transformer.")},
+    inert=("dense_act_fn", "is_gated_act", "n_positions", "output_past"),
     default_only={"is_encoder_decoder": True},
     ignored_keys=(".EncDecAttention.relative_attention_bias.weight",),
     read=read,

@@ -112,8 +112,9 @@ class OpenedFolder:
         Args:
             device: where its parameters are.
             dtype: of its parameters; that of the file unless given.
-            head: "language", "masked", "sequence", "token", "span", "embedding" or "hidden", as far as the family has
-                it; the one that `architectures` names unless given. Tensors of other heads are listed and dropped.
+            head: "language", "masked", "pretraining", "sequence", "token", "span", "embedding" or "hidden", as far as
+                the family has it; the one that `architectures` names unless given. Tensors of other heads are listed
+                and dropped.
             labels: the classes of a new classifying head.
             seed: of the parameters of a new head, which are listed.
             bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
@@ -137,15 +138,21 @@ class OpenedFolder:
         if fresh:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                if model.encoders:
+                if self.family.is_encoder_decoder:
                     self.family.initialise(model)
                 elif model.head is not None:
                     normal(model.head, self.config.initializer_range)
         read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
         return model.eval()
 
-    def require(self, generates: bool = False, one_stack: bool = False) -> "OpenedFolder":
-        """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
+    def require(self, generates: bool = False, one_stack: bool = False, texts: bool = True) -> "OpenedFolder":
+        """The folder itself; UserError where its model does not generate text, has an encoder beside its body, or
+        reads no texts.
+        """
+        if texts and self.family.reads != "text":
+            raise UserError(
+                f"{self.path}: reads {self.family.reads}, not text; langwright predict and evaluate --data are for it"
+            )
         if one_stack and self.family.is_encoder_decoder:
             raise UserError(
                 f"{self.path}: {self.family.name} is an encoder-decoder; a model of one stack is needed here"

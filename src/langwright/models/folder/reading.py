@@ -15,6 +15,9 @@ from langwright.models.model import Model
 from langwright.models.surgery import quantise
 from langwright.models.weights import open_weights
 
+SHOWN = 20
+"""Tensors that are named when they are dropped."""
+
 
 def read_weights(
     model: Model,
@@ -39,13 +42,15 @@ def read_weights(
         present = {_present(name, family): name for name in files}
         left = dict(present)
         for entry in tasks.entries(family, model.config, task):
-            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefix)
+            ours, found = [parameters.pop(name) for name in entry.ours], _names_in(left, entry, family.prefixes)
             own = [left.pop(name) for name in found] or [present[n] for n in (entry.fallback,) if n in present]
-            if (anew and entry.ours[0].startswith(anew)) or (not own and fresh and entry.ours[0].startswith("head.")):
+            if (anew and entry.ours[0].startswith(anew)) or (
+                not own and fresh and not entry.ours[0].startswith(("body.", "encoder."))
+            ):
                 new.append(entry.disk)
-                _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
+                _set(ours, [p.data for p in ours], device, dtype or next(model.body.parameters()).dtype)
             elif not own and entry.zero_if_missing:
-                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
+                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or next(model.body.parameters()).dtype)
             elif not own:
                 raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
             elif not (filler and filler.take(model, entry, own[0], left, weights)):
@@ -70,7 +75,8 @@ def read_weights(
             if name not in dropped:
                 raise weights.refusal(name, f"is not known for {family.name}")
     if dropped:
-        say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(sorted(dropped))}')
+        shown = sorted(dropped)[:SHOWN] + [f"and {len(dropped) - SHOWN:,} more"] * (len(dropped) > SHOWN)
+        say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(shown)}')
     if new:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
 
@@ -103,7 +109,10 @@ def _present(name: str, family: Family) -> str:
     return name
 
 
-def _names_in(names: Collection[str], entry: Entry, prefix: str) -> list[str]:
-    """The names under which a file holds an entry's tensor, with or without the family's prefix."""
-    wanted = [name for full in (entry.disk, *entry.copies) for name in dict.fromkeys((full, full.removeprefix(prefix)))]
+def _names_in(names: Collection[str], entry: Entry, prefixes: Sequence[str]) -> list[str]:
+    """The names under which a file, which may be one with another head, holds an entry's tensor."""
+    wanted: dict[str, None] = {}
+    for full in (entry.disk, *entry.copies):
+        own = next(prefix for prefix in prefixes if full.startswith(prefix))
+        wanted |= dict.fromkeys([full, *(prefix + full.removeprefix(own) for prefix in prefixes)])
     return [name for name in wanted if name in names]

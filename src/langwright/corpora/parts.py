@@ -1,0 +1,56 @@
+"""The parts of a data set whose rows say which one they belong to, in a column `split`; and `FILE#dev` for one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from langwright.base.console import say
+from langwright.base.errors import UserError
+from langwright.corpora.files import find_files
+from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, read_rows
+
+
+def parts_to_learn(spec: str, validation: str | None = None, split: str | None = None) -> tuple[str, str | None]:
+    """What is learnt from, and what is measured in training; rows of a test part are in neither.
+
+    Args:
+        spec: the training file, folder or glob, or a data set of the Hub.
+        validation: the validation file.
+        split: what is held out of the training rows in place of the dev part.
+    """
+    there = parts_in(spec)
+    if there and "train" not in there:
+        raise UserError(f'{spec}: no row has "train" in its column "{SPLIT}"; {spec}{MARK}dev names another part')
+    if validation is not None:
+        return part_of(spec, "train"), part_of(validation, "dev")
+    return part_of(spec, "train"), part_of(spec, "dev") if "dev" in there and split is None else None
+
+
+def part_of(spec: str, part: str) -> str:
+    """One part of a file, which is announced; the whole of a file whose rows are of no parts, or have not this one."""
+    if part not in parts_in(spec):
+        return spec
+    say(f'{spec}: its rows of the part "{part}" are read, by its column "{SPLIT}"')
+    return f"{spec}{MARK}{part}"
+
+
+def parts_in(spec: str) -> set[str]:
+    """The parts that rows belong to by their column `split`; none where a row does not say, or one is named already."""
+    if file_and_part(Path(spec))[1] is not None:
+        return set()
+    found: set[Any] = set()
+    try:
+        for path in find_files(spec, ROWS):
+            found |= set(_parts(path))
+    except UserError:  # whatever is wrong, who reads the rows says it better
+        return set()
+    return set() if None in found else found
+
+
+def _parts(path: Path) -> Iterator[str | None]:
+    """The part of each row, None for what is none; one None says that there is no such column."""
+    for row in read_rows(path, None):
+        if SPLIT not in row.values:
+            yield None
+            return
+        yield PARTS.get(str(row.values[SPLIT]).lower())
