@@ -108,7 +108,7 @@ def goal(spec: str, out: Path, recipe: FinetuneRecipe) -> Goal:
         UserError: Names file and row of what cannot be read.
     """
     if recipe.task in TASKS:
-        columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field)
+        columns = Columns(recipe.text_field, recipe.second_field, recipe.label_field, recipe.group_field)
         return task_data(TASKS[recipe.task], spec, columns, recipe, out)
     return (Conversations if recipe.task == "chat" else Text)(spec, recipe)
 

@@ -101,6 +101,7 @@ class Family:
     "langwright-". architecture: `architectures[0]` there; `also` are others that are read.
     config: its class, a dataclass. builder: config -> model with uninitialised parameters; call `build`.
     keys: config -> names of the checkpoint, as templates of `keymap.expand`.
+    reads: what its models take: texts, for which they have a tokenizer, or series.
     carries: it remembers a text in a fixed size, and reads texts in order with that carried from step to step.
     task: what the head of `builder` is for. heads: the other heads, by what they are for.
     dropped_keys: beginnings of tensors of further heads, which are not built here.
@@ -127,6 +128,7 @@ class Family:
     initialise: Callable[[Any], None] = by_range
     also: tuple[str, ...] = ()
     own: bool = False
+    reads: Literal["text", "series"] = "text"
     carries: bool = False
     task: str = "language"
     heads: Mapping[str, Head] = field(default_factory=dict)
