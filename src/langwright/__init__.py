@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from langwright.inference.request import Request
     from langwright.inference.sampling import Sampling
     from langwright.models.folder import save_model
-    from langwright.text.tokenizer import load_tokenizer
+    from langwright.text.opening import load_tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["Engine", "Request", "Sampling", "__version__", "load_model", "load_tokenizer", "save_model"]
@@ -22,7 +22,7 @@ _HOMES = {
     "Request": "langwright.inference.request",
     "Sampling": "langwright.inference.sampling",
     "load_model": "langwright.adaptation.folder",
-    "load_tokenizer": "langwright.text.tokenizer",
+    "load_tokenizer": "langwright.text.opening",
     "save_model": "langwright.models.folder",
 }
 

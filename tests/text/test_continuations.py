@@ -13,8 +13,9 @@ from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
-from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from langwright.text.tokenizer import StreamDecoder, Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 
 from .test_chat_template import sentencepiece_like as unigram

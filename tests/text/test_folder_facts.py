@@ -19,7 +19,7 @@ from langwright.data.texts import tokenise
 from langwright.inference.generate import complete, next_tokens
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.sampling import Sampling, Search
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 
 from ..refusals import refused
