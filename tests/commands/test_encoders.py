@@ -10,7 +10,7 @@ from langwright import load_model
 from langwright.cli import main
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from oracles import perturb
 from refusals import Fails, Prints
 

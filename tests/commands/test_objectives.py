@@ -12,7 +12,7 @@ import transformers
 
 from langwright import load_model, load_tokenizer
 from langwright.cli import main
-from langwright.inference.generate import source_ids
+from langwright.inference.prompts import source_ids
 from langwright.models.folder.opened import OpenedFolder
 from oracles import random_ids
 from processes import survives_kills

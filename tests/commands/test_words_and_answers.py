@@ -16,7 +16,7 @@ from langwright.corpora.tagged import TaggedRow
 from langwright.evaluation.tasks.qa import Questions, exact_match, normalised, word_f1
 from langwright.evaluation.tasks.tokens import Tokens
 from langwright.evaluation.tasks.tuning import task_data
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills
 from refusals import Fails, Prints

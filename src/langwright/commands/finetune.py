@@ -30,7 +30,8 @@ from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.tokenizer import Tokenizer, load_tokenizer, no_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, no_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report

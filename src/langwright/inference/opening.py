@@ -11,7 +11,8 @@ from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import DTYPES, choose_device, choose_dtype
-from langwright.text.tokenizer import Tokenizer, load_tokenizer, no_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
