@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from langwright.cli import main
+from langwright.corpora.labelled import Columns
 from langwright.corpora.recordings import read_recordings
 from langwright.corpora.splits import split_groups
+from langwright.evaluation.tasks.series import SeriesLabels, Window
 from langwright.media.series import Scale, window_starts
+from langwright.text.tokenizer import no_tokenizer
 from processes import survives_kills
 from refusals import Fails, Prints, refused
 
@@ -170,3 +173,13 @@ def test_what_reads_no_text_says_so(made: Path, untrained: Path, tmp_path: Path,
     fails("finetune", "new:t5", made / "all.npz", tmp_path / "x", *words, names=("new:t5", "cnn"))
     (tmp_path / "odd.csv").write_text("subject,label,x\n1,sit,2\n")
     fails("predict", out, tmp_path / "odd.csv", names=("odd.csv", "acc.x"))
+
+
+def test_short_windows_are_padded_with_the_mean_and_masked() -> None:
+    task = SeriesLabels(Columns(), ("a", "b"), channels=("x",), window=8, step=4, mean=(5.0,), deviation=(2.0,))
+    items = [Window(np.full((n, 1), 7, np.float32), ("b",), "one", "here", 0) for n in (8, 3)]
+    batch: Any = task.rows(items, no_tokenizer(), 8).batch(np.arange(2), np.arange(2))
+    assert batch.series[:, :, 0].tolist() == [[1.0] * 8, [1.0] * 3 + [0.0] * 5]
+    assert batch.mask.tolist() == [[True, True], [True, False]]
+    assert batch.labels.tolist() == [1, 1]
+    assert float(batch.inputs(batch.weights.sum())) == 3

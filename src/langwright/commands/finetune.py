@@ -64,16 +64,16 @@ def finetune(
     search: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
+    """Go on training a model, or an adapter of it, on your own text, conversations or rows, and measure what it learns.
 
-    What it forgets is measured too.
+    What it forgets of text is measured too. With rows that have answers, the model may be a new one.
 
     Args:
         model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name
             or hf:owner/name@revision, to whose revision a run keeps; or a new one for a task on rows, by its family
             or a preset: new:cnn, new:lstm, new:bert, new:marian ...
         text: a corpus as for pretrain: a file, folder, glob or name; with --task chat files of conversations, with
-            other tasks a table of rows with labels.
+            other tasks a table of rows with labels, or recordings.
         out: the new model folder, or with any --method but full the new adapter folder.
         recipe: how.
         extend: go on with a finished run, for longer.
