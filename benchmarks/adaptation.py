@@ -45,7 +45,8 @@ from langwright.data.supply import Batches, evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.likelihood import likelihood
-from langwright.inference.generate import complete, prompt_ids
+from langwright.inference.generate import complete
+from langwright.inference.prompts import prompt_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD
 from langwright.models.model import Model

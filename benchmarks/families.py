@@ -34,7 +34,7 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.base.allocator import keep_freed_memory
-from langwright.inference.generate import generate_ids
+from langwright.inference.engine import Engine
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.families.bert import BertConfig
@@ -117,13 +117,10 @@ def open_side(name: str, family: str, folder: Path, dtype: torch.dtype, device: 
     return Side(family != "bert", model, logits, decode)
 
 
-@torch.inference_mode()
-def decode_ours(model: Any, ids: Tensor) -> list[tuple[int, int]]:
-    """Greedy text by our own generator."""
-    prompts, memory = ids.tolist(), None
-    if model.encoders:
-        memory, prompts = model.encode(ids, remember=True), [[model.frame.start] for _ in prompts]
-    return list(generate_ids(model, Request(prompts, [Sampling(temperature=0)] * len(prompts), NEW, memory=memory)))
+def decode_ours(model: Any, ids: Tensor) -> object:
+    """Greedy text by our own engine."""
+    engine = Engine(model, batch=len(ids), longest=ids.shape[1] + NEW)
+    return engine.finish([engine.add(Request(row, Sampling(temperature=0), NEW)) for row in ids.tolist()])
 
 
 def step(side: Side, ids: Tensor) -> None:

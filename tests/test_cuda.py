@@ -15,6 +15,8 @@ from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
 from langwright.inference.cache import KVCache
+from langwright.inference.engine import Engine
+from langwright.inference.sampling import Sampling
 from langwright.models.families import LANGUAGE
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
@@ -24,6 +26,7 @@ from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from oracles import left_padding, perturb, random_ids
 from tiny import RECIPE, batch_of, quantise_model, tiny_learner, tiny_model
+from writers import written
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="SKIPPED FOR WANT OF A GPU")
 GPU = torch.device("cuda")
@@ -53,6 +56,18 @@ def test_logits_padding_and_cache(family: str) -> None:
     state = KVCache(len(there.body.blocks), there.body.own_slots())
     parts = [there(ids[:, feed].to(GPU), mask[:, feed].to(GPU), state=state) for feed in (slice(0, 18), slice(18, 21))]
     assert_close(torch.cat(parts, 1)[mask.to(GPU)], expected[mask])
+
+
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_texts_of_an_engine(family: str) -> None:
+    """Greedy and drawn, alone and beside others, in so little room that one gives way."""
+    here, there = pair(family)
+    prompts, samplings = (
+        [row.tolist() for row in random_ids(3, 9)],
+        [Sampling(temperature=0), Sampling(), Sampling(0.5)],
+    )
+    expected = written(here, prompts, 9, samplings)
+    assert written(there, prompts, 9, samplings, Engine(there, blocks=9, block_size=4)) == expected
 
 
 @torch.no_grad()

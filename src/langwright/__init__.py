@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langwright.adaptation.folder import load_model
+    from langwright.inference.engine import Engine
+    from langwright.inference.request import Request
+    from langwright.inference.sampling import Sampling
     from langwright.models.folder import save_model
-    from langwright.text.tokenizer import load_tokenizer
+    from langwright.text.opening import load_tokenizer
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_model", "load_tokenizer", "save_model"]
+__all__ = ["Engine", "Request", "Sampling", "__version__", "load_model", "load_tokenizer", "save_model"]
 
 _HOMES = {
+    "Engine": "langwright.inference.engine",
+    "Request": "langwright.inference.request",
+    "Sampling": "langwright.inference.sampling",
     "load_model": "langwright.adaptation.folder",
-    "load_tokenizer": "langwright.text.tokenizer",
+    "load_tokenizer": "langwright.text.opening",
     "save_model": "langwright.models.folder",
 }
 

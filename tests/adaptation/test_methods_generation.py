@@ -15,14 +15,11 @@ from langwright.adaptation.method import Method
 from langwright.adaptation.methods.prefix_tuning import PrefixTuning
 from langwright.adaptation.methods.prompt_tuning import PromptTuning
 from langwright.base.errors import UserError
-from langwright.inference.beam import beam_search
-from langwright.inference.generate import generate_ids
-from langwright.inference.request import Request
-from langwright.inference.sampling import Sampling, Search
+from langwright.inference.sampling import Search
 from langwright.inference.sinks import Streaming
 from oracles import CASES, Case, oracle, random_ids, sourced_oracle
+from writers import written
 
-GREEDY = Sampling(temperature=0)
 CONFIGS: dict[str, Any] = {
     "ia3": peft.IA3Config,
     "prompt": lambda **more: peft.PromptTuningConfig(num_virtual_tokens=4, **more),
@@ -36,13 +33,6 @@ def base(family: str) -> transformers.PreTrainedModel:
     if family == "t5":
         return sourced_oracle(Case("t5", {"num_decoder_layers": 2}))
     return oracle(CASES[family])
-
-
-def written(model: Any, prompts: list[list[int]], cache: bool = True) -> list[list[int]]:
-    rows: list[list[int]] = [[] for _ in prompts]
-    for row, token in generate_ids(model, Request(prompts, [GREEDY] * len(prompts), NEW, cache=cache)):
-        rows[row].append(token)
-    return rows
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -66,15 +56,8 @@ def test_greedy_texts_equal_those_of_peft(family: str, kind: str, tmp_path: Path
         )
     ours = load_model(tmp_path / "base")
     load_adapter(ours, tmp_path / "adapter")
-    if family == "t5":
-        with torch.inference_mode():
-            memory = ours.encode(ids, remember=True)
-        rows: list[list[int]] = [[], []]
-        for row, token in generate_ids(ours, Request([[0], [0]], [GREEDY] * 2, NEW, memory=memory)):
-            rows[row].append(token)
-        assert rows == expected[:, 1:].tolist()
-    else:
-        assert written(ours, ids.tolist()) == expected[:, ids.shape[1] :].tolist()
+    first = 1 if family == "t5" else ids.shape[1]
+    assert written(ours, ids.tolist(), NEW) == expected[:, first:].tolist()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "gemma2", "bloom"])
@@ -84,18 +67,10 @@ def test_the_cache_and_padding_change_nothing(family: str, method: Method, tmp_p
     model = load_model(tmp_path)
     method.attach(model, seed=5)
     prompts = [row.tolist()[n:] for row, n in zip(random_ids(3, 9), (0, 4, 2), strict=True)]
-    together = written(model, prompts)
-    assert together == written(model, prompts, cache=False)
-    assert together == [written(model, [prompt])[0] for prompt in prompts]
-    search = Search(beams=3)
-    found = [
-        beam_search(model, Request(prompts, max_new_tokens=NEW, cache=cache, search=search)) for cache in (True, False)
-    ]
-    assert (
-        found[0]
-        == found[1]
-        == [beam_search(model, Request([p], max_new_tokens=NEW, search=search))[0] for p in prompts]
-    )
+    for search in (Search(), Search(beams=3)):
+        together = written(model, prompts, NEW, search=search)
+        assert together == written(model, prompts, NEW, search=search, cache=False)
+        assert together == [written(model, [prompt], NEW, search=search)[0] for prompt in prompts]
 
 
 def test_a_window_would_forget_the_virtual_tokens(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from langwright import load_model
 from langwright.cli import main
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from oracles import perturb
 from refusals import Fails, Prints
 
@@ -60,8 +60,8 @@ def test_show_draws_what_an_encoder_attends_to(tmp_path: Path) -> None:
         (["show", "MODEL", "--attention", "the", "--target", "a"], "masked", "--target"),
         (["generate", "MODEL", "--prompt", "the"], "masked", '"masked"'),
         (["generate", "MODEL", "--prompt", "the"], "embedding", "bert"),
-        (["evaluate", "MODEL", "--text", "TEXT"], "masked", '"masked"'),
-        (["finetune", "MODEL", "TEXT", "OUT", "--steps", "1"], "masked", '"masked"'),
+        (["evaluate", "MODEL", "--text", "TEXT"], "hidden", '"hidden"'),
+        (["finetune", "MODEL", "TEXT", "OUT", "--steps", "1"], "sequence", '"sequence"'),
         (["pretrain", "TEXT", "OUT", "--family", "bert", "--split", "0.9"], "masked", "bert"),
     ],
 )

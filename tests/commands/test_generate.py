@@ -52,7 +52,9 @@ def test_beams(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--length-penalty 2", ("--length-penalty 2", "--beams")),
         ("--beams 2 --top-k 3", ("--top-k 3", "--beams")),
         ("--window 8", ("--window", "bart")),
-        ("--window 8 --beams 2", ("--window", "--beams 2")),
+        ("--prompts x.jsonl", ("--prompts", "--out")),
+        ("--prompts x.jsonl --out x.txt", ("--out x.txt", ".jsonl")),
+        ("--batch 0", "--batch 0"),
         ("--max-new-tokens 24", ("context", "24")),
     ],
 )

@@ -14,7 +14,7 @@ from langwright import load_model
 from langwright.cli import main
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.text.training import raw_bytes
 from refusals import Fails
 

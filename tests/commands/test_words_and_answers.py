@@ -19,7 +19,7 @@ from langwright.evaluation.tasks.tokens import Tokens
 from langwright.evaluation.tasks.tuning import task_data
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.text.training import raw_bytes
 from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills

@@ -6,19 +6,16 @@ import pytest
 import torch
 
 from langwright import load_model
-from langwright.inference.beam import beam_search
-from langwright.inference.generate import complete, generate_ids
-from langwright.inference.request import Request
+from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.bart import BartConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Frame
-from langwright.parts.state import CrossMemory
 from langwright.text.training import raw_bytes
 from oracles import CASES, SOURCED, left_padding, oracle, random_ids, sourced_oracle
 from refusals import refused
+from writers import GREEDY, written
 
-GREEDY = Sampling(temperature=0)
 EOS, NEW, ROWS, START = 1, 14, 3, 0
 SEARCHES = {
     "plain": Search(beams=3),
@@ -70,11 +67,8 @@ def cut(row: list[int], *ends: int) -> list[int]:
     return next((row[: i + 1] for i, token in enumerate(row) if token in (ends or (EOS,))), row)
 
 
-def asked(rows: Any, search: Search, ends: Any, **more: Any) -> Request:
-    return Request(rows, (), NEW, ends, search=search, **more)
-
-
 SOURCE, MASK = random_ids(ROWS, 11), left_padding(ROWS, 11).flip(1)
+SOURCES = [row[real].tolist() for row, real in zip(SOURCE, MASK, strict=True)]
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -87,9 +81,7 @@ def test_beams_of_encoder_decoders(sourced: tuple[Any, Any], name: str, eos: int
     for cache in (True, False):
         if not cache and crowded(ours):
             expected = their_tokens(theirs, {**settings, "use_cache": False})
-        with torch.no_grad():
-            memory = ours.encode(SOURCE, MASK, remember=cache)
-        found = beam_search(ours, asked([[START]] * ROWS, search, (eos,), cache=cache, memory=memory))
+        found = written(ours, SOURCES, NEW, cache=cache, search=search, stop_ids=[eos])
         for row, tokens in zip(expected[:, 1:].tolist(), found, strict=True):
             assert cut(row, eos) == tokens, cache
 
@@ -103,36 +95,20 @@ def test_beams_of_decoders_with_left_padding(decoders: tuple[Any, Any], name: st
     expected = theirs.generate(SOURCE.masked_fill(~mask, 0), attention_mask=mask.long(), **settings)
     prompts = [row[real].tolist() for row, real in zip(SOURCE, mask, strict=True)]
     for cache in (True, False):
-        found = beam_search(ours, asked(prompts, search, ends, cache=cache))
+        found = written(ours, prompts, NEW, cache=cache, search=search, stop_ids=ends)
         for row, tokens in zip(expected[:, 11:].tolist(), found, strict=True):
             assert cut(row, *ends) == tokens, cache
 
 
-def test_forced_tokens(sourced: tuple[Any, Any]) -> None:
+def test_forced_tokens(sourced: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = sourced
-    search = Search(beams=3)
-    frame = Frame(START, first=7, last=EOS, banned=(5, 9, 20))
+    monkeypatch.setattr(ours, "frame", Frame(START, first=7, last=EOS, banned=(5, 9, 20)))
     more = {"forced_bos_token_id": 7, "forced_eos_token_id": EOS, "bad_words_ids": [[5], [9], [20]]}
     for beams in (3, 1):
         settings = their_settings(theirs, Search(beams=beams), **more)
         expected = theirs.generate(SOURCE, attention_mask=MASK.long(), decoder_start_token_id=START, **settings)
-        with torch.no_grad():
-            memory = ours.encode(SOURCE, MASK, remember=True)
-        if beams == 3:
-            found = beam_search(ours, asked([[START]] * ROWS, search, (EOS,), frame=frame, memory=memory))
-        else:
-            found = greedy(ours, memory, frame=frame)
+        found = written(ours, SOURCES, NEW, search=Search(beams=beams), stop_ids=[EOS])
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
-
-
-def greedy(model: Any, memory: CrossMemory, penalty: float = 1.0, cache: bool = True, **more: Any) -> list[list[int]]:
-    written: list[list[int]] = [[] for _ in range(ROWS)]
-    sampling = Sampling(temperature=0, repetition_penalty=penalty)
-    finished = lambda row: written[row][-1:] == [EOS]  # noqa: E731
-    request = Request([[START]] * ROWS, [sampling] * ROWS, NEW, cache=cache, memory=memory, **more)
-    for row, token in generate_ids(model, request, finished):
-        written[row].append(token)
-    return written
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -144,9 +120,9 @@ def test_greedy_equals_transformers(sourced: tuple[Any, Any], penalty: float, ca
         if crowded(ours):
             settings["use_cache"] = cache
         expected = theirs.generate(SOURCE, attention_mask=MASK.long(), decoder_start_token_id=START, **settings)
-        with torch.no_grad():
-            memory = ours.encode(SOURCE, MASK, remember=cache)
-        found = greedy(ours, memory, penalty, cache, search=Search(no_repeat_ngram=ngram))
+        sampling = Sampling(temperature=0, repetition_penalty=penalty)
+        search = Search(no_repeat_ngram=ngram)
+        found = written(ours, SOURCES, NEW, sampling, cache=cache, search=search, stop_ids=[EOS])
         assert [cut(row) for row in expected[:, 1:].tolist()] == found
 
 

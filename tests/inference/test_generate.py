@@ -1,6 +1,6 @@
 """Text from a model: the same tokens however they are computed, and a text that ends where it should."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.inference import generate
-from langwright.inference.generate import Completion, complete, generate_ids, next_tokens, prompt_ids
-from langwright.inference.request import Request
+from langwright.inference.generate import complete, next_tokens
+from langwright.inference.prompts import prompt_ids
+from langwright.inference.request import Completion, Writer
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -23,8 +23,8 @@ from langwright.text.special_tokens import SpecialTokens
 from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 from oracles import CASES, WINDOW, oracle, random_ids
+from writers import GREEDY, written
 
-GREEDY = Sampling(temperature=0)
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 14, 9)]
 
 
@@ -35,13 +35,6 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     theirs.save_pretrained(folder)
     theirs.generation_config.eos_token_id = None
     return load_model(folder), theirs
-
-
-def rows_of(steps: Iterator[tuple[int, int]], rows: int) -> list[list[int]]:
-    written: list[list[int]] = [[] for _ in range(rows)]
-    for row, token in steps:
-        written[row].append(token)
-    return written
 
 
 # The same tokens however they are computed
@@ -56,18 +49,16 @@ def test_greedy_equals_transformers(models: tuple[Model, Any], penalty: float) -
             torch.tensor([prompt]), do_sample=False, max_new_tokens=steps, repetition_penalty=penalty, pad_token_id=0
         )
         sampling = Sampling(temperature=0, repetition_penalty=penalty)
-        assert (
-            rows_of(generate_ids(ours, Request([prompt], [sampling], steps)), 1) == expected[:, len(prompt) :].tolist()
-        )
+        assert written(ours, [prompt], steps, sampling) == expected[:, len(prompt) :].tolist()
 
 
-def test_a_batch_with_left_padding_equals_transformers(models: tuple[Model, Any]) -> None:
+def test_a_batch_equals_transformers(models: tuple[Model, Any]) -> None:
     ours, theirs = models
     longest = max(map(len, PROMPTS))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in PROMPTS])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in PROMPTS])
     expected = theirs.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=20, pad_token_id=0)
-    assert rows_of(generate_ids(ours, Request(PROMPTS, [GREEDY] * 4, 20)), 4) == expected[:, longest:].tolist()
+    assert written(ours, PROMPTS, 20) == expected[:, longest:].tolist()
 
 
 SAMPLINGS = [
@@ -79,19 +70,15 @@ SAMPLINGS = [
 
 
 def test_with_and_without_cache_alone_and_together(models: tuple[Model, Any]) -> None:
-    """Rows leave the batch after 70, 5, 30 and 12 tokens; the cache grows on the way."""
+    """Rows leave the batch after 70, 5, 30 and 12 tokens."""
     ours, _ = models
     lengths = [70, 5, 30, 12]
     alone = [
-        rows_of(generate_ids(ours, Request([prompt], [sampling], length)), 1)[0]
+        written(ours, [prompt], length, sampling)[0]
         for prompt, sampling, length in zip(PROMPTS, SAMPLINGS, lengths, strict=True)
     ]
     for cache in (True, False):
-        written: list[list[int]] = [[] for _ in PROMPTS]
-        finished = lambda row, written=written: len(written[row]) == lengths[row]  # noqa: E731
-        for row, token in generate_ids(ours, Request(PROMPTS, SAMPLINGS, max(lengths), cache=cache), finished):
-            written[row].append(token)
-        assert written == alone
+        assert written(ours, PROMPTS, lengths, SAMPLINGS, cache=cache) == alone
     assert len({tuple(row[:5]) for row in alone}) == 4
 
 
@@ -101,7 +88,7 @@ def test_the_cache_spares_work(models: tuple[Model, Any], monkeypatch: pytest.Mo
     body = ours.body.forward
     monkeypatch.setattr(ours.body, "forward", lambda ids, *a, **k: fed.append(ids.shape[1]) or body(ids, *a, **k))
     for cache in (True, False):
-        list(generate_ids(ours, Request([PROMPTS[0]], [GREEDY], 4, cache=cache)))
+        written(ours, [PROMPTS[0]], 4, cache=cache)
     assert fed == [9, 1, 1, 1, 9, 10, 11, 12]
 
 
@@ -174,19 +161,6 @@ def test_a_stop_string_ends_one_row_of_a_batch() -> None:
 
 
 WORDS = train_bpe(["the cat sat on the mat; the hat of the cat sat; " * 9], 290)
-MODEL = chain({})
-
-
-def spoken(tokens: list[int]) -> Callable[..., Iterator[tuple[int, int]]]:
-    """A stand-in for `generate_ids` that says these tokens."""
-
-    def say(model: Model, request: Request, finished: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-        for token in tokens[: request.max_new_tokens]:
-            yield 0, token
-            if finished(0):
-                return
-
-    return say
 
 
 def ended(tokens: list[int], stops: Sequence[str]) -> str:
@@ -208,15 +182,16 @@ STOPS = st.lists(st.sampled_from(["the", "t;", " cat sat", "at", "thh", "sss", "
 @example(" cat", ["at", "ca"])  # two in one token: the earlier counts
 def test_stop_strings(text: str, stops: list[str]) -> None:
     """Stop strings that begin inside a token, span tokens, or overlap; what was told can never be taken back."""
-    tokens, heard = WORDS.encode(text), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "generate_ids", spoken(tokens))
-        (completion,) = complete(MODEL, WORDS, [" "], GREEDY, 60, stops, on_text=lambda row, t: heard.append(t))
+    tokens, writer = WORDS.encode(text), Writer(WORDS, WORDS.encode(" "), WORDS.ends, stops)
+    heard = []
+    for token in tokens:
+        if writer.reason is None:
+            heard.append(writer.take(token))
+    heard.append(writer.close("length"))
     expected = ended(tokens, stops)
-    assert completion.text == expected
+    assert writer.text == expected
     assert "".join(heard) == expected
-    assert (completion.reason == "stop") == (expected != text)
-    assert "" not in heard
+    assert (writer.reason == "stop") == (expected != text)
 
 
 def test_what_may_become_a_stop_string_is_held_back_no_longer_than_needed() -> None:

@@ -13,9 +13,8 @@ from torch import Tensor
 from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.cache import KVCache
-from langwright.inference.generate import generate_ids
-from langwright.inference.request import Request
-from langwright.inference.sampling import Sampling
+from langwright.inference.engine import Engine
+from langwright.inference.sampling import Search
 from langwright.inference.sinks import SinkCache, Streaming
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -24,8 +23,8 @@ from langwright.parts.bias import Alibi
 from langwright.parts.state import NewTokens, State
 from oracles import LLAMA3, Case, left_padding, oracle, perturb, random_ids
 from tiny import tiny_model
+from writers import written
 
-GREEDY = Sampling(temperature=0)
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
 CONFIG = LlamaConfig(
@@ -117,13 +116,8 @@ def test_rows_go_on_alone_as_in_a_batch(streaming: Streaming) -> None:
     """Rows of prompts that fit the cache; the second leaves after 20 tokens."""
     model, lengths = small(), (10, 4, 7)
     prompts = [random_ids(1, length, seed=length)[0].tolist() for length in lengths]
-    alone = [[t for _, t in generate_ids(model, Request([p], [GREEDY], 40, streaming=streaming))] for p in prompts]
-    written: list[list[int]] = [[], [], []]
-    request = Request(prompts, [GREEDY] * 3, 40, streaming=streaming)
-    steps = generate_ids(model, request, lambda row: row == 1 and len(written[1]) == 20)
-    for row, token in steps:
-        written[row].append(token)
-    assert written == [alone[0], alone[1][:20], alone[2]]
+    alone = [written(model, [p], 40, streaming=streaming)[0] for p in prompts]
+    assert written(model, prompts, [40, 20, 40], streaming=streaming) == [alone[0], alone[1][:20], alone[2]]
 
 
 def test_a_prompt_is_cut_into_pieces_that_fit() -> None:
@@ -172,4 +166,9 @@ def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, messa
 
 def test_streaming_without_a_cache_is_refused() -> None:
     with pytest.raises(UserError, match="--window needs the cache"):
-        Request([[1]], cache=False, streaming=Streaming(8))
+        Engine(small(), cache=False, streaming=Streaming(8))
+
+
+def test_beams_keep_whole_texts() -> None:
+    with pytest.raises(UserError, match="--beams 2"):
+        written(small(), [[5]], 3, streaming=Streaming(8), search=Search(beams=2))

@@ -8,10 +8,7 @@ import torch
 
 from langwright import load_model, save_model
 from langwright.adaptation.methods import METHODS
-from langwright.inference.beam import beam_search
-from langwright.inference.generate import generate_ids
-from langwright.inference.request import Request
-from langwright.inference.sampling import Sampling, Search
+from langwright.inference.sampling import Search
 from langwright.models.families import CARRYING
 from langwright.models.folder import new_model
 from langwright.models.model import Model
@@ -20,6 +17,7 @@ from langwright.planning.cost import training_flops_per_token
 from oracles import VOCABULARY, perturb, random_ids
 from refusals import refused
 from tiny import quantise_model
+from writers import written
 
 families = pytest.mark.parametrize("family", [row.name for row in CARRYING])
 
@@ -65,12 +63,9 @@ def test_written_token_by_token_it_is_what_it_is_at_once(family: str) -> None:
     """Prompts of several lengths, one of which leaves early, and the places of beams."""
     model = made(family)
     prompts = [random_ids(1, n, seed=n)[0].tolist() for n in (3, 7, 1)]
-    greedy = [Sampling(temperature=0)] * 3
-    finished = lambda row: row == 1  # noqa: E731 (a row leaves after its first token)
-    requests = [Request(prompts, greedy, 6, cache=cache, search=Search(beams=3)) for cache in (True, False)]
-    cached, whole = (list(generate_ids(model, request, finished)) for request in requests)
-    assert cached == whole
-    assert beam_search(model, requests[0]) == beam_search(model, requests[1])
+    for search in (Search(), Search(beams=3)):
+        cached, whole = (written(model, prompts, [6, 1, 6], search=search, cache=cache) for cache in (True, False))
+        assert cached == whole
 
 
 def test_the_last_layer_is_as_wide_as_a_tied_head() -> None:

@@ -8,10 +8,7 @@ from torch import nn
 
 from langwright import load_model, save_model
 from langwright.adaptation.methods import METHODS
-from langwright.inference.beam import beam_search
-from langwright.inference.generate import generate_ids
-from langwright.inference.request import Request
-from langwright.inference.sampling import Sampling, Search
+from langwright.inference.sampling import Search
 from langwright.models.families import FAMILIES
 from langwright.models.families.lstm_attention import LSTMAttentionConfig
 from langwright.models.folder import new_model
@@ -20,6 +17,7 @@ from langwright.parts import Attention
 from langwright.parts.state import Taps
 from oracles import perturb, random_ids
 from refusals import refused
+from writers import written
 
 CONFIG = LSTMAttentionConfig(vocab_size=53, hidden_size=16, encoder_layers=2, decoder_layers=1)
 
@@ -80,25 +78,10 @@ def test_padding_and_packing_change_nothing(model: Model) -> None:
 
 @torch.no_grad()
 def test_it_writes_with_its_memory(model: Model) -> None:
-    source = random_ids(2, 9)
-    for beams in (1, 3):
-        written = []
-        for cache in (True, False):
-            memory = model.encode(source, remember=cache)
-            request = Request(
-                [[0], [0]],
-                [Sampling(temperature=0)] * 2,
-                6,
-                (),
-                cache,
-                53,
-                None,
-                Search(beams=beams),
-                model.frame,
-                memory,
-            )
-            written.append(beam_search(model, request) if beams > 1 else list(generate_ids(model, request)))
-        assert written[0] == written[1]
+    sources = [random_ids(1, n)[0].tolist() for n in (9, 4)]
+    for search in (Search(), Search(beams=3)):
+        cached, whole = (written(model, sources, 6, search=search, cache=cache) for cache in (True, False))
+        assert cached == whole == [written(model, [one], 6, search=search)[0] for one in sources]
 
 
 def test_folders_adapters_and_refusals(model: Model, tmp_path: Path) -> None:

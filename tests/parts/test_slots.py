@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from langwright.inference.cache import KVCache
-from langwright.inference.generate import generate_ids
-from langwright.inference.request import Request
-from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.parts.attention import Context
 from langwright.parts.bias import Lowered, Places
+from langwright.parts.carry import Carry
 from langwright.parts.kernels import Stateless, attend
 from langwright.parts.norms import Norm
 from langwright.parts.stack import Residual, Stack
@@ -24,6 +22,7 @@ from langwright.parts.state import NewTokens, Settings
 from langwright.parts.virtual_tokens import VirtualTokens
 from oracles import perturb
 from tiny import tiny_model
+from writers import written
 
 LLAMA = LlamaConfig(
     vocab_size=29, hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
@@ -171,23 +170,17 @@ class Decay(nn.Module):
         self.rate = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        slot = context.slot if isinstance(context.slot, Last) else Last()
-        h, out = slot.h, []
+        slot = context.slot if isinstance(context.slot, Carry) else Carry()
+        h, out = slot.read(), []
+        h = torch.zeros_like(x[:, 0]) if h is None else h
         for step in x.unbind(1):
             h = self.rate.sigmoid() * h + step
             out.append(h)
-        slot.h = h
+        slot.write(h)
         return torch.stack(out, 1)
 
-    def new_slot(self) -> "Last":
-        return Last()
-
-
-class Last:
-    h: Any = 0.0
-
-    def keep(self, rows: Tensor) -> None:
-        self.h = self.h[rows]
+    def new_slot(self) -> Carry:
+        return Carry()
 
 
 def test_a_recurrent_mixer_brings_its_own_slot() -> None:
@@ -196,15 +189,11 @@ def test_a_recurrent_mixer_brings_its_own_slot() -> None:
     block = model.body.blocks[0]
     block.attention = Residual(Decay(16), Norm(16, "rms", 1e-6, weight=False))
     prompts = [row.tolist() for row in ids[:, :4]]
-    greedy = [Sampling(temperature=0)] * 3
     with torch.no_grad():
         state = KVCache(2, model.body.own_slots())
         steps = [model(piece, state=state) for piece in ids.split([4, 1, 4], 1)]
         torch.testing.assert_close(torch.cat(steps, 1), model(ids), rtol=0, atol=1e-5)
-    finished = lambda row: row == 1  # noqa: E731 (a row leaves after its first token)
-    cached, whole = (
-        list(generate_ids(model, Request(prompts, greedy, 6, cache=cache), finished)) for cache in (True, False)
-    )
+    cached, whole = (written(model, prompts, [6, 1, 6], cache=cache) for cache in (True, False))
     assert cached == whole
     model(ids).sum().backward()
     assert block.attention.fn.rate.grad.any()

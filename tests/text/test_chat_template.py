@@ -12,8 +12,9 @@ from tokenizers.models import Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from langwright.text.chat_template import TEMPLATES, ChatTemplate, own_template, set_up_chat, template_source
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
-from langwright.text.tokenizer import CONTROL, Tokenizer, load_tokenizer
+from langwright.text.tokenizer import CONTROL, Tokenizer
 from langwright.text.training import train_bpe
 
 from ..refusals import refused

@@ -8,13 +8,14 @@ import transformers
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from langwright.inference import generate
-from langwright.inference.generate import complete
+from langwright.inference.engine import Engine
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
-from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from langwright.text.tokenizer import StreamDecoder, Tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 
 from .test_chat_template import sentencepiece_like as unigram
@@ -68,7 +69,7 @@ def test_a_continuation_is_what_it_adds_to_the_prompt(both: tuple[Tokenizer, Any
     assert ours.decode(ids, skip_special=True) == whole == begun + pieces
 
 
-def test_prompts_go_on_in_streams_joins_stops_and_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_go_on_in_streams_joins_stops_and_beams() -> None:
     tokenizer = Tokenizer(sentencepiece_like(), ROLES, {"add_bos_token": True})
     model = new_model(
         "llama",
@@ -76,15 +77,14 @@ def test_prompts_go_on_in_streams_joins_stops_and_beams(monkeypatch: pytest.Monk
                     num_key_value_heads=1, intermediate_size=24, max_position_embeddings=60),
     )  # fmt: skip
     new = tokenizer.encode("cat cat")
-    monkeypatch.setattr(generate, "generate_ids", lambda *_: iter([(0, id) for id in new]))
-    monkeypatch.setattr(generate, "beam_search", lambda *_: [new])
-    heard: list[str] = []
+    engine = Engine(model, tokenizer)
     for prompt, expected in (("cat", " cat cat"), ("", "cat cat")):
         for search in (Search(), Search(beams=3)):
-            heard.clear()
-            listen = lambda row, text: heard.append(text)  # noqa: E731
-            (done,) = complete(model, tokenizer, [prompt], GREEDY, 9, on_text=listen, search=search)
-            assert done.text == "".join(heard) == expected
+            handle, heard = engine.add(Request(prompt, GREEDY, len(new), search=search, forced=new)), []
+            while engine.busy:
+                engine.step()
+                heard.append(handle.read())
+            assert handle.completions[0].text == "".join(heard) == expected
     for stop, left in ((" cat", ""), ("t c", " ca")):
-        (done,) = complete(model, tokenizer, ["cat"], GREEDY, 9, stop=[stop])
+        ((done,),) = engine.finish([engine.add(Request("cat", GREEDY, len(new), [stop], forced=new))])
         assert (done.text, done.reason) == (left, "stop")

@@ -16,9 +16,10 @@ import langwright
 from langwright.base.files import write_json
 from langwright.corpora.document import Document
 from langwright.data.texts import tokenise
-from langwright.inference.generate import complete, next_tokens, prompt_ids
+from langwright.inference.generate import complete, next_tokens
+from langwright.inference.prompts import prompt_ids
 from langwright.inference.sampling import Sampling, Search
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.text.training import raw_bytes, train_bpe
 
 from ..refusals import refused

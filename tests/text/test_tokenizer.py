@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, normalizers
 from tokenizers.models import BPE
 
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
-from langwright.text.tokenizer import StreamDecoder, Tokenizer, _without_prefix_space, load_tokenizer
+from langwright.text.tokenizer import StreamDecoder, Tokenizer, _without_prefix_space
 from langwright.text.training import characters, raw_bytes, train_bpe
 
 from ..refusals import refused

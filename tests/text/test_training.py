@@ -9,7 +9,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.text.training import SPECIALS, characters, raw_bytes, train_bpe, train_words
 
 from ..refusals import refused

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langwright.text.chat_template import TEMPLATES, ChatTemplate, template_source
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
-from langwright.text.tokenizer import CONTROL, StreamDecoder, Tokenizer, load_tokenizer
+from langwright.text.tokenizer import CONTROL, StreamDecoder, Tokenizer
 from langwright.text.training import train_bpe
 
 from .published_templates import LLAMA2, PUBLISHED, QWEN2_5

@@ -12,9 +12,10 @@ import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from langwright.text.opening import load_tokenizer
 from langwright.text.special_tokens import SpecialTokens
 from langwright.text.token_bytes import CHARACTER_OF_BYTE
-from langwright.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 from ..refusals import refused
 

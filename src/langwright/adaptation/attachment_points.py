@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from langwright.base.errors import UserError, suggest
 from langwright.models import tasks
-from langwright.models.families import FAMILIES
+from langwright.models.families import ROWS
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.parts.heads import LanguageHead
@@ -108,7 +108,7 @@ def tensors_of(model: Model) -> list[Entry]:
 
     A head that is the token table has a name too, and so has the table in each stack of an encoder-decoder.
     """
-    family, task = FAMILIES[model.family], model.task
+    family, task = ROWS[model.family], model.task
     entries = list(tasks.entries(family, model.config, task))
     if family.task == "hidden" and task in ("hidden", tasks.EMBEDDING):
         entries = [replace(entry, disk=entry.disk.removeprefix(family.prefix)) for entry in entries]

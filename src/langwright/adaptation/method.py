@@ -27,7 +27,7 @@ from langwright.adaptation.attachment_points import (
 )
 from langwright.adaptation.settings import Table, check_ranges, holds, read_fields, setting, write_fields
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import ROWS
 from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
@@ -246,7 +246,7 @@ class TargetedMethod(Method):
 
     def wanted(self, model: Model) -> Targets:
         """What it acts on."""
-        return self.usual(model, FAMILIES[model.family].adapters) if self.target is None else self.target
+        return self.usual(model, ROWS[model.family].adapters) if self.target is None else self.target
 
     def targets(self, model: Model) -> list[AttachmentPoint]:
         """The points of a model that it acts on."""

@@ -159,7 +159,7 @@ class NegativeSampling:
         self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
     ) -> None:
         """No word is a large part of the text after sub-sampling: a sum does."""
-        _add(self.vectors, rows, change)
+        self.vectors.index_add_(0, rows.flatten(), change.flatten(0, 1))
 
 
 class TopOfTree:
@@ -229,7 +229,7 @@ class RestOfTree:
         self, rows: Int[Tensor, "m J"], change: Float[Tensor, "n J D"], counts: Float[Tensor, "n P J"], rate: float
     ) -> None:
         """None of them is on the way to a large part of the text: a sum does."""
-        _add(self.vectors, rows, change)
+        self.vectors.index_add_(0, rows.flatten(), change.flatten(0, 1))
 
 
 def huffman_branches(counts: list[int]) -> NDArray[np.int64]:
@@ -373,7 +373,7 @@ class _Training:
             blocks = vectors.unfold(0, mask.shape[2], layer.block).mT
             columns = layer.columns(targets.reshape(-1, layer.block), random)
             _add_overlapping(change, self._learn(layer, columns, blocks, mask, rate), layer.block)
-        _add(self.vectors, words, change)
+        self.vectors.index_add_(0, words, change)
 
     def _learn(
         self,
@@ -428,9 +428,3 @@ def _add_overlapping(total: Float[Tensor, "L D"], blocks: Float[Tensor, "n C D"]
     for first in range(0, blocks.shape[1], stride):
         part = blocks[:, first : first + stride]
         total[first:].unfold(0, part.shape[1], stride).mT[: len(part)] += part
-
-
-def _add(matrix: Float[Tensor, "R D"], rows: Int[Tensor, "*n"], values: Float[Tensor, "*n D"]) -> None:
-    """Add to rows, of which some are the same; several times as fast as index_add_ on a CPU."""
-    index = rows.reshape(-1, 1).expand(-1, matrix.shape[1])
-    matrix.scatter_add_(0, index, values.reshape(index.shape))

@@ -25,7 +25,8 @@ from langwright.inference.sampling import Sampling
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.text.chat_template import own_template
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer
 
 TEMPERATURE = 0.5
 BODY_TOKENS, BODY_BYTES = 112, 400

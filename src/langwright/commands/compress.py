@@ -17,7 +17,7 @@ from langwright.data.supply import evaluation_batches
 from langwright.data.windows import Windows
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 
 
 def compress(

@@ -19,7 +19,7 @@ from langwright.commands.show import sections as attention_sections
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.splits import split_documents
 from langwright.models.folder import RECORD, OpenedFolder
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import OVERLINE, run_report
 from langwright.training.trainer import close

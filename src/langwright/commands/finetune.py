@@ -30,7 +30,8 @@ from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, no_tokenizer
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report
@@ -63,16 +64,16 @@ def finetune(
     search: tuple[str, ...] = (),
     json: bool = False,
 ) -> int:
-    """Go on training a model, or an adapter of it, on your own text or conversations, and measure what it learns.
+    """Go on training a model, or an adapter of it, on your own text, conversations or rows, and measure what it learns.
 
-    What it forgets is measured too.
+    What it forgets of text is measured too. With rows that have answers, the model may be a new one.
 
     Args:
         model: the folder of the model to begin with, from here or from elsewhere, or a model of the Hub: hf:owner/name
             or hf:owner/name@revision, to whose revision a run keeps; or a new one for a task on rows, by its family
             or a preset: new:cnn, new:lstm, new:bert, new:marian ...
         text: a corpus as for pretrain: a file, folder, glob or name; with --task chat files of conversations, with
-            other tasks a table of rows with labels.
+            other tasks a table of rows with labels, or recordings.
         out: the new model folder, or with any --method but full the new adapter folder.
         recipe: how.
         extend: go on with a finished run, for longer.
@@ -261,8 +262,9 @@ def _existing(model: Path, out: Path, recipe: TuningRecipe, ignore_field: tuple[
     if out.resolve() == folder.resolve():
         raise UserError(f"{out}: the new model needs a folder of its own")
     opened = OpenedFolder(folder, ignore_field)
+    tokenizer = load_tokenizer(folder) if opened.family.reads == "text" else no_tokenizer()
     rate = 0.1 if recipe.method == "full" else 1.0
-    return Beginning(opened, load_tokenizer(folder), record, weights_checksum(folder), rate)
+    return Beginning(opened, tokenizer, record, weights_checksum(folder), rate)
 
 
 def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
@@ -272,4 +274,4 @@ def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:
             raise UserError(f"--{flag} {value}: is for a model that exists; {NEW}{name} is trained as a whole")
     origin, tokenizer = goal.fresh(name)
     path = str(origin.path)
-    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.family.rate)
+    return Beginning(origin, tokenizer, {"base_folder": path}, path, origin.rate)

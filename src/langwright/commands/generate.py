@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
-from langwright.base.console import print_json
-from langwright.base.errors import UserError
+from langwright.base.console import print_json, warn
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
+from langwright.inference.engine import Engine
 from langwright.inference.generate import complete
 from langwright.inference.opening import Opening
+from langwright.inference.prompt_file import complete_file
+from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
 
@@ -18,6 +21,9 @@ def generate(
     sampling: Sampling = Sampling(),
     search: Search = Search(),
     stop: tuple[str, ...] = (),
+    prompts: Path | None = None,
+    out: Path | None = None,
+    batch: int = 16,
     cache: bool = True,
     window: int | None = None,
     sinks: int | None = None,
@@ -33,6 +39,9 @@ def generate(
         sampling: how tokens are drawn.
         search: beams, and rules for what may come.
         stop: a string that ends the text; it is left out.
+        prompts: a file of prompts, rows with a field `prompt`; stopped anywhere, the same command goes on there.
+        out: where their texts go, one JSON object a prompt.
+        batch: how many texts are written side by side.
         cache: keep keys and values between tokens; without it every token is computed from the beginning, for
             comparison.
         window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
@@ -42,10 +51,28 @@ def generate(
     """
     if sinks is not None and window is None:
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
-    prompts = ["".join(standard_input()) if text == "-" else text for text in prompt]
+    if (prompts is None) != (out is None):
+        raise UserError("--prompts FILE, where prompts are read, and --out FILE, where texts are written, go together")
+    check_flag("out", out, out is None or out.suffix == ".jsonl", "a name that ends in .jsonl")
+    if prompts is not None and prompt != ("",):
+        raise UserError("--prompt has no place beside --prompts, a file of them; leave one out")
+    streaming = None if window is None else Streaming(window, 4 if sinks is None else sinks)
+    texts = ["".join(standard_input()) if text == "-" else text for text in prompt]
     loaded, tokenizer = opening.open(model, generates=True)
-    streams = len(prompts) == 1 and not json
-    echoes = prompts if loaded.continues else [""] * len(prompts)
+    if prompts is not None and out is not None:
+        settings = {"model": str(model), "max_new_tokens": max_new_tokens, "stop": list(stop)}
+        settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks, "cache": cache}
+        settings |= {name: str(value) for name, value in vars(opening).items()}
+        asked = Request("", sampling, max_new_tokens, stop, search=search)
+        engine = Engine(loaded, tokenizer, batch=batch * search.beams, cache=cache, streaming=streaming)
+        failed = complete_file(engine, prompts, out, asked, settings)
+        if failed:
+            warn(f'{failed:,} texts ended with an error; their rows in {out} say "error"')
+        if json:
+            print_json({"out": str(out), "errors": failed})
+        return
+    streams = len(texts) == 1 and not json
+    echoes = texts if loaded.continues else [""] * len(texts)
     shown: list[str] = []
 
     def stream(row: int, text: str) -> None:
@@ -55,19 +82,22 @@ def generate(
     completions = complete(
         loaded,
         tokenizer,
-        prompts,
+        texts,
         sampling,
         max_new_tokens,
         stop,
+        batch=batch,
         cache=cache,
         on_text=stream if streams else lambda row, text: None,
-        streaming=None if window is None else Streaming(window, 4 if sinks is None else sinks),
+        streaming=streaming,
         search=search,
     )
     if json:
-        for text, completion in zip(prompts, completions, strict=True):
+        for text, completion in zip(texts, completions, strict=True):
             print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})
     elif streams:
         print("" if shown else echoes[0], flush=True)
     else:
         print("\n\n".join(text + c.text for text, c in zip(echoes, completions, strict=True)))
+    for error in dict.fromkeys(completion.error for completion in completions if completion.error):
+        warn(f"a text was cut off: {error}")

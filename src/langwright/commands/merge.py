@@ -14,7 +14,7 @@ from langwright.base.hub import model_folder
 from langwright.models.folder import GENERATION, refuse_out, save_model
 from langwright.models.surgery.quantise import Kind, dequantise, is_quantised
 from langwright.models.weights import weights_checksum
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 
 PROBE = 64
 """Tokens on which the change of the logits is measured."""

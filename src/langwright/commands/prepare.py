@@ -138,7 +138,7 @@ def _refuse(
 def _faulty(chats: Sequence[Chat], model: Path | None) -> list[int]:
     """The numbers of those with a fault; how many have which is told."""
     from langwright.text.chat_template import TEMPLATES
-    from langwright.text.tokenizer import load_tokenizer
+    from langwright.text.opening import load_tokenizer
 
     specials = {token for tokens in TEMPLATES.values() for token in tokens}
     if model is not None:

@@ -13,8 +13,9 @@ from langwright.adaptation.attached import attached
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
-from langwright.inference.generate import check_length, complete, prompt_ids, source_ids
+from langwright.inference.generate import complete
 from langwright.inference.opening import Opening
+from langwright.inference.prompts import check_length, prompt_ids, source_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
 from langwright.parts.bias import Bias, Places

@@ -61,16 +61,19 @@ class Columns:
         text_field: the column of the text, or its number in a table without a header; guessed unless given.
         second_field: the column of a second text, for pairs of texts.
         label_field: the column of the label; guessed unless given.
+        group_field: of series, the column of the subject, of whom all windows stay on one side of the split; guessed
+            unless given.
     """
 
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
+    group_field: str | None = None
 
     @property
     def given(self) -> list[str]:
         """The columns that are named."""
-        return [name for name in (self.text_field, self.second_field, self.label_field) if name is not None]
+        return [name for name in vars(self).values() if name is not None]
 
 
 class LabelledRow(NamedTuple):
@@ -204,6 +207,8 @@ def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADING
         columns: Those that are named.
         headings: The usual names.
     """
+    if columns.group_field is not None:
+        raise UserError(f"--group-field {columns.group_field}: is for recordings, not for {path}")
     if ending_of(path) not in (".csv", ".tsv"):
         rows = list(read_rows(path, None))
         if not rows:

@@ -50,8 +50,12 @@ def parse_split(text: Split | str | float) -> Split:
 
 def is_held_out(text: str, share: float) -> bool:
     """Whether a document is held out: a pure function of its text, so equal documents are never on both sides."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"split").digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+    return _digest(text) < share * 2**64
+
+
+def _digest(text: str) -> int:
+    """A number below 2**64."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, person=b"split").digest(), "big")
 
 
 def split_items(
@@ -86,6 +90,35 @@ def split_items(
         left = f"{len(training)} of {len(held)} {what} to train on and {len(measured)} to measure"
         raise UserError(f"{spec}: the split {rule} leaves {left}; --split 0.8 holds out the last fifth")
     return training, measured
+
+
+def split_groups(
+    items: Sequence[T], split: str, key: Callable[[T], str], *, spec: str, what: str
+) -> tuple[list[T], list[T]]:
+    """Those to train on and those held out, whole groups on one side.
+
+    Args:
+        items: What is in memory as a whole.
+        split: As in `split_items`, of the number of groups, at least one on each side; or the names of those that are
+            held out, between commas.
+        key: The group of one.
+        spec: Where they are from, for the message.
+        what: What a group is.
+
+    Raises:
+        UserError: There is one group only, or a side has none.
+    """
+    names = sorted(set(map(key, items)))
+    if len(names) < 2:
+        raise UserError(f"{spec}: there is one {what} only, {names[0]}; others are needed to measure, in --validation")
+    out = {name.strip() for name in split.split(",")}
+    if not out <= set(names):
+        share, by_content = parse_split(split)
+        count = min(max(round(len(names) * (share if by_content else 1 - share)), 1), len(names) - 1)
+        out = set(sorted(names, key=_digest)[:count] if by_content else names[-count:])
+    elif len(out) == len(names):
+        raise UserError(f"{spec}: --split {split} holds out every {what}")
+    return [item for item in items if key(item) not in out], [item for item in items if key(item) in out]
 
 
 def split_documents(corpus: Corpus, split: Split | str | float = "5%") -> tuple[Corpus, Corpus]:

@@ -25,7 +25,8 @@ from langwright.data.reading import Reading
 from langwright.data.shards import VERSION, Tokens, open_shard, write_shard
 from langwright.data.streams import READ_AT_ONCE, InOrder, Streams, whole_documents
 from langwright.data.supply import Batches, Row, StatefulBatches, StepBatches, Supply, evaluation_batches
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import characters, raw_bytes, train_bpe, train_words
 
 BATCH_CHARACTERS = 1 << 20

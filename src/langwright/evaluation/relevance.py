@@ -17,7 +17,7 @@ from langwright.models.model import Model
 from langwright.objectives.losses import token_losses
 from langwright.planning.machine import choose_device
 from langwright.text.chat_template import set_up_chat
-from langwright.text.tokenizer import load_tokenizer
+from langwright.text.opening import load_tokenizer
 
 CHUNK = 256
 """Conversations scored between two steps of the progress bar."""

@@ -1,72 +1,67 @@
 """Beam search: the likeliest whole text instead of the likeliest next token, as `transformers` 5.23 searches.
 
-Every row of the batch keeps `beams` hypotheses. Each step looks at all continuations of all of them, takes so many of
-the likeliest that at least `beams` are unfinished, sets finished ones among the best `beams` aside, and goes on with
-the likeliest unfinished ones.
+Each step looks at all continuations of all hypotheses, takes so many of the likeliest that at least `beams` are
+unfinished, sets finished ones among the best `beams` aside, and goes on with the likeliest unfinished ones.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from langwright.inference.request import Reading, Request
-from langwright.inference.sampling import Rules, Search, apply_rules
-from langwright.models.model import Model
-
-NEVER = -1e9
-"""The score of what cannot win."""
+from langwright.inference.sampling import Search
 
 
 @dataclass
 class Hypotheses:
-    """The beams of one row. live: (log p, tokens), likeliest first. done: (score, tokens), best first."""
+    """The beams of one prompt.
 
-    live: list[tuple[float, list[int]]]
+    Args:
+        search: how many, and how they are scored.
+        ends: the ids that finish one.
+
+    Attributes:
+        live: log p and tokens of those that go on, likeliest first; one without tokens at first.
+        done: score and tokens of the finished ones, best first.
+        open: whether a better one may still come.
+    """
+
+    search: Search
+    ends: Collection[int]
+    live: list[tuple[float, list[int]]] = field(default_factory=lambda: [(0.0, [])])
     done: list[tuple[float, list[int]]] = field(default_factory=list)
     open: bool = True
 
-    def advance(
-        self, found: Sequence[tuple[float, list[int], int]], search: Search, ends: Collection[int], left: int
-    ) -> list[int]:
-        """Take the likeliest continuations in; the beams that the live ones came from.
+    def advance(self, scores: Float[Tensor, "live vocabulary"], left: int) -> list[int]:
+        """Take the likeliest continuations in; the live hypothesis that each new one goes on from.
 
-        found: (log p, tokens, the beam it continues), likeliest first. left: how many tokens may follow.
+        scores: log p of every next token. left: how many tokens may follow.
         """
+        search, size = self.search, scores.shape[1]
+        totals = scores + torch.tensor([total for total, _ in self.live], device=scores.device)[:, None]
+        best = totals.flatten().topk(min(totals.numel(), max(2, 1 + len(self.ends)) * search.beams))
+        found = [
+            (total, [*self.live[at // size][1], at % size], at // size)
+            for total, at in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            if total > -torch.inf
+        ]
         if self.open:
-            ended = [(total, tokens) for total, tokens, _ in found[: search.beams] if tokens[-1] in ends or not left]
-            self.done += [(total / len(tokens) ** search.length_penalty, tokens) for total, tokens in ended]
+            ended = [one[:2] for one in found[: search.beams] if one[1][-1] in self.ends or not left]
+            self.done += [(self._score(*one), one[1]) for one in ended]
             self.done = sorted(self.done, key=lambda one: -one[0])[: search.beams]
-        going = [one for one in found if one[1][-1] not in ends][: search.beams]
-        self.live = [(total, tokens) for total, tokens, _ in going]
+        going = [one for one in found if one[1][-1] not in self.ends][: search.beams]
+        self.live = [one[:2] for one in going]
         if len(self.done) == search.beams:  # over, where at this length the likeliest cannot beat the worst of them
-            score = self.live[0][0] / len(self.live[0][1]) ** search.length_penalty
-            self.open &= not search.early_stopping and score > self.done[-1][0]
-        return [beam for _, _, beam in going]
+            better = bool(self.live) and self._score(*self.live[0]) > self.done[-1][0]
+            self.open &= not search.early_stopping and better
+        self.open &= bool(self.live and left)
+        return [parent for _, _, parent in going]
 
+    def best(self, count: int) -> list[list[int]]:
+        """The tokens of the best so far."""
+        return [tokens for _, tokens in [*self.done, *self.live][:count]]
 
-@torch.inference_mode()
-def beam_search(model: Model, request: Request) -> list[list[int]]:
-    """The new tokens of the best hypothesis of each row, its end included where it ended."""
-    search, ends, beams = request.search, request.ends, request.search.beams
-    reading = Reading(model, request, copies=beams)
-    rules = Rules.of(request.frame, search.no_repeat_ngram)
-    rows = [Hypotheses([(0.0 if beam == 0 else NEVER, []) for beam in range(beams)]) for _ in request.rows]
-    for step in range(request.max_new_tokens):
-        left = request.max_new_tokens - step - 1
-        scores = reading.logits().float().log_softmax(-1)
-        size = scores.shape[1]
-        live = [(prompt, *one) for prompt, row in zip(request.rows, rows, strict=True) for one in row.live]
-        written, count = [[*prompt, *tokens] for prompt, _, tokens in live], len(live)
-        scores = apply_rules(scores, [rules] * count, written, [step] * count, [left] * count)
-        totals = scores + torch.tensor([so_far for _, so_far, _ in live], device=scores.device)[:, None]
-        best = totals.view(len(rows), -1).topk(max(2, 1 + len(ends)) * beams)
-        kept: list[int] = []
-        for number, row in enumerate(rows):
-            likeliest = zip(best.values[number].tolist(), best.indices[number].tolist(), strict=True)
-            found = [(total, [*row.live[at // size][1], at % size], at // size) for total, at in likeliest]
-            kept += [number * beams + beam for beam in row.advance(found, search, ends, left)]
-        if not left or not any(row.open for row in rows):
-            break
-        reading.go_on(kept, [tokens[-1] for row in rows for _, tokens in row.live])
-    return [row.done[0][1] if row.done else row.live[0][1] for row in rows]
+    def _score(self, total: float, tokens: list[int]) -> float:
+        return total / len(tokens) ** self.search.length_penalty

@@ -19,11 +19,16 @@ class Blocks:
     Args:
         count: how many there are.
         size: tokens in a block.
+
+    Attributes:
+        holders: how many tables hold each.
+        taken: those that were free until they were claimed, for the memory to clean and to forget.
     """
 
     def __init__(self, count: int, size: int):
         self.count, self.size = count, size
         self.holders = [0] * count
+        self.taken: list[int] = []
         self._free = list(range(count))
 
     @property
@@ -72,4 +77,5 @@ class Blocks:
     def _take(self) -> int:
         block = heapq.heappop(self._free)
         self.holders[block] = 1
+        self.taken.append(block)
         return block

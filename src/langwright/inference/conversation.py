@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from langwright.base.errors import UserError
-from langwright.inference.generate import Completion, complete
+from langwright.inference.generate import complete
+from langwright.inference.request import Completion
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
 from langwright.text.chat_template import ChatTemplate

@@ -11,7 +11,8 @@ from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import Kind
 from langwright.planning.machine import DTYPES, choose_device, choose_dtype
-from langwright.text.tokenizer import Tokenizer, load_tokenizer
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,21 @@ class Opening:
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     device: str = "auto"
 
-    def open(self, folder: Path, generates: bool = False, one_stack: bool = False) -> tuple[Model, Tokenizer]:
+    def open(
+        self, folder: Path, generates: bool = False, one_stack: bool = False, texts: bool = True
+    ) -> tuple[Model, Tokenizer]:
         """The model in eval mode, and its tokenizer.
 
         Args:
             folder: a path, or the name of a model of the Hub.
             generates: refuse a model that does not generate text.
             one_stack: refuse an encoder-decoder.
+            texts: refuse a model that reads no texts; else its tokenizer is `no_tokenizer`.
 
         Raises:
             UserError: Naming the file, field or flag that is wrong.
         """
-        opened, dtype = OpenedFolder(folder, self.ignore_field).require(generates, one_stack), str(self.dtype)
+        opened, dtype = OpenedFolder(folder, self.ignore_field).require(generates, one_stack, texts), str(self.dtype)
         device, record = choose_device(self.device), opened.path / RECORD
         if dtype == "auto":  # decided anew, a busy moment would change what a model says
             told = read_object(record, "the record of the model", optional=True).get("dtype")
@@ -51,6 +55,8 @@ class Opening:
         head, labels = self._head()
         base = opened.model(device, choose_dtype(dtype, device), head, labels, bits=self.bits)
         model = adapted(base, self.adapter, folder)
+        if opened.family.reads != "text":
+            return model, no_tokenizer()
         tokenizer = load_tokenizer(tokenizer_folder(folder, self.adapter), base=folder)
         check_vocabulary(model, tokenizer)
         return model, tokenizer

@@ -1,107 +1,197 @@
-"""What is to be written, and what a model has read of it."""
+"""What is asked of an engine, and what comes of it."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
-from langwright.base.errors import UserError
-from langwright.inference.cache import KVCache
+from langwright.base.errors import UserError, check_flag
 from langwright.inference.sampling import Sampling, Search
-from langwright.inference.sinks import Streaming
-from langwright.models.model import Frame, Model
-from langwright.parts.state import CrossMemory
+from langwright.text.tokenizer import StreamDecoder, Tokenizer
+
+Reason = Literal["length", "end", "stop", "cancelled", "deadline", "error"]
+MOST_TEXTS, MOST_LOGPROBS = 256, 100
 
 
 @dataclass(frozen=True)
 class Request:
-    """Rows of ids to continue, and how.
+    """A prompt and how it is continued.
 
     Args:
-        rows: the ids of each prompt.
-        samplings: one for each row.
-        max_new_tokens: the most that are written after each row.
-        ends: ids that end a hypothesis of beam search.
-        cache: whether keys and values are kept between steps.
-        vocabulary: ids from here on are padding of the model's tables and never chosen; None for no limit.
-        streaming: which tokens are kept in a text that grows past the context; None for all.
-        search: beams, and how they are scored.
-        frame: which tokens the model forces or bans; None for none.
-        memory: what the decoder of an encoder-decoder reads, a row for each prompt.
+        prompt: a text, or ids, as a chat template makes them; for an encoder-decoder what the encoder reads.
+        sampling: how tokens are drawn.
+        max_new_tokens: by default what the context has room for, at most 256.
+        stop: strings that end a text; they and what follows are left out.
+        stop_ids: ids that end a text beside those of the tokenizer.
+        search: beams, and n-grams that may not return.
+        n: how many texts to write; number i draws with the seed + i.
+        best_of: write so many, and keep the n with the highest mean log-probability of a token; n unless given.
+        logit_bias: added to the logits of tokens, by id.
+        banned: ids that never come.
+        forced: ids that every text begins with.
+        logprobs: how many of the likeliest tokens are named beside each new one, with the log-probabilities that the
+            model gives them, before any setting of `sampling`; None for no log-probabilities at all.
+        prompt_logprobs: the same for the tokens of the prompt, but the first.
+        priority: requests with a higher one go first.
+        deadline: seconds after which the text ends as it is; None for no end.
     """
 
-    rows: Sequence[Sequence[int]]
-    samplings: Sequence[Sampling] = ()
-    max_new_tokens: int = 256
-    ends: Collection[int] = ()
-    cache: bool = True
-    vocabulary: int | None = None
-    streaming: Streaming | None = None
+    prompt: str | Sequence[int]
+    sampling: Sampling = Sampling()
+    max_new_tokens: int | None = None
+    stop: Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
     search: Search = Search()
-    frame: Frame | None = None
-    memory: CrossMemory | None = None
+    n: int = 1
+    best_of: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    banned: Sequence[int] = ()
+    forced: Sequence[int] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    priority: int = 0
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
-        if self.streaming is not None and not self.cache:
-            raise UserError("--window needs the cache; leave --no-cache out")
+        wanted = self.max_new_tokens
+        check_flag("max_new_tokens", wanted, wanted is None or wanted >= 1, "at least 1")
+        check_flag("n", self.n, 1 <= self.n <= MOST_TEXTS, f"between 1 and {MOST_TEXTS}")
+        check_flag("best_of", self.best_of, self.n <= self.texts <= MOST_TEXTS, f"between n and {MOST_TEXTS}")
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            check_flag(name, value, value is None or 0 <= value <= MOST_LOGPROBS, f"between 0 and {MOST_LOGPROBS}")
+        for token, bias in self.logit_bias.items():
+            check_flag("logit_bias", f"{token}: {bias}", math.isfinite(bias), "finite")
+        if self.deadline is not None:
+            check_flag("deadline", self.deadline, 0 < self.deadline < math.inf, "above 0 and finite")
+        if "" in self.stop:
+            raise UserError("an empty stop string would stop at once; leave it out")
+        if self.search.beams > 1:
+            self._refuse_draws()
+
+    @property
+    def texts(self) -> int:
+        """How many are written."""
+        return self.n if self.best_of is None else self.best_of
+
+    def _refuse_draws(self) -> None:
+        """Beam search draws nothing: a setting of the draw would be ignored."""
+        told = {name: (value, getattr(Sampling(), name)) for name, value in vars(self.sampling).items()}
+        told |= {"best_of": (self.best_of, None), "logprobs": (self.logprobs, None)}
+        for name, (value, usual) in told.items():
+            if value != usual and (name, value) != ("temperature", 0):
+                raise UserError(f"--{name.replace('_', '-')} {value}: has no place beside --beams, which draws nothing")
+        check_flag("n", self.n, self.n <= self.search.beams, f"at most --beams {self.search.beams}")
 
 
-class Reading:
-    """Rows that a model reads, and goes on reading as they grow.
+class Logprob(NamedTuple):
+    """The log-probability of a token, and those of the likeliest in its place, likeliest first."""
 
-    Args:
-        model: what reads.
-        request: the rows, and what is kept between calls.
-        copies: how often each row is read, for beams.
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: what the ids add to the text of the prompt, so that both joined are the whole text.
+        ids: the new tokens.
+        reason: the limit was reached, the document ended or a stop id came, a stop string came, it was cancelled, its
+            time was over, or something went wrong.
+        error: what went wrong.
+        logprobs, prompt_logprobs: of each new token, and of the prompt from its second token on, where asked for.
     """
 
-    def __init__(self, model: Model, request: Request, copies: int = 1):
-        self._model, self._vocabulary, self._memory = model, request.vocabulary, request.memory
-        self._state: KVCache | None = None
-        if request.streaming is not None:
-            self._state = request.streaming.cache(model)
-        elif request.cache:
-            self._state = KVCache(len(model.body.blocks), model.body.own_slots())
-        self._ids, self._mask = padded([row for row in request.rows for _ in range(copies)], model.device)
-        if copies > 1 and self._memory is not None:
-            self._memory.keep(torch.arange(len(request.rows), device=model.device).repeat_interleave(copies))
-
-    @torch.inference_mode()
-    def logits(self) -> Float[Tensor, "rows vocabulary"]:
-        """Of the token after each row; the tokens go in in pieces where the state asks for them."""
-        hidden = torch.empty(0)
-        for piece in [slice(None)] if self._state is None else self._state.pieces(self._ids.shape[1]):
-            mask = None if self._mask is None else self._mask[:, piece]
-            hidden = self._model.body(self._ids[:, piece], mask, state=self._state, memory=self._memory)[:, -1]
-        return self._model.head(hidden)[:, : self._vocabulary]
-
-    @torch.inference_mode()
-    def go_on(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Keep these rows, in this order, each with a new token after it."""
-        ids, mask = self._ids, self._mask
-        new = torch.tensor(tokens, device=ids.device)[:, None]
-        if list(rows) != list(range(len(ids))):
-            kept = torch.tensor(rows, device=ids.device)
-            if self._state is not None:
-                self._state.keep(kept)
-            if self._memory is not None and len(rows) < len(ids):  # beams that change places read the same source
-                self._memory.keep(kept)
-            ids, mask = ids[kept], None if mask is None else mask[kept]
-        if self._state is not None:
-            self._ids, self._mask = new, None
-            return
-        self._ids = torch.cat((ids, new), 1)
-        self._mask = None if mask is None else torch.cat((mask, torch.ones_like(new, dtype=torch.bool)), 1)
+    text: str
+    ids: list[int]
+    reason: Reason
+    error: str | None = None
+    logprobs: list[Logprob] | None = None
+    prompt_logprobs: list[Logprob] | None = None
 
 
-def padded(
-    rows: Sequence[Sequence[int]], device: torch.device, side: Literal["left", "right"] = "left"
-) -> tuple[Int[Tensor, "batch time"], Bool[Tensor, "batch time"] | None]:
-    """Ids with padding at one side, and what is real; no mask when all are equally long."""
-    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1, padding_side=side)
-    real = ids >= 0
-    return ids.clamp(min=0).to(device), None if real.all() else real.to(device)
+class Handle:
+    """A request on its way.
+
+    Attributes:
+        request: what was asked.
+        completions: n of them once it is done; before that, none.
+    """
+
+    def __init__(self, request: Request):
+        self.request = request
+        self.completions: list[Completion] = []
+        self._news: dict[int, str] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether all texts have ended."""
+        return bool(self.completions)
+
+    def read(self, text: int = 0) -> str:
+        """What became final of a text since the last call; all at the end where the best of several are chosen."""
+        return self._news.pop(text, "")
+
+    def hear(self, text: int, piece: str) -> None:
+        """Keep a piece of a text until it is read."""
+        self._news[text] = self._news.get(text, "") + piece
+
+
+class Writer:
+    """The text of one sequence: decodes tokens as they come and holds back what may become a stop string.
+
+    Args:
+        tokenizer: None where only ids are wanted.
+        prompt: the ids before the text.
+        ends: the ids that end it.
+        stop: the strings that end it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], ends: Collection[int], stop: Sequence[str]):
+        self._ends, self._stop = ends, stop
+        self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, prompt)
+        self._given = 0
+        self.text = ""
+        self.ids: list[int] = []
+        self.reason: Reason | None = None
+
+    def take(self, token: int) -> str:
+        """Go on with a token; the text that is final by it."""
+        self.ids.append(token)
+        if token in self._ends:
+            self.reason = "end"
+            return ""
+        return "" if self._decoder is None else self._extend(self._decoder.feed(token))
+
+    def close(self, reason: Reason) -> str:
+        """End the text, for this reason if it has not ended before; what was held back."""
+        self.reason = self.reason or reason
+        if self.reason == "stop":
+            return ""
+        last = "" if self._decoder is None else self._extend(self._decoder.flush())
+        return last + self._release(len(self.text))
+
+    def _extend(self, text: str) -> str:
+        self.text += text
+        found = [at for stop in self._stop if (at := self.text.find(stop, self._searched(stop))) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.reason = "stop"
+        return self._release(len(self.text) if found else len(self.text) - self._held())
+
+    def _searched(self, stop: str) -> int:
+        """Text before this place was searched for the stop string already."""
+        return max(0, self._given - len(stop) + 1)
+
+    def _held(self) -> int:
+        """How many characters at the end begin a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        sizes = range(min(longest, len(self.text)), 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self.text[-n:]) for stop in self._stop)), 0)
+
+    def _release(self, until: int) -> str:
+        given, self._given = self._given, max(until, self._given)
+        return self.text[given:until]

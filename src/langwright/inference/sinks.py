@@ -1,19 +1,24 @@
 """A KV cache that never grows past a bound: attention sinks and a recent window (StreamingLLM, Xiao et al., 2024)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from langwright.base.errors import UserError
+from langwright.inference.blocks import Blocks
 from langwright.inference.cache import KVCache, KVSlot, NewKeys
+from langwright.inference.continuation import Continuation, Piece
+from langwright.inference.memory import Hidden, Ids, Real
 from langwright.models.model import Model
 from langwright.parts.bias import Places
 from langwright.parts.positions import Rope, Tables, rotate
-from langwright.parts.state import KeysValues, NewTokens
+from langwright.parts.state import CrossMemory, KeysValues, NewTokens
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,35 @@ class Streaming:
                 raise UserError(f"--window {self.window} --sinks {self.sinks}: {reason}")
         body = model.body
         return SinkCache(len(body.blocks), self.sinks, self.window, body.rope, body.own_slots())
+
+
+class Sinks:
+    """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
+
+    keeps = True
+
+    def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
+        self._streaming, self._model = streaming, model
+        streaming.cache(model)  # refuses what cannot stream
+        held = Blocks(0, size).needed(streaming.sinks + streaming.window)
+        self.blocks = Blocks(texts * held, size), Blocks(0, size)
+
+    def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """What is held at the most."""
+        return (0, min(stop, self._streaming.sinks + self._streaming.window)), (0, 0)
+
+    def read(self, ids: Ids, real: Real | None, pieces: Sequence[Piece], encoded: CrossMemory | None) -> Hidden:
+        """One text after the other, each cut into pieces that fit (see `Memory`)."""
+        rows = [self._one(row[None, : piece.length], piece.text) for row, piece in zip(ids, pieces, strict=True)]
+        return pad_sequence(rows, batch_first=True)
+
+    def _one(self, ids: Ids, text: Continuation) -> Float[Tensor, "time dim"]:
+        text.state = text.state or self._streaming.cache(self._model)
+        pieces = text.state.pieces(ids.shape[1])
+        return torch.cat([self._model.body(ids[:, piece], state=text.state)[0] for piece in pieces])
+
+    def prepare(self, copies: Sequence[tuple[int, int]]) -> None:
+        """A text that goes on from another has a copy of its state (`Scheduler.share`)."""
 
 
 class SinkCache(KVCache):

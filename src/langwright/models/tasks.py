@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import FAMILIES, ROWS
 from langwright.models.family import Family
 from langwright.models.keymap import Entry, expand
 from langwright.models.model import Model
@@ -64,7 +64,7 @@ def new_model(family: str, config: Any, seed: int = 0, head: str | None = None, 
         head: what the head is for, as for `load_model`; the family's own unless given.
         labels: the classes of a classifying head.
     """
-    row = FAMILIES[family]
+    row = ROWS[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(row, config, head or row.task, labels)

@@ -32,11 +32,12 @@ class Origin(Protocol):
 
 @dataclass
 class Untrained:
-    """A model that is nothing but a shape as yet; see `Origin`."""
+    """A model that is nothing but a shape as yet; see `Origin`. rate: see `Family.rate`."""
 
     path: Path
     family: Family
     config: Any
+    rate: float
 
     def model(
         self, *, head: str | None = None, labels: Sequence[str] | None = None, seed: int = 0, bits: None = None

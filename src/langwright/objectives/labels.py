@@ -45,6 +45,32 @@ class LabelBatch(Batch):
 
 
 @dataclass(frozen=True)
+class SeriesBatch(Batch):
+    """Series with one label each.
+
+    Args:
+        series: their numbers.
+        labels, weights: see `LabelBatch`.
+        mask: true where the vectors that a model makes of a series are not padding.
+        samples: the sample number of each row.
+    """
+
+    series: Float[Tensor, "batch time channels"]
+    labels: Int[Tensor, " batch"]
+    weights: Float[Tensor, " batch"]
+    mask: Bool[Tensor, "batch length"]
+    samples: Int[Tensor, " batch"] | None = None
+
+    def inputs(self, counted: Tensor) -> Tensor:
+        """All vectors."""
+        return self.mask.sum(dtype=torch.float32)
+
+    def logits(self, model: Any) -> Float[Tensor, "batch labels"]:
+        """What the head of a model makes of the series."""
+        return model(self.series, self.mask)
+
+
+@dataclass(frozen=True)
 class Labelling:
     """The loss of labels: cross-entropy of one, binary cross-entropy of several, squared error of a number.
 
@@ -57,11 +83,11 @@ class Labelling:
     smoothing: float = 0.0
     weights: ClassVar[Mapping[str, float]] = {"labels": 1.0}
 
-    def counts(self, batch: LabelBatch) -> dict[str, Tensor]:
+    def counts(self, batch: LabelBatch | SeriesBatch) -> dict[str, Tensor]:
         """How many labels there are, by their weights."""
         return {"labels": batch.weights.sum()}
 
-    def __call__(self, models: Models, batch: LabelBatch) -> dict[str, Tensor]:
+    def __call__(self, models: Models, batch: LabelBatch | SeriesBatch) -> dict[str, Tensor]:
         """The sum over a batch."""
         losses = label_losses(batch.logits(models["model"]), batch.labels, self.form, batch.mask, self.smoothing)
         return {"labels": (losses * batch.weights).sum()}

@@ -107,7 +107,9 @@ class Attention(nn.Module):
         taps = context.taps if context.taps is not None and context.taps.wants(kind) else None
         dropout = self.dropout if self.training else 0.0
         settings = Settings(self.scale, self.softcap, dropout, taps, kind, context.layer)
-        slot, bias = (Stateless(), context.cross) if reads else (context.slot, context.bias)
+        slot, bias = context.slot, context.bias
+        if reads and context.memory is not None:
+            slot, bias = context.memory.slots.get(context.layer, Stateless()), context.cross
         return self.output(slot.attend(q, k, v, bias, settings).transpose(1, 2).flatten(2))
 
     def _keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -141,7 +141,11 @@ class Embedding(nn.Module):
 
     Attributes:
         adapter: None, or a module that is called in place of `plain`, and calls it.
+        vectors: None, or a module that makes vectors of inputs that are no token ids, in the place of the table, such
+            as `SeriesVectors`; `vectors.length(time)` says how many.
     """
+
+    tokens: Any
 
     def __init__(
         self,
@@ -167,14 +171,16 @@ class Embedding(nn.Module):
         self.dropout = dropout
         self.max_positions = positions - offset if positions else None
         self.adapter: nn.Module | None = None
+        self.vectors: Any = None
 
-    def size(self, inputs: Int[Tensor, "batch time"]) -> tuple[int, int]:
-        """Rows and tokens."""
-        return inputs.shape[0], inputs.shape[1]
+    def size(self, inputs: Shaped[Tensor, "batch time *size"]) -> tuple[int, int]:
+        """Rows and tokens, or vectors."""
+        time = inputs.shape[1]
+        return inputs.shape[0], time if self.vectors is None else self.vectors.length(time)
 
     def forward(
         self,
-        ids: Int[Tensor, "batch time"],
+        ids: Shaped[Tensor, "batch time *size"],
         positions: Int[Tensor, "#batch length"],
         types: Int[Tensor, "batch time"] | None = None,
         virtual: Float[Tensor, "slots dim"] | None = None,
@@ -199,9 +205,13 @@ class Embedding(nn.Module):
             x = self.norm(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
-    def plain(self, ids: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time dim"]:
+    def plain(self, ids: Shaped[Tensor, "batch time *size"]) -> Float[Tensor, "batch length dim"]:
         """The token vectors alone, without an adapter."""
-        return F.embedding(ids, self.tokens)
+        return F.embedding(ids, self.tokens) if self.vectors is None else self.vectors(ids)
+
+    def read_by(self, vectors: nn.Module) -> None:
+        """Take vectors of other inputs in the place of the token table; see `vectors`."""
+        self.tokens, self.vectors = None, vectors
 
     def full_weight(self) -> Float[Tensor, "vocabulary dim"]:
         """The token table as one matrix of floats."""

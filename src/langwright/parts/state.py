@@ -1,6 +1,6 @@
 """What a stack keeps between calls, layer by layer, and what an observer asked to see."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -132,6 +132,9 @@ class CrossMemory:
         remember: whether keys and values of a layer are kept from the first call on, as in generation. In training
             each call makes them again, so that every backward pass has a graph of its own.
         segments: the pair each token of the source belongs to, where a row packs several.
+
+    Attributes:
+        slots: what keeps the keys and values of a layer in place of this object, by layer (`inference/paged.py`).
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class CrossMemory:
     ):
         self.hidden, self.mask, self.remember, self.segments = hidden, mask, remember, segments
         self._made: dict[int, KeysValues] = {}
+        self.slots: Mapping[int, Slot] = {}
 
     @property
     def positions(self) -> Int[Tensor, "#batch source"]:

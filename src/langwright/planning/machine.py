@@ -76,6 +76,18 @@ def measure(device: str = "auto", dtype: str = "auto", exact: bool = False) -> M
     return Machine(chosen, kind, gemm_rate(chosen, kind))
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that a device has free; of a CPU without a count of the system's own, half of all there is."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
 def device_name(device: torch.device) -> str:
     """The device's name as its maker gives it, where that can be had."""
     if device.type == "cuda":

@@ -85,7 +85,7 @@ def untrained(name: str, recipe: FinetuneRecipe, texts: Sequence[str]) -> tuple[
     if row.task != "language" or row.is_encoder_decoder:
         tokenizer = framed(tokenizer, partial(framing_of, family, config))
     say(f"new:{name}: a tokenizer of {kind} made from {len(texts):,} rows; vocabulary {tokenizer.vocab_size:,}")
-    return Untrained(Path(f"new:{name}"), row, config), tokenizer
+    return Untrained(Path(f"new:{name}"), row, config, row.rate), tokenizer
 
 
 def framing_of(family: str, config: Any, tokenizer: Tokenizer) -> Framing:

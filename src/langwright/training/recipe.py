@@ -26,9 +26,8 @@ class TrainingRecipe:
         optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
-        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
-            norms behind the branches (bert, bart, marian), a tenth to fine-tune a model that exists; or of SGD, 1
-            unless given.
+        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for bert, bart and marian, a
+            quarter for t5, a tenth to fine-tune a model that exists; or of SGD, 1 unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.
@@ -232,12 +231,14 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
         task: text (go on predicting every token), chat (learn the assistant's words of conversations), classify (one
             label, several, or a number for a text or a pair), tokens (a tag for every word), qa (the part of a text
             that answers a question), translate or summarise (write a target from a source), similarity (how alike two
-            texts are), or choice (which of several texts answers a question).
+            texts are), choice (which of several texts answers a question), or series (a label for windows of recordings
+            of several channels).
         validation: a file of rows that the task is measured on, in place of a share of the others.
         text_field: the column of the text, or of the source; guessed, and announced, unless given. A number where
             there is no header.
         second_field: the column of the second text, for pairs, or of the choices.
         label_field: the column of the label, or of the target.
+        group_field: the column of the subject, for series; whole subjects are held out.
         smoothing: share of each label that is spread over all of them in the loss.
         augment: changes of the texts that classify learns from, between commas: synonyms, deletion, swap, typos; in
             each epoch a row has one of them, or none.
@@ -248,10 +249,11 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
             template; the model's own unless given, else chatml if its special tokens are known, else zephyr.
         packing: let several conversations share a row; none sees another.
         split: "5%" holds out 5 percent of the documents or conversations by content; 0.9 trains on the first 90
-            percent. By default text is split at 0.9 and conversations at 5%.
+            percent. By default text is split at 0.9, conversations at 5%, rows at 10%, and series at 25% of the
+            subjects, who may be named too.
         field: the field or column that holds the text, in corpora that have several.
         crossing: cut windows across documents instead of inside them.
-        context: tokens in a window; the model's own context unless given, 256 for a new one.
+        context: tokens in a window; the model's own context unless given, 256 for a new one; samples of a series, 128.
         tokenizer: of a new model: bpe, words, characters, bytes, or a folder that holds one; words for recurrent and
             convolutional families, bpe for the others, unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
@@ -263,11 +265,14 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
 
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
-    task: Literal["text", "chat", "classify", "tokens", "qa", "translate", "summarise", "similarity", "choice"] = "text"
+    task: Literal[
+        "text", "chat", "classify", "tokens", "qa", "translate", "summarise", "similarity", "choice", "series"
+    ] = "text"
     validation: str | None = None
     text_field: str | None = None
     second_field: str | None = None
     label_field: str | None = None
+    group_field: str | None = None
     smoothing: float = 0.0
     augment: str | None = None
     temperature: float | None = None
@@ -305,6 +310,8 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
             raise UserError("--old-text: forgetting is measured with --task text or chat")
         if self.augment is not None and self.task != "classify":
             raise UserError("--augment: goes with --task classify")
+        if self.group_field is not None and self.task != "series":
+            raise UserError("--group-field: goes with --task series")
         if self.temperature is not None and self.task != "similarity":
             raise UserError("--temperature: goes with --task similarity")
         if self.patience is not None and self.parallel != "none":

@@ -46,6 +46,9 @@ def _mistakes(record: Row) -> Section:
         parts.append(confusion(record["task"]["labels"], details["confusion"]))
     if "by_label" in details:
         parts.append(label_scores(details["by_label"]))
+    if "by_subject" in details:
+        each = [Bar(name, row["accuracy"], f"{row['rows']:,} windows") for name, row in details["by_subject"].items()]
+        parts.append(bars(each, ("Subject", "Accuracy", ""), percent))
     if details.get("errors"):
         parts.append(errors(details["errors"]))
     about = f"On {record['held_out']['rows']:,} held-out rows, of the weights that are kept." if parts else ""

@@ -15,7 +15,7 @@ from langwright.adaptation.attachment_points import tensors_of
 from langwright.adaptation.method import DEFAULT, Method, Stored
 from langwright.adaptation.settings import Holds, SettingError, Table, one_of, read_fields, setting, write_fields
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import ROWS
 from langwright.models.family import Fields
 from langwright.models.model import Model
 from langwright.parts.feedforward import ACTIVATIONS
@@ -204,7 +204,7 @@ def _site(model: Model, branch: str, last: str) -> str:
     In the module of that layer (BERT), in the numbered layer above it (T5), or in a module of their own in the block.
     """
     segments = last.removesuffix(".weight").split(".")
-    where = FAMILIES[model.family].adapterhub
+    where = ROWS[model.family].adapterhub
     if where != "block":
         return ".".join(segments[: -1 if where == "module" else -2])
     block = next(i for i, segment in enumerate(segments) if segment.isdigit())

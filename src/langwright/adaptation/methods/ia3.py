@@ -12,7 +12,7 @@ from langwright.adaptation.attachment_points import Targets, matches
 from langwright.adaptation.method import Stored, TargetedMethod
 from langwright.adaptation.settings import Table, holds, setting
 from langwright.base.errors import UserError
-from langwright.models.families import FAMILIES
+from langwright.models.families import ROWS
 from langwright.models.family import AdapterTargets, Fields
 from langwright.models.model import Model
 
@@ -69,7 +69,7 @@ class IA3(TargetedMethod):
         return (*row.ia3, *row.ia3_inputs)
 
     def _inputs(self, model: Model) -> Targets:
-        return FAMILIES[model.family].adapters.ia3_inputs if self.feedforward is None else self.feedforward
+        return ROWS[model.family].adapters.ia3_inputs if self.feedforward is None else self.feedforward
 
     def rate(self, parameter: str) -> float:
         return 10.0  # as published: 5e-3 where LoRA takes 2e-4 to 5e-4

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from langwright.evaluation.tasks.choice import Choice
 from langwright.evaluation.tasks.classify import Classify
 from langwright.evaluation.tasks.qa import Questions
+from langwright.evaluation.tasks.series import SeriesLabels
 from langwright.evaluation.tasks.similarity import Similarity
 from langwright.evaluation.tasks.task import Task
 from langwright.evaluation.tasks.tokens import Tokens
@@ -18,4 +19,5 @@ TASKS: Mapping[str, type[Task]] = {
     "summarise": Summarise,
     "similarity": Similarity,
     "choice": Choice,
+    "series": SeriesLabels,
 }

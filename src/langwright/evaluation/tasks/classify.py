@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
@@ -124,7 +125,10 @@ class Classify(Task):
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[LabelledRow]) -> list[Row]:
         """`label` and `probabilities`; `labels` where there may be several; or `value`."""
         blank = [item._replace(labels=()) for item in items]
-        logits = torch.stack(list(logits_of(model, self.rows(blank, tokenizer, model.window), len(items))))
+        return self.said(torch.stack(list(logits_of(model, self.rows(blank, tokenizer, model.window), len(items)))))
+
+    def said(self, logits: Tensor) -> list[Row]:
+        """The answers that logits [rows, labels] are."""
         if self.form == "number":
             return [{"value": value} for value in logits[:, 0].tolist()]
         chances = logits.sigmoid() if self.form == "several" else logits.softmax(-1)

@@ -20,7 +20,7 @@ def open_task(folder: Path, opening: Opening) -> tuple[Task, Model, Tokenizer]:
     Raises:
         UserError: The model has no task.
     """
-    model, tokenizer = opening.open(folder)
+    model, tokenizer = opening.open(folder, texts=False)
     trained = folder if opening.adapter is None else opening.adapter
     told = read_object(trained / RECORD, "the record of the model", optional=True).get("task")
     if isinstance(told, dict) and told.get("name") in TASKS:

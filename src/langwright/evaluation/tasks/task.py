@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from langwright.base.console import progress
 from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
+from langwright.corpora.splits import split_items
 from langwright.data.supply import Rows
 from langwright.inference.sampling import Search
 from langwright.models.model import Model
@@ -36,6 +37,8 @@ class Task:
         writes: whether answers are written token by token, so that few of them are asked for during training.
         coupled: whether the loss of a row depends on the others of its batch, which are then drawn from all rows.
         grouped: whether rows with equal keys stay on one side of a split in order too.
+        reads: what the models take that do it; see `Family`.
+        usual_split: what is held out of the rows, unless something is said or there is a file for that.
 
     Args:
         columns: which columns of a file hold what.
@@ -46,6 +49,8 @@ class Task:
     writes: ClassVar[bool] = False
     coupled: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
+    reads: ClassVar[Literal["text", "series"]] = "text"
+    usual_split: ClassVar[str] = "10%"
     columns: Columns
     labels: tuple[str, ...]
 
@@ -55,14 +60,24 @@ class Task:
         """The metric that chooses which weights are kept; the higher the better."""
 
     @classmethod
-    @abstractmethod
-    def begin(cls, items: Sequence[Any], columns: Columns, where: str) -> "Task":
-        """The task that the rows of a training file pose; UserError where there is nothing to learn in them."""
-
-    @classmethod
-    @abstractmethod
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
         """The rows of a training file; UserError that names file and row of what cannot be read."""
+        raise NotImplementedError
+
+    @classmethod
+    def begin(cls, items: Sequence[Any], columns: Columns, where: str) -> "Task":
+        """The task that the rows of a training file pose; UserError where there is nothing to learn in them."""
+        raise NotImplementedError
+
+    @classmethod
+    def pose(cls, spec: str, columns: Columns, recipe: FinetuneRecipe) -> tuple["Task", list[Any]]:
+        """The task that a training file poses, and its rows; of `read` and `begin` where no recipe matters."""
+        items = cls.read(spec, columns)
+        return cls.begin(items, columns, spec), items
+
+    def split(self, items: Sequence[Any], split: str, spec: str) -> tuple[list[Any], list[Any]]:
+        """The rows to learn from, and those that are held out; UserError where there are none on a side."""
+        return split_items(items, split, self.key, spec=spec, what="rows", grouped=self.grouped)
 
     def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Task":
         """The task as this model learns it from these rows; UserError where it cannot, or not by this recipe."""
@@ -101,8 +116,17 @@ class Task:
         """The text of a row by which it is split: by content, rows with equal ones are never on both sides."""
 
     def text(self, item: Any) -> str:
-        """What a row holds, all of which the record counts."""
+        """The text that a row holds."""
         return self.key(item)
+
+    def content(self, item: Any) -> bytes:
+        """What identifies a row."""
+        return repr(item).encode()
+
+    def size(self, item: Any) -> tuple[int, int]:
+        """The characters and bytes of a row, which the record counts."""
+        text = self.text(item)
+        return len(text), len(text.encode())
 
     @abstractmethod
     def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> Rows:
@@ -145,7 +169,8 @@ class Task:
     def from_record(cls, record: Mapping[str, Any], labels: Sequence[str]) -> "Task":
         """The task of a record and of the labels of a model."""
         names = {field.name for field in fields(cls)} - {"columns", "labels"}
-        more = {name: value for name, value in record.items() if name in names}
+        given = {name: value for name, value in record.items() if name in names}
+        more = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return cls(Columns(**record.get("columns", {})), tuple(labels), **more)
 
     def predict(

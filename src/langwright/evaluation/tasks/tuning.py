@@ -14,7 +14,6 @@ from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.corpora.labelled import Columns
 from langwright.corpora.parts import parts_to_learn
-from langwright.corpora.splits import split_items
 from langwright.data.order import Layout
 from langwright.data.supply import Batches, Supply, evaluation_batches
 from langwright.evaluation.tasks.scores import print_scores
@@ -28,8 +27,6 @@ from langwright.text.tokenizer import Tokenizer
 from langwright.training.recipe import FinetuneRecipe
 from langwright.training.trainer import Evaluate, Evaluation
 
-SPLIT = "10%"
-"""What is held out of the rows, unless there is a file for that."""
 PREDICTIONS = "predictions.jsonl"
 
 
@@ -76,6 +73,9 @@ class TaskData:
 
     def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "TaskData":
         """The task as this model learns it."""
+        if self.task.reads != opened.family.reads:
+            told = f"--task {self.recipe.task} is for models that read {self.task.reads}, not {opened.family.reads}"
+            raise UserError(f"{opened.path}: {told}")
         task = self.task.fitted(opened, tokenizer, self.training, self.recipe)
         if task.head not in tasks(opened.family):
             able = ", ".join(name for name, row in FAMILIES.items() if task.head in tasks(row))
@@ -181,24 +181,23 @@ def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRec
     if recipe.validation is not None and split is not None:
         raise UserError("--split and --validation exclude each other")
     spec, validation = parts_to_learn(spec, recipe.validation, split)
-    items = kind.read(spec, columns)
-    task = kind.begin(items, columns, spec)
+    task, items = kind.pose(spec, columns, recipe)
     if validation is not None:
         training, held_out, told = items, task.reread(validation, columns, answered=True), validation
         if not held_out:
             raise UserError(f"{validation}: no row is left to measure")
     else:
-        told = split or SPLIT
-        training, held_out = split_items(items, told, task.key, spec=spec, what="rows", grouped=task.grouped)
+        told = split or task.usual_split
+        training, held_out = task.split(items, told, spec)
         counts = f"{len(training):,} rows to learn from, {len(held_out):,} held out"
         say(f"{spec}: {counts} ({told}; --validation FILE names others)")
-    texts = [task.text(item) for item in items]
+    characters, size = (sum(counts) for counts in zip(*map(task.size, items), strict=True))
     content = hashlib.sha256()
     for item in (*training, None, *held_out):
-        content.update(repr(item).encode() + b"\n")
+        content.update((b"None" if item is None else task.content(item)) + b"\n")
     corpus = {
         "name": spec, "kind": "rows", "files": 1 if validation is None else 2, "documents": len(items),
-        "characters": sum(map(len, texts)), "bytes": sum(len(text.encode()) for text in texts),
+        "characters": characters, "bytes": size,
         "hash": content.hexdigest(), "spec": spec, "split": told, "field": "text",
     }  # fmt: skip
     return TaskData(task, training, held_out, corpus, recipe, out)

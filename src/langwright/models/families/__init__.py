@@ -23,6 +23,7 @@ from langwright.models.families.qwen2 import QWEN2
 from langwright.models.families.qwen3 import QWEN3
 from langwright.models.families.recurrent import GRU, LSTM, RNN
 from langwright.models.families.roberta import ROBERTA
+from langwright.models.families.series import series_family
 from langwright.models.families.switch import SWITCH
 from langwright.models.families.t5 import T5
 from langwright.models.family import Family
@@ -40,7 +41,10 @@ OWN_ENCODER_DECODERS = (LSTM_ATTENTION,)
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (*DECODERS, *CARRYING, *ENCODERS, *ENCODER_DECODERS, *OWN_ENCODER_DECODERS)
 }
-MODEL_TYPES = {family.model_type: family for family in FAMILIES.values()}
+SERIES = series_family(FAMILIES)
+ROWS = {**FAMILIES, SERIES.name: SERIES}
+"""All by name, also those whose models are made of the layers of another family, and have no shape of their own."""
+MODEL_TYPES = {family.model_type: family for family in ROWS.values()}
 LANGUAGE = [family.name for family in (*DECODERS, *CARRYING)]
 """Those that are built to continue a text."""
 

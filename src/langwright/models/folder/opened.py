@@ -145,8 +145,14 @@ class OpenedFolder:
         read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
         return model.eval()
 
-    def require(self, generates: bool = False, one_stack: bool = False) -> "OpenedFolder":
-        """The folder itself; UserError where its model does not generate text, or has an encoder beside its body."""
+    def require(self, generates: bool = False, one_stack: bool = False, texts: bool = True) -> "OpenedFolder":
+        """The folder itself; UserError where its model does not generate text, has an encoder beside its body, or
+        reads no texts.
+        """
+        if texts and self.family.reads != "text":
+            raise UserError(
+                f"{self.path}: reads {self.family.reads}, not text; langwright predict and evaluate --data are for it"
+            )
         if one_stack and self.family.is_encoder_decoder:
             raise UserError(
                 f"{self.path}: {self.family.name} is an encoder-decoder; a model of one stack is needed here"

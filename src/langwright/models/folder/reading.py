@@ -48,9 +48,9 @@ def read_weights(
                 not own and fresh and not entry.ours[0].startswith(("body.", "encoder."))
             ):
                 new.append(entry.disk)
-                _set(ours, [p.data for p in ours], device, dtype or model.body.embed.tokens.dtype)
+                _set(ours, [p.data for p in ours], device, dtype or next(model.body.parameters()).dtype)
             elif not own and entry.zero_if_missing:
-                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or model.body.embed.tokens.dtype)
+                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or next(model.body.parameters()).dtype)
             elif not own:
                 raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
             elif not (filler and filler.take(model, entry, own[0], left, weights)):

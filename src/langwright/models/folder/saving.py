@@ -9,7 +9,7 @@ from langwright.base.errors import UserError
 from langwright.base.files import checksums, refuse_file, write_json
 from langwright.base.shards import INDEX, SINGLE
 from langwright.models import tasks
-from langwright.models.families import FAMILIES
+from langwright.models.families import ROWS
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.opened import ADAPTER_CONFIG, CONFIG, FORMAT_VERSION, GENERATION, RECORD
@@ -52,7 +52,7 @@ def save_model(
         parameters: in place of the model's own (float32 masters of a bfloat16 model, say).
         generation: fields for generation_config.json, before those that the tokenizer gives.
     """
-    folder, family, task = Path(folder), FAMILIES[model.family], model.task
+    folder, family, task = Path(folder), ROWS[model.family], model.task
     parameters = parameters or dict(model.named_parameters())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)

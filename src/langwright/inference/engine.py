@@ -1,0 +1,357 @@
+"""Many texts written side by side, each joining and leaving when it will (continuous batching, Orca, Yu et al., 2022).
+
+An engine is driven by whoever owns it, in one thread: `add` a request, then `step` until its handle is done. A step
+plans which pieces of texts are read (`scheduler.py`), reads them in one forward pass for each shape, and chooses the
+next token of every text that was read to its end.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from langwright.base.errors import UserError, check_flag
+from langwright.inference.beam import Hypotheses
+from langwright.inference.continuation import Continuation, Job, Piece
+from langwright.inference.memory import Memory, Nothing
+from langwright.inference.paged import PagedCache
+from langwright.inference.prompts import check_ids, given_ids, length_limit, padded
+from langwright.inference.request import Completion, Handle, Logprob, Reason, Request, Writer
+from langwright.inference.sampling import Rules, adjust, apply_rules, draw
+from langwright.inference.scheduler import Group, Scheduler
+from langwright.inference.sinks import Sinks, Streaming
+from langwright.models.model import Model
+from langwright.parts.moe import MoE
+from langwright.planning.machine import free_memory
+from langwright.text.tokenizer import Tokenizer
+
+PASS = 16
+"""A pass reads all weights, which takes about as long as so many tokens: padding up to that is cheaper than a pass."""
+SHARE = 0.5
+"""The most of the free memory that an engine takes unless told otherwise."""
+LONGEST = 4096
+"""Tokens of a text for which room is made where the model has no limit."""
+ROWS = 128
+"""Rows of logits that are held at once for the log-probabilities of a prompt."""
+
+
+class Engine:
+    """Continues prompts.
+
+    Args:
+        model: a model that writes text.
+        tokenizer: the model's; None where prompts are ids and no text is wanted. Then `stop_ids` alone end a text.
+        batch: the most texts that are written side by side.
+        memory: bytes for keys and values, allocated at once; by default what `batch` texts of `longest` tokens need,
+            and at most half of the memory that is free.
+        blocks: the number of blocks, in place of `memory`.
+        block_size: tokens in a block.
+        longest: the most tokens of a text and its prompt, for the default of `memory`; by default the context.
+        cache: whether keys and values are kept between steps.
+        streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
+        prompt_tokens: the most tokens of prompts that one step reads, if it reads more than one prompt.
+        clock: seconds, for deadlines.
+
+    Raises:
+        UserError: The model writes no text, or settings exclude each other.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None = None,
+        *,
+        batch: int = 16,
+        memory: int | None = None,
+        blocks: int | None = None,
+        block_size: int = 16,
+        longest: int | None = None,
+        cache: bool = True,
+        streaming: Streaming | None = None,
+        prompt_tokens: int = 2048,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if not model.generates:
+            raise UserError(f'a {model.family} model with the head "{model.task}" writes no text')
+        if streaming is not None and not cache:
+            raise UserError("--window needs the cache; leave --no-cache out")
+        for name, value in (("batch", batch), ("block_size", block_size), ("prompt_tokens", prompt_tokens)):
+            check_flag(name, value, value >= 1, "at least 1")
+        self.model, self.tokenizer, self._clock = model, tokenizer, clock
+        self._vocabulary = model.vocabulary if tokenizer is None else tokenizer.vocab_size
+        self._context = None if streaming else model.context
+        self._memory: Memory
+        if streaming is not None:
+            self._memory = Sinks(streaming, model, batch, block_size)
+        elif not cache:
+            self._memory = Nothing(model)
+        else:
+            count = blocks or _affordable(model, memory, batch, longest, block_size)
+            self._memory = PagedCache(model, count, block_size)
+        counts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
+        reach = _as_at_first if counts and cache else _to_the_end
+        self._scheduler = Scheduler(self._memory.blocks, self._memory.spans, batch, prompt_tokens, reach)
+        self._arrivals = 0
+        self._timed: set[Job] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request waits or runs."""
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that belong to no text."""
+        return self._memory.blocks[0].free
+
+    def add(self, request: Request) -> Handle:
+        """Take on a request, which the following steps work on.
+
+        Raises:
+            UserError: It does not fit the model, or could never fit the blocks.
+        """
+        model, search = self.model, request.search
+        if search.beams > 1 and isinstance(self._memory, Sinks):
+            raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; drop one")
+        given = given_ids(model, self.tokenizer, request.prompt)
+        ids, source = ([model.frame.start], tuple(given)) if model.encoders else (given, ())
+        limit = length_limit(self._context, len(ids), request.max_new_tokens)
+        until = math.inf if request.deadline is None else self._clock() + request.deadline
+        job = Job(request, Handle(request), self._rules(request), self._ends(request), until)
+        if search.beams > 1:
+            job.beams = Hypotheses(search, job.ends)
+        text = self._text(job, ids, limit, source)
+        if self._scheduler.never_fits(text, search.beams):
+            blocks = self._memory.blocks[0]
+            raise UserError(
+                f"a prompt of {len(given)} tokens and {limit} new ones (--beams {search.beams}) can never fit the "
+                f"{blocks.count} blocks of {blocks.size} tokens that the engine has; give it more, or ask for less"
+            )
+        self._arrivals += 1
+        if request.deadline is not None:
+            self._timed.add(job)
+        seats = max(search.beams, request.texts)
+        self._scheduler.add(Group(job, (-request.priority, self._arrivals, 0), [text], seats))
+        return job.handle
+
+    def cancel(self, handle: Handle) -> None:
+        """End a request as far as it came; texts of it that have ended stay as they are."""
+        self._break_off("cancelled", lambda job: job.handle is handle)
+
+    def finish(self, handles: Iterable[Handle]) -> list[list[Completion]]:
+        """Step until these are done."""
+        handles = list(handles)
+        while not all(handle.done for handle in handles):
+            self.step()
+        return [handle.completions for handle in handles]
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Read what comes next of the texts that run, and choose the next token of each."""
+        now = self._clock() if self._timed else 0.0
+        late = {job for job in self._timed if now >= job.until}
+        if late:
+            self._timed -= late
+            self._break_off("deadline", late.__contains__)
+        plan = self._scheduler.plan()
+        self._memory.prepare(plan.copies)
+        logits: dict[Continuation, Tensor] = {}
+        broken: set[Continuation] = set()
+        for pieces in passes(plan.pieces):
+            rows = self._read(pieces)
+            for piece, row, finite in zip(pieces, rows, rows.isfinite().all(-1).tolist(), strict=True):
+                piece.text.computed = piece.stop if self._memory.keeps else 0
+                if piece.stop == len(piece.text.ids):
+                    logits[piece.text] = row
+                if not finite:
+                    broken.add(piece.text)
+        single: list[Group] = []
+        for group in list(self._scheduler.running):
+            if not broken.isdisjoint(group.texts):
+                for one in self._part(group):
+                    self._end(one, "error", f"the model's logits after {len(group.texts[0].ids)} tokens are not finite")
+            elif not all(text in logits for text in group.texts):
+                continue  # more of it is to be read first
+            elif group.owner.beams is not None:
+                self._search(group, torch.stack([logits[text] for text in group.texts]))
+            else:
+                row, parted = logits[group.texts[0]], self._part(group)
+                logits |= {one.texts[0]: row for one in parted}
+                single += parted
+        if single:
+            self._draw(single, torch.stack([logits[group.texts[0]] for group in single]))
+
+    def _text(self, job: Job, ids: list[int], limit: int, source: tuple[int, ...], number: int = 0) -> Continuation:
+        """A text of a request, of which nothing is written."""
+        seed = (job.request.sampling.seed + number) % 2**63
+        writer = Writer(self.tokenizer, ids, job.ends, job.request.stop)
+        return Continuation(
+            job, list(ids), len(ids), limit, torch.Generator().manual_seed(seed), writer, source, number
+        )
+
+    def _ends(self, request: Request) -> frozenset[int]:
+        ends = () if self.tokenizer is None else self.tokenizer.ends
+        return frozenset((*ends, *check_ids(request.stop_ids, self._vocabulary, "stop_ids")))
+
+    def _rules(self, request: Request) -> Rules:
+        """What may come next: what the model and the request say together."""
+        own = Rules.of(self.model.frame, request.search.no_repeat_ngram)
+        for name in ("logit_bias", "banned", "forced"):
+            check_ids(tuple(getattr(request, name)), self._vocabulary, name)
+        banned, forced = (*own.banned, *request.banned), (*own.forced, *request.forced)
+        return replace(own, bias=request.logit_bias, banned=banned, forced=forced)
+
+    def _read(self, pieces: Sequence[Piece]) -> Float[Tensor, "rows vocabulary"]:
+        """The logits of the token after each piece."""
+        device, encoded = self.model.device, None
+        ids, real = padded([piece.text.ids[piece.start : piece.stop] for piece in pieces], device)
+        if self.model.encoders and not pieces[0].start:
+            encoded = self.model.encode(*padded([piece.text.source for piece in pieces], device))
+        hidden = self._memory.read(ids, real, pieces, encoded)
+        for row, piece in zip(hidden, pieces, strict=True):
+            self._measure_prompt(row, piece)
+        last = torch.tensor([piece.length - 1 for piece in pieces], device=device)
+        logits: Tensor = self.model.head(hidden[torch.arange(len(pieces), device=device), last])
+        return logits[:, : self._vocabulary]
+
+    def _measure_prompt(self, hidden: Float[Tensor, "time dim"], piece: Piece) -> None:
+        """The log-probabilities of the tokens of a prompt, where they are wanted and not known yet."""
+        job, ids = piece.text.owner, piece.text.ids
+        top, stop = job.request.prompt_logprobs, min(piece.stop, piece.text.prompt - 1)
+        while top is not None and (start := len(job.prompt_logprobs)) < stop:
+            chunk = slice(start - piece.start, min(start + ROWS, stop) - piece.start)
+            rows = self.model.head(hidden[chunk])[:, : self._vocabulary]
+            job.prompt_logprobs += logprobs_of(rows, ids[start + 1 : start + 1 + len(rows)], top)
+
+    def _part(self, group: Group) -> list[Group]:
+        """A group for each text of a request, which go their own ways once its prompt is read."""
+        job, first, groups = group.owner, group.texts[0], [group]
+        if job.beams is None:
+            for number in range(1, group.seats):
+                text = self._text(job, first.ids, first.limit, first.source, number)
+                self._scheduler.share(first, text)
+                groups.append(Group(job, (*group.order[:2], number), [text]))
+                self._scheduler.running.append(groups[-1])
+            group.seats = 1
+        return groups
+
+    def _draw(self, groups: Sequence[Group], logits: Float[Tensor, "rows vocabulary"]) -> None:
+        """Choose the next token of each text."""
+        texts, jobs = [group.texts[0] for group in groups], [group.owner for group in groups]
+        written, new, left = [t.ids for t in texts], [t.new for t in texts], [t.left - 1 for t in texts]
+        samplings = [job.request.sampling for job in jobs]
+        ruled = apply_rules(logits, [job.rules for job in jobs], written, new, left)
+        possible = (ruled > -torch.inf).any(-1).tolist()
+        tokens = draw(adjust(ruled, samplings, written, new), samplings, [text.generator for text in texts])
+        for row, (group, text, token) in enumerate(zip(groups, texts, tokens, strict=True)):
+            if not possible[row]:
+                self._end(group, "error", "the rules for the next token leave none")
+                continue
+            if text.owner.measures:
+                text.logprobs += logprobs_of(logits[row : row + 1], [token], text.owner.request.logprobs or 0)
+            text.ids.append(token)
+            text.owner.hear(text.number, text.writer.take(token))
+            if text.writer.reason is not None or not text.left:
+                self._end(group, "length")
+
+    def _search(self, group: Group, logits: Float[Tensor, "beams vocabulary"]) -> None:
+        """Go on with the best hypotheses of a beam search."""
+        job, texts = group.owner, group.texts
+        assert job.beams is not None
+        left, count = texts[0].left - 1, len(texts)
+        scores, written = logits.float().log_softmax(-1), [text.ids for text in texts]
+        scores = apply_rules(scores, [job.rules] * count, written, [texts[0].new] * count, [left] * count)
+        parents = job.beams.advance(scores, left)
+        if not job.beams.open:
+            self._end(group, "length")
+            return
+        group.texts = [copy(texts[parent]) for parent in parents]
+        for text, parent, (_, tokens) in zip(group.texts, parents, job.beams.live, strict=True):
+            self._scheduler.share(texts[parent], text)
+            text.ids = [*text.ids, tokens[-1]]
+        for old in texts:
+            self._scheduler.release(old)
+
+    def _break_off(self, reason: Reason, which: Callable[[Job], bool]) -> None:
+        """End requests where they are."""
+        for group in [*self._scheduler.waiting, *self._scheduler.running]:
+            if which(group.owner):
+                for one in self._part(group):
+                    self._end(one, reason)
+
+    def _end(self, group: Group, reason: Reason, error: str | None = None) -> None:
+        """Let the texts of a group go; with the last of a request's, it is done."""
+        job, texts = group.owner, group.texts
+        self._scheduler.leave(group)
+        if job.beams is not None:
+            first, texts = texts[0], []
+            for number, tokens in enumerate(job.beams.best(job.request.n)):
+                text = self._text(job, first.ids[: first.prompt], first.limit, first.source, number)
+                for token in tokens:
+                    if text.writer.reason is None:
+                        text.writer.take(token)
+                texts.append(text)
+        for text in texts:
+            job.hear(text.number, text.writer.close(reason))
+            text.error = error
+        job.end(texts)
+
+
+def _to_the_end(text: Continuation) -> int:
+    """A text is read as far as it goes."""
+    return len(text.ids)
+
+
+def _as_at_first(text: Continuation) -> int:
+    """A text is read again as it was at first, prompt and then token by token, where experts count those of a call."""
+    return text.prompt if not text.computed else text.computed + 1
+
+
+def passes(pieces: Iterable[Piece]) -> list[list[Piece]]:
+    """Pieces that are read in one forward pass each: from the beginning of their texts or not, and alike in length.
+
+    One row of all tokens, prompts beside single ones, would spare a step that reads a prompt of 64 tokens a tenth of
+    its time (124M parameters, 16 texts), and other steps nothing. Rows of their own are what experts with a capacity,
+    layers with a memory and virtual tokens understand.
+    """
+    found: list[list[Piece]] = []
+    real = 0
+    for piece in sorted(pieces, key=lambda piece: (not piece.start, piece.length)):
+        if found and (not piece.start) == (not found[-1][0].start):
+            padding = piece.length * (len(found[-1]) + 1) - real - piece.length
+            if padding <= max(PASS, real // 4):
+                found[-1].append(piece)
+                real += piece.length
+                continue
+        found.append([piece])
+        real = piece.length
+    return found
+
+
+def logprobs_of(logits: Float[Tensor, "rows vocabulary"], tokens: Sequence[int], top: int) -> list[Logprob]:
+    """The log-probability of a token in each row, and of the likeliest ones."""
+    scores = logits.float().log_softmax(-1)
+    best = scores.topk(min(top, scores.shape[1]))
+    likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    own = scores.gather(1, torch.tensor(tokens, device=scores.device)[:, None])[:, 0].tolist()
+    return [
+        Logprob(token, value, tuple(zip(*named, strict=True)))
+        for token, value, named in zip(tokens, own, likeliest, strict=True)
+    ]
+
+
+def _affordable(model: Model, memory: int | None, batch: int, longest: int | None, size: int) -> int:
+    """Blocks that a memory holds, or that the texts of a batch want."""
+    each = PagedCache.block_bytes(model, size)
+    if not each:
+        return 1
+    if memory is not None:
+        check_flag("memory", memory, memory >= each, f"at least {each:,} bytes, which one block takes")
+        return memory // each
+    wanted = batch * -(-(PagedCache.ahead_of(model) + (longest or model.context or LONGEST)) // size)
+    return max(1, min(wanted, int(SHARE * free_memory(model.device)) // each))

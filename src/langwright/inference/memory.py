@@ -1,0 +1,71 @@
+"""What an engine keeps of texts between steps: the protocol, and the memory that keeps nothing."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from langwright.inference.blocks import Blocks
+from langwright.inference.continuation import Continuation, Piece
+from langwright.models.model import Model
+from langwright.parts.state import CrossMemory
+
+Ids = Int[Tensor, "rows time"]
+Real = Bool[Tensor, "rows time"]
+Hidden = Float[Tensor, "rows time dim"]
+
+
+class Memory(Protocol):
+    """The memory of all texts: `PagedCache`, or `Sinks`, or `Nothing`.
+
+    Attributes:
+        keeps: whether what was read is kept, so that a text is read piece by piece.
+    """
+
+    keeps: bool
+
+    @property
+    def blocks(self) -> tuple[Blocks, Blocks]:
+        """Of texts, and of sources."""
+        ...
+
+    def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The tokens that reading a part of a text writes into blocks of both kinds: the first, and the last + 1."""
+        ...
+
+    def read(self, ids: Ids, real: Real | None, pieces: Sequence[Piece], encoded: CrossMemory | None) -> Hidden:
+        """One forward pass over rows of pieces, all of them from the beginning of their texts or none.
+
+        Args:
+            ids: of the tokens, with padding at the right.
+            real: what is no padding; None means all.
+            pieces: what the rows are.
+            encoded: what an encoder has just made of their sources, where they begin.
+        """
+        ...
+
+    def prepare(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Make blocks ready that were claimed: those in `copies` with what another one holds, (block, its copy)."""
+        ...
+
+
+class Nothing:
+    """No memory: every token is computed from the beginning of its text, for comparison."""
+
+    keeps = False
+
+    def __init__(self, model: Model):
+        self._model, self.blocks = model, (Blocks(0, 1), Blocks(0, 1))
+
+    def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """No blocks."""
+        return (0, 0), (0, 0)
+
+    def read(self, ids: Ids, real: Real | None, pieces: Sequence[Piece], encoded: CrossMemory | None) -> Hidden:
+        """See `Memory`."""
+        hidden: Tensor = self._model.body(ids, real, memory=encoded)
+        return hidden
+
+    def prepare(self, copies: Sequence[tuple[int, int]]) -> None:
+        """There is nothing to prepare."""

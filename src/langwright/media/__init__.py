@@ -1,0 +1,1 @@
+"""What is no text, read into numbers: series of several channels."""

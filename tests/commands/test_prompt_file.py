@@ -1,0 +1,119 @@
+"""langwright generate --prompts: a file of prompts, stopped anywhere and gone on with."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langwright import Engine, Request, load_model
+from langwright.inference import prompt_file
+from langwright.inference.prompt_file import complete_file
+from langwright.inference.sampling import Sampling
+from langwright.models.folder import new_model, save_model
+from langwright.models.shapes import by_depth
+from langwright.text.training import raw_bytes
+from oracles import perturb
+from refusals import Fails, Prints, refused
+
+BYTES = raw_bytes()
+TEXTS = ["a cat", "", "naïve", "the end of a long road", "a cat", "☃"]
+FLAGS = ["--temperature", "0.7", "--seed", "4", "--max-new-tokens", "8"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    model = new_model("llama", by_depth("llama", 1, BYTES.vocab_size, 48, 0.0, width=64))
+    perturb(model)
+    save_model(model, BYTES, path)
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text, "id": i}) + "\n" for i, text in enumerate(TEXTS)))
+    return path
+
+
+def test_rows_in_order_equal_to_single_prompts(folder: Path, prompts: Path, prints: Prints) -> None:
+    out = prompts.parent / "made" / "out.jsonl"
+    prints("generate", folder, "--prompts", prompts, "--out", out, "--batch", "2", *FLAGS)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == TEXTS
+    alone = [json.loads(prints("generate", folder, "--prompt", text, *FLAGS, "--json")) for text in TEXTS[:3]]
+    assert rows[:3] == alone
+    assert [path.name for path in out.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_it_goes_on_where_it_was_killed(folder: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of writing the third row: the two before it are not written again, and none is lost."""
+    out, asked, settings = prompts.parent / "out.jsonl", Request("", Sampling(seed=4), 8), {"seed": 4}
+    whole = prompts.parent / "whole.jsonl"
+    model = load_model(folder)
+    complete_file(Engine(model, BYTES), prompts, whole, asked, settings)
+    append, written = prompt_file._append, []
+
+    def dying(file: Any, value: Any) -> None:
+        written.append(value)
+        if len(written) == 4:
+            file.write(json.dumps(value).encode()[:9])
+            file.flush()
+            raise KeyboardInterrupt
+        append(file, value)
+
+    monkeypatch.setattr(prompt_file, "_append", dying)
+    with pytest.raises(KeyboardInterrupt):
+        complete_file(Engine(model, BYTES, batch=1), prompts, out, asked, settings)
+    monkeypatch.setattr(prompt_file, "_append", append)
+    assert not out.exists()
+    engine = Engine(model, BYTES)
+    added: list[Any] = []
+    add = engine.add
+    monkeypatch.setattr(engine, "add", lambda request: added.append(request.prompt) or add(request))
+    complete_file(engine, prompts, out, asked, settings)
+    assert added == TEXTS[2:]
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_what_changed_is_refused(folder: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out, asked = load_model(folder), prompts.parent / "out.jsonl", Request("", Sampling(), 4)
+    begun = prompts.parent / "out.jsonl.part"
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
+    with refused(str(begun), "seed", "4", "5"):
+        complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 5})
+    before = prompts.read_text()
+    prompts.write_text(before.replace("a cat", "a dog"))
+    with refused(str(prompts), str(begun)):
+        complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
+    prompts.write_text(before)
+    begun.write_text("[1]\n")
+    with refused(str(begun)):
+        complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
+    begun.unlink()
+    assert complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4}) == 0
+    stamp = out.stat().st_mtime_ns
+    assert complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4}) == 0
+    assert out.stat().st_mtime_ns == stamp
+    prompts.write_text(before.replace("a cat", "a dog"))
+    with refused(str(prompts), str(out)):
+        complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ('{"text": "a"}\n', ("prompts.jsonl:1", '"prompt"')),
+        ('{"prompt": "a"}\n{"prompt": 3}\n', ("prompts.jsonl:2", '"prompt"')),
+        ('{"prompt": "a"}\n' + json.dumps({"prompt": "b" * 60}) + "\n", ("prompts.jsonl:2", "61", "48")),
+        ("", "prompts.jsonl"),
+    ],
+)
+def test_bad_prompts(folder: Path, tmp_path: Path, content: str, names: Any, fails: Fails) -> None:
+    (tmp_path / "prompts.jsonl").write_text(content)
+    fails("generate", folder, "--prompts", tmp_path / "prompts.jsonl", "--out", tmp_path / "out.jsonl", names=names)
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]

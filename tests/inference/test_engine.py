@@ -1,0 +1,377 @@
+"""The engine: a text is the same however it is scheduled, stored and read, and no block is ever lost."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from langwright import Engine, Request, load_model
+from langwright.inference.request import Completion, Handle
+from langwright.inference.sampling import Sampling, Search
+from langwright.models.families.gpt2 import GPT2Config
+from langwright.models.families.llama import LlamaConfig
+from langwright.models.families.lstm_attention import LSTMAttentionConfig
+from langwright.models.folder import new_model
+from langwright.models.model import Model
+from langwright.models.shapes import by_depth
+from langwright.text.training import raw_bytes
+from oracles import CASES, SOURCED, oracle, perturb, random_ids, sourced_oracle
+from refusals import refused
+from writers import GREEDY, written
+
+BYTES = raw_bytes()
+PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 14, 9, 1)]
+LENGTHS = [7, 12, 4, 9, 10]
+SAMPLINGS = [
+    GREEDY,
+    Sampling(seed=3),
+    Sampling(0.7, top_k=20, top_p=0.9, seed=4),
+    Sampling(1.3, min_p=0.02, repetition_penalty=1.2, seed=5),
+    Sampling(typical_p=0.8, presence_penalty=0.5, frequency_penalty=0.3, seed=6),
+]
+OWN = {
+    "lstm": by_depth("lstm", 2, 53, 64, 0.0, width=64),
+    "cnn": by_depth("cnn", 2, 53, 64, 0.0, width=64),
+    "lstm-attention": LSTMAttentionConfig(vocab_size=53, hidden_size=16, encoder_layers=2, decoder_layers=1),
+}
+FAMILIES = [
+    "gpt2", "mistral", "gpt_neo", "gptj", "bloom", "mpt", "gemma2", "mixtral", "llama-linear",
+    "t5", "switch", "bart", *OWN,
+]  # fmt: skip
+
+
+def small(context: int = 48, size: int = 53) -> Model:
+    config = GPT2Config(vocab_size=size, n_positions=context, n_embd=16, n_layer=2, n_head=2)
+    model = new_model("gpt2", config).eval()
+    perturb(model)
+    return model
+
+
+def made(name: str, folder: Path) -> Model:
+    if name in OWN:
+        model = new_model(name, OWN[name]).eval()
+        perturb(model)
+        return model
+    (sourced_oracle(SOURCED[name]) if name in SOURCED else oracle(CASES[name])).save_pretrained(folder)
+    return load_model(folder)
+
+
+# The same tokens
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> None:
+    """Greedy and drawn tokens, and beams, whatever the room: it is so small that texts give way to others."""
+    model = made(name, tmp_path)
+    alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
+    if name != "switch":  # whose experts turn tokens away by how many they are given at once
+        assert written(model, PROMPTS, LENGTHS, SAMPLINGS, cache=False) == alone
+    for options in ({"batch": 2}, {"blocks": 8, "block_size": 4}):
+        engine = Engine(model, longest=64, **options)  # type: ignore[arg-type]
+        room = engine.free_blocks
+        assert written(model, PROMPTS, LENGTHS, SAMPLINGS, engine) == alone, options
+        assert engine.free_blocks == room
+    search = Search(beams=3, length_penalty=0.5)
+    alone = [written(model, [prompt], 5, search=search, stop_ids=[20])[0] for prompt in PROMPTS[:3]]
+    for blocks in (99, 15):
+        engine = Engine(model, blocks=blocks, block_size=4)
+        assert written(model, PROMPTS[:3], 5, engine=engine, search=search, stop_ids=[20]) == alone
+        assert engine.free_blocks == engine._memory.blocks[0].count
+
+
+def test_several_texts_of_a_prompt_are_those_of_their_seeds() -> None:
+    model, sampling = small(), Sampling(seed=7)
+    alone = [written(model, [PROMPTS[0]], 15, Sampling(seed=7 + i))[0] for i in range(3)]
+    for options in ({"batch": 8}, {"batch": 1}, {"blocks": 7, "block_size": 4}):
+        engine = Engine(model, **options)  # type: ignore[arg-type]
+        (found,) = engine.finish([engine.add(Request(PROMPTS[0], sampling, 15, n=3))])
+        assert [one.ids for one in found] == alone, options
+    assert len({tuple(ids) for ids in alone}) == 3
+
+
+def test_texts_share_the_blocks_of_their_prompt_until_they_write_into_them() -> None:
+    engine = Engine(small(), blocks=30, block_size=4)
+    handle = engine.add(Request(random_ids(1, 18)[0].tolist(), Sampling(), 9, n=5))
+    engine.step()
+    assert engine.free_blocks == 30 - 5  # four full blocks and one begun, read by all
+    engine.step()
+    assert engine.free_blocks == 30 - 5 - 4
+    engine.cancel(handle)
+    assert engine.free_blocks == 30
+
+
+def test_the_best_of_several() -> None:
+    """Those with the highest mean log-probability of a token."""
+    model = small()
+    engine = Engine(model)
+    every = engine.finish([engine.add(Request(PROMPTS[0], Sampling(seed=1), 9, n=6, logprobs=0))])[0]
+    (best,) = engine.finish([handle := engine.add(Request(PROMPTS[0], Sampling(seed=1), 9, n=2, best_of=6))])
+    mean = lambda one: sum(p.logprob for p in one.logprobs) / len(one.ids)  # noqa: E731
+    assert [one.ids for one in best] == [one.ids for one in sorted(every, key=mean, reverse=True)[:2]]
+    assert best[0].logprobs is None
+    assert handle.done
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"blocks": 8, "block_size": 4}])
+def test_log_probabilities_are_those_of_the_model(options: dict[str, int]) -> None:
+    """Before any setting of the draw; the room is so small in one case that the text is read again."""
+    model = small()
+    engine = Engine(model, **options)  # type: ignore[arg-type]
+    asked = Request(PROMPTS[2], Sampling(0.5, top_k=3), 12, logprobs=4, prompt_logprobs=2)
+    handles = [engine.add(Request(PROMPTS[0], GREEDY, 14)), engine.add(asked)]
+    ((_,), (found,)) = engine.finish(handles)
+    ids = torch.tensor([PROMPTS[2] + found.ids])
+    scores, start = model(ids)[0].log_softmax(-1), len(PROMPTS[2])
+    assert found.logprobs is not None
+    assert found.prompt_logprobs is not None
+    told = [*found.prompt_logprobs, *found.logprobs]
+    assert [one.token for one in told] == ids[0, 1:].tolist()
+    for place, one in enumerate(told):
+        best = scores[place].topk(4 if place >= start - 1 else 2)
+        assert one.logprob == pytest.approx(float(scores[place, one.token]), abs=1e-4)
+        assert [token for token, _ in one.top] == best.indices.tolist()
+        assert [value for _, value in one.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("asked", [{}, {"n": 2}, {"n": 2, "best_of": 3}, {"search": Search(beams=2)}])
+def test_what_is_streamed_is_the_whole_text(asked: dict[str, Any]) -> None:
+    model = small(size=BYTES.vocab_size)
+    engine = Engine(model, BYTES, blocks=14, block_size=4)
+    sampling = GREEDY if "search" in asked else Sampling(0.3)
+    handles = [engine.add(Request(text, sampling, 20, ["e", "zz"], **asked)) for text in ("a cat", "the", "é")]
+    heard: dict[tuple[int, int], list[str]] = {}
+    while engine.busy:
+        engine.step()
+        for number, handle in enumerate(handles):
+            for text in range(handle.request.n):
+                heard.setdefault((number, text), []).append(handle.read(text))
+    for number, handle in enumerate(handles):
+        assert len(handle.completions) == handle.request.n
+        for text, one in enumerate(handle.completions):
+            assert "".join(heard[number, text]) == one.text
+    if not asked:
+        assert len([piece for piece in heard[0, 0] if piece]) > 1
+
+
+# Who goes first, and who goes
+
+
+def test_priority_and_arrival_say_who_goes_first() -> None:
+    engine = Engine(small(), batch=1)
+    handles = [engine.add(Request([5], GREEDY, 2, priority=priority)) for priority in (0, 0, 3, 1)]
+    order: list[int] = []
+    while engine.busy:
+        engine.step()
+        order += [i for i, handle in enumerate(handles) if handle.done and i not in order]
+    assert order == [2, 3, 0, 1]
+
+
+def test_the_one_with_the_lowest_priority_gives_way() -> None:
+    engine = Engine(small(), blocks=4, block_size=4)
+    low, high = (engine.add(Request([5, 6], GREEDY, 12, priority=priority)) for priority in (0, 1))
+    for _ in range(12):
+        engine.step()
+    assert high.done
+    assert not low.done
+    assert len(engine.finish([low])[0][0].ids) == 12
+
+
+def test_deadlines_and_cancelled_requests() -> None:
+    now = [0.0]
+    engine = Engine(small(), batch=2, clock=lambda: now[0])
+    room, asked = engine.free_blocks, Request(PROMPTS[0], GREEDY, 30, deadline=5.0)
+    late, never, cancelled = (engine.add(asked), engine.add(Request([7], GREEDY, 30, n=2)), engine.add(asked))
+    whole = written(small(), [PROMPTS[0]], 30)[0]
+    for _ in range(4):
+        engine.step()
+    engine.cancel(cancelled)
+    engine.cancel(cancelled)
+    assert [(one.reason, one.ids) for one in cancelled.completions] == [("cancelled", [])]
+    now[0] = 5.0
+    engine.step()
+    assert [(one.reason, one.ids) for one in late.completions] == [("deadline", whole[:4])]
+    engine.step()
+    engine.cancel(never)
+    assert [(one.reason, len(one.ids)) for one in never.completions] == [("cancelled", 2)] * 2
+    assert engine.free_blocks == room
+    assert not engine.busy
+
+
+def test_numbers_that_are_not_finite_end_one_request_and_spoil_no_block() -> None:
+    """Token 52 makes everything NaN; what it leaves in its blocks must not reach those who get them next."""
+    model = small()
+    expected = written(model, PROMPTS, LENGTHS)
+    with torch.no_grad():
+        model.body.embed.tokens[52] = math.nan
+        model.head.weight = torch.nn.Parameter(model.head.weight.nan_to_num().clone())
+    engine = Engine(model, blocks=40, block_size=4)
+    bad = engine.add(Request([3, 52, 4], Sampling(), 9, n=2))
+    assert written(model, PROMPTS, LENGTHS, engine=engine) == expected
+    assert [(one.reason, one.ids) for one in bad.completions] == [("error", [])] * 2
+    assert "finite" in str(bad.completions[0].error)
+    assert engine.free_blocks == 40
+    assert written(model, PROMPTS, LENGTHS, engine=engine) == expected
+
+
+def test_rules_that_leave_no_token_end_one_request() -> None:
+    engine = Engine(small())
+    bad = engine.add(Request([5], Sampling(), 9, banned=range(53)))
+    assert len(written(engine.model, [[6]], 4, engine=engine)[0]) == 4
+    assert [(one.reason, one.ids) for one in bad.completions] == [("error", [])]
+
+
+def test_rules_of_a_request() -> None:
+    model = small()
+    plain = written(model, [[5, 6]], 8)[0]
+    biased = written(model, [[5, 6]], 8, logit_bias={11: 1e4})[0]
+    assert biased == [11] * 8
+    assert written(model, [[5, 6]], 8, forced=plain[:2])[0] == plain
+    assert written(model, [[5, 6]], 3, forced=[9, 8])[0][:2] == [9, 8]
+    assert not set(written(model, [[5, 6]], 8, banned=plain)[0]) & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("ask", "names"),
+    [
+        (lambda e: Request("a", n=0), "--n 0"),
+        (lambda e: Request("a", n=3, best_of=2), "--best-of 2"),
+        (lambda e: Request("a", logprobs=101), "--logprobs 101"),
+        (lambda e: Request("a", deadline=0.0), "--deadline 0"),
+        (lambda e: Request("a", stop=["b", ""]), "stop"),
+        (lambda e: Request("a", logit_bias={3: math.nan}), "--logit-bias 3"),
+        (lambda e: Request("a", search=Search(beams=2), n=3), ("--n 3", "--beams 2")),
+        (lambda e: Request("a", search=Search(beams=2), logprobs=1), "--logprobs 1"),
+        (lambda e: e.add(Request([53])), "53"),
+        (lambda e: e.add(Request([-1])), "-1"),
+        (lambda e: e.add(Request([])), "prompt"),
+        (lambda e: e.add(Request("a")), "tokenizer"),
+        (lambda e: e.add(Request([5], stop_ids=[99])), ("stop_ids", "99")),
+        (lambda e: e.add(Request([5], logit_bias={99: 1.0})), ("logit_bias", "99")),
+        (lambda e: e.add(Request([5] * 49)), ("49", "48")),
+        (lambda e: e.add(Request([5] * 20, max_new_tokens=14)), ("8 blocks",)),
+        (lambda e: e.add(Request([5], GREEDY, 16, search=Search(beams=3))), ("8 blocks", "--beams 3")),
+        (lambda e: Engine(e.model, batch=0), "--batch 0"),
+        (lambda e: Engine(e.model, memory=10), "--memory 10"),
+        (lambda e: Engine(new_model("gpt2", e.model.config, head="hidden")), "hidden"),
+    ],
+)
+def test_what_is_refused(ask: Callable[[Engine], object], names: str | tuple[str, ...]) -> None:
+    engine = Engine(small(), blocks=8, block_size=4)
+    with refused(*([names] if isinstance(names, str) else names)):
+        ask(engine)
+    assert not engine.busy
+
+
+def test_memory_is_counted_in_bytes() -> None:
+    """Keys and values of two layers, two heads of 8 numbers, 16 tokens: 4,096 bytes a block."""
+    assert Engine(small(), memory=3 * 4096 + 100).free_blocks == 3
+    assert Engine(small(context=48), batch=4).free_blocks == 4 * 3
+
+
+# Random schedules
+
+
+@cache
+def scheduled_model() -> Model:
+    config = LlamaConfig(
+        vocab_size=29, hidden_size=16, intermediate_size=20, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=40,
+    )  # fmt: skip
+    model = new_model("llama", config).eval()
+    perturb(model)
+    return model
+
+
+@cache
+def expected(prompt: tuple[int, ...], seed: int, new: int, n: int, beams: int) -> list[list[int]]:
+    """What comes of a request that is alone in an engine with all the room it wants."""
+    engine = Engine(scheduled_model(), batch=16)
+    return [one.ids for one in engine.finish([engine.add(request(prompt, seed, new, n, beams))])[0]]
+
+
+def request(prompt: tuple[int, ...], seed: int, new: int, n: int, beams: int, priority: int = 0) -> Request:
+    sampling = GREEDY if beams > 1 or not seed else Sampling(0.8, seed=seed)
+    return Request(prompt, sampling, new, stop_ids=[3], search=Search(beams=beams), n=n, priority=priority)
+
+
+class Schedules(RuleBasedStateMachine):
+    """Requests of all kinds come, go on, give way and are cancelled, in hardly any room."""
+
+    @initialize(blocks=st.integers(6, 14), size=st.integers(1, 4), batch=st.integers(1, 5), tokens=st.integers(1, 20))
+    def begin(self, blocks: int, size: int, batch: int, tokens: int) -> None:
+        jaxtyping.config.update("jaxtyping_disable", True)  # checked by the other tests; here they double the time
+        self.engine = Engine(scheduled_model(), blocks=blocks, block_size=size, batch=batch, prompt_tokens=tokens)
+        self.asked: dict[Handle, list[list[int]]] = {}
+        self.cancelled: set[Handle] = set()
+
+    @rule(
+        length=st.integers(1, 8), seed=st.integers(0, 2), new=st.integers(1, 8), kind=st.sampled_from([1, 1, 2, 3, -2]),
+        priority=st.integers(0, 1),
+    )  # fmt: skip
+    def add(self, length: int, seed: int, new: int, kind: int, priority: int) -> None:
+        prompt = tuple(4 + (length * i * i + seed) % 25 for i in range(length))
+        asked = prompt, seed, new, max(kind, 1), max(-kind, 1)
+        blocks = self.engine._memory.blocks[0]
+        if blocks.needed(max(length, length + new - 1)) * asked[4] > blocks.count:
+            with refused("blocks"):
+                self.engine.add(request(*asked))
+        else:
+            self.asked[self.engine.add(request(*asked, priority))] = expected(*asked)
+
+    @rule(steps=st.integers(1, 6))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self.engine.step()
+
+    @precondition(lambda self: any(not handle.done for handle in self.asked))
+    @rule(data=st.data())
+    def cancel(self, data: Any) -> None:
+        handle = data.draw(st.sampled_from([one for one in self.asked if not one.done]))
+        self.engine.cancel(handle)
+        self.cancelled.add(handle)
+
+    @invariant()
+    def no_block_is_lost_and_no_token_mixed_up(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        blocks, scheduler = self.engine._memory.blocks[0], self.engine._scheduler
+        texts = [text for group in scheduler.running for text in group.texts]
+        held = [block for text in texts for block in text.tables[0]]
+        assert [held.count(block) for block in range(blocks.count)] == blocks.holders
+        assert blocks.free == blocks.count - len(set(held))
+        assert not any(text.tables[0] for group in scheduler.waiting for text in group.texts)
+        for handle in [handle for handle in self.asked if handle.done]:
+            truth = self.asked.pop(handle)
+            assert len(handle.completions) == len(truth) or handle in self.cancelled
+            for one, whole in zip(handle.completions, truth, strict=False):
+                self.check(one, whole, handle)
+
+    def check(self, one: Completion, whole: list[int], handle: Handle) -> None:
+        if one.reason == "cancelled":
+            assert handle in self.cancelled
+            assert handle.request.search.beams > 1 or one.ids == whole[: len(one.ids)]
+        else:
+            assert one.ids == whole
+
+    def teardown(self) -> None:
+        jaxtyping.config.update("jaxtyping_disable", False)
+        if hasattr(self, "engine"):
+            for _ in range(300):
+                if self.engine.busy:
+                    self.engine.step()
+            assert not self.engine.busy
+            self.no_block_is_lost_and_no_token_mixed_up()
+            assert self.engine.free_blocks == self.engine._memory.blocks[0].count
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
