@@ -60,8 +60,8 @@ def test_show_draws_what_an_encoder_attends_to(tmp_path: Path) -> None:
         (["show", "MODEL", "--attention", "the", "--target", "a"], "masked", "--target"),
         (["generate", "MODEL", "--prompt", "the"], "masked", '"masked"'),
         (["generate", "MODEL", "--prompt", "the"], "embedding", "bert"),
-        (["evaluate", "MODEL", "--text", "TEXT"], "masked", '"masked"'),
-        (["finetune", "MODEL", "TEXT", "OUT", "--steps", "1"], "masked", '"masked"'),
+        (["evaluate", "MODEL", "--text", "TEXT"], "hidden", '"hidden"'),
+        (["finetune", "MODEL", "TEXT", "OUT", "--steps", "1"], "sequence", '"sequence"'),
         (["pretrain", "TEXT", "OUT", "--family", "bert", "--split", "0.9"], "masked", "bert"),
     ],
 )

@@ -53,6 +53,7 @@ def test_beams(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--beams 2 --top-k 3", ("--top-k 3", "--beams")),
         ("--window 8", ("--window", "bart")),
         ("--prompts x.jsonl", ("--prompts", "--out")),
+        ("--prompts x.jsonl --out x.txt", ("--out x.txt", ".jsonl")),
         ("--batch 0", "--batch 0"),
         ("--max-new-tokens 24", ("context", "24")),
     ],

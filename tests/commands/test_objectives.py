@@ -96,6 +96,32 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(name: str, data: Path,
     survives_kills(lambda out: arguments(name, data, tmp_path / out, 14), tmp_path, [7])
 
 
+@pytest.mark.parametrize("name", ["masked", "masked next", "span", "span switch", "denoise", "prefix", "causal"])
+def test_it_goes_on_by_its_own_objective(name: str, data: Path, tmp_path: Path, prints: Prints) -> None:
+    """Fine-tuning on a text, with what is forgotten; and the loss on another text, that of the run itself."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    assert main(arguments(name, data, base, 10)) == 0
+    (tmp_path / "new.txt").write_text("\n<|endoftext|>\n".join(f"two tuna eat {n} dogs. " * 3 for n in range(40)))
+    few = ["--steps", "12", "--batch-size", "4", "--context", "32", *RUN]
+    told = json.loads(prints("finetune", base, tmp_path / "new.txt", out, *few, "--json"))
+    record = json.loads((out / "langwright.json").read_text())
+    change, unit = record["forgetting"], "bits_per_byte" if name == "causal" else "loss_nats_per_token"
+    assert change["new"]["after"] == pytest.approx(told[unit], abs=1e-6)
+    assert change["new"]["after"] < change["new"]["before"]
+    assert change["old"]["after"] != change["old"]["before"]
+    assert ("unit" in change["new"]) == (name != "causal")
+    again = json.loads(
+        prints("evaluate", out, "--text", tmp_path / "new.txt", "--split", "0.9", "--context", "32", "--json")
+    )
+    assert again[unit] == pytest.approx(told[unit], rel=1e-5)
+
+
+def test_a_model_of_a_task_or_of_pairs_does_not_go_on_with_texts(data: Path, tmp_path: Path, fails: Fails) -> None:
+    assert main(arguments("seq2seq", data, tmp_path / "pairs", 1)) == 0
+    fails("finetune", tmp_path / "pairs", data / "text.txt", tmp_path / "out", names=("pairs", "--task translate"))
+    fails("evaluate", tmp_path / "pairs", "--text", data / "text.txt", names=("pairs", "--task translate"))
+
+
 def test_what_was_trained_is_used(data: Path, tmp_path: Path, prints: Prints) -> None:
     masked, pairs = tmp_path / "masked", tmp_path / "pairs"
     assert main(arguments("masked", data, masked, 3)) == 0

@@ -96,7 +96,11 @@ def test_what_changed_is_refused(folder: Path, prompts: Path, monkeypatch: pytes
         complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
     begun.unlink()
     assert complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4}) == 0
-    with refused(str(out)):
+    stamp = out.stat().st_mtime_ns
+    assert complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4}) == 0
+    assert out.stat().st_mtime_ns == stamp
+    prompts.write_text(before.replace("a cat", "a dog"))
+    with refused(str(prompts), str(out)):
         complete_file(Engine(model, BYTES), prompts, out, asked, {"seed": 4})
 
 

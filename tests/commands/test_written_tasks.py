@@ -59,6 +59,28 @@ def tune(made: Path, out: Path, model: str, *more: object, task: str = "translat
     return [str(word) for word in (*words, "--validation", made / "held_out.jsonl", *more)]
 
 
+@pytest.mark.parametrize("model", ["marian", "lstm-attention"])
+def test_new_models_translate_sentences_that_they_have_not_seen(model: str, tmp_path: Path, prints: Prints) -> None:
+    """Words of a language in another order; what stands where depends on the source alone."""
+    words = {"bee": "biene", "cat": "katze", "dog": "hund", "owl": "eule", "sees": "sieht", "feeds": "nährt"}
+    things, deeds = list(words)[:4], list(words)[4:]
+    colours = {"red": "rot", "old": "alt", "small": "klein", "sad": "trist"}
+    rows = [(a, e, v, b, f) for a in things for b in things if a != b for v in deeds for e in colours for f in colours]
+    random.Random(0).shuffle(rows)
+    texts = [
+        (f"the {e} {a} {v} the {f} {b}", f"{words[a]} {colours[e]} {words[b]} {colours[f]} {words[v]}")
+        for a, e, v, b, f in rows
+    ]
+    for part, chosen in (("train", texts[:-64]), ("test", texts[-64:])):
+        for side in (0, 1):
+            (tmp_path / f"{part}.{side}").write_text("".join(text[side] + "\n" for text in chosen))
+    train, test = (f"{tmp_path / part}.0::{tmp_path / part}.1" for part in ("train", "test"))
+    shape = ["--depth", "1", "--width", "128", "--context", "16", "--tokenizer", "words", "--dtype", "float32"]
+    how = ["--steps", "120", "--batch-size", "32", "--evaluate-every", "60", "--validation-windows", "8"]
+    prints("finetune", f"new:{model}", train, tmp_path / "out", "--task", "translate", *shape, *how)
+    assert json.loads(prints("evaluate", tmp_path / "out", "--data", test, "--json"))["bleu"] > 80
+
+
 @pytest.mark.parametrize("model", ["t5", "bart", "llama"])
 def test_it_learns_predicts_and_writes_what_transformers_writes(
     model: str, made: Path, tmp_path: Path, prints: Prints

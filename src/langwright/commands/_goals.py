@@ -11,14 +11,15 @@ from langwright.adaptation.attached import attached
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
+from langwright.commands._objective import objective_record, own_objective, own_reading, predictions
 from langwright.commands.evaluate import measure, tokens_of
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
 from langwright.data.conversations import chat_supply
 from langwright.data.order import Layout
-from langwright.data.reading import Continuing
+from langwright.data.reading import Continuing, Reading
 from langwright.data.shards import Tokens
-from langwright.data.supply import Supply
+from langwright.data.supply import Rows, Supply
 from langwright.data.texts import text_supply
 from langwright.evaluation.in_training import held_out_likelihood
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
@@ -31,7 +32,7 @@ from langwright.objectives.batch import Objective
 from langwright.objectives.language import TokenPrediction
 from langwright.text.chat_template import set_up_chat
 from langwright.text.tokenizer import Tokenizer
-from langwright.training.recipe import FinetuneRecipe
+from langwright.training.recipe import FinetuneRecipe, PretrainRecipe
 from langwright.training.trainer import Evaluate
 
 Row = dict[str, Any]
@@ -114,13 +115,15 @@ def goal(spec: str, out: Path, recipe: FinetuneRecipe) -> Goal:
 
 @dataclass(frozen=True)
 class Text:
-    """To go on predicting every token of a text; what is forgotten of another one is measured.
+    """To go on with texts by the objective of the model; what is forgotten of another text is measured.
 
     Args:
         spec: the corpus.
         recipe: how.
         base: the folder of the model to begin with.
         old: the other text; None where there is none.
+        learns: the objective.
+        reading: given a context, how texts become rows.
     """
 
     head: ClassVar[None] = None
@@ -131,60 +134,73 @@ class Text:
     recipe: FinetuneRecipe
     base: Path = Path()
     old: OldText | None = None
+    learns: PretrainRecipe = PretrainRecipe()
+    reading: Callable[..., Reading] = Continuing
 
     def fresh(self, name: str) -> tuple[Untrained, Tokenizer]:
         """Another command's."""
         raise UserError(f"new:{name}: langwright pretrain makes new models of text; here --task names what rows teach")
 
     def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Text":
-        """For decoders."""
+        """For models that predict texts."""
         assert isinstance(opened, OpenedFolder)
-        opened.require(generates=True, one_stack=True)
-        return replace(self, base=opened.path, old=self._old_text(opened.path, tokenizer))
+        learns, reading = own_objective(opened), partial(own_reading, opened)
+        old = self._old_text(opened.path, tokenizer)
+        return replace(self, base=opened.path, old=old, learns=learns, reading=reading)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """Windows of the text."""
         recipe = self.recipe
-        reading = Continuing(context, recipe.crossing)
+        reading = self.reading(context=context, crossing=recipe.crossing)
         return text_supply(self.spec, recipe.split or "0.9", recipe.field, layout, reading, tokenizer)
 
     def objective(self) -> TokenPrediction:
-        """The next token."""
-        return TokenPrediction(self.recipe.z_loss, self.recipe.compile)
+        """That of the model."""
+        return predictions(self.learns, self.recipe.z_loss, self.recipe.compile)
 
     def evaluate(self, supply: Supply) -> Evaluate:
         """The likelihood of what is held out."""
         return held_out_likelihood(supply)
 
     def finish(self, trained: Model, before: Callable[[], Model], supply: Supply, context: int) -> Row:
-        """Held-out bits per byte before and after, of the new text and of the old."""
+        """What the new text and the old one cost before and after: bits per byte, or nats per token of objectives that
+        do not predict every byte.
+        """
         base, on = before(), attached(trained)
-        chosen, old = on.chosen, self.old
+        chosen, old, words = on.chosen, self.old, supply.tokenizer
 
         def change(text: str, measured: Callable[[Model], Likelihood]) -> Row:
             on.choose(())
-            first = measured(base).bits_per_byte
+            first = measured(base)
             on.choose(chosen)
-            return {"text": text, "before": first, "after": measured(trained).bits_per_byte}
+            sides = {"before": first, "after": measured(trained)}
+            if first.bytes is not None:
+                return {"text": text, **{name: side.bits_per_byte for name, side in sides.items()}}
+            return {"text": text, "unit": "nats per token", **{name: side.loss for name, side in sides.items()}}
 
         found = {
             "new": change(self.spec, lambda model: likelihood(model, supply.held_out(None), supply.held_out_bytes))
         }
         if old is not None:
             with old.tokens() as tokens:
-                found["old"] = change(old.spec, lambda model: measure(model, tokens, context))
+
+                def rows(window: int) -> Rows:
+                    return self.reading(context=window).rows(words, tokens, 0, False)
+
+                noisy = None if supply.held_out_bytes is not None else rows
+                found["old"] = change(old.spec, lambda model: measure(model, tokens, context, rows=noisy))
         return {"forgetting": found}
 
     def record(self) -> Row:
-        """Nothing: text is what any language model is used for."""
-        return {}
+        """The objective."""
+        return {"objective": objective_record(self.learns)}
 
     def tell(self, record: Row, as_json: bool) -> None:
         """Likelihood, and what was forgotten."""
         print_likelihood(record["held_out"], f"held-out {self.what}", as_json)
         for name, change in record["forgetting"].items():
-            what = self.what if name == "new" else f"{name} text"
-            say(f"{what}, held out: {change['before']:.4f} bits per byte before, {change['after']:.4f} after")
+            what, unit = self.what if name == "new" else f"{name} text", change.get("unit", "bits per byte")
+            say(f"{what}, held out: {change['before']:.4f} {unit} before, {change['after']:.4f} after")
 
     def use(self, model: str) -> str:
         """Nothing more."""

@@ -1,20 +1,21 @@
 """langwright evaluate: how well a model predicts a text."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
+from langwright.commands._objective import own_objective, own_reading
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import open_corpus
 from langwright.corpora.parts import part_of
 from langwright.corpora.splits import split_documents
 from langwright.data.shards import Tokens
 from langwright.data.streams import whole_documents
-from langwright.data.supply import evaluation_batches
+from langwright.data.supply import Rows, evaluation_batches
 from langwright.data.texts import tokenise
 from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
@@ -23,6 +24,7 @@ from langwright.evaluation.tasks.opening import open_task
 from langwright.evaluation.tasks.scores import print_scores
 from langwright.inference.opening import Opening
 from langwright.inference.sampling import Search
+from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.parts.moe import MoE
 from langwright.text.tokenizer import Tokenizer
@@ -49,6 +51,8 @@ def evaluate(
     json: bool = False,
 ) -> None:
     """Loss, perplexity and bits per byte of a model on a text; or the metrics of its task on rows with answers.
+
+    Of a model that was pretrained by masks, spans or other noise, the loss on what that noise takes from the text.
 
     Args:
         model: a model folder, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
@@ -81,28 +85,51 @@ def evaluate(
     assert text is not None
     if search != Search() or max_new_tokens is not None:
         raise UserError("--beams, --max-new-tokens and the like go with --data, not with --text")
-    loaded, tokenizer = opening.open(model, generates=True, one_stack=True)
+    opened = OpenedFolder(model, opening.ignore_field)
+    causal = own_objective(opened).objective == "causal"
+    loaded, tokenizer = opening.open(model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     with tokens_of(tokenizer, text, split, field) as tokens:
-        result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size).record()}
-        windows = Windows(tokens, context or loaded.window, once=True)
-        shares = expert_shares(loaded, evaluation_batches(windows, batch_size, SHARED_OVER)) if experts else {}
+
+        def noisy(window: int) -> Rows:
+            return own_reading(opened, context=window).rows(tokenizer, tokens, 0, training=False)
+
+        def whole(window: int) -> Rows:
+            return Windows(tokens, window, once=True)
+
+        result: dict[str, Any] = {**measure(loaded, tokens, context, batch_size, None if causal else noisy).record()}
+        seen = (whole if causal else noisy)(context or loaded.window)
+        shares = expert_shares(loaded, evaluation_batches(seen, batch_size, SHARED_OVER)) if experts else {}
     if experts:
-        result["experts"] = [{"layer": layer, "shares": share.tolist()} for layer, share in shares.items()]
+        result["experts"] = [
+            {"stack": stack, "layer": layer, "shares": share.tolist()} for (stack, layer), share in shares.items()
+        ]
     print_likelihood(result, text, json)
-    for layer, share in ({} if json else shares).items():
+    for (stack, layer), share in ({} if json else shares).items():
         busiest = float(share.max()) * len(share)
-        print(f"experts of layer {layer}: the busiest has {busiest:.1f} times its part")
+        where = f"layer {layer}" if stack == "body" else f"{stack} layer {layer}"
+        print(f"experts of {where}: the busiest has {busiest:.1f} times its part")
         print("\n".join(bars([(f"{i}", part) for i, part in enumerate(share.tolist())], 60)))
 
 
-def measure(model: Model, tokens: Tokens, context: int | None = None, batch_size: int = 16) -> Likelihood:
-    """The likelihood of a text in windows of `context` tokens; of the model's own context unless given."""
+def measure(
+    model: Model,
+    tokens: Tokens,
+    context: int | None = None,
+    batch_size: int = 16,
+    rows: Callable[[int], Rows] | None = None,
+) -> Likelihood:
+    """The likelihood of a text in windows of `context` tokens; of the model's own context unless given.
+
+    rows: what is predicted of the text in such windows, where that is not every token of it.
+    """
     window = model.window if context is None else context
     most = "at least 2" if model.context is None else f"from 2 to the model's context of {model.context}"
     check_flag("context", window, window >= 2 and model.fits(window), most)
     check_flag("batch_size", batch_size, batch_size >= 1, "at least 1")
+    if rows is not None:
+        return likelihood(model, evaluation_batches(rows(window), batch_size), None)
     if model.body.carries:
         batches = whole_documents(tokens, batch_size, window)
     else:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from langwright.base.console import print_json, say, warn
-from langwright.base.errors import UserError
+from langwright.base.console import print_json, warn
+from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
 from langwright.inference.engine import Engine
 from langwright.inference.generate import complete
@@ -53,6 +53,7 @@ def generate(
         raise UserError("--sinks goes with --window, the number of the latest tokens that are remembered")
     if (prompts is None) != (out is None):
         raise UserError("--prompts FILE, where prompts are read, and --out FILE, where texts are written, go together")
+    check_flag("out", out, out is None or out.suffix == ".jsonl", "a name that ends in .jsonl")
     if prompts is not None and prompt != ("",):
         raise UserError("--prompt has no place beside --prompts, a file of them; leave one out")
     streaming = None if window is None else Streaming(window, 4 if sinks is None else sinks)
@@ -69,8 +70,6 @@ def generate(
             warn(f'{failed:,} texts ended with an error; their rows in {out} say "error"')
         if json:
             print_json({"out": str(out), "errors": failed})
-        else:
-            say(f"wrote {out}")
         return
     streams = len(texts) == 1 and not json
     echoes = texts if loaded.continues else [""] * len(texts)

@@ -7,12 +7,12 @@ from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
+from langwright.commands._objective import predictions, reading_of
 from langwright.corpora.labelled import Columns
 from langwright.corpora.opening import named_corpora
 from langwright.data.order import Layout
 from langwright.data.pairs import pair_supply
 from langwright.data.pieces import Framing
-from langwright.data.reading import Continuing, Noisy, Reading
 from langwright.data.streams import InOrder
 from langwright.data.supply import Supply
 from langwright.data.texts import text_supply
@@ -22,7 +22,6 @@ from langwright.evaluation.tasks.writing import Translate
 from langwright.models.families import FAMILIES, LEARNERS
 from langwright.models.folder import new_model
 from langwright.models.shapes import preset
-from langwright.objectives.language import NextSentence, TokenPrediction
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer
@@ -75,9 +74,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
         supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
         family, config = _tokenised_shape(recipe, supply.tokenizer)
         head = {"masked": "pretraining" if recipe.next_sentence else "masked"}.get(recipe.objective)
-        objective = (NextSentence if recipe.next_sentence else TokenPrediction)(
-            recipe.z_loss, recipe.compile, recipe.smoothing
-        )
+        objective = predictions(recipe, recipe.z_loss, recipe.compile, recipe.smoothing)
         return Job(
             out=out,
             recipe=recipe,
@@ -120,16 +117,8 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
-    reading: Reading | InOrder
-    if FAMILIES[_shape(recipe, recipe.vocabulary)[0]].carries:
-        reading = InOrder(context, recipe.crossing)
-    elif recipe.objective == "causal":
-        reading = Continuing(context, recipe.crossing, recipe.packing)
-    else:
-        reading = Noisy(
-            recipe.objective, context, frame, recipe.noise, recipe.mean_span, recipe.whole_words, recipe.permute,
-            recipe.delete, recipe.rotate, recipe.packing, recipe.next_sentence,
-        )  # fmt: skip
+    carries = FAMILIES[_shape(recipe, recipe.vocabulary)[0]].carries
+    reading = InOrder(context, recipe.crossing) if carries else reading_of(recipe, frame)
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
     )

@@ -313,7 +313,12 @@ def _as_at_first(text: Continuation) -> int:
 
 
 def passes(pieces: Iterable[Piece]) -> list[list[Piece]]:
-    """Pieces that are read in one forward pass each: from the beginning of their texts or not, and alike in length."""
+    """Pieces that are read in one forward pass each: from the beginning of their texts or not, and alike in length.
+
+    One row of all tokens, prompts beside single ones, would spare a step that reads a prompt of 64 tokens a tenth of
+    its time (124M parameters, 16 texts), and other steps nothing. Rows of their own are what experts with a capacity,
+    layers with a memory and virtual tokens understand.
+    """
     found: list[list[Piece]] = []
     real = 0
     for piece in sorted(pieces, key=lambda piece: (not piece.start, piece.length)):

@@ -39,7 +39,7 @@ def complete_file(engine: Engine, prompts: Path, out: Path, asked: Request, sett
         settings: what else decides the texts, by name.
 
     Returns:
-        How many ended with an error.
+        How many ended with an error. Where `out` is finished already, nothing is written.
 
     Raises:
         UserError: A prompt does not fit, or what was begun had other prompts or settings.
@@ -47,7 +47,11 @@ def complete_file(engine: Engine, prompts: Path, out: Path, asked: Request, sett
     rows = read_prompts(prompts)
     digest = hashlib.sha256(json.dumps([text for text, _ in rows]).encode()).hexdigest()
     if out.exists():
-        raise UserError(f"{out}: is there already, and finished; remove it to write it again")
+        written = [dict(row.values) for row in read_rows(out, None)]
+        if [row.get("prompt") for row in written] != [text for text, _ in rows]:
+            raise UserError(f"{prompts}: {out} holds the texts of other prompts; remove it, or choose another name")
+        say(f"{out}: is finished already; remove it to write it again, with these settings or others")
+        return sum(row.get("reason") == "error" for row in written)
     refuse_file(out.parent)
     begun, settings = out.with_name(out.name + BEGUN), {"prompts": digest, **settings}
     done, good = _read_begun(begun, prompts, settings)
@@ -78,6 +82,7 @@ def complete_file(engine: Engine, prompts: Path, out: Path, asked: Request, sett
         lines = (json.dumps(done[number], ensure_ascii=False) for number in range(len(rows)))
         whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     begun.unlink()
+    say(f"wrote {out}")
     return sum(row["reason"] == "error" for row in done.values())
 
 

@@ -109,13 +109,14 @@ class Family:
     initialise: fills a new model's parameters, by default from N(0, initializer_range²).
     absent: honoured fields of `config` that this family's files lack.
     defaults: values of fields that the files leave out, where they differ from the dataclass.
+    fresh: values that fields of new models have, where they differ from those.
     inert, default_only: beyond the common ones. ignored_keys: suffixes of tensors on disk that hold no weight.
     prefix: of tensor names, which files on the Hub may lack.
     adapters: the modules that adapters usually act on. tied_head: the name of a head that is the token table.
     adapterhub: where AdapterHub hangs a bottleneck: in the last linear layer of a branch (module), in the numbered
     layer around it (layer), or in a module of its own in the block (block).
     presets: published shapes, by name, as fields of the config.
-    rate: what multiplies the usual learning rate of pretraining, 1 / width; with norms behind the branches 0.2.
+    rate: what multiplies the usual learning rate of pretraining, 1 / width.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
@@ -135,6 +136,7 @@ class Family:
     renamed: Mapping[str, str] = field(default_factory=dict)
     absent: Collection[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    fresh: Mapping[str, Any] = field(default_factory=dict)
     inert: Collection[str] = ()
     default_only: Mapping[str, Any] = field(default_factory=dict)
     ignored_keys: tuple[str, ...] = ()

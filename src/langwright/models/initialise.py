@@ -53,6 +53,18 @@ def by_inputs(model: Any, variance: float = 1.0, cut: float | None = None) -> No
             module.q.weight.mul_(c.d_kv**-0.5)
 
 
+@torch.no_grad()
+def by_sides(model: Any) -> None:
+    """Linear maps from U(-a, a), a² = 6 / (inputs + outputs) (Glorot and Bengio, 2010), tokens from N(0, 1 / width).
+
+    So that tokens times sqrt(width) are as large as the sinusoids that are added to them (Vaswani et al., 2017).
+    """
+    normal(model, model.config.d_model**-0.5)
+    for module in model.modules():
+        if isinstance(module, Linear):
+            nn.init.xavier_uniform_(module.weight)
+
+
 def by_range(model: Any) -> None:
     """`normal` with the deviation that most configs name."""
     normal(model, model.config.initializer_range)

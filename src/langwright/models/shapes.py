@@ -60,7 +60,7 @@ def by_depth(family: str, depth: int, vocabulary: int, context: int, dropout: fl
         "router_aux_loss_coef": 0.02,
     }
     own = {name: value for name, value in usual.items() if name in fields}
-    own |= {} if shape.heads is None else {shape.heads: heads}
+    own |= dict(row.fresh) | ({} if shape.heads is None else {shape.heads: heads})
     config = row.make(**own | {shape.layers: depth, shape.width: wide})
     return _fit(config, vocabulary, context, dropout)
 

@@ -195,18 +195,22 @@ class Run:
 
     def _compare(self, numbers: Row) -> None:
         """Keep the weights of the numbers if they are the best so far."""
-        now, value = self.progress, float(numbers[str(self.best)])
-        if now.best is None or value > now.best[1]:
-            now.best, now.stale = [now.step, value], 0
+        now = self.progress
+        if now.best is None or self._rank(numbers) > tuple(now.best[1:]):
+            now.best, now.stale = [now.step, *self._rank(numbers)], 0
             self.checkpoints.save_best(self.learner, now.step)
         else:
             now.stale += 1
+
+    def _rank(self, numbers: Row) -> tuple[float, float]:
+        """What says which weights are better: the metric, and the loss where that is equal."""
+        return float(numbers[str(self.best)]), -float(numbers["validation_loss"])
 
     def take_best(self, numbers: Row) -> bool:
         """Put the best weights back, if those at the end, which measure as these numbers, are not; whether it did."""
         if self.best is None:
             return False
-        if self.progress.best is None or float(numbers[self.best]) > self.progress.best[1]:
+        if self.progress.best is None or self._rank(numbers) > tuple(self.progress.best[1:]):
             return False
         self.checkpoints.load_best(self.learner, self.progress.best[0])
         self._event("best weights", detail=f"those of step {self.progress.best[0]}")

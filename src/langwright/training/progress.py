@@ -21,7 +21,7 @@ class Progress:
         loader: the record of the batches.
         history: notable events, for the report.
         skips: steps in a row, up to this one, whose loss or gradient was not finite.
-        best: step and value of the best evaluation, where one chooses the weights that are kept.
+        best: step, metric and negative loss of the best evaluation, where one chooses the weights that are kept.
         stale: evaluations since then.
         ended: whether the run ended because nothing got better.
     """

@@ -26,9 +26,8 @@ class TrainingRecipe:
         optimizer_host: keep AdamW's averages in the machine's memory instead of the device's.
         checkpoint: keep only what goes into each block, and compute the block again on the way back; less memory, and
             the same gradients.
-        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for families with
-            norms behind the branches (bert, bart, marian), a tenth to fine-tune a model that exists; or of SGD, 1
-            unless given.
+        learning_rate: peak learning rate of AdamW, 1 / width unless given, a fifth of that for bert, bart and marian, a
+            quarter for t5, a tenth to fine-tune a model that exists; or of SGD, 1 unless given.
         muon_learning_rate: peak learning rate of Muon.
         embedding_learning_rate: peak for the token and position tables; that of AdamW unless given.
         head_learning_rate: peak for a head that is not tied to the token table; that of AdamW unless given.

@@ -8,6 +8,7 @@ from torch import nn
 from langwright.models.config import Fields
 from langwright.models.families.bart import BART, BartConfig, build, sizes
 from langwright.models.family import AdapterTargets
+from langwright.models.initialise import by_sides
 from langwright.parts import Embedding, sinusoids
 
 
@@ -30,11 +31,13 @@ MARIAN = replace(
     architecture="MarianMTModel",
     heads={},
     builder=partial(build, embedding=embedding, source_bos=False),
+    initialise=by_sides,
     also=("MarianModel",),
     defaults={
         "vocab_size": 58101, "decoder_start_token_id": 58100, "forced_eos_token_id": 0, "eos_token_id": 0,
         "pad_token_id": 58100,
     },
+    fresh={"scale_embedding": True, "activation_function": "relu"},
     default_only={
         **BART.default_only, "normalize_embedding": False, "share_encoder_decoder_embeddings": True,
         "static_position_embeddings": True,

@@ -153,6 +153,7 @@ T5 = Family(
     builder=build,
     keys=keys,
     initialise=by_inputs,
+    rate=0.25,
     heads=encoder_decoder_heads("T5", "transformer.")
     | {"token": encoder_token_head("T5ForTokenClassification", "transformer.")},
     inert=("dense_act_fn", "is_gated_act", "n_positions", "output_past"),
