@@ -41,7 +41,7 @@ def survives_kills(
     """
     _finish([*command("whole"), *more])
     for step in steps:
-        _kill_at(step, command("killed"), folder / "killed")
+        kill_at(step, command("killed"), folder / "killed")
     assert not (folder / "killed" / "langwright.json").exists()
     _finish(command("killed"))
     whole, killed = (
@@ -62,7 +62,7 @@ def _finish(arguments: list[str]) -> None:
     assert process.exitcode == 0
 
 
-def _kill_at(step: int, arguments: list[str], out: Path) -> None:
+def kill_at(step: int, arguments: list[str], out: Path) -> None:
     """Start a command and send it SIGKILL once its metrics have a line for so many steps."""
     process, metrics, deadline = _started(arguments), out / "metrics.jsonl", time.monotonic() + 120
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < step:

@@ -13,10 +13,14 @@ from commands.test_tasks import RUN, base
 from langwright.corpora.labelled import Columns
 from langwright.corpora.questions import read_questions
 from langwright.corpora.tagged import TaggedRow
+from langwright.data.reading import with_special_tokens
 from langwright.evaluation.tasks.qa import Questions, exact_match, normalised, word_f1
 from langwright.evaluation.tasks.tokens import Tokens
 from langwright.evaluation.tasks.tuning import task_data
+from langwright.models.folder import new_model, save_model
+from langwright.models.shapes import by_depth
 from langwright.text.opening import load_tokenizer
+from langwright.text.training import raw_bytes
 from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills
 from refusals import Fails, Prints
@@ -132,6 +136,25 @@ def test_answers_stand_in_their_texts_as_transformers_finds_them(
             assert line == {"answer": "", "start": 0, "end": 0}
         else:
             assert line["answer"] == row.context[places[i][0] : places[j][1]]
+
+
+def test_answers_that_only_the_question_tells_are_learnt(tmp_path: Path, prints: Prints) -> None:
+    """Three words stand behind three cues; the question names one of the cues."""
+    tokenizer, draw = with_special_tokens(raw_bytes()), random.Random(0)
+    model = new_model("llama", by_depth("llama", 2, tokenizer.vocab_size, 48, 0.0, width=64))
+    save_model(model, tokenizer, tmp_path / "base")
+    names, rows = [first + last for first in "BDGKLMNR" for last in "aeiou"], []
+    for _ in range(640):
+        cues, text, starts = draw.sample(["red", "old", "new", "big"], 3), "", {}
+        for cue, name in ((cue, draw.choice(names)) for cue in cues):
+            text, starts[cue] = f"{text}{cue} {name} ", (len(text) + len(cue) + 1, name)
+        start, name = starts[asked := draw.choice(cues)]
+        rows.append({"question": asked, "context": text.strip(), "answer": name, "start": start})
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["finetune", tmp_path / "base", data, tmp_path / "out", "--task", "qa", "--split", "0.9", "--steps", "350"]
+    rates = ["--learning-rate", "0.005", "--batch-size", "16", "--dtype", "float32", "--sample-every", "0"]
+    assert json.loads(prints(*words, *rates, "--json"))["exact_match"] > 0.9
 
 
 def test_long_texts_are_read_in_the_parts_of_transformers(made: Path) -> None:

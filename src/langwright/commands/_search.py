@@ -70,8 +70,9 @@ def searched(
         if result.stopped is not None or result.held_out is None:
             return recipe, result
         metric, sign = LOSSES.get(best, (str(best).removeprefix("validation_"), 1))
-        trials.append({"name": name, "settings": settings, metric: float(result.held_out[metric])})
-    trials.sort(key=lambda trial: -sign * trial[metric])
+        loss = result.held_out.get("loss", 0.0)  # between equals
+        trials.append({"name": name, "settings": settings, metric: float(result.held_out[metric]), "loss": loss})
+    trials.sort(key=lambda trial: (-sign * trial[metric], trial["loss"]))
     for trial in trials:
         say(f"search: {metric} {trial[metric]:.4f} with {trial['name']}")
     say(f"search: {trials[0]['name']} is used for {length}, chosen by the held-out rows alone")
