@@ -15,6 +15,7 @@ from langwright.corpora.augmentation import varied
 from langwright.data.reading import with_special_tokens
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
+from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
 from processes import survives_kills
 from refusals import Fails, Prints
@@ -23,8 +24,8 @@ RUN = ["--dtype", "float32", "--context", "48", "--batch-size", "8", "--learning
 WORDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "cold", "sour"]}
 
 
-def base(folder: Path, family: str) -> Path:
-    tokenizer = with_special_tokens(raw_bytes(), mask=True)
+def base(folder: Path, family: str, tokenizer: Tokenizer | None = None) -> Path:
+    tokenizer = with_special_tokens(tokenizer or raw_bytes(), mask=True)
     if family != "llama":
         tokenizer = tokenizer.framed([] if family == "t5" else [tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
     config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.1, width=64)

@@ -20,7 +20,7 @@ from langwright.evaluation.tasks.tuning import task_data
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.opening import load_tokenizer
-from langwright.text.training import raw_bytes
+from langwright.text.training import raw_bytes, train_bpe
 from langwright.training.recipe import FinetuneRecipe
 from processes import survives_kills
 from refusals import Fails, Prints
@@ -35,6 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
     for family in ("bert", "roberta", "llama", "t5", "bart"):
         base(folder / family, family)
+    whole = train_bpe([" ".join(["", *PEOPLE, *TOWNS, "left", "in", "lives", "and"])] * 9, 340)
+    base(folder / "t5-words", "t5", whole)  # of bytes it would have to learn distances first, which takes T5 long
     sentences = []
     for _ in range(120):
         person, town = (draw.choice(PEOPLE), "B-PER"), (draw.choice(TOWNS), "B-LOC")
@@ -62,11 +64,11 @@ def tune(made: Path, out: Path, task: str, model: str = "bert", *more: object, s
     return [str(word) for word in words]
 
 
-@pytest.mark.parametrize("model", ["bert", "roberta", "llama", "t5"])
+@pytest.mark.parametrize("model", ["bert", "roberta", "llama", "t5-words"])
 def test_words_get_the_tags_that_transformers_gives(model: str, made: Path, tmp_path: Path, prints: Prints) -> None:
     out, valid = tmp_path / "out", made / "valid.conll"
     told = json.loads(prints(*tune(made, out, "tokens", model, "--validation", valid), "--json"))
-    assert model == "t5" or told["entity_f1"] > 0.9  # in so few steps T5 learns no distances, and so no neighbours
+    assert told["entity_f1"] > 0.9
     assert {"loss", "entity_precision", "entity_recall", "accuracy", "rows"} < set(told)
     measured = json.loads(prints("evaluate", out, "--data", valid, "--json", "--dtype", "float32"))
     assert measured == {name: pytest.approx(told[name], abs=1e-6) for name in measured}

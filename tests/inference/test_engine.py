@@ -176,13 +176,14 @@ def test_priority_and_arrival_say_who_goes_first() -> None:
 
 
 def test_the_one_with_the_lowest_priority_gives_way() -> None:
-    engine = Engine(small(), blocks=4, block_size=4)
-    low, high = (engine.add(Request([5, 6], GREEDY, 12, priority=priority)) for priority in (0, 1))
-    for _ in range(12):
+    engine = Engine(small(), blocks=6, block_size=4)
+    low, high, middle = (engine.add(Request([5, 6], GREEDY, 8, priority=priority)) for priority in (0, 2, 1))
+    for _ in range(8):
         engine.step()
     assert high.done
+    assert middle.done
     assert not low.done
-    assert len(engine.finish([low])[0][0].ids) == 12
+    assert len(engine.finish([low])[0][0].ids) == 8
 
 
 def test_deadlines_and_cancelled_requests() -> None:

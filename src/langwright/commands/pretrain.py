@@ -26,7 +26,7 @@ from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
 from langwright.text.tokenizer import Tokenizer
 from langwright.training.checkpoints import decided_dtype
-from langwright.training.new_model import framing_of, shape, tokenised_shape
+from langwright.training.new_model import framing_of, shape, tokenised
 from langwright.training.recipe import PretrainRecipe
 from langwright.training.report import write_report
 from langwright.training.trainer import Job, Result, close, train
@@ -69,7 +69,7 @@ def run(corpus: str, out: Path, recipe: PretrainRecipe, extend: bool = False, pr
     recipe = replace(recipe, family=recipe.family or _usual_family(recipe))
 
     def prepare(rank: int, world: int) -> Job:
-        _shape(recipe)  # what does not fit is refused before the text is read
+        _shape(recipe, recipe.vocabulary)  # what does not fit is refused before the text is read
         machine = measure(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         supply = supply_of(corpus, recipe, Layout(recipe.batch_size, recipe.seed, recipe.compile, rank, world))
         family, config = _tokenised_shape(recipe, supply.tokenizer)
@@ -117,7 +117,7 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
-    carries = FAMILIES[_shape(recipe)[0]].carries
+    carries = FAMILIES[_shape(recipe, recipe.vocabulary)[0]].carries
     reading = InOrder(context, recipe.crossing) if carries else reading_of(recipe, frame)
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
@@ -128,9 +128,10 @@ def _usual_family(recipe: PretrainRecipe) -> str:
     return LEARNERS[recipe.objective][0].name if recipe.preset is None else preset(recipe.preset, 1, None, 0.0)[0]
 
 
-def _shape(recipe: PretrainRecipe) -> tuple[str, Any]:
+def _shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     """The family and config that a recipe asks for; UserError where its objective is not for them."""
-    family, config = shape(_name(recipe), recipe, recipe.vocabulary, recipe.context)
+    name = recipe.preset or recipe.family or _usual_family(recipe)
+    family, config = shape(name, recipe, vocabulary, recipe.context, is_preset=recipe.preset is not None)
     if recipe.family not in (None, family):
         raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
     learners = [row.name for row in LEARNERS[recipe.objective]]
@@ -145,10 +146,5 @@ def _shape(recipe: PretrainRecipe) -> tuple[str, Any]:
     return family, config
 
 
-def _name(recipe: PretrainRecipe) -> str:
-    """What names the shape."""
-    return recipe.preset or recipe.family or _usual_family(recipe)
-
-
 def _tokenised_shape(recipe: PretrainRecipe, tokenizer: Tokenizer) -> tuple[str, Any]:
-    return tokenised_shape(_name(recipe), recipe, tokenizer, recipe.context)
+    return tokenised(*_shape(recipe, tokenizer.vocab_size), tokenizer)

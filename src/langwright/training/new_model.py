@@ -31,27 +31,32 @@ _FIELDS = (
 """Settings of a recipe that are a field of some configs, and which those are."""
 
 
-def shape(name: str, recipe: NewModelRecipe, vocabulary: int, context: int) -> tuple[str, Any]:
+def new_shape(name: str, recipe: NewModelRecipe, vocabulary: int, context: int) -> tuple[str, Any]:
+    """The family and config of `new:NAME`, the name of a family or, where there is none of that name, of a preset."""
+    if name not in FAMILIES and name not in PRESETS:
+        near = suggest(name, [*FAMILIES, *PRESETS]) or f"; families are {', '.join(FAMILIES)}"
+        raise UserError(f'"{name}" is neither a family nor a preset{near}')
+    return shape(name, recipe, vocabulary, context, is_preset=name not in FAMILIES)
+
+
+def shape(name: str, recipe: NewModelRecipe, vocabulary: int, context: int, is_preset: bool = False) -> tuple[str, Any]:
     """The family and config of a new model.
 
     Args:
-        name: of a family or a preset.
+        name: of a family or a preset; some are both.
         recipe: its size and dropout.
         vocabulary: how many token ids it knows.
         context: tokens that it reads at most.
+        is_preset: whether the name is that of a preset.
 
     Raises:
         UserError: The name is not known, or a setting does not fit.
     """
-    usual = NewModelRecipe()
-    if name in FAMILIES:
-        family = name
+    family, usual = name, NewModelRecipe()
+    if not is_preset:
         config: Any = by_depth(family, recipe.depth, vocabulary, context, recipe.dropout, recipe.width)
-    elif name not in PRESETS:
-        near = suggest(name, [*FAMILIES, *PRESETS]) or f"; families are {', '.join(FAMILIES)}"
-        raise UserError(f'"{name}" is neither a family nor a preset{near}')
     elif (recipe.depth, recipe.width) != (usual.depth, usual.width):
-        raise UserError(f"{name} is a preset, which names a whole shape; leave out --depth and --width")
+        raise UserError(f"{name}: a preset, by --preset or new:, names a whole shape; leave out --depth and --width")
     else:
         family, config = preset(name, vocabulary, context, recipe.dropout)
     for flag, field, kind in _FIELDS:
@@ -62,9 +67,8 @@ def shape(name: str, recipe: NewModelRecipe, vocabulary: int, context: int) -> t
     return family, config
 
 
-def tokenised_shape(name: str, recipe: NewModelRecipe, tokenizer: Tokenizer, context: int) -> tuple[str, Any]:
-    """The same with the vocabulary and the ids of a tokenizer."""
-    family, config = shape(name, recipe, tokenizer.vocab_size, context)
+def tokenised(family: str, config: Any, tokenizer: Tokenizer) -> tuple[str, Any]:
+    """The same with the ids of a tokenizer."""
     return family, with_tokens(family, config, tokenizer.eos_id, tokenizer.pad_id)
 
 
@@ -77,11 +81,11 @@ def untrained(name: str, recipe: FinetuneRecipe, texts: Sequence[str]) -> tuple[
         texts: what it is to read.
     """
     context = recipe.context or CONTEXT
-    row = FAMILIES[shape(name, recipe, recipe.vocabulary, context)[0]]
+    row = FAMILIES[new_shape(name, recipe, recipe.vocabulary, context)[0]]
     kind, content = recipe.tokenizer or ("words" if row.carries else "bpe"), hashlib.sha256(repr(texts).encode())
     made = new_tokenizer(texts, content.hexdigest(), kind, recipe.vocabulary)
     tokenizer = with_special_tokens(made, mask=row.task != "language")
-    family, config = tokenised_shape(name, recipe, tokenizer, context)
+    family, config = tokenised(*new_shape(name, recipe, tokenizer.vocab_size, context), tokenizer)
     if row.task != "language" or row.is_encoder_decoder:
         tokenizer = framed(tokenizer, partial(framing_of, family, config))
     say(f"new:{name}: a tokenizer of {kind} made from {len(texts):,} rows; vocabulary {tokenizer.vocab_size:,}")

@@ -25,7 +25,7 @@ from langwright.models.model import Model
 from langwright.models.untrained import Origin, Untrained
 from langwright.objectives.labels import Labelling, SeriesBatch
 from langwright.text.tokenizer import Tokenizer, no_tokenizer
-from langwright.training.new_model import shape
+from langwright.training.new_model import new_shape
 from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 
 WINDOW = 128
@@ -106,7 +106,7 @@ class SeriesLabels(Task):
         usual = NewModelRecipe()
         if (recipe.tokenizer, recipe.vocabulary) != (usual.tokenizer, usual.vocabulary):
             raise UserError("--tokenizer and --vocabulary: are for texts; leave them out with --task series")
-        family, body = shape(name, recipe, 1, -(-self.window // self.samples))
+        family, body = new_shape(name, recipe, 1, -(-self.window // self.samples))
         if family not in able(FAMILIES):
             told = f"--task series is not for {family}; choose one of {', '.join(able(FAMILIES))}"
             raise UserError(f"new:{name}: {told}")
