@@ -45,7 +45,7 @@ def own_objective(opened: OpenedFolder) -> PretrainRecipe:
     family, task = opened.family, opened.task
     made_for = [o for o in TEXTS if family is LEARNERS[o][0]] + [o for o in TEXTS if family in LEARNERS[o]]
     name = told.get("objective", next(iter(made_for), "seq2seq"))
-    if name == "seq2seq":
+    if name == "seq2seq" and family in LEARNERS[name]:
         raise UserError(f"{opened.path}: a model of pairs does not predict texts; --task translate goes on with pairs")
     if task not in (("masked", "pretraining") if name == "masked" else ("language",)):
         raise UserError(f'{opened.path}: a {family.name} model with the head "{task}" does not predict texts')
