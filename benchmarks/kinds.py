@@ -369,7 +369,9 @@ def main() -> None:
     if asked.list:
         print("\n".join(f"{name}\n    " + "\n    ".join(known[name].commands) for name in chosen))
         return
-    prepare(asked.data, asked.work)
+    if asked.data is None:
+        parser.error("name the folder of the data sets with --data, or in LANGWRIGHT_DATA")
+    prepare(Path(asked.data), asked.work)
     wanted = dict.fromkeys(need for name in chosen for need in (*known[name].needs, name))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     for name in wanted:

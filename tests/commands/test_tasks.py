@@ -12,7 +12,9 @@ import transformers
 from langwright import load_tokenizer
 from langwright.cli import main
 from langwright.corpora.augmentation import varied
+from langwright.corpora.labelled import Columns, LabelledRow, label_names
 from langwright.data.reading import with_special_tokens
+from langwright.evaluation.tasks.classify import Classify
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.tokenizer import Tokenizer
@@ -96,6 +98,20 @@ def test_adapters_keep_their_heads(method: str, made: Path, tmp_path: Path, prin
     assert lines == (out / "predictions.jsonl").read_text()
     measured = json.loads(prints("evaluate", made / "bert", "--adapter", out, "--data", valid, "--json"))
     assert measured["accuracy"] == pytest.approx(told["accuracy"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "form"),
+    [(("3", "3.5"), "number"), (("0.1", "1e-05"), "number"), (("-1", "2"), "one"), (("1.5", "high"), "one")],
+)
+def test_labels_that_are_not_all_whole_are_numbers(labels: tuple[str, str], form: str) -> None:
+    rows = [LabelledRow("text", None, (label,), "rows:1") for label in labels]
+    assert Classify.begin(rows, Columns(), "rows").form == form
+
+
+def test_the_order_of_labels_is_that_of_their_numbers_and_letters() -> None:
+    rows = [LabelledRow("text", None, (label,), "rows:1") for label in ("1", "10", "01", "2", "001")]
+    assert label_names(rows, "rows") == ["001", "01", "1", "2", "10"]
 
 
 def test_several_labels_and_numbers(made: Path, tmp_path: Path, prints: Prints) -> None:

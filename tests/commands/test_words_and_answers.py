@@ -213,6 +213,7 @@ def test_adapters_and_kills(task: str, made: Path, tmp_path: Path, prints: Print
 def test_what_does_not_fit_is_refused_in_one_line(made: Path, tmp_path: Path, fails: Fails) -> None:
     fails(*tune(made, tmp_path / "a", "tokens", "bart"), names=('"token"', "bart", "t5"))
     fails(*tune(made, tmp_path / "a", "qa", "bert", "--smoothing", "0.1"), names=("--smoothing",))
+    fails(*tune(made, tmp_path / "a", "tokens", "bert", "--context", "2"), names=("2 tokens", "--context"))
     odd = tmp_path / "odd.conll"
     odd.write_text("Rome B-CITY\n")
     fails(*tune(made, tmp_path / "a", "tokens", "bert", "--validation", odd), names=("odd.conll:1", '"B-CITY"'))

@@ -259,6 +259,18 @@ def test_a_column_says_which_part_a_row_belongs_to(name: str, tmp_path: Path) ->
         read_labelled(f"{path}#tests")
 
 
+def test_rows_of_unknown_parts_are_not_learnt_from_in_silence(tmp_path: Path) -> None:
+    odd, loose = tmp_path / "odd.jsonl", tmp_path / "loose.tsv"
+    odd.write_text(
+        "".join(f'{{"text": "a{n}", "split": "{part}"}}\n' for n, part in enumerate(["train", "test", "more"]))
+    )
+    with refused("odd.jsonl:3", "more", "train", "#train"):
+        parts_to_learn(str(odd))
+    assert parts_to_learn(f"{odd}#train") == (f"{odd}#train", None)
+    loose.write_text('text\tlabel\tsplit\n"Oh" bee\t1\ttrain\nbee\t0\ttest\n')
+    assert parts_in(str(loose)) == {"train", "test"}
+
+
 def test_files_whose_rows_have_no_parts(tmp_path: Path) -> None:
     (tmp_path / "odd.jsonl").write_text('{"text": "a", "split": "left"}\n')
     (tmp_path / "none.jsonl").write_text('{"text": "a"}\n')

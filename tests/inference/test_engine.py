@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,24 @@ def test_rules_that_leave_no_token_end_one_request() -> None:
     bad = engine.add(Request([5], Sampling(), 9, banned=range(53)))
     assert len(written(engine.model, [[6]], 4, engine=engine)[0]) == 4
     assert [(one.reason, one.ids) for one in bad.completions] == [("error", [])]
+    nothing = Request([5], GREEDY, 9, banned=range(53), search=Search(beams=2), n=2)
+    (none,) = engine.finish([engine.add(nothing)])
+    assert [(one.reason, one.ids) for one in none] == [("error", [])] * 2
+    assert not engine.busy
+
+
+def test_the_best_of_several_is_not_a_broken_one() -> None:
+    """Token 52 makes everything NaN, and the text that drew it has few tokens, all likely."""
+    model = small()
+    with torch.no_grad():
+        model.body.embed.tokens[52] = math.nan
+        model.head.weight = torch.nn.Parameter(model.head.weight.nan_to_num().clone())
+    engine = Engine(model)
+    for seed in range(4):
+        asked = Request([5], Sampling(seed=seed), 12, best_of=8, logit_bias={52: 1.0})
+        every = engine.finish([engine.add(replace(asked, n=8))])[0]
+        assert {one.error is None for one in every} == {True, False}
+        assert engine.finish([engine.add(asked)])[0][0].error is None
 
 
 def test_rules_of_a_request() -> None:

@@ -24,7 +24,7 @@ def console() -> "Console":
     """The one rich console of the process, on stderr; live views are drawn on it so that they do not collide."""
     from rich.console import Console
 
-    return Console(stderr=True, quiet=not is_first(), highlight=False)
+    return Console(stderr=True, quiet=not is_first(), highlight=False, emoji=False)
 
 
 def is_first() -> bool:

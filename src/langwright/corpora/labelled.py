@@ -148,7 +148,7 @@ def label_names(rows: Iterable[Labelled], where: str | Path) -> list[str]:
     names = {label for row in rows for label in row.labels}
     if len(names) < 2:
         raise UserError(f"{where}: a classifier needs two labels or more; there is {name_list(sorted(names))}")
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    return sorted(sorted(names), key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The parts of a data set whose rows say which one they belong to, in a column `split`; and `FILE#dev` for one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
-from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, read_rows
+from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, name_list, read_rows
 
 
 def parts_to_learn(spec: str, validation: str | None = None, split: str | None = None) -> tuple[str, str | None]:
@@ -35,22 +34,34 @@ def part_of(spec: str, part: str) -> str:
 
 
 def parts_in(spec: str) -> set[str]:
-    """The parts that rows belong to by their column `split`; none where a row does not say, or one is named already."""
+    """The parts that rows belong to by their column `split`; none where no row says so, or one is named already.
+
+    Raises UserError where some rows say so and others do not: which of them may be learnt from is not to be guessed.
+    """
     if file_and_part(Path(spec))[1] is not None:
         return set()
-    found: set[Any] = set()
+    found: set[str] = set()
+    odd: tuple[str, Any] | None = None
     try:
         for path in find_files(spec, ROWS):
-            found |= set(_parts(path))
+            for source, said in _said(path):
+                part = PARTS.get(str(said).lower())
+                if part is not None:
+                    found.add(part)
+                elif odd is None:
+                    odd = source, said
     except UserError:  # whatever is wrong, who reads the rows says it better
         return set()
-    return set() if None in found else found
+    if found and odd is not None:
+        told = f'its "{SPLIT}" is {odd[1]!r}, and that of others {name_list(sorted(found))}'
+        raise UserError(f"{odd[0]}: {told}; mend the row, or name a part, such as {spec}{MARK}train")
+    return found
 
 
-def _parts(path: Path) -> Iterator[str | None]:
-    """The part of each row, None for what is none; one None says that there is no such column."""
-    for row in read_rows(path, None):
-        if SPLIT not in row.values:
-            yield None
-            return
-        yield PARTS.get(str(row.values[SPLIT]).lower())
+def _said(path: Path) -> list[tuple[str, Any]]:
+    """What each row says of its part, None where it says nothing; a table may hold quotes that are none."""
+    try:
+        rows = list(read_rows(path, None))
+    except UserError:
+        rows = list(read_rows(path, None, quotes=False))
+    return [(row.source, row.values.get(SPLIT)) for row in rows]

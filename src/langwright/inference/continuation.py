@@ -60,7 +60,9 @@ class Job:
             return
         self.ended.sort(key=lambda text: text.number)
         if self.ranked and self.beams is None:
-            self.ended = sorted(self.ended, key=lambda text: -text.mean_logprob)[: self.request.n]
+            self.ended = sorted(self.ended, key=lambda text: (text.error is not None, -text.mean_logprob))[
+                : self.request.n
+            ]
         self.handle.completions = [text.completion() for text in self.ended]
         if self.ranked:
             for number, completion in enumerate(self.handle.completions):

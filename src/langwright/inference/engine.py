@@ -290,15 +290,18 @@ class Engine:
         self._scheduler.leave(group)
         if job.beams is not None:
             first, texts = texts[0], []
-            for number, tokens in enumerate(job.beams.best(job.request.n)):
+            best = job.beams.best(job.request.n)
+            for number in range(job.request.n):
                 text = self._text(job, first.ids[: first.prompt], first.limit, first.source, number)
-                for token in tokens:
+                if number >= len(best):
+                    text.error = error or "the search found no more texts that its rules allow"
+                for token in best[number] if number < len(best) else ():
                     if text.writer.reason is None:
                         text.writer.take(token)
                 texts.append(text)
         for text in texts:
-            job.hear(text.number, text.writer.close(reason))
-            text.error = error
+            text.error = text.error or error
+            job.hear(text.number, text.writer.close("error" if text.error else reason))
         job.end(texts)
 
 

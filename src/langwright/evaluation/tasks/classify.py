@@ -54,9 +54,10 @@ class Classify(Task):
     def begin(cls, items: Sequence[LabelledRow], columns: Columns, where: str) -> "Classify":
         """The task of these rows: several labels if a row has a list of another length than one, else one.
 
-        Numbers with a fraction are values to be met.
+        Numbers are values to be met where one of them is not whole.
         """
-        if all("." in row.labels[0] and _is_number(row.labels[0]) for row in items if len(row.labels) == 1):
+        single = [row.labels[0] for row in items if len(row.labels) == 1]
+        if len(single) == len(items) and all(map(_is_number, single)) and not all(map(_is_whole, single)):
             say(f"{where}: {len(items):,} rows, each with a number")
             return cls(columns, ("value",), "number")
         several = any(len(row.labels) != 1 for row in items)
@@ -218,6 +219,10 @@ def _is_number(text: str) -> bool:
         return np.isfinite(float(text)).item()
     except ValueError:
         return False
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def number(item: LabelledRow) -> float:

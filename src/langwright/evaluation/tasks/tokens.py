@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from langwright.base.console import say, warn
+from langwright.base.errors import UserError
 from langwright.base.extras import need
 from langwright.corpora.labelled import Columns, label_names
 from langwright.corpora.tagged import TaggedRow, read_tagged
@@ -143,6 +144,8 @@ class Tokens(Reading):
         """A sentence in frames of at most `context` ids, each with as many whole words as it has room for."""
         ids, of = tokenizer.frame_words(words)
         free = context - sum(word is None for word in of)
+        if free < 1:
+            raise UserError(f"a context of {context} tokens has no room for a word; give a longer --context")
         sizes = Counter(of)
         start = room = 0
         bounds = []
