@@ -122,6 +122,14 @@ def test_a_model_of_a_task_or_of_pairs_does_not_go_on_with_texts(data: Path, tmp
     fails("evaluate", tmp_path / "pairs", "--text", data / "text.txt", names=("pairs", "--task translate"))
 
 
+@pytest.mark.parametrize("name", ["masked", "span"])
+def test_conversations_are_for_decoders(name: str, data: Path, tmp_path: Path, fails: Fails) -> None:
+    assert main(arguments(name, data, tmp_path / name, 1)) == 0
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "one cat", "completion": "sees"}\n' * 40)
+    fails("finetune", tmp_path / name, tmp_path / "chats.jsonl", tmp_path / "out", "--task", "chat", names=name)
+    assert not (tmp_path / "out" / "langwright.json").exists()
+
+
 def test_what_was_trained_is_used(data: Path, tmp_path: Path, prints: Prints) -> None:
     masked, pairs = tmp_path / "masked", tmp_path / "pairs"
     assert main(arguments("masked", data, masked, 3)) == 0

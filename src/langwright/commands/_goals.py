@@ -235,6 +235,11 @@ class Conversations(Text):
 
     what = "answers"
 
+    def fitted(self, opened: Origin, tokenizer: Tokenizer) -> Text:
+        """For decoders."""
+        assert isinstance(opened, OpenedFolder)
+        return super().fitted(opened.require(generates=True, one_stack=True), tokenizer)
+
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
         """Conversations, and the tokenizer with the template."""
         recipe = self.recipe

@@ -39,8 +39,6 @@ from langwright.training.trainer import Job, Result, close, train
 from langwright.training.unfreezing import Unfreezing
 
 Row = dict[str, Any]
-OldText = tuple[str, str | None, str]
-"""A corpus, its split and its field, as `tokens_of` takes them."""
 NEW = "new:"
 """Before the name of a family or a preset."""
 BEGAN_WITH = Path("checkpoints/base.json")
