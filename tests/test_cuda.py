@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from contiguous import KVCache
 from langwright.adaptation.methods.lora import LoRA
-from langwright.inference.cache import KVCache
 from langwright.inference.engine import Engine
 from langwright.inference.sampling import Sampling
 from langwright.models.families import LANGUAGE

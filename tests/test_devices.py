@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from contiguous import KVCache
 from langwright.adaptation.methods import METHODS
-from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model

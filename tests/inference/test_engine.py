@@ -85,7 +85,7 @@ def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> No
     for blocks in (99, 15):
         engine = Engine(model, blocks=blocks, block_size=4)
         assert written(model, PROMPTS[:3], 5, engine=engine, search=search, stop_ids=[20]) == alone
-        assert engine.free_blocks == engine._memory.blocks[0].count
+        assert engine.free_blocks == engine._memory.blocks.count
 
 
 def test_several_texts_of_a_prompt_are_those_of_their_seeds() -> None:
@@ -340,7 +340,7 @@ class Schedules(RuleBasedStateMachine):
     def add(self, length: int, seed: int, new: int, kind: int, priority: int) -> None:
         prompt = tuple(4 + (length * i * i + seed) % 25 for i in range(length))
         asked = prompt, seed, new, max(kind, 1), max(-kind, 1)
-        blocks = self.engine._memory.blocks[0]
+        blocks = self.engine._memory.blocks
         if blocks.needed(max(length, length + new - 1)) * asked[4] > blocks.count:
             with refused("blocks"):
                 self.engine.add(request(*asked))
@@ -363,7 +363,7 @@ class Schedules(RuleBasedStateMachine):
     def no_block_is_lost_and_no_token_mixed_up(self) -> None:
         if not hasattr(self, "engine"):
             return
-        blocks, scheduler = self.engine._memory.blocks[0], self.engine._scheduler
+        blocks, scheduler = self.engine._memory.blocks, self.engine._scheduler
         texts = [text for group in scheduler.running for text in group.texts]
         held = [block for text in texts for block in text.tables[0]]
         assert [held.count(block) for block in range(blocks.count)] == blocks.holders
@@ -390,7 +390,7 @@ class Schedules(RuleBasedStateMachine):
                     self.engine.step()
             assert not self.engine.busy
             self.no_block_is_lost_and_no_token_mixed_up()
-            assert self.engine.free_blocks == self.engine._memory.blocks[0].count
+            assert self.engine.free_blocks == self.engine._memory.blocks.count
 
 
 TestSchedules = Schedules.TestCase

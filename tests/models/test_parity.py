@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from contiguous import KVCache
 from langwright import load_model
-from langwright.inference.cache import KVCache
 from langwright.models import tasks
 from langwright.models.families import DECODERS, FAMILIES
 from langwright.models.folder import new_model, save_model

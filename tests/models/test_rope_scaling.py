@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from contiguous import KVCache
 from langwright import load_model
-from langwright.inference.cache import KVCache
 from langwright.models.folder import OpenedFolder, save_model
 from langwright.parts.positions import Rope, rotate
 from langwright.parts.rope_scaling import DynamicScaling, YarnScaling

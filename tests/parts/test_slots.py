@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langwright.inference.cache import KVCache
+from contiguous import KVCache
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model

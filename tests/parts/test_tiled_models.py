@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langwright.inference.cache import KVCache
+from contiguous import KVCache
 from langwright.models.families.bart import BartConfig
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gemma import GemmaConfig

@@ -155,12 +155,10 @@ class Writer:
         self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, prompt)
         self._given = 0
         self.text = ""
-        self.ids: list[int] = []
         self.reason: Reason | None = None
 
     def take(self, token: int) -> str:
         """Go on with a token; the text that is final by it."""
-        self.ids.append(token)
         if token in self._ends:
             self.reason = "end"
             return ""
