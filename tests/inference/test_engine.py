@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from langwright import Engine, Request, load_model
+from langwright.adaptation.methods import METHODS
 from langwright.inference.request import Completion, Handle
 from langwright.inference.sampling import Sampling, Search
+from langwright.inference.sinks import Streaming
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.lstm_attention import LSTMAttentionConfig
@@ -86,6 +88,35 @@ def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> No
         engine = Engine(model, blocks=blocks, block_size=4)
         assert written(model, PROMPTS[:3], 5, engine=engine, search=search, stop_ids=[20]) == alone
         assert engine.free_blocks == engine._memory.blocks.count
+
+
+def translator() -> Model:
+    return new_model("t5", by_depth("t5", 1, 53, 64, 0.0, width=64)).eval()
+
+
+def dynamic() -> Model:
+    """A model whose rotary frequencies depend on how long a text is when a token is read."""
+    scaling = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
+    config = by_depth("llama", 2, 53, 48, 0.0, width=64)
+    model = new_model("llama", replace(config, max_position_embeddings=48, rope_parameters=scaling)).eval()
+    perturb(model)
+    scaled = replace(model.body.rope.scaling, original_max_position_embeddings=8)
+    model.body.rope = replace(model.body.rope, scaling=scaled)
+    return model
+
+
+def test_what_depends_on_the_length_of_a_text_is_read_again_as_at_first() -> None:
+    """Rotations by the length of a text, and windows, which forget by it."""
+    model = dynamic()
+    alone = [written(model, [p], 20)[0] for p in PROMPTS]
+    engine = Engine(model, blocks=10, block_size=4)
+    assert written(model, PROMPTS, 20, engine=engine) == alone
+    model = scheduled_model()
+    streaming, prompt, sampling = Streaming(6, 2), [4, 9, 11, 5, 7], Sampling(seed=7)
+    alone = [written(model, [prompt], 25, replace(sampling, seed=7 + i), streaming=streaming)[0] for i in range(5)]
+    engine = Engine(model, batch=2, block_size=2, streaming=streaming)
+    (found,) = engine.finish([engine.add(Request(prompt, sampling, 25, n=5))])
+    assert [one.ids for one in found] == alone
 
 
 def test_several_texts_of_a_prompt_are_those_of_their_seeds() -> None:
@@ -208,6 +239,70 @@ def test_deadlines_and_cancelled_requests() -> None:
     assert not engine.busy
 
 
+def test_a_step_that_fails_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second pass of a step fails, once for each step."""
+    for name in ("gpt2", "lstm"):
+        model = small() if name == "gpt2" else new_model(name, OWN[name]).eval()
+        alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
+        engine = Engine(model, batch=3)
+        handles = [engine.add(Request(*one)) for one in zip(PROMPTS, SAMPLINGS, LENGTHS, strict=True)]
+        read, passed = engine._memory.read, [0]
+
+        def failing(*given: Any, read: Any = read, passed: list[int] = passed) -> Any:
+            passed[0] += 1
+            if passed[0] % 5 == 0:
+                raise MemoryError
+            return read(*given)
+
+        monkeypatch.setattr(engine._memory, "read", failing)
+        failures = 0
+        while engine.busy:
+            try:
+                engine.step()
+            except MemoryError:
+                failures += 1
+        assert [handle.completions[0].ids for handle in handles] == alone
+        assert failures > 3
+        assert engine.free_blocks == engine._memory.blocks.count
+
+
+def test_steps_tell_of_what_is_new() -> None:
+    """Every piece of text and every end, once; and nothing of a request is kept after its end."""
+    engine = Engine(small(size=BYTES.vocab_size), BYTES, batch=2)
+    handles = [
+        engine.add(Request(text, Sampling(seed=1), 6, n=n, deadline=99)) for text, n in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    read: dict[tuple[Handle, int], str] = {}
+    ended: list[Handle] = []
+    while engine.busy:
+        for handle in engine.step():
+            ended += [handle] * handle.done
+            for text in range(handle.request.n):
+                read[handle, text] = read.get((handle, text), "") + handle.read(text)
+    assert sorted(map(handles.index, ended)) == [0, 1, 2]
+    assert read == {(h, i): one.text for h in handles for i, one in enumerate(h.completions)}
+    assert not engine._timed
+    assert not engine._jobs
+    with pytest.raises(ValueError, match="another engine"):
+        engine.finish([Engine(engine.model).add(Request([5]))])
+
+
+def test_sources_count_as_prompts_do() -> None:
+    """A step reads sources of 20 tokens at the most, and one pass does not mix long with short ones."""
+    model = translator()
+    engine, encode, read = Engine(model, prompt_tokens=20), model.encode, []
+    model.encode = lambda *given: read.append(tuple(given[0].shape)) or encode(*given)  # type: ignore[method-assign]
+    handles = [engine.add(Request([5] * length, GREEDY, 3)) for length in (9, 9, 9, 30, 3)]
+    engine.finish(handles)
+    assert read == [(2, 9), (1, 9), (1, 30), (1, 3)]
+
+
+def test_there_is_room_for_the_virtual_tokens_of_an_encoder() -> None:
+    model = translator()
+    METHODS["prompt"](tokens=33).attach(model, seed=1)
+    assert len(written(model, [[5] * 30], 20, engine=Engine(model, batch=1, longest=30))[0]) == 20
+
+
 def test_numbers_that_are_not_finite_end_one_request_and_spoil_no_block() -> None:
     """Token 52 makes everything NaN; what it leaves in its blocks must not reach those who get them next."""
     model = small()
@@ -280,6 +375,17 @@ def test_rules_of_a_request() -> None:
         (lambda e: e.add(Request([5] * 20, max_new_tokens=14)), ("8 blocks",)),
         (lambda e: e.add(Request([5], GREEDY, 16, search=Search(beams=3))), ("8 blocks", "--beams 3")),
         (lambda e: Engine(e.model, batch=0), "--batch 0"),
+        (lambda e: Engine(e.model, blocks=0), "--blocks 0"),
+        (lambda e: Engine(e.model, blocks=-1), "--blocks -1"),
+        (lambda e: Engine(e.model, longest=-5), "--longest -5"),
+        (lambda e: Engine(e.model, blocks=9, cache=False), ("--blocks", "cache")),
+        (lambda e: Engine(e.model, memory=9**9, streaming=Streaming(8)), ("--memory", "--window")),
+        (
+            lambda e: Engine(new_model("t5", by_depth("t5", 1, 53, 16, 0.0, width=64))).add(
+                Request([5], prompt_logprobs=1)
+            ),
+            "--prompt-logprobs",
+        ),
         (lambda e: Engine(e.model, memory=10), "--memory 10"),
         (lambda e: Engine(new_model("gpt2", e.model.config, head="hidden")), "hidden"),
     ],

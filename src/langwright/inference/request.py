@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.sampling import Sampling, Search
@@ -111,6 +111,11 @@ class Completion:
     error: str | None = None
     logprobs: list[Logprob] | None = None
     prompt_logprobs: list[Logprob] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        told = {"text": self.text, "tokens": self.ids, "reason": self.reason}
+        return told if self.error is None else {**told, "error": self.error}
 
 
 class Handle:
