@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
 from langwright import Engine, Request, load_model
+from langwright.cli import main
 from langwright.inference import prompt_file
 from langwright.inference.prompt_file import complete_file
 from langwright.inference.prompts import given_ids
@@ -92,6 +95,32 @@ def test_a_second_run_is_refused(folder: Path, prompts: Path, monkeypatch: pytes
     monkeypatch.setattr(Engine, "step", meddled)
     assert complete_file(model, BYTES, prompts, out, asked, {"seed": 4}, batch=2) == 0
     assert [json.loads(line)["prompt"] for line in out.read_text().splitlines()] == TEXTS
+
+
+def test_what_went_wrong_is_told(folder: Path, prompts: Path, prints: Prints, capsys: Any) -> None:
+    """Logits that overflow, as text, as JSON and in a file."""
+    model, broken = load_model(folder), prompts.parent / "broken"
+    with torch.no_grad():
+        model.body.final_norm.weight.fill_(3e38)
+    save_model(model, BYTES, broken)
+    assert main(["generate", str(broken), "--prompt", "a"]) == 0
+    assert "finite" in capsys.readouterr().err
+    row = json.loads(prints("generate", broken, "--prompt", "a", "--json"))
+    assert row["reason"] == "error"
+    assert "finite" in row["error"]
+    out = prompts.parent / "out.jsonl"
+    prints("generate", broken, "--prompts", prompts, "--out", out)
+    assert json.loads(out.read_text().splitlines()[4]) == {**row, "prompt": "a cat", "error": mock.ANY}
+
+
+def test_memory_is_made_for_the_prompts(folder: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts of 24 bytes and 4 new tokens take two blocks of 16 each, not the three of the whole context."""
+    made: list[int] = []
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", lambda self: made.append(self._memory.blocks.count) or step(self))
+    out = prompts.parent / "out.jsonl"
+    assert complete_file(load_model(folder), BYTES, prompts, out, Request("", max_new_tokens=4), {}, batch=2) == 0
+    assert set(made) == {4}
 
 
 def test_what_changed_is_refused(folder: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

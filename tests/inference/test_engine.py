@@ -111,11 +111,12 @@ def test_what_depends_on_the_length_of_a_text_is_read_again_as_at_first() -> Non
     alone = [written(model, [p], 20)[0] for p in PROMPTS]
     engine = Engine(model, blocks=10, block_size=4)
     assert written(model, PROMPTS, 20, engine=engine) == alone
-    model = scheduled_model()
-    streaming, prompt, sampling = Streaming(6, 2), [4, 9, 11, 5, 7], Sampling(seed=7)
-    alone = [written(model, [prompt], 25, replace(sampling, seed=7 + i), streaming=streaming)[0] for i in range(5)]
+    model = new_model("llama", by_depth("llama", 3, 53, 48, 0.0, width=64)).eval()
+    perturb(model)
+    streaming, prompt, sampling = Streaming(6, 2), PROMPTS[0], Sampling(seed=7)
+    alone = [written(model, [prompt], 39, replace(sampling, seed=7 + i), streaming=streaming)[0] for i in range(5)]
     engine = Engine(model, batch=2, block_size=2, streaming=streaming)
-    (found,) = engine.finish([engine.add(Request(prompt, sampling, 25, n=5))])
+    (found,) = engine.finish([engine.add(Request(prompt, sampling, 39, n=5))])
     assert [one.ids for one in found] == alone
 
 
@@ -240,29 +241,33 @@ def test_deadlines_and_cancelled_requests() -> None:
 
 
 def test_a_step_that_fails_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second pass of a step fails, once for each step."""
+    """The second pass of every other step fails."""
     for name in ("gpt2", "lstm"):
         model = small() if name == "gpt2" else new_model(name, OWN[name]).eval()
+        perturb(model)
         alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
         engine = Engine(model, batch=3)
-        handles = [engine.add(Request(*one)) for one in zip(PROMPTS, SAMPLINGS, LENGTHS, strict=True)]
-        read, passed = engine._memory.read, [0]
+        read, passes, failures = engine._memory.read, 0, 0
 
-        def failing(*given: Any, read: Any = read, passed: list[int] = passed) -> Any:
-            passed[0] += 1
-            if passed[0] % 5 == 0:
+        def failing(*given: Any, read: Any = read) -> Any:
+            nonlocal passes
+            passes += 1
+            if passes == 2 and step % 2:  # noqa: B023
                 raise MemoryError
             return read(*given)
 
         monkeypatch.setattr(engine._memory, "read", failing)
-        failures = 0
-        while engine.busy:
+        handles = []
+        for step in range(99):
+            if step % 3 == 0 and step < 15:
+                handles.append(engine.add(Request(PROMPTS[step // 3], SAMPLINGS[step // 3], LENGTHS[step // 3])))
+            passes = 0
             try:
                 engine.step()
             except MemoryError:
                 failures += 1
         assert [handle.completions[0].ids for handle in handles] == alone
-        assert failures > 3
+        assert failures > 1
         assert engine.free_blocks == engine._memory.blocks.count
 
 

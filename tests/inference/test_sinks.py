@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from contiguous import KVCache
 from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.inference.engine import Engine
@@ -20,6 +19,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
+from langwright.parts.cache import KVCache
 from langwright.parts.state import NewTokens, State
 from oracles import LLAMA3, Case, oracle, perturb, random_ids
 from tiny import tiny_model

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contiguous import KVCache
 from langwright import load_model
 from langwright.base.errors import UserError
 from langwright.models import tasks
@@ -28,6 +27,7 @@ from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.cache import KVCache
 from langwright.parts.state import Taps
 from oracles import (
     SMALL,

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from contiguous import KVCache
 from langwright import load_model
 from langwright.models import tasks
 from langwright.models.families import DECODERS, FAMILIES
@@ -19,6 +18,7 @@ from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.cache import KVCache
 from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
 
 NEAR = 1e-4

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contiguous import KVCache
 from langwright.models.families import CARRYING
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.parts.attention import Context
 from langwright.parts.bias import EVERY_SEGMENT, Lowered
+from langwright.parts.cache import KVCache
 from langwright.parts.carry import CarriedState, Carry
 from langwright.parts.convolution import CausalConvolution
 from langwright.parts.recurrent import Recurrent

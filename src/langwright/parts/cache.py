@@ -1,4 +1,4 @@
-"""A contiguous KV cache, simple enough to be believed: what the cache of the engine must equal."""
+"""The contiguous KV cache of one batch: the simplest state there is, which the cache of an engine must equal."""
 
 from collections.abc import Mapping
 from typing import Any
