@@ -77,10 +77,11 @@ def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> No
     alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
     if name != "switch":  # whose experts turn tokens away by how many they are given at once
         assert written(model, PROMPTS, LENGTHS, SAMPLINGS, cache=False) == alone
-    for options in ({"batch": 2}, {"blocks": 8, "block_size": 4}):
+    for options in ({"batch": 2}, {"blocks": 8, "block_size": 4}, {"prompt_tokens": 5}, {"block_size": 2}):
         engine = Engine(model, longest=64, **options)  # type: ignore[arg-type]
         room = engine.free_blocks
-        assert written(model, PROMPTS, LENGTHS, SAMPLINGS, engine) == alone, options
+        for _ in range(1 + ("block_size" in options)):  # the second time the beginnings are there
+            assert written(model, PROMPTS, LENGTHS, SAMPLINGS, engine) == alone, options
         assert engine.free_blocks == room
     search = Search(beams=3, length_penalty=0.5)
     alone = [written(model, [prompt], 5, search=search, stop_ids=[20])[0] for prompt in PROMPTS[:3]]
@@ -118,6 +119,94 @@ def test_what_depends_on_the_length_of_a_text_is_read_again_as_at_first() -> Non
     engine = Engine(model, batch=2, block_size=2, streaming=streaming)
     (found,) = engine.finish([engine.add(Request(prompt, sampling, 39, n=5))])
     assert [one.ids for one in found] == alone
+
+
+class Reads:
+    """How many tokens each pass of an engine reads, of each of its rows."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+        self.passes: list[list[int]] = []
+        read = engine._memory.read
+
+        def noted(*given: Any) -> Any:
+            self.passes.append([piece.length for piece in given[2]])
+            return read(*given)
+
+        monkeypatch.setattr(engine._memory, "read", noted)
+
+    def sizes(self) -> list[list[int]]:
+        """Those since the last call."""
+        passes, self.passes = self.passes, []
+        return passes
+
+
+def test_what_was_read_once_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 18 tokens in blocks of 4: a common beginning, also of texts that came at once, another salt, a text
+    that goes on from what was written, one whose log-probabilities are wanted, and new weights."""
+    model, begin = small(), random_ids(1, 16)[0].tolist()
+    first, second, third = [*begin, 5, 6], [*begin[:9], *begin[:9]], [*begin, 7, 8]
+    engine = Engine(model, blocks=40, block_size=4)
+    reads = Reads(engine, monkeypatch)
+
+    def given(*prompts: list[int], **asked: Any) -> tuple[list[list[int]], list[list[int]]]:
+        found = written(model, list(prompts), 3, engine=engine, **asked)
+        assert found == [written(model, [prompt], 3)[0] for prompt in prompts]
+        return reads.sizes(), found
+
+    assert given(first, third)[0][:2] == [[18], [1, 2]]  # the other one waits for the first
+    assert given(third)[0][0] == [2]
+    assert given(second)[0][0] == [10]
+    assert given(first, salt="other")[0][0] == [18]
+    assert given(first, prompt_logprobs=0)[0][0] == [18]
+    answer = written(model, [first], 9, engine=engine)[0]
+    reads.sizes()
+    assert given([*first, *answer])[0][0] == [3]  # six blocks of four are there
+    engine.forget()
+    assert given(first)[0][0] == [18]
+    assert given(begin)[0][0] == [4]  # a token is left to be read, whose block is not written into
+    engine.add(Request(first))
+    with pytest.raises(ValueError, match="on their way"):
+        engine.forget()
+
+
+def test_what_was_left_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two prompts, of which two full blocks each stay: the next one takes those of the other, from its end."""
+    model, prompts = small(), [[4 + i] * 11 for i in range(3)]
+    engine = Engine(model, blocks=6, block_size=4)
+    reads = Reads(engine, monkeypatch)
+    for prompt, size in ((0, 11), (1, 11), (0, 3), (2, 11), (0, 3), (1, 7), (2, 7), (0, 7)):
+        written(model, [prompts[prompt]], 1, engine=engine)
+        assert reads.sizes() == [[size]], prompt
+
+
+def test_long_prompts_are_read_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 8 tokens of prompts a step, in the order of arrival, beside those who write; experts with a capacity,
+    and rotations by the length of a text, want whole prompts."""
+    engine = Engine(small(), prompt_tokens=8, block_size=4)
+    reads = Reads(engine, monkeypatch)
+    short = engine.add(Request([5], GREEDY, 20))
+    engine.step()
+    long = [engine.add(Request([token] * size, GREEDY, 2)) for token, size in ((6, 19), (7, 9))]
+    reads.sizes()
+    found = []
+    for _ in range(6):
+        engine.step()
+        found.append(sorted(size for sizes in reads.sizes() for size in sizes))
+    assert found == [[1, 8], [1, 8], [1, 3, 5], [1, 1, 4], [1, 1], [1]]
+    assert [handle.completions[0].ids for handle in long] == written(small(), [[6] * 19, [7] * 9], 2)
+    assert not short.done
+    engine = Engine(dynamic(), prompt_tokens=8)
+    reads = Reads(engine, monkeypatch)
+    written(engine.model, [[6] * 19, [7] * 9], 1, engine=engine)
+    assert reads.sizes() == [[19], [9]]
+
+
+def test_only_what_lies_in_blocks_is_reused(tmp_path: Path) -> None:
+    kinds = {"gpt2": True, "mistral": True, "gemma2": True, "lstm": False, "t5": False, "lstm-attention": False}
+    for name, reuses in kinds.items():
+        assert Engine(made(name, tmp_path / name))._memory.reuses is reuses, name
+    assert not Engine(dynamic())._memory.reuses
+    assert not Engine(scheduled_model(), streaming=Streaming(8))._memory.reuses
 
 
 def test_several_texts_of_a_prompt_are_those_of_their_seeds() -> None:
@@ -446,10 +535,10 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(
         length=st.integers(1, 8), seed=st.integers(0, 2), new=st.integers(1, 8), kind=st.sampled_from([1, 1, 2, 3, -2]),
-        priority=st.integers(0, 1),
+        priority=st.integers(0, 1), common=st.booleans(),
     )  # fmt: skip
-    def add(self, length: int, seed: int, new: int, kind: int, priority: int) -> None:
-        prompt = tuple(4 + (length * i * i + seed) % 25 for i in range(length))
+    def add(self, length: int, seed: int, new: int, kind: int, priority: int, common: bool) -> None:
+        prompt = tuple(4 + ((1 if common else length) * i * i + (0 if common else seed)) % 25 for i in range(length))
         asked = prompt, seed, new, max(kind, 1), max(-kind, 1)
         blocks = self.engine._memory.blocks
         if blocks.needed(max(length, length + new - 1)) * asked[4] > blocks.count:
@@ -479,6 +568,8 @@ class Schedules(RuleBasedStateMachine):
         held = [block for text in texts for block in text.tables[0]]
         assert [held.count(block) for block in range(blocks.count)] == blocks.holders
         assert blocks.free == blocks.count - len(set(held))
+        assert sorted([*blocks._free, *blocks._left, *set(held)]) == list(range(blocks.count))
+        assert {block: name for name, block in blocks._named.items()} == {b: n[0] for b, n in blocks._names.items()}
         assert not any(text.tables[0] for group in scheduler.waiting for text in group.texts)
         for handle in [handle for handle in self.asked if handle.done]:
             truth = self.asked.pop(handle)

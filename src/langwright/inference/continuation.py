@@ -83,6 +83,7 @@ class Continuation:
     Attributes:
         computed: how many tokens the model has read and keeps.
         tables: the blocks of the text, and those of its source.
+        names: of the blocks that its tokens fill (`Blocks`), as far as they were wanted.
         carried: what layers without attention keep of it, by layer.
         state: a state of its own, where it does not lie in blocks (`sinks.py`).
         logprobs: of what followed, where they are wanted.
@@ -97,6 +98,7 @@ class Continuation:
     number: int = 0
     computed: int = 0
     tables: tuple[Table, Table] = field(default_factory=lambda: ([], []))
+    names: list[bytes] = field(default_factory=list)
     carried: dict[int, Tensor] = field(default_factory=dict)
     state: Any = None
     logprobs: list[Logprob] = field(default_factory=list)

@@ -53,7 +53,8 @@ class Engine:
         longest: the most tokens of a text and its prompt, for the default of `memory`; by default the context.
         cache: whether keys and values are kept between steps.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
-        prompt_tokens: the most tokens of prompts that one step reads, if it reads more than one prompt.
+        prompt_tokens: the most tokens of prompts that one step reads; a longer prompt is read in several, beside the
+            next tokens of others, where the model allows it.
         clock: seconds, for deadlines.
 
     Raises:
@@ -151,6 +152,12 @@ class Engine:
         if handle in self._jobs:
             self._break_off(self._jobs[handle], "cancelled")
 
+    def forget(self) -> None:
+        """Keep nothing of earlier requests, as is due when the weights of the model have changed."""
+        if self.busy:
+            raise ValueError("requests are on their way; finish or cancel them first")
+        self._memory.blocks.forget()
+
     def finish(self, handles: Iterable[Handle]) -> list[list[Completion]]:
         """Step until these are done."""
         handles = list(handles)
@@ -194,7 +201,8 @@ class Engine:
                 if not finite:
                     broken.add(piece.text)
         for piece in pieces:
-            piece.text.computed = piece.stop if self._memory.keeps else 0
+            if piece.text not in broken:
+                self._scheduler.keep(piece)
         return logits, broken
 
     def _go_on(self, logits: dict[Continuation, Tensor], broken: set[Continuation]) -> None:

@@ -23,13 +23,17 @@ class Memory(Protocol):
     Attributes:
         blocks: where texts and their sources lie, as numbers.
         keeps: whether what was read is kept, so that a text is read piece by piece.
+        reuses: whether all that is kept of a text lies in its blocks, and depends on no more than the tokens before.
+        ahead: virtual tokens before each text.
     """
 
     blocks: Blocks
     keeps: bool
+    reuses: bool
+    ahead: int
 
-    def reach(self, text: Continuation) -> int:
-        """Behind which token of a text its next piece ends."""
+    def reach(self, text: Continuation, most: int) -> int:
+        """Behind which token of a text its next piece ends, of so many tokens at the most where that is possible."""
         ...
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -64,12 +68,13 @@ def as_at_first(text: Continuation) -> int:
 class Nothing:
     """No memory: every token is computed from the beginning of its text, for comparison."""
 
-    keeps = False
+    keeps = reuses = False
+    ahead = 0
 
     def __init__(self, model: Model):
         self._model, self.blocks = model, Blocks(0, 1)
 
-    def reach(self, text: Continuation) -> int:
+    def reach(self, text: Continuation, most: int) -> int:
         """To its end."""
         return len(text.ids)
 

@@ -25,6 +25,8 @@ from langwright.parts.moe import MoE
 from langwright.parts.rope_scaling import DynamicScaling
 from langwright.parts.state import CrossMemory, Keys, KeysValues, NewTokens, Queries, Settings
 
+FEW = 8
+"""So many new tokens of each row attend to blocks where they lie; for more it is faster to copy them out first."""
 InBlocks = Float[Tensor, "blocks kv_heads size head_dim"]
 
 
@@ -77,6 +79,11 @@ class Pages:
         for held, new in zip(pool, (k, v), strict=True):
             chosen = new.transpose(1, 2)[self._row, self._column]
             held.transpose(1, 2)[self._block, self._offset] = chosen.to(held.dtype)
+
+    def gather(self, pool: Pool) -> KeysValues:
+        """Copies of all that lies in the blocks of each row, in one piece."""
+        keys, values = (held[self._tables].transpose(1, 2).flatten(2, 3) for held in pool)
+        return keys, values
 
     def order_reads(self) -> None:
         """Prepare `attend_blocks`: gather the blocks that are read by how many rows read them, 1, 2, up to 4, up to 8.
@@ -170,6 +177,8 @@ class PagedSlot(NamedTuple):
             return attend(q, k, v, bias, settings)
         if bias.tiled and bias.described is not None:
             bias = bias.described[0].lower(bias.described[1], q.dtype)
+        if q.shape[2] > FEW:
+            return attend(q, *self.pages.gather(self.pool), bias, settings)
         return attend_blocks(q, self.pool, self.pages, bias, settings)
 
 
@@ -196,7 +205,8 @@ class PagedState:
             self._pages = Pages(tables, starts, counts, self._cache.blocks.size, new.device)
         if self.fresh or self._pages is None:
             return Stateless().begin(new._replace(mask=None))
-        self._pages.order_reads()
+        if new.time <= FEW:
+            self._pages.order_reads()
         query = self._pages.starts + torch.arange(new.time, device=new.device)
         return Places(query, self._pages.positions, gapless=False)
 
@@ -254,7 +264,7 @@ class PagedCache:
         pools: the keys and values of each layer that attends.
         own, cross: the layers that attend to their own tokens, and those that attend to sources.
         carrying: the layers that keep a memory of fixed size, which lies with each text.
-        ahead: virtual tokens before each text.
+        reuses, ahead: see `Memory`.
     """
 
     keeps = True
@@ -275,6 +285,7 @@ class PagedCache:
         experts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
         scaling = None if model.body.rope is None else model.body.rope.scaling
         self._divisible = not experts and not isinstance(scaling, DynamicScaling)
+        self.reuses = self._divisible and bool(self.own) and not self.carrying and not self.cross and model.body.causal
 
     @staticmethod
     def block_bytes(model: Model, size: int) -> int:
@@ -289,9 +300,9 @@ class PagedCache:
         kinds = zip(_attending(model), _virtual(model), strict=True)
         return sum(-(-(ahead + tokens) // size) for layers, ahead in kinds if layers)
 
-    def reach(self, text: Continuation) -> int:
-        """To its end, where what a token leaves does not depend on the tokens that are read with it."""
-        return len(text.ids) if self._divisible else as_at_first(text)
+    def reach(self, text: Continuation, most: int) -> int:
+        """As far as it may, where what a token leaves does not depend on the tokens that are read with it."""
+        return min(len(text.ids), text.computed + most) if self._divisible else as_at_first(text)
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Which tokens reading these of a text writes into blocks: its own, and those of its source."""

@@ -34,6 +34,8 @@ class Request:
         prompt_logprobs: the same for the tokens of the prompt, but the first.
         priority: requests with a higher one go first.
         deadline: seconds after which the text ends as it is; None for no end.
+        salt: requests share what is kept of a common beginning with those of the same salt alone, so that nobody learns
+            from the time it takes what others asked.
     """
 
     prompt: str | Sequence[int]
@@ -51,6 +53,7 @@ class Request:
     prompt_logprobs: int | None = None
     priority: int = 0
     deadline: float | None = None
+    salt: str = ""
 
     def __post_init__(self) -> None:
         wanted = self.max_new_tokens

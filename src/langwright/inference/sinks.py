@@ -56,7 +56,7 @@ class Streaming:
 class Sinks:
     """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
 
-    keeps = True
+    keeps, reuses, ahead = True, False, 0
 
     def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
         self._streaming, self._model = streaming, model
@@ -64,7 +64,7 @@ class Sinks:
         held = -(-(streaming.sinks + streaming.window) // size)
         self.blocks = Blocks(texts * held, size)
 
-    def reach(self, text: Continuation) -> int:
+    def reach(self, text: Continuation, most: int) -> int:
         """What a token leaves depends on what is forgotten by then."""
         return as_at_first(text)
 
