@@ -73,6 +73,9 @@ def evaluate(
     if (text is None) == (data is None):
         raise UserError("give either --text CORPUS or --data FILE")
     if data is not None:
+        unused = {"split": split, "field": field != "text", "context": context, "experts": experts}
+        if flags := [name for name, given in unused.items() if given]:
+            raise UserError(f"--{flags[0]}: goes with --text, not with --data")
         task, tuned, words = open_task(model, opening)
         task = task.searched(search, max_new_tokens)
         items = task.reread(part_of(data, "test"), columns, answered=True)
@@ -83,8 +86,8 @@ def evaluate(
         print_scores({**task.score(items, answers), "rows": len(items)}, json)
         return
     assert text is not None
-    if search != Search() or max_new_tokens is not None:
-        raise UserError("--beams, --max-new-tokens and the like go with --data, not with --text")
+    if search != Search() or max_new_tokens is not None or columns.given:
+        raise UserError("--beams, --max-new-tokens, --text-field and the like go with --data, not with --text")
     opened = OpenedFolder(model, opening.ignore_field)
     causal = own_objective(opened).objective == "causal"
     loaded, tokenizer = opening.open(model)
