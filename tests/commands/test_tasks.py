@@ -188,7 +188,9 @@ def test_a_column_split_says_what_is_learnt_and_what_is_measured(
     assert "never seen" in capsys.readouterr().err
     rows[-1]["label"] = "good"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert json.loads(prints("evaluate", out, "--data", data, "--json"))["rows"] == 20
+    whole = json.loads(prints("evaluate", out, "--data", data, "--resamples", "50", "--json"))
+    assert whole["rows"] == 20
+    assert whole["intervals"]["accuracy"][0] <= whole["accuracy"]
     assert json.loads(prints("baseline", "bag-of-words", data, "--json"))["test_rows"] == 20
 
 
