@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from langwright import load_tokenizer
 from langwright.cli import main
@@ -224,10 +225,17 @@ def test_texts_are_varied_by_seed_epoch_and_row() -> None:
     assert len(found) > 10
 
 
-def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv")]
-    every += ["--augment", "deletion,typos"]
+@pytest.mark.parametrize("more", [["--augment", "deletion,typos"], ["--unfreeze-every", "4 steps"]])
+def test_killed_and_run_again_it_ends_with_the_same_bytes(more: list[str], made: Path, tmp_path: Path) -> None:
+    every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv"), *more]
     survives_kills(lambda out: [*tune(made, tmp_path / out, steps=14), *every], tmp_path, [7])
+
+
+def test_the_head_and_the_last_layer_learn_first(made: Path, tmp_path: Path, prints: Prints) -> None:
+    prints(*tune(made, tmp_path, steps=2), "--unfreeze-every", "2 steps")
+    before, after = (load_file(folder / "model.safetensors") for folder in (made / "bert", tmp_path))
+    still = {name for name, tensor in before.items() if name in after and torch.equal(tensor, after[name])}
+    assert still == {name for name in after if name.startswith("bert.embeddings.")}
 
 
 @pytest.mark.parametrize(
