@@ -45,7 +45,10 @@ def nested(depth: int) -> str:
 CASES = {
     "10,000 objects deep": ("json", nested(10_000)),
     "a reference to itself": ("json", '{"$ref": "#"}'),
-    "references in a circle": ("json", '{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}'),
+    "references in a circle": (
+        "json",
+        '{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}',
+    ),
     "100,000 choices": ("json", json.dumps({"enum": [f"choice {i}" for i in range(100_000)]})),
     "maxLength 10**9": ("json", '{"type":"string","maxLength":1000000000}'),
     "minItems 10**6": ("json", '{"type":"array","items":{"type":"integer"},"minItems":1000000}'),

@@ -5,12 +5,15 @@ elsewhere can be refused but cannot hang the engine.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.extras import need
@@ -21,6 +24,8 @@ MOST_CHARACTERS = 200_000
 """Of the source of a form."""
 NESTED = 100
 """Levels of a schema."""
+FUEL = 300_000
+"""Work that reading a form may take, in expressions: a third of a second."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,27 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if len(self.source) > MOST_CHARACTERS:
-            self._refuse(f"has {len(self.source):,} characters; at most {MOST_CHARACTERS:,} are read")
+            self.refuse(f"has {len(self.source):,} characters; at most {MOST_CHARACTERS:,} are read")
         if self.form in ("json_schema", "choices"):
             try:
                 value = json.loads(self.source)
             except (ValueError, RecursionError) as error:
-                self._refuse(f"is no JSON: {error}")
+                self.refuse(f"is no JSON: {error}")
             if self.form == "choices" and not (
                 isinstance(value, list) and value and all(isinstance(text, str) and text for text in value)
             ):
-                self._refuse("is to be texts, at least one and none empty")
+                self.refuse("is to be texts, at least one and none empty")
             if _depth(value) > NESTED:
-                self._refuse(f"is nested deeper than {NESTED} levels")
+                self.refuse(f"is nested deeper than {NESTED} levels")
 
-    def _refuse(self, why: str) -> None:
-        raise UserError(f"--{self.form.replace('_', '-')}: {why}")
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return self.form.replace("_", "-")
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise UserError that names the form."""
+        raise UserError(f"--{self.flag}: {why}")
 
 
 class Matcher:
@@ -66,11 +77,6 @@ class Matcher:
         self._matcher = matcher
 
     @property
-    def ended(self) -> bool:
-        """Whether the form is complete and nothing can follow."""
-        return bool(self._matcher.is_stopped())
-
-    @property
     def error(self) -> str | None:
         """Why no token may come, where the form has failed."""
         return str(self._matcher.get_error()).splitlines()[0] if self._matcher.is_error() else None
@@ -81,9 +87,23 @@ class Matcher:
         allowed = np.unpackbits(bits, count=vocabulary, bitorder="little").view(bool)
         return np.zeros_like(allowed) if self._matcher.is_error() else allowed
 
-    def take(self, token: int) -> None:
-        """Go on with a token that was allowed."""
+    def take(self, token: int) -> bool:
+        """Go on with a token that was allowed; whether the form is complete by it, so that nothing can follow."""
         self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+
+
+def hold(
+    logits: Float[Tensor, "rows vocabulary"], matchers: Sequence[Matcher | None]
+) -> Float[Tensor, "rows vocabulary"]:
+    """The logits, -inf where the form of a row does not allow a token; rows without a form stay as they are."""
+    if not any(matchers):
+        return logits
+    allowed = np.ones(logits.shape, bool)
+    for row, matcher in enumerate(matchers):
+        if matcher is not None:
+            allowed[row] = matcher.allowed(logits.shape[1])
+    return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
 
 
 class Constraints:
@@ -108,10 +128,11 @@ class Constraints:
     def _compile(self, constraint: Constraint) -> Any:
         made: Any = getattr(self, f"_{constraint.form}")(constraint.source)
         if self._spaced:
-            made = {"grammars": [{"lark_grammar": 'start: " "? @form'}, {"name": "form", **made["grammars"][0]}]}
-        matcher = self._library.LLMatcher(self._tokens, json.dumps(made), log_level=0)
+            made = {"grammars": [{"lark_grammar": 'start: " "? @form'}, {**made["grammars"][0], "name": "form"}]}
+        limits = self._library.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
+        matcher = self._library.LLMatcher(self._tokens, json.dumps(made), log_level=0, limits=limits)
         if matcher.is_error():
-            constraint._refuse(" ".join(str(matcher.get_error()).split())[:300])
+            constraint.refuse(" ".join(str(matcher.get_error()).split())[:300])
         return matcher
 
     def _json_schema(self, source: str) -> Any:
@@ -135,36 +156,41 @@ class Constraints:
 def vocabulary_of(tokenizer: Tokenizer) -> Any:
     """The tokens of a tokenizer as llguidance takes them."""
     library = need("llguidance", "constraints", "a form for texts")
-    size = tokenizer.vocab_size
-    special = set(tokenizer.special_ids) | set(tokenizer.ends)
-
-    class Vocabulary:
-        """What `TokenizerWrapper` asks for; without a token that ends texts, one more that no model has."""
-
-        tokens = [tokenizer.token(i).encode() if i in special else tokenizer.token_bytes(i) for i in range(size)]
-        tokens += [] if tokenizer.ends else [b"<end>"]
-        eos_token_id = tokenizer.ends[0] if tokenizer.ends else size
-        bos_token_id = None
-        special_token_ids = sorted(special) or [size]
-
-        def __call__(self, text: str) -> list[int]:
-            """The ids of text that a form forces: those that the tokenizer gives it, where they spell just that."""
-            ids = tokenizer.encode(text)
-            return ids if b"".join(map(tokenizer.token_bytes, ids)) == text.encode() else made.greedy_tokenize(text)
-
-    made = library.LLTokenizer(
-        library.TokenizerWrapper(Vocabulary()), eos_token=list(tokenizer.ends) or [size]
+    vocabulary = _Vocabulary(tokenizer)
+    vocabulary.made = library.LLTokenizer(
+        library.TokenizerWrapper(vocabulary), eos_token=vocabulary.ends, n_vocab=len(vocabulary.tokens)
     )
-    return made
+    return vocabulary.made
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer; one without an end of texts gets one more token, which no model has."""
+
+    bos_token_id = None
+    made: Any
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, size = tokenizer, tokenizer.vocab_size
+        special = tokenizer.special_ids.union(tokenizer.ends)
+        spelt = (tokenizer.token(i).encode() if i in special else tokenizer.token_bytes(i) for i in range(size))
+        self.ends = list(tokenizer.ends) or [size]
+        self.tokens = [*spelt, *([] if tokenizer.ends else [b"<end>"])]
+        self.eos_token_id, self.special_token_ids = self.ends[0], sorted(special.union(self.ends))
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of text that a form forces: those that the tokenizer gives it, where they spell just that."""
+        ids = self._tokenizer.encode(text)
+        exact = b"".join(map(self._tokenizer.token_bytes, ids)) == text.encode()
+        return ids if exact else list(self.made.greedy_tokenize(text))
 
 
 def _depth(value: Any) -> int:
     """How deep lists and objects lie in each other."""
     depth, level = 0, [value]
-    while level := [
-        inner
-        for outer in level
-        for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-    ]:
+    while level := [one for outer in level if isinstance(outer, (dict, list)) for one in _inside(outer)]:
         depth += 1
     return depth
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
