@@ -21,7 +21,7 @@ from langwright.data.windows import Windows
 from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.evaluation.tasks.opening import open_task
-from langwright.evaluation.tasks.scores import print_scores
+from langwright.evaluation.tasks.scores import intervals, print_scores
 from langwright.inference.opening import Opening
 from langwright.inference.sampling import Search
 from langwright.models.folder import OpenedFolder
@@ -47,6 +47,7 @@ def evaluate(
     experts: bool = False,
     search: Search = Search(),
     max_new_tokens: int | None = None,
+    resamples: int = 0,
     opening: Opening = Opening(dtype="auto"),
     json: bool = False,
 ) -> None:
@@ -67,12 +68,17 @@ def evaluate(
         experts: also report how the tokens are shared among the experts of each layer.
         search: how the answers of --data are searched, where they are written.
         max_new_tokens: the most tokens of one; as many as the longest that was learnt, unless given.
+        resamples: with --data, 95 % intervals of the metrics from this many bootstrap samples of the rows.
         opening: how the model is opened.
         json: print the result as JSON.
     """
     if (text is None) == (data is None):
         raise UserError("give either --text CORPUS or --data FILE")
+    check_flag("resamples", resamples, resamples >= 0, "0 or more")
     if data is not None:
+        unused = {"split": split, "field": field != "text", "context": context, "experts": experts}
+        if flags := [name for name, given in unused.items() if given]:
+            raise UserError(f"--{flags[0]}: goes with --text, not with --data")
         task, tuned, words = open_task(model, opening)
         task = task.searched(search, max_new_tokens)
         items = task.reread(part_of(data, "test"), columns, answered=True)
@@ -80,11 +86,14 @@ def evaluate(
         answers = list(task.predict(tuned, words, items, batch_size))
         if task.signature:
             say(task.signature)
-        print_scores({**task.score(items, answers), "rows": len(items)}, json)
+        scores: dict[str, Any] = {**task.score(items, answers), "rows": len(items)}
+        if resamples:
+            scores["intervals"] = intervals(task.score, items, answers, resamples=resamples)
+        print_scores(scores, json)
         return
     assert text is not None
-    if search != Search() or max_new_tokens is not None:
-        raise UserError("--beams, --max-new-tokens and the like go with --data, not with --text")
+    if search != Search() or max_new_tokens is not None or resamples or columns.given:
+        raise UserError("--beams, --resamples, --text-field and the like go with --data, not with --text")
     opened = OpenedFolder(model, opening.ignore_field)
     causal = own_objective(opened).objective == "causal"
     loaded, tokenizer = opening.open(model)

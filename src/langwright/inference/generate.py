@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from langwright.base.errors import UserError, check_flag
+from langwright.inference.constraints import Constraint
 from langwright.inference.engine import Engine
 from langwright.inference.prompts import check_length, given_ids, prompt_ids
 from langwright.inference.request import Completion, Request
@@ -32,6 +33,7 @@ def complete(
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
     search: Search = Search(),
+    constraint: Constraint | None = None,
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
@@ -48,6 +50,7 @@ def complete(
         on_text: called with row and text as soon as text is final, which with several beams is at the end.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         search: beams, and rules for what may come.
+        constraint: the form that each text has.
 
     Raises:
         UserError: settings that exclude each other, or a prompt that does not fit.
@@ -57,7 +60,7 @@ def complete(
         return []
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
-    asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search)
+    asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search, constraint=constraint)
     requests = [replace(asked, prompt=ids, sampling=one) for ids, one in zip(rows, samplings, strict=True)]
     longest = max(map(len, rows)) + (max_new_tokens or 256)
     engine = Engine(
