@@ -9,6 +9,7 @@ from torch import Tensor
 
 from langwright.inference.beam import Hypotheses
 from langwright.inference.blocks import Table
+from langwright.inference.constraints import Matcher
 from langwright.inference.request import Completion, Handle, Logprob, Request, Writer
 from langwright.inference.sampling import Rules
 
@@ -82,6 +83,7 @@ class Continuation:
         writer: makes words of them.
         source: the ids that an encoder reads.
         number: among the texts of the request.
+        matcher: how far it has come in the form that it is to have.
 
     Attributes:
         computed: how many tokens the model has read and keeps.
@@ -100,6 +102,7 @@ class Continuation:
     writer: Writer
     source: tuple[int, ...] = ()
     number: int = 0
+    matcher: Matcher | None = None
     computed: int = 0
     tables: tuple[Table, Table] = field(default_factory=lambda: ([], []))
     carried: dict[int, Tensor] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from langwright.base.errors import UserError, check_flag
+from langwright.inference.constraints import Constraint
 from langwright.inference.sampling import Sampling, Search
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -34,6 +35,7 @@ class Request:
         prompt_logprobs: the same for the tokens of the prompt, but the first.
         priority: requests with a higher one go first.
         deadline: seconds after which the text ends as it is; None for no end.
+        constraint: the form that each text has from its first token to its end.
     """
 
     prompt: str | Sequence[int]
@@ -51,6 +53,7 @@ class Request:
     prompt_logprobs: int | None = None
     priority: int = 0
     deadline: float | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         wanted = self.max_new_tokens
@@ -68,6 +71,9 @@ class Request:
             raise UserError("an empty stop string would stop at once; leave it out")
         if self.search.beams > 1:
             self._refuse_draws()
+        if self.constraint is not None and (self.forced or self.search.beams > 1):
+            other = "forced tokens" if self.forced else f"--beams {self.search.beams}"
+            raise UserError(f"--{self.constraint.flag}: has no place beside {other}; drop one")
 
     @property
     def texts(self) -> int:
