@@ -77,8 +77,18 @@ def test_it_learns_predicts_and_scores_as_transformers_does(
 def test_an_adapter_keeps_its_head(made: Path, tmp_path: Path, prints: Prints) -> None:
     out = tmp_path / "out"
     prints(*tune(made, out, "bert", "--method", "lora", steps=5))
-    lines = prints("predict", made / "bert", made / "test.jsonl", "--adapter", out, "--dtype", "float32")
+    odd = tmp_path / "odd.jsonl"  # whose answers are passed over
+    odd.write_text((made / "test.jsonl").read_text().replace('"gold": 0', '"gold": "sing"'))
+    lines = prints("predict", made / "bert", odd, "--adapter", out, "--dtype", "float32")
     assert lines == (out / "predictions.jsonl").read_text()
+    errors = json.loads((out / "langwright.json").read_text())["details"]["errors"]
+    assert all(row["label"] != row["said"] for row in errors)
+    assert len(errors) == sum(
+        json.loads(line)["label"] != row["gold"]
+        for row, line in zip(
+            map(json.loads, (made / "test.jsonl").read_text().splitlines()), lines.splitlines(), strict=True
+        )
+    )
 
 
 def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ CASES = {
     "seq2seq": ["seq2seq", "--smoothing", "0.1"],
     "seq2seq bart": ["seq2seq", "--family", "bart", "--packing"],
 }
+OWN = {"seq2seq lstm-attention": ["seq2seq", "--family", "lstm-attention"]}
+"""Of families that `transformers` has no class for."""
 TINY = ["--depth", "1", "--width", "64", "--context", "32", "--batch-size", "4", "--vocabulary", "280"]
 RUN = ["--dtype", "float32", "--sample-every", "0", "--log-every", "1", "--save-every", "3", "--learning-rate", "0.003"]
 CLASSES = {
@@ -55,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(name: str, data: Path, out: Path, steps: int) -> list[str]:
     pairs = f"{data / 'pairs.en'}::{data / 'pairs.de.gz'}"
     corpus = pairs if name.startswith("seq2seq") else str(data / "text.txt")
-    objective, *more = CASES[name]
+    objective, *more = (CASES | OWN)[name]
     return ["pretrain", corpus, str(out), "--objective", objective, "--steps", f"{steps}", *TINY, *RUN, *more]
 
 
@@ -91,7 +93,7 @@ def test_it_learns_and_transformers_opens_it(name: str, data: Path, tmp_path: Pa
     assert transformers.AutoTokenizer.from_pretrained(out)(words)["input_ids"] == frame
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | OWN)
 def test_killed_and_run_again_it_ends_with_the_same_bytes(name: str, data: Path, tmp_path: Path) -> None:
     survives_kills(lambda out: arguments(name, data, tmp_path / out, 14), tmp_path, [7])
 

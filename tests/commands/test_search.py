@@ -36,9 +36,7 @@ SEARCH = ["--search", "learning-rate=1e-7,0.01"]
 TRIALS = ["learning_rate=1e-07", "learning_rate=0.01"]
 
 
-def test_the_best_on_the_held_out_rows_is_trained(
-    made: Path, tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_best_on_the_held_out_rows_is_trained(made: Path, tmp_path: Path, prints: Prints, fails: Fails) -> None:
     out, table = tmp_path / "out", tmp_path / "out/search/search.json"
     told = json.loads(prints(*tune(made, out, *SEARCH), "--json"))
     assert told["rows"] == 24  # those of dev; no row of test was read
@@ -50,6 +48,13 @@ def test_the_best_on_the_held_out_rows_is_trained(
         assert record["steps"] == 16
     assert main(tune(made, tmp_path / "plain", "--learning-rate", "0.01")) == 0
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
+    before = table.read_bytes()
+    fails(*tune(made, out, "--search", "learning-rate=1e-7,0.02"), names=("--search", "learning_rate=0.01", "out"))
+    fails(*tune(made, tmp_path / "plain", *SEARCH), names=("--search", "plain"))
+    assert table.read_bytes() == before
+    assert {path.name for path in (out / "search").iterdir()} == {*TRIALS, "search.json"}
+    assert not (tmp_path / "plain/search").exists()
+    assert main(tune(made, out, *SEARCH)) == 0  # finished: nothing is done again
 
 
 def test_killed_in_a_trial_it_goes_on_and_repeats_none(made: Path, tmp_path: Path) -> None:

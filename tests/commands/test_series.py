@@ -120,8 +120,8 @@ def test_rows_are_one_recording_as_long_as_they_are_about_one_thing(tmp_path: Pa
 @pytest.mark.parametrize(
     ("table", "more", "named"),
     [
-        ("subject,x\n1,2\n", [], ["bad.csv", "--label-field"]),
-        ("label,x\na,2\n", [], ["bad.csv", "--group-field"]),
+        ("subject,x\n1,2\n", [], ["bad.csv", "holds the label", "--label-field"]),
+        ("label,x\na,2\n", [], ["bad.csv", "subject", "--group-field"]),
         ("subject,label,x\n1,a,2\n1,a,nan\n", [], ["bad.csv:3", '"x"', "nan"]),
         ("subject,label,x\n1,a,2\n1,a,\n", [], ["bad.csv:3", '"x"']),
         ("subject,label,x\n1,a,2\n,a,1\n", [], ["bad.csv:3", '"subject"']),
@@ -130,6 +130,7 @@ def test_rows_are_one_recording_as_long_as_they_are_about_one_thing(tmp_path: Pa
         ("subject,label,x\n1,a,2\n2,a,3\n", [], ["bad.csv", '"a"']),
         ("subject,label,x\n1,a,2\n2,b,3\n", ["--group-field", "who"], ["bad.csv", '"who"']),
         ("subject,label,x\n1,a,2\n2,b,3\n", ["--split", "1,2"], ["--split 1,2"]),
+        ("subject,label,x\n1,a,2\n2,b,3\n", ["--split", "w,1"], ["--split w,1", '"w"', '"1", "2"']),
         ("subject,label,x\n1,a,2\n2,b,3\n", ["--vocabulary", "99"], ["--vocabulary"]),
         ("subject,label,x\n1,a,2\n2,b,3\n", ["--text-field", "x"], ["--text-field x"]),
     ],

@@ -67,6 +67,12 @@ def test_it_learns_predicts_and_opens_in_sentence_transformers(
     with torch.no_grad():
         a, b = (theirs(torch.tensor([tokenizer.frame(rows[0][side])[0]]))[0].mean(1) for side in "ab")
     assert lines[0] == pytest.approx(torch.cosine_similarity(a, b).item(), abs=1e-5)
+    odd = tmp_path / "odd.jsonl"  # whose answers are passed over
+    odd.write_text(data.read_text().replace('"score": 1.0', '"score": "high"'))
+    assert [json.loads(line)["score"] for line in prints("predict", out, odd).splitlines()] == lines
+    errors = [row["error"] for row in json.loads((out / "langwright.json").read_text())["details"]["errors"]]
+    worst = max(abs((row["score"]) / 5 - line) for row, line in zip(rows, lines, strict=True))
+    assert errors[0] == pytest.approx(worst, abs=1e-5)
 
 
 def test_pairs_alone_are_told_from_each_other(made: Path, tmp_path: Path, prints: Prints) -> None:
@@ -104,6 +110,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(data: str, made: Path,
         ([{"a": "x", "b": "y", "score": "much"}], [], ["rows.jsonl:1", '"much"']),
         ([{"a": "x", "b": "y", "score": 1}] * 40, ["--temperature", "0.1"], ["--temperature"]),
         ([{"a": "x", "b": "y", "score": 1}] * 40, ["--label-field", "scores"], ['"scores"', '"score"']),
+        ([{"a": "x", "b": "y", "score": 1}] * 40, ["--smoothing", "0.1"], ["--smoothing"]),
+        ([{"a": "x", "b": "y"}] * 40, ["--smoothing", "0.1"], ["--smoothing"]),
         ([{"a": "x", "b": "y"}] * 40, ["--micro-batch", "2"], ["--micro-batch"]),
         ([{"a": "x", "b": "y"}] * 40, ["--temperature", "0"], ["--temperature"]),
     ],

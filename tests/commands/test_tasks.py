@@ -3,11 +3,13 @@
 import csv
 import json
 import random
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from langwright import load_tokenizer
 from langwright.cli import main
@@ -90,13 +92,21 @@ def test_it_learns_predicts_and_opens_in_transformers(model: str, made: Path, tm
     assert "Accuracy" in report
 
 
-@pytest.mark.parametrize("method", ["lora", "head", "bitfit"])
-def test_adapters_keep_their_heads(method: str, made: Path, tmp_path: Path, prints: Prints) -> None:
+@pytest.mark.parametrize(
+    ("model", "method"), [("bert", "lora"), ("bert", "head"), ("bert", "bitfit"), ("bart", "lora")]
+)
+def test_adapters_keep_their_heads(
+    model: str, method: str, made: Path, tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that is new in them, whatever seed drew it."""
     out, valid = tmp_path / "out", made / "valid.csv"
-    told = json.loads(prints(*tune(made, out), "--method", method, "--validation", valid, "--json"))
-    lines = prints("predict", made / "bert", valid, "--adapter", out, "--dtype", "float32")
+    how = ["--method", method, "--validation", valid, "--seed", "3"]
+    told = json.loads(prints(*tune(made, out, model), *how, "--json"))
+    assert main(["predict", str(made / model), str(valid), "--adapter", str(out), "--dtype", "float32"]) == 0
+    lines, said = capsys.readouterr()
     assert lines == (out / "predictions.jsonl").read_text()
-    measured = json.loads(prints("evaluate", made / "bert", "--adapter", out, "--data", valid, "--json"))
+    assert "classif" not in said  # the head is the adapter's, and neither new nor dropped
+    measured = json.loads(prints("evaluate", made / model, "--adapter", out, "--data", valid, "--json"))
     assert measured["accuracy"] == pytest.approx(told["accuracy"], abs=0.1)
 
 
@@ -124,6 +134,24 @@ def test_several_labels_and_numbers(made: Path, tmp_path: Path, prints: Prints) 
     )
     assert number["spearman"] > 0.7
     assert set(json.loads(prints("predict", tmp_path / "number", made / "number.jsonl").splitlines()[0])) == {"value"}
+    for name in ("several", "number"):
+        record = json.loads((tmp_path / name / "langwright.json").read_text())
+        worst = [row["error"] for row in record["details"]["errors"]]
+        assert worst == sorted(worst, reverse=True)
+        assert worst[0] > 0
+        assert "Examples of errors" in (tmp_path / name / "report.html").read_text()
+    texts = tmp_path / "texts.txt"
+    texts.write_text("fine, sweet\n\nstale, grim\n")
+    assert len(prints("predict", tmp_path / "number", texts).splitlines()) == 3
+
+
+def test_scores_of_rows_with_one_label_are_quiet() -> None:
+    rows = [LabelledRow("text", None, ("a",), "rows:1")] * 3
+    answers = [{"label": "a", "probabilities": {"a": 0.9, "b": 0.1}}] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = Classify(Columns(), ("a", "b")).score(rows, answers)
+    assert (scores["accuracy"], scores["matthews"]) == (1, 0)
 
 
 def test_the_best_weights_are_kept_and_nothing_better_ends_the_run(made: Path, tmp_path: Path, prints: Prints) -> None:
@@ -197,10 +225,17 @@ def test_texts_are_varied_by_seed_epoch_and_row() -> None:
     assert len(found) > 10
 
 
-def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv")]
-    every += ["--augment", "deletion,typos"]
+@pytest.mark.parametrize("more", [["--augment", "deletion,typos"], ["--unfreeze-every", "4 steps"]])
+def test_killed_and_run_again_it_ends_with_the_same_bytes(more: list[str], made: Path, tmp_path: Path) -> None:
+    every = ["--save-every", "3", "--evaluate-every", "3", "--validation", str(made / "valid.csv"), *more]
     survives_kills(lambda out: [*tune(made, tmp_path / out, steps=14), *every], tmp_path, [7])
+
+
+def test_the_head_and_the_last_layer_learn_first(made: Path, tmp_path: Path, prints: Prints) -> None:
+    prints(*tune(made, tmp_path, steps=2), "--unfreeze-every", "2 steps")
+    before, after = (load_file(folder / "model.safetensors") for folder in (made / "bert", tmp_path))
+    still = {name for name, tensor in before.items() if name in after and torch.equal(tensor, after[name])}
+    assert still == {name for name in after if name.startswith("bert.embeddings.")}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +250,9 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(made: Path, tmp_path: 
         ("text,label\na,x\nb,y\n", ["--patience", "0"], ["--patience"]),
         ("text,label\na,x\nb,y\n", ["--augment", "typo", "--split", "0.5"], ["--augment", "typos"]),
         ("text,label\na,x\nb,y\n", ["--old-text", "x.txt"], ["--old-text"]),
+        ("text,label\na,x\nb,y\n", ["--z-loss", "0.1", "--split", "0.5"], ["--z-loss", "classify"]),
+        ("text,label\na,x|y\nb,y\n", ["--smoothing", "0.1", "--split", "0.5"], ["--smoothing", "classify"]),
+        ("text,label\na,0.5\nb,1\n", ["--smoothing", "0.1", "--split", "0.5"], ["--smoothing", "classify"]),
     ],
 )
 def test_bad_rows_are_refused_in_one_line(
@@ -225,10 +263,15 @@ def test_bad_rows_are_refused_in_one_line(
     fails(*words, *more, names=tuple(named))
 
 
-def test_models_and_labels_that_do_not_fit_are_refused(made: Path, tmp_path: Path, fails: Fails) -> None:
+def test_models_and_labels_that_do_not_fit_are_refused(
+    made: Path, tmp_path: Path, prints: Prints, fails: Fails
+) -> None:
     (tmp_path / "odd.csv").write_text("text,label\nfine,good\nsour,ugly\n")
     assert main(tune(made, tmp_path / "out", steps=1)) == 0
     fails("evaluate", tmp_path / "out", "--data", tmp_path / "odd.csv", names=("odd.csv:3", '"ugly"'))
     fails("predict", made / "bert", made / "valid.csv", names=("bert", "masked"))
     fails("evaluate", tmp_path / "out", names=("--text", "--data"))
+    for more in (("--split", "5%"), ("--context", "16"), ("--field", "x"), ("--experts",)):
+        fails("evaluate", tmp_path / "out", "--data", made / "valid.csv", *more, names=(more[0], "--data"))
+    assert len(prints("predict", tmp_path / "out", tmp_path / "odd.csv").splitlines()) == 2  # whatever its labels
     fails("finetune", made / "bert", made / "train.csv", tmp_path / "x", "--validation", "v", names=("--validation",))

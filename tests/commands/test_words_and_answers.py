@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,23 @@ def test_what_does_not_fit_is_refused_in_one_line(made: Path, tmp_path: Path, fa
     fails(*tune(made, tmp_path / "a", "tokens", "bart"), names=('"token"', "bart", "t5"))
     fails(*tune(made, tmp_path / "a", "qa", "bert", "--smoothing", "0.1"), names=("--smoothing",))
     fails(*tune(made, tmp_path / "a", "tokens", "bert", "--context", "2"), names=("2 tokens", "--context"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Who?", "context": "Anna.", "answer": "Anna", "start": 0.5}\n')
+    words = ["--task", "qa", *RUN]
+    fails(
+        "finetune",
+        made / "bert",
+        rows,
+        tmp_path / "a",
+        *words,
+        names=("rows.jsonl:1", '"answer_start"', "whole number"),
+    )
+    rows.write_text('{"text": "Anna.", "label": "x"}\n')
+    fails("finetune", made / "bert", rows, tmp_path / "a", *words, names=("rows.jsonl", "question", "--text-field"))
+    shutil.copytree(made / "bert", tmp_path / "mixed")
+    load_tokenizer(made / "t5-words").save(tmp_path / "mixed")
+    for verb, *more in (("predict", rows), ("finetune", made / "squad.json", tmp_path / "a", *words)):
+        fails(verb, tmp_path / "mixed", *more, names=("mixed: the tokenizer",))
     odd = tmp_path / "odd.conll"
     odd.write_text("Rome B-CITY\n")
     fails(*tune(made, tmp_path / "a", "tokens", "bert", "--validation", odd), names=("odd.conll:1", '"B-CITY"'))

@@ -119,6 +119,7 @@ def test_summaries_adapters_and_beams(made: Path, tmp_path: Path, prints: Prints
     told = json.loads(prints(*tune(made, out, "t5", "--method", "lora", "--rank", "4", task="summarise"), "--json"))
     lines = prints("predict", made / "t5", made / "sources.txt", "--adapter", out)
     assert lines == (out / "predictions.jsonl").read_text()
+    assert all(source in (out / "report.html").read_text() for source in SAYINGS)
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     texts = [json.loads(line)["text"] for line in lines.splitlines()]
     scores = [scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(SAYINGS.values(), texts, strict=True)]
@@ -184,6 +185,9 @@ def test_what_cannot_be_done_is_refused(made: Path, tmp_path: Path, fails: Fails
     fails("finetune", made / "t5", data, out, *words, "--label-field", "summry", names=("rows.jsonl:1", '"summry"'))
     fails("finetune", made / "t5", data, out, *words, "--second-field", "id", names=("--second-field",))
     fails("finetune", made / "t5", f"{data}::{made / 'pairs.en'}x", out, *words, names=("pairs.enx",))
+    fails("evaluate", made / "llama", "--text", data, "--text-field", "summary", names=("--text-field", "--data"))
+    pairs = f"{made / 'pairs.en'}::{made / 'pairs.de.gz'}"
+    fails("pretrain", pairs, out, "--objective", "seq2seq", "--field", "x", names=("--field", "--objective"))
     (tmp_path / "short.de").write_text("ja\n")
     fails(
         "finetune", made / "t5", f"{made / 'pairs.en'}::{tmp_path / 'short.de'}", out, *words, names=("short.de has 1",)

@@ -124,7 +124,7 @@ def test_questions_are_split_by_article_or_text(tmp_path: Path) -> None:
         ("a.json", squad(), ["a.json"]),
         ("a.json", "{}", ["a.json", '"data"']),
         ("a.jsonl", lines({"question": "Where?", "context": CONTEXT}), ["a.jsonl:1", '"answers"']),
-        ("a.jsonl", lines({"question": "Where?", "answers": ANSWERS}), ["a.jsonl:1", '"context"']),
+        ("a.jsonl", lines({"question": "Where?", "answers": ANSWERS}), ["a.jsonl:1", "text", "--second-field"]),
         ("a.jsonl", lines({"question": "?", "context": "Rome", "answer": "Rome"}), ["a.jsonl:1", '"answer_start"']),
         ("a.jsonl", "", ["a.jsonl"]),
     ],

@@ -115,6 +115,24 @@ def test_labels_that_need_not_be_there(tmp_path: Path) -> None:
     assert [row.labels for row in read_labelled(gaps, columns, known=known, required=False)] == [("1",), ()]
     only = write(tmp_path / "d.csv", '"x, y"\nz\n')
     assert [row.text for row in read_labelled(only, required=False)] == ["x, y", "z"]
+    odd = write(tmp_path / "e.csv", "text,label\na,never seen\nb,\n")
+    assert [row[:3] for row in read_labelled(odd, known=known, unread=True)] == [("a", None, ()), ("b", None, ())]
+    plain = write(tmp_path / "f.txt", "one, two\n\nthree\n")
+    assert [row.text for row in read_labelled(plain, unread=True)] == ["one, two", "", "three"]
+    with refused("f.txt", '"body"'):
+        read_labelled(plain, Columns(text_field="body"), unread=True)
+
+
+def test_cells_of_several_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.csv", "text,label\na,x|y\nb,\nc, y \n")
+    assert [row.labels for row in read_labelled(path, several=True)] == [("x", "y"), (), ("y",)]
+    assert '"|"' in capsys.readouterr().err
+    with refused("a.csv:2", '"x|y"', '"y"'):
+        read_labelled(path, known=["x", "y"])
+    with refused("b.csv:3", '"label"'):
+        read_labelled(write(tmp_path / "b.csv", "text,label\na,x|y\nb,x||y\n"), several=True)
+    with refused("c.csv:3", '"z"'):
+        read_labelled(write(tmp_path / "c.csv", "text,label\na,x|y\nb,x|z\n"), known=["x", "y"], several=True)
 
 
 FAULTS: list[tuple[str, str, Columns, tuple[str, ...]]] = [

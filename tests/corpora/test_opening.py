@@ -239,9 +239,10 @@ def test_rows_of_the_hub_for_tasks_have_their_parts_and_names(
 ROWS = ["train,fine,good", "train,grim,bad", "valid,warm,good", "Test,sour,?"]
 
 
+@pytest.mark.parametrize("column", ["split", " Split"])
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.json", "rows.jsonl.gz"])
-def test_a_column_says_which_part_a_row_belongs_to(name: str, tmp_path: Path) -> None:
-    path, cells = tmp_path / name, [["split", "text", "label"], *(row.split(",") for row in ROWS)]
+def test_a_column_says_which_part_a_row_belongs_to(name: str, column: str, tmp_path: Path) -> None:
+    path, cells = tmp_path / name, [[column, "text", "label"], *(row.split(",") for row in ROWS)]
     rows = [dict(zip(cells[0], row, strict=True)) for row in cells[1:]]
     text = {
         "csv": "".join(",".join(row) + "\n" for row in cells),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.inference.generate import complete, next_tokens
+from langwright.inference.generate import complete, likeliest_continuations, next_tokens
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.request import Completion, Writer
 from langwright.inference.sampling import Sampling
@@ -257,3 +257,25 @@ def test_next_tokens() -> None:
         assert sum(p for _, p in found) == pytest.approx(1, abs=1e-5)
         assert all(p == pytest.approx(float(expected[token]), abs=1e-6) for token, p in found)
     assert next_tokens(model, BYTES, "one cat", 4, 0.5) == found[:4]
+
+
+def test_likeliest_continuations() -> None:
+    """Beside all continuations of two tokens, and those of one that end the text."""
+    size, end = BYTES.vocab_size, BYTES.ends[0]
+    model = new_model("llama", LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2,
+        initializer_range=0.5,
+    )).eval()  # fmt: skip
+    prompt = prompt_ids(BYTES, "one cat")
+    with torch.no_grad():
+        first = model(torch.tensor([prompt]))[0, -1].softmax(-1)
+        second = model(torch.tensor([[*prompt, token] for token in range(size)]))[:, -1].softmax(-1)
+    both = {(a, b): float(p) for a, row in enumerate(first[:, None] * second) for b, p in enumerate(row) if a != end}
+    expected = sorted([*both.items(), ((end,), float(first[end]))], key=lambda one: -one[1])[:5]
+    found, given_up = likeliest_continuations(model, BYTES, "one cat", 5, 2)
+    assert [tuple(ids) for ids, _ in found] == [ids for ids, _ in expected]
+    assert [p for _, p in found] == pytest.approx([p for _, p in expected], rel=1e-4)
+    assert given_up < found[-1][1]  # so that nothing can be missing
+    assert likeliest_continuations(model, BYTES, "one cat", 4, 1)[0] == [
+        ([token], pytest.approx(p, rel=1e-4)) for token, p in next_tokens(model, BYTES, "one cat", 4)
+    ]

@@ -102,12 +102,17 @@ def test_a_cast_leaves_the_stored_numbers_alone(kind: str) -> None:
     assert torch.equal(linear.full_weight(), before)
 
 
-def test_the_layout_of_the_kernel_is_taken_up_and_left_again() -> None:
-    packed = Int4Groups.quantise(numbers(128, 64))
+@every_kind
+@pytest.mark.parametrize("layout", ["tiles", "pytorch"])
+def test_another_layout_is_taken_up_and_left_again(kind: str, layout: quantised.Layout) -> None:
+    packed = QUANTISE[kind](numbers(128, 64))
     before, codes = packed.full_weight(), packed.codes
-    packed.product(numbers(1, 64).bfloat16())
-    assert packed.laid_out == (quantised._kernel_rows() > 0)
+    packed.lay_out(layout)
+    known = kind == "int4" and quantised._kernel_rows() > 0
+    assert packed.layout == (layout if layout == "tiles" or known else "plain")
     assert torch.equal(packed.full_weight(), before)
+    assert torch.equal(packed.part(slice(64, 128)).full_weight(), before[64:])
+    packed.lay_out(layout)
     assert torch.equal(packed.float().codes, codes)
 
 

@@ -40,9 +40,17 @@ def alone(text: Path) -> Path:
     return out
 
 
-def test_two_ranks_train_as_one_process_and_another_number_goes_on(text: Path, alone: Path, tmp_path: Path) -> None:
-    out, made = tmp_path / "out", ["pretrain", str(text), str(tmp_path / "out"), *BASE, *MODEL]
-    made += ["--micro-batch", "1", "--steps", "60 steps"]
+@pytest.mark.parametrize("more", [[], ["--objective", "masked", "--family", "bert"]], ids=["causal", "masked"])
+def test_two_ranks_train_as_one_process_and_another_number_goes_on(
+    more: list[str], text: Path, alone: Path, tmp_path: Path
+) -> None:
+    def arguments(out: Path) -> list[str]:
+        return ["pretrain", str(text), str(out), "--steps", "60 steps", *BASE, *MODEL, *more]
+
+    if more:  # whose noise is that of one process, too
+        alone = tmp_path / "alone"
+        assert main(arguments(alone)) == 0
+    out, made = tmp_path / "out", [*arguments(tmp_path / "out"), "--micro-batch", "1"]
     assert ranked(made, tmp_path / "errors", stop=lambda: logged(out) >= 3) == [143, 143]
     assert (tmp_path / "errors/1").read_text() == ""
     assert logged(out) < 60

@@ -229,8 +229,9 @@ class BaseTensor:
 
 
 def saved_modules(model: Model, wanted: Iterable[str]) -> tuple[str, ...]:
-    """The modules that train whole: those that are asked for, and a head for labels."""
-    return tuple(dict.fromkeys((*wanted, *HEADS.get(model.task, ()))))
+    """The modules that train whole: those that are asked for, a head for labels, and what the base lacks of a head."""
+    new = (name.rpartition(".")[0] for name in model.new)
+    return tuple(dict.fromkeys((*wanted, *HEADS.get(model.task, ()), *new)))
 
 
 def saved_tensors(model: Model, wanted: Sequence[str], tie: bool = False) -> list[BaseTensor]:

@@ -152,7 +152,8 @@ def load_model(
         UserError: naming the file and the field or tensor that is wrong.
     """
     opened = OpenedFolder(folder, ignore_fields)
-    return adapted(opened.model(device, dtype, head, labels, seed, bits), adapter, opened.path)
+    model = opened.model(device, dtype, head, labels, seed, bits, quiet=adapter is not None)
+    return adapted(model, adapter, opened.path)
 
 
 def adapted(model: Model, adapter: Path | str | None, base: Path | str) -> Model:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from langwright.base.console import say
 from langwright.base.errors import UserError, suggest
-from langwright.base.files import write_json
+from langwright.base.files import read_object, write_json
 from langwright.base.value_types import from_texts
 from langwright.training.recipe import FREE, FinetuneRecipe
-from langwright.training.trainer import Result
+from langwright.training.trainer import MODEL_FILES, Result
 
 SHARE = 0.25
 """The length of a trial, of that of the run."""
@@ -51,7 +51,7 @@ def searched(
         The recipe with the best settings, and a result where a signal stopped a trial.
 
     Raises:
-        UserError: There is no such setting, or a value does not fit.
+        UserError: There is no such setting, a value does not fit, or the run in the folder was begun otherwise.
     """
     excluded = {"extend": extend, "budget": recipe.budget_seconds(), "parallel": recipe.parallel != "none"}
     if flags := [flag for flag, given in excluded.items() if given]:
@@ -61,10 +61,16 @@ def searched(
     short = replace(recipe, steps=str(replace(length, value=part)))
     combinations = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
     candidates = [replace(short, **settings) for settings in combinations]  # all are checked before one runs
+    names = [" ".join(f"{setting}={value}" for setting, value in settings.items()) for settings in combinations]
+    before = read_object(out / FOLDER / TABLE, "the table of the search", optional=True)
+    if before and {trial["name"] for trial in before["trials"]} != set(names):
+        tried = "; ".join(sorted(trial["name"] for trial in before["trials"]))
+        raise UserError(f"--search: the run in {out} was chosen among {tried}; give these, or another folder")
+    if not before and any((out / name).exists() for name in ("checkpoints", *MODEL_FILES)):
+        raise UserError(f"--search: the run in {out} began without it; choose another folder")
     trials: list[dict[str, Any]] = []
     metric, sign = "", 1
-    for number, (settings, candidate) in enumerate(zip(combinations, candidates, strict=True), start=1):
-        name = " ".join(f"{setting}={value}" for setting, value in settings.items())
+    for number, (name, settings, candidate) in enumerate(zip(names, combinations, candidates, strict=True), start=1):
         say(f"search: {number} of {len(combinations)}, {name}, for {candidate.steps}")
         result, best = run(candidate, out / FOLDER / name.replace(" ", ",").replace("/", "_"))
         if result.stopped is not None or result.held_out is None:

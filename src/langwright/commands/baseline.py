@@ -92,7 +92,7 @@ def baseline(
         "split": split, "field": field, "per_class": per_class, "unit": unit, "order": order, "states": states,
         "iterations": iterations, "sample": sample, "sentence": sentence or None, "strength": strength,
         "neighbours": neighbours, "processes": processes,
-        **{name: getattr(columns, name) for name in ("text_field", "second_field", "label_field")},
+        **vars(columns),
     }  # fmt: skip
     if (
         kind in ("one-hot", "bag-of-words", "gzip-knn")

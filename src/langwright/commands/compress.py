@@ -54,7 +54,7 @@ def compress(
     def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
         """The perplexity of a model, and its logits in one window."""
         loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
-        check_vocabulary(loaded, tokenizer)
+        check_vocabulary(loaded, tokenizer, opened.path)
         perplexity = measure(loaded, tokens, context).perplexity
         window = Windows(tokens, context or loaded.window, once=True)
         return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()

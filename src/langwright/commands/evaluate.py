@@ -76,6 +76,9 @@ def evaluate(
         raise UserError("give either --text CORPUS or --data FILE")
     check_flag("resamples", resamples, resamples >= 0, "0 or more")
     if data is not None:
+        unused = {"split": split, "field": field != "text", "context": context, "experts": experts}
+        if flags := [name for name, given in unused.items() if given]:
+            raise UserError(f"--{flags[0]}: goes with --text, not with --data")
         task, tuned, words = open_task(model, opening)
         task = task.searched(search, max_new_tokens)
         items = task.reread(part_of(data, "test"), columns, answered=True)
@@ -89,8 +92,8 @@ def evaluate(
         print_scores(scores, json)
         return
     assert text is not None
-    if search != Search() or max_new_tokens is not None or resamples:
-        raise UserError("--beams, --max-new-tokens, --resamples and the like go with --data, not with --text")
+    if search != Search() or max_new_tokens is not None or resamples or columns.given:
+        raise UserError("--beams, --resamples, --text-field and the like go with --data, not with --text")
     opened = OpenedFolder(model, opening.ignore_field)
     causal = own_objective(opened).objective == "causal"
     loaded, tokenizer = opening.open(model)

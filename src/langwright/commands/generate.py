@@ -1,10 +1,12 @@
 """langwright generate: let a model write."""
 
+from json import dumps
 from pathlib import Path
 
 from langwright.base.console import print_json, warn
 from langwright.base.errors import UserError, check_flag
-from langwright.base.files import standard_input
+from langwright.base.files import read_text, standard_input
+from langwright.inference.constraints import Constraint, Form
 from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.prompt_file import complete_file
@@ -20,6 +22,10 @@ def generate(
     sampling: Sampling = Sampling(),
     search: Search = Search(),
     stop: tuple[str, ...] = (),
+    json_schema: Path | None = None,
+    regex: str | None = None,
+    choices: str | None = None,
+    grammar: Path | None = None,
     prompts: Path | None = None,
     out: Path | None = None,
     batch: int = 16,
@@ -38,6 +44,10 @@ def generate(
         sampling: how tokens are drawn.
         search: beams, and rules for what may come.
         stop: a string that ends the text; it is left out.
+        json_schema: a file that holds a JSON schema: the text is JSON that fits it, without free white space.
+        regex: the text is matched by this regular expression, in the syntax of Rust's regex.
+        choices: the text is one of these, separated by commas.
+        grammar: a file that holds a grammar in Lark's syntax; the text is what it derives.
         prompts: a file of prompts, rows with a field `prompt`; stopped anywhere, the same command goes on there.
         out: where their texts go, one JSON object a prompt.
         batch: how many texts are written side by side.
@@ -55,14 +65,16 @@ def generate(
     check_flag("out", out, out is None or out.suffix == ".jsonl", "a name that ends in .jsonl")
     if prompts is not None and prompt != ("",):
         raise UserError("--prompt has no place beside --prompts, a file of them; leave one out")
+    constraint = _constraint(json_schema, regex, choices, grammar)
     streaming = None if window is None else Streaming(window, 4 if sinks is None else sinks)
     texts = ["".join(standard_input()) if text == "-" else text for text in prompt]
     loaded, tokenizer = opening.open(model, generates=True)
     if prompts is not None and out is not None:
         settings = {"model": str(model), "max_new_tokens": max_new_tokens, "stop": list(stop)}
         settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks, "cache": cache}
+        settings |= {"constraint": None if constraint is None else [constraint.form, constraint.source]}
         settings |= {name: str(value) for name, value in vars(opening).items()}
-        asked = Request("", sampling, max_new_tokens, stop, search=search)
+        asked = Request("", sampling, max_new_tokens, stop, search=search, constraint=constraint)
         failed = complete_file(
             loaded, tokenizer, prompts, out, asked, settings, batch=batch, cache=cache, streaming=streaming
         )
@@ -91,6 +103,7 @@ def generate(
         on_text=stream if streams else lambda row, text: None,
         streaming=streaming,
         search=search,
+        constraint=constraint,
     )
     if json:
         for text, completion in zip(texts, completions, strict=True):
@@ -100,3 +113,21 @@ def generate(
     else:
         print("\n\n".join(text + c.text for text, c in zip(echoes, completions, strict=True)))
     tell_errors(completions)
+    if constraint is not None and any(completion.reason == "length" for completion in completions):
+        warn(f"--{constraint.flag}: a text reached its limit before it was complete; give --max-new-tokens more")
+
+
+def _constraint(
+    json_schema: Path | None, regex: str | None, choices: str | None, grammar: Path | None
+) -> Constraint | None:
+    """The one form that is asked for, if any."""
+    asked: dict[Form, str | None] = {
+        "json_schema": None if json_schema is None else read_text(json_schema, "a JSON schema"),
+        "regex": regex,
+        "choices": None if choices is None else dumps([text.strip() for text in choices.split(",")]),
+        "grammar": None if grammar is None else read_text(grammar, "a grammar"),
+    }
+    forms = [Constraint(form, source) for form, source in asked.items() if source is not None]
+    if len(forms) > 1:
+        raise UserError(f"--{forms[0].flag} and --{forms[1].flag} exclude each other; give one form")
+    return forms[0] if forms else None

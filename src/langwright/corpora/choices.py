@@ -1,13 +1,13 @@
 """Questions with answers to choose from."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
-from langwright.corpora.labelled import Columns, Table, read_table
+from langwright.corpora.labelled import Columns, Table, choose_column, read_table
 from langwright.corpora.reading import ROWS, Row, document_of, name_list, text_in
 
 QUESTIONS = ("query", "question", "context", "ctx", "goal", "prompt", "text", "sentence")
@@ -39,7 +39,7 @@ def read_choices(spec: str | Path, columns: Columns = Columns(), *, required: bo
         spec: The file, folder or glob.
         columns: The question as `text_field`, the choices as `second_field`, the right one as `label_field`; guessed,
             and announced.
-        required: Whether every row must say which is right.
+        required: Whether every row must say which is right; else that is not read.
 
     Raises:
         UserError: Names file and row: a column that is not there or cannot be guessed, choices that are no list of two
@@ -52,25 +52,17 @@ def read_choices(spec: str | Path, columns: Columns = Columns(), *, required: bo
 
 def _choices(table: Table, columns: Columns, required: bool) -> Iterator[ChoiceRow]:
     table.check(columns)
-    question = columns.text_field or _usual(table, QUESTIONS, "question", "--text-field")
-    choices = columns.second_field or _usual(table, CHOICES, "choices", "--second-field")
-    gold = columns.label_field or table.usual(GOLD)
-    if gold is None and required:
-        raise table.cannot_guess("right choice", "--label-field")
+    first = table.rows[0]
+    question = choose_column(first, columns.text_field, QUESTIONS, "question", "--text-field")
+    choices = choose_column(first, columns.second_field, CHOICES, "choices", "--second-field")
+    gold = choose_column(first, columns.label_field, GOLD, "right choice", "--label-field") if required else None
     if len(columns.given) < 3:
-        say(f"{table.path}: question in {name_list([question])}, choices in {name_list([choices])}, "
-            f"the right one in {name_list([gold] if gold else [])}")  # fmt: skip
+        told = f", the right one in {name_list([gold])}" if gold else ""
+        say(f"{table.path}: question in {name_list([question])}, choices in {name_list([choices])}{told}")
     for row in table.rows:
         found = _list(row, choices)
-        right = None if gold is None else _number(row, gold, len(found), required)
+        right = None if gold is None else _number(row, gold, len(found))
         yield ChoiceRow(document_of(row, question).text, found, right, row.source)
-
-
-def _usual(table: Table, names: Iterable[str], what: str, flag: str) -> str:
-    name = table.usual(names)
-    if name is None:
-        raise table.cannot_guess(what, flag)
-    return name
 
 
 def _list(row: Row, column: str) -> tuple[str, ...]:
@@ -80,10 +72,8 @@ def _list(row: Row, column: str) -> tuple[str, ...]:
     return tuple(text_in(choice, column, row.source) for choice in value)
 
 
-def _number(row: Row, column: str, count: int, required: bool) -> int | None:
+def _number(row: Row, column: str, count: int) -> int:
     value: Any = row.values.get(column)
-    if value in (None, "") and not required:
-        return None
     number = int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) else -1
     if not 0 <= number < count or isinstance(value, bool):
         raise UserError(f'{row.source}: "{column}" is {value!r}, and not the number of one of {count} choices from 0')

@@ -19,8 +19,10 @@ from langwright.corpora.reading import (
     ending_of,
     file_and_part,
     name_list,
+    read_lines,
     read_rows,
     rows_of_part,
+    split_column,
     text_in,
 )
 
@@ -46,6 +48,9 @@ LABELS = (
     "stars",
 )
 """Usual names of the column of labels; the first that is there is taken."""
+
+APART = "|"
+"""Between the labels of a row in one cell."""
 
 HEADINGS = {name for names in (*TEXTS[:-1], LABELS) for name in names}  # "a" and "b" may as well be labels
 
@@ -110,6 +115,7 @@ def read_labelled(
     known: Collection[str] | None = None,
     required: bool = True,
     several: bool = False,
+    unread: bool = False,
 ) -> list[LabelledRow]:
     """Read the rows of a file, folder or glob: `.csv` and `.tsv` with or without a header, JSON lines, JSON, Parquet.
 
@@ -118,16 +124,23 @@ def read_labelled(
         columns: Which columns hold what.
         known: The labels that there can be; any if None.
         required: Whether every row must have a label.
-        several: Whether a row may have a list of labels, an empty one too.
+        several: Whether a row may have a list of labels, an empty one too. Cells of a `.csv` or `.tsv` are such lists
+            where one of them has a `|`, which is announced.
+        unread: Whether labels are passed over, whatever they are; `.txt` may then hold texts, one a line.
 
     Raises:
         UserError: Names the file and the row: a column that is not there or cannot be guessed, a text that is none, a
             label that is missing or unknown, a file without rows.
     """
+    if unread and ending_of(Path(spec)) == ".txt":
+        if columns.given:
+            raise UserError(f"{spec}: has lines, not columns; leave out {name_list(columns.given)}")
+        lines = ((path, *line) for path in find_files(str(spec), (".txt",)) for line in enumerate(read_lines(path), 1))
+        return [LabelledRow(text.rstrip("\r\n"), None, (), f"{path}:{number}") for path, number, text in lines]
     return [
         row
         for path in find_files(str(spec), ROWS)
-        for row in _labelled(read_table(path, columns), columns, known, required=required, several=several)
+        for row in _labelled(read_table(path, columns), columns, known, required and not unread, several, unread)
     ]
 
 
@@ -176,8 +189,7 @@ class Table:
 
     def usual(self, names: Iterable[str]) -> str | None:
         """The first of some usual names that a column has, in whatever spelling."""
-        spelt = {plain_name(name): name for name in self.values}
-        return next((spelt[name] for name in names if name in spelt), None)
+        return usual_column(self.values, names)
 
     def check(self, columns: Columns) -> None:
         """Raise UserError for a column that is named and not there."""
@@ -194,6 +206,33 @@ class Table:
 def plain_name(name: str) -> str:
     """A column's name as the usual ones are spelt."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def usual_column(names: Iterable[str], usual: Iterable[str]) -> str | None:
+    """The column with the first of some usual names that is there, in whatever spelling."""
+    spelt = {plain_name(name): name for name in names}
+    return next((spelt[name] for name in usual if name in spelt), None)
+
+
+def choose_column(row: Row, given: str | None, usual: Iterable[str], what: str, flag: str) -> str:
+    """The column that is named, or one with a usual name.
+
+    Args:
+        row: the first row, whose columns there are.
+        given: the name, if there is one.
+        usual: what it is called else.
+        what: what the column holds, for the message.
+        flag: what names it.
+
+    Raises:
+        UserError: It is not there.
+    """
+    there = name_list(row.values)
+    if given is not None and given not in row.values:
+        raise UserError(f'{row.source}: no column "{given}"; there is {there}{suggest(given, row.values)}')
+    if (found := given or usual_column(row.values, usual)) is None:
+        raise UserError(f"{row.source}: which column holds the {what}? Name it with {flag}: {there}")
+    return found
 
 
 def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADINGS) -> Table:
@@ -220,7 +259,7 @@ def read_table(path: Path, columns: Columns, headings: Collection[str] = HEADING
     if columns.given:
         header = not all(name in first.values for name in columns.given)
     else:
-        header = SPLIT in first.values.values() or any(
+        header = split_column(first.values.values()) is not None or any(
             plain_name(cell) in headings and cell not in table.values[n][1:] for n, cell in first.values.items()
         )
     if not header:
@@ -268,7 +307,7 @@ def _label_column(table: Table, columns: Columns, known: Collection[str] | None,
     if known is not None:
         fitting = [n for n, counts in cells.items() if 2 * sum(counts[label] for label in known) >= counts.total()]
     elif required and table.numbered and len(cells) <= 3:
-        fitting = [n for n, counts in cells.items() if len(counts) > 1]
+        fitting = [n for n, counts in cells.items() if len(counts) > 1 or len(cells) == 2]
     else:
         fitting = []
     if not fitting and required:
@@ -298,15 +337,21 @@ def _text_columns(table: Table, columns: Columns, label: str | None) -> list[str
 
 
 def _labelled(
-    table: Table, columns: Columns, known: Collection[str] | None, *, required: bool, several: bool
+    table: Table, columns: Columns, known: Collection[str] | None, required: bool, several: bool, unread: bool
 ) -> Iterator[LabelledRow]:
     table.check(columns)
     label = _label_column(table, columns, known, required)
     texts = _text_columns(table, columns, label)
+    label = None if unread else label
     if columns.text_field is None or columns.label_field is None:
-        say(f"{table.path}: text in {name_list(texts)}, label in {name_list([label] if label else [])}")
+        told = "" if unread else f", label in {name_list([label] if label else [])}"
+        say(f"{table.path}: text in {name_list(texts)}{told}")
+    lists = several and label is not None and ending_of(table.path) in (".csv", ".tsv")
+    lists = lists and any(APART in cell for cell in table.values[label or ""])
+    if lists:
+        say(f'{table.path}: the labels of a row are parted by "{APART}"; an empty cell has none')
     for row in table.rows:
-        labels = () if label is None else _labels(row, label, required=required, several=several)
+        labels = () if label is None else _labels(row, label, required, several, lists)
         for name in labels:
             if known is not None and name not in known:
                 raise UserError(f'{row.source}: unknown label "{name}"; known are {name_list(known)}')
@@ -314,9 +359,11 @@ def _labelled(
         yield LabelledRow(text, second[0] if second else None, labels, row.source)
 
 
-def _labels(row: Row, column: str, *, required: bool, several: bool) -> tuple[str, ...]:
-    """The labels of a row as texts: numbers and truth values as JSON spells them."""
-    value = row.values.get(column)
+def _labels(row: Row, column: str, required: bool, several: bool, lists: bool) -> tuple[str, ...]:
+    """The labels of a row as texts: numbers and truth values as JSON spells them. lists: a cell may hold several."""
+    value: Any = row.values.get(column)
+    if lists:
+        value = value.split(APART) if value.strip() else []
     if isinstance(value, list) and not several:
         raise UserError(f'{row.source}: the field "{column}" is a list; a row has one label here')
     items = [

@@ -6,7 +6,7 @@ from typing import Any
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
-from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, name_list, read_rows
+from langwright.corpora.reading import MARK, PARTS, ROWS, SPLIT, file_and_part, name_list, read_rows, split_column
 
 
 def parts_to_learn(spec: str, validation: str | None = None, split: str | None = None) -> tuple[str, str | None]:
@@ -64,4 +64,4 @@ def _said(path: Path) -> list[tuple[str, Any]]:
         rows = list(read_rows(path, None))
     except UserError:
         rows = list(read_rows(path, None, quotes=False))
-    return [(row.source, row.values.get(SPLIT)) for row in rows]
+    return [(row.source, row.values.get(split_column(row.values) or "")) for row in rows]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
-from langwright.corpora.labelled import Columns
+from langwright.corpora.labelled import Columns, choose_column, usual_column
 from langwright.corpora.reading import ROWS, Row, ending_of, name_list, read_rows, read_value, text_in
 
 CONTEXTS = ("context", "passage", "paragraph", "text")
@@ -16,6 +16,10 @@ ANSWERS = ("answers", "answer")
 """Usual names of the column of answers; the first that is there is taken."""
 STARTS = ("start", "answer_start")
 """Names of the column that says where an answer begins, beside one with its text."""
+
+
+KINDS = {str: "text", int: "whole number", list: "list"}
+"""What a field may be, in words."""
 
 
 class QuestionRow(NamedTuple):
@@ -90,23 +94,24 @@ def _part(value: Any, name: str, kind: type, where: str) -> Any:
     """A field of an object; UserError where it is missing or of another kind."""
     part = value.get(name) if isinstance(value, dict) else None
     if not isinstance(part, kind):
-        raise UserError(f'{where}: no "{name}" that is {"a text" if kind is str else f"a {kind.__name__}"}')
+        raise UserError(f'{where}: no "{name}" that is a {KINDS[kind]}')
     return part
 
 
 def _rows(path: Path, columns: Columns, required: bool) -> Iterator[QuestionRow]:
-    question, context, label = columns.text_field or "question", columns.second_field, columns.label_field
-    told = False
+    names: list[str] = []
     for row in read_rows(path, None):
-        if not told:
-            context = context or next((name for name in CONTEXTS if name in row.values), CONTEXTS[0])
-            label = label or next((name for name in ANSWERS if name in row.values), ANSWERS[0])
+        if not names:
+            names = [
+                choose_column(row, columns.text_field, ("question",), "question", "--text-field"),
+                choose_column(row, columns.second_field, CONTEXTS, "text", "--second-field"),
+            ]
+            if required:
+                names.append(columns.label_field or usual_column(row.values, ANSWERS) or ANSWERS[0])
             if len(columns.given) < 3:
-                names = [question, context, *([label] if required else [])]
-                say(f"{path}: question, text and answers in {name_list(names)}")
-            told = True
-        asked, text = (_text(row, name) for name in (question, context or ""))
-        answers = _answers(_given(row, label or ""), text, row.source) if required else None
+                say(f"{path}: question, text{' and answers' * required} in {name_list(names)}")
+        asked, text = (_text(row, name) for name in names[:2])
+        answers = _answers(_given(row, names[2]), text, row.source) if required else None
         yield QuestionRow(asked, text, answers, text, row.source)
 
 

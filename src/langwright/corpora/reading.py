@@ -55,6 +55,11 @@ def file_and_part(path: Path) -> tuple[Path, str | None]:
     return (path.with_name(name), PARTS[part]) if name and part in PARTS else (path, None)
 
 
+def split_column(names: Iterable[str]) -> str | None:
+    """The column that says which part a row belongs to, in whatever spelling."""
+    return next((name for name in names if name.strip().lower() == SPLIT), None)
+
+
 def ending_of(path: Path) -> str:
     """The ending that decides the format: that of the unpacked file; a bare `.gz` holds plain text."""
     path = file_and_part(path)[0]
@@ -146,11 +151,12 @@ def rows_of_part(rows: Iterable[Row], path: Path, part: str) -> Iterator[Row]:
     """The rows of a part, without the column that says so; UserError where a row has none, or no row is in the part."""
     found = False
     for row in rows:
-        if SPLIT not in row.values:
+        column = split_column(row.values)
+        if column is None:
             raise UserError(f'{row.source}: no column "{SPLIT}", which {path}{MARK}{part} needs')
-        if PARTS.get(str(row.values[SPLIT]).lower()) == part:
+        if PARTS.get(str(row.values[column]).lower()) == part:
             found = True
-            yield Row({name: value for name, value in row.values.items() if name != SPLIT}, row.source)
+            yield Row({name: value for name, value in row.values.items() if name != column}, row.source)
     if not found:
         raise UserError(f'{path}: no row has "{part}" in its column "{SPLIT}"')
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langwright.base.console import say
-from langwright.base.errors import UserError, first_line, suggest
+from langwright.base.errors import UserError, first_line
 from langwright.corpora.files import find_files
-from langwright.corpora.labelled import LABELS, Columns, plain_name
+from langwright.corpora.labelled import LABELS, Columns, choose_column, plain_name, usual_column
 from langwright.corpora.reading import ROWS, Row, ending_of, name_list, read_rows
 
 ENDINGS = (".npz", *ROWS)
@@ -128,20 +128,15 @@ def _table(path: Path, columns: Columns, required: bool) -> tuple[tuple[str, ...
     first = next(rows, None)
     if first is None:
         raise UserError(f"{path}: there is no row in it")
-    spelt = {plain_name(name): name for name in first.values}
+    recording = usual_column(first.values, RECORDINGS)
 
-    def column(named: str | None, usual: Collection[str], flag: str) -> str | None:
-        if named is not None and named not in first.values:
-            near = suggest(named, first.values)
-            raise UserError(f'{first.source}: no column "{named}"; there is {name_list(first.values)}{near}')
-        found = named or next((spelt[name] for name in usual if name in spelt), None)
-        if found is None and flag and required:
-            raise UserError(f"{path}: which column is it? Name it with {flag}: {name_list(first.values)}")
-        return found
+    def column(given: str | None, usual: Collection[str], what: str, flag: str) -> str | None:
+        if required or given is not None:
+            return choose_column(first, given, usual, what, flag)
+        return usual_column(first.values, usual)
 
-    label = column(columns.label_field, ACTIVITIES, "--label-field")
-    recording = column(None, RECORDINGS, "")
-    subject = column(columns.group_field, SUBJECTS, "" if recording else "--group-field") or recording
+    label = column(columns.label_field, ACTIVITIES, "label", "--label-field")
+    subject = column(columns.group_field, (*SUBJECTS, *RECORDINGS), "subject", "--group-field")
     about = (label, subject, recording)
     channels = [name for name in first.values if name not in about and plain_name(name) not in PASSED]
     if not channels:

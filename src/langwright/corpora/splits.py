@@ -1,6 +1,7 @@
 """What is trained on and what is held out."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import NamedTuple, TypeVar
@@ -8,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.document import Corpus, Document
+from langwright.corpora.reading import name_list
 
 T = TypeVar("T")
 
@@ -112,7 +114,10 @@ def split_groups(
     if len(names) < 2:
         raise UserError(f"{spec}: there is one {what} only, {names[0]}; others are needed to measure, in --validation")
     out = {name.strip() for name in split.split(",")}
-    if not out <= set(names):
+    if unknown := sorted(out - set(names)):
+        if not re.fullmatch(r"[\d.]+%?", split):
+            known = f"there is {name_list(names)}; or write a share, such as 25%"
+            raise UserError(f"{spec}: --split {split}: no {what} is called {name_list(unknown)}; {known}")
         share, by_content = parse_split(split)
         count = min(max(round(len(names) * (share if by_content else 1 - share)), 1), len(names) - 1)
         out = set(sorted(names, key=_digest)[:count] if by_content else names[-count:])

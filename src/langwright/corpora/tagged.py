@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.files import find_files
-from langwright.corpora.labelled import Columns
+from langwright.corpora.labelled import Columns, choose_column
 from langwright.corpora.reading import Row, ending_of, name_list, read_lines, read_rows, text_in
 
 ENDINGS = (".conll", ".txt", ".jsonl", ".json", ".parquet")
@@ -139,9 +139,9 @@ def _lists(path: Path, columns: Columns, known: Collection[str] | None, required
     names: list[str] = []
     for row in read_rows(path, None):
         if not names:
-            names = [_usual(row, columns.text_field, WORDS, "words", "--text-field")]
+            names = [choose_column(row, columns.text_field, WORDS, "words", "--text-field")]
             if required:
-                names.append(_usual(row, columns.label_field, TAGS, "tags", "--label-field"))
+                names.append(choose_column(row, columns.label_field, TAGS, "tags", "--label-field"))
             if columns.text_field is None or (required and columns.label_field is None):
                 say(f"{path}: words in {name_list(names[:1])}, tags in {name_list(names[1:])}")
         words = _items(row, names[0])
@@ -155,15 +155,6 @@ def _lists(path: Path, columns: Columns, known: Collection[str] | None, required
             if len(tags) != len(words):
                 raise UserError(f'{row.source}: {len(words)} words in "{names[0]}", {len(tags)} tags in "{names[1]}"')
         yield TaggedRow(words, tags, row.source)
-
-
-def _usual(row: Row, given: str | None, names: Sequence[str], what: str, flag: str) -> str:
-    """The column that is named, or the first usual one that is there."""
-    if given is not None:
-        return given
-    if found := next((name for name in names if name in row.values), None):
-        return found
-    raise UserError(f"{row.source}: which column holds the {what}? Name it with {flag}: {name_list(row.values)}")
 
 
 def _items(row: Row, name: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from langwright.inference.beam import Hypotheses
 from langwright.inference.blocks import Table
+from langwright.inference.constraints import Matcher
 from langwright.inference.request import Completion, Handle, Logprob, Request, Writer
 from langwright.inference.sampling import Rules
 from langwright.text.tokenizer import Tokenizer
@@ -26,6 +27,7 @@ class Job:
         ends: the ids that end a text.
         until: when it ends as it is, by the engine's clock.
         beams: the hypotheses of a search.
+        form: what its texts are to have, before their first token.
 
     Attributes:
         groups: of its texts that are on their way.
@@ -40,6 +42,7 @@ class Job:
     ends: frozenset[int]
     until: float = math.inf
     beams: Hypotheses | None = None
+    form: Matcher | None = None
     groups: list["Group"] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     ended: list["Continuation"] = field(default_factory=list)
@@ -113,6 +116,11 @@ class Continuation:
     def writer(self) -> Writer:
         """Makes words of its tokens."""
         return Writer(self.owner.tokenizer, self.ids[: self.prompt], self.owner.ends, self.owner.request.stop)
+
+    @cached_property
+    def matcher(self) -> Matcher | None:
+        """How far it has come in the form that it is to have."""
+        return None if self.owner.form is None else self.owner.form.copy()
 
     @property
     def new(self) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.beam import Hypotheses
+from langwright.inference.constraints import Constraints, hold
 from langwright.inference.continuation import Continuation, Group, Job, Piece
 from langwright.inference.memory import Memory, Nothing
 from langwright.inference.paged import PagedCache
@@ -131,6 +133,8 @@ class Engine:
         job = Job(request, Handle(request), self.tokenizer, self._rules(request), self._ends(request), until)
         if search.beams > 1:
             job.beams = Hypotheses(search, job.ends)
+        if request.constraint is not None:
+            job.form = self._constraints.begin(request.constraint)
         text = Continuation(job, ids, len(ids), limit, source)
         if self._scheduler.never_fits(text, search.beams):
             blocks = self._memory.blocks
@@ -223,6 +227,13 @@ class Engine:
         if single:
             self._draw(single, torch.stack([logits[group.texts[0]] for group in single]))
 
+    @cached_property
+    def _constraints(self) -> Constraints:
+        """The forms of texts, which know the tokens."""
+        if self.tokenizer is None:
+            raise UserError("an engine without a tokenizer holds no text to a form")
+        return Constraints(self.tokenizer, begins=bool(self.model.encoders))
+
     def _ends(self, request: Request) -> frozenset[int]:
         ends = () if self.tokenizer is None else self.tokenizer.ends
         return frozenset((*ends, *check_ids(request.stop_ids, self._vocabulary, "stop_ids")))
@@ -276,18 +287,23 @@ class Engine:
         written, new, left = [t.ids for t in texts], [t.new for t in texts], [t.left - 1 for t in texts]
         samplings = [job.request.sampling for job in jobs]
         ruled = apply_rules(logits, [job.rules for job in jobs], written, new, left)
+        matchers = [t.matcher if t.owner.rules.next(t.new, t.left - 1) is None else None for t in texts]
+        ruled = hold(ruled, matchers)
         possible = (ruled > -torch.inf).any(-1).tolist()
         tokens = draw(adjust(ruled, samplings, written, new), samplings, [text.generator for text in texts])
         for row, (group, text, token) in enumerate(zip(groups, texts, tokens, strict=True)):
             if not possible[row]:
-                self._end(group, "error", "the rules for the next token leave none")
+                matcher = matchers[row]
+                failed = None if matcher is None else matcher.error
+                self._end(group, "error", failed or "the rules for the next token leave none")
                 continue
             if text.owner.measures:
                 text.logprobs += logprobs_of(logits[row : row + 1], [token], text.owner.request.logprobs or 0)
             text.ids.append(token)
             self._hear(text, text.writer.take(token))
-            if text.writer.reason is not None or not text.left:
-                self._end(group, "length")
+            complete = (matcher := matchers[row]) is not None and matcher.take(token)
+            if text.writer.reason is not None or complete or not text.left:
+                self._end(group, "end" if complete else "length")
 
     def _search(self, group: Group, logits: Float[Tensor, "beams vocabulary"]) -> None:
         """Go on with the best hypotheses of a beam search."""

@@ -1,5 +1,6 @@
 """Prompts continued side by side, and the likeliest next tokens of a text."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from langwright.base.console import warn
 from langwright.base.errors import UserError, check_flag
+from langwright.inference.constraints import Constraint
 from langwright.inference.engine import Engine
-from langwright.inference.prompts import check_length, given_ids, prompt_ids
+from langwright.inference.prompts import check_length, given_ids, length_limit, prompt_ids
 from langwright.inference.request import Completion, Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
@@ -18,6 +20,8 @@ from langwright.text.tokenizer import Tokenizer
 
 BATCH = 32
 """Texts that are written side by side."""
+WIDTH = 64
+"""Beginnings of continuations that are followed side by side."""
 
 
 def complete(
@@ -33,6 +37,7 @@ def complete(
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
     search: Search = Search(),
+    constraint: Constraint | None = None,
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
@@ -49,6 +54,7 @@ def complete(
         on_text: called with row and text as soon as text is final, which with several beams is at the end.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         search: beams, and rules for what may come.
+        constraint: the form that each text has.
 
     Raises:
         UserError: settings that exclude each other, or a prompt that does not fit.
@@ -58,7 +64,7 @@ def complete(
         return []
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
-    asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search)
+    asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search, constraint=constraint)
     engine = engine_for(model, tokenizer, asked, rows, batch=batch, cache=cache, streaming=streaming)
     requests = [replace(asked, prompt=ids, sampling=one) for ids, one in zip(rows, samplings, strict=True)]
     numbers = {engine.add(request): row for row, request in enumerate(requests)}
@@ -104,6 +110,40 @@ def next_tokens(
     ids = torch.tensor([check_length(model, prompt_ids(tokenizer, text))], device=model.device)
     at = torch.arange(ids.shape[1], device=model.device) == ids.shape[1] - 1
     return _likeliest(model, tokenizer, ids, at[None], top, temperature)
+
+
+@torch.inference_mode()
+def likeliest_continuations(
+    model: Model, tokenizer: Tokenizer, text: str, top: int, length: int, temperature: float = 1.0
+) -> tuple[list[tuple[list[int], float]], float]:
+    """The likeliest continuations of a text by `length` tokens, or fewer where the text ends with them.
+
+    The WIDTH likeliest beginnings of each length go on, so that the search is exact wherever it gave up none that is
+    likelier than what it found.
+
+    Returns:
+        Ids and probability of each, likeliest first; and the probability of the likeliest beginning that was given up.
+    """
+    prompt = prompt_ids(tokenizer, text)
+    length_limit(model.context, len(prompt), length)
+    found: list[tuple[list[int], float]] = []
+    live, sums, given_up = [list[int]()], torch.zeros(1), 0.0
+    for _ in range(length):
+        ids = torch.tensor([[*prompt, *one] for one in live], device=model.device)
+        logits = model.head(model.body(ids)[:, -1]).double().cpu()[:, : tokenizer.vocab_size]
+        scores = (sums[:, None] + (logits / temperature).log_softmax(-1)).flatten()
+        best = scores.topk(min(max(top, WIDTH) + 1, len(scores)))
+        rows = list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
+        if len(rows) > max(top, WIDTH):
+            given_up = max(given_up, math.exp(rows.pop()[0]))
+        grown = [([*live[i // logits.shape[1]], i % logits.shape[1]], score) for score, i in rows]
+        found += [(one, math.exp(score)) for one, score in grown if one[-1] in tokenizer.ends]
+        going = [(one, score) for one, score in grown if one[-1] not in tokenizer.ends]
+        live, sums = [one for one, _ in going], torch.tensor([score for _, score in going], dtype=torch.float64)
+        if not live:
+            break
+    found += [(one, math.exp(score)) for one, score in zip(live, sums.tolist(), strict=True)]
+    return sorted(found, key=lambda one: -one[1])[:top], given_up
 
 
 def likeliest_fillings(

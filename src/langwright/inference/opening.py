@@ -53,12 +53,14 @@ class Opening:
             told = read_object(record, "the record of the model", optional=True).get("dtype")
             dtype = told if told in DTYPES else dtype
         head, labels = self._head()
-        base = opened.model(device, choose_dtype(dtype, device), head, labels, bits=self.bits)
+        quiet = self.adapter is not None
+        base = opened.model(device, choose_dtype(dtype, device), head, labels, bits=self.bits, quiet=quiet)
         model = adapted(base, self.adapter, folder)
         if opened.family.reads != "text":
             return model, no_tokenizer()
-        tokenizer = load_tokenizer(tokenizer_folder(folder, self.adapter), base=folder)
-        check_vocabulary(model, tokenizer)
+        source = tokenizer_folder(folder, self.adapter)
+        tokenizer = load_tokenizer(source, base=folder)
+        check_vocabulary(model, tokenizer, source)
         return model, tokenizer
 
     def _head(self) -> tuple[str | None, list[str] | None]:
@@ -69,10 +71,10 @@ class Opening:
         return (told.get("head"), told.get("labels") or None) if isinstance(told, dict) else (None, None)
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
-    """A tokenizer whose ids the model does not have belongs to another model."""
+def check_vocabulary(model: Model, tokenizer: Tokenizer, source: Path) -> None:
+    """A tokenizer whose ids the model does not have belongs to another model. source: its folder."""
     if tokenizer.vocab_size > model.vocabulary:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocabulary}: "
+            f"{source}: the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocabulary}: "
             "they do not belong together"
         )

@@ -127,7 +127,7 @@ def attend_blocks(q: Queries, pool: Pool, pages: Pages, bias: Lowered, settings:
     """
     (rows, heads, time, width), (_, kv_heads, size, _) = q.shape, pool.keys.shape
     longest, asked = pages.longest, heads // kv_heads * time  # queries of a row for each head of the keys
-    queries = (q * settings.scale).view(rows, kv_heads, asked, width).to(pool.keys.dtype)
+    queries = (q * settings.scale).reshape(rows, kv_heads, asked, width).to(pool.keys.dtype)
     products = []
     for part in pages.parts:
         blocks, readers = part.readers.shape

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from langwright.base.errors import UserError, check_flag
+from langwright.inference.constraints import Constraint
 from langwright.inference.sampling import Sampling, Search
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -36,6 +37,7 @@ class Request:
         deadline: seconds after which the text ends as it is; None for no end.
         salt: requests share what is kept of a common beginning with those of the same salt alone, so that nobody learns
             from the time it takes what others asked.
+        constraint: the form that each text has from its first token to its end.
     """
 
     prompt: str | Sequence[int]
@@ -54,6 +56,7 @@ class Request:
     priority: int = 0
     deadline: float | None = None
     salt: str = ""
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         wanted = self.max_new_tokens
@@ -71,6 +74,9 @@ class Request:
             raise UserError("an empty stop string would stop at once; leave it out")
         if self.search.beams > 1:
             self._refuse_draws()
+        if self.constraint is not None and (self.forced or self.search.beams > 1):
+            other = "forced tokens" if self.forced else f"--beams {self.search.beams}"
+            raise UserError(f"--{self.constraint.flag}: has no place beside {other}; drop one")
 
     @property
     def texts(self) -> int:

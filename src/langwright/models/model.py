@@ -56,6 +56,7 @@ class Model(nn.Module):
     Attributes:
         family: name of the row in the table of families (`models/families/__init__.py`), which `Family.build` sets.
         context: the most positions of a text; None where there is no limit.
+        new: the tensors, by their names on disk, that its head needs and the files it was read from lack.
     """
 
     body: Stack
@@ -77,6 +78,7 @@ class Model(nn.Module):
         self.family, self.config = "", config
         self.context: Any = config.context
         self.task, self.labels = task, labels
+        self.new: tuple[str, ...] = ()
         self.frame: Any = frame
         self.encoders, self.heads = tuple(encoders), tuple(heads)
         for name, module in {**encoders, "body": body, **heads}.items():

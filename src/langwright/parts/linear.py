@@ -5,8 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from langwright.parts import native
+
 FEW = 16
-"""Up to this many rows the weight is the left factor of a product in bfloat16 on a CPU (measured)."""
+"""Up to this many rows a product in bfloat16 on a CPU is that of few rows (measured)."""
 
 
 def cast(parameter: Tensor, like: Tensor) -> Tensor:
@@ -24,10 +26,11 @@ def affine(
     weight: Float[Tensor, "outputs inputs"],
     bias: Float[Tensor, " outputs"] | None = None,
 ) -> Float[Tensor, "*batch outputs"]:
-    """x Wᵀ + b in the dtype of x. For a few rows, as when text is written token by token, it is (W xᵀ + b)ᵀ.
+    """x Wᵀ + b in the dtype of x. A few rows, as when text is written token by token, are the native kernel's.
 
-    oneDNN copies the right factor into an order of its own at every call. With few rows that copy of W takes as long as
-    the product; xᵀ is soon copied, and so is the result, which would be slow to work on with its rows as columns.
+    Without it, it is (W xᵀ + b)ᵀ. oneDNN copies the right factor into an order of its own at every call. With few rows
+    that copy of W takes as long as the product; xᵀ is soon copied, and so is the result, which would be slow to work on
+    with its rows as columns.
     """
     weight, bias = cast(weight, x), None if bias is None else cast(bias, x)
     if torch.is_grad_enabled() or x.dtype != torch.bfloat16 or x.device.type != "cpu":
@@ -35,6 +38,10 @@ def affine(
     rows = x.numel() // x.shape[-1]
     if not 0 < rows <= FEW:
         return F.linear(x, weight, bias)
+    kernels = native.library()
+    if kernels is not None and weight.is_contiguous() and weight.stride(-1) == 1:
+        flat = x.reshape(rows, -1).contiguous()
+        return native.product_bf16(kernels, flat, weight, bias).view(*x.shape[:-1], -1)
     left, right = weight.unsqueeze(0), x.reshape(1, rows, -1).mT
     product = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
     return product.mT.contiguous().view(*x.shape[:-1], -1)

@@ -1,31 +1,39 @@
 """Linear layers whose weights are quantised in memory, and never trained."""
 
+import functools
 from abc import abstractmethod
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor, nn
 
-from langwright.parts import quantisers
-from langwright.parts.linear import Linear
+from langwright.parts import native, quantisers, tiles
+from langwright.parts.linear import FEW, Linear
 from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested, Scales, Weight
+
+Layout = Literal["plain", "tiles", "pytorch"]
+"""How codes lie in memory: row by row as on disk, for the native kernels, or for PyTorch's kernel of 4-bit groups."""
 
 
 class Packed(nn.Module):
     """A quantised weight. Its tensors move from device to device, and keep their dtypes whatever a model is cast to.
 
+    On a CPU with a kernel for it, the codes are laid out as that kernel wants them when it first multiplies.
+
     shape: (rows, columns) of the weight. dtype: what it was before, and what `full_weight` gives by default.
     """
 
     few = 0
-    """Up to so many rows, a CPU's kernel that reads the codes beats turning the weight into bfloat16 first."""
+    """Up to so many rows, PyTorch's kernel that reads the codes beats turning the weight into bfloat16 first."""
+    codes: Tensor
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype, **tensors: Tensor | None):
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self.layout: Layout = "plain"
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
 
@@ -38,7 +46,12 @@ class Packed(nn.Module):
         """Some rows of it; ValueError where these do not own whole bytes and blocks."""
 
     def product(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
-        """x Wᵀ in the dtype of x, without gradients."""
+        """x Wᵀ in the dtype of x, without gradients, by a kernel that reads the codes where there is one."""
+        found = self._by_tiles(x)
+        return self.dense_product(x) if found is None else found
+
+    def dense_product(self, x: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch rows"]:
+        """The same with a weight that is made dense first, as in training, which needs it on the way back too."""
         return F.linear(x, self.full_weight(x.dtype))
 
     @property
@@ -47,10 +60,42 @@ class Packed(nn.Module):
         return sum(tensor.nbytes for tensor in self.buffers())
 
     def has_kernel(self, x: Tensor) -> bool:
-        """Whether a kernel for a few rows in bfloat16 serves this input."""
+        """Whether PyTorch's kernel for a few rows in bfloat16 serves this input."""
         return x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= self.few
 
+    def lay_out(self, layout: Layout) -> None:
+        """Bring the codes into an order; where they do not fit it they stay."""
+        if layout != self.layout:
+            if self.layout != "plain":
+                self._lay_back()
+                self.layout = "plain"
+            if layout != "plain" and self._lay(layout):
+                self.layout = layout
+
+    def _lay(self, layout: Layout) -> bool:
+        """Leave the plain layout; whether the codes fit."""
+        return False
+
+    def _lay_back(self) -> None:
+        """Take up the plain layout again."""
+
+    def _by_tiles(self, x: Tensor) -> Tensor | None:
+        """The product by the native kernels, where they serve and are the faster ones."""
+        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not len(x):
+            return None
+        kernels = native.library()
+        # Many rows of float32, which take three products, and kernels without vectors leave to PyTorch's product.
+        if kernels is None or (len(x) > FEW and (x.dtype == torch.float32 or not native.native().vectors)):
+            return None
+        self.lay_out("tiles")
+        return self._native(kernels, x) if self.layout == "tiles" else None
+
+    def _native(self, kernels: Any, x: Tensor) -> Tensor:
+        """The product by the native kernels, the codes in tiles."""
+        raise NotImplementedError
+
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
+        self.lay_out("plain")  # other layouts are this CPU's alone
         moved: Packed = super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
         return moved
 
@@ -59,10 +104,9 @@ class Int8Rows(Packed):
     """Rows of int8 with one scale each: w = code * absmax / 127."""
 
     few = 8
-    codes: Int8[Tensor, "rows columns"]
     absmax: Float[Tensor, " rows"]
 
-    def __init__(self, codes: Tensor, absmax: Tensor, dtype: torch.dtype):
+    def __init__(self, codes: Int8[Tensor, "rows columns"], absmax: Tensor, dtype: torch.dtype):
         super().__init__((codes.shape[0], codes.shape[1]), dtype, codes=codes, absmax=absmax)
 
     @classmethod
@@ -71,42 +115,57 @@ class Int8Rows(Packed):
         return cls(*quantisers.quantise_rows(weight), weight.dtype)
 
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        return quantisers.dequantise_rows(self.codes, self.absmax).to(dtype or self.dtype)
+        return quantisers.dequantise_rows(self._plain_codes(), self.absmax).to(dtype or self.dtype)
 
     def part(self, rows: slice | Tensor) -> "Int8Rows":
+        self.lay_out("plain")
         return Int8Rows(self.codes[rows], self.absmax[rows], self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        scale = (self.absmax / 127).to(x.dtype)
-        if self.has_kernel(x) and self.shape[1] % 16 == 0:  # the kernel reads whole vectors
-            return torch._weight_int8pack_mm(x.contiguous(), self.codes, scale)
-        return F.linear(x, self.codes.to(x.dtype)) * scale
+        found = self._by_tiles(x)
+        if found is None and self.has_kernel(x) and self.shape[1] % 16 == 0:  # the kernel reads whole vectors
+            self.lay_out("plain")
+            return torch._weight_int8pack_mm(x.contiguous(), self.codes, (self.absmax / 127).to(x.dtype))
+        return self.dense_product(x) if found is None else found
+
+    def dense_product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._plain_codes().to(x.dtype)) * (self.absmax / 127).to(x.dtype)
+
+    def _plain_codes(self) -> Int8[Tensor, "rows columns"]:
+        return self.codes if self.layout == "plain" else tiles.untile_int8(self.codes, self.shape[0])
+
+    def _native(self, kernels: Any, x: Tensor) -> Tensor:
+        return native.product_int8(kernels, x, self.codes, self.absmax)
+
+    def _lay(self, layout: Layout) -> bool:
+        fits = layout == "tiles" and self.shape[1] % 2 == 0 and bool((self.codes > -128).all())
+        if fits:
+            self.codes = tiles.tile_int8(self.codes)
+        return fits
+
+    def _lay_back(self) -> None:
+        self.codes = self._plain_codes()
 
 
 class Int4Groups(Packed):
-    """Groups of 4-bit integers with a scale and a zero each: w = (code - 8) * scale + zero.
-
-    On a CPU that has a kernel for it, the codes are laid out as that kernel wants them when they are first needed.
-    """
+    """Groups of 4-bit integers with a scale and a zero each: w = (code - 8) * scale + zero."""
 
     few = 64
-    codes: UInt8[Tensor, "rows half"]
-    steps: Float[Tensor, "groups rows 2"]
+    steps: Tensor
 
-    def __init__(self, codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype):
+    def __init__(self, codes: UInt8[Tensor, "rows half"], scale: Tensor, zero: Tensor, dtype: torch.dtype):
         steps = torch.stack((scale, zero), -1).transpose(0, 1).contiguous()
         super().__init__((codes.shape[0], 2 * codes.shape[1]), dtype, codes=codes, steps=steps)
-        self.laid_out = False
 
     @property
     def scale(self) -> Float[Tensor, "rows groups"]:
         """Of each group."""
-        return self.steps[..., 0].t()
+        return self._steps()[0]
 
     @property
     def zero(self) -> Float[Tensor, "rows groups"]:
         """Of each group."""
-        return self.steps[..., 1].t()
+        return self._steps()[1]
 
     @classmethod
     def quantise(cls, weight: Weight, group: int = BLOCK) -> "Int4Groups":
@@ -115,29 +174,66 @@ class Int4Groups(Packed):
         return cls(quantisers.pack(codes), scale, zero, weight.dtype)
 
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        codes = _from_kernel(self.codes) if self.laid_out else quantisers.unpack(self.codes)
-        return quantisers.dequantise_groups(codes, self.scale, self.zero).to(dtype or self.dtype)
+        return quantisers.dequantise_groups(self._plain_codes(), self.scale, self.zero).to(dtype or self.dtype)
 
     def part(self, rows: slice | Tensor) -> "Int4Groups":
-        self._lay_out(False)
+        self.lay_out("plain")
         return Int4Groups(self.codes[rows], self.scale[rows], self.zero[rows], self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
+        found = self._by_tiles(x)
+        if found is None and self.has_kernel(x):
+            self.lay_out("pytorch")
+            if self.layout == "pytorch":
+                steps, group = self.steps.to(x.dtype), self.shape[1] // len(self.steps)
+                return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, steps)
+        return self.dense_product(x) if found is None else found
+
+    def _native(self, kernels: Any, x: Tensor) -> Tensor:
+        return native.product_int4(kernels, x, self.codes, self.steps, _integers(), self.shape[0])
+
+    def _plain_codes(self) -> UInt8[Tensor, "rows columns"]:
+        """The codes, one a byte."""
+        if self.layout == "tiles":
+            return tiles.untile_int4(self.codes, self.shape[0])
+        return quantisers.unpack(self.codes) if self.layout == "plain" else _from_kernel(self.codes)
+
+    def _steps(self) -> Float[Tensor, "2 rows groups"]:
+        """Scales and zeros."""
+        if self.layout == "tiles":
+            return tiles.untile_steps(self.steps, self.shape[0])
+        return self.steps.permute(2, 1, 0)
+
+    def _lay(self, layout: Layout) -> bool:
         group, rows = self.shape[1] // len(self.steps), _kernel_rows()
-        if self.has_kernel(x) and group in (32, 64, 128, 256) and rows and self.shape[0] % rows == 0:
-            self._lay_out(True)
-            steps = self.steps.to(x.dtype)
-            return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, steps)
-        return super().product(x)
+        if layout == "tiles" and group % 4 == 0 and self.steps.dtype == torch.bfloat16:
+            self.codes = tiles.tile_int4(quantisers.unpack(self.codes))
+            self.steps = tiles.tile_steps(*self._steps())
+        elif layout == "pytorch" and group in (32, 64, 128, 256) and rows and self.shape[0] % rows == 0:
+            self.codes = _to_kernel(self.codes)
+        else:
+            return False
+        return True
 
-    def _lay_out(self, for_kernel: bool) -> None:
-        if for_kernel != self.laid_out:
-            self.codes = _to_kernel(self.codes) if for_kernel else quantisers.pack(_from_kernel(self.codes))
-            self.laid_out = for_kernel
+    def _lay_back(self) -> None:
+        codes, steps = quantisers.pack(self._plain_codes()), self._steps()
+        self.codes, self.steps = codes, steps.permute(2, 1, 0).contiguous()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
-        self._lay_out(False)  # the layout is this CPU's alone
-        return super()._apply(fn, recurse)
+
+@cache
+def _integers() -> Float[Tensor, "16"]:
+    """The levels of groups."""
+    return torch.arange(-8, 8, device="cpu").bfloat16()
+
+
+@cache
+def _thirds(kind: Levels) -> list[Float[Tensor, "16"]]:
+    """Levels as a sum of three in bfloat16, the first of which is the nearest to them."""
+    left, parts = quantisers.levels(kind), []
+    for _ in range(3):
+        parts.append(left.bfloat16())
+        left = left - parts[-1].float()
+    return parts
 
 
 def _to_kernel(codes: UInt8[Tensor, "rows half"]) -> UInt8[Tensor, "rows half"]:
@@ -170,10 +266,10 @@ class FourBitBlocks(Packed):
     `Nested` calls absmax and offset, and `first` is the place of the first scale in its block of 256.
     """
 
-    codes: UInt8[Tensor, " bytes"]
     absmax: Tensor
     outer: Float[Tensor, " blocks"] | None
     offset: Float[Tensor, ""] | None
+    steps: Tensor | None
 
     def __init__(
         self,
@@ -186,7 +282,7 @@ class FourBitBlocks(Packed):
         first: int = 0,
     ):
         absmax, outer, offset = scales if isinstance(scales, Nested) else (scales, None, None)
-        super().__init__(shape, dtype, codes=codes, absmax=absmax, outer=outer, offset=offset)
+        super().__init__(shape, dtype, codes=codes, absmax=absmax, outer=outer, offset=offset, steps=None)
         self.levels, self.block, self.first = kind, block, first
 
     @classmethod
@@ -205,10 +301,35 @@ class FourBitBlocks(Packed):
         return inner * outer + self.offset
 
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        flat = quantisers.dequantise_levels(self.codes, self.scales(), self.levels, self.block, dtype or self.dtype)
+        codes, scales = self._plain_codes(), self.scales()
+        flat = quantisers.dequantise_levels(codes, scales, self.levels, self.block, dtype or self.dtype)
         return flat[: self.shape[0] * self.shape[1]].view(self.shape)
 
+    def _native(self, kernels: Any, x: Tensor) -> Tensor:
+        assert self.steps is not None
+        tables = _thirds(self.levels)[: 3 if x.dtype == torch.float32 else 1]
+        products = (native.product_int4(kernels, x, self.codes, self.steps, t, self.shape[0]) for t in tables)
+        return functools.reduce(torch.add, products)
+
+    def _plain_codes(self) -> UInt8[Tensor, " bytes"]:
+        """Two codes a byte."""
+        if self.layout == "plain":
+            return self.codes
+        return quantisers.pack(tiles.untile_int4(self.codes, self.shape[0])).view(-1)
+
+    def _lay(self, layout: Layout) -> bool:
+        rows, columns = self.shape
+        fits = layout == "tiles" and columns % self.block == 0 and self.block % 4 == 0
+        if fits:
+            self.codes = tiles.tile_int4(quantisers.unpack(self.codes).view(rows, columns))
+            self.steps = tiles.tile_steps(self.scales().float().view(rows, -1))
+        return fits
+
+    def _lay_back(self) -> None:
+        self.codes, self.steps = self._plain_codes(), None
+
     def part(self, rows: slice | Tensor) -> "FourBitBlocks":
+        self.lay_out("plain")
         columns = self.shape[1]
         if isinstance(rows, Tensor):
             if columns % self.block:
@@ -238,7 +359,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, packed: Packed) -> Tensor:
         ctx.packed = packed
-        return packed.product(x)
+        packed.lay_out("plain")
+        return packed.dense_product(x)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:

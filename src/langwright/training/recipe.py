@@ -216,7 +216,7 @@ _GO_WITH = {
     "masked": ("whole_words", "next_sentence"),
     "denoise": ("permute", "delete", "rotate"),
     "causal": ("crossing",),
-    "causal prefix masked span denoise": ("mix",),
+    "causal prefix masked span denoise": ("mix", "field"),
 }
 """Fields that mean something for some objectives only."""
 

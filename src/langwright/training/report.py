@@ -12,7 +12,7 @@ from langwright.models.folder import RECORD
 from langwright.viewing.charts import Bar, bars
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
-from langwright.viewing.report import confusion, errors, facts, label_scores
+from langwright.viewing.report import confusion, examples, facts, label_scores
 from langwright.viewing.text import event_words, percent
 
 Row = Mapping[str, Any]
@@ -49,8 +49,9 @@ def _mistakes(record: Row) -> Section:
     if "by_subject" in details:
         each = [Bar(name, row["accuracy"], f"{row['rows']:,} windows") for name, row in details["by_subject"].items()]
         parts.append(bars(each, ("Subject", "Accuracy", ""), percent))
-    if details.get("errors"):
-        parts.append(errors(details["errors"]))
+    for name, title in (("errors", "Examples of errors"), ("examples", "Examples")):
+        if details.get(name):
+            parts.append(examples(details[name], title))
     about = f"On {record['held_out']['rows']:,} held-out rows, of the weights that are kept." if parts else ""
     return Section("errors", "Right and wrong", Html("").join(parts), about)
 

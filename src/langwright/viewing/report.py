@@ -58,8 +58,8 @@ def label_scores(scores: Mapping[str, Mapping[str, float]]) -> Html:
     return table(headings, rows, headings[1:], "Each label")
 
 
-def errors(rows: Sequence[Mapping[str, str | float]]) -> Html:
-    """Examples of what a model got wrong; all rows have the same columns."""
+def examples(rows: Sequence[Mapping[str, str | float]], title: str) -> Html:
+    """Examples of what a model said; all rows have the same columns."""
     cells = [[value if isinstance(value, str) else f"{value:.3f}" for value in row.values()] for row in rows]
     numbers = [name.capitalize() for name, value in rows[0].items() if not isinstance(value, str)]
-    return table([name.capitalize() for name in rows[0]], cells, numbers, "Examples of errors")
+    return table([name.capitalize() for name in rows[0]], cells, numbers, title)

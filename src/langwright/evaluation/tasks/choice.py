@@ -14,7 +14,7 @@ from langwright.base.errors import UserError
 from langwright.corpora.choices import ChoiceRow, read_choices
 from langwright.corpora.labelled import Columns
 from langwright.data.examples import ExampleRows, Ids
-from langwright.evaluation.tasks.task import Row, Task
+from langwright.evaluation.tasks.task import Row, Task, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.choices import ChoiceBatch, Choosing
@@ -95,9 +95,9 @@ class Choice(Task):
             lambda i, epoch: (made[i], gold[i]), sizes, context, {"choices": content.hexdigest()}, collate=_batch
         )
 
-    def objective(self, smoothing: float = 0.0) -> Choosing:
+    def objective(self, recipe: FinetuneRecipe) -> Choosing:
         """Cross-entropy over the choices of a row."""
-        return Choosing(smoothing)
+        return Choosing(recipe.smoothing)
 
     @torch.inference_mode()
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[ChoiceRow]) -> list[Row]:
@@ -112,6 +112,20 @@ class Choice(Task):
         """The share that is right."""
         right = [item.gold == answer["label"] for item, answer in zip(items, answers, strict=True)]
         return {"accuracy": float(np.mean(right))}
+
+    def details(self, items: Sequence[ChoiceRow], answers: Sequence[Row]) -> Row:
+        """The wrong choices that the model was surest of."""
+        rows = [
+            {
+                "question": item.question[:300],
+                "label": item.choices[item.gold or 0][:300],
+                "said": item.choices[said][:300],
+                "probability": answer["probabilities"][said] if said != item.gold else 0.0,
+            }
+            for item, answer in zip(items, answers, strict=True)
+            for said in [answer["label"]]
+        ]
+        return {"errors": worst(rows, "probability")}
 
     def _reads(self, tokenizer: Tokenizer, question: str, choice: str, context: int) -> _Read:
         """A pair in the frame of an encoder; the longer text loses its end."""

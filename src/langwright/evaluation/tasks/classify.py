@@ -17,7 +17,7 @@ from langwright.corpora.augmentation import changes_named, varied
 from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_batch, label_rows
-from langwright.evaluation.tasks.task import ERRORS, Row, Task, logits_of
+from langwright.evaluation.tasks.task import Row, Task, logits_of, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.labels import Labelling
@@ -44,6 +44,11 @@ class Classify(Task):
     def best(self) -> str:
         """Of several labels macro F1, which no label without rows can lift."""
         return {"one": "accuracy", "several": "macro_f1", "number": "spearman"}[self.form]
+
+    @property
+    def loss_settings(self) -> tuple[str, ...]:
+        """What is spread over labels is that of one label."""
+        return ("smoothing",) if self.form == "one" else ()
 
     @classmethod
     def read(cls, spec: str | Path, columns: Columns) -> list[LabelledRow]:
@@ -83,7 +88,7 @@ class Classify(Task):
     def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[LabelledRow]:
         """The rows of another file, with labels that the model knows."""
         known = None if self.form == "number" else self.labels
-        rows = read_labelled(spec, columns, known=known, required=answered, several=self.form == "several")
+        rows = read_labelled(spec, columns, known=known, several=self.form == "several", unread=not answered)
         if answered and self.form == "one" and (missing := set(self.labels) - {row.label for row in rows}):
             warn(f"{spec}: no row is labelled {', '.join(sorted(missing))}")
         return rows
@@ -119,9 +124,9 @@ class Classify(Task):
         identity = {**rows.record(), "augment": list(self.augment)}
         return ExampleRows(make, rows.lengths(np.arange(len(rows))), context, identity, collate=label_batch)
 
-    def objective(self, smoothing: float = 0.0) -> Labelling:
+    def objective(self, recipe: FinetuneRecipe) -> Labelling:
         """Cross-entropy, binary cross-entropy averaged over the labels, or squared error."""
-        return Labelling(self.form, smoothing)
+        return Labelling(self.form, recipe.smoothing)
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[LabelledRow]) -> list[Row]:
         """`label` and `probabilities`; `labels` where there may be several; or `value`."""
@@ -162,7 +167,7 @@ class Classify(Task):
             "macro_f1": float(
                 metrics.f1_score(truth, found, average="macro", labels=list(self.labels), zero_division=0)
             ),
-            "matthews": float(metrics.matthews_corrcoef(truth, found)),
+            "matthews": float(metrics.matthews_corrcoef(truth, found)) if len({*truth, *found}) > 1 else 0.0,
         }
         if len(self.labels) == 2 and len(set(truth)) == 2:
             chances = [answer["probabilities"][self.labels[1]] for answer in answers]
@@ -170,24 +175,25 @@ class Classify(Task):
         return scores
 
     def details(self, items: Sequence[LabelledRow], answers: Sequence[Row]) -> Row:
-        """The confusion matrix, rows being the truth, and the errors that the model was surest of."""
+        """The confusion matrix, rows being the truth, and the largest errors, or those that the model was surest of."""
+        by = "probability" if self.form == "one" else "error"
+        details: Row = {"errors": worst(map(self._fault, items, answers), by)}
         if self.form != "one":
-            return {}
+            return details
         pairs = Counter((item.label, answer["label"]) for item, answer in zip(items, answers, strict=True))
-        wrong = [
-            {
-                "text": item.whole[:300],
-                "label": item.label,
-                "said": said,
-                "probability": answer["probabilities"][str(said)],
-            }
-            for item, answer in zip(items, answers, strict=True)
-            if (said := answer["label"]) != item.label
-        ]
-        return {
-            "confusion": [[pairs[truth, said] for said in self.labels] for truth in self.labels],
-            "errors": sorted(wrong, key=lambda row: -row["probability"])[:ERRORS],
-        }
+        return details | {"confusion": [[pairs[truth, said] for said in self.labels] for truth in self.labels]}
+
+    def _fault(self, item: LabelledRow, answer: Row) -> Row:
+        """A row, what was said of it, and how wrong that is: 0 where it is right."""
+        if self.form == "number":
+            said, fault = f"{answer['value']:.4g}", {"error": abs(number(item) - answer["value"])}
+        elif self.form == "several":
+            said, off = ", ".join(answer["labels"]), set(item.labels) ^ set(answer["labels"])
+            fault = {"error": len(off) / len(self.labels)}
+        else:
+            said = answer["label"]
+            fault = {"probability": answer["probabilities"][said] if said != item.label else 0.0}
+        return {"text": item.whole[:300], "label": ", ".join(item.labels), "said": said, **fault}
 
     def _example(self, item: LabelledRow, tokenizer: Tokenizer, context: int) -> LabelExample:
         """A row in its frame, of which the end may be cut off."""

@@ -23,6 +23,7 @@ from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Part, Tokenizer
+from langwright.training.recipe import FinetuneRecipe
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -44,6 +45,8 @@ class Questions(Reading):
     longest: int = 200
     head: ClassVar[str] = "span"
     grouped: ClassVar[bool] = True
+
+    loss_settings: ClassVar[tuple[str, ...]] = ()
 
     @property
     def best(self) -> str:
@@ -89,10 +92,8 @@ class Questions(Reading):
             context,
         )
 
-    def objective(self, smoothing: float = 0.0) -> Labelling:
+    def objective(self, recipe: FinetuneRecipe) -> Labelling:
         """Cross-entropy of the first and of the last token, averaged."""
-        if smoothing:
-            raise UserError("--smoothing: is for labels; --task qa has none")
         return Labelling("span")
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[QuestionRow]) -> list[Row]:

@@ -163,9 +163,9 @@ class SeriesLabels(Task):
         where = [{"recording": item.source, "start": item.start} for item in items]
         return [{**answer, **at} for answer, at in zip(said, where, strict=True)]
 
-    def objective(self, smoothing: float = 0.0) -> Labelling:
+    def objective(self, recipe: FinetuneRecipe) -> Labelling:
         """Cross-entropy."""
-        return self._labelling.objective(smoothing)
+        return self._labelling.objective(recipe)
 
     def score(self, items: Sequence[Window], answers: Sequence[Row]) -> dict[str, float]:
         """Accuracy, macro F1, Matthews correlation."""

@@ -14,7 +14,7 @@ from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns, LabelledRow, read_labelled
 from langwright.data.examples import ExampleRows, Ids, padded
 from langwright.evaluation.tasks.classify import correlations, number
-from langwright.evaluation.tasks.task import Row, Task
+from langwright.evaluation.tasks.task import Row, Task, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.similarity import Contrast, CosineError, SimilarityBatch
@@ -44,10 +44,18 @@ class Similarity(Task):
         """The rank correlation; of pairs without scores the loss, the lower the better."""
         return "spearman" if self.form == "scores" else "negative_loss"
 
+    @property
+    def loss_settings(self) -> tuple[str, ...]:
+        """Of a contrast its temperature."""
+        return ("temperature",) if self.form == "pairs" else ()
+
     @classmethod
     def read(cls, spec: str | Path, columns: Columns) -> list[LabelledRow]:
         """Rows of two texts, all with a score or none."""
-        rows = read_labelled(spec, columns, required=False)
+        return cls._checked(read_labelled(spec, columns, required=False))
+
+    @staticmethod
+    def _checked(rows: list[LabelledRow]) -> list[LabelledRow]:
         for row in rows:
             if row.second is None:
                 raise UserError(f"{row.source}: a pair of texts is needed; --text-field and --second-field name them")
@@ -73,8 +81,6 @@ class Similarity(Task):
     ) -> "Similarity":
         """The task with the temperature of a recipe; UserError where the recipe cuts batches whose rows are coupled."""
         if self.form == "scores":
-            if recipe.temperature is not None:
-                raise UserError(f"--temperature {recipe.temperature}: is for pairs without scores")
             return self
         if recipe.micro_batch is not None:
             raise UserError(
@@ -91,7 +97,7 @@ class Similarity(Task):
 
     def reread(self, spec: str | Path, columns: Columns, answered: bool) -> list[LabelledRow]:
         """The rows of another file."""
-        rows = self.read(spec, columns)
+        rows = self._checked(read_labelled(spec, columns, required=False, unread=not answered))
         if answered and self.form == "scores" and not rows[0].labels:
             raise UserError(f"{rows[0].source}: there is no score; --label-field names its column")
         return rows
@@ -109,11 +115,11 @@ class Similarity(Task):
                 np.array(tokenizer.frame(text, limit=context)[0], np.int64) for text in (item.text, item.second or "")
             ]
             cut += any(side.size == context for side in sides)
-            score = (number(item) - self.low) / (self.high - self.low) if item.labels else 0.0
+            score = np.float32(self._cosine(item))
             for side in sides:
                 content.update(side.size.to_bytes(8, "little") + side.tobytes())
-            content.update(np.float32(score).tobytes())
-            made.append((sides[0], sides[1], np.float32(score)))
+            content.update(score.tobytes())
+            made.append((sides[0], sides[1], score))
         if cut:
             warn(
                 f"{cut:,} of {len(items):,} pairs fill the {context} tokens of the context; what is beyond is not read"
@@ -121,7 +127,7 @@ class Similarity(Task):
         sizes = np.array([max(first.size, second.size) for first, second, _ in made], np.int64)
         return ExampleRows(lambda i, epoch: made[i], sizes, context, {"labels": content.hexdigest()}, collate=_batch)
 
-    def objective(self, smoothing: float = 0.0) -> CosineError | Contrast:
+    def objective(self, recipe: FinetuneRecipe) -> CosineError | Contrast:
         """Squared error of the cosine, or a contrast with the other pairs of the batch."""
         return CosineError() if self.form == "scores" else Contrast(self.temperature)
 
@@ -140,6 +146,26 @@ class Similarity(Task):
             return {"mean_cosine": float(np.mean(said))}
         found = correlations([number(item) for item in items], said)
         return {name: found[name] for name in ("spearman", "pearson")}
+
+    def details(self, items: Sequence[LabelledRow], answers: Sequence[Row]) -> Row:
+        """The pairs whose cosine is farthest from what their score means."""
+        if not items[0].labels:
+            return {}
+        rows = [
+            {
+                "first": item.text[:300],
+                "second": (item.second or "")[:300],
+                "score": number(item),
+                "said": self.low + answer["score"] * (self.high - self.low),
+                "error": abs(self._cosine(item) - answer["score"]),
+            }
+            for item, answer in zip(items, answers, strict=True)
+        ]
+        return {"errors": worst(rows, "error")}
+
+    def _cosine(self, item: LabelledRow) -> float:
+        """What the score of a pair means; 0 where it has none."""
+        return (number(item) - self.low) / (self.high - self.low) if item.labels else 0.0
 
 
 def _batch(rows: Sequence[Sequence[Any]], samples: Ids, width: Callable[[int], int]) -> SimilarityBatch:

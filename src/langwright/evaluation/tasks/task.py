@@ -1,7 +1,7 @@
 """What a task is: rows of a file, examples of them, an objective, predictions, and what measures them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -58,6 +58,11 @@ class Task:
     @abstractmethod
     def best(self) -> str:
         """The metric that chooses which weights are kept; the higher the better."""
+
+    @property
+    def loss_settings(self) -> tuple[str, ...]:
+        """The settings of a recipe that mean something for its loss, of those that do not for every one."""
+        return ("smoothing",)
 
     @classmethod
     def read(cls, spec: str | Path, columns: Columns) -> list[Any]:
@@ -137,7 +142,7 @@ class Task:
         return self.rows(items, tokenizer, context)
 
     @abstractmethod
-    def objective(self, smoothing: float = 0.0) -> Objective:
+    def objective(self, recipe: FinetuneRecipe) -> Objective:
         """What is lowered."""
 
     def check(self, model: Model, tokenizer: Tokenizer, items: Sequence[Any]) -> None:
@@ -193,6 +198,11 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+def worst(rows: Iterable[Row], by: str) -> list[Row]:
+    """Examples of errors for a report: the rows with the highest numbers of this name, without those of 0."""
+    return sorted((row for row in rows if row[by] > 0), key=lambda row: -row[by])[:ERRORS]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
+from langwright.training.recipe import FinetuneRecipe
 
 OUTSIDE = "O"
 """The tag of a word that belongs to no entity."""
@@ -79,9 +80,9 @@ class Tokens(Reading):
             warn(f"{len(items):,} sentences are read in {len(examples):,} pieces of at most {context} tokens")
         return label_rows(examples, context, by_token=True)
 
-    def objective(self, smoothing: float = 0.0) -> Labelling:
+    def objective(self, recipe: FinetuneRecipe) -> Labelling:
         """Cross-entropy of the tag of each word."""
-        return Labelling("one", smoothing)
+        return Labelling("one", recipe.smoothing)
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[TaggedRow]) -> list[Row]:
         """`tags`, one a word."""

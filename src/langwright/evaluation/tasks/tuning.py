@@ -28,6 +28,8 @@ from langwright.training.recipe import FinetuneRecipe
 from langwright.training.trainer import Evaluate, Evaluation
 
 PREDICTIONS = "predictions.jsonl"
+LOSS_SETTINGS = ("smoothing", "z_loss", "balance", "temperature")
+"""Settings that only some losses have; see `Task.loss_settings`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class TaskData:
             able = ", ".join(name for name, row in FAMILIES.items() if task.head in tasks(row))
             told = f'--task {self.recipe.task} needs the head "{task.head}", which {opened.family.name} lacks'
             raise UserError(f"{opened.path}: {told}; choose one of {able}")
+        for name in LOSS_SETTINGS:
+            if (value := getattr(self.recipe, name)) and name not in task.loss_settings:
+                told = f"means nothing for the loss of --task {self.recipe.task} on these rows; leave it out"
+                raise UserError(f"--{name.replace('_', '-')} {value}: {told}")
         return replace(self, task=task)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:
@@ -99,7 +105,7 @@ class TaskData:
 
     def objective(self) -> Objective:
         """What is lowered."""
-        return self.task.objective(self.recipe.smoothing)
+        return self.task.objective(self.recipe)
 
     def evaluate(self, supply: Supply) -> Evaluate:
         """Measures loss and metrics on all held-out rows.

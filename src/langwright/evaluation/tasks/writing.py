@@ -55,6 +55,7 @@ class Writing(Task):
     wanted: int | None = field(default=None, compare=False)
     head: ClassVar[str] = "language"
     writes: ClassVar[bool] = True
+    loss_settings: ClassVar[tuple[str, ...]] = ("smoothing", "z_loss", "balance")
     prompt: ClassVar[str]
 
     @classmethod
@@ -118,9 +119,9 @@ class Writing(Task):
         _tell(sum(len(target) > room for target in targets), len(items), "targets", context)
         return pair_rows(made, context)
 
-    def objective(self, smoothing: float = 0.0) -> TokenPrediction:
+    def objective(self, recipe: FinetuneRecipe) -> TokenPrediction:
         """Cross-entropy of the tokens of targets."""
-        return TokenPrediction(smoothing=smoothing)
+        return TokenPrediction(recipe.z_loss, recipe.compile, recipe.smoothing)
 
     def check(self, model: Model, tokenizer: Tokenizer, items: Sequence[Pair]) -> None:
         """Say how many sources do not fit."""

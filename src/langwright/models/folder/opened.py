@@ -106,6 +106,7 @@ class OpenedFolder:
         seed: int = 0,
         bits: int | str | None = None,
         on_packed: quantise.OnPacked | None = None,
+        quiet: bool = False,
     ) -> Model:
         """The model in eval mode.
 
@@ -120,6 +121,7 @@ class OpenedFolder:
             bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
                 for a folder that holds them so.
             on_packed: as for `quantise.Filler`.
+            quiet: list neither what is dropped nor what is new: an adapter brings the head.
 
         Raises:
             UserError: naming the file and the field or tensor that is wrong.
@@ -142,7 +144,7 @@ class OpenedFolder:
                     self.family.initialise(model)
                 elif model.head is not None:
                     normal(model.head, self.config.initializer_range)
-        read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler)
+        read_weights(model, self.family, self.path, device, dtype, fresh, labels is not None, filler, quiet)
         return model.eval()
 
     def require(self, generates: bool = False, one_stack: bool = False, texts: bool = True) -> "OpenedFolder":

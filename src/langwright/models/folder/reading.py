@@ -28,10 +28,12 @@ def read_weights(
     fresh: bool,
     relabelled: bool,
     filler: quantise.Filler | None,
+    quiet: bool = False,
 ) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
 
-    fresh: the head is not the file's, so that what the file lacks of it may stay new. relabelled: its last layer must.
+    fresh: the head is not the file's, so that what the file lacks of it may stay new, which `model.new` names.
+    relabelled: its last layer must. quiet: nothing is said of that.
     """
     parameters = dict(model.named_parameters())
     task = model.task
@@ -74,10 +76,11 @@ def read_weights(
         for name in left.values():
             if name not in dropped:
                 raise weights.refusal(name, f"is not known for {family.name}")
-    if dropped:
+    model.new = tuple(new)
+    if dropped and not quiet:
         shown = sorted(dropped)[:SHOWN] + [f"and {len(dropped) - SHOWN:,} more"] * (len(dropped) > SHOWN)
         say(f'{folder}: dropped, for the head "{task}" has no use for them: {", ".join(shown)}')
-    if new:
+    if new and not quiet:
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
 
 

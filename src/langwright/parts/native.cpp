@@ -1,0 +1,338 @@
+// Products of rows with bfloat16, int8 and 4-bit weights. Built by native.py for the machine that it runs on.
+//
+// With few rows they go at the speed of memory. Every number is a sum in an order of its own, which depends neither on
+// the other rows of a call nor on the number of threads.
+//
+// Packed weights lie in tiles of 64 outputs, so that a vector holds two inputs of 16 outputs and no sum crosses lanes:
+// int8 as sign and magnitude [tile][inputs / 2][64][2], 4 bits [tile][inputs / 4][64][2], the low half of a byte for
+// inputs k and k + 1, the high half for k + 2 and k + 3. Groups of integers have bfloat16 scales and zeros
+// [tile][groups][2][64], those of other levels float32 scales [tile][groups][64].
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && defined(__AVX512VL__) && !defined(LOOPS)
+#include <immintrin.h>
+#define VECTORS 1
+#else
+#define VECTORS 0  // loops that the compiler makes vectors of
+#endif
+
+using bf16 = uint16_t;
+constexpr long TILE = 64;
+constexpr long SMALL = 1 << 15;  // a product of so many numbers is one thread's
+
+static inline float widen(bf16 value) {
+    uint32_t bits = uint32_t(value) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+static inline bf16 narrow(float value) {  // to the nearest, to even in the middle
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return bf16(bits >> 16 | 0x40);
+    return bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+#if VECTORS
+static inline __m512 wide(const float* from) { return _mm512_loadu_ps(from); }
+static inline __m512 wide(const bf16* from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16));
+}
+#else
+static inline float wide(float value) { return value; }
+static inline float wide(bf16 value) { return widen(value); }
+#endif
+
+// ---- packed weights
+
+enum Scaling { BY_ROW, SCALE_AND_ZERO, SCALE };
+
+struct Int8 {
+    static constexpr Scaling scaling = BY_ROW;
+    static constexpr long span = 2;  // inputs of a step, whose codes take 128 bytes
+#if VECTORS
+    struct Bytes {  // of 0 to 127 in bfloat16
+        alignas(64) uint8_t high[128], low[128];
+        Bytes() {
+            for (int i = 0; i < 128; i++) high[i] = narrow(float(i)) >> 8, low[i] = narrow(float(i)) & 255;
+        }
+    };
+    __m512i high0, high1, low0, low1, sign;
+    explicit Int8(const bf16*) {
+        static const Bytes bytes;
+        high0 = _mm512_load_si512(bytes.high), high1 = _mm512_load_si512(bytes.high + 64);
+        low0 = _mm512_load_si512(bytes.low), low1 = _mm512_load_si512(bytes.low + 64), sign = _mm512_set1_epi8(-128);
+    }
+    template <int M> void step(const uint8_t* codes, const bf16* x, long inputs, __m512 (&sum)[M][4]) const {
+        for (int half = 0; half < 2; half++) {
+            __m512i code = _mm512_loadu_si512(codes + 64 * half);
+            __m512i high = _mm512_permutex2var_epi8(high0, code, high1);  // looks at 7 bits
+            __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
+            high = _mm512_ternarylogic_epi64(high, code, sign, 0xf8);  // high | (code & sign)
+            __m512bh first = (__m512bh)_mm512_unpacklo_epi8(low, high), second = (__m512bh)_mm512_unpackhi_epi8(low, high);
+            for (int m = 0; m < M; m++) {
+                __m512bh pair = (__m512bh)_mm512_set1_epi32(*(const int32_t*)(x + m * inputs));
+                sum[m][2 * half] = _mm512_dpbf16_ps(sum[m][2 * half], first, pair);
+                sum[m][2 * half + 1] = _mm512_dpbf16_ps(sum[m][2 * half + 1], second, pair);
+            }
+        }
+    }
+#else
+    explicit Int8(const bf16*) {}
+    void read(const uint8_t* codes, float (&weights)[span][TILE]) const {
+        for (long n = 0; n < TILE; n++) {
+            long at = n & ~31, half = n >> 4 & 1, lane = n >> 2 & 3, place = 2 * at + 16 * lane + 8 * half + 2 * (n & 3);
+            for (long k = 0; k < span; k++) {
+                float size = float(codes[place + k] & 127);
+                weights[k][n] = codes[place + k] & 128 ? -size : size;
+            }
+        }
+    }
+#endif
+};
+
+template <Scaling S> struct FourBit {  // codes of 16 levels
+    static constexpr Scaling scaling = S;
+    static constexpr long span = 4;
+#if VECTORS
+    __m512i levels;
+    explicit FourBit(const bf16* table) : levels(_mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)table))) {}
+    template <int M> void step(const uint8_t* codes, const bf16* x, long inputs, __m512 (&sum)[M][4]) const {
+        for (int part = 0; part < 4; part++) {
+            __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(codes + 32 * part)));
+            __m512bh first = (__m512bh)_mm512_permutexvar_epi16(code, levels);  // looks at 5 bits: all levels come twice
+            __m512bh second = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(code, 4), levels);
+            for (int m = 0; m < M; m++) {
+                const int32_t* pairs = (const int32_t*)(x + m * inputs);
+                sum[m][part] = _mm512_dpbf16_ps(sum[m][part], first, (__m512bh)_mm512_set1_epi32(pairs[0]));
+                sum[m][part] = _mm512_dpbf16_ps(sum[m][part], second, (__m512bh)_mm512_set1_epi32(pairs[1]));
+            }
+        }
+    }
+#else
+    const bf16* levels;
+    explicit FourBit(const bf16* table) : levels(table) {}
+    void read(const uint8_t* codes, float (&weights)[span][TILE]) const {
+        for (long n = 0; n < TILE; n++)
+            for (long k = 0; k < span; k++) weights[k][n] = widen(levels[codes[2 * n + (k & 1)] >> 4 * (k >> 1) & 15]);
+    }
+#endif
+};
+
+struct Packed {
+    const uint8_t *codes, *steps;
+    const bf16* table;
+    long inputs, outputs, groups;
+};
+
+// M rows with one tile. sums: of the inputs of each group.
+template <class Kind, int M>
+static void multiply(const Packed& w, long tile, const bf16* x, const float* sums, float (*out)[TILE]) {
+    const Kind kind(w.table);
+    const long group = w.inputs / w.groups;
+    const uint8_t* codes = w.codes + tile * (w.inputs / Kind::span) * 128;
+    const uint8_t* steps = w.steps + tile * w.groups * 4 * TILE;
+    auto finish = [&](long g, auto& sum, auto& total, auto add) {
+        if constexpr (Kind::scaling == SCALE_AND_ZERO) add(sum, total, (const bf16*)steps, (const bf16*)steps + TILE, g);
+        if constexpr (Kind::scaling == SCALE) add(sum, total, (const float*)steps, (const float*)nullptr, g);
+        if constexpr (Kind::scaling == BY_ROW) std::memcpy(&total, &sum, sizeof sum);
+    };
+#if VECTORS
+    __m512 total[M][4];
+    for (auto& row : total) for (auto& part : row) part = _mm512_setzero_ps();
+    for (long g = 0; g < w.groups; g++, steps += 4 * TILE) {
+        __m512 sum[M][4];
+        for (auto& row : sum) for (auto& part : row) part = _mm512_setzero_ps();
+        for (long k = g * group; k < (g + 1) * group; k += Kind::span, codes += 128) {
+            _mm_prefetch((const char*)codes + 2048, _MM_HINT_T0), _mm_prefetch((const char*)codes + 2112, _MM_HINT_T0);
+            kind.template step<M>(codes, x + k, w.inputs, sum);
+        }
+        finish(g, sum, total, [&](auto& sum, auto& total, auto scales, auto zeros, long g) {
+            for (int part = 0; part < 4; part++) {
+                const __m512 scale = wide(scales + 16 * part);
+                for (int m = 0; m < M; m++) total[m][part] = _mm512_fmadd_ps(sum[m][part], scale, total[m][part]);
+                if (!zeros) continue;
+                const __m512 zero = wide(zeros + 16 * part);
+                for (int m = 0; m < M; m++) {
+                    const __m512 given = _mm512_set1_ps(sums[m * w.groups + g]);
+                    total[m][part] = _mm512_fmadd_ps(zero, given, total[m][part]);
+                }
+            }
+        });
+    }
+    for (int m = 0; m < M; m++) for (int part = 0; part < 4; part++) _mm512_storeu_ps(out[m] + 16 * part, total[m][part]);
+#else
+    float total[M][TILE] = {};
+    for (long g = 0; g < w.groups; g++, steps += 4 * TILE) {
+        float sum[M][TILE] = {}, weights[Kind::span][TILE];
+        for (long k = g * group; k < (g + 1) * group; k += Kind::span, codes += 128) {
+            kind.read(codes, weights);
+            for (int m = 0; m < M; m++)
+                for (long s = 0; s < Kind::span; s++) {
+                    const float value = widen(x[m * w.inputs + k + s]);
+                    for (long n = 0; n < TILE; n++) sum[m][n] += weights[s][n] * value;
+                }
+        }
+        finish(g, sum, total, [&](auto& sum, auto& total, auto scales, auto zeros, long g) {
+            for (int m = 0; m < M; m++)
+                for (long n = 0; n < TILE; n++) {
+                    total[m][n] += sum[m][n] * wide(scales[n]);
+                    if (zeros) total[m][n] += wide(zeros[n]) * sums[m * w.groups + g];
+                }
+        });
+    }
+    std::memcpy(out, total, sizeof total);
+#endif
+}
+
+// ---- rows of a call
+
+// Rows as bfloat16. One of float32 is the sum of three: its first, next and last eight bits.
+struct Rows {
+    std::vector<bf16> parts;
+    std::vector<float> sums;
+    const bf16* values;
+    long pieces, count;
+
+    Rows(const void* x, bool floats, long rows, long inputs, long groups) : pieces(floats ? 3 : 1), count(rows * pieces) {
+        values = (const bf16*)x;
+        if (floats) {
+            parts.resize(count * inputs), values = parts.data();
+            for (long m = 0; m < rows; m++)
+                for (long k = 0; k < inputs; k++) {
+                    float left = ((const float*)x)[m * inputs + k];
+                    for (long p = 0; p < 3; p++) {
+                        bf16 part = narrow(left);
+                        parts[(3 * m + p) * inputs + k] = part, left -= widen(part);
+                    }
+                }
+        }
+        if (!groups) return;
+        sums.resize(count * groups);
+        for (long m = 0; m < count; m++)
+            for (long g = 0, size = inputs / groups; g < groups; g++) {
+                float sum = 0;
+                for (long k = 0; k < size; k++) sum += widen(values[m * inputs + g * size + k]);
+                sums[m * groups + g] = sum;
+            }
+    }
+};
+
+template <class Kind>
+static void product(const Packed& w, const void* x, bool floats, long rows, const float* absmax, void* y, int threads) {
+    const Rows in(x, floats, rows, w.inputs, Kind::scaling == SCALE_AND_ZERO ? w.groups : 0);
+    const long tiles = (w.outputs + TILE - 1) / TILE, most = 6;
+    const long chunk = 96, chunks = (in.count + chunk - 1) / chunk;
+    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (w.inputs * w.outputs > SMALL)
+    for (long tile = 0; tile < tiles; tile++)
+        for (long part = 0; part < chunks; part++) {
+            float out[6][TILE];
+            const long stop = std::min(in.count, (part + 1) * chunk), width = std::min(TILE, w.outputs - tile * TILE);
+            for (long m = part * chunk; m < stop; m += most) {
+                const long now = std::min(most, stop - m);
+                const bf16* from = in.values + m * w.inputs;
+                const float* sums = in.sums.data() + m * w.groups;
+                switch (now) {
+                    case 1: multiply<Kind, 1>(w, tile, from, sums, out); break;
+                    case 2: multiply<Kind, 2>(w, tile, from, sums, out); break;
+                    case 3: multiply<Kind, 3>(w, tile, from, sums, out); break;
+                    case 4: multiply<Kind, 4>(w, tile, from, sums, out); break;
+                    case 5: multiply<Kind, 5>(w, tile, from, sums, out); break;
+                    default: multiply<Kind, 6>(w, tile, from, sums, out);
+                }
+                for (long i = 0; i < now; i += in.pieces)
+                    for (long n = 0; n < width; n++) {
+                        const long to = (m + i) / in.pieces * w.outputs + tile * TILE + n;
+                        float value = floats ? out[i][n] + out[i + 1][n] + out[i + 2][n] : out[i][n];
+                        if (absmax) value *= absmax[tile * TILE + n] * (1 / 127.0f);
+                        if (floats) ((float*)y)[to] = value;
+                        else ((bf16*)y)[to] = narrow(value);
+                    }
+            }
+        }
+}
+
+// ---- bfloat16 as it lies, [outputs][inputs]
+
+// R outputs of M rows.
+template <int R, int M>
+static void dot(const bf16* w, const bf16* x, long inputs, float (&out)[R][M]) {
+#if VECTORS
+    __m512 sum[R][M];
+    for (auto& row : sum) for (auto& one : row) one = _mm512_setzero_ps();
+    auto step = [&](long k, auto load) {
+        __m512bh weights[R];
+        for (int r = 0; r < R; r++) weights[r] = load(w + r * inputs + k);
+        for (int m = 0; m < M; m++) {
+            __m512bh row = load(x + m * inputs + k);
+            for (int r = 0; r < R; r++) sum[r][m] = _mm512_dpbf16_ps(sum[r][m], weights[r], row);
+        }
+    };
+    const long whole = inputs & ~31L;
+    for (long k = 0; k < whole; k += 32) step(k, [](const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); });
+    if (const long left = inputs - whole)
+        step(whole, [=](const bf16* from) { return (__m512bh)_mm512_maskz_loadu_epi16((1u << left) - 1, from); });
+    for (int r = 0; r < R; r++) for (int m = 0; m < M; m++) out[r][m] = _mm512_reduce_add_ps(sum[r][m]);
+#else
+    for (int r = 0; r < R; r++)
+        for (int m = 0; m < M; m++) {
+            float sum[16] = {};
+            for (long k = 0; k + 16 <= inputs; k += 16)
+                for (long i = 0; i < 16; i++) sum[i] += widen(w[r * inputs + k + i]) * widen(x[m * inputs + k + i]);
+            for (long k = inputs & ~15L; k < inputs; k++) sum[k & 15] += widen(w[r * inputs + k]) * widen(x[m * inputs + k]);
+            out[r][m] = 0;
+            for (float one : sum) out[r][m] += one;
+        }
+#endif
+}
+
+template <int R>
+static void dots(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs) {
+    auto store = [&](auto& out, long m, int width) {
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < width; i++) y[(m + i) * outputs + r] = narrow(out[r][i] + (bias ? widen(bias[r]) : 0.0f));
+    };
+    long m = 0;
+    for (; m + 4 <= rows; m += 4) {
+        float out[R][4];
+        dot<R, 4>(w, x + m * inputs, inputs, out), store(out, m, 4);
+    }
+    for (; m < rows; m++) {
+        float out[R][1];
+        dot<R, 1>(w, x + m * inputs, inputs, out), store(out, m, 1);
+    }
+}
+
+// ---- what Python calls. x and y are float32 where `floats`, else bfloat16.
+
+extern "C" {
+
+int vectors() { return VECTORS; }
+
+void product_bf16(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs,
+                  int threads) {
+    const long fours = outputs / 4;
+    #pragma omp parallel for schedule(static) num_threads(threads) if (inputs * outputs > SMALL)
+    for (long n = 0; n < fours; n++)
+        dots<4>(w + 4 * n * inputs, bias ? bias + 4 * n : nullptr, x, y + 4 * n, rows, inputs, outputs);
+    for (long n = 4 * fours; n < outputs; n++)
+        dots<1>(w + n * inputs, bias ? bias + n : nullptr, x, y + n, rows, inputs, outputs);
+}
+
+void product_int8(const uint8_t* codes, const float* absmax, const void* x, void* y, int floats, long rows, long inputs,
+                  long outputs, int threads) {
+    product<Int8>({codes, nullptr, nullptr, inputs, outputs, 1}, x, floats, rows, absmax, y, threads);
+}
+
+void product_int4(const uint8_t* codes, const uint8_t* steps, const bf16* table, const void* x, void* y, int floats,
+                  long rows, long inputs, long outputs, long groups, int zeros, int threads) {
+    const Packed w = {codes, steps, table, inputs, outputs, groups};
+    if (zeros) product<FourBit<SCALE_AND_ZERO>>(w, x, floats, rows, nullptr, y, threads);
+    else product<FourBit<SCALE>>(w, x, floats, rows, nullptr, y, threads);
+}
+
+}  // extern "C"

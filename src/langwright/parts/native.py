@@ -1,0 +1,157 @@
+"""Kernels for the CPU at hand: native.cpp, compiled at first use and kept in the cache folder.
+
+Where they cannot be had (no compiler, another system, LANGWRIGHT_KERNELS=torch) everything runs on PyTorch alone.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from langwright.base.files import cache_folder
+
+SWITCH = "LANGWRIGHT_KERNELS"
+"""The environment variable; "torch" keeps to PyTorch."""
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-fPIC")
+"""No sum of floats may be reordered or contracted as the compiler likes: a row must not depend on its neighbours."""
+SECONDS = 120
+
+_PRODUCTS = {"product_bf16": "ppppllli", "product_int8": "ppppillli", "product_int4": "pppppilllliI"}
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "I": ctypes.c_int}
+
+
+@dataclass(frozen=True)
+class Native:
+    """The kernels, or why there are none.
+
+    Args:
+        library: the loaded kernels; None where PyTorch does everything.
+        reason: why they run, or do not.
+        compiler: what built them, or would.
+        file: where they lie.
+        vectors: whether they use AVX-512's products of bfloat16, and not only what the compiler makes of loops.
+    """
+
+    library: ctypes.CDLL | None
+    reason: str
+    compiler: str | None = None
+    file: Path | None = None
+    vectors: bool = False
+
+
+@cache
+def native() -> Native:
+    """The kernels of this machine, built where they are not there yet (some seconds, once)."""
+    if os.environ.get(SWITCH) == "torch":
+        return Native(None, f"{SWITCH}=torch")
+    if sys.platform != "linux" or sys.byteorder != "little":
+        return Native(None, f"the kernels are built on Linux only, and this is {platform.system()}")
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    if compiler is None:
+        return Native(None, "no compiler: g++ is not on the PATH")
+    try:
+        file = _build(compiler)
+        library = _load(file)
+    except subprocess.CalledProcessError as error:
+        told = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
+        return Native(None, f"{compiler} failed: {told[0]}", compiler)
+    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
+        return Native(None, f"the kernels could not be built or loaded: {error}", compiler)
+    return Native(library, "built for this machine", compiler, file, bool(library.vectors()))
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, where there are any; never while a graph is traced, which could not look into them."""
+    return None if torch.compiler.is_compiling() else native().library
+
+
+def _build(compiler: str) -> Path:
+    """The compiled kernels; another source, compiler or processor has a file of its own."""
+    version = os.stat(compiler)
+    told = (SOURCE.read_bytes(), FLAGS, os.path.realpath(compiler), version.st_size, version.st_mtime_ns, _processor())
+    file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.so"
+    if file.exists():
+        return file
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        compiled, linked = Path(folder) / "native.o", Path(folder) / "native.so"
+        # Not linked with -fopenmp: the threads are those of the OpenMP that PyTorch has loaded, not a second set.
+        for step in ((*FLAGS, "-c", SOURCE, "-o", compiled), ("-shared", compiled, "-o", linked)):
+            subprocess.run([compiler, *step], check=True, capture_output=True, text=True, timeout=SECONDS)
+        os.replace(linked, file)  # whole, or not at all, whoever builds at the same time
+    return file
+
+
+def _processor() -> str:
+    """What decides the instructions that -march=native stands for."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    return "".join(line for line in lines if line.startswith(("model", "flags", "Features", "CPU")))
+
+
+def _load(file: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(file))
+    for name, types in _PRODUCTS.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = [_TYPES[kind] for kind in types], None
+    return found
+
+
+def product_bf16(
+    kernels: ctypes.CDLL, x: Float[Tensor, "rows inputs"], weight: Float[Tensor, "outputs inputs"], bias: Tensor | None
+) -> Float[Tensor, "rows outputs"]:
+    """x Wᵀ + b of contiguous tensors in bfloat16."""
+    (rows, inputs), outputs = x.shape, weight.shape[0]
+    y = x.new_empty(rows, outputs)
+    shift = None if bias is None else bias.data_ptr()
+    threads = torch.get_num_threads()
+    kernels.product_bf16(weight.data_ptr(), shift, x.data_ptr(), y.data_ptr(), rows, inputs, outputs, threads)
+    return y
+
+
+def product_int8(
+    kernels: ctypes.CDLL, x: Float[Tensor, "rows inputs"], tiles: UInt8[Tensor, "tiles pairs 128"], absmax: Tensor
+) -> Float[Tensor, "rows outputs"]:
+    """x Wᵀ of a weight in int8 (`tiles.tile_int8`), with the largest weight of each output in float32."""
+    (rows, inputs), outputs, x = x.shape, len(absmax), x.contiguous()
+    y = x.new_empty(rows, outputs)
+    kernels.product_int8(
+        tiles.data_ptr(), absmax.data_ptr(), x.data_ptr(), y.data_ptr(),
+        x.dtype == torch.float32, rows, inputs, outputs, torch.get_num_threads(),
+    )  # fmt: skip
+    return y
+
+
+def product_int4(
+    kernels: ctypes.CDLL,
+    x: Float[Tensor, "rows inputs"],
+    tiles: UInt8[Tensor, "tiles fours 128"],
+    steps: Float[Tensor, "tiles groups steps 64"],
+    table: Float[Tensor, "16"],
+    outputs: int,
+) -> Float[Tensor, "rows outputs"]:
+    """x Wᵀ of a weight of 16 levels (`tiles.tile_int4`). table: the levels, in bfloat16.
+
+    steps: scales and zeros of groups in bfloat16, or scales alone in float32.
+    """
+    (rows, inputs), x = x.shape, x.contiguous()
+    y = x.new_empty(rows, outputs)
+    kernels.product_int4(
+        tiles.data_ptr(), steps.data_ptr(), table.data_ptr(), x.data_ptr(), y.data_ptr(), x.dtype == torch.float32,
+        rows, inputs, outputs, steps.shape[1], steps.shape[2] == 2, torch.get_num_threads(),
+    )  # fmt: skip
+    return y

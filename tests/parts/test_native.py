@@ -1,0 +1,135 @@
+"""Native kernels: they compute what PyTorch computes, row by row; where they cannot be built PyTorch runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from langwright.parts import native
+from langwright.parts.linear import affine
+from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def quantise(kind: str, weight: Tensor) -> Packed:
+    if kind == "int8":
+        return Int8Rows.quantise(weight)
+    if kind.startswith("int4"):
+        return Int4Groups.quantise(weight, int(kind[5:]))
+    return FourBitBlocks.quantise(weight, "nf4" if kind == "nf4" else "fp4")
+
+
+KINDS = ("int8", "int4 32", "int4 64", "int4 192", "nf4", "fp4")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+@pytest.fixture(autouse=True, params=["vectors", "loops"])
+def built(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The kernels for this processor, and those for one without its instructions."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "loops":
+            patch.setattr(native, "FLAGS", (*native.FLAGS, "-O1", "-DLOOPS"))
+        native.native.cache_clear()
+        told = native.native()
+        if told.library is None:
+            pytest.skip(f"SKIPPED FOR WANT OF NATIVE KERNELS: {told.reason}")
+        yield request.param
+    native.native.cache_clear()
+
+
+@every_kind
+@every_dtype
+@pytest.mark.parametrize("outputs", [64, 100])
+def test_products_equal_those_of_the_dense_weight(kind: str, dtype: torch.dtype, outputs: int) -> None:
+    packed = quantise(kind, numbers(outputs, 192))
+    dense = packed.full_weight(torch.float64)
+    for rows in (100, 1, 2, 5, 6, 7, 16):
+        x = numbers(192, rows, seed=rows).to(dtype).t()  # columns side by side: not contiguous
+        assert error(packed.product(x), x.double() @ dense.t()) < (1e-6 if dtype == torch.float32 else 4e-3)
+    assert packed.layout == "tiles"
+    assert packed.product(numbers(0, 192).to(dtype)).shape == (0, outputs)
+
+
+@every_kind
+@every_dtype
+def test_a_row_is_the_same_alone_and_among_others(kind: str, dtype: torch.dtype) -> None:
+    packed, x = quantise(kind, numbers(256, 192)), numbers(16, 192, seed=1).to(dtype)
+    together = packed.product(x)
+    assert all(torch.equal(packed.product(x[row : row + 1])[0], together[row]) for row in range(16))
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(packed.product(x), together)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (5, 7), (64, 33), (130, 192), (66, 1000)])
+def test_bfloat16(outputs: int, inputs: int) -> None:
+    weight, bias = numbers(outputs, inputs).bfloat16(), numbers(outputs, seed=2).bfloat16()
+    x = numbers(3, 4, inputs, seed=1).bfloat16()
+    with torch.no_grad():
+        for shift in (None, bias):
+            wanted = F.linear(x.double(), weight.double(), None if shift is None else shift.double())
+            found = affine(x, weight, shift)
+            assert found.dtype == torch.bfloat16
+            assert error(found, wanted) < 4e-3
+            assert torch.equal(affine(x[1:2, 2], weight, shift)[0], found[1, 2])
+            assert torch.equal(affine(x.mT.contiguous().mT, weight, shift), found)
+        assert error(affine(x, weight.t().contiguous().t()), x.double() @ weight.double().t()) < 4e-3
+        assert affine(x[:, :0], weight).shape == (3, 0, outputs)
+
+
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    packed, x = quantise("int4 64", numbers(64, 192)), numbers(3, 192).bfloat16()
+    x[1, 5] = torch.nan
+    found = packed.product(x)
+    assert found[1].isnan().all()
+    assert torch.equal(found[::2], packed.product(x[::2]))
+
+
+def test_codes_without_a_place_in_tiles_are_multiplied_all_the_same() -> None:
+    codes = torch.full((64, 32), -128, dtype=torch.int8)
+    packed, x = Int8Rows(codes, torch.ones(64), torch.float32), numbers(2, 32).bfloat16()
+    assert error(packed.product(x), x.double() @ packed.full_weight(torch.float64).t()) < 6e-3
+    assert packed.layout == "plain"
+    odd = Int8Rows.quantise(numbers(64, 33))
+    assert error(odd.product(x := numbers(2, 33)), x @ odd.full_weight().t()) < 1e-6
+
+
+@pytest.mark.parametrize("lack", ["compiler", "working compiler", "wish", "folder"])
+def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = numbers(64, 192), numbers(4, 192, seed=1)
+    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "cache"))
+    if lack == "compiler":
+        monkeypatch.setenv("PATH", "")
+    elif lack == "wish":
+        monkeypatch.setenv(native.SWITCH, "torch")
+    elif lack == "folder":
+        (tmp_path / "cache").write_text("a file")
+    else:
+        (tmp_path / "c++").write_text("#!/bin/sh\necho no such machine >&2\nexit 1\n")
+        (tmp_path / "c++").chmod(0o755)
+        monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    with_kernels = {kind: quantise(kind, weight).product(x) for kind in KINDS}
+    native.native.cache_clear()
+    told = native.native()
+    assert told.library is None
+    said = {"compiler": "g++", "working compiler": "no such machine", "wish": native.SWITCH, "folder": "cache"}[lack]
+    assert said in told.reason
+    for kind, wanted in with_kernels.items():
+        packed = quantise(kind, weight)
+        assert error(packed.product(x), wanted) < 1e-6
+        assert error(packed.product(x.bfloat16()), wanted) < 1e-2
+        assert packed.layout != "tiles"
+    assert not list(tmp_path.rglob("*.so"))
