@@ -172,7 +172,7 @@ def _run(command: list[str], block: Block, folder: Path, fails: bool, python: Se
 
 def _tools(folder: Path, python: Sequence[str] | None) -> Path:
     """A folder with the `langwright` command of this checkout, which adds the words of `small`."""
-    tools = folder.parent / f"{folder.name}-bin"
+    tools = folder.parent / f"{folder.name}-bin{'' if python else '-fresh'}"
     script = tools / "langwright"
     if not script.exists():
         tools.mkdir()

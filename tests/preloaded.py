@@ -48,6 +48,10 @@ def preloaded() -> Iterator[str]:
 def serve(path: str) -> None:
     """Fork a process for each client."""
 
+    import scipy.stats  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import torch._inductor.config  # noqa: F401 (with the first optimizer; longer than the rest of a tiny run)
+
     from langwright.cli import main
     from langwright.planning import machine
     from processes import rate

@@ -24,8 +24,8 @@ def predict(
 
     Args:
         model: a model folder that finetune --task left, or one of transformers with a head for a task.
-        file: the rows: .csv, .tsv, .jsonl, .json or .parquet; answers in it are passed over. Sources of translations
-            and summaries may also be the lines of a text.
+        file: the rows: .csv, .tsv, .jsonl, .json or .parquet; answers in it are passed over. Where one text is asked
+            about, to label, tag, translate or summarise, a .txt has one a line.
         columns: which columns hold what.
         batch_size: rows in a forward pass.
         search: how answers that are written are searched.
