@@ -20,7 +20,7 @@ def doctor(json: bool = False) -> None:
     Args:
         json: print the result as JSON.
     """
-    device, kernels = choose_device("auto"), native()
+    device, kernels, bandwidth = choose_device("auto"), native(), read_bandwidth()
     if kernels.library is None:
         path = "pytorch"
     else:
@@ -38,7 +38,7 @@ def doctor(json: bool = False) -> None:
         "kernels": path,
         "reason": kernels.reason,
         "file": None if kernels.file is None else str(kernels.file),
-        "read_bandwidth": round(read_bandwidth()),
+        "read_bandwidth": round(bandwidth),
     }
     if json:
         print_json(found)
@@ -48,7 +48,7 @@ def doctor(json: bool = False) -> None:
         "free_memory": f"{free_memory(device) / 2**30:.1f} GiB",
         "compiler": kernels.compiler or "none found",
         "kernels": f"{path} ({kernels.reason})",
-        "read_bandwidth": f"{found['read_bandwidth'] / 1e9:.1f} GB/s",
+        "read_bandwidth": f"{bandwidth / 1e9:.1f} GB/s",
     }
     for name, value in shown.items():
         if name != "reason" and value is not None:
