@@ -24,13 +24,13 @@ from _memory import training_memory
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import scheme_of
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.language import TokenPrediction
+from langwright.parts.cache import KVCache
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
 from langwright.training.learner import Learner

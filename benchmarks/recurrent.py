@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from langwright.base.allocator import keep_freed_memory
-from langwright.inference.cache import KVCache
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth, preset
 from langwright.objectives.batch import TokenBatch
 from langwright.objectives.language import TokenPrediction
+from langwright.parts.cache import KVCache
 from langwright.parts.carry import CarriedState
 from langwright.planning.cost import parameters
 from langwright.training.learner import Learner

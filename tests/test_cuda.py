@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from langwright.adaptation.methods.lora import LoRA
-from langwright.inference.cache import KVCache
 from langwright.inference.engine import Engine
 from langwright.inference.sampling import Sampling
 from langwright.models.families import LANGUAGE
@@ -22,6 +21,7 @@ from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.language import TokenPrediction
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.cache import KVCache
 from langwright.parts.heads import Projection
 from langwright.training.learner import Learner
 from oracles import left_padding, perturb, random_ids

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from langwright.adaptation.methods import METHODS
-from langwright.inference.cache import KVCache
 from langwright.models.families import LANGUAGE
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.models.shapes import by_depth
 from langwright.objectives.language import TokenPrediction
+from langwright.parts.cache import KVCache
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 from tiny import batch_of, quantise_model

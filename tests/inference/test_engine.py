@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from langwright import Engine, Request, load_model
+from langwright.adaptation.methods import METHODS
 from langwright.inference.request import Completion, Handle
 from langwright.inference.sampling import Sampling, Search
+from langwright.inference.sinks import Streaming
 from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.lstm_attention import LSTMAttentionConfig
@@ -75,17 +77,136 @@ def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> No
     alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
     if name != "switch":  # whose experts turn tokens away by how many they are given at once
         assert written(model, PROMPTS, LENGTHS, SAMPLINGS, cache=False) == alone
-    for options in ({"batch": 2}, {"blocks": 8, "block_size": 4}):
+    for options in ({"batch": 2}, {"blocks": 8, "block_size": 4}, {"prompt_tokens": 5}, {"block_size": 2}):
         engine = Engine(model, longest=64, **options)  # type: ignore[arg-type]
         room = engine.free_blocks
-        assert written(model, PROMPTS, LENGTHS, SAMPLINGS, engine) == alone, options
+        for _ in range(1 + ("block_size" in options)):  # the second time the beginnings are there
+            assert written(model, PROMPTS, LENGTHS, SAMPLINGS, engine) == alone, options
         assert engine.free_blocks == room
     search = Search(beams=3, length_penalty=0.5)
     alone = [written(model, [prompt], 5, search=search, stop_ids=[20])[0] for prompt in PROMPTS[:3]]
     for blocks in (99, 15):
         engine = Engine(model, blocks=blocks, block_size=4)
         assert written(model, PROMPTS[:3], 5, engine=engine, search=search, stop_ids=[20]) == alone
-        assert engine.free_blocks == engine._memory.blocks[0].count
+        assert engine.free_blocks == engine._memory.blocks.count
+
+
+def translator() -> Model:
+    return new_model("t5", by_depth("t5", 1, 53, 64, 0.0, width=64)).eval()
+
+
+def dynamic() -> Model:
+    """A model whose rotary frequencies depend on how long a text is when a token is read."""
+    scaling = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}
+    config = by_depth("llama", 2, 53, 48, 0.0, width=64)
+    model = new_model("llama", replace(config, max_position_embeddings=48, rope_parameters=scaling)).eval()
+    perturb(model)
+    scaled = replace(model.body.rope.scaling, original_max_position_embeddings=8)
+    model.body.rope = replace(model.body.rope, scaling=scaled)
+    return model
+
+
+def test_what_depends_on_the_length_of_a_text_is_read_again_as_at_first() -> None:
+    """Rotations by the length of a text, and windows, which forget by it."""
+    model = dynamic()
+    alone = [written(model, [p], 20)[0] for p in PROMPTS]
+    engine = Engine(model, blocks=10, block_size=4)
+    assert written(model, PROMPTS, 20, engine=engine) == alone
+    model = new_model("llama", by_depth("llama", 3, 53, 48, 0.0, width=64)).eval()
+    perturb(model)
+    streaming, prompt, sampling = Streaming(6, 2), PROMPTS[0], Sampling(seed=7)
+    alone = [written(model, [prompt], 39, replace(sampling, seed=7 + i), streaming=streaming)[0] for i in range(5)]
+    engine = Engine(model, batch=2, block_size=2, streaming=streaming)
+    (found,) = engine.finish([engine.add(Request(prompt, sampling, 39, n=5))])
+    assert [one.ids for one in found] == alone
+
+
+class Reads:
+    """How many tokens each pass of an engine reads, of each of its rows."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+        self.passes: list[list[int]] = []
+        read = engine._memory.read
+
+        def noted(*given: Any) -> Any:
+            self.passes.append([piece.length for piece in given[2]])
+            return read(*given)
+
+        monkeypatch.setattr(engine._memory, "read", noted)
+
+    def sizes(self) -> list[list[int]]:
+        """Those since the last call."""
+        passes, self.passes = self.passes, []
+        return passes
+
+
+def test_what_was_read_once_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 18 tokens in blocks of 4: a common beginning, also of texts that came at once, another salt, a text
+    that goes on from what was written, one whose log-probabilities are wanted, and new weights."""
+    model, begin = small(), random_ids(1, 16)[0].tolist()
+    first, second, third = [*begin, 5, 6], [*begin[:9], *begin[:9]], [*begin, 7, 8]
+    engine = Engine(model, blocks=40, block_size=4)
+    reads = Reads(engine, monkeypatch)
+
+    def given(*prompts: list[int], **asked: Any) -> tuple[list[list[int]], list[list[int]]]:
+        found = written(model, list(prompts), 3, engine=engine, **asked)
+        assert found == [written(model, [prompt], 3)[0] for prompt in prompts]
+        return reads.sizes(), found
+
+    assert given(first, third)[0][:2] == [[18], [1, 2]]  # the other one waits for the first
+    assert given(third)[0][0] == [2]
+    assert given(second)[0][0] == [10]
+    assert given(first, salt="other")[0][0] == [18]
+    assert given(first, prompt_logprobs=0)[0][0] == [18]
+    answer = written(model, [first], 9, engine=engine)[0]
+    reads.sizes()
+    assert given([*first, *answer])[0][0] == [3]  # six blocks of four are there
+    engine.forget()
+    assert given(first)[0][0] == [18]
+    assert given(begin)[0][0] == [4]  # a token is left to be read, whose block is not written into
+    engine.add(Request(first))
+    with pytest.raises(ValueError, match="on their way"):
+        engine.forget()
+
+
+def test_what_was_left_longest_ago_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for two prompts, of which two full blocks each stay: the next one takes those of the other, from its end."""
+    model, prompts = small(), [[4 + i] * 11 for i in range(3)]
+    engine = Engine(model, blocks=6, block_size=4)
+    reads = Reads(engine, monkeypatch)
+    for prompt, size in ((0, 11), (1, 11), (0, 3), (2, 11), (0, 3), (1, 7), (2, 7), (0, 7)):
+        written(model, [prompts[prompt]], 1, engine=engine)
+        assert reads.sizes() == [[size]], prompt
+
+
+def test_long_prompts_are_read_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 8 tokens of prompts a step, in the order of arrival, beside those who write; experts with a capacity,
+    and rotations by the length of a text, want whole prompts."""
+    engine = Engine(small(), prompt_tokens=8, block_size=4)
+    reads = Reads(engine, monkeypatch)
+    short = engine.add(Request([5], GREEDY, 20))
+    engine.step()
+    long = [engine.add(Request([token] * size, GREEDY, 2)) for token, size in ((6, 19), (7, 9))]
+    reads.sizes()
+    found = []
+    for _ in range(6):
+        engine.step()
+        found.append(sorted(size for sizes in reads.sizes() for size in sizes))
+    assert found == [[1, 8], [1, 8], [1, 3, 5], [1, 1, 4], [1, 1], [1]]
+    assert [handle.completions[0].ids for handle in long] == written(small(), [[6] * 19, [7] * 9], 2)
+    assert not short.done
+    engine = Engine(dynamic(), prompt_tokens=8)
+    reads = Reads(engine, monkeypatch)
+    written(engine.model, [[6] * 19, [7] * 9], 1, engine=engine)
+    assert reads.sizes() == [[19], [9]]
+
+
+def test_only_what_lies_in_blocks_is_reused(tmp_path: Path) -> None:
+    kinds = {"gpt2": True, "mistral": True, "gemma2": True, "lstm": False, "t5": False, "lstm-attention": False}
+    for name, reuses in kinds.items():
+        assert Engine(made(name, tmp_path / name))._memory.reuses is reuses, name
+    assert not Engine(dynamic())._memory.reuses
+    assert not Engine(scheduled_model(), streaming=Streaming(8))._memory.reuses
 
 
 def test_several_texts_of_a_prompt_are_those_of_their_seeds() -> None:
@@ -208,6 +329,74 @@ def test_deadlines_and_cancelled_requests() -> None:
     assert not engine.busy
 
 
+def test_a_step_that_fails_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second pass of every other step fails."""
+    for name in ("gpt2", "lstm"):
+        model = small() if name == "gpt2" else new_model(name, OWN[name]).eval()
+        perturb(model)
+        alone = [written(model, [p], n, s)[0] for p, n, s in zip(PROMPTS, LENGTHS, SAMPLINGS, strict=True)]
+        engine = Engine(model, batch=3)
+        read, passes, failures = engine._memory.read, 0, 0
+
+        def failing(*given: Any, read: Any = read) -> Any:
+            nonlocal passes
+            passes += 1
+            if passes == 2 and step % 2:  # noqa: B023
+                raise MemoryError
+            return read(*given)
+
+        monkeypatch.setattr(engine._memory, "read", failing)
+        handles = []
+        for step in range(99):
+            if step % 3 == 0 and step < 15:
+                handles.append(engine.add(Request(PROMPTS[step // 3], SAMPLINGS[step // 3], LENGTHS[step // 3])))
+            passes = 0
+            try:
+                engine.step()
+            except MemoryError:
+                failures += 1
+        assert [handle.completions[0].ids for handle in handles] == alone
+        assert failures > 1
+        assert engine.free_blocks == engine._memory.blocks.count
+
+
+def test_steps_tell_of_what_is_new() -> None:
+    """Every piece of text and every end, once; and nothing of a request is kept after its end."""
+    engine = Engine(small(size=BYTES.vocab_size), BYTES, batch=2)
+    handles = [
+        engine.add(Request(text, Sampling(seed=1), 6, n=n, deadline=99)) for text, n in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    read: dict[tuple[Handle, int], str] = {}
+    ended: list[Handle] = []
+    while engine.busy:
+        for handle in engine.step():
+            ended += [handle] * handle.done
+            for text in range(handle.request.n):
+                read[handle, text] = read.get((handle, text), "") + handle.read(text)
+    assert sorted(map(handles.index, ended)) == [0, 1, 2]
+    assert read == {(h, i): one.text for h in handles for i, one in enumerate(h.completions)}
+    assert not engine._timed
+    assert not engine._jobs
+    with pytest.raises(ValueError, match="another engine"):
+        engine.finish([Engine(engine.model).add(Request([5]))])
+
+
+def test_sources_count_as_prompts_do() -> None:
+    """A step reads sources of 20 tokens at the most, and one pass does not mix long with short ones."""
+    model = translator()
+    engine, encode, read = Engine(model, prompt_tokens=20), model.encode, []
+    model.encode = lambda *given: read.append(tuple(given[0].shape)) or encode(*given)  # type: ignore[method-assign]
+    handles = [engine.add(Request([5] * length, GREEDY, 3)) for length in (9, 9, 9, 30, 3)]
+    engine.finish(handles)
+    assert read == [(2, 9), (1, 9), (1, 30), (1, 3)]
+
+
+def test_there_is_room_for_the_virtual_tokens_of_an_encoder() -> None:
+    model = translator()
+    METHODS["prompt"](tokens=33).attach(model, seed=1)
+    assert len(written(model, [[5] * 30], 20, engine=Engine(model, batch=1, longest=30))[0]) == 20
+
+
 def test_numbers_that_are_not_finite_end_one_request_and_spoil_no_block() -> None:
     """Token 52 makes everything NaN; what it leaves in its blocks must not reach those who get them next."""
     model = small()
@@ -243,7 +432,7 @@ def test_the_best_of_several_is_not_a_broken_one() -> None:
         model.head.weight = torch.nn.Parameter(model.head.weight.nan_to_num().clone())
     engine = Engine(model)
     for seed in range(4):
-        asked = Request([5], Sampling(seed=seed), 12, best_of=8, logit_bias={52: 1.0})
+        asked = Request([5], Sampling(seed=seed), 12, best_of=8, logit_bias={52: 2.0})
         every = engine.finish([engine.add(replace(asked, n=8))])[0]
         assert {one.error is None for one in every} == {True, False}
         assert engine.finish([engine.add(asked)])[0][0].error is None
@@ -280,6 +469,17 @@ def test_rules_of_a_request() -> None:
         (lambda e: e.add(Request([5] * 20, max_new_tokens=14)), ("8 blocks",)),
         (lambda e: e.add(Request([5], GREEDY, 16, search=Search(beams=3))), ("8 blocks", "--beams 3")),
         (lambda e: Engine(e.model, batch=0), "--batch 0"),
+        (lambda e: Engine(e.model, blocks=0), "--blocks 0"),
+        (lambda e: Engine(e.model, blocks=-1), "--blocks -1"),
+        (lambda e: Engine(e.model, longest=-5), "--longest -5"),
+        (lambda e: Engine(e.model, blocks=9, cache=False), ("--blocks", "cache")),
+        (lambda e: Engine(e.model, memory=9**9, streaming=Streaming(8)), ("--memory", "--window")),
+        (
+            lambda e: Engine(new_model("t5", by_depth("t5", 1, 53, 16, 0.0, width=64))).add(
+                Request([5], prompt_logprobs=1)
+            ),
+            "--prompt-logprobs",
+        ),
         (lambda e: Engine(e.model, memory=10), "--memory 10"),
         (lambda e: Engine(new_model("gpt2", e.model.config, head="hidden")), "hidden"),
     ],
@@ -335,12 +535,12 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(
         length=st.integers(1, 8), seed=st.integers(0, 2), new=st.integers(1, 8), kind=st.sampled_from([1, 1, 2, 3, -2]),
-        priority=st.integers(0, 1),
+        priority=st.integers(0, 1), common=st.booleans(),
     )  # fmt: skip
-    def add(self, length: int, seed: int, new: int, kind: int, priority: int) -> None:
-        prompt = tuple(4 + (length * i * i + seed) % 25 for i in range(length))
+    def add(self, length: int, seed: int, new: int, kind: int, priority: int, common: bool) -> None:
+        prompt = tuple(4 + ((1 if common else length) * i * i + (0 if common else seed)) % 25 for i in range(length))
         asked = prompt, seed, new, max(kind, 1), max(-kind, 1)
-        blocks = self.engine._memory.blocks[0]
+        blocks = self.engine._memory.blocks
         if blocks.needed(max(length, length + new - 1)) * asked[4] > blocks.count:
             with refused("blocks"):
                 self.engine.add(request(*asked))
@@ -363,11 +563,13 @@ class Schedules(RuleBasedStateMachine):
     def no_block_is_lost_and_no_token_mixed_up(self) -> None:
         if not hasattr(self, "engine"):
             return
-        blocks, scheduler = self.engine._memory.blocks[0], self.engine._scheduler
+        blocks, scheduler = self.engine._memory.blocks, self.engine._scheduler
         texts = [text for group in scheduler.running for text in group.texts]
         held = [block for text in texts for block in text.tables[0]]
         assert [held.count(block) for block in range(blocks.count)] == blocks.holders
         assert blocks.free == blocks.count - len(set(held))
+        assert sorted([*blocks._free, *blocks._left, *set(held)]) == list(range(blocks.count))
+        assert {block: name for name, block in blocks._named.items()} == {b: n[0] for b, n in blocks._names.items()}
         assert not any(text.tables[0] for group in scheduler.waiting for text in group.texts)
         for handle in [handle for handle in self.asked if handle.done]:
             truth = self.asked.pop(handle)
@@ -390,7 +592,7 @@ class Schedules(RuleBasedStateMachine):
                     self.engine.step()
             assert not self.engine.busy
             self.no_block_is_lost_and_no_token_mixed_up()
-            assert self.engine.free_blocks == self.engine._memory.blocks[0].count
+            assert self.engine.free_blocks == self.engine._memory.blocks.count
 
 
 TestSchedules = Schedules.TestCase

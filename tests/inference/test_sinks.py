@@ -12,7 +12,6 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.inference.cache import KVCache
 from langwright.inference.engine import Engine
 from langwright.inference.sampling import Search
 from langwright.inference.sinks import SinkCache, Streaming
@@ -20,8 +19,9 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.parts.bias import Alibi
+from langwright.parts.cache import KVCache
 from langwright.parts.state import NewTokens, State
-from oracles import LLAMA3, Case, left_padding, oracle, perturb, random_ids
+from oracles import LLAMA3, Case, oracle, perturb, random_ids
 from tiny import tiny_model
 from writers import written
 
@@ -51,26 +51,22 @@ def small(layers: int = 2, alibi: bool = False, rope: dict[str, object] | None =
     return model
 
 
-def streamed(model: Model, ids: Tensor, cache: SinkCache, mask: Tensor | None = None) -> Tensor:
+def streamed(model: Model, ids: Tensor, cache: SinkCache) -> Tensor:
     """Logits of every token, fed as generation feeds them: the prompt in pieces."""
     with torch.no_grad():
-        pieces = cache.pieces(ids.shape[1])
-        return torch.cat([model(ids[:, p], None if mask is None else mask[:, p], state=cache) for p in pieces], 1)
+        return torch.cat([model(ids[:, piece], state=cache) for piece in cache.pieces(ids.shape[1])], 1)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("padded", [False, True])
-def test_equal_to_the_full_cache_while_all_fits(name: str, padded: bool, tmp_path: Path) -> None:
+def test_equal_to_the_full_cache_while_all_fits(name: str, tmp_path: Path) -> None:
     oracle(MODELS[name]).save_pretrained(tmp_path)
-    model, ids = load_model(tmp_path), random_ids(3, 24)
-    mask = left_padding(3, 24) if padded else torch.ones(3, 24, dtype=torch.bool)
+    model, ids = load_model(tmp_path), random_ids(1, 24)
     full, few = KVCache(len(model.body.blocks)), Streaming(window=20, sinks=4).cache(model)
     assert isinstance(few, State)
     for start, stop in ((0, 11), (11, 14), *((i, i + 1) for i in range(14, 24))):
-        real = mask[:, start:stop] if padded and not start else None
-        a, b = (model(ids[:, start:stop], real, state=state) for state in (full, few))
-        assert torch.allclose(a[mask[:, start:stop]], b[mask[:, start:stop]], atol=1e-4)
+        a, b = (model(ids[:, start:stop], state=state) for state in (full, few))
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 @torch.no_grad()
@@ -80,35 +76,26 @@ def test_equal_to_the_full_cache_while_all_fits(name: str, padded: bool, tmp_pat
 )  # fmt: skip
 def test_one_layer_reads_sinks_and_window_as_a_text_of_their_own(model: Model) -> None:
     """In one layer keys depend on their own token alone, so that the cache equals reading just what it kept."""
-    ids, cache = random_ids(2, 90), Streaming(window=7, sinks=3).cache(model)
+    ids, cache = random_ids(1, 90), Streaming(window=7, sinks=3).cache(model)
     for end in range(1, 91):
         given_out = model(ids[:, end - 1 : end], state=cache)[:, -1]
         kept = torch.cat((ids[:, : min(3, end)], ids[:, max(3, end - 7) : end]), 1)
         assert torch.allclose(given_out, model(kept)[:, -1], atol=1e-4), end
 
 
-@given(st.integers(0, 4), st.integers(2, 9), st.lists(st.integers(1, 40), min_size=1, max_size=3))
-def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, prompts: list[int]) -> None:
-    cache = SinkCache(1, sinks, window)
-    mask = torch.stack([torch.arange(max(prompts)) >= max(prompts) - length for length in prompts])
-    count = torch.arange(max(prompts)).expand(len(prompts), -1) - (max(prompts) - torch.tensor(prompts))[:, None]
-    feeds = [(mask[:, p], count[:, p]) for p in cache.pieces(max(prompts))]
-    ends = count[:, -1:]
-    feeds += [(torch.ones_like(ends, dtype=torch.bool), ends + i) for i in range(1, 30)]
-    for real, token in feeds:
-        place = cache.begin(NewTokens(*token.shape, token.device, real))
-        key = place.key
-        held = token[:, None, :, None].float()
-        k, v = cache.slot(0).extend(held, -held)
-        assert k.shape[2] == cache.length == key.shape[1] <= sinks + window
+@given(st.integers(0, 4), st.integers(2, 9), st.integers(1, 40))
+def test_memory_is_bounded_and_positions_leave_no_gap(sinks: int, window: int, prompt: int) -> None:
+    cache, total = SinkCache(1, sinks, window), prompt + 29
+    for piece in (*cache.pieces(prompt), *(slice(i, i + 1) for i in range(prompt, total))):
+        token = torch.arange(total, dtype=torch.float)[None, None, piece, None]
+        place = cache.begin(NewTokens(1, token.shape[2], token.device))
+        k, v = cache.slot(0).extend(token, -token)
+        assert k.shape[2] == cache.length == min(piece.stop, cache.length) <= sinks + window
         assert torch.equal(v, -k)
-    for row, length in enumerate(prompts):
-        kept = k[row, 0, key[row] >= 0, 0].int().tolist()
-        total = length + 29
-        assert kept == sorted({*range(min(sinks, total)), *range(max(0, total - (len(kept) - sinks)), total)})
-        assert len(kept) == min(total, sinks + window)
-        assert key[row][key[row] >= 0].tolist() == list(range(len(kept)))
-        assert place.gapless == bool((key >= 0).all())
+        assert place.key.tolist() == [list(range(cache.length))]
+    kept = k[0, 0, :, 0].int().tolist()
+    assert kept == sorted({*range(min(sinks, total)), *range(max(0, total - (len(kept) - sinks)), total)})
+    assert len(kept) == min(total, sinks + window)
 
 
 @pytest.mark.parametrize("streaming", [Streaming(8, 2), Streaming(12, 0)])
@@ -127,9 +114,9 @@ def test_a_prompt_is_cut_into_pieces_that_fit() -> None:
     cache.begin(NewTokens(1, 14, torch.device("cpu")))
     with pytest.raises(ValueError, match="11 tokens at once"):
         cache.begin(NewTokens(1, 11, torch.device("cpu")))
-    for changes in ({"positions": torch.zeros(1, 1)}, {"segments": torch.zeros(1, 1)}):
-        with pytest.raises(ValueError, match="neither positions nor segments"):
-            cache.begin(NewTokens(1, 1, torch.device("cpu"), **changes))
+    for batch, changes in ((2, {}), (1, {"positions": torch.zeros(1, 1)}), (1, {"segments": torch.zeros(1, 1)})):
+        with pytest.raises(ValueError, match="one text"):
+            cache.begin(NewTokens(batch, 1, torch.device("cpu"), **changes))
 
 
 def test_a_text_far_past_the_context_is_read_as_well_as_within_it() -> None:
@@ -165,7 +152,7 @@ def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, messa
 
 
 def test_streaming_without_a_cache_is_refused() -> None:
-    with pytest.raises(UserError, match="--window needs the cache"):
+    with pytest.raises(UserError, match=r"--window.*cache"):
         Engine(small(), cache=False, streaming=Streaming(8))
 
 

@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.inference.cache import KVCache
 from langwright.models import tasks
 from langwright.models.families import ENCODER_DECODERS, FAMILIES
 from langwright.models.families.bart import BartConfig
@@ -28,6 +27,7 @@ from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.cache import KVCache
 from langwright.parts.state import Taps
 from oracles import (
     SMALL,
@@ -115,21 +115,16 @@ def test_padding_on_both_sides(pair: Pair) -> None:
 
 
 @torch.no_grad()
-def test_cache(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces, and a token at a time near and far; the memory's keys and values are made once a layer."""
+def test_cache(pair: Pair) -> None:
+    """Pieces, and a token at a time near and far."""
     source, target = random_ids(3, 30), random_ids(3, LONG, seed=5)
     mask = left_padding(3, 30).flip(1)
     ends = [0, 4, 7, *range(8, 15), LONG - 12, *range(LONG - 11, LONG + 1)]
     pieces = [slice(start, stop) for start, stop in pairwise(ends)]
     expected = in_pieces(pair, source, target, mask, pieces)
-    made: list[int] = []
-    for block in pair.ours.body.blocks:
-        project = block.cross.fn.k.forward
-        monkeypatch.setattr(block.cross.fn.k, "forward", lambda x, p=project: made.append(1) or p(x))
-    memory, state = pair.ours.encode(source, mask, remember=True), KVCache(3)
+    memory, state = pair.ours.encode(source, mask), KVCache(3)
     for piece in pieces:
         assert near(pair.ours.decode(target[:, piece], memory, state=state), expected[:, piece]), piece
-    assert len(made) == 3
 
 
 def in_pieces(pair: Pair, source: Tensor, target: Tensor, mask: Tensor, pieces: list[slice]) -> Tensor:
@@ -140,17 +135,6 @@ def in_pieces(pair: Pair, source: Tensor, target: Tensor, mask: Tensor, pieces: 
     cache = transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
     given = {"encoder_outputs": read, "attention_mask": mask.long(), "past_key_values": cache, "use_cache": True}
     return torch.cat([pair.theirs(decoder_input_ids=target[:, piece], **given).logits for piece in pieces], 1)
-
-
-@torch.no_grad()
-def test_rows_of_a_memory_that_are_kept(pair: Pair) -> None:
-    source, target, rows = random_ids(3, 12), random_ids(3, 6, seed=5), torch.tensor([2, 0, 2])
-    mask = left_padding(3, 12).flip(1)
-    expected = pair.ours(source, target, mask)[rows]
-    memory = pair.ours.encode(source, mask, remember=True)
-    pair.ours.decode(target, memory)
-    memory.keep(rows)
-    assert near(pair.ours.decode(target[rows], memory), expected)
 
 
 @torch.no_grad()

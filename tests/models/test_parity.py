@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from langwright import load_model
-from langwright.inference.cache import KVCache
 from langwright.models import tasks
 from langwright.models.families import DECODERS, FAMILIES
 from langwright.models.folder import new_model, save_model
@@ -19,6 +18,7 @@ from langwright.models.keymap import to_disk
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.objectives.losses import linear_cross_entropy
+from langwright.parts.cache import KVCache
 from oracles import CASES, VOCABULARY, WINDOW, left_padding, oracle, perturb, random_ids, reopened
 
 NEAR = 1e-4

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from langwright import load_model
-from langwright.inference.cache import KVCache
 from langwright.models.folder import OpenedFolder, save_model
+from langwright.parts.cache import KVCache
 from langwright.parts.positions import Rope, rotate
 from langwright.parts.rope_scaling import DynamicScaling, YarnScaling
 from oracles import Case, left_padding, oracle, random_ids, reopened

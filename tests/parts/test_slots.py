@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langwright.inference.cache import KVCache
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.parts.attention import Context
 from langwright.parts.bias import Lowered, Places
+from langwright.parts.cache import KVCache
 from langwright.parts.carry import Carry
 from langwright.parts.kernels import Stateless, attend
 from langwright.parts.norms import Norm

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langwright.inference.cache import KVCache
 from langwright.models.families.bart import BartConfig
 from langwright.models.families.bloom import BloomConfig
 from langwright.models.families.gemma import GemmaConfig
@@ -16,6 +15,7 @@ from langwright.models.families.llama import LlamaConfig
 from langwright.models.families.t5 import T5Config
 from langwright.models.folder import new_model
 from langwright.parts import kernels
+from langwright.parts.cache import KVCache
 from langwright.parts.state import Taps
 from oracles import perturb
 

@@ -20,7 +20,7 @@ from langwright.baselines import parsing
 from langwright.baselines.ngram import NGram
 from langwright.corpora.conversations import Chat
 from langwright.corpora.document import Document
-from langwright.inference.generate import complete
+from langwright.inference.generate import complete, tell_errors
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
@@ -71,6 +71,7 @@ def write(
         part = prompts[start : start + BATCH]
         samplings = [Sampling(TEMPERATURE, seed=start + i) for i in range(len(part))]
         written = complete(model, tokenizer, part, samplings, BODY_TOKENS, stop)
+        tell_errors(written)
         texts += [one.text + "\n" * (one.reason == "end") for one in written]
     return texts
 

@@ -9,6 +9,7 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
 from langwright.inference.conversation import Conversation
+from langwright.inference.generate import tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.sampling import Sampling
 from langwright.text.chat_template import own_template, set_up_chat
@@ -74,12 +75,11 @@ def _answer(conversation: Conversation, text: str, sampling: Sampling, json: boo
         say("stopped; what was written so far stays in the conversation")
         return
     if json:
-        print_json(
-            {"prompt": text, "text": done.text, "tokens": done.ids, "reason": done.reason, "forgotten": forgotten}
-        )
+        print_json({"prompt": text, **done.row(), "forgotten": forgotten})
     print(end="" if json else "\n", flush=True)
     if forgotten:
         say(f"the context is full: the {forgotten} oldest messages are forgotten")
+    tell_errors([done])
     if done.reason == "length":
         say(f"the answer was cut off after {len(done.ids)} tokens; --max-new-tokens gives more")
 

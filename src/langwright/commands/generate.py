@@ -7,8 +7,7 @@ from langwright.base.console import print_json, warn
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_text, standard_input
 from langwright.inference.constraints import Constraint, Form
-from langwright.inference.engine import Engine
-from langwright.inference.generate import complete
+from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.prompt_file import complete_file
 from langwright.inference.request import Request
@@ -76,8 +75,9 @@ def generate(
         settings |= {"constraint": None if constraint is None else [constraint.form, constraint.source]}
         settings |= {name: str(value) for name, value in vars(opening).items()}
         asked = Request("", sampling, max_new_tokens, stop, search=search, constraint=constraint)
-        engine = Engine(loaded, tokenizer, batch=batch * search.beams, cache=cache, streaming=streaming)
-        failed = complete_file(engine, prompts, out, asked, settings)
+        failed = complete_file(
+            loaded, tokenizer, prompts, out, asked, settings, batch=batch, cache=cache, streaming=streaming
+        )
         if failed:
             warn(f'{failed:,} texts ended with an error; their rows in {out} say "error"')
         if json:
@@ -107,13 +107,12 @@ def generate(
     )
     if json:
         for text, completion in zip(texts, completions, strict=True):
-            print_json({"prompt": text, "text": completion.text, "tokens": completion.ids, "reason": completion.reason})
+            print_json({"prompt": text, **completion.row()})
     elif streams:
         print("" if shown else echoes[0], flush=True)
     else:
         print("\n\n".join(text + c.text for text, c in zip(echoes, completions, strict=True)))
-    for error in dict.fromkeys(completion.error for completion in completions if completion.error):
-        warn(f"a text was cut off: {error}")
+    tell_errors(completions)
     if constraint is not None and any(completion.reason == "length" for completion in completions):
         warn(f"--{constraint.flag}: a text reached its limit before it was complete; give --max-new-tokens more")
 

@@ -13,7 +13,7 @@ from langwright.adaptation.attached import attached
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
-from langwright.inference.generate import complete
+from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.prompts import check_length, prompt_ids, source_ids
 from langwright.inference.sampling import Sampling
@@ -159,6 +159,7 @@ def _target_ids(model: Model, tokenizer: Tokenizer, text: str, target: str | Non
     if target is None:
         room = WRITTEN if model.context is None else min(WRITTEN, model.context - 1)
         (written,) = complete(model, tokenizer, [text], Sampling(temperature=0), room)
+        tell_errors([written])
         ids += written.ids[:-1] if written.reason == "end" else written.ids
         cut = f", cut off after {room} tokens" if len(written.ids) == room else ""
         whose, shown = f"which the model wrote itself, greedily{cut}", written.text

@@ -6,7 +6,7 @@ from typing import Any
 
 from langwright.data.supply import Supply
 from langwright.evaluation.likelihood import Likelihood, likelihood
-from langwright.inference.generate import complete
+from langwright.inference.generate import complete, tell_errors
 from langwright.inference.sampling import Sampling
 from langwright.objectives.batch import Models
 from langwright.training.trainer import Evaluate, Evaluation, Sample
@@ -47,6 +47,8 @@ def sample_of(supply: Supply, context: int) -> Sample | None:
 
     def sample(models: Models) -> str:
         limit = min(SAMPLED_TOKENS, context - (1 if isinstance(prompt, str) else len(prompt)))
-        return complete(models["model"], supply.tokenizer, [prompt], Sampling(0.8, top_k=50), limit)[0].text
+        written = complete(models["model"], supply.tokenizer, [prompt], Sampling(0.8, top_k=50), limit)
+        tell_errors(written)
+        return written[0].text
 
     return sample

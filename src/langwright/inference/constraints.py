@@ -76,6 +76,10 @@ class Matcher:
     def __init__(self, matcher: Any):
         self._matcher = matcher
 
+    def copy(self) -> "Matcher":
+        """Another one that has come as far."""
+        return Matcher(self._matcher.deep_copy())
+
     @property
     def error(self) -> str | None:
         """Why no token may come, where the form has failed."""
@@ -123,7 +127,7 @@ class Constraints:
 
     def begin(self, constraint: Constraint) -> Matcher:
         """A text of this form, before its first token; UserError where the form is invalid or takes too much."""
-        return Matcher(self._compiled(constraint).deep_copy())
+        return Matcher(self._compiled(constraint)).copy()
 
     def _compile(self, constraint: Constraint) -> Any:
         made: Any = getattr(self, f"_{constraint.form}")(constraint.source)

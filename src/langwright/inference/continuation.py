@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from langwright.inference.blocks import Table
 from langwright.inference.constraints import Matcher
 from langwright.inference.request import Completion, Handle, Logprob, Request, Writer
 from langwright.inference.sampling import Rules
+from langwright.text.tokenizer import Tokenizer
 
 
 @dataclass(eq=False)
@@ -20,22 +22,28 @@ class Job:
 
     Args:
         request, handle: what was asked, and what comes of it.
+        tokenizer: None where no text is wanted.
         rules: for the next token.
         ends: the ids that end a text.
         until: when it ends as it is, by the engine's clock.
         beams: the hypotheses of a search.
+        form: what its texts are to have, before their first token.
 
     Attributes:
+        groups: of its texts that are on their way.
         prompt_logprobs: of the tokens of the prompt that were read.
         ended: the texts that have ended.
     """
 
     request: Request
     handle: Handle
+    tokenizer: Tokenizer | None
     rules: Rules
     ends: frozenset[int]
     until: float = math.inf
     beams: Hypotheses | None = None
+    form: Matcher | None = None
+    groups: list["Group"] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     ended: list["Continuation"] = field(default_factory=list)
 
@@ -49,22 +57,15 @@ class Job:
         """Whether log-probabilities of new tokens are wanted."""
         return self.request.logprobs is not None or self.ranked
 
-    def hear(self, number: int, piece: str) -> None:
-        """Pass on a piece of a text that is final."""
-        if piece and not self.ranked:
-            self.handle.hear(number, piece)
-
     def end(self, texts: list["Continuation"]) -> None:
         """Take in texts that have ended; with the last of them the handle is done."""
         self.ended += texts
-        if self.beams is None and len(self.ended) < self.request.texts:
+        if self.groups:
             return
-        self.ended.sort(key=lambda text: text.number)
-        if self.ranked and self.beams is None:
-            self.ended = sorted(self.ended, key=lambda text: (text.error is not None, -text.mean_logprob))[
-                : self.request.n
-            ]
-        self.handle.completions = [text.completion() for text in self.ended]
+        best = sorted(self.ended, key=lambda text: text.number)
+        if self.request.texts > self.request.n:
+            best.sort(key=lambda text: (text.error is not None, -text.mean_logprob))
+        self.handle.completions = [text.completion() for text in best[: self.request.n]]
         if self.ranked:
             for number, completion in enumerate(self.handle.completions):
                 self.handle.hear(number, completion.text)
@@ -79,15 +80,13 @@ class Continuation:
         ids: prompt and what followed; for an encoder-decoder the target.
         prompt: how many of them are the prompt.
         limit: the most tokens that may follow it.
-        generator: draws its tokens.
-        writer: makes words of them.
         source: the ids that an encoder reads.
         number: among the texts of the request.
-        matcher: how far it has come in the form that it is to have.
 
     Attributes:
         computed: how many tokens the model has read and keeps.
         tables: the blocks of the text, and those of its source.
+        names: of the blocks that its tokens fill (`Blocks`), as far as they were wanted.
         carried: what layers without attention keep of it, by layer.
         state: a state of its own, where it does not lie in blocks (`sinks.py`).
         logprobs: of what followed, where they are wanted.
@@ -98,17 +97,30 @@ class Continuation:
     ids: list[int]
     prompt: int
     limit: int
-    generator: torch.Generator
-    writer: Writer
     source: tuple[int, ...] = ()
     number: int = 0
-    matcher: Matcher | None = None
     computed: int = 0
     tables: tuple[Table, Table] = field(default_factory=lambda: ([], []))
+    names: list[bytes] = field(default_factory=list)
     carried: dict[int, Tensor] = field(default_factory=dict)
     state: Any = None
     logprobs: list[Logprob] = field(default_factory=list)
     error: str | None = None
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Draws its tokens; 5 kB, which texts that only wait do not have."""
+        return torch.Generator().manual_seed((self.owner.request.sampling.seed + self.number) % 2**63)
+
+    @cached_property
+    def writer(self) -> Writer:
+        """Makes words of its tokens."""
+        return Writer(self.owner.tokenizer, self.ids[: self.prompt], self.owner.ends, self.owner.request.stop)
+
+    @cached_property
+    def matcher(self) -> Matcher | None:
+        """How far it has come in the form that it is to have."""
+        return None if self.owner.form is None else self.owner.form.copy()
 
     @property
     def new(self) -> int:
@@ -125,13 +137,17 @@ class Continuation:
         """Of a token; -inf before the first."""
         return sum(one.logprob for one in self.logprobs) / len(self.logprobs) if self.logprobs else -math.inf
 
+    def another(self, number: int) -> "Continuation":
+        """One more text after the same prompt, of which nothing is written."""
+        return Continuation(self.owner, self.ids[: self.prompt], self.prompt, self.limit, self.source, number)
+
     def completion(self) -> Completion:
         """What came of it."""
         request = self.owner.request
         assert self.writer.reason is not None
         return Completion(
             self.writer.text,
-            self.writer.ids,
+            self.ids[self.prompt :],
             self.writer.reason,
             self.error,
             None if request.logprobs is None else self.logprobs,
@@ -139,8 +155,25 @@ class Continuation:
         )
 
 
+@dataclass(eq=False)
+class Group:
+    """Texts that go on together: one, or the beams of a search.
+
+    Args:
+        owner: the request that they belong to.
+        order: who goes first: the negative priority, then the number of the arrival, and of the text.
+        texts: the texts.
+        seats: how many there are once the prompt is read.
+    """
+
+    owner: Job
+    order: tuple[int, int, int]
+    texts: list[Continuation]
+    seats: int = 1
+
+
 class Piece(NamedTuple):
-    """Tokens of a text that one forward pass reads, from `start` to before `stop`."""
+    """Tokens of a text that one forward pass reads, from `start` to before `stop`; its source too, with the first."""
 
     text: Continuation
     start: int
@@ -150,3 +183,8 @@ class Piece(NamedTuple):
     def length(self) -> int:
         """How many."""
         return self.stop - self.start
+
+    @property
+    def work(self) -> int:
+        """How many the model reads, those of the source among them."""
+        return self.length + (0 if self.start else len(self.text.source))

@@ -19,16 +19,15 @@ from torch import Tensor
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.beam import Hypotheses
 from langwright.inference.constraints import Constraints, hold
-from langwright.inference.continuation import Continuation, Job, Piece
+from langwright.inference.continuation import Continuation, Group, Job, Piece
 from langwright.inference.memory import Memory, Nothing
 from langwright.inference.paged import PagedCache
 from langwright.inference.prompts import check_ids, given_ids, length_limit, padded
-from langwright.inference.request import Completion, Handle, Logprob, Reason, Request, Writer
+from langwright.inference.request import Completion, Handle, Logprob, Reason, Request
 from langwright.inference.sampling import Rules, adjust, apply_rules, draw
-from langwright.inference.scheduler import Group, Scheduler
+from langwright.inference.scheduler import Scheduler
 from langwright.inference.sinks import Sinks, Streaming
 from langwright.models.model import Model
-from langwright.parts.moe import MoE
 from langwright.planning.machine import free_memory
 from langwright.text.tokenizer import Tokenizer
 
@@ -56,7 +55,8 @@ class Engine:
         longest: the most tokens of a text and its prompt, for the default of `memory`; by default the context.
         cache: whether keys and values are kept between steps.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
-        prompt_tokens: the most tokens of prompts that one step reads, if it reads more than one prompt.
+        prompt_tokens: the most tokens of prompts that one step reads; a longer prompt is read in several, beside the
+            next tokens of others, where the model allows it.
         clock: seconds, for deadlines.
 
     Raises:
@@ -80,10 +80,14 @@ class Engine:
     ):
         if not model.generates:
             raise UserError(f'a {model.family} model with the head "{model.task}" writes no text')
-        if streaming is not None and not cache:
-            raise UserError("--window needs the cache; leave --no-cache out")
-        for name, value in (("batch", batch), ("block_size", block_size), ("prompt_tokens", prompt_tokens)):
-            check_flag(name, value, value >= 1, "at least 1")
+        sizes: dict[str, int | None] = {"batch": batch, "memory": memory, "blocks": blocks, "block_size": block_size}
+        sizes |= {"longest": longest, "prompt_tokens": prompt_tokens}
+        for name, value in sizes.items():
+            check_flag(name, value, value is None or value >= 1, "at least 1")
+        paged = cache and streaming is None
+        for name, given in (("window", streaming), ("memory", memory), ("blocks", blocks)):
+            if given is not None and not (cache if name == "window" else paged):
+                raise UserError(f"--{name}: has no place {'beside --window' if cache else 'without a cache'}; drop one")
         self.model, self.tokenizer, self._clock = model, tokenizer, clock
         self._vocabulary = model.vocabulary if tokenizer is None else tokenizer.vocab_size
         self._context = None if streaming else model.context
@@ -95,21 +99,21 @@ class Engine:
         else:
             count = blocks or _affordable(model, memory, batch, longest, block_size)
             self._memory = PagedCache(model, count, block_size)
-        counts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
-        reach = _as_at_first if counts and cache else _to_the_end
-        self._scheduler = Scheduler(self._memory.blocks, self._memory.spans, batch, prompt_tokens, reach)
+        self._scheduler = Scheduler(self._memory, batch, prompt_tokens)
         self._arrivals = 0
+        self._jobs: dict[Handle, Job] = {}
         self._timed: set[Job] = set()
+        self._news: dict[Handle, None] = {}
 
     @property
     def busy(self) -> bool:
         """Whether any request waits or runs."""
-        return bool(self._scheduler.waiting or self._scheduler.running)
+        return bool(self._jobs)
 
     @property
     def free_blocks(self) -> int:
         """Blocks that belong to no text."""
-        return self._memory.blocks[0].free
+        return self._memory.blocks.free
 
     def add(self, request: Request) -> Handle:
         """Take on a request, which the following steps work on.
@@ -120,58 +124,93 @@ class Engine:
         model, search = self.model, request.search
         if search.beams > 1 and isinstance(self._memory, Sinks):
             raise UserError(f"--window: has no place beside --beams {search.beams}, which keep whole texts; drop one")
+        if model.encoders and request.prompt_logprobs is not None:
+            raise UserError(f"--prompt-logprobs: a {model.family} model writes no prompt; leave it out")
         given = given_ids(model, self.tokenizer, request.prompt)
         ids, source = ([model.frame.start], tuple(given)) if model.encoders else (given, ())
         limit = length_limit(self._context, len(ids), request.max_new_tokens)
         until = math.inf if request.deadline is None else self._clock() + request.deadline
-        job = Job(request, Handle(request), self._rules(request), self._ends(request), until)
+        job = Job(request, Handle(request), self.tokenizer, self._rules(request), self._ends(request), until)
         if search.beams > 1:
             job.beams = Hypotheses(search, job.ends)
-        text = self._text(job, ids, limit, source)
+        if request.constraint is not None:
+            job.form = self._constraints.begin(request.constraint)
+        text = Continuation(job, ids, len(ids), limit, source)
         if self._scheduler.never_fits(text, search.beams):
-            blocks = self._memory.blocks[0]
+            blocks = self._memory.blocks
             raise UserError(
                 f"a prompt of {len(given)} tokens and {limit} new ones (--beams {search.beams}) can never fit the "
                 f"{blocks.count} blocks of {blocks.size} tokens that the engine has; give it more, or ask for less"
             )
         self._arrivals += 1
+        self._jobs[job.handle] = job
         if request.deadline is not None:
             self._timed.add(job)
         seats = max(search.beams, request.texts)
-        self._scheduler.add(Group(job, (-request.priority, self._arrivals, 0), [text], seats))
+        job.groups.append(Group(job, (-request.priority, self._arrivals, 0), [text], seats))
+        self._scheduler.add(job.groups[0])
         return job.handle
 
     def cancel(self, handle: Handle) -> None:
         """End a request as far as it came; texts of it that have ended stay as they are."""
-        self._break_off("cancelled", lambda job: job.handle is handle)
+        if handle in self._jobs:
+            self._break_off(self._jobs[handle], "cancelled")
+
+    def forget(self) -> None:
+        """Keep nothing of earlier requests, as is due when the weights of the model have changed."""
+        if self.busy:
+            raise ValueError("requests are on their way; finish or cancel them first")
+        self._memory.blocks.forget()
 
     def finish(self, handles: Iterable[Handle]) -> list[list[Completion]]:
         """Step until these are done."""
         handles = list(handles)
         while not all(handle.done for handle in handles):
+            if not self.busy:
+                raise ValueError("a handle of another engine never ends here")
             self.step()
         return [handle.completions for handle in handles]
 
     @torch.inference_mode()
-    def step(self) -> None:
-        """Read what comes next of the texts that run, and choose the next token of each."""
+    def step(self) -> list[Handle]:
+        """Read what comes next of the texts that run, and choose the next token of each.
+
+        Where a step raises, all that ran waits again, and a later step reads it anew.
+
+        Returns:
+            The requests of which there is something new: text to `read`, or their end.
+        """
         now = self._clock() if self._timed else 0.0
-        late = {job for job in self._timed if now >= job.until}
-        if late:
-            self._timed -= late
-            self._break_off("deadline", late.__contains__)
+        for job in [job for job in self._timed if now >= job.until]:
+            self._break_off(job, "deadline")
         plan = self._scheduler.plan()
-        self._memory.prepare(plan.copies)
+        try:
+            self._memory.prepare(plan.copies)
+            self._go_on(*self._read_all(plan.pieces))
+        except BaseException:
+            self._scheduler.retreat()
+            raise
+        news, self._news = list(self._news), {}
+        return news
+
+    def _read_all(self, pieces: Sequence[Piece]) -> tuple[dict[Continuation, Tensor], set[Continuation]]:
+        """The logits after the texts that were read to their end, and the texts whose logits are not finite."""
         logits: dict[Continuation, Tensor] = {}
         broken: set[Continuation] = set()
-        for pieces in passes(plan.pieces):
-            rows = self._read(pieces)
-            for piece, row, finite in zip(pieces, rows, rows.isfinite().all(-1).tolist(), strict=True):
-                piece.text.computed = piece.stop if self._memory.keeps else 0
+        for together in passes(pieces):
+            rows = self._read(together)
+            for piece, row, finite in zip(together, rows, rows.isfinite().all(-1).tolist(), strict=True):
                 if piece.stop == len(piece.text.ids):
                     logits[piece.text] = row
                 if not finite:
                     broken.add(piece.text)
+        for piece in pieces:
+            if piece.text not in broken:
+                self._scheduler.keep(piece)
+        return logits, broken
+
+    def _go_on(self, logits: dict[Continuation, Tensor], broken: set[Continuation]) -> None:
+        """Choose the next tokens of the texts that were read to their end."""
         single: list[Group] = []
         for group in list(self._scheduler.running):
             if not broken.isdisjoint(group.texts):
@@ -187,15 +226,6 @@ class Engine:
                 single += parted
         if single:
             self._draw(single, torch.stack([logits[group.texts[0]] for group in single]))
-
-    def _text(self, job: Job, ids: list[int], limit: int, source: tuple[int, ...], number: int = 0) -> Continuation:
-        """A text of a request, of which nothing is written."""
-        seed = (job.request.sampling.seed + number) % 2**63
-        writer = Writer(self.tokenizer, ids, job.ends, job.request.stop)
-        form = job.request.constraint
-        matcher = None if form is None else self._constraints.begin(form)
-        draws = torch.Generator().manual_seed(seed)
-        return Continuation(job, list(ids), len(ids), limit, draws, writer, source, number, matcher)
 
     @cached_property
     def _constraints(self) -> Constraints:
@@ -243,10 +273,11 @@ class Engine:
         job, first, groups = group.owner, group.texts[0], [group]
         if job.beams is None:
             for number in range(1, group.seats):
-                text = self._text(job, first.ids, first.limit, first.source, number)
+                text = first.another(number)
                 self._scheduler.share(first, text)
                 groups.append(Group(job, (*group.order[:2], number), [text]))
-                self._scheduler.running.append(groups[-1])
+            self._scheduler.running += groups[1:]
+            job.groups += groups[1:]
             group.seats = 1
         return groups
 
@@ -269,7 +300,7 @@ class Engine:
             if text.owner.measures:
                 text.logprobs += logprobs_of(logits[row : row + 1], [token], text.owner.request.logprobs or 0)
             text.ids.append(token)
-            text.owner.hear(text.number, text.writer.take(token))
+            self._hear(text, text.writer.take(token))
             complete = (matcher := matchers[row]) is not None and matcher.take(token)
             if text.writer.reason is not None or complete or not text.left:
                 self._end(group, "end" if complete else "length")
@@ -292,42 +323,41 @@ class Engine:
         for old in texts:
             self._scheduler.release(old)
 
-    def _break_off(self, reason: Reason, which: Callable[[Job], bool]) -> None:
-        """End requests where they are."""
-        for group in [*self._scheduler.waiting, *self._scheduler.running]:
-            if which(group.owner):
-                for one in self._part(group):
-                    self._end(one, reason)
+    def _hear(self, text: Continuation, piece: str) -> None:
+        """Pass on a piece of a text that is final."""
+        if piece and not text.owner.ranked:
+            text.owner.handle.hear(text.number, piece)
+            self._news[text.owner.handle] = None
+
+    def _break_off(self, job: Job, reason: Reason) -> None:
+        """End a request where it is."""
+        for group in list(job.groups):
+            for one in self._part(group):
+                self._end(one, reason)
 
     def _end(self, group: Group, reason: Reason, error: str | None = None) -> None:
         """Let the texts of a group go; with the last of a request's, it is done."""
         job, texts = group.owner, group.texts
         self._scheduler.leave(group)
+        job.groups.remove(group)
         if job.beams is not None:
-            first, texts = texts[0], []
             best = job.beams.best(job.request.n)
-            for number in range(job.request.n):
-                text = self._text(job, first.ids[: first.prompt], first.limit, first.source, number)
-                if number >= len(best):
-                    text.error = error or "the search found no more texts that its rules allow"
-                for token in best[number] if number < len(best) else ():
+            texts = [texts[0].another(number) for number in range(job.request.n)]
+            for text in texts[len(best) :]:
+                text.error = error or "the search found no more texts that its rules allow"
+            for text, tokens in zip(texts, best, strict=False):
+                for token in tokens:
                     if text.writer.reason is None:
                         text.writer.take(token)
-                texts.append(text)
+                        text.ids.append(token)
         for text in texts:
             text.error = text.error or error
-            job.hear(text.number, text.writer.close("error" if text.error else reason))
+            self._hear(text, text.writer.close("error" if text.error else reason))
         job.end(texts)
-
-
-def _to_the_end(text: Continuation) -> int:
-    """A text is read as far as it goes."""
-    return len(text.ids)
-
-
-def _as_at_first(text: Continuation) -> int:
-    """A text is read again as it was at first, prompt and then token by token, where experts count those of a call."""
-    return text.prompt if not text.computed else text.computed + 1
+        if not job.groups:
+            del self._jobs[job.handle]
+            self._timed.discard(job)
+            self._news[job.handle] = None
 
 
 def passes(pieces: Iterable[Piece]) -> list[list[Piece]]:
@@ -339,15 +369,15 @@ def passes(pieces: Iterable[Piece]) -> list[list[Piece]]:
     """
     found: list[list[Piece]] = []
     real = 0
-    for piece in sorted(pieces, key=lambda piece: (not piece.start, piece.length)):
+    for piece in sorted(pieces, key=lambda piece: (not piece.start, piece.work)):
         if found and (not piece.start) == (not found[-1][0].start):
-            padding = piece.length * (len(found[-1]) + 1) - real - piece.length
+            padding = piece.work * (len(found[-1]) + 1) - real - piece.work
             if padding <= max(PASS, real // 4):
                 found[-1].append(piece)
-                real += piece.length
+                real += piece.work
                 continue
         found.append([piece])
-        real = piece.length
+        real = piece.work
     return found
 
 
@@ -371,5 +401,5 @@ def _affordable(model: Model, memory: int | None, batch: int, longest: int | Non
     if memory is not None:
         check_flag("memory", memory, memory >= each, f"at least {each:,} bytes, which one block takes")
         return memory // each
-    wanted = batch * -(-(PagedCache.ahead_of(model) + (longest or model.context or LONGEST)) // size)
+    wanted = batch * PagedCache.blocks_for(model, longest or model.context or LONGEST, size)
     return max(1, min(wanted, int(SHARE * free_memory(model.device)) // each))

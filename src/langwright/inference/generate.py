@@ -1,12 +1,13 @@
 """Prompts continued side by side, and the likeliest next tokens of a text."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from langwright.base.console import warn
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.constraints import Constraint
 from langwright.inference.engine import Engine
@@ -64,23 +65,42 @@ def complete(
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
     asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search, constraint=constraint)
+    engine = engine_for(model, tokenizer, asked, rows, batch=batch, cache=cache, streaming=streaming)
     requests = [replace(asked, prompt=ids, sampling=one) for ids, one in zip(rows, samplings, strict=True)]
-    longest = max(map(len, rows)) + (max_new_tokens or 256)
-    engine = Engine(
+    numbers = {engine.add(request): row for row, request in enumerate(requests)}
+    while engine.busy:
+        for handle in engine.step():
+            if text := handle.read():
+                on_text(numbers[handle], text)
+    return [handle.completions[0] for handle in numbers]
+
+
+def engine_for(
+    model: Model,
+    tokenizer: Tokenizer,
+    asked: Request,
+    rows: Collection[Sequence[int]],
+    *,
+    batch: int,
+    cache: bool = True,
+    streaming: Streaming | None = None,
+) -> Engine:
+    """An engine with the memory that these prompts want, continued in this way, at most `batch` of them at once."""
+    longest = max(map(len, rows), default=0) + (asked.max_new_tokens or 256)
+    return Engine(
         model,
         tokenizer,
-        batch=min(len(rows), batch) * search.beams,
+        batch=max(1, min(len(rows), batch)) * asked.search.beams,
         longest=longest if model.context is None else min(longest, model.context),
         cache=cache,
         streaming=streaming,
     )
-    handles = [engine.add(request) for request in requests]
-    while engine.busy:
-        engine.step()
-        for row, handle in enumerate(handles):
-            if text := handle.read():
-                on_text(row, text)
-    return [handle.completions[0] for handle in handles]
+
+
+def tell_errors(completions: Iterable[Completion]) -> None:
+    """Say what went wrong, each once."""
+    for error in dict.fromkeys(completion.error for completion in completions if completion.error):
+        warn(f"a text was cut off: {error}")
 
 
 def next_tokens(

@@ -1,7 +1,7 @@
 """What an engine keeps of texts between steps: the protocol, and the memory that keeps nothing."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -16,22 +16,32 @@ Real = Bool[Tensor, "rows time"]
 Hidden = Float[Tensor, "rows time dim"]
 
 
+@runtime_checkable
 class Memory(Protocol):
     """The memory of all texts: `PagedCache`, or `Sinks`, or `Nothing`.
 
     Attributes:
+        blocks: where texts and their sources lie, as numbers.
         keeps: whether what was read is kept, so that a text is read piece by piece.
+        reuses: whether all that is kept of a text lies in its blocks, and depends on no more than the tokens before.
+        ahead: virtual tokens before each text.
     """
 
+    blocks: Blocks
     keeps: bool
+    reuses: bool
+    ahead: int
 
-    @property
-    def blocks(self) -> tuple[Blocks, Blocks]:
-        """Of texts, and of sources."""
+    def reach(self, text: Continuation, most: int) -> int:
+        """Behind which token of a text its next piece ends, of so many tokens at the most where that is possible."""
         ...
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The tokens that reading a part of a text writes into blocks of both kinds: the first, and the last + 1."""
+        """The tokens that reading a part of a text writes into blocks: its own, and those of its source.
+
+        Returns:
+            The first, and the last + 1, of both.
+        """
         ...
 
     def read(self, ids: Ids, real: Real | None, pieces: Sequence[Piece], encoded: CrossMemory | None) -> Hidden:
@@ -50,13 +60,23 @@ class Memory(Protocol):
         ...
 
 
+def as_at_first(text: Continuation) -> int:
+    """Where the next piece ends of a text that other pieces would change: the prompt whole, then single tokens."""
+    return text.prompt if not text.computed else text.computed + 1
+
+
 class Nothing:
     """No memory: every token is computed from the beginning of its text, for comparison."""
 
-    keeps = False
+    keeps = reuses = False
+    ahead = 0
 
     def __init__(self, model: Model):
-        self._model, self.blocks = model, (Blocks(0, 1), Blocks(0, 1))
+        self._model, self.blocks = model, Blocks(0, 1)
+
+    def reach(self, text: Continuation, most: int) -> int:
+        """To its end."""
+        return len(text.ids)
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """No blocks."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from langwright.base.errors import UserError
 from langwright.inference.blocks import Blocks
 from langwright.inference.continuation import Continuation, Piece
-from langwright.inference.memory import Hidden, Ids, Real
+from langwright.inference.memory import Hidden, Ids, Real, as_at_first
 from langwright.models.model import Model
 from langwright.parts import native
 from langwright.parts.attention import Attention
@@ -23,8 +23,12 @@ from langwright.parts.bias import Lowered, Places
 from langwright.parts.carry import Carry
 from langwright.parts.kernels import Stateless, attend
 from langwright.parts.linear import FEW
+from langwright.parts.moe import MoE
+from langwright.parts.rope_scaling import DynamicScaling
 from langwright.parts.state import CrossMemory, Keys, KeysValues, NewTokens, Queries, Settings
 
+IN_PLACE = 8
+"""So many new tokens of each row attend to blocks where they lie; for more it is faster to copy them out first."""
 InBlocks = Float[Tensor, "blocks kv_heads size head_dim"]
 
 
@@ -78,6 +82,11 @@ class Pages:
         for held, new in zip(pool, (k, v), strict=True):
             chosen = new.transpose(1, 2)[self._row, self._column]
             held.transpose(1, 2)[self._block, self._offset] = chosen.to(held.dtype)
+
+    def gather(self, pool: Pool) -> KeysValues:
+        """Copies of all that lies in the blocks of each row, in one piece."""
+        keys, values = (held[self.tables].transpose(1, 2).flatten(2, 3) for held in pool)
+        return keys, values
 
     def order_reads(self) -> None:
         """Prepare `attend_blocks`: gather the blocks that are read by how many rows read them, 1, 2, up to 4, up to 8.
@@ -177,6 +186,8 @@ class PagedSlot(NamedTuple):
             return attend(q, k, v, bias, settings)
         if bias.tiled and bias.described is not None:
             bias = bias.described[0].lower(bias.described[1], q.dtype)
+        if q.shape[2] > IN_PLACE:
+            return attend(q, *pages.gather(pool), bias, settings)
         return attend_blocks(q, pool, pages, bias, settings)
 
 
@@ -198,9 +209,9 @@ class PagedState:
         ahead = self._cache.ahead
         starts = [0 if self.fresh else ahead + piece.start for piece in self._pieces]
         counts = [piece.length + (ahead if self.fresh else 0) for piece in self._pieces]
-        if self._cache.pools:
+        if self._cache.own:
             tables = [piece.text.tables[0] for piece in self._pieces]
-            self._pages = Pages(tables, starts, counts, self._cache.texts.size, new.device)
+            self._pages = Pages(tables, starts, counts, self._cache.blocks.size, new.device)
         if self.fresh or self._pages is None:
             return Stateless().begin(new._replace(mask=None))
         query = self._pages.starts + torch.arange(new.time, device=new.device)
@@ -214,7 +225,7 @@ class PagedState:
             if held:
                 self._carried[layer].write(torch.cat(held))
             return self._carried[layer]
-        if layer not in self._cache.pools:
+        if layer not in self._cache.own:
             return Stateless()
         assert self._pages is not None
         return PagedSlot(self._cache.pools[layer], self._pages, self.fresh)
@@ -233,11 +244,11 @@ class HeldSources(CrossMemory):
 
     def __init__(self, cache: "PagedCache", pieces: Sequence[Piece], device: Any):
         lengths, tables = zip(*((cache.source_length(p.text), p.text.tables[1]) for p in pieces), strict=True)
-        pages = Pages(tables, lengths, [0] * len(pieces), cache.sources.size, device)
+        pages = Pages(tables, lengths, [0] * len(pieces), cache.blocks.size, device)
         real = pages.positions >= 0
         super().__init__(torch.empty(*real.shape, 0, device=device), real)
-        self._pools = cache.cross
-        self.slots = {layer: PagedSlot(pool, pages, fresh=False) for layer, pool in cache.cross.items()}
+        self._pools = cache.pools
+        self.slots = {layer: PagedSlot(cache.pools[layer], pages, fresh=False) for layer in cache.cross}
 
     def keys_values(self, layer: int, make: Any) -> KeysValues:
         """Nothing new."""
@@ -251,14 +262,15 @@ class PagedCache:
 
     Args:
         model: whose layers keep keys and values, or a memory of fixed size.
-        blocks: blocks for texts, and as many for the sources of an encoder-decoder.
+        blocks: how many there are, for texts and for the sources of an encoder-decoder.
         size: tokens in a block.
 
     Attributes:
-        texts, sources: the blocks of both as numbers.
-        pools, cross: the keys and values of both, by layer.
+        blocks: them as numbers.
+        pools: the keys and values of each layer that attends.
+        own, cross: the layers that attend to their own tokens, and those that attend to sources.
         carrying: the layers that keep a memory of fixed size, which lies with each text.
-        ahead: virtual tokens before each text.
+        reuses, ahead: see `Memory`.
     """
 
     keeps = True
@@ -266,38 +278,41 @@ class PagedCache:
     def __init__(self, model: Model, blocks: int, size: int):
         self._model, self.device = model, model.device
         self.carrying = frozenset(_carrying(model))
-        own, cross = _attending(model)
-        self.texts, self.sources = Blocks(blocks if own else 0, size), Blocks(blocks if cross else 0, size)
+        self.own, self.cross = _attending(model)
+        self.blocks = Blocks(blocks if self.own or self.cross else 0, size)
         dtype = model.body.embed.tokens.dtype
 
         def pool(module: Attention) -> Pool:
             shape = blocks, module.kv_heads, size, module.head_dim
             return Pool(*(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2)))
 
-        self.pools = {layer: pool(module) for layer, module in own.items()}
-        self.cross = {layer: pool(module) for layer, module in cross.items()}
-        self.ahead = self.ahead_of(model)
-        self._ahead_of_source = _virtual(model.encoder) if model.encoders else 0
+        self.pools = {layer: pool(module) for layer, module in (self.cross | self.own).items()}
+        self.ahead, self._ahead_of_source = _virtual(model)
+        experts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
+        scaling = None if model.body.rope is None else model.body.rope.scaling
+        self._divisible = not experts and not isinstance(scaling, DynamicScaling)
+        self.reuses = self._divisible and bool(self.own) and not self.carrying and not self.cross and model.body.causal
 
     @staticmethod
     def block_bytes(model: Model, size: int) -> int:
         """Bytes of a block in all layers; 0 for a model whose memory does not grow."""
-        width = sum(m.kv_heads * m.head_dim for which in _attending(model) for m in which.values())
+        own, cross = _attending(model)
+        width = sum(module.kv_heads * module.head_dim for module in (cross | own).values())
         return 2 * size * width * model.body.embed.tokens.dtype.itemsize
 
     @staticmethod
-    def ahead_of(model: Model) -> int:
-        """Virtual tokens before each text."""
-        return _virtual(model.body)
+    def blocks_for(model: Model, tokens: int, size: int) -> int:
+        """Blocks of a text of so many tokens, and of a source as long."""
+        kinds = zip(_attending(model), _virtual(model), strict=True)
+        return sum(-(-(ahead + tokens) // size) for layers, ahead in kinds if layers)
 
-    @property
-    def blocks(self) -> tuple[Blocks, Blocks]:
-        """Those of texts and of sources, as `spans` counts them."""
-        return self.texts, self.sources
+    def reach(self, text: Continuation, most: int) -> int:
+        """As far as it may, where what a token leaves does not depend on the tokens that are read with it."""
+        return min(len(text.ids), text.computed + most) if self._divisible else as_at_first(text)
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Which tokens reading these of a text writes into blocks: its own, and those of its source."""
-        own = (self.ahead + start if start else 0, self.ahead + stop) if self.pools else (0, 0)
+        own = (self.ahead + start if start else 0, self.ahead + stop) if self.own else (0, 0)
         return own, (0, self.source_length(text)) if self.cross and not start else (0, 0)
 
     def source_length(self, text: Continuation) -> int:
@@ -319,21 +334,19 @@ class PagedCache:
             return HeldSources(self, pieces, self.device)
         counts = [self.source_length(piece.text) for piece in pieces]
         tables = [piece.text.tables[1] for piece in pieces]
-        pages = Pages(tables, [0] * len(pieces), counts, self.sources.size, self.device)
-        encoded.slots = {layer: PagedSlot(pool, pages, fresh=True) for layer, pool in self.cross.items()}
+        pages = Pages(tables, [0] * len(pieces), counts, self.blocks.size, self.device)
+        encoded.slots = {layer: PagedSlot(self.pools[layer], pages, fresh=True) for layer in self.cross}
         return encoded
 
     def prepare(self, copies: Sequence[tuple[int, int]]) -> None:
         """Clean what was claimed, since 0 times a number that is not finite is none either; copy what was shared."""
-        for blocks, pools in zip(self.blocks, (self.pools, self.cross), strict=True):
-            if blocks.taken:
-                taken = torch.tensor(blocks.taken, device=self.device)
-                blocks.taken.clear()
-                for held in (tensor for pool in pools.values() for tensor in pool):
-                    held.index_fill_(0, taken, 0)
-        if copies:
-            old, new = (torch.tensor(numbers, device=self.device) for numbers in zip(*copies, strict=True))
-            for held in (tensor for pool in self.pools.values() for tensor in pool):
+        taken = torch.tensor(self.blocks.taken, dtype=torch.long, device=self.device)
+        old, new = (torch.tensor([pair[i] for pair in copies], dtype=torch.long, device=self.device) for i in range(2))
+        self.blocks.taken.clear()
+        for held in (tensor for pool in self.pools.values() for tensor in pool):
+            if len(taken):
+                held.index_fill_(0, taken, 0)
+            if len(new):
                 held[new] = held[old]
 
 
@@ -355,6 +368,9 @@ def _carrying(model: Model) -> list[int]:
     return list(own)
 
 
-def _virtual(stack: Any) -> int:
-    virtual = None if stack.adapter is None else stack.adapter.virtual_tokens()
-    return virtual.length if virtual else 0
+def _virtual(model: Model) -> tuple[int, int]:
+    """Virtual tokens before each text, and before each source."""
+    stacks = (model.body, *((model.encoder,) if model.encoders else ()))
+    found = [None if stack.adapter is None else stack.adapter.virtual_tokens() for stack in stacks]
+    lengths = [virtual.length if virtual else 0 for virtual in found]
+    return lengths[0], sum(lengths[1:])

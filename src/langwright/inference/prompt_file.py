@@ -1,8 +1,11 @@
 """A file of prompts made into a file of texts: stopped anywhere, it goes on there."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,8 +14,12 @@ from langwright.base.console import progress, say
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_file, refuse_file
 from langwright.corpora.reading import document_of, read_rows
-from langwright.inference.engine import Engine
-from langwright.inference.request import Completion, Request
+from langwright.inference.generate import engine_for
+from langwright.inference.prompts import given_ids
+from langwright.inference.request import Request
+from langwright.inference.sinks import Streaming
+from langwright.models.model import Model
+from langwright.text.tokenizer import Tokenizer
 
 BEGUN = ".part"
 """The ending of the file that holds what is written so far: a line of settings, then rows as they were finished."""
@@ -26,23 +33,34 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     return [(row.text, row.source) for row in rows]
 
 
-def complete_file(engine: Engine, prompts: Path, out: Path, asked: Request, settings: Mapping[str, Any]) -> int:
+def complete_file(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Path,
+    out: Path,
+    asked: Request,
+    settings: Mapping[str, Any],
+    *,
+    batch: int,
+    cache: bool = True,
+    streaming: Streaming | None = None,
+) -> int:
     """Continue the prompts of a file, and write one JSON object for each, in their order.
 
     What is finished is kept beside `out` at once, and is not written again when this is called again.
 
     Args:
-        engine: what writes; `prompt` of `asked` is replaced by each of the file.
+        model, tokenizer, batch, cache, streaming: as in `complete`.
         prompts: rows with a field `prompt`.
         out: the file to write.
-        asked: how each prompt is continued.
+        asked: how each prompt is continued; its own is replaced by each of the file.
         settings: what else decides the texts, by name.
 
     Returns:
         How many ended with an error. Where `out` is finished already, nothing is written.
 
     Raises:
-        UserError: A prompt does not fit, or what was begun had other prompts or settings.
+        UserError: A prompt does not fit, what was begun had other prompts or settings, or another run writes it.
     """
     rows = read_prompts(prompts)
     digest = hashlib.sha256(json.dumps([text for text, _ in rows]).encode()).hexdigest()
@@ -54,41 +72,59 @@ def complete_file(engine: Engine, prompts: Path, out: Path, asked: Request, sett
         return sum(row.get("reason") == "error" for row in written)
     refuse_file(out.parent)
     begun, settings = out.with_name(out.name + BEGUN), {"prompts": digest, **settings}
-    done, good = _read_begun(begun, prompts, settings)
-    waiting = {}
+    done, good, size = _read_begun(begun, prompts, settings)
+    ids, waiting = {}, {}
     for number, (text, where) in enumerate(rows):
         if number not in done:
-            try:
-                waiting[number] = engine.add(replace(asked, prompt=text))
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
+            with _at(where):
+                ids[number] = given_ids(model, tokenizer, text)
+    engine = engine_for(model, tokenizer, asked, ids.values(), batch=batch, cache=cache, streaming=streaming)
+    for number, prompt in ids.items():
+        with _at(rows[number][1]):
+            waiting[engine.add(replace(asked, prompt=prompt))] = number
     if done:
         say(f"{begun}: goes on after {len(done):,} of {len(rows):,} texts")
     out.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
     with begun.open("r+b") as file, progress("writing", len(rows), "texts") as advance:
+        _lock(file, begun, size)
         file.truncate(good)
         file.seek(good)
         if not good:
             _append(file, settings)
         advance(len(done))
-        while waiting:
-            engine.step()
-            for number in [number for number, handle in waiting.items() if handle.done]:
-                done[number] = _row(rows[number][0], waiting.pop(number).completions[0])
-                _append(file, {"row": number, **done[number]})
-                advance(1)
-    with atomic_file(out) as whole:
-        lines = (json.dumps(done[number], ensure_ascii=False) for number in range(len(rows)))
-        whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    begun.unlink()
+        while engine.busy:
+            for handle in engine.step():
+                if handle.done:
+                    number = waiting[handle]
+                    done[number] = {"prompt": rows[number][0], **handle.completions[0].row()}
+                    _append(file, {"row": number, **done[number]})
+                    advance(1)
+        with atomic_file(out) as whole:
+            lines = (json.dumps(done[number], ensure_ascii=False) for number in range(len(rows)))
+            whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        begun.unlink()
     say(f"wrote {out}")
     return sum(row["reason"] == "error" for row in done.values())
 
 
-def _row(prompt: str, written: Completion) -> dict[str, Any]:
-    row = {"prompt": prompt, "text": written.text, "tokens": written.ids, "reason": written.reason}
-    return row if written.error is None else {**row, "error": written.error}
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where the prompt stands that does not fit."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _lock(file: BinaryIO, path: Path, size: int) -> None:
+    """Keep other runs out until the file is closed; UserError where one has written since it was read."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        size = -1
+    if not path.exists() or file.seek(0, os.SEEK_END) != size:
+        raise UserError(f"{path}: another run writes it; let it finish, or choose another --out")
 
 
 def _append(file: BinaryIO, value: Any) -> None:
@@ -96,8 +132,8 @@ def _append(file: BinaryIO, value: Any) -> None:
     file.flush()
 
 
-def _read_begun(path: Path, prompts: Path, settings: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], int]:
-    """The rows of what was begun, and its bytes up to a last line that was cut off."""
+def _read_begun(path: Path, prompts: Path, settings: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], int, int]:
+    """The rows of what was begun, its bytes up to a last line that was cut off, and all of them."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
     try:
@@ -111,4 +147,4 @@ def _read_begun(path: Path, prompts: Path, settings: Mapping[str, Any]) -> tuple
     if changed:
         told = f"{changed} was {first.get(changed)!r} and now is {settings.get(changed)!r}"
         raise UserError(f"{path}: was begun otherwise: {told}; finish it so, or remove it to begin anew")
-    return found, sum(map(len, whole))
+    return found, sum(map(len, whole)), sum(map(len, lines))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from langwright.base.errors import UserError, check_flag
 from langwright.inference.constraints import Constraint
@@ -35,6 +35,8 @@ class Request:
         prompt_logprobs: the same for the tokens of the prompt, but the first.
         priority: requests with a higher one go first.
         deadline: seconds after which the text ends as it is; None for no end.
+        salt: requests share what is kept of a common beginning with those of the same salt alone, so that nobody learns
+            from the time it takes what others asked.
         constraint: the form that each text has from its first token to its end.
     """
 
@@ -53,6 +55,7 @@ class Request:
     prompt_logprobs: int | None = None
     priority: int = 0
     deadline: float | None = None
+    salt: str = ""
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +121,11 @@ class Completion:
     logprobs: list[Logprob] | None = None
     prompt_logprobs: list[Logprob] | None = None
 
+    def row(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        told = {"text": self.text, "tokens": self.ids, "reason": self.reason}
+        return told if self.error is None else {**told, "error": self.error}
+
 
 class Handle:
     """A request on its way.
@@ -161,12 +169,10 @@ class Writer:
         self._decoder = None if tokenizer is None else StreamDecoder(tokenizer, prompt)
         self._given = 0
         self.text = ""
-        self.ids: list[int] = []
         self.reason: Reason | None = None
 
     def take(self, token: int) -> str:
         """Go on with a token; the text that is final by it."""
-        self.ids.append(token)
         if token in self._ends:
             self.reason = "end"
             return ""

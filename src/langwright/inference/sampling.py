@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from langwright.base.errors import UserError, check_flag
@@ -62,6 +62,11 @@ class Sampling:
             ("frequency_penalty", abs(self.frequency_penalty) <= 100, "between -100 and 100"),
         ):
             check_flag(name, getattr(self, name), holds, wanted)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what is written changes what comes."""
+        return self.repetition_penalty != 1 or bool(self.presence_penalty or self.frequency_penalty)
 
 
 @dataclass(frozen=True)
@@ -134,28 +139,30 @@ def apply_rules(
         new: how many of it were generated.
         left: how many more may follow the next one.
     """
-    added: list[tuple[int, int, float]] = []
+    if all(rule == Rules() for rule in rules):
+        return scores
+    scores, device = scores.clone(), scores.device
     for row, (rule, ids) in enumerate(zip(rules, written, strict=True)):
         forced = rule.next(new[row], left[row])
         if forced is not None:
-            scores = scores.index_fill(0, torch.tensor([row], device=scores.device), -torch.inf)
+            scores[row] = -torch.inf
             scores[row, forced] = 0.0
             continue
-        barred = (*rule.banned, *_endings(ids, rule.no_repeat_ngram))
-        added += [(row, token, bias) for token, bias in rule.bias.items()]
-        added += [(row, token, -math.inf) for token in dict.fromkeys(barred)]
-    if not added:
-        return scores
-    rows, tokens, values = (torch.tensor(column, device=scores.device) for column in zip(*added, strict=True))
-    return scores.index_put((rows, tokens), values.to(scores.dtype), accumulate=True)
+        if rule.bias:
+            tokens, values = zip(*rule.bias.items(), strict=True)
+            scores[row, torch.tensor(tokens, device=device)] += torch.tensor(values, device=device, dtype=scores.dtype)
+        barred = torch.cat((torch.tensor(rule.banned, dtype=torch.long), _endings(ids, rule.no_repeat_ngram)))
+        scores[row, barred.to(device)] = -torch.inf
+    return scores
 
 
-def _endings(written: Sequence[int], n: int) -> list[int]:
+def _endings(written: Sequence[int], n: int) -> Int[Tensor, " endings"]:
     """Tokens that would complete an n-gram which is there already."""
-    if not n:
-        return []
-    start = list(written[len(written) - n + 1 :])
-    return [written[i + n - 1] for i in range(len(written) - n + 1) if list(written[i : i + n - 1]) == start]
+    if not n or len(written) < n:
+        return torch.empty(0, dtype=torch.long)
+    ids = torch.tensor(written)
+    grams, start = ids.unfold(0, n, 1), ids[len(ids) - n + 1 :]
+    return grams[(grams[:, :-1] == start).all(1), -1]
 
 
 def adjust(
@@ -172,10 +179,10 @@ def adjust(
         new: how many of them were generated, which the presence and the frequency penalty count.
     """
     logits = logits.float()
-    for row, (sampling, ids) in enumerate(zip(samplings, written, strict=True)):
-        penalised = _penalise(logits[row], sampling, ids, new[row])
-        if penalised is not None:
-            logits = logits.index_copy(0, torch.tensor([row], device=logits.device), penalised[None])
+    penalised = [row for row, sampling in enumerate(samplings) if sampling.penalises]
+    logits = logits.clone() if penalised else logits
+    for row in penalised:
+        _penalise(logits[row], samplings[row], written[row], new[row])
     for name, neutral, cut in _CUTS:
         settings = [getattr(sampling, name) for sampling in samplings]
         rows = [row for row, value in enumerate(settings) if value != neutral]
@@ -186,19 +193,15 @@ def adjust(
     return logits
 
 
-def _penalise(logits: Float[Tensor, " vocabulary"], sampling: Sampling, ids: Sequence[int], new: int) -> Tensor | None:
-    """The logits of one row after its penalties; None where it has none."""
-    penalised = None
+def _penalise(logits: Float[Tensor, " vocabulary"], sampling: Sampling, ids: Sequence[int], new: int) -> None:
+    """Change the logits of one row by its penalties."""
     if sampling.repetition_penalty != 1:
         there = torch.tensor(ids, dtype=torch.long, device=logits.device)
         old = logits[there]
-        lower = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
-        penalised = logits.scatter(0, there, lower)
+        logits[there] = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
     if new and (sampling.presence_penalty or sampling.frequency_penalty):
         tokens, counts = torch.tensor(ids[-new:], device=logits.device).unique(return_counts=True)
-        taken = sampling.presence_penalty + sampling.frequency_penalty * counts
-        penalised = (logits if penalised is None else penalised).index_add(0, tokens, -taken.to(logits.dtype))
-    return penalised
+        logits[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
 
 
 Settings = Float[Tensor, "rows 1"]
@@ -258,15 +261,14 @@ _CUTS: tuple[tuple[str, float, Callable[[Logits, Settings], Logits]], ...] = (
 def draw(logits: Logits, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> list[int]:
     """The ids of the next tokens. A generator is its sequence's own, so that neighbours in a batch change nothing.
 
-    Sampling is an exponential race: argmax p / e with e ~ Exp(1) picks each token with probability p.
+    A number that is uniform below the sum of all probabilities falls into the part of a token as often as it is likely.
     """
     tokens: list[int] = logits.argmax(-1).tolist()
     rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if rows:
-        race = torch.empty(len(rows), logits.shape[1])
-        for one, row in zip(race, rows, strict=True):
-            one.exponential_(generator=generators[row])
-        likely = logits[torch.tensor(rows, device=logits.device)].softmax(-1).cpu()
-        for row, token in zip(rows, (likely / race).argmax(-1).tolist(), strict=True):
+        sums = logits[torch.tensor(rows, device=logits.device)].softmax(-1).cpu().cumsum(-1, dtype=torch.float64)
+        shares = torch.stack([torch.rand(1, generator=generators[row], dtype=torch.float64) for row in rows])
+        below = torch.minimum(shares * sums[:, -1:], sums[:, -1:].nextafter(torch.zeros(1, dtype=torch.float64)))
+        for row, token in zip(rows, torch.searchsorted(sums, below, right=True)[:, 0].tolist(), strict=True):
             tokens[row] = token
     return tokens

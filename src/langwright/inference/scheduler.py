@@ -1,63 +1,51 @@
 """Which texts the next forward pass reads, and how far. It knows blocks as numbers, and no tensors.
 
+Every step reads the next token of all texts that are being written, and `tokens` tokens of prompts: those of the text
+that came first, then of the next, so that a long prompt takes several steps and stops nobody.
+
 Texts are admitted in the order of their priority and then of their arrival, none before one that waits longer: when
-there is a seat, and blocks for what is there of it beside one for each text that is running. When blocks run out, the
-text that was admitted last (of those with the lowest priority) gives all of its blocks back, waits again in its old
-place, and is read from the beginning when there is room. Nothing here depends on the clock.
+there is a seat, and blocks for what is there of it beside one for each text that is running. A text takes over the
+blocks of one that began in the same way; while those are being read it waits for them. When blocks run out, the text
+that was admitted last (of those with the lowest priority) gives all of its blocks back, waits again in its old place,
+and is read from the beginning, or from the first block that was lost, when there is room. Nothing here depends on the
+clock.
 """
 
 import copy
-from bisect import insort
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+from bisect import bisect_left, insort
 from typing import NamedTuple
 
-from langwright.inference.blocks import Blocks
-from langwright.inference.continuation import Continuation, Job, Piece
-
-Reach = Callable[[Continuation], int]
-"""Behind which token of a text the next piece of it ends."""
-Spans = Callable[[Continuation, int, int], Sequence[tuple[int, int]]]
-
-
-@dataclass(eq=False)
-class Group:
-    """Texts that go on together: one, or the beams of a search.
-
-    Args:
-        owner: the request that they belong to.
-        order: who goes first: the negative priority, then the number of the arrival.
-        texts: the texts.
-        seats: how many there are once the prompt is read.
-    """
-
-    owner: Job
-    order: tuple[int, ...]
-    texts: list[Continuation]
-    seats: int = 1
+from langwright.inference.blocks import Span, Table, chained
+from langwright.inference.continuation import Continuation, Group, Piece
+from langwright.inference.memory import Memory
 
 
 class Plan(NamedTuple):
-    """What the next step does: the blocks to copy first, as (block, copy), and the pieces to read."""
+    """What the next step does.
+
+    Args:
+        copies: the blocks to copy first, as (block, copy).
+        pieces: what is read.
+        names: of the blocks of prompts that are being read.
+    """
 
     copies: list[tuple[int, int]]
     pieces: list[Piece]
+    names: set[bytes]
 
 
 class Scheduler:
     """The groups that wait and those that run.
 
     Args:
-        blocks: those of texts, and those of sources.
-        spans: the tokens that reading a part of a text writes, in each of them (`PagedCache.spans`).
+        memory: what is kept of texts.
         seats: the most texts that run.
-        tokens: the most tokens of prompts that are read in one step, if more than one prompt is.
-        reach: where the next piece of a text ends.
+        tokens: the most tokens of prompts that are read in one step, but for a first one that must be read whole.
     """
 
-    def __init__(self, blocks: Sequence[Blocks], spans: Spans, seats: int, tokens: int, reach: Reach):
-        self._blocks, self._spans, self._reach = blocks, spans, reach
-        self._seats, self._tokens = seats, tokens
+    def __init__(self, memory: Memory, seats: int, tokens: int):
+        self._memory, self._blocks, self._seats, self._tokens = memory, memory.blocks, seats, tokens
         self.waiting: list[Group] = []
         self.running: list[Group] = []
 
@@ -67,77 +55,141 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The pieces of the next step, whose blocks are claimed."""
-        plan, queue, full = Plan([], []), sorted(self.running, key=lambda one: one.order), False
-        self.running = []
+        plan, queue, full = Plan([], [], set()), sorted(self.running, key=lambda one: one.order), False
+        self.running, left = [], self._tokens
         while queue:
             group = queue.pop(0)
             while self._missing(group):
                 full, last = True, queue.pop() if queue else group
-                self.preempt(last)
+                self._preempt(last)
                 if last is group:
                     break
             else:
-                self._admit(group, plan)
-        running, read = len(plan.pieces), 0
-        while self.waiting and not full:
+                left -= self._admit(group, plan, left)
+        running, seats = len(plan.pieces), sum(one.seats for one in self.running)
+        while self.waiting and not full and left > 0:
             group = self.waiting[0]
-            seats, tokens = sum(one.seats for one in self.running), sum(map(self._reach, group.texts))
-            if self.running and (seats + group.seats > self._seats or self._missing(group, beside=running)):
+            known = all(self._take_over(text, plan.names) for text in group.texts)
+            crowded = seats + group.seats > self._seats or self._missing(group, beside=running)
+            work = sum(piece.work for piece in self._pieces(group, left))
+            if not known or (self.running and crowded) or (left < self._tokens and work > left):
+                for text in group.texts:
+                    self.release(text)
                 break
-            if read and read + tokens > self._tokens:
-                break
-            read += tokens
-            self._admit(self.waiting.pop(0), plan)
+            seats += group.seats
+            left -= self._admit(self.waiting.pop(0), plan, left)
         return plan
 
-    def preempt(self, group: Group) -> None:
-        """Take all blocks of a running group, which waits again."""
-        for text in group.texts:
-            self.release(text)
-        self.add(group)
+    def keep(self, piece: Piece) -> None:
+        """Note that a piece was read, and let the blocks that it filled be found."""
+        text = piece.text
+        text.computed = piece.stop if self._memory.keeps else 0
+        if self._memory.reuses:
+            names, size = self._named(text, piece.stop), self._blocks.size
+            for place in range(piece.start // size, (self._memory.ahead + piece.stop) // size):
+                self._blocks.name(text.tables[0][place], names[place], self._tokens_of(text, place))
+
+    def retreat(self) -> None:
+        """Let all that run wait again, as after a step that failed."""
+        running, self.running = self.running, []
+        for group in running:
+            self._preempt(group)
 
     def leave(self, group: Group) -> None:
         """Let a group go, wherever it is."""
         for text in group.texts:
             self.release(text)
-        self.waiting = [one for one in self.waiting if one is not group]
-        self.running = [one for one in self.running if one is not group]
+        if group in self.running:
+            self.running.remove(group)
+        else:
+            at = bisect_left(self.waiting, group.order, key=lambda one: one.order)
+            del self.waiting[at : at + (self.waiting[at : at + 1] == [group])]
 
     def release(self, text: Continuation) -> None:
         """Forget what is kept of a text."""
-        for blocks, table in zip(self._blocks, text.tables, strict=True):
-            blocks.release(table)
+        for table in text.tables:
+            self._blocks.release(table)
         text.computed, text.carried, text.state = 0, {}, None
 
     def share(self, old: Continuation, new: Continuation) -> None:
         """Let a text that goes on from the same tokens have what is kept of another."""
-        pairs = zip(self._blocks, old.tables, strict=True)
-        first, second = (blocks.share(table) for blocks, table in pairs)
+        first, second = map(self._blocks.share, old.tables)
         new.tables, new.carried, new.computed = (first, second), dict(old.carried), old.computed
+        new.names = list(old.names)
         new.state = copy.deepcopy(old.state)
 
     def never_fits(self, text: Continuation, copies: int) -> bool:
-        """Whether so many texts, each as long as this one may become, have no room even alone."""
-        longest = self._spans(text, 0, max(text.prompt, text.prompt + text.limit - 1))
-        return any(
-            copies * blocks.needed(stop) > blocks.count for blocks, (_, stop) in zip(self._blocks, longest, strict=True)
-        )
+        """Whether so many texts of a source, each as long as this one may become, have no room even alone."""
+        (_, own), (_, source) = self._memory.spans(text, 0, max(text.prompt, text.prompt + text.limit - 1))
+        return copies * self._blocks.needed(own) + self._blocks.needed(source) > self._blocks.count
+
+    def _preempt(self, group: Group) -> None:
+        """Take all blocks of a running group, which waits again."""
+        for text in group.texts:
+            self.release(text)
+        self.add(group)
+
+    def _take_over(self, text: Continuation, reading: set[bytes]) -> bool:
+        """Share the blocks that hold the beginning of a text; False where the next of them is being read now."""
+        measured = text.owner.request.prompt_logprobs is None or text.owner.prompt_logprobs
+        if not self._memory.reuses or text.computed or not measured:
+            return True
+        found: Table = []
+        for place, name in enumerate(self._named(text, len(text.ids) - 1)):
+            block = self._blocks.find(name, self._tokens_of(text, place))
+            if block is None:
+                if name in reading:
+                    return False
+                break
+            found.append(block)
+        reused = len(found) * self._blocks.size - self._memory.ahead
+        if reused > 0:
+            text.computed = reused
+            text.tables[0].extend(self._blocks.share(found))
+        return True
+
+    def _named(self, text: Continuation, tokens: int) -> list[bytes]:
+        """The names of the blocks that so many tokens of a text fill.
+
+        The first hangs on what decides keys and values beside tokens, and who may share them: the request's salt.
+        """
+        count, names = (self._memory.ahead + tokens) // self._blocks.size, text.names
+        while len(names) < count:
+            before = names[-1] if names else hashlib.sha256(text.owner.request.salt.encode()).digest()
+            names.append(chained(before, self._tokens_of(text, len(names))))
+        return names[:count]
+
+    def _tokens_of(self, text: Continuation, place: int) -> list[int]:
+        """The tokens in a block of a text, behind virtual ones."""
+        first = place * self._blocks.size - self._memory.ahead
+        return text.ids[max(0, first) : max(0, first + self._blocks.size)]
+
+    def _pieces(self, group: Group, most: int) -> list[Piece]:
+        """What is read next of a group: of one text so many tokens at the most, of several all."""
+        most = max(1, most) if len(group.texts) == 1 else len(group.texts[0].ids)
+        return [Piece(text, text.computed, self._memory.reach(text, most)) for text in group.texts]
+
+    def _spans(self, group: Group) -> list[Span]:
+        """What reading all that is there of a group writes."""
+        return [
+            (table, *span)
+            for text in group.texts
+            for table, span in zip(text.tables, self._memory.spans(text, text.computed, len(text.ids)), strict=True)
+        ]
 
     def _missing(self, group: Group, beside: int = 0) -> bool:
-        """Whether blocks are missing for what the group has to read next, beside so many for others."""
-        spans = [self._spans(text, text.computed, self._reach(text)) for text in group.texts]
-        for kind, blocks in enumerate(self._blocks):
-            written = [(text.tables[kind], *span[kind]) for text, span in zip(group.texts, spans, strict=True)]
-            missing = blocks.missing(written)
-            if missing and missing + beside * (kind == 0) > blocks.free:
-                return True
-        return False
+        """Whether blocks are missing for what there is of a group, beside so many for others."""
+        missing = self._blocks.missing(self._spans(group))
+        return missing > 0 and missing + beside > self._blocks.free
 
-    def _admit(self, group: Group, plan: Plan) -> None:
-        for text in group.texts:
-            stop = self._reach(text)
-            spans = self._spans(text, text.computed, stop)
-            first, _ = (b.claim(t, *s) for b, t, s in zip(self._blocks, text.tables, spans, strict=True))
-            plan.copies.extend(first)
-            plan.pieces.append(Piece(text, text.computed, stop))
+    def _admit(self, group: Group, plan: Plan, most: int) -> int:
+        """Let a group be read; how many tokens of prompts it reads."""
+        for span in self._spans(group):
+            plan.copies.extend(self._blocks.claim(*span))
+        pieces = self._pieces(group, most)
+        plan.pieces.extend(pieces)
         self.running.append(group)
+        prompts = [piece for piece in pieces if piece.work > 1]
+        if self._memory.reuses:
+            plan.names.update(name for piece in prompts for name in self._named(piece.text, len(piece.text.ids)))
+        return sum(piece.work for piece in prompts)

@@ -12,13 +12,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from langwright.base.errors import UserError
 from langwright.inference.blocks import Blocks
-from langwright.inference.cache import KVCache, KVSlot, NewKeys
 from langwright.inference.continuation import Continuation, Piece
-from langwright.inference.memory import Hidden, Ids, Real
+from langwright.inference.memory import Hidden, Ids, Real, as_at_first
 from langwright.models.model import Model
-from langwright.parts.bias import Places
+from langwright.parts.bias import Lowered, Places
+from langwright.parts.kernels import attend
 from langwright.parts.positions import Rope, Tables, rotate
-from langwright.parts.state import CrossMemory, KeysValues, NewTokens
+from langwright.parts.state import CrossMemory, KeysValues, NewTokens, Queries, Settings
+
+NewKeys = Float[Tensor, "batch kv_heads time head_dim"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,17 @@ class Streaming:
 class Sinks:
     """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
 
-    keeps = True
+    keeps, reuses, ahead = True, False, 0
 
     def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
         self._streaming, self._model = streaming, model
         streaming.cache(model)  # refuses what cannot stream
-        held = Blocks(0, size).needed(streaming.sinks + streaming.window)
-        self.blocks = Blocks(texts * held, size), Blocks(0, size)
+        held = -(-(streaming.sinks + streaming.window) // size)
+        self.blocks = Blocks(texts * held, size)
+
+    def reach(self, text: Continuation, most: int) -> int:
+        """What a token leaves depends on what is forgotten by then."""
+        return as_at_first(text)
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """What is held at the most."""
@@ -80,8 +86,8 @@ class Sinks:
         """A text that goes on from another has a copy of its state (`Scheduler.share`)."""
 
 
-class SinkCache(KVCache):
-    """Keys and values of the first `sinks` tokens of each row and of its last ones, `sinks + window` at most.
+class SinkCache:
+    """Keys and values of the first `sinks` tokens of one text and of its last ones, `sinks + window` at most.
 
     Positions are places in the cache, not in the text: what was left out leaves no gap, and no position is higher than
     the model was trained on. Keys are therefore kept as they were before rotation and turned to their present place
@@ -95,14 +101,15 @@ class SinkCache(KVCache):
     """
 
     def __init__(self, layers: int, sinks: int, window: int, rope: Rope | None = None, own: Mapping[int, Any] = {}):
-        super().__init__(layers, own)
-        self.sinks, self.window = sinks, window
+        self.sinks, self.window, self.length = sinks, window, 0
         self._rope = rope
-        self.kept: Tensor | None = None  # which slots of the earlier ones stay, while a forward pass is on
+        self._slots = [own[layer] if layer in own else SinkSlot(self) for layer in range(layers)]
+        self.dropped = 0  # of the tokens after the sinks, while a forward pass is on
         self.tables: tuple[Tables, Tables] | None = None  # of the new tokens, and of all
 
-    def _new_slot(self) -> "SinkSlot":
-        return SinkSlot(self)
+    def slot(self, layer: int) -> Any:
+        """What a layer keeps."""
+        return self._slots[layer]
 
     def pieces(self, time: int) -> list[slice]:
         """A prompt cut so that each piece fits: what the cache holds, then half a window at a time."""
@@ -111,37 +118,30 @@ class SinkCache(KVCache):
         return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], time], strict=True)]
 
     def begin(self, new: NewTokens) -> Places:
-        """Make room, then number the slots of each row from its first real token (see `parts.state.State`)."""
-        if new.positions is not None or new.segments is not None:
-            raise ValueError("a window with sinks numbers its tokens itself: it takes neither positions nor segments")
-        added = torch.ones(new.batch, new.time, dtype=torch.bool, device=new.device) if new.mask is None else new.mask
-        real = self._positions >= 0 if self.length else added[:, :0]
-        self.kept = self._make_room(real, new.time)
-        if self.kept is not None:
-            real = real.gather(1, self.kept)
-        real = torch.cat((real, added), 1)
-        counted = (real.long().cumsum(1) - 1).clamp(min=0)
-        query, self.length = counted[:, -new.time :], real.shape[1]
+        """Make room, then number what is kept (see `parts.state.State`)."""
+        if new.batch != 1 or not new.plain:
+            raise ValueError("a window with sinks numbers the tokens of one text itself")
+        self.dropped = max(0, self.length + new.time - self.sinks - self.window)
+        if self.dropped > max(0, self.length - self.sinks):
+            raise ValueError(f"{new.time} tokens at once do not fit a window of {self.window}: feed them in pieces")
+        self.length += new.time - self.dropped
+        key = torch.arange(self.length, device=new.device)[None]
+        query = key[:, -new.time :]
         if self._rope is not None:
-            self.tables = self._rope.tables(query, torch.float32), self._rope.tables(counted, torch.float32)
-        self._positions = counted.masked_fill(~real, -1)
-        return Places(query, self._positions, gapless=bool(real.all()))
-
-    def _make_room(self, real: Tensor, new: int) -> Tensor | None:
-        """Which slots stay, [batch, kept]: padding goes first, then the oldest tokens after the sinks."""
-        drop = real.shape[1] + new - self.sinks - self.window
-        if drop <= 0:
-            return None
-        if drop > real.shape[1] - self.sinks:
-            raise ValueError(f"{new} tokens at once do not fit a window of {self.window}: feed them in pieces")
-        slots, first = torch.arange(real.shape[1], device=real.device), (~real).sum(1, keepdim=True)
-        sinks = (slots >= first) & (slots < first + self.sinks)
-        order = torch.where(sinks, real.shape[1], slots)  # padding is at the left
-        return order.argsort(1)[:, drop:].sort(1).values
+            self.tables = self._rope.tables(query, torch.float32), self._rope.tables(key, torch.float32)
+        return Places(query, key, gapless=True)
 
 
-class SinkSlot(KVSlot):
-    """Keys before rotation, and values, of one layer."""
+class SinkSlot:
+    """Keys before rotation, and values, of one layer (see `parts.state.Slot`)."""
+
+    def __init__(self, cache: SinkCache):
+        self._cache = cache
+        self._keys = self._values = torch.empty(0)
+
+    def attend(self, q: Queries, k: NewKeys, v: NewKeys, bias: Lowered, settings: Settings) -> Queries:
+        """Attention over all that is kept, what is new among it."""
+        return attend(q, *self.extend(k, v), bias, settings)
 
     def extend(self, k: NewKeys, v: NewKeys) -> KeysValues:
         """Remember new keys, turned back to no position; return all keys, turned to their present places."""
@@ -149,14 +149,11 @@ class SinkSlot(KVSlot):
         if tables is not None:
             k = rotate(k.float(), _backwards(tables[0])).to(dtype)
         if self._keys.numel():
-            k, v = torch.cat((self._staying(self._keys), k), 2), torch.cat((self._staying(self._values), v), 2)
+            pairs = (self._keys, k), (self._values, v)
+            kept = self._cache.sinks, self._cache.sinks + self._cache.dropped
+            k, v = (torch.cat((old[:, :, : kept[0]], old[:, :, kept[1] :], new), 2) for old, new in pairs)
         self._keys, self._values = k, v
         return k if tables is None else rotate(k.float(), tables[1]).to(dtype), v
-
-    def _staying(self, x: Tensor) -> Tensor:
-        if self._cache.kept is None:
-            return x
-        return x.gather(2, self._cache.kept[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
 def _backwards(tables: Tables) -> Tables:

@@ -158,7 +158,6 @@ class Model(nn.Module):
         mask: Bool[Tensor, "batch source"] | None = None,
         segments: Int[Tensor, "batch source"] | None = None,
         taps: Taps | None = None,
-        remember: bool = False,
     ) -> CrossMemory:
         """What the body reads of a source.
 
@@ -167,13 +166,12 @@ class Model(nn.Module):
             mask: true where a token is real.
             segments: the pair each token belongs to, where a row packs several.
             taps: what to record.
-            remember: whether keys and values are kept between calls; see `CrossMemory`.
         """
         hidden = self.encoder(source, mask, segments=segments, taps=taps)
         ahead = (hidden.shape[1] - source.shape[1], 0)  # virtual tokens whose hidden states are read as well
         read = None if mask is None else F.pad(mask, ahead, value=True)
         of = None if segments is None else F.pad(segments, ahead, value=EVERY_SEGMENT)
-        return CrossMemory(hidden, read, remember, of)
+        return CrossMemory(hidden, read, of)
 
     def decode(
         self,

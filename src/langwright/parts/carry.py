@@ -34,10 +34,6 @@ class Carry:
         """Keep what this call leaves."""
         self._memory = memory
 
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows of the batch, in this order; a row may come several times."""
-        self._memory = None if self._memory is None else self._memory[rows]
-
 
 class CarriedState:
     """The state of one pass in training whose rows go on where those of the pass before stopped.

@@ -129,8 +129,6 @@ class CrossMemory:
     Args:
         hidden: the encoder's hidden states.
         mask: true where a token of the source is real; None means all are.
-        remember: whether keys and values of a layer are kept from the first call on, as in generation. In training
-            each call makes them again, so that every backward pass has a graph of its own.
         segments: the pair each token of the source belongs to, where a row packs several.
 
     Attributes:
@@ -141,11 +139,9 @@ class CrossMemory:
         self,
         hidden: Float[Tensor, "batch source dim"],
         mask: Bool[Tensor, "batch source"] | None = None,
-        remember: bool = False,
         segments: Int[Tensor, "batch source"] | None = None,
     ):
-        self.hidden, self.mask, self.remember, self.segments = hidden, mask, remember, segments
-        self._made: dict[int, KeysValues] = {}
+        self.hidden, self.mask, self.segments = hidden, mask, segments
         self.slots: Mapping[int, Slot] = {}
 
     @property
@@ -156,16 +152,7 @@ class CrossMemory:
 
     def keys_values(self, layer: int, make: Callable[[Tensor], KeysValues]) -> KeysValues:
         """The keys and values of a layer; `make` turns the hidden states into them."""
-        made = self._made.get(layer) or make(self.hidden)
-        if self.remember:
-            self._made[layer] = made
-        return made
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows of the batch, in this order; a row may come several times."""
-        self.hidden = self.hidden[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
-        self._made = {layer: (k[rows], v[rows]) for layer, (k, v) in self._made.items()}
+        return make(self.hidden)
 
 
 @runtime_checkable
@@ -186,7 +173,7 @@ class Slot(Protocol):
 
 @runtime_checkable
 class State(Protocol):
-    """The memory of a stack between calls: a KV cache is the usual one (`inference/cache.py`).
+    """The memory of a stack between calls: the cache of an engine is the usual one (`inference/paged.py`).
 
     One forward pass calls `begin` once, outside of all that is compiled or recomputed, then `slot` once a layer.
     """

@@ -16,7 +16,7 @@ from langwright.data.examples import Example, ExampleRows
 from langwright.data.pairs import pair_rows
 from langwright.data.pieces import Framing, Ids
 from langwright.evaluation.tasks.task import ERRORS, Row, Task, tell_cut
-from langwright.inference.generate import complete
+from langwright.inference.generate import complete, tell_errors
 from langwright.inference.sampling import Sampling, Search
 from langwright.models.model import Frame, Model
 from langwright.models.untrained import Origin
@@ -131,6 +131,7 @@ class Writing(Task):
         limit = self.wanted or (task._most(model.window) if model.frame is None else min(self.length, model.window - 1))
         ids = [prompt.tolist() for prompt in prompts]
         written = complete(model, tokenizer, ids, Sampling(temperature=0), limit, search=self.search)
+        tell_errors(written)
         return [{"text": each.text.strip()} for each in written]
 
     def details(self, items: Sequence[Pair], answers: Sequence[Row]) -> Row:
