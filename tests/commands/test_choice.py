@@ -8,32 +8,23 @@ import pytest
 import torch
 import transformers
 
+from commands.test_tasks import RUN, WORDS, base
 from langwright import load_tokenizer
-from langwright.data.reading import with_special_tokens
-from langwright.models.folder import new_model, save_model
-from langwright.models.shapes import by_depth
-from langwright.text.training import raw_bytes
 from processes import survives_kills
 from refusals import Fails, Prints
-
-RUN = ["--dtype", "float32", "--context", "32", "--batch-size", "8", "--learning-rate", "0.003", "--log-every", "1"]
-KINDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "cold", "sour"]}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder and a decoder; questions with two choices or three, of which the good one is right."""
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
-    tokenizer = with_special_tokens(raw_bytes(), mask=True)
-    tokenizer = tokenizer.framed([tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
     for family in ("bert", "llama", "t5"):
-        config = by_depth(family, 1, tokenizer.vocab_size, 64, 0.0, width=64)
-        save_model(new_model(family, config), tokenizer, folder / family)
+        base(folder / family, family)
     for name, count in (("train", 160), ("test", 40)):
         rows = []
         for number in range(count):
             gold = draw.randrange(2)
-            choices = [draw.choice(KINDS["good" if i == gold else "bad"]) for i in range(2 + number % 2)]
+            choices = [draw.choice(WORDS["good" if i == gold else "bad"]) for i in range(2 + number % 2)]
             rows.append({"query": draw.choice(["which?", "what is it?"]), "choices": choices, "gold": gold})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

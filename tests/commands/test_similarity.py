@@ -10,30 +10,20 @@ import torch
 import transformers
 from scipy import stats
 
+from commands.test_tasks import RUN, WORDS, base
 from langwright import load_tokenizer
-from langwright.data.reading import with_special_tokens
-from langwright.models.folder import new_model, save_model
-from langwright.models.shapes import by_depth
 from langwright.objectives.similarity import contrastive_losses
-from langwright.text.training import raw_bytes
 from processes import survives_kills
 from refusals import Fails, Prints
-
-RUN = ["--dtype", "float32", "--context", "32", "--batch-size", "8", "--learning-rate", "0.003", "--log-every", "1"]
-KINDS = {"good": ["fine", "sweet", "warm", "bright"], "bad": ["stale", "grim", "cold", "sour"]}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, and pairs that score 5 where both words are of a kind, else 1; and those of a kind alone."""
     folder, draw = tmp_path_factory.mktemp("made"), random.Random(0)
-    tokenizer = with_special_tokens(raw_bytes(), mask=True)
-    tokenizer = tokenizer.framed([tokenizer.bos_id or 0], [tokenizer.eos_id or 0])
     for family in ("bert", "llama"):
-        save_model(
-            new_model(family, by_depth(family, 1, tokenizer.vocab_size, 64, 0.0, width=64)), tokenizer, folder / family
-        )
-    words = [(word, kind) for kind, group in KINDS.items() for word in group]
+        base(folder / family, family)
+    words = [(word, kind) for kind, group in WORDS.items() for word in group]
     rows = [(draw.choice(words), draw.choice(words)) for _ in range(120)]
     lines = [json.dumps({"a": a, "b": b, "score": 5.0 if x == y else 1.0}) + "\n" for (a, x), (b, y) in rows]
     (folder / "scores.jsonl").write_text("".join(lines))

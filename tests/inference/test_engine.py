@@ -432,7 +432,7 @@ def test_the_best_of_several_is_not_a_broken_one() -> None:
         model.head.weight = torch.nn.Parameter(model.head.weight.nan_to_num().clone())
     engine = Engine(model)
     for seed in range(4):
-        asked = Request([5], Sampling(seed=seed), 12, best_of=8, logit_bias={52: 1.0})
+        asked = Request([5], Sampling(seed=seed), 12, best_of=8, logit_bias={52: 2.0})
         every = engine.finish([engine.add(replace(asked, n=8))])[0]
         assert {one.error is None for one in every} == {True, False}
         assert engine.finish([engine.add(asked)])[0][0].error is None

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langwright.parts import native
+from langwright.parts.bias import Lowered
+from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import affine
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
 
@@ -88,6 +90,39 @@ def test_bfloat16(outputs: int, inputs: int) -> None:
             assert torch.equal(affine(x.mT.contiguous().mT, weight, shift), found)
         assert error(affine(x, weight.t().contiguous().t()), x.double() @ weight.double().t()) < 4e-3
         assert affine(x[:, :0], weight).shape == (3, 0, outputs)
+
+
+@every_dtype
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 4, 64), (6, 2, 80), (2, 1, 5)])
+@pytest.mark.parametrize("time", [1, 3])
+def test_attention_over_blocks(dtype: torch.dtype, heads: int, kv_heads: int, width: int, time: int) -> None:
+    size, starts, softcap = 4, (6, 0, 11), 3.0 if time == 3 else None
+    rows, kernels = len(starts), native.library()
+    assert kernels is not None
+    keys, values = (numbers(20, kv_heads, size, width, seed=n).to(dtype) for n in range(2))
+    q, k, v = (numbers(rows, time, n, width, seed=n).to(dtype).transpose(1, 2) for n in (heads, kv_heads, kv_heads))
+    tables = torch.randperm(20, generator=torch.Generator().manual_seed(0))[:12].view(rows, 4)
+    first, counts = torch.tensor(starts)[:, None], torch.tensor([[time], [time], [max(1, time - 1)]])
+    position = torch.arange(16)
+    seen = position <= first[..., None, None] + torch.arange(time)[:, None]  # [rows, 1, time, keys]
+    added = numbers(1, heads, time, 16, seed=7)
+    for allowed, shift in ((seen, None), (seen, added)):
+        there = tables, first, counts
+        found = native.attend_blocks(kernels, q, k, v, (keys, values), there, 0.3, softcap, (allowed, shift))
+        for row in range(rows):
+            real = int(counts[row])
+            for pool, new in ((keys, k), (values, v)):
+                lying = pool[tables[row]].transpose(1, 2).flatten(0, 1)[starts[row] : starts[row] + real]
+                assert torch.equal(lying, new[row, :, :real].transpose(0, 1))
+            mine = [p[tables[row]].transpose(0, 1).flatten(1, 2)[None].double() for p in (keys, values)]
+            mask = torch.where(seen[row], 0.0, -torch.inf) + (0 if shift is None else shift[0])
+            lowered = Lowered(scores=mask[None, :, :real].double())
+            wanted, _ = attend_explicitly(q[row : row + 1, :, :real].double(), *mine, lowered, 0.3, softcap=softcap)
+            assert error(found[row, :, :real], wanted[0]) < (1e-6 if dtype == torch.float32 else 4e-3)
+            one = slice(row, row + 1)
+            where, masks = (tables[one], first[one], counts[one]), (allowed[one], shift)
+            alone = native.attend_blocks(kernels, q[one], k[one], v[one], (keys, values), where, 0.3, softcap, masks)
+            assert torch.equal(alone[0, :, :real], found[row, :, :real])
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:

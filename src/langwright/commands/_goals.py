@@ -144,8 +144,8 @@ class Text:
     def fitted(self, opened: Origin, tokenizer: Tokenizer) -> "Text":
         """For models that predict texts."""
         assert isinstance(opened, OpenedFolder)
-        learns, reading = own_objective(opened), partial(own_reading, opened)
-        old = self._old_text(opened.path, tokenizer)
+        learns, old = own_objective(opened), self._old_text(opened.path, tokenizer)
+        reading = partial(own_reading, opened, learns)
         return replace(self, base=opened.path, old=old, learns=learns, reading=reading)
 
     def supply(self, tokenizer: Tokenizer, layout: Layout, context: int) -> Supply:

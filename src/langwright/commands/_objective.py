@@ -53,10 +53,11 @@ def own_objective(opened: OpenedFolder) -> PretrainRecipe:
     return PretrainRecipe(objective=name, **noise)
 
 
-def own_reading(opened: OpenedFolder, **settings: Any) -> Reading:
+def own_reading(opened: OpenedFolder, learns: PretrainRecipe, **settings: Any) -> Reading:
     """How the objective of a model reads texts; see `own_objective`. settings: of the recipe besides."""
-    recipe = replace(own_objective(opened), **settings)
-    return reading_of(recipe, lambda tokenizer: framing_of(opened.family.name, opened.config, tokenizer))
+    return reading_of(
+        replace(learns, **settings), lambda tokenizer: framing_of(opened.family.name, opened.config, tokenizer)
+    )
 
 
 def predictions(recipe: PretrainRecipe, z_loss: float, compiled: bool, smoothing: float = 0.0) -> TokenPrediction:

@@ -21,7 +21,7 @@ FIXED = ("task", "validation", "split", "steps", "budget", "parallel", *FREE)
 """Settings that are not searched: what is measured, and how long and how a run is done."""
 
 LOSSES: Mapping[str | None, tuple[str, int]] = {
-    None: ("loss_nats_per_token", -1), "validation_negative_loss": ("loss", -1),
+    None: ("loss_nats_per_token", -1), "validation_loss": ("loss", -1),
 }  # fmt: skip
 """What chooses weights -> the name of the loss that says the same, the lower the better."""
 

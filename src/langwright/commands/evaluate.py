@@ -95,14 +95,15 @@ def evaluate(
     if search != Search() or max_new_tokens is not None or resamples or columns.given:
         raise UserError("--beams, --resamples, --text-field and the like go with --data, not with --text")
     opened = OpenedFolder(model, opening.ignore_field)
-    causal = own_objective(opened).objective == "causal"
+    learns = own_objective(opened)
+    causal = learns.objective == "causal"
     loaded, tokenizer = opening.open(model)
     if experts and not any(isinstance(module, MoE) for module in loaded.modules()):
         raise UserError(f"--experts: {model} has none")
     with tokens_of(tokenizer, text, split, field) as tokens:
 
         def noisy(window: int) -> Rows:
-            return own_reading(opened, context=window).rows(tokenizer, tokens, 0, training=False)
+            return own_reading(opened, learns, context=window).rows(tokenizer, tokens, 0, training=False)
 
         def whole(window: int) -> Rows:
             return Windows(tokens, window, once=True)

@@ -117,7 +117,7 @@ def supply_of(corpus: str, recipe: PretrainRecipe, layout: Layout) -> Supply:
         return pair_supply(
             corpus, recipe.split, layout, context, frame, kind=kind, vocabulary=vocabulary, packing=recipe.packing
         )
-    carries = FAMILIES[_shape(recipe, recipe.vocabulary)[0]].carries
+    carries = FAMILIES[str(recipe.family)].carries
     reading = InOrder(context, recipe.crossing) if carries else reading_of(recipe, frame)
     return text_supply(
         corpus, recipe.split, recipe.field, layout, reading, kind=kind, vocabulary=vocabulary, mix=recipe.mix
@@ -130,9 +130,9 @@ def _usual_family(recipe: PretrainRecipe) -> str:
 
 def _shape(recipe: PretrainRecipe, vocabulary: int) -> tuple[str, Any]:
     """The family and config that a recipe asks for; UserError where its objective is not for them."""
-    name = recipe.preset or recipe.family or _usual_family(recipe)
+    name = recipe.preset or str(recipe.family)
     family, config = shape(name, recipe, vocabulary, recipe.context, is_preset=recipe.preset is not None)
-    if recipe.family not in (None, family):
+    if recipe.family != family:
         raise UserError("--preset names a whole shape; leave out --family, --depth and --width")
     learners = [row.name for row in LEARNERS[recipe.objective]]
     if family not in learners:

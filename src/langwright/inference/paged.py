@@ -18,15 +18,17 @@ from langwright.inference.blocks import Blocks
 from langwright.inference.continuation import Continuation, Piece
 from langwright.inference.memory import Hidden, Ids, Real, as_at_first
 from langwright.models.model import Model
+from langwright.parts import native
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Lowered, Places
 from langwright.parts.carry import Carry
 from langwright.parts.kernels import Stateless, attend
+from langwright.parts.linear import FEW
 from langwright.parts.moe import MoE
 from langwright.parts.rope_scaling import DynamicScaling
 from langwright.parts.state import CrossMemory, Keys, KeysValues, NewTokens, Queries, Settings
 
-FEW = 8
+IN_PLACE = 8
 """So many new tokens of each row attend to blocks where they lie; for more it is faster to copy them out first."""
 InBlocks = Float[Tensor, "blocks kv_heads size head_dim"]
 
@@ -62,17 +64,18 @@ class Pages:
         held = [-(-(start + count) // size) for start, count in zip(starts, counts, strict=True)]
         self.rows, self.longest, self.size = len(tables), max(held), size
         padded = [[*table[:n], *[0] * (self.longest - n)] for table, n in zip(tables, held, strict=True)]
-        self._tables = torch.tensor(padded, device=device)
+        self.tables = torch.tensor(padded, device=device)
         self.starts, self.counts = (torch.tensor(numbers, device=device)[:, None] for numbers in (starts, counts))
         columns = torch.arange(max(counts), device=device)
         self._row, self._column = (columns < self.counts).nonzero().unbind(1)
         position = self.starts[self._row, 0] + self._column
-        self._block, self._offset = self._tables[self._row, position // size], position % size
+        self._block, self._offset = self.tables[self._row, position // size], position % size
+        self.parts: list[Part] = []
 
     @property
     def positions(self) -> Int[Tensor, "rows keys"]:
         """Of all that lies in the blocks, -1 for what does not belong to the row."""
-        counted = torch.arange(self.longest * self.size, device=self._tables.device)[None]
+        counted = torch.arange(self.longest * self.size, device=self.tables.device)[None]
         return counted.masked_fill(counted >= self.starts + self.counts, -1)
 
     def write(self, pool: Pool, k: Keys, v: Keys) -> None:
@@ -83,7 +86,7 @@ class Pages:
 
     def gather(self, pool: Pool) -> KeysValues:
         """Copies of all that lies in the blocks of each row, in one piece."""
-        keys, values = (held[self._tables].transpose(1, 2).flatten(2, 3) for held in pool)
+        keys, values = (held[self.tables].transpose(1, 2).flatten(2, 3) for held in pool)
         return keys, values
 
     def order_reads(self) -> None:
@@ -93,14 +96,13 @@ class Pages:
         `pair` [rows, longest], where in those tables, made flat, each block of a row stands, one behind the end for
         none; `pairs`, the same in one piece, and `firsts`, where each row begins in it.
         """
-        there = torch.arange(self.longest, device=self._tables.device) * self.size < self.starts + self.counts
-        blocks, rows = self._tables[there], there.nonzero()[:, 0]
+        there = torch.arange(self.longest, device=self.tables.device) * self.size < self.starts + self.counts
+        blocks, rows = self.tables[there], there.nonzero()[:, 0]
         counts = blocks.bincount()
         order = blocks.argsort(stable=True)
         nth = torch.empty_like(blocks)  # which of the readers of its block a row is
         nth[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[blocks[order]]
         sizes = (2 ** counts.clamp(min=1).log2().ceil().long()).masked_fill(counts == 0, 0)
-        self.parts: list[Part] = []
         self.pairs, first = torch.empty_like(blocks), 0
         for size in sizes.unique().tolist()[int(sizes.min() == 0) :]:
             held, mine = (sizes == size).nonzero()[:, 0], sizes[blocks] == size
@@ -114,7 +116,7 @@ class Pages:
             self.pairs[mine] = first + number * size + nth[mine]
             self.parts.append(Part(slice(low, high) if near else held, readers))
             first += readers.numel()
-        self.pair = torch.full_like(self._tables, first)
+        self.pair = torch.full_like(self.tables, first)
         self.pair[there] = self.pairs
         self.firsts = torch.searchsorted(rows, torch.arange(self.rows, device=rows.device))
 
@@ -126,6 +128,8 @@ def attend_blocks(q: Queries, pool: Pool, pages: Pages, bias: Lowered, settings:
     go on is read once for all of them. On one core 16 rows of 256 tokens in 12 heads of 64 take 1.2 ms so, 1.8 ms in
     one contiguous cache by the fused kernel, and 5 to 10 ms where the blocks are gathered first.
     """
+    if not pages.parts:
+        pages.order_reads()
     (rows, heads, time, width), (_, kv_heads, size, _) = q.shape, pool.keys.shape
     longest, asked = pages.longest, heads // kv_heads * time  # queries of a row for each head of the keys
     queries = (q * settings.scale).reshape(rows, kv_heads, asked, width).to(pool.keys.dtype)
@@ -172,15 +176,20 @@ class PagedSlot(NamedTuple):
 
     def attend(self, q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
         """Keep what is new, and attend to all."""
+        pages, pool = self.pages, self.pool
+        few = not self.fresh and q.shape[2] <= FEW and not bias.tiled
+        if few and (kernels := native.serves(q, pool.keys)) is not None:
+            where, seen = (pages.tables, pages.starts, pages.counts), (bias.allowed, bias.scores)
+            return native.attend_blocks(kernels, q, k, v, pool, where, settings.scale, settings.softcap, seen)
         if k.shape[2]:
-            self.pages.write(self.pool, k, v)
+            pages.write(pool, k, v)
         if self.fresh:
             return attend(q, k, v, bias, settings)
         if bias.tiled and bias.described is not None:
             bias = bias.described[0].lower(bias.described[1], q.dtype)
-        if q.shape[2] > FEW:
-            return attend(q, *self.pages.gather(self.pool), bias, settings)
-        return attend_blocks(q, self.pool, self.pages, bias, settings)
+        if q.shape[2] > IN_PLACE:
+            return attend(q, *pages.gather(pool), bias, settings)
+        return attend_blocks(q, pool, pages, bias, settings)
 
 
 class PagedState:
@@ -206,8 +215,6 @@ class PagedState:
             self._pages = Pages(tables, starts, counts, self._cache.blocks.size, new.device)
         if self.fresh or self._pages is None:
             return Stateless().begin(new._replace(mask=None))
-        if new.time <= FEW:
-            self._pages.order_reads()
         query = self._pages.starts + torch.arange(new.time, device=new.device)
         return Places(query, self._pages.positions, gapless=False)
 
@@ -239,7 +246,6 @@ class HeldSources(CrossMemory):
     def __init__(self, cache: "PagedCache", pieces: Sequence[Piece], device: Any):
         lengths, tables = zip(*((cache.source_length(p.text), p.text.tables[1]) for p in pieces), strict=True)
         pages = Pages(tables, lengths, [0] * len(pieces), cache.blocks.size, device)
-        pages.order_reads()
         real = pages.positions >= 0
         super().__init__(torch.empty(*real.shape, 0, device=device), real)
         self._pools = cache.pools

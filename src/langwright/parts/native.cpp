@@ -9,6 +9,7 @@
 // [tile][groups][2][64], those of other levels float32 scales [tile][groups][64].
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -307,11 +308,155 @@ static void dots(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long r
     }
 }
 
+// ---- attention over blocks of keys and values
+
+typedef float v16 __attribute__((vector_size(64)));  // of any machine
+typedef uint32_t u16v __attribute__((vector_size(64)));
+typedef bf16 h16 __attribute__((vector_size(32)));
+
+static inline v16 sixteen(const float* from) {
+    v16 found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
+static inline v16 sixteen(const bf16* from) {
+    h16 half;
+    std::memcpy(&half, from, sizeof half);
+    return (v16)(__builtin_convertvector(half, u16v) << 16);
+}
+
+static inline float single(float value) { return value; }
+static inline float single(bf16 value) { return widen(value); }
+static inline void put(float* to, float value) { *to = value; }
+static inline void put(bf16* to, float value) { *to = narrow(value); }
+
+template <class T> static float inner(const float* a, const T* b, long width) {
+    v16 sum = {};
+    long i = 0;
+    for (; i + 16 <= width; i += 16) sum += sixteen(a + i) * sixteen(b + i);
+    float total = 0;
+    for (int lane = 0; lane < 16; lane++) total += sum[lane];
+    for (; i < width; i++) total += a[i] * single(b[i]);
+    return total;
+}
+
+static inline float exponential(float x) {  // of 0 and below, to the last bit or two; loops of it become vectors
+    const float magic = 12582912.0f, clamped = x < -87.0f ? -87.0f : x;
+    const float whole = clamped * 1.44269504f + magic;  // its low bits are the nearest power of two
+    const float n = whole - magic, r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
+    float p = 1.0f / 720;
+    for (float c : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + c;
+    uint32_t bits;
+    std::memcpy(&bits, &whole, 4);
+    bits = (bits + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, 4);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+struct Attend {
+    const void *q, *k, *v;  // [rows][time][heads or kv_heads][width]
+    void *out, *keys, *values;  // like q; of the pool [blocks][kv_heads][size][width]
+    const int64_t *tables, *starts, *counts;  // [rows][longest], [rows], [rows]
+    const uint8_t* allowed;  // by row, head, query and key, with strides of the first three; may be null
+    const float* added;
+    int64_t allowed_by[3], added_by[3];
+    int64_t rows, heads, kv_heads, time, width, size, longest;
+    float scale, softcap;  // softcap: 0 for none
+    int32_t floats, threads;
+};
+
+// Where the keys or values of one head of a text lie.
+template <class T> struct Lane {
+    T* pool;
+    const int64_t* table;
+    long kv_heads, head, size, width;
+    T* at(long position) const {
+        return pool + ((table[position / size] * kv_heads + head) * size + position % size) * width;
+    }
+};
+
+template <class T, int C>  // 16 C numbers of the sum of values
+static void mix(const Lane<T>& values, const float* weights, long total, long first, T* out) {
+    v16 sum[C] = {};
+    for (long j = 0; j < total;) {
+        const T* value = values.at(j) + first;
+        for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width)
+            for (int c = 0; c < C; c++) sum[c] += sixteen(value + 16 * c) * weights[j];
+    }
+    for (int c = 0; c < C; c++)
+        for (int lane = 0; lane < 16; lane++) put(out + first + 16 * c + lane, sum[c][lane]);
+}
+
+template <class T> static void attend(const Attend& a) {
+    #pragma omp parallel for schedule(static) num_threads(a.threads)
+    for (long task = 0; task < a.kv_heads * a.rows; task++) {  // rows of one head in turn: they may share keys
+        const long head = task / a.rows, row = task % a.rows, group = a.heads / a.kv_heads, count = a.counts[row];
+        const long total = a.starts[row] + count;
+        const int64_t* table = a.tables + row * a.longest;
+        const Lane<T> keys = {(T*)a.keys, table, a.kv_heads, head, a.size, a.width};
+        const Lane<T> values = {(T*)a.values, table, a.kv_heads, head, a.size, a.width};
+        for (long t = 0; t < count; t++) {
+            const long from = ((row * a.time + t) * a.kv_heads + head) * a.width;
+            std::memcpy(keys.at(a.starts[row] + t), (const T*)a.k + from, a.width * sizeof(T));
+            std::memcpy(values.at(a.starts[row] + t), (const T*)a.v + from, a.width * sizeof(T));
+        }
+        std::vector<float> weights(total), query(a.width);
+        for (long h = head * group; h < (head + 1) * group; h++)
+            for (long t = 0; t < a.time; t++) {
+                const long at = ((row * a.time + t) * a.heads + h) * a.width;
+                T* out = (T*)a.out + at;
+                for (long i = 0; i < a.width; i++) query[i] = single(((const T*)a.q)[at + i]) * a.scale;
+                const uint8_t* allowed =
+                    a.allowed ? a.allowed + row * a.allowed_by[0] + h * a.allowed_by[1] + t * a.allowed_by[2] : nullptr;
+                const float* added =
+                    a.added ? a.added + row * a.added_by[0] + h * a.added_by[1] + t * a.added_by[2] : nullptr;
+                float largest = -INFINITY;
+                for (long j = 0; j < total;) {
+                    const T* key = keys.at(j);
+                    for (const long stop = std::min(total, j + a.size); j < stop; j++, key += a.width) {
+                        float score = -INFINITY;
+                        if (!allowed || allowed[j]) {
+                            score = inner(query.data(), key, a.width);
+                            if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
+                            if (added) score += added[j];
+                        }
+                        weights[j] = score;
+                        largest = score > largest ? score : largest;
+                    }
+                }
+                if (largest == -INFINITY) largest = 0;  // nothing is seen: all weights are 0
+                for (long j = 0; j < total; j++) weights[j] = exponential(weights[j] - largest);
+                float sum = 0;
+                for (long j = 0; j < total; j++) sum += weights[j];
+                const float share = sum > 0 ? 1 / sum : sum;  // what is not a number stays none
+                for (long j = 0; j < total; j++) weights[j] *= share;
+                long i = 0;
+                for (; i + 64 <= a.width; i += 64) mix<T, 4>(values, weights.data(), total, i, out);
+                for (; i + 16 <= a.width; i += 16) mix<T, 1>(values, weights.data(), total, i, out);
+                for (; i < a.width; i++) {
+                    float one = 0;
+                    for (long j = 0; j < total; j++) one += weights[j] * single(values.at(j)[i]);
+                    put(out + i, one);
+                }
+            }
+    }
+}
+
 // ---- what Python calls. x and y are float32 where `floats`, else bfloat16.
 
 extern "C" {
 
 int vectors() { return VECTORS; }
+
+// The sum of numbers, at the speed of memory.
+int64_t read_through(const int64_t* numbers, long count, int threads) {
+    int64_t sum = 0;
+    #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : sum)
+    for (long i = 0; i < count; i++) sum += numbers[i];
+    return sum;
+}
 
 void product_bf16(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs,
                   int threads) {
@@ -333,6 +478,11 @@ void product_int4(const uint8_t* codes, const uint8_t* steps, const bf16* table,
     const Packed w = {codes, steps, table, inputs, outputs, groups};
     if (zeros) product<FourBit<SCALE_AND_ZERO>>(w, x, floats, rows, nullptr, y, threads);
     else product<FourBit<SCALE>>(w, x, floats, rows, nullptr, y, threads);
+}
+
+void attend_blocks(const Attend* a) {
+    if (a->floats) attend<float>(*a);
+    else attend<bf16>(*a);
 }
 
 }  // extern "C"

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from langwright.base.files import cache_folder
@@ -28,8 +28,14 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=off", "-fopenmp", 
 """No sum of floats may be reordered or contracted as the compiler likes: a row must not depend on its neighbours."""
 SECONDS = 120
 
-_PRODUCTS = {"product_bf16": "ppppllli", "product_int8": "ppppillli", "product_int4": "pppppilllliI"}
-_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "I": ctypes.c_int}
+_FUNCTIONS = {
+    "attend_blocks": "p",
+    "product_bf16": "ppppllli",
+    "product_int8": "ppppillli",
+    "product_int4": "pppppillllii",
+    "read_through": "pli",
+}
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,28 @@ def library() -> ctypes.CDLL | None:
     return None if torch.compiler.is_compiling() else native().library
 
 
+def serves(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The kernels, where they take these tensors: of one dtype, float32 or bfloat16, on a CPU, without gradients."""
+    dtype = tensors[0].dtype
+    taken = (torch.float32, torch.bfloat16)
+    if (
+        torch.is_grad_enabled()
+        or dtype not in taken
+        or any(x.dtype != dtype or x.device.type != "cpu" for x in tensors)
+    ):
+        return None
+    return library()
+
+
+def read_through(numbers: Int64[Tensor, " numbers"]) -> None:
+    """Read all of a tensor once, as fast as its memory allows."""
+    kernels = native().library
+    if kernels is None:
+        numbers.view(torch.float32).amax()
+    else:
+        kernels.read_through(numbers.data_ptr(), len(numbers), torch.get_num_threads())
+
+
 def _build(compiler: str) -> Path:
     """The compiled kernels; another source, compiler or processor has a file of its own."""
     version = os.stat(compiler)
@@ -105,7 +133,7 @@ def _processor() -> str:
 
 def _load(file: Path) -> ctypes.CDLL:
     found = ctypes.CDLL(str(file))
-    for name, types in _PRODUCTS.items():
+    for name, types in _FUNCTIONS.items():
         function = getattr(found, name)
         function.argtypes, function.restype = [_TYPES[kind] for kind in types], None
     return found
@@ -155,3 +183,63 @@ def product_int4(
         rows, inputs, outputs, steps.shape[1], steps.shape[2] == 2, torch.get_num_threads(),
     )  # fmt: skip
     return y
+
+
+POINTERS = ("q", "k", "v", "out", "keys", "values", "tables", "starts", "counts", "allowed", "added")
+SIZES = ("rows", "heads", "kv_heads", "time", "width", "size", "longest")
+
+
+class _Attend(ctypes.Structure):
+    """`Attend` of native.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_int64 * 3) for name in ("allowed_by", "added_by")),
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_float) for name in ("scale", "softcap")),
+        *((name, ctypes.c_int32) for name in ("floats", "threads")),
+    )
+
+
+Mask = Shaped[Tensor, "#rows #heads time keys"]
+
+
+def attend_blocks(
+    kernels: ctypes.CDLL,
+    q: Float[Tensor, "rows heads time width"],
+    k: Float[Tensor, "rows kv_heads new width"],
+    v: Float[Tensor, "rows kv_heads new width"],
+    pool: tuple[Float[Tensor, "blocks kv_heads size width"], Float[Tensor, "blocks kv_heads size width"]],
+    where: tuple[Int64[Tensor, "rows longest"], Int64[Tensor, "rows 1"], Int64[Tensor, "rows 1"]],
+    scale: float,
+    softcap: float | None = None,
+    seen: tuple[Mask | None, Mask | None] = (None, None),
+) -> Float[Tensor, "rows heads time width"]:
+    """Keep new keys and values in blocks, and mix the values of all that a row's blocks hold.
+
+    Args:
+        kernels: the native ones.
+        q, k, v: of the new tokens, in the dtype of the blocks.
+        pool: blocks of keys, and of values.
+        where: the blocks of each row, which token of its text the first new one is, and how many there are, in its
+            first columns.
+        scale: multiplies the products.
+        softcap: of the products; None for none.
+        seen: which keys a query may see, and what is added to the scores; None for all, and nothing.
+    """
+    rows, heads, time, width = q.shape
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    (keys, values), (tables, starts, counts), (allowed, added), out = pool, where, seen, torch.empty_like(q)
+    masks: list[Tensor | None] = []
+    for mask in (allowed, None if added is None else added.float()):
+        wide = None if mask is None else mask.expand(rows, heads, time, -1)
+        masks.append(wide if wide is None or wide.stride(3) == 1 else wide.contiguous())
+    told = _Attend(
+        *(x.data_ptr() for x in (q, k, v, out, keys, values, tables, starts, counts)),
+        *(None if x is None else x.data_ptr() for x in masks),
+        *((0, 0, 0) if x is None else x.stride()[:3] for x in masks),
+        rows, heads, keys.shape[1], time, width, keys.shape[2], tables.shape[1],
+        scale, softcap or 0.0, q.dtype == torch.float32, torch.get_num_threads(),
+    )  # fmt: skip
+    kernels.attend_blocks(ctypes.byref(told))
+    return out.transpose(1, 2)

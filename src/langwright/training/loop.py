@@ -66,8 +66,8 @@ class Run:
         steps: how many; a budget changes that.
         hooks: what is lent from above.
         started: `time.monotonic()` of the command's start, against which a budget is measured.
-        best: the number of an evaluation, the higher the better, that chooses which weights are kept; the last ones
-            unless given.
+        best: the number of an evaluation, the higher the better but for validation_loss, that chooses which weights are
+            kept; the last ones unless given.
         patience: end after so many evaluations in a row without a better one.
     """
 
@@ -204,7 +204,8 @@ class Run:
 
     def _rank(self, numbers: Row) -> tuple[float, float]:
         """What says which weights are better: the metric, and the loss where that is equal."""
-        return float(numbers[str(self.best)]), -float(numbers["validation_loss"])
+        loss = -float(numbers["validation_loss"])
+        return (loss if self.best == "validation_loss" else float(numbers[str(self.best)])), loss
 
     def take_best(self, numbers: Row) -> bool:
         """Put the best weights back, if those at the end, which measure as these numbers, are not; whether it did."""

@@ -15,6 +15,7 @@ from langwright.data.pieces import Framing
 from langwright.data.reading import framed, with_special_tokens
 from langwright.data.texts import new_tokenizer
 from langwright.models.families import FAMILIES
+from langwright.models.family import Family
 from langwright.models.model import Frame
 from langwright.models.shapes import PRESETS, by_depth, preset, with_tokens
 from langwright.models.untrained import Untrained
@@ -92,10 +93,16 @@ def untrained(name: str, recipe: FinetuneRecipe, texts: Sequence[str]) -> tuple[
     return Untrained(Path(f"new:{name}"), row, config, row.rate), tokenizer
 
 
+def frame_of(family: Family, config: Any) -> Frame | None:
+    """How the texts of an encoder-decoder begin and end; None for a model of one stack."""
+    with torch.device("meta"):
+        frame: Frame | None = family.build(config).frame
+    return frame
+
+
 def framing_of(family: str, config: Any, tokenizer: Tokenizer) -> Framing:
     """What stands around the texts that a model reads and writes."""
-    with torch.device("meta"):
-        frame = FAMILIES[family].build(config).frame
+    frame = frame_of(FAMILIES[family], config)
     if frame is None:
         first, last = tokenizer.cls_id, tokenizer.sep_id
         return Framing(() if first is None else (first,), () if last is None else (last,))

@@ -83,7 +83,8 @@ class Job:
         on_finish: measures more on the finished models, for the record.
         begin: what else is to be written before the first step, when nothing is refused any more.
         unfreezing: which parameters train at which step; all unless given.
-        best: the metric, the higher the better, that chooses which weights are kept; the last ones unless given.
+        best: the metric, the higher the better but for validation_loss, that chooses which weights are kept; the last
+            ones unless given.
         patience: end after so many evaluations in a row without a better one.
     """
 

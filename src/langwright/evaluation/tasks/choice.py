@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from langwright.base.console import say, warn
+from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.choices import ChoiceRow, read_choices
 from langwright.corpora.labelled import Columns
 from langwright.data.examples import ExampleRows, Ids
-from langwright.evaluation.tasks.task import Row, Task, worst
+from langwright.evaluation.tasks.task import Row, Task, is_cut, tell_cut, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.choices import ChoiceBatch, Choosing
@@ -85,8 +85,7 @@ class Choice(Task):
         """Each question with all its choices; what is too long is cut, which is told."""
         made = [[self._reads(tokenizer, item.question, choice, context) for choice in item.choices] for item in items]
         gold = [item.gold or 0 for item in items]
-        if cut := sum(any(one.cut for one in row) for row in made):
-            warn(f"{cut:,} of {len(items):,} questions do not fit the context of {context} tokens and are cut")
+        tell_cut(sum(any(one.cut for one in row) for row in made), len(items), "questions", context)
         content = hashlib.sha256()
         for row, right in zip(made, gold, strict=True):
             content.update(repr(([(one.ids, one.written) for one in row], right)).encode())
@@ -130,8 +129,7 @@ class Choice(Task):
     def _reads(self, tokenizer: Tokenizer, question: str, choice: str, context: int) -> _Read:
         """A pair in the frame of an encoder; the longer text loses its end."""
         ids, types = tokenizer.frame(question, choice, limit=context)
-        cut = len(ids) == context and len(tokenizer.frame(question, choice)[0]) > context
-        return _Read(ids, 0, types, cut)
+        return _Read(ids, 0, types, is_cut(tokenizer, ids, context, question, choice))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from langwright.corpora.augmentation import changes_named, varied
 from langwright.corpora.labelled import Columns, LabelledRow, label_names, read_labelled
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_batch, label_rows
-from langwright.evaluation.tasks.task import Row, Task, logits_of, worst
+from langwright.evaluation.tasks.scores import correlations, number
+from langwright.evaluation.tasks.task import Row, Task, is_cut, logits_of, tell_cut, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.labels import Labelling
@@ -62,7 +63,11 @@ class Classify(Task):
         Numbers are values to be met where one of them is not whole.
         """
         single = [row.labels[0] for row in items if len(row.labels) == 1]
-        if len(single) == len(items) and all(map(_is_number, single)) and not all(map(_is_whole, single)):
+        if (
+            len(single) == len(items)
+            and all(map(_is_number, single))
+            and not all(text.removeprefix("-").isdecimal() for text in single)
+        ):
             say(f"{where}: {len(items):,} rows, each with a number")
             return cls(columns, ("value",), "number")
         several = any(len(row.labels) != 1 for row in items)
@@ -100,12 +105,9 @@ class Classify(Task):
     def rows(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
         """Each row in its frame; longer ones lose their ends, which is told."""
         examples = [self._example(item, tokenizer, context) for item in items]
-        cut = sum(
-            len(example.ids) == context and len(tokenizer.frame(item.text, item.second)[0]) > context
-            for item, example in zip(items, examples, strict=True)
-        )
-        if cut:
-            warn(f"{cut:,} of {len(items):,} texts are longer than {context} tokens; what is beyond is not read")
+        each = zip(items, examples, strict=True)
+        cut = sum(is_cut(tokenizer, example.ids, context, item.text, item.second) for item, example in each)
+        tell_cut(cut, len(items), "texts", context)
         return label_rows(examples, context)
 
     def examples(self, items: Sequence[LabelledRow], tokenizer: Tokenizer, context: int) -> ExampleRows:
@@ -211,29 +213,8 @@ class Classify(Task):
         return np.array(self.labels.index(item.label) if item.labels else 0)
 
 
-def correlations(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
-    """Spearman's and Pearson's correlation, and the mean squared error."""
-    stats = need("scipy.stats", "metrics", "correlations")
-    error = float(np.mean(np.square(np.array(truth) - np.array(found))))
-    constant = len(set(truth)) < 2 or len(set(found)) < 2
-    both = (0.0, 0.0) if constant else (stats.spearmanr(truth, found)[0], stats.pearsonr(truth, found)[0])
-    return {"spearman": float(both[0]), "pearson": float(both[1]), "mean_squared_error": error}
-
-
 def _is_number(text: str) -> bool:
     try:
         return np.isfinite(float(text)).item()
     except ValueError:
         return False
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def number(item: LabelledRow) -> float:
-    """The label of a row as a number; UserError where it is none."""
-    try:
-        return float(item.label)
-    except ValueError:
-        raise UserError(f'{item.source}: the label "{item.label}" is not a number') from None

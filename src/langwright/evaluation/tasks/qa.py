@@ -19,7 +19,7 @@ from langwright.corpora.labelled import Columns
 from langwright.corpora.questions import QuestionRow, read_questions
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_rows
-from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
+from langwright.evaluation.tasks.task import Reading, Row, logits_of, worst
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Part, Tokenizer
@@ -160,18 +160,17 @@ class Questions(Reading):
         return scores
 
     def details(self, items: Sequence[QuestionRow], answers: Sequence[Row]) -> Row:
-        """Questions with a wrong answer, the most wrong first."""
-        wrong = [
-            (max(word_f1(answer["answer"], text) for text in _texts(item)), item, answer["answer"])
+        """Questions with a wrong answer, by what their F1 lacks."""
+        rows = [
+            {
+                "text": item.question[:300],
+                "label": _texts(item)[0],
+                "said": answer["answer"][:300],
+                "error": 1 - max(word_f1(answer["answer"], text) for text in _texts(item)),
+            }
             for item, answer in zip(items, answers, strict=True)
         ]
-        return {
-            "errors": [
-                {"text": item.question[:300], "label": _texts(item)[0], "said": said[:300], "f1": f1}
-                for f1, item, said in sorted(wrong, key=lambda row: row[0])[:ERRORS]
-                if f1 < 1
-            ]
-        }
+        return {"errors": worst(rows, "error")}
 
 
 def normalised(answer: str) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of a task: how sure they are, and how they are printed."""
+"""Metrics of tasks: those of numbers, how sure they are, and how they are printed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 
 from langwright.base.console import print_json, progress
+from langwright.base.errors import UserError
+from langwright.base.extras import need
+from langwright.corpora.labelled import LabelledRow
 
 LEVEL = 0.95
 """The share of resamples that an interval holds."""
@@ -57,3 +60,20 @@ def print_scores(scores: Mapping[str, Any], as_json: bool) -> None:
         if name not in ("rows", "intervals")
     ]
     print(f"{scores['rows']:,} held-out rows: {', '.join(shown)}", flush=True)
+
+
+def correlations(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
+    """Spearman's and Pearson's correlation, and the mean squared error."""
+    stats = need("scipy.stats", "metrics", "correlations")
+    error = float(np.mean(np.square(np.array(truth) - np.array(found))))
+    constant = len(set(truth)) < 2 or len(set(found)) < 2
+    both = (0.0, 0.0) if constant else (stats.spearmanr(truth, found)[0], stats.pearsonr(truth, found)[0])
+    return {"spearman": float(both[0]), "pearson": float(both[1]), "mean_squared_error": error}
+
+
+def number(item: LabelledRow) -> float:
+    """The label of a row as a number; UserError where it is none."""
+    try:
+        return float(item.label)
+    except ValueError:
+        raise UserError(f'{item.source}: the label "{item.label}" is not a number') from None

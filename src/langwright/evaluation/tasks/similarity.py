@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from langwright.base.console import say, warn
+from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns, LabelledRow, read_labelled
 from langwright.data.examples import ExampleRows, Ids, padded
-from langwright.evaluation.tasks.classify import correlations, number
-from langwright.evaluation.tasks.task import Row, Task, worst
+from langwright.evaluation.tasks.scores import correlations, number
+from langwright.evaluation.tasks.task import Row, Task, is_cut, tell_cut, worst
 from langwright.models.model import Model
 from langwright.models.untrained import Origin
 from langwright.objectives.similarity import Contrast, CosineError, SimilarityBatch
@@ -41,8 +41,8 @@ class Similarity(Task):
 
     @property
     def best(self) -> str:
-        """The rank correlation; of pairs without scores the loss, the lower the better."""
-        return "spearman" if self.form == "scores" else "negative_loss"
+        """The rank correlation; of pairs without scores the loss."""
+        return "spearman" if self.form == "scores" else "loss"
 
     @property
     def loss_settings(self) -> tuple[str, ...]:
@@ -111,19 +111,15 @@ class Similarity(Task):
         content, cut = hashlib.sha256(), 0
         made: list[tuple[Ids, Ids, np.float32]] = []
         for item in items:
-            sides = [
-                np.array(tokenizer.frame(text, limit=context)[0], np.int64) for text in (item.text, item.second or "")
-            ]
-            cut += any(side.size == context for side in sides)
+            texts = item.text, item.second or ""
+            sides = [np.array(tokenizer.frame(text, limit=context)[0], np.int64) for text in texts]
+            cut += any(is_cut(tokenizer, side, context, text) for side, text in zip(sides, texts, strict=True))
             score = np.float32(self._cosine(item))
             for side in sides:
                 content.update(side.size.to_bytes(8, "little") + side.tobytes())
             content.update(score.tobytes())
             made.append((sides[0], sides[1], score))
-        if cut:
-            warn(
-                f"{cut:,} of {len(items):,} pairs fill the {context} tokens of the context; what is beyond is not read"
-            )
+        tell_cut(cut, len(items), "pairs", context)
         sizes = np.array([max(first.size, second.size) for first, second, _ in made], np.int64)
         return ExampleRows(lambda i, epoch: made[i], sizes, context, {"labels": content.hexdigest()}, collate=_batch)
 

@@ -1,7 +1,7 @@
 """What a task is: rows of a file, examples of them, an objective, predictions, and what measures them."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from langwright.base.console import progress
+from langwright.base.console import progress, warn
 from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
 from langwright.corpora.splits import split_items
@@ -25,7 +25,7 @@ from langwright.training.recipe import FinetuneRecipe
 
 Row = dict[str, Any]
 ERRORS = 20
-"""Examples of errors in a report."""
+"""Examples in a report."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Task:
     @property
     @abstractmethod
     def best(self) -> str:
-        """The metric that chooses which weights are kept; the higher the better."""
+        """The metric that chooses which weights are kept; the higher the better, but for "loss"."""
 
     @property
     def loss_settings(self) -> tuple[str, ...]:
@@ -198,6 +198,17 @@ class Task:
                 part = items[start : start + batch_size]
                 yield from self.answers(model, tokenizer, part)
                 advance(len(part))
+
+
+def is_cut(tokenizer: Tokenizer, ids: Sized, context: int, text: str, second: str | None = None) -> bool:
+    """Whether a text, or a pair, lost its end where its frame was made to fit a context."""
+    return len(ids) == context and len(tokenizer.frame(text, second)[0]) > context
+
+
+def tell_cut(cut: int, count: int, what: str, context: int) -> None:
+    """Warn of texts that were cut, if there are any."""
+    if cut:
+        warn(f"{cut:,} of {count:,} {what} are longer than {context} tokens and are cut; --context may be raised")
 
 
 def worst(rows: Iterable[Row], by: str) -> list[Row]:

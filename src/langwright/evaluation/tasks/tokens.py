@@ -16,7 +16,7 @@ from langwright.corpora.labelled import Columns, label_names
 from langwright.corpora.tagged import TaggedRow, read_tagged
 from langwright.data.examples import ExampleRows
 from langwright.data.labels import LabelExample, label_rows
-from langwright.evaluation.tasks.task import ERRORS, Reading, Row, logits_of
+from langwright.evaluation.tasks.task import Reading, Row, logits_of, worst
 from langwright.models.model import Model
 from langwright.objectives.labels import Labelling
 from langwright.text.tokenizer import Tokenizer
@@ -32,8 +32,8 @@ class Tokens(Reading):
     """Which tag each word of a sentence has.
 
     The first sub-word of a word is labelled and asked, the others are only read; of a model that reads from the left
-    the last one, which has read the whole word. A word of which the tokenizer leaves
-    nothing, such as a control character, has the tag O, or the first one.
+    the last one, which has read the whole word. A word of which the tokenizer leaves nothing, such as a control
+    character, has the tag O, or the first one.
     """
 
     head: ClassVar[str] = "token"
@@ -115,7 +115,7 @@ class Tokens(Reading):
         }
 
     def details(self, items: Sequence[TaggedRow], answers: Sequence[Row]) -> Row:
-        """Scores of each kind of entity, or of each tag; and sentences with errors, those with the most first."""
+        """Scores of each kind of entity, or of each tag; and sentences by the share of their words that is wrong."""
         truth, found = _sides(items, answers)
         if self.entities:
             report = need("seqeval.metrics", "metrics", "--task tokens").classification_report
@@ -127,19 +127,19 @@ class Tokens(Reading):
             [(word, tag, said) for word, tag, said in zip(item.words, item.tags, tags, strict=True) if tag != said]
             for item, tags in zip(items, found, strict=True)
         ]
-        errors = [
+        rows = [
             {
                 "text": " ".join(item.words)[:300],
                 "label": ", ".join(f"{word} {tag}" for word, tag, _ in faults),
                 "said": ", ".join(f"{word} {said}" for word, _, said in faults),
+                "error": len(faults) / len(item.words),
             }
-            for item, faults in sorted(zip(items, wrong, strict=True), key=lambda pair: -len(pair[1]))[:ERRORS]
-            if faults
+            for item, faults in zip(items, wrong, strict=True)
         ]
         names = {"precision": "precision", "recall": "recall", "f1": "f1-score", "rows": "support"}
         kinds = {name: row for name, row in table.items() if isinstance(row, dict) and not name.endswith(" avg")}
         scores = {kind: {ours: float(row[theirs]) for ours, theirs in names.items()} for kind, row in kinds.items()}
-        return {"by_label": scores, "errors": errors}
+        return {"by_label": scores, "errors": worst(rows, "error")}
 
     def _pieces(self, words: Sequence[str], tokenizer: Tokenizer, context: int) -> Iterator["_Piece"]:
         """A sentence in frames of at most `context` ids, each with as many whole words as it has room for."""

@@ -133,15 +133,12 @@ class TaskData:
                     here = batch.to(model.device)
                     total += sum(float(value) for value in objective(models, here).values())
                     seen += float(next(iter(objective.counts(batch).values())))
-            loss = {"loss": total / seen}
-            chosen_by = {"negative_loss": -total / seen} if task.best == "negative_loss" else {}
-            chosen = answers if windows is not None else [answers[i] for i in some]
-            scores = {**loss, **chosen_by, **task.score(few, chosen)}
+            found = scores = {"loss": total / seen, **task.score(items, answers)}
+            if len(answers) > count:
+                scores = {**found, **task.score(few, [answers[i] for i in some])}
             self.latest[:] = answers
-            return Evaluation(
-                {f"validation_{name}": value for name, value in scores.items()},
-                self._told({**loss, **task.score(items, answers)}),
-            )
+            metrics = {f"validation_{name}": value for name, value in scores.items()}
+            return Evaluation(metrics, {**found, "rows": len(self.held_out)})
 
         return evaluate
 
@@ -165,9 +162,6 @@ class TaskData:
     def use(self, model: str) -> str:
         """The verb, and the answers that were written."""
         return f" (langwright predict {model} FILE), {self.out / PREDICTIONS}"
-
-    def _told(self, scores: dict[str, float]) -> Row:
-        return {**scores, "rows": len(self.held_out)}
 
 
 def task_data(kind: type[Task], spec: str, columns: Columns, recipe: FinetuneRecipe, out: Path) -> TaskData:

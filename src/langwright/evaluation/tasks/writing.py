@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from langwright.base.console import warn
 from langwright.base.errors import UserError, check_flag
 from langwright.base.extras import need
 from langwright.corpora.labelled import Columns
@@ -17,18 +15,16 @@ from langwright.corpora.pairs import Pair, open_pairs
 from langwright.data.examples import Example, ExampleRows
 from langwright.data.pairs import pair_rows
 from langwright.data.pieces import Framing, Ids
-from langwright.evaluation.tasks.task import Row, Task
+from langwright.evaluation.tasks.task import ERRORS, Row, Task, tell_cut
 from langwright.inference.generate import complete, tell_errors
 from langwright.inference.sampling import Sampling, Search
 from langwright.models.model import Frame, Model
 from langwright.models.untrained import Origin
 from langwright.objectives.language import TokenPrediction
 from langwright.text.tokenizer import Tokenizer
-from langwright.training.new_model import end_of, framing
+from langwright.training.new_model import end_of, frame_of, framing
 from langwright.training.recipe import FinetuneRecipe
 
-EXAMPLES = 20
-"""Answers in a report."""
 SOURCE = "{source}"
 """Where the source stands in a template."""
 
@@ -70,8 +66,7 @@ class Writing(Task):
 
     def fitted(self, opened: Origin, tokenizer: Tokenizer, items: Sequence[Any], recipe: FinetuneRecipe) -> "Writing":
         """The task as this model does it, its answers as long as the longest of these rows."""
-        with torch.device("meta"):
-            frame = opened.family.build(opened.config).frame
+        frame = frame_of(opened.family, opened.config)
         longest = max(map(len, tokenizer.encode_batch([item.target for item in items])))
         around = 1 if frame is None else framing(frame, tokenizer).size
         return replace(self, template=self.prompt if frame is None else SOURCE, length=longest + around, frame=frame)
@@ -102,7 +97,7 @@ class Writing(Task):
         """Each pair as an example, of whose texts is cut what the context has no room for, which is told."""
         prompts, cut = self._prompts([item.source for item in items], tokenizer, context)
         targets = tokenizer.encode_batch([item.target for item in items])
-        _tell(cut, len(items), "sources", context)
+        tell_cut(cut, len(items), "sources", context)
         if self.frame is not None:
             around = framing(self.frame, tokenizer)
             room = context - around.size
@@ -116,7 +111,7 @@ class Writing(Task):
                 _continued(prompt, [*target[:room], end_of(tokenizer)])
                 for prompt, target in zip(prompts, targets, strict=True)
             ]
-        _tell(sum(len(target) > room for target in targets), len(items), "targets", context)
+        tell_cut(sum(len(target) > room for target in targets), len(items), "targets", context)
         return pair_rows(made, context)
 
     def objective(self, recipe: FinetuneRecipe) -> TokenPrediction:
@@ -126,12 +121,8 @@ class Writing(Task):
     def check(self, model: Model, tokenizer: Tokenizer, items: Sequence[Pair]) -> None:
         """Say how many sources do not fit."""
         sources = [item.source for item in items]
-        _tell(
-            replace(self, frame=model.frame)._prompts(sources, tokenizer, model.window)[1],
-            len(items),
-            "sources",
-            model.window,
-        )
+        _, cut = replace(self, frame=model.frame)._prompts(sources, tokenizer, model.window)
+        tell_cut(cut, len(items), "sources", model.window)
 
     def answers(self, model: Model, tokenizer: Tokenizer, items: Sequence[Pair]) -> list[Row]:
         """`text`: the likeliest token each time, or the best of some beams."""
@@ -145,7 +136,7 @@ class Writing(Task):
 
     def details(self, items: Sequence[Pair], answers: Sequence[Row]) -> Row:
         """The first answers, and how they were measured."""
-        shown = zip(items[:EXAMPLES], answers, strict=False)
+        shown = zip(items[:ERRORS], answers, strict=False)
         return {
             "signature": self.signature,
             "examples": [{"source": i.source[:300], "target": i.target, "text": a["text"]} for i, a in shown],
@@ -241,8 +232,3 @@ def _continued(prompt: Ids, target: Sequence[int]) -> Example:
     """A target behind what it answers: only its own tokens are predicted."""
     ids = np.concatenate((prompt, np.array(target, np.int64)))
     return Example(ids[:-1], ids[len(prompt) :], at=np.arange(len(prompt) - 1, len(ids) - 1))
-
-
-def _tell(cut: int, count: int, what: str, context: int) -> None:
-    if cut:
-        warn(f"{cut:,} of {count:,} {what} lost their ends to the context of {context} tokens; raise --context")
