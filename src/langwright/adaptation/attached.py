@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -148,6 +148,12 @@ class Adapter:
     modules: Mapping[str, AdapterModule]
     own: Sequence[nn.Parameter]
     mixes: bool | None = None
+
+    @cached_property
+    def factors(self) -> list[Tensor]:
+        """The numbers of the modules that change weights."""
+        modules = [module for module in self.modules.values() if module.of_weights]
+        return [one for module in modules for one in module.parameters() if not one.is_inference()]
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -322,8 +328,8 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
                 "parameters or bottlenecks, or acts on experts"
             )
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
-    parameters = (one for name in on.rows if name != BASE for one in on.adapters[name].trained)
-    on.batch = (tuple(names), sum(0 if one.is_inference() else one._version for one in parameters))
+    changes = (one._version for name in on.rows if name != BASE for one in on.adapters[name].factors)
+    on.batch = (tuple(names), sum(changes))
     try:
         with on.placed():
             yield
