@@ -56,13 +56,17 @@ class Streaming:
 class Sinks:
     """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
 
-    keeps, reuses, ahead = True, False, 0
+    keeps, reuses = True, False
 
     def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
         self._streaming, self._model = streaming, model
         streaming.cache(model)  # refuses what cannot stream
         held = -(-(streaming.sinks + streaming.window) // size)
         self.blocks = Blocks(texts * held, size)
+
+    def ahead(self, text: Continuation) -> int:
+        """None in blocks."""
+        return 0
 
     def reach(self, text: Continuation, most: int) -> int:
         """What a token leaves depends on what is forgotten by then."""

@@ -33,6 +33,7 @@ _FUNCTIONS = {
     "product_bf16": "ppppllli",
     "product_int8": "ppppillli",
     "product_int4": "pppppillllii",
+    "read_through": "pli",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
 
@@ -93,6 +94,15 @@ def serves(*tensors: Tensor) -> ctypes.CDLL | None:
     ):
         return None
     return library()
+
+
+def read_through(numbers: Int64[Tensor, " numbers"]) -> None:
+    """Read all of a tensor once, as fast as its memory allows."""
+    kernels = native().library
+    if kernels is None:
+        numbers.view(torch.float32).amax()
+    else:
+        kernels.read_through(numbers.data_ptr(), len(numbers), torch.get_num_threads())
 
 
 def _build(compiler: str) -> Path:

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 import torch
 
 from langwright.base.errors import UserError
+from langwright.parts.native import read_through
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GEMM_SIDE = {"cuda": 8192}
 """Of the square product that measures a device, elsewhere 2048, which neither fills a GPU nor hides its launch."""
+
+INSTRUCTIONS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
+    "asimd", "sve", "bf16", "i8mm",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,25 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> flo
         wait()
         times.append(time.perf_counter() - began)
     return 2 * side**3 / statistics.median(times[1:])
+
+
+def read_bandwidth(size: int = 2**28, repeats: int = 8) -> float:
+    """Bytes a second that all threads of the CPU read of memory, the best of several: the ceiling of decoding."""
+    numbers, times = torch.ones(size // 8, dtype=torch.int64), []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        read_through(numbers)
+        times.append(time.perf_counter() - began)
+    return size / min(times)
+
+
+def instruction_sets() -> list[str]:
+    """Those of the CPU that matter here, by the names that Linux gives them; none where it does not tell."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return []
+    with open("/proc/cpuinfo") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
+    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def measure(device: str = "auto", dtype: str = "auto", exact: bool = False) -> Machine:
