@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from langwright.parts import native
 from langwright.parts.bias import Lowered
 from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import affine
+from langwright.parts.norms import Norm
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
 
 
@@ -123,6 +125,25 @@ def test_attention_over_blocks(dtype: torch.dtype, heads: int, kv_heads: int, wi
             where, masks = (tables[one], first[one], counts[one]), (allowed[one], shift)
             alone = native.attend_blocks(kernels, q[one], k[one], v[one], (keys, values), where, 0.3, softcap, masks)
             assert torch.equal(alone[0, :, :real], found[row, :, :real])
+
+
+@every_dtype
+@pytest.mark.parametrize("dim", [64, 100, 3])
+@pytest.mark.parametrize(
+    ("kind", "bias", "plus_one"), [("layer", True, False), ("rms", False, False), ("rms", False, True)]
+)
+def test_norms(dtype: torch.dtype, dim: int, kind: Literal["layer", "rms"], bias: bool, plus_one: bool) -> None:
+    norm = Norm(dim, kind, 1e-5, bias=bool(bias), plus_one=plus_one)
+    for number, parameter in enumerate(norm.parameters()):
+        parameter.data = numbers(dim, seed=number + 1)
+    x = (3 + numbers(2, dim, 20)).to(dtype).mT  # not contiguous
+    wanted = norm(x.detach().requires_grad_())
+    with torch.no_grad():
+        found = norm(x)
+        assert found.dtype == dtype
+        assert error(found, wanted.detach()) < (1e-6 if dtype == torch.float32 else 4e-3)
+        assert torch.equal(norm(x[1:, 3:4]), found[1:, 3:4])
+        assert norm(x[:, :0]).shape == (2, 0, dim)
 
 
 def test_what_is_not_finite_stays_in_its_row() -> None:
