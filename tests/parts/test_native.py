@@ -163,7 +163,7 @@ def test_codes_without_a_place_in_tiles_are_multiplied_all_the_same() -> None:
     assert error(odd.product(x := numbers(2, 33)), x @ odd.full_weight().t()) < 1e-6
 
 
-@pytest.mark.parametrize("lack", ["compiler", "working compiler", "wish", "folder"])
+@pytest.mark.parametrize("lack", ["compiler", "working compiler", "wish", "folder", "trust"])
 def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = numbers(64, 192), numbers(4, 192, seed=1)
     monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "cache"))
@@ -173,6 +173,9 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
         monkeypatch.setenv(native.SWITCH, "torch")
     elif lack == "folder":
         (tmp_path / "cache").write_text("a file")
+    elif lack == "trust":
+        (tmp_path / "cache" / "kernels").mkdir(parents=True)
+        (tmp_path / "cache" / "kernels").chmod(0o777)
     else:
         (tmp_path / "c++").write_text("#!/bin/sh\necho no such machine >&2\nexit 1\n")
         (tmp_path / "c++").chmod(0o755)
@@ -181,7 +184,7 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
     native.native.cache_clear()
     told = native.native()
     assert told.library is None
-    said = {"compiler": "g++", "working compiler": "no such machine", "wish": native.SWITCH, "folder": "cache"}[lack]
+    said = {"compiler": "g++", "working compiler": "no such machine", "wish": native.SWITCH}.get(lack, "cache")
     assert said in told.reason
     for kind, wanted in with_kernels.items():
         packed = quantise(kind, weight)

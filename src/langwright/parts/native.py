@@ -112,9 +112,12 @@ def _build(compiler: str) -> Path:
     version = os.stat(compiler)
     told = (SOURCE.read_bytes(), FLAGS, os.path.realpath(compiler), version.st_size, version.st_mtime_ns, _processor())
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.so"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder_is = file.parent.stat()
+    if folder_is.st_uid != os.getuid() or folder_is.st_mode & 0o022:
+        raise OSError(f"{file.parent} is another user's, or others may write there")
     if file.exists():
         return file
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         compiled, linked = Path(folder) / "native.o", Path(folder) / "native.so"
         # Not linked with -fopenmp: the threads are those of the OpenMP that PyTorch has loaded, not a second set.
