@@ -90,6 +90,16 @@ def test_a_mixed_batch_is_each_row_alone() -> None:
     for row, name in enumerate(names):
         choose(model, name)
         assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-5
+    trained(model, "c", 2, rank=2, target="all-linear")
+    names = ["c", "base", "a", "c"]
+    for numbers in (1, 2):  # those of a batch that is answered again, after its adapter has changed
+        perturb(model, numbers, trained=True)
+        with mixed(model, names):
+            together = logits(model)
+        for row, name in enumerate(names):
+            choose(model, name)
+            assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-5
+        choose(model, "c")
     trained(model, "biased", 2, modules_to_save=("norm",))
     with refused('"biased"'), mixed(model, ["biased"] * 4):
         pass

@@ -182,8 +182,10 @@ def test_one_adapter_at_a_time_stands_before_the_text(model: Model) -> None:
     choose(model, "first")
     with mixed(model, ["third", "base"]):
         torch.testing.assert_close(model(ids)[1], plain[1])
-    with pytest.raises(UserError, match="one of several"), mixed(model, ["first", "base"]):
-        pass
+    with pytest.raises(UserError, match="only one adapter"), mixed(model, ["first", "base"]):
+        model(ids)
+    with mixed(model, ["first", "first"]):
+        torch.testing.assert_close(model(ids), first)
 
 
 def test_observers_see_the_tokens_and_what_they_attend_to(model: Model) -> None:

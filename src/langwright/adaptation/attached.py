@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,7 @@ class AdapterModule(nn.Module):
     virtual tokens.
 
     Attributes:
-        of_weights: whether it is a change of weights, which can be merged into them, and answer for rows of a batch.
+        of_weights: whether it is a change of weights, which can be merged into them, and answers for rows of a batch.
     """
 
     of_weights: ClassVar[bool] = True
@@ -42,6 +42,14 @@ class AdapterModule(nn.Module):
             answer: gives what the owner gives without this adapter, or with those chosen before it.
         """
         raise NotImplementedError
+
+    @classmethod
+    def by_row(cls, modules: Sequence["AdapterModule | None"], owner: Any) -> "AdapterModule | None":
+        """One module that answers for each row of a batch as the module of that row does, None being no adapter.
+
+        None where rows can only be answered one adapter after the other.
+        """
+        return None
 
     def virtual_tokens(self) -> VirtualTokens:
         """What comes before the tokens of every text, for an adapter of a stack."""
@@ -63,6 +71,7 @@ class AdapterSlot(nn.Module):
         super().__init__()
         self.held = nn.ModuleDict()
         self.attached = attached
+        self._together: tuple[object, list[AdapterModule | None]] = (None, [])  # for the rows of which batch, and it
 
     def chosen(self) -> list[AdapterModule]:
         """The modules that answer, in the order in which they were chosen."""
@@ -81,9 +90,10 @@ class AdapterSlot(nn.Module):
 
     def virtual_tokens(self) -> VirtualTokens | None:
         """What comes before the tokens of every text; None where no chosen adapter has virtual tokens."""
-        chosen = self.chosen()
-        if len(chosen) > 1:
-            raise UserError("only one adapter can put virtual tokens before a text, and two are chosen; choose one")
+        rows = self.attached.rows
+        chosen: list[Any] = self.chosen() if rows is None else [self.held[n] for n in rows if n in self.held]
+        if len(chosen) > 1 or (chosen and rows is not None and len(rows) > 1):
+            raise UserError("only one adapter can put virtual tokens before the texts of a batch; choose one")
         return chosen[0].virtual_tokens() if chosen else None
 
     def projection(self, plain: Projection, owner: Any) -> Projection:
@@ -98,9 +108,23 @@ class AdapterSlot(nn.Module):
         order = torch.cat(list(rows.values())).to(x.device)
         if len(x) != len(order):
             raise ValueError(f"{len(order)} adapters were chosen for the rows of a batch of {len(x)}")
+        if (together := self._one_for_all(owner, rows)) is not None:
+            return together(x, owner, answer)
         parts = zip(rows, x[order].split([len(numbers) for numbers in rows.values()]), strict=True)
         answers = [self.held[name](part, owner, answer) if name in self.held else answer(part) for name, part in parts]
         return torch.cat(answers)[order.argsort()]
+
+    def _one_for_all(self, owner: Any, rows: Mapping[str, Tensor]) -> AdapterModule | None:
+        """One module for all rows, kept for the next batch with the same adapters; None where there is none."""
+        if torch.is_grad_enabled():
+            return None
+        if self._together[0] != self.attached.batch:
+            names = {int(row): name for name, numbers in rows.items() for row in numbers}
+            each: list[Any] = [dict(self.held).get(names[row]) for row in range(len(names))]
+            kinds = {type(module) for module in each if module is not None}
+            one = kinds.pop().by_row(each, owner) if len(kinds) == 1 else None
+            self._together = (self.attached.batch, [one])  # in a list: it is no part of the model
+        return self._together[1][0]
 
 
 @dataclass
@@ -113,6 +137,9 @@ class Adapter:
         values: these values, by the names of the model's parameters.
         modules: its modules, by the names of their owners.
         own: those of the values that its training changes.
+
+    Attributes:
+        mixes: see `AttachedAdapters.mixes`; None where nobody has asked yet.
     """
 
     settings: Any
@@ -120,6 +147,13 @@ class Adapter:
     values: Mapping[str, nn.Parameter]
     modules: Mapping[str, AdapterModule]
     own: Sequence[nn.Parameter]
+    mixes: bool | None = None
+
+    @cached_property
+    def factors(self) -> list[Tensor]:
+        """The numbers of the modules that change weights."""
+        modules = [module for module in self.modules.values() if module.of_weights]
+        return [one for module in modules for one in module.parameters() if not one.is_inference()]
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -139,6 +173,7 @@ class AttachedAdapters:
         self.adapters: dict[str, Adapter] = {}
         self.chosen: tuple[str, ...] = ()
         self.rows: dict[str, Tensor] | None = None  # in a mixed batch, the rows of each adapter
+        self.batch: object = None  # the adapters of its rows, and how often they have changed
         self.merged: tuple[tuple[str, ...], Any] | None = None  # those in the weights, and the config before
         self._model = model
         self._replaced: dict[str, nn.Parameter] = {}
@@ -209,6 +244,23 @@ class AttachedAdapters:
             raise UserError(f'no adapter "{name}" is on this model, only {", ".join(self.adapters) or "none"}')
         return self.adapters[name]
 
+    def mixes(self, name: str) -> bool:
+        """Whether an adapter may be one of several in a batch.
+
+        Not where it has values for the model's own parameters, bottlenecks, or acts on experts, which see tokens of all
+        rows. Virtual tokens stand before all texts of a batch or none, and are no matter once they were read.
+        """
+        adapter = self.adapter(name)
+        if adapter.mixes is None:
+            adapter.mixes = self._mixes(adapter)
+        return adapter.mixes
+
+    def _mixes(self, adapter: Adapter) -> bool:
+        tokens = adapter.settings.tokens
+        experts = tuple(f"{path}.experts." for path, part in self._model.named_modules() if isinstance(part, MoE))
+        odd = (path.startswith(experts) or not (one.of_weights or tokens) for path, one in adapter.modules.items())
+        return not adapter.values and not any(odd)
+
     def place(self, names: Sequence[str], more: Mapping[str, nn.Parameter] = {}) -> None:
         """Give the model the values that these adapters have for its parameters, else its own.
 
@@ -266,22 +318,38 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
     """While the block runs, row i of every batch is answered by the adapter `names[i]`; "base" is none.
 
     Raises:
-        UserError: for adapters with values for the model's own parameters, with virtual tokens or bottlenecks, or
-            beside experts, which see tokens of all rows.
+        UserError: for adapters that cannot be mixed; see `AttachedAdapters.mixes`.
     """
     on = attached(model)
-    experts = tuple(f"{path}.experts." for path, module in model.named_modules() if isinstance(module, MoE))
     for name in set(names) - {BASE}:
-        adapter = on.adapter(name)
-        odd = (path.startswith(experts) or not module.of_weights for path, module in adapter.modules.items())
-        if adapter.values or any(odd):
+        if not on.mixes(name):
             raise UserError(
                 f'the adapter "{name}" cannot be one of several in a batch: it has values for the model\'s own '
-                "parameters, virtual tokens or bottlenecks, or acts on experts"
+                "parameters or bottlenecks, or acts on experts"
             )
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
+    changes = (one._version for name in on.rows if name != BASE for one in on.adapters[name].factors)
+    on.batch = (tuple(names), sum(changes))
     try:
         with on.placed():
             yield
     finally:
         on.rows = None
+
+
+@contextmanager
+def answering(model: Model, rows: Sequence[tuple[str, ...]]) -> Iterator[None]:
+    """While the block runs, row i of every batch is answered by the adapters `rows[i]`: see `choose` and `mixed`."""
+    on = attached(model)
+    before = on.chosen
+    if len(set(rows)) > 1:
+        with mixed(model, [row[0] if row else BASE for row in rows]):
+            yield
+    elif rows[0] == before:
+        yield
+    else:
+        on.choose(rows[0])
+        try:
+            yield
+        finally:
+            on.choose(before)

@@ -28,6 +28,7 @@ class Job:
         until: when it ends as it is, by the engine's clock.
         beams: the hypotheses of a search.
         form: what its texts are to have, before their first token.
+        adapters: those that answer.
 
     Attributes:
         groups: of its texts that are on their way.
@@ -43,6 +44,7 @@ class Job:
     until: float = math.inf
     beams: Hypotheses | None = None
     form: Matcher | None = None
+    adapters: tuple[str, ...] = ()
     groups: list["Group"] = field(default_factory=list)
     prompt_logprobs: list[Logprob] = field(default_factory=list)
     ended: list["Continuation"] = field(default_factory=list)

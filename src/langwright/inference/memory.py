@@ -24,13 +24,15 @@ class Memory(Protocol):
         blocks: where texts and their sources lie, as numbers.
         keeps: whether what was read is kept, so that a text is read piece by piece.
         reuses: whether all that is kept of a text lies in its blocks, and depends on no more than the tokens before.
-        ahead: virtual tokens before each text.
     """
 
     blocks: Blocks
     keeps: bool
     reuses: bool
-    ahead: int
+
+    def ahead(self, text: Continuation) -> int:
+        """Virtual tokens before a text."""
+        ...
 
     def reach(self, text: Continuation, most: int) -> int:
         """Behind which token of a text its next piece ends, of so many tokens at the most where that is possible."""
@@ -69,10 +71,13 @@ class Nothing:
     """No memory: every token is computed from the beginning of its text, for comparison."""
 
     keeps = reuses = False
-    ahead = 0
 
     def __init__(self, model: Model):
         self._model, self.blocks = model, Blocks(0, 1)
+
+    def ahead(self, text: Continuation) -> int:
+        """Nothing is kept of them."""
+        return 0
 
     def reach(self, text: Continuation, most: int) -> int:
         """To its end."""

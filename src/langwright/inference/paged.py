@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from langwright.adaptation.attached import attached
 from langwright.base.errors import UserError
 from langwright.inference.blocks import Blocks
 from langwright.inference.continuation import Continuation, Piece
@@ -206,9 +207,9 @@ class PagedState:
 
         Padding is at the right, where no real token of a causal model sees it: the positions of a fresh pass are plain.
         """
-        ahead = self._cache.ahead
-        starts = [0 if self.fresh else ahead + piece.start for piece in self._pieces]
-        counts = [piece.length + (ahead if self.fresh else 0) for piece in self._pieces]
+        ahead = [self._cache.ahead(piece.text) for piece in self._pieces]
+        starts = [0 if self.fresh else n + piece.start for n, piece in zip(ahead, self._pieces, strict=True)]
+        counts = [piece.length + (n if self.fresh else 0) for n, piece in zip(ahead, self._pieces, strict=True)]
         if self._cache.own:
             tables = [piece.text.tables[0] for piece in self._pieces]
             self._pages = Pages(tables, starts, counts, self._cache.blocks.size, new.device)
@@ -270,7 +271,7 @@ class PagedCache:
         pools: the keys and values of each layer that attends.
         own, cross: the layers that attend to their own tokens, and those that attend to sources.
         carrying: the layers that keep a memory of fixed size, which lies with each text.
-        reuses, ahead: see `Memory`.
+        reuses: see `Memory`.
     """
 
     keeps = True
@@ -287,7 +288,6 @@ class PagedCache:
             return Pool(*(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2)))
 
         self.pools = {layer: pool(module) for layer, module in (self.cross | self.own).items()}
-        self.ahead, self._ahead_of_source = _virtual(model)
         experts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
         scaling = None if model.body.rope is None else model.body.rope.scaling
         self._divisible = not experts and not isinstance(scaling, DynamicScaling)
@@ -303,8 +303,13 @@ class PagedCache:
     @staticmethod
     def blocks_for(model: Model, tokens: int, size: int) -> int:
         """Blocks of a text of so many tokens, and of a source as long."""
-        kinds = zip(_attending(model), _virtual(model), strict=True)
+        every = [virtual_before(model, names) for names in ((), *((name,) for name in attached(model).adapters))]
+        kinds = zip(_attending(model), map(max, zip(*every, strict=True)), strict=True)
         return sum(-(-(ahead + tokens) // size) for layers, ahead in kinds if layers)
+
+    def ahead(self, text: Continuation) -> int:
+        """See `Memory`."""
+        return virtual_before(self._model, text.owner.adapters)[0]
 
     def reach(self, text: Continuation, most: int) -> int:
         """As far as it may, where what a token leaves does not depend on the tokens that are read with it."""
@@ -312,12 +317,13 @@ class PagedCache:
 
     def spans(self, text: Continuation, start: int, stop: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Which tokens reading these of a text writes into blocks: its own, and those of its source."""
-        own = (self.ahead + start if start else 0, self.ahead + stop) if self.own else (0, 0)
+        ahead = self.ahead(text)
+        own = (ahead + start if start else 0, ahead + stop) if self.own else (0, 0)
         return own, (0, self.source_length(text)) if self.cross and not start else (0, 0)
 
     def source_length(self, text: Continuation) -> int:
         """Tokens of a source, virtual ones among them."""
-        return self._ahead_of_source + len(text.source)
+        return virtual_before(self._model, text.owner.adapters)[1] + len(text.source)
 
     def read(self, ids: Ids, real: Real | None, pieces: Sequence[Piece], encoded: CrossMemory | None) -> Hidden:
         """One forward pass (see `Memory`)."""
@@ -368,9 +374,8 @@ def _carrying(model: Model) -> list[int]:
     return list(own)
 
 
-def _virtual(model: Model) -> tuple[int, int]:
-    """Virtual tokens before each text, and before each source."""
-    stacks = (model.body, *((model.encoder,) if model.encoders else ()))
-    found = [None if stack.adapter is None else stack.adapter.virtual_tokens() for stack in stacks]
-    lengths = [virtual.length if virtual else 0 for virtual in found]
-    return lengths[0], sum(lengths[1:])
+def virtual_before(model: Model, adapters: Sequence[str]) -> tuple[int, int]:
+    """Virtual tokens before each text that these adapters answer, and before each source."""
+    there = [attached(model).adapter(name) for name in adapters]
+    body, source = (sum(one.settings.tokens for one in there if stack in one.modules) for stack in ("body", "encoder"))
+    return body, source

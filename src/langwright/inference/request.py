@@ -38,6 +38,7 @@ class Request:
         salt: requests share what is kept of a common beginning with those of the same salt alone, so that nobody learns
             from the time it takes what others asked.
         constraint: the form that each text has from its first token to its end.
+        adapter: the name of the adapter on the model that answers, or "base" for none; unless given, what is chosen.
     """
 
     prompt: str | Sequence[int]
@@ -57,6 +58,7 @@ class Request:
     deadline: float | None = None
     salt: str = ""
     constraint: Constraint | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         wanted = self.max_new_tokens

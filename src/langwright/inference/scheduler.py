@@ -86,7 +86,7 @@ class Scheduler:
         text.computed = piece.stop if self._memory.keeps else 0
         if self._memory.reuses:
             names, size = self._named(text, piece.stop), self._blocks.size
-            for place in range(piece.start // size, (self._memory.ahead + piece.stop) // size):
+            for place in range(piece.start // size, (self._memory.ahead(text) + piece.stop) // size):
                 self._blocks.name(text.tables[0][place], names[place], self._tokens_of(text, place))
 
     def retreat(self) -> None:
@@ -142,7 +142,7 @@ class Scheduler:
                     return False
                 break
             found.append(block)
-        reused = len(found) * self._blocks.size - self._memory.ahead
+        reused = len(found) * self._blocks.size - self._memory.ahead(text)
         if reused > 0:
             text.computed = reused
             text.tables[0].extend(self._blocks.share(found))
@@ -151,17 +151,19 @@ class Scheduler:
     def _named(self, text: Continuation, tokens: int) -> list[bytes]:
         """The names of the blocks that so many tokens of a text fill.
 
-        The first hangs on what decides keys and values beside tokens, and who may share them: the request's salt.
+        The first hangs on what decides keys and values beside tokens, the adapters, and on who may share them: the salt
+        of the request.
         """
-        count, names = (self._memory.ahead + tokens) // self._blocks.size, text.names
+        count, names = (self._memory.ahead(text) + tokens) // self._blocks.size, text.names
         while len(names) < count:
-            before = names[-1] if names else hashlib.sha256(text.owner.request.salt.encode()).digest()
+            about = repr((text.owner.request.salt, text.owner.adapters))
+            before = names[-1] if names else hashlib.sha256(about.encode()).digest()
             names.append(chained(before, self._tokens_of(text, len(names))))
         return names[:count]
 
     def _tokens_of(self, text: Continuation, place: int) -> list[int]:
         """The tokens in a block of a text, behind virtual ones."""
-        first = place * self._blocks.size - self._memory.ahead
+        first = place * self._blocks.size - self._memory.ahead(text)
         return text.ids[max(0, first) : max(0, first + self._blocks.size)]
 
     def _pieces(self, group: Group, most: int) -> list[Piece]:

@@ -56,13 +56,17 @@ class Streaming:
 class Sinks:
     """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
 
-    keeps, reuses, ahead = True, False, 0
+    keeps, reuses = True, False
 
     def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
         self._streaming, self._model = streaming, model
         streaming.cache(model)  # refuses what cannot stream
         held = -(-(streaming.sinks + streaming.window) // size)
         self.blocks = Blocks(texts * held, size)
+
+    def ahead(self, text: Continuation) -> int:
+        """None in blocks."""
+        return 0
 
     def reach(self, text: Continuation, most: int) -> int:
         """What a token leaves depends on what is forgotten by then."""
@@ -137,7 +141,7 @@ class SinkSlot:
 
     def __init__(self, cache: SinkCache):
         self._cache = cache
-        self._keys = self._values = torch.empty(0)
+        self.keys = self.values = torch.empty(0)
 
     def attend(self, q: Queries, k: NewKeys, v: NewKeys, bias: Lowered, settings: Settings) -> Queries:
         """Attention over all that is kept, what is new among it."""
@@ -148,11 +152,11 @@ class SinkSlot:
         dtype, tables = k.dtype, self._cache.tables
         if tables is not None:
             k = rotate(k.float(), _backwards(tables[0])).to(dtype)
-        if self._keys.numel():
-            pairs = (self._keys, k), (self._values, v)
+        if self.keys.numel():
+            pairs = (self.keys, k), (self.values, v)
             kept = self._cache.sinks, self._cache.sinks + self._cache.dropped
             k, v = (torch.cat((old[:, :, : kept[0]], old[:, :, kept[1] :], new), 2) for old, new in pairs)
-        self._keys, self._values = k, v
+        self.keys, self.values = k, v
         return k if tables is None else rotate(k.float(), tables[1]).to(dtype), v
 
 

@@ -1,6 +1,6 @@
 """(IA)³ (Liu et al., 2022): keys, values and the inside of the feed-forward are rescaled by learned vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ class Scale(AdapterModule):
     """One factor for each output of a linear layer.
 
     Args:
-        scale: the factors.
+        scale: the factors, or [rows, factors] with others for each row of a batch.
         inputs: whether they multiply the inputs instead.
     """
 
@@ -31,9 +31,21 @@ class Scale(AdapterModule):
 
     def forward(self, x: Tensor, owner: Any, answer: Answer) -> Tensor:
         if self.inputs:
-            return answer((x * self.scale).to(x.dtype))
+            return answer((x * self._beside(x)).to(x.dtype))
         y = answer(x)
-        return (y * self.scale).to(y.dtype)
+        return (y * self._beside(y)).to(y.dtype)
+
+    def _beside(self, x: Tensor) -> Tensor:
+        """The factors as they multiply x, where there are some for each of its rows."""
+        return self.scale if self.scale.dim() == 1 else self.scale.view(len(x), *(1,) * (x.dim() - 2), -1)
+
+    @classmethod
+    def by_row(cls, modules: Sequence[Any], owner: Any) -> "Scale | None":
+        there = [module for module in modules if module is not None]
+        if len({module.inputs for module in there}) > 1:
+            return None
+        rows = [torch.ones_like(there[0].scale) if module is None else module.scale for module in modules]
+        return cls(nn.Parameter(torch.stack(rows).detach(), requires_grad=False), there[0].inputs)
 
     def merged(self, owner: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         scale = self.scale.float()
