@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from langwright.parts import native
 from langwright.parts.bias import Lowered
 from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import affine
+from langwright.parts.norms import Norm
 from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
 
 
@@ -125,6 +127,25 @@ def test_attention_over_blocks(dtype: torch.dtype, heads: int, kv_heads: int, wi
             assert torch.equal(alone[0, :, :real], found[row, :, :real])
 
 
+@every_dtype
+@pytest.mark.parametrize("dim", [64, 100, 3])
+@pytest.mark.parametrize(
+    ("kind", "bias", "plus_one"), [("layer", True, False), ("rms", False, False), ("rms", False, True)]
+)
+def test_norms(dtype: torch.dtype, dim: int, kind: Literal["layer", "rms"], bias: bool, plus_one: bool) -> None:
+    norm = Norm(dim, kind, 1e-5, bias=bool(bias), plus_one=plus_one)
+    for number, parameter in enumerate(norm.parameters()):
+        parameter.data = numbers(dim, seed=number + 1)
+    x = (3 + numbers(2, dim, 20)).to(dtype).mT  # not contiguous
+    wanted = norm(x.detach().requires_grad_())
+    with torch.no_grad():
+        found = norm(x)
+        assert found.dtype == dtype
+        assert error(found, wanted.detach()) < (1e-6 if dtype == torch.float32 else 4e-3)
+        assert torch.equal(norm(x[1:, 3:4]), found[1:, 3:4])
+        assert norm(x[:, :0]).shape == (2, 0, dim)
+
+
 def test_what_is_not_finite_stays_in_its_row() -> None:
     packed, x = quantise("int4 64", numbers(64, 192)), numbers(3, 192).bfloat16()
     x[1, 5] = torch.nan
@@ -142,7 +163,7 @@ def test_codes_without_a_place_in_tiles_are_multiplied_all_the_same() -> None:
     assert error(odd.product(x := numbers(2, 33)), x @ odd.full_weight().t()) < 1e-6
 
 
-@pytest.mark.parametrize("lack", ["compiler", "working compiler", "wish", "folder"])
+@pytest.mark.parametrize("lack", ["compiler", "working compiler", "wish", "folder", "trust"])
 def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = numbers(64, 192), numbers(4, 192, seed=1)
     monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path / "cache"))
@@ -152,6 +173,9 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
         monkeypatch.setenv(native.SWITCH, "torch")
     elif lack == "folder":
         (tmp_path / "cache").write_text("a file")
+    elif lack == "trust":
+        (tmp_path / "cache" / "kernels").mkdir(parents=True)
+        (tmp_path / "cache" / "kernels").chmod(0o777)
     else:
         (tmp_path / "c++").write_text("#!/bin/sh\necho no such machine >&2\nexit 1\n")
         (tmp_path / "c++").chmod(0o755)
@@ -160,7 +184,7 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
     native.native.cache_clear()
     told = native.native()
     assert told.library is None
-    said = {"compiler": "g++", "working compiler": "no such machine", "wish": native.SWITCH, "folder": "cache"}[lack]
+    said = {"compiler": "g++", "working compiler": "no such machine", "wish": native.SWITCH}.get(lack, "cache")
     assert said in told.reason
     for kind, wanted in with_kernels.items():
         packed = quantise(kind, weight)

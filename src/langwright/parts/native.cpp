@@ -444,6 +444,32 @@ template <class T> static void attend(const Attend& a) {
     }
 }
 
+// ---- norms
+
+struct NormOf {
+    const void *weight, *bias;  // null for none
+    long dim;
+    float eps;
+    bool rms, plus_one;
+};
+
+template <class T> static void normalise(const NormOf& n, const T* x, T* y) {
+    const T *weight = (const T*)n.weight, *bias = (const T*)n.bias;
+    std::vector<float> row(n.dim), ones(n.rms ? 0 : n.dim, 1.0f);
+    for (long i = 0; i < n.dim; i++) row[i] = single(x[i]);
+    if (!n.rms) {
+        const float mean = inner(ones.data(), row.data(), n.dim) / n.dim;
+        for (long i = 0; i < n.dim; i++) row[i] -= mean;
+    }
+    const float scale = 1 / std::sqrt(inner(row.data(), row.data(), n.dim) / n.dim + n.eps);
+    for (long i = 0; i < n.dim; i++) {
+        float value = row[i] * scale;
+        if (n.rms && !n.plus_one) put(y + i, value), value = single(y[i]);  // rounded before the weight, as in training
+        if (weight) value *= single(weight[i]) + (n.plus_one ? 1.0f : 0.0f);
+        put(y + i, bias ? value + single(bias[i]) : value);
+    }
+}
+
 // ---- what Python calls. x and y are float32 where `floats`, else bfloat16.
 
 extern "C" {
@@ -478,6 +504,15 @@ void product_int4(const uint8_t* codes, const uint8_t* steps, const bf16* table,
     const Packed w = {codes, steps, table, inputs, outputs, groups};
     if (zeros) product<FourBit<SCALE_AND_ZERO>>(w, x, floats, rows, nullptr, y, threads);
     else product<FourBit<SCALE>>(w, x, floats, rows, nullptr, y, threads);
+}
+
+void norm(const void* weight, const void* bias, const void* x, void* y, float eps, int rms, int plus_one, int floats,
+          long rows, long dim, int threads) {
+    const NormOf n = {weight, bias, dim, eps, rms != 0, plus_one != 0};
+    #pragma omp parallel for schedule(static) num_threads(threads) if (rows * dim > SMALL)
+    for (long m = 0; m < rows; m++)
+        if (floats) normalise(n, (const float*)x + m * dim, (float*)y + m * dim);
+        else normalise(n, (const bf16*)x + m * dim, (bf16*)y + m * dim);
 }
 
 void attend_blocks(const Attend* a) {

@@ -27,15 +27,17 @@ SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=off", "-fopenmp", "-fPIC")
 """No sum of floats may be reordered or contracted as the compiler likes: a row must not depend on its neighbours."""
 SECONDS = 120
+TAKEN = (torch.float32, torch.bfloat16)
 
 _FUNCTIONS = {
     "attend_blocks": "p",
+    "norm": "ppppfiiilli",
     "product_bf16": "ppppllli",
     "product_int8": "ppppillli",
     "product_int4": "pppppillllii",
     "read_through": "pli",
 }
-_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int}
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,12 @@ def _build(compiler: str) -> Path:
     version = os.stat(compiler)
     told = (SOURCE.read_bytes(), FLAGS, os.path.realpath(compiler), version.st_size, version.st_mtime_ns, _processor())
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:24]}.so"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder_is = file.parent.stat()
+    if folder_is.st_uid != os.getuid() or folder_is.st_mode & 0o022:
+        raise OSError(f"{file.parent} is another user's, or others may write there")
     if file.exists():
         return file
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         compiled, linked = Path(folder) / "native.o", Path(folder) / "native.so"
         # Not linked with -fopenmp: the threads are those of the OpenMP that PyTorch has loaded, not a second set.
@@ -137,6 +142,26 @@ def _load(file: Path) -> ctypes.CDLL:
         function = getattr(found, name)
         function.argtypes, function.restype = [_TYPES[kind] for kind in types], None
     return found
+
+
+def norm(
+    kernels: ctypes.CDLL,
+    x: Float[Tensor, "*batch dim"],
+    weight: Float[Tensor, " dim"] | None,
+    bias: Float[Tensor, " dim"] | None,
+    eps: float,
+    rms: bool,
+    plus_one: bool,
+) -> Float[Tensor, "*batch dim"]:
+    """The norm over the last dimension (`norms.Norm`); weight and bias in the dtype of x."""
+    x, dim = x.contiguous(), x.shape[-1]
+    y = torch.empty_like(x)
+    scale, shift = (None if one is None else one.data_ptr() for one in (weight, bias))
+    kernels.norm(
+        scale, shift, x.data_ptr(), y.data_ptr(), eps, rms, plus_one, x.dtype == torch.float32,
+        x.numel() // dim, dim, torch.get_num_threads(),
+    )  # fmt: skip
+    return y
 
 
 def product_bf16(

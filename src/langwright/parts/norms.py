@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from langwright.parts import native
 from langwright.parts.linear import cast, wide
 
 
@@ -39,6 +40,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         weight = self.weight
+        if (kernels := native.serves(x)) is not None and x.numel():
+            scale, shift = (None if one is None else cast(one, x) for one in (weight, self.bias))
+            return native.norm(kernels, x, scale, shift, self.eps, self.kind == "rms", self.plus_one)
         if self.kind == "layer":
             bias = None if self.bias is None else cast(self.bias, x)
             return F.layer_norm(x, x.shape[-1:], None if weight is None else cast(weight, x), bias, self.eps)

@@ -61,7 +61,7 @@ class Packed(nn.Module):
 
     def has_kernel(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel for a few rows in bfloat16 serves this input."""
-        return x.device.type == "cpu" and x.dtype == torch.bfloat16 and 0 < len(x) <= self.few
+        return x.is_cpu and x.dtype == torch.bfloat16 and 0 < x.shape[0] <= self.few
 
     def lay_out(self, layout: Layout) -> None:
         """Bring the codes into an order; where they do not fit it they stay."""
@@ -81,11 +81,11 @@ class Packed(nn.Module):
 
     def _by_tiles(self, x: Tensor) -> Tensor | None:
         """The product by the native kernels, where they serve and are the faster ones."""
-        if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not len(x):
+        if not x.is_cpu or x.dtype not in native.TAKEN or not x.shape[0]:
             return None
         kernels = native.library()
         # Many rows of float32, which take three products, and kernels without vectors leave to PyTorch's product.
-        if kernels is None or (len(x) > FEW and (x.dtype == torch.float32 or not native.native().vectors)):
+        if kernels is None or (x.shape[0] > FEW and (x.dtype == torch.float32 or not native.native().vectors)):
             return None
         self.lay_out("tiles")
         return self._native(kernels, x) if self.layout == "tiles" else None
