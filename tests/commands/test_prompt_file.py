@@ -10,12 +10,12 @@ import torch
 
 from langwright import Engine, Request, load_model
 from langwright.cli import main
-from langwright.inference import prompt_file
-from langwright.inference.prompt_file import complete_file
 from langwright.inference.prompts import given_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
+from langwright.pipelines import prompt_file
+from langwright.pipelines.prompt_file import complete_file
 from langwright.text.training import raw_bytes
 from oracles import perturb
 from refusals import Fails, Prints, refused

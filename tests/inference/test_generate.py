@@ -12,7 +12,8 @@ from torch import Tensor
 
 from langwright import load_model
 from langwright.base.errors import UserError
-from langwright.inference.generate import complete, likeliest_continuations, next_tokens
+from langwright.evaluation.likeliest import likeliest_continuations, next_tokens
+from langwright.inference.generate import complete
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.request import Completion, Writer
 from langwright.inference.sampling import Sampling

@@ -16,7 +16,8 @@ import langwright
 from langwright.base.files import write_json
 from langwright.corpora.document import Document
 from langwright.data.texts import tokenise
-from langwright.inference.generate import complete, next_tokens
+from langwright.evaluation.likeliest import next_tokens
+from langwright.inference.generate import complete
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.sampling import Sampling, Search
 from langwright.text.opening import load_tokenizer

@@ -9,10 +9,10 @@ from langwright.base.files import read_text, standard_input
 from langwright.inference.constraints import Constraint, Form
 from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
-from langwright.inference.prompt_file import complete_file
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
+from langwright.pipelines.prompt_file import complete_file
 
 
 def generate(

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from langwright.base.errors import UserError
-from langwright.inference.conversation import Conversation
 from langwright.inference.generate import complete
 from langwright.inference.sampling import Sampling
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
+from langwright.pipelines.conversation import Conversation
 from langwright.text.chat_template import ChatTemplate, set_up_chat
 from langwright.text.tokenizer import CONTROL
 from langwright.text.training import raw_bytes

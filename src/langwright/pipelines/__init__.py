@@ -1,0 +1,1 @@
+"""Floor 5: several calls of models composed."""
