@@ -231,7 +231,7 @@ def main() -> None:
 def report(runs: dict[str, list[dict[str, float]]]) -> None:
     """Print medians, ratios, and shares of the bandwidth."""
     medians = {n: {key: statistics.median(r[key] for r in rows) for key in rows[0]} for n, rows in runs.items()}
-    bandwidth = max(row["bandwidth"] for rows in runs.values() for row in rows)
+    bandwidth = statistics.median(row["bandwidth"] for rows in runs.values() for row in rows)
     print(f"# bandwidth: {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} threads", file=sys.stderr)
     for name, found in medians.items():
         bits = name.rsplit("-", 1)[1]
