@@ -14,57 +14,27 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from langwright import Engine, Request, load_model
+from langwright import Engine, Request
 from langwright.adaptation.methods import METHODS
 from langwright.inference.request import Completion, Handle
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
-from langwright.models.families.gpt2 import GPT2Config
 from langwright.models.families.llama import LlamaConfig
-from langwright.models.families.lstm_attention import LSTMAttentionConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.text.training import raw_bytes
-from oracles import CASES, SOURCED, oracle, perturb, random_ids, sourced_oracle
+from oracles import perturb, random_ids
 from refusals import refused
-from writers import GREEDY, written
+from writers import GREEDY, OWN, SAMPLINGS, made, small, written
 
 BYTES = raw_bytes()
 PROMPTS = [random_ids(1, length, seed=length)[0].tolist() for length in (9, 3, 14, 9, 1)]
 LENGTHS = [7, 12, 4, 9, 10]
-SAMPLINGS = [
-    GREEDY,
-    Sampling(seed=3),
-    Sampling(0.7, top_k=20, top_p=0.9, seed=4),
-    Sampling(1.3, min_p=0.02, repetition_penalty=1.2, seed=5),
-    Sampling(typical_p=0.8, presence_penalty=0.5, frequency_penalty=0.3, seed=6),
-]
-OWN = {
-    "lstm": by_depth("lstm", 2, 53, 64, 0.0, width=64),
-    "cnn": by_depth("cnn", 2, 53, 64, 0.0, width=64),
-    "lstm-attention": LSTMAttentionConfig(vocab_size=53, hidden_size=16, encoder_layers=2, decoder_layers=1),
-}
 FAMILIES = [
     "gpt2", "mistral", "gpt_neo", "gptj", "bloom", "mpt", "gemma2", "mixtral", "llama-linear",
     "t5", "switch", "bart", *OWN,
 ]  # fmt: skip
-
-
-def small(context: int = 48, size: int = 53) -> Model:
-    config = GPT2Config(vocab_size=size, n_positions=context, n_embd=16, n_layer=2, n_head=2)
-    model = new_model("gpt2", config).eval()
-    perturb(model)
-    return model
-
-
-def made(name: str, folder: Path) -> Model:
-    if name in OWN:
-        model = new_model(name, OWN[name]).eval()
-        perturb(model)
-        return model
-    (sourced_oracle(SOURCED[name]) if name in SOURCED else oracle(CASES[name])).save_pretrained(folder)
-    return load_model(folder)
 
 
 # The same tokens

@@ -1,5 +1,6 @@
 """langwright generate: let a model write."""
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 
@@ -7,12 +8,15 @@ from langwright.base.console import print_json, warn
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_text, standard_input
 from langwright.inference.constraints import Constraint, Form
+from langwright.inference.engine import Engine
 from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
+from langwright.inference.speculation import DraftModel, PromptLookup, Speculation
 from langwright.pipelines.prompt_file import complete_file
+from langwright.text.tokenizer import Tokenizer
 
 
 def generate(
@@ -26,6 +30,8 @@ def generate(
     regex: str | None = None,
     choices: str | None = None,
     grammar: Path | None = None,
+    lookup: bool = False,
+    draft: Path | None = None,
     prompts: Path | None = None,
     out: Path | None = None,
     batch: int = 16,
@@ -48,6 +54,8 @@ def generate(
         regex: the text is matched by this regular expression, in the syntax of Rust's regex.
         choices: the text is one of these, separated by commas.
         grammar: a file that holds a grammar in Lark's syntax; the text is what it derives.
+        lookup: guess what comes next from what followed the last time when the text went so; the text stays the same.
+        draft: a smaller model with the same tokens, which guesses what comes next; the text stays the same.
         prompts: a file of prompts, rows with a field `prompt`; stopped anywhere, the same command goes on there.
         out: where their texts go, one JSON object a prompt.
         batch: how many texts are written side by side.
@@ -69,6 +77,7 @@ def generate(
     streaming = None if window is None else Streaming(window, 4 if sinks is None else sinks)
     texts = ["".join(standard_input()) if text == "-" else text for text in prompt]
     loaded, tokenizer = opening.open(model, generates=True)
+    speculation = _speculation(lookup, draft, opening, tokenizer, batch, search)
     if prompts is not None and out is not None:
         settings = {"model": str(model), "max_new_tokens": max_new_tokens, "stop": list(stop)}
         settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks, "cache": cache}
@@ -76,8 +85,9 @@ def generate(
         settings |= {name: str(value) for name, value in vars(opening).items()}
         asked = Request("", sampling, max_new_tokens, stop, search=search, constraint=constraint)
         failed = complete_file(
-            loaded, tokenizer, prompts, out, asked, settings, batch=batch, cache=cache, streaming=streaming
-        )
+            loaded, tokenizer, prompts, out, asked, settings,
+            batch=batch, cache=cache, streaming=streaming, speculation=speculation,
+        )  # fmt: skip
         if failed:
             warn(f'{failed:,} texts ended with an error; their rows in {out} say "error"')
         if json:
@@ -104,6 +114,7 @@ def generate(
         streaming=streaming,
         search=search,
         constraint=constraint,
+        speculation=speculation,
     )
     if json:
         for text, completion in zip(texts, completions, strict=True):
@@ -115,6 +126,22 @@ def generate(
     tell_errors(completions)
     if constraint is not None and any(completion.reason == "length" for completion in completions):
         warn(f"--{constraint.flag}: a text reached its limit before it was complete; give --max-new-tokens more")
+
+
+def _speculation(
+    lookup: bool, draft: Path | None, opening: Opening, tokenizer: Tokenizer, batch: int, search: Search
+) -> Speculation | None:
+    """What guesses, if anything."""
+    if (lookup or draft is not None) and search.beams > 1:
+        raise UserError(f"--beams {search.beams}: a search guesses nothing; leave --lookup and --draft out")
+    if draft is None:
+        return PromptLookup() if lookup else None
+    if lookup:
+        raise UserError("--lookup and --draft exclude each other; leave one out")
+    model, tokens = replace(opening, adapter=None).open(draft, generates=True, one_stack=True)
+    if tokens.fingerprint() != tokenizer.fingerprint():
+        raise UserError(f"--draft {draft}: its tokens are others than those of the model that it guesses for")
+    return DraftModel(Engine(model, tokens, batch=batch))
 
 
 def _constraint(

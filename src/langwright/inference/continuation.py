@@ -88,6 +88,8 @@ class Continuation:
     Attributes:
         computed: how many tokens the model has read and keeps.
         tables: the blocks of the text, and those of its source.
+        guessed: tokens that may follow, which the next pass reads too.
+        tried, right, rest: how many were guessed, how many of them came, and for how many tokens none is guessed.
         names: of the blocks that its tokens fill (`Blocks`), as far as they were wanted.
         carried: what layers without attention keep of it, by layer.
         state: a state of its own, where it does not lie in blocks (`sinks.py`).
@@ -104,6 +106,10 @@ class Continuation:
     computed: int = 0
     tables: tuple[Table, Table] = field(default_factory=lambda: ([], []))
     names: list[bytes] = field(default_factory=list)
+    guessed: list[int] = field(default_factory=list)
+    tried: int = 0
+    right: int = 0
+    rest: int = 0
     carried: dict[int, Tensor] = field(default_factory=dict)
     state: Any = None
     logprobs: list[Logprob] = field(default_factory=list)
@@ -123,6 +129,10 @@ class Continuation:
     def matcher(self) -> Matcher | None:
         """How far it has come in the form that it is to have."""
         return None if self.owner.form is None else self.owner.form.copy()
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Some of its tokens, and of those that are guessed."""
+        return (self.ids + self.guessed)[start:stop] if self.guessed else self.ids[start:stop]
 
     @property
     def new(self) -> int:
@@ -185,6 +195,11 @@ class Piece(NamedTuple):
     def length(self) -> int:
         """How many."""
         return self.stop - self.start
+
+    @property
+    def guesses(self) -> list[int]:
+        """The guesses that it holds."""
+        return self.text.guessed[: max(0, self.stop - len(self.text.ids))]
 
     @property
     def work(self) -> int:

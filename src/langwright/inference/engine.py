@@ -29,6 +29,7 @@ from langwright.inference.request import Completion, Handle, Logprob, Reason, Re
 from langwright.inference.sampling import Rules, adjust, apply_rules, draw
 from langwright.inference.scheduler import Scheduler
 from langwright.inference.sinks import Sinks, Streaming
+from langwright.inference.speculation import REST, TRIED, WORTH, Speculation
 from langwright.models.model import Model
 from langwright.planning.machine import free_memory
 from langwright.text.tokenizer import Tokenizer
@@ -59,7 +60,11 @@ class Engine:
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         prompt_tokens: the most tokens of prompts that one step reads; a longer prompt is read in several, beside the
             next tokens of others, where the model allows it.
+        speculation: guesses what comes next, so that several tokens may be read in one pass.
         clock: seconds, for deadlines.
+
+    Attributes:
+        guessed, came: how many tokens were guessed and looked at, and how many of them the model drew.
 
     Raises:
         UserError: The model writes no text, or settings exclude each other.
@@ -78,6 +83,7 @@ class Engine:
         cache: bool = True,
         streaming: Streaming | None = None,
         prompt_tokens: int = 2048,
+        speculation: Speculation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         if not model.generates:
@@ -101,7 +107,13 @@ class Engine:
         else:
             count = blocks or _affordable(model, memory, batch, longest, block_size)
             self._memory = PagedCache(model, count, block_size)
+        if speculation is not None and not self._memory.rewrites:
+            raise UserError(
+                f"--lookup and --draft: guesses are taken back, and what is kept of texts here cannot be "
+                f"({model.family}, --window or --no-cache); leave them out"
+            )
         self._scheduler = Scheduler(self._memory, batch, prompt_tokens)
+        self._speculation, self.guessed, self.came = speculation, 0, 0
         self._arrivals = 0
         self._jobs: dict[Handle, Job] = {}
         self._timed: set[Job] = set()
@@ -186,6 +198,7 @@ class Engine:
         now = self._clock() if self._timed else 0.0
         for job in [job for job in self._timed if now >= job.until]:
             self._break_off(job, "deadline")
+        self._guess()
         plan = self._scheduler.plan()
         try:
             self._memory.prepare(plan.copies)
@@ -196,17 +209,37 @@ class Engine:
         news, self._news = list(self._news), {}
         return news
 
+    def _guess(self) -> None:
+        """Let texts that are being written have guesses, if a pass has room for some."""
+        running = self._scheduler.running
+        most = PASS // max(1, len(running)) - 1
+        if self._speculation is None or most < 1:
+            return
+        single = [group.texts[0] for group in running if group.owner.beams is None]
+        texts = [text for text in single if text.computed == len(text.ids) - 1]
+        for text in texts:
+            if text.tried >= TRIED:
+                text.rest = REST if text.right < WORTH * text.tried else 0
+                text.tried = text.right = 0
+            text.rest = max(0, text.rest - 1)
+        eager = [text for text in texts if not text.rest and text.left > 1]
+        for text, guessed in zip(eager, self._speculation.guess(eager, most) if eager else [], strict=True):
+            text.guessed = guessed[: text.left - 1]
+
     def _read_all(self, pieces: Sequence[Piece]) -> tuple[dict[Continuation, Tensor], set[Continuation]]:
-        """The logits after the texts that were read to their end, and the texts whose logits are not finite."""
+        """The logits after the texts that were read to their end, and after each of their guesses; and the texts whose
+        logits are not finite."""
         logits: dict[Continuation, Tensor] = {}
         broken: set[Continuation] = set()
         for together in passes(pieces, self._alone):
             with answering(self.model, [piece.text.owner.adapters for piece in together]):
                 rows = self._read(together)
-            for piece, row, finite in zip(together, rows, rows.isfinite().all(-1).tolist(), strict=True):
-                if piece.stop == len(piece.text.ids):
-                    logits[piece.text] = row
-                if not finite:
+            finite = rows.isfinite().all(-1)
+            counts = [1 + len(piece.guesses) for piece in together]
+            for piece, own, good in zip(together, rows.split(counts), finite.split(counts), strict=True):
+                if piece.stop >= len(piece.text.ids):
+                    logits[piece.text] = own
+                if not good[0]:
                     broken.add(piece.text)
         for piece in pieces:
             if piece.text not in broken:
@@ -223,13 +256,31 @@ class Engine:
             elif not all(text in logits for text in group.texts):
                 continue  # more of it is to be read first
             elif group.owner.beams is not None:
-                self._search(group, torch.stack([logits[text] for text in group.texts]))
+                self._search(group, torch.cat([logits[text][:1] for text in group.texts]))
             else:
-                row, parted = logits[group.texts[0]], self._part(group)
-                logits |= {one.texts[0]: row for one in parted}
+                rows, parted = logits[group.texts[0]], self._part(group)
+                logits |= {one.texts[0]: rows for one in parted}
                 single += parted
-        if single:
-            self._draw(single, torch.stack([logits[group.texts[0]] for group in single]))
+        place = 0
+        while single:
+            self._draw(single, torch.stack([logits[group.texts[0]][place] for group in single]))
+            single = [group for group in single if self._came(group, place)]
+            place += 1
+
+    def _came(self, group: Group, place: int) -> bool:
+        """Whether the token just drawn is what was guessed, so that the next one may be drawn at once."""
+        (text,) = group.texts
+        if text.writer.reason is not None or not text.guessed:
+            return False
+        if place < len(text.guessed):
+            came = text.ids[-1] == text.guessed[place]
+            text.tried, text.right = text.tried + 1, text.right + came
+            self.guessed, self.came = self.guessed + 1, self.came + came
+            if came:
+                return True
+        self._scheduler.keep(Piece(text, text.computed, len(text.ids) - 1))
+        text.guessed = []
+        return False
 
     @cached_property
     def _constraints(self) -> Constraints:
@@ -267,16 +318,17 @@ class Engine:
         return replace(own, bias=request.logit_bias, banned=banned, forced=forced)
 
     def _read(self, pieces: Sequence[Piece]) -> Float[Tensor, "rows vocabulary"]:
-        """The logits of the token after each piece."""
+        """The logits of the token after each piece, and before that those after the tokens of which guesses follow."""
         device, encoded = self.model.device, None
-        ids, real = padded([piece.text.ids[piece.start : piece.stop] for piece in pieces], device)
+        ids, real = padded([piece.text.tokens(piece.start, piece.stop) for piece in pieces], device)
         if self.model.encoders and not pieces[0].start:
             encoded = self.model.encode(*padded([piece.text.source for piece in pieces], device))
         hidden = self._memory.read(ids, real, pieces, encoded)
         for row, piece in zip(hidden, pieces, strict=True):
             self._measure_prompt(row, piece)
-        last = torch.tensor([piece.length - 1 for piece in pieces], device=device)
-        logits: Tensor = self.model.head(hidden[torch.arange(len(pieces), device=device), last])
+        places = [(row, n) for row, p in enumerate(pieces) for n in range(p.length - 1 - len(p.guesses), p.length)]
+        rows, last = torch.tensor(places, device=device).T
+        logits: Tensor = self.model.head(hidden[rows, last])
         return logits[:, : self._vocabulary]
 
     def _measure_prompt(self, hidden: Float[Tensor, "time dim"], piece: Piece) -> None:

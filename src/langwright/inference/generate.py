@@ -11,6 +11,7 @@ from langwright.inference.prompts import given_ids
 from langwright.inference.request import Completion, Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
+from langwright.inference.speculation import Speculation
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
@@ -32,6 +33,7 @@ def complete(
     streaming: Streaming | None = None,
     search: Search = Search(),
     constraint: Constraint | None = None,
+    speculation: Speculation | None = None,
 ) -> list[Completion]:
     """Continue each prompt until its document ends, a stop string comes, or the limit is reached.
 
@@ -49,6 +51,7 @@ def complete(
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         search: beams, and rules for what may come.
         constraint: the form that each text has.
+        speculation: guesses what comes next; the texts are the same.
 
     Raises:
         UserError: settings that exclude each other, or a prompt that does not fit.
@@ -59,7 +62,9 @@ def complete(
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
     asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search, constraint=constraint)
-    engine = engine_for(model, tokenizer, asked, rows, batch=batch, cache=cache, streaming=streaming)
+    engine = engine_for(
+        model, tokenizer, asked, rows, batch=batch, cache=cache, streaming=streaming, speculation=speculation
+    )
     requests = [replace(asked, prompt=ids, sampling=one) for ids, one in zip(rows, samplings, strict=True)]
     numbers = {engine.add(request): row for row, request in enumerate(requests)}
     while engine.busy:
@@ -78,6 +83,7 @@ def engine_for(
     batch: int,
     cache: bool = True,
     streaming: Streaming | None = None,
+    speculation: Speculation | None = None,
 ) -> Engine:
     """An engine with the memory that these prompts want, continued in this way, at most `batch` of them at once."""
     longest = max(map(len, rows), default=0) + (asked.max_new_tokens or 256)
@@ -88,6 +94,7 @@ def engine_for(
         longest=longest if model.context is None else min(longest, model.context),
         cache=cache,
         streaming=streaming,
+        speculation=speculation,
     )
 
 

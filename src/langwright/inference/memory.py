@@ -24,11 +24,13 @@ class Memory(Protocol):
         blocks: where texts and their sources lie, as numbers.
         keeps: whether what was read is kept, so that a text is read piece by piece.
         reuses: whether all that is kept of a text lies in its blocks, and depends on no more than the tokens before.
+        rewrites: whether tokens that were read may be replaced by others.
     """
 
     blocks: Blocks
     keeps: bool
     reuses: bool
+    rewrites: bool
 
     def ahead(self, text: Continuation) -> int:
         """Virtual tokens before a text."""
@@ -70,7 +72,7 @@ def as_at_first(text: Continuation) -> int:
 class Nothing:
     """No memory: every token is computed from the beginning of its text, for comparison."""
 
-    keeps = reuses = False
+    keeps = reuses = rewrites = False
 
     def __init__(self, model: Model):
         self._model, self.blocks = model, Blocks(0, 1)

@@ -271,7 +271,7 @@ class PagedCache:
         pools: the keys and values of each layer that attends.
         own, cross: the layers that attend to their own tokens, and those that attend to sources.
         carrying: the layers that keep a memory of fixed size, which lies with each text.
-        reuses: see `Memory`.
+        reuses, rewrites: see `Memory`.
     """
 
     keeps = True
@@ -291,7 +291,8 @@ class PagedCache:
         experts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
         scaling = None if model.body.rope is None else model.body.rope.scaling
         self._divisible = not experts and not isinstance(scaling, DynamicScaling)
-        self.reuses = self._divisible and bool(self.own) and not self.carrying and not self.cross and model.body.causal
+        self.rewrites = self._divisible and bool(self.own) and not self.carrying and model.body.causal
+        self.reuses = self.rewrites and not self.cross
 
     @staticmethod
     def block_bytes(model: Model, size: int) -> int:

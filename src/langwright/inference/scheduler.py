@@ -59,6 +59,8 @@ class Scheduler:
         self.running, left = [], self._tokens
         while queue:
             group = queue.pop(0)
+            if self._missing(group):
+                group.texts[0].guessed = []
             while self._missing(group):
                 full, last = True, queue.pop() if queue else group
                 self._preempt(last)
@@ -82,11 +84,11 @@ class Scheduler:
 
     def keep(self, piece: Piece) -> None:
         """Note that a piece was read, and let the blocks that it filled be found."""
-        text = piece.text
-        text.computed = piece.stop if self._memory.keeps else 0
+        text, stop = piece.text, min(piece.stop, len(piece.text.ids))
+        text.computed = stop if self._memory.keeps else 0
         if self._memory.reuses:
-            names, size = self._named(text, piece.stop), self._blocks.size
-            for place in range(piece.start // size, (self._memory.ahead(text) + piece.stop) // size):
+            names, size = self._named(text, stop), self._blocks.size
+            for place in range(piece.start // size, (self._memory.ahead(text) + stop) // size):
                 self._blocks.name(text.tables[0][place], names[place], self._tokens_of(text, place))
 
     def retreat(self) -> None:
@@ -109,7 +111,7 @@ class Scheduler:
         """Forget what is kept of a text."""
         for table in text.tables:
             self._blocks.release(table)
-        text.computed, text.carried, text.state = 0, {}, None
+        text.computed, text.carried, text.state, text.guessed = 0, {}, None, []
 
     def share(self, old: Continuation, new: Continuation) -> None:
         """Let a text that goes on from the same tokens have what is kept of another."""
@@ -169,14 +171,20 @@ class Scheduler:
     def _pieces(self, group: Group, most: int) -> list[Piece]:
         """What is read next of a group: of one text so many tokens at the most, of several all."""
         most = max(1, most) if len(group.texts) == 1 else len(group.texts[0].ids)
-        return [Piece(text, text.computed, self._memory.reach(text, most)) for text in group.texts]
+        reached = [(text, self._memory.reach(text, most)) for text in group.texts]
+        more = {text: len(text.guessed) if stop == len(text.ids) else 0 for text, stop in reached}
+        return [Piece(text, text.computed, stop + more[text]) for text, stop in reached]
 
     def _spans(self, group: Group) -> list[Span]:
         """What reading all that is there of a group writes."""
         return [
             (table, *span)
             for text in group.texts
-            for table, span in zip(text.tables, self._memory.spans(text, text.computed, len(text.ids)), strict=True)
+            for table, span in zip(
+                text.tables,
+                self._memory.spans(text, text.computed, len(text.ids) + len(text.guessed)),
+                strict=True,
+            )
         ]
 
     def _missing(self, group: Group, beside: int = 0) -> bool:
@@ -191,7 +199,7 @@ class Scheduler:
         pieces = self._pieces(group, most)
         plan.pieces.extend(pieces)
         self.running.append(group)
-        prompts = [piece for piece in pieces if piece.work > 1]
+        prompts = [piece for piece in pieces if piece.work - len(piece.text.guessed) > 1]
         if self._memory.reuses:
             plan.names.update(name for piece in prompts for name in self._named(piece.text, len(piece.text.ids)))
         return sum(piece.work for piece in prompts)

@@ -56,7 +56,7 @@ class Streaming:
 class Sinks:
     """The memory of texts that go on without end: a `SinkCache` for each, which is counted in blocks and lies apart."""
 
-    keeps, reuses = True, False
+    keeps, reuses, rewrites = True, False, False
 
     def __init__(self, streaming: Streaming, model: Model, texts: int, size: int):
         self._streaming, self._model = streaming, model

@@ -226,7 +226,7 @@ class _Attend(ctypes.Structure):
     )
 
 
-Mask = Shaped[Tensor, "#rows #heads time keys"]
+Mask = Shaped[Tensor, "#rows #heads #time keys"]
 
 
 def attend_blocks(

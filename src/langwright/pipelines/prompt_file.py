@@ -18,6 +18,7 @@ from langwright.inference.generate import engine_for
 from langwright.inference.prompts import given_ids
 from langwright.inference.request import Request
 from langwright.inference.sinks import Streaming
+from langwright.inference.speculation import Speculation
 from langwright.models.model import Model
 from langwright.text.tokenizer import Tokenizer
 
@@ -44,13 +45,14 @@ def complete_file(
     batch: int,
     cache: bool = True,
     streaming: Streaming | None = None,
+    speculation: Speculation | None = None,
 ) -> int:
     """Continue the prompts of a file, and write one JSON object for each, in their order.
 
     What is finished is kept beside `out` at once, and is not written again when this is called again.
 
     Args:
-        model, tokenizer, batch, cache, streaming: as in `complete`.
+        model, tokenizer, batch, cache, streaming, speculation: as in `complete`.
         prompts: rows with a field `prompt`.
         out: the file to write.
         asked: how each prompt is continued; its own is replaced by each of the file.
@@ -78,7 +80,9 @@ def complete_file(
         if number not in done:
             with _at(where):
                 ids[number] = given_ids(model, tokenizer, text)
-    engine = engine_for(model, tokenizer, asked, ids.values(), batch=batch, cache=cache, streaming=streaming)
+    engine = engine_for(
+        model, tokenizer, asked, ids.values(), batch=batch, cache=cache, streaming=streaming, speculation=speculation
+    )
     for number, prompt in ids.items():
         with _at(rows[number][1]):
             waiting[engine.add(replace(asked, prompt=prompt))] = number
