@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from langwright import Engine, Request
-from langwright.adaptation.attached import choose
+from langwright.adaptation.attached import attached, choose
 from langwright.adaptation.method import Method
 from langwright.adaptation.methods.bottleneck import Bottleneck
 from langwright.adaptation.methods.ia3 import IA3
@@ -83,6 +83,34 @@ def test_a_beginning_is_shared_within_an_adapter_alone() -> None:
     first = {name: engine.finish([engine.add(Request(prompt, GREEDY, 4, adapter=name))])[0][0] for name in METHODS}
     for name, expected in first.items():  # its blocks are found
         assert engine.finish([engine.add(Request(prompt, GREEDY, 4, adapter=name))])[0][0].ids == expected.ids
+
+
+def test_a_prompt_is_measured_by_its_own_adapter() -> None:
+    model = decoder()
+    asked = [Request(PROMPTS[1], GREEDY, 2, prompt_logprobs=0, adapter=name) for name in ("large", "small", "base")]
+    alone = []
+    for request in asked:
+        engine = Engine(model)
+        alone.append(engine.finish([engine.add(request)])[0][0].prompt_logprobs)
+    engine = Engine(model)
+    together = engine.finish([engine.add(request) for request in asked])
+    for (found,), expected in zip(together, alone, strict=True):
+        assert found.prompt_logprobs is not None
+        assert [one.logprob for one in found.prompt_logprobs] == pytest.approx([one.logprob for one in expected or []])
+
+
+def test_another_adapter_of_the_same_name_is_another() -> None:
+    model = decoder()
+    engine, asked = Engine(model), [Request(PROMPTS[0], GREEDY, 8, adapter=name) for name in ("small", "large")]
+    engine.finish([engine.add(request) for request in asked])
+    attached(model).remove("small")
+    METHODS["small"].attach(model, "small")
+    perturb(model, 77, trained=True)
+    choose(model)
+    engine.forget()
+    together = engine.finish([engine.add(request) for request in asked])
+    fresh = Engine(model)
+    assert together[0] == fresh.finish([fresh.add(asked[0])])[0]
 
 
 def test_what_is_chosen_answers_where_nothing_is_named() -> None:

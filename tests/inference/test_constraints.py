@@ -160,6 +160,9 @@ def test_texts_that_begin_with_a_blank_and_letters_that_no_token_has(tmp_path: P
         ("choices", '["a", ""]'),
         ("grammar", "start: other"),
         ("grammar", "begin: 'a'"),
+        ("grammar", "start: start"),
+        ("json_schema", '{"type":"array","uniqueItems":true,"x-guidance":{"lenient":true}}'),
+        ("regex", "\udcff"),
     ],
 )
 def test_forms_that_cannot_be_kept_are_refused(form: Any, source: str) -> None:
@@ -168,10 +171,28 @@ def test_forms_that_cannot_be_kept_are_refused(form: Any, source: str) -> None:
         Engine(decoder(tokenizer), tokenizer).add(Request("The", constraint=Constraint(form, source)))
 
 
+def test_rules_that_name_each_other_do_not_end_the_process() -> None:
+    rules = "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(3200)) + 'a3200: "x"\n'
+    tokenizer = raw_bytes()
+    assert write(decoder(tokenizer), tokenizer, Constraint("grammar", rules))[0].text == "x"
+
+
+def test_a_text_at_its_limit_says_whether_its_form_is_complete() -> None:
+    tokenizer = raw_bytes()
+    model = decoder(tokenizer)
+    reasons = {
+        write(model, tokenizer, Constraint("choices", choices), max_new_tokens=1)[0].reason
+        for choices in ('["a", "ab"]', '["abc", "abd"]')
+    }
+    assert reasons == {"end", "length"}
+
+
 def test_forms_that_no_engine_keeps() -> None:
     form = Constraint("regex", "a")
     with refused("--regex", "--beams"):
         Request("The", search=Search(beams=2), constraint=form)
+    with refused("--regex", "--stop"):
+        Request("The", stop=["a"], constraint=form)
     with refused("--regex", "forced"):
         Request("The", forced=[3], constraint=form)
     with refused("tokenizer"):

@@ -114,6 +114,10 @@ class AdapterSlot(nn.Module):
         answers = [self.held[name](part, owner, answer) if name in self.held else answer(part) for name, part in parts]
         return torch.cat(answers)[order.argsort()]
 
+    def forget(self) -> None:
+        """Keep nothing of earlier batches."""
+        self._together = (None, [])
+
     def _one_for_all(self, owner: Any, rows: Mapping[str, Tensor]) -> AdapterModule | None:
         """One module for all rows, kept for the next batch with the same adapters; None where there is none."""
         if torch.is_grad_enabled():
@@ -198,6 +202,7 @@ class AttachedAdapters:
                 owner.adapter = AdapterSlot(self)
             owner.adapter.held[name] = module
         self.adapters[name] = adapter
+        self._forget()
         self._give_room(-adapter.settings.tokens)
         self.choose((name,))
 
@@ -218,6 +223,7 @@ class AttachedAdapters:
 
     def _drop(self, name: str) -> None:
         adapter = self.adapter(name)
+        self._forget()
         del self.adapters[name]
         for path in adapter.modules:
             owner: Any = self._model.get_submodule(path)
@@ -227,6 +233,12 @@ class AttachedAdapters:
         for parameter in adapter.trained:
             parameter.requires_grad_(False)
         self._give_room(adapter.settings.tokens)
+
+    def _forget(self) -> None:
+        """Let no owner keep what answered a batch with other adapters: an identity may come again."""
+        for module in self._model.modules():
+            if isinstance(module, AdapterSlot):
+                module.forget()
 
     def choose(self, names: Sequence[str]) -> None:
         """Let these adapters answer, each around those before it."""
@@ -328,8 +340,8 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
                 "parameters or bottlenecks, or acts on experts"
             )
     on.rows = {name: torch.tensor([i for i, n in enumerate(names) if n == name]) for name in dict.fromkeys(names)}
-    changes = (one._version for name in on.rows if name != BASE for one in on.adapters[name].factors)
-    on.batch = (tuple(names), sum(changes))
+    factors = [one for name in on.rows if name != BASE for one in on.adapters[name].factors]
+    on.batch = (tuple(names), [*map(id, factors)], sum(one._version for one in factors))
     try:
         with on.placed():
             yield
@@ -341,15 +353,19 @@ def mixed(model: Model, names: Sequence[str]) -> Iterator[None]:
 def answering(model: Model, rows: Sequence[tuple[str, ...]]) -> Iterator[None]:
     """While the block runs, row i of every batch is answered by the adapters `rows[i]`: see `choose` and `mixed`."""
     on = attached(model)
-    before = on.chosen
+    outer, before = on.rows, on.chosen
     if len(set(rows)) > 1:
         with mixed(model, [row[0] if row else BASE for row in rows]):
             yield
-    elif rows[0] == before:
+    elif outer is None and rows[0] == before:
         yield
     else:
+        on.rows = None
         on.choose(rows[0])
         try:
             yield
         finally:
             on.choose(before)
+            on.rows = outer
+            if outer is not None:  # inside a mixed batch, where the model has its own values
+                on.place(())

@@ -35,6 +35,7 @@ def next_token(
     check_flag("top", top, top >= 1, "at least 1")
     check_flag("temperature", temperature, 1e-6 <= temperature < math.inf, "at least 1e-6 and finite")
     check_flag("length", length, length >= 1, "at least 1")
+    check_flag("top", top, length == 1 or top <= 1000, "at most 1,000 beside --length")
     loaded, tokenizer = opening.open(model, one_stack=True)
     if length > 1:
         if not loaded.generates:

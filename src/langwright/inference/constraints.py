@@ -5,6 +5,7 @@ elsewhere can be refused but cannot hang the engine.
 """
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,8 +21,10 @@ from langwright.base.extras import need
 from langwright.text.tokenizer import Tokenizer
 
 Form = Literal["json_schema", "regex", "choices", "grammar"]
-MOST_CHARACTERS = 200_000
+MOST_CHARACTERS = 50_000
 """Of the source of a form."""
+STACK = 1 << 28
+"""Bytes for reading a form, which takes 10 kB for a rule that names another."""
 NESTED = 100
 """Levels of a schema."""
 FUEL = 300_000
@@ -42,6 +45,10 @@ class Constraint:
     source: str
 
     def __post_init__(self) -> None:
+        try:
+            self.source.encode()
+        except UnicodeEncodeError:
+            self.refuse("holds characters that are no text")
         if len(self.source) > MOST_CHARACTERS:
             self.refuse(f"has {len(self.source):,} characters; at most {MOST_CHARACTERS:,} are read")
         if self.form in ("json_schema", "choices"):
@@ -53,6 +60,8 @@ class Constraint:
                 isinstance(value, list) and value and all(isinstance(text, str) and text for text in value)
             ):
                 self.refuse("is to be texts, at least one and none empty")
+            if '"x-guidance"' in self.source:
+                self.refuse('"x-guidance" is not taken: it changes how a schema is read')
             if _depth(value) > NESTED:
                 self.refuse(f"is nested deeper than {NESTED} levels")
 
@@ -91,6 +100,11 @@ class Matcher:
         allowed = np.unpackbits(bits, count=vocabulary, bitorder="little").view(bool)
         return np.zeros_like(allowed) if self._matcher.is_error() else allowed
 
+    @property
+    def complete(self) -> bool:
+        """Whether the text has its form as it is, even if more may follow."""
+        return bool(self._matcher.is_accepting()) and not self._matcher.is_error()
+
     def take(self, token: int) -> bool:
         """Go on with a token that was allowed; whether the form is complete by it, so that nothing can follow."""
         self._matcher.consume_token(token)
@@ -122,7 +136,7 @@ class Constraints:
     def __init__(self, tokenizer: Tokenizer, begins: bool):
         self._library = need("llguidance", "constraints", "a form for texts")
         self._spaced = begins and tokenizer.spelling.starts_with_space
-        self._tokens = vocabulary_of(tokenizer)
+        self._tokens, self._size = vocabulary_of(tokenizer), tokenizer.vocab_size
         self._compiled = lru_cache(maxsize=64)(self._compile)
 
     def begin(self, constraint: Constraint) -> Matcher:
@@ -134,9 +148,23 @@ class Constraints:
         if self._spaced:
             made = {"grammars": [{"lark_grammar": 'start: " "? @form'}, {**made["grammars"][0], "name": "form"}]}
         limits = self._library.LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
-        matcher = self._library.LLMatcher(self._tokens, json.dumps(made), log_level=0, limits=limits)
+        found: list[Any] = []
+
+        def read() -> None:
+            found.append(self._library.LLMatcher(self._tokens, json.dumps(made), log_level=0, limits=limits))
+
+        before = threading.stack_size(STACK)  # rules that name each other are followed by recursion
+        try:
+            thread = threading.Thread(target=read)
+            thread.start()
+        finally:
+            threading.stack_size(before)
+        thread.join()
+        (matcher,) = found
         if matcher.is_error():
             constraint.refuse(" ".join(str(matcher.get_error()).split())[:300])
+        if not Matcher(matcher).copy().allowed(self._size).any():
+            constraint.refuse("no text has this form")
         return matcher
 
     def _json_schema(self, source: str) -> Any:

@@ -98,7 +98,7 @@ class Engine:
                 raise UserError(f"--{name}: has no place {'beside --window' if cache else 'without a cache'}; drop one")
         self.model, self.tokenizer, self._clock = model, tokenizer, clock
         self._vocabulary = model.vocabulary if tokenizer is None else tokenizer.vocab_size
-        self._context = None if streaming else model.context
+        self._streams = streaming is not None
         self._memory: Memory
         if streaming is not None:
             self._memory = Sinks(streaming, model, batch, block_size)
@@ -142,7 +142,7 @@ class Engine:
             raise UserError(f"--prompt-logprobs: a {model.family} model writes no prompt; leave it out")
         given = given_ids(model, self.tokenizer, request.prompt)
         ids, source = ([model.frame.start], tuple(given)) if model.encoders else (given, ())
-        limit = length_limit(self._context, len(ids), request.max_new_tokens)
+        limit = length_limit(None if self._streams else model.context, len(ids), request.max_new_tokens)
         until = math.inf if request.deadline is None else self._clock() + request.deadline
         job = Job(request, Handle(request), self.tokenizer, self._rules(request), self._ends(request), until)
         if search.beams > 1:
@@ -294,6 +294,8 @@ class Engine:
         on = attached(self.model)
         if name is None:
             return on.chosen
+        if on.merged is not None:
+            raise UserError(f'an adapter is merged into the weights; unmerge it before "{name}" is asked for')
         if name != BASE:
             on.adapter(name)
         return () if name == BASE else (name,)
@@ -301,6 +303,8 @@ class Engine:
     def _alone(self, piece: Piece) -> tuple[str, ...] | None:
         """The adapters of a text whose rows must have them all in a pass; None where each row may have another."""
         on, names = attached(self.model), piece.text.owner.adapters
+        if isinstance(self._memory, Sinks):
+            return names
         mixes = len(names) < 2 and all(map(on.mixes, names))
         stands = not piece.start and any(on.adapter(name).settings.tokens for name in names)
         return None if mixes and not stands else names
@@ -337,7 +341,8 @@ class Engine:
         top, stop = job.request.prompt_logprobs, min(piece.stop, piece.text.prompt - 1)
         while top is not None and (start := len(job.prompt_logprobs)) < stop:
             chunk = slice(start - piece.start, min(start + ROWS, stop) - piece.start)
-            rows = self.model.head(hidden[chunk])[:, : self._vocabulary]
+            with answering(self.model, [job.adapters]):  # not by rows: these are of one text
+                rows = self.model.head(hidden[chunk])[:, : self._vocabulary]
             job.prompt_logprobs += logprobs_of(rows, ids[start + 1 : start + 1 + len(rows)], top)
 
     def _part(self, group: Group) -> list[Group]:
@@ -374,6 +379,9 @@ class Engine:
             text.ids.append(token)
             self._hear(text, text.writer.take(token))
             complete = (matcher := matchers[row]) is not None and matcher.take(token)
+            if text.matcher is not None and not text.left:
+                complete = text.matcher.complete
+                text.writer.reason = text.writer.reason if complete else "length"  # though an end was forced
             if text.writer.reason is not None or complete or not text.left:
                 self._end(group, "end" if complete else "length")
 

@@ -178,7 +178,7 @@ class PagedSlot(NamedTuple):
         """Keep what is new, and attend to all."""
         pages, pool = self.pages, self.pool
         few = not self.fresh and q.shape[2] <= FEW and not bias.tiled
-        if few and (kernels := native.serves(q, pool.keys)) is not None:
+        if few and (kernels := native.serves(q, k, v, pool.keys)) is not None:
             where, seen = (pages.tables, pages.starts, pages.counts), (bias.allowed, bias.scores)
             return native.attend_blocks(kernels, q, k, v, pool, where, settings.scale, settings.softcap, seen)
         if k.shape[2]:

@@ -11,7 +11,7 @@ from langwright.inference.sampling import Sampling, Search
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop", "cancelled", "deadline", "error"]
-MOST_TEXTS, MOST_LOGPROBS = 256, 100
+MOST_TEXTS, MOST_LOGPROBS, MOST_BIAS = 256, 100, 1000
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,16 @@ class Request:
             value = getattr(self, name)
             check_flag(name, value, value is None or 0 <= value <= MOST_LOGPROBS, f"between 0 and {MOST_LOGPROBS}")
         for token, bias in self.logit_bias.items():
-            check_flag("logit_bias", f"{token}: {bias}", math.isfinite(bias), "finite")
+            check_flag("logit_bias", f"{token}: {bias}", abs(bias) <= MOST_BIAS, f"at most {MOST_BIAS} either way")
         if self.deadline is not None:
             check_flag("deadline", self.deadline, 0 < self.deadline < math.inf, "above 0 and finite")
         if "" in self.stop:
             raise UserError("an empty stop string would stop at once; leave it out")
         if self.search.beams > 1:
             self._refuse_draws()
-        if self.constraint is not None and (self.forced or self.search.beams > 1):
-            other = "forced tokens" if self.forced else f"--beams {self.search.beams}"
+        others: dict[str, object] = {"forced tokens": self.forced, "--stop": self.stop, "stop_ids": self.stop_ids}
+        others |= {f"--beams {self.search.beams}": self.search.beams > 1}
+        if self.constraint is not None and (other := next((name for name, given in others.items() if given), None)):
             raise UserError(f"--{self.constraint.flag}: has no place beside {other}; drop one")
 
     @property

@@ -54,7 +54,18 @@ class Scheduler:
         insort(self.waiting, group, key=lambda one: one.order)
 
     def plan(self) -> Plan:
-        """The pieces of the next step, whose blocks are claimed."""
+        """The pieces of the next step, whose blocks are claimed. Where it raises, all waits again."""
+        there = [*self.running, *self.waiting]
+        try:
+            return self._plan()
+        except BaseException:
+            self.running = []
+            for group in there:
+                if group not in self.waiting:
+                    self._preempt(group)
+            raise
+
+    def _plan(self) -> Plan:
         plan, queue, full = Plan([], [], set()), sorted(self.running, key=lambda one: one.order), False
         self.running, left = [], self._tokens
         while queue:
@@ -123,7 +134,7 @@ class Scheduler:
     def never_fits(self, text: Continuation, copies: int) -> bool:
         """Whether so many texts of a source, each as long as this one may become, have no room even alone."""
         (_, own), (_, source) = self._memory.spans(text, 0, max(text.prompt, text.prompt + text.limit - 1))
-        return copies * self._blocks.needed(own) + self._blocks.needed(source) > self._blocks.count
+        return copies * (self._blocks.needed(own) + self._blocks.needed(source)) > self._blocks.count
 
     def _preempt(self, group: Group) -> None:
         """Take all blocks of a running group, which waits again."""
@@ -133,7 +144,8 @@ class Scheduler:
 
     def _take_over(self, text: Continuation, reading: set[bytes]) -> bool:
         """Share the blocks that hold the beginning of a text; False where the next of them is being read now."""
-        measured = text.owner.request.prompt_logprobs is None or text.owner.prompt_logprobs
+        job = text.owner
+        measured = job.request.prompt_logprobs is None or len(job.prompt_logprobs) >= text.prompt - 1
         if not self._memory.reuses or text.computed or not measured:
             return True
         found: Table = []

@@ -39,7 +39,8 @@ def affine(
     if not 0 < rows <= FEW:
         return F.linear(x, weight, bias)
     kernels = native.library()
-    if kernels is not None and weight.is_contiguous() and weight.stride(-1) == 1:
+    fits = weight.shape[1] == x.shape[-1] and weight.device == x.device
+    if kernels is not None and fits and weight.is_contiguous():
         flat = x.reshape(rows, -1).contiguous()
         return native.product_bf16(kernels, flat, weight, bias).view(*x.shape[:-1], -1)
     left, right = weight.unsqueeze(0), x.reshape(1, rows, -1).mT

@@ -66,16 +66,17 @@ def native() -> Native:
         return Native(None, f"{SWITCH}=torch")
     if sys.platform != "linux" or sys.byteorder != "little":
         return Native(None, f"the kernels are built on Linux only, and this is {platform.system()}")
-    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    wanted = os.environ.get("CXX") or "g++"
+    compiler = shutil.which(wanted)
     if compiler is None:
-        return Native(None, "no compiler: g++ is not on the PATH")
+        return Native(None, f"no compiler: {wanted} is not on the PATH")
     try:
         file = _build(compiler)
         library = _load(file)
     except subprocess.CalledProcessError as error:
         told = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
         return Native(None, f"{compiler} failed: {told[0]}", compiler)
-    except (OSError, AttributeError, subprocess.TimeoutExpired) as error:
+    except (OSError, RuntimeError, AttributeError, subprocess.TimeoutExpired) as error:  # no home folder, among others
         return Native(None, f"the kernels could not be built or loaded: {error}", compiler)
     return Native(library, "built for this machine", compiler, file, bool(library.vectors()))
 
@@ -88,10 +89,9 @@ def library() -> ctypes.CDLL | None:
 def serves(*tensors: Tensor) -> ctypes.CDLL | None:
     """The kernels, where they take these tensors: of one dtype, float32 or bfloat16, on a CPU, without gradients."""
     dtype = tensors[0].dtype
-    taken = (torch.float32, torch.bfloat16)
     if (
         torch.is_grad_enabled()
-        or dtype not in taken
+        or dtype not in TAKEN
         or any(x.dtype != dtype or x.device.type != "cpu" for x in tensors)
     ):
         return None

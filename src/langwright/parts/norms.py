@@ -40,7 +40,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         weight = self.weight
-        if (kernels := native.serves(x)) is not None and x.numel():
+        own = [one for one in (weight, self.bias) if one is not None]
+        fits = all(one.shape == x.shape[-1:] and one.device == x.device for one in own)
+        if fits and x.numel() and (kernels := native.serves(x)) is not None:
             scale, shift = (None if one is None else cast(one, x) for one in (weight, self.bias))
             return native.norm(kernels, x, scale, shift, self.eps, self.kind == "rms", self.plus_one)
         if self.kind == "layer":
