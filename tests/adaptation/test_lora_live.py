@@ -98,7 +98,7 @@ def test_a_mixed_batch_is_each_row_alone() -> None:
             together = logits(model)
         for row, name in enumerate(names):
             choose(model, name)
-            assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-5
+            assert (logits(model, IDS[row : row + 1])[0] - together[row]).abs().max() < 1e-4
         choose(model, "c")
     trained(model, "biased", 2, modules_to_save=("norm",))
     with refused('"biased"'), mixed(model, ["biased"] * 4):

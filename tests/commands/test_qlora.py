@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,12 +48,14 @@ def test_bits_go_with_an_adapter(untrained: Path, cats: Path, tmp_path: Path, fa
 def test_steps_change_the_adapter_and_no_bit_of_the_base(dtype: torch.dtype, untrained: Path) -> None:
     model = load_model(untrained, bits="nf4")
     LoRA(rank=4, target="all-linear").attach(model)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    quantised: list[Any] = [module for module in model.modules() if hasattr(module, "codes")]
+    before = [module.full_weight().clone() for module in quantised]
     frozen = {n: p.detach().to(dtype) for n, p in model.named_parameters() if not p.requires_grad}
     learner = Learner({"model": model}, TokenPrediction(), dtype, TrainingRecipe(learning_rate=1e-2))
     for step in range(3):
         learner.backward(batch_of(step))
         learner.step(1.0)
-    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert quantised
+    assert all(torch.equal(module.full_weight(), old) for module, old in zip(quantised, before, strict=True))
     assert all(torch.equal(model.get_parameter(name), value) for name, value in frozen.items())
     assert all(not name.startswith("head.") and ".adapter." in name for name in learner.masters.named)
