@@ -11,7 +11,7 @@ from langwright.inference.sampling import Sampling, Search
 from langwright.text.tokenizer import StreamDecoder, Tokenizer
 
 Reason = Literal["length", "end", "stop", "cancelled", "deadline", "error"]
-MOST_TEXTS, MOST_LOGPROBS, MOST_BIAS = 256, 100, 1000
+MOST_TEXTS, MOST_LOGPROBS, MOST_BIAS = 256, 100, 1e6
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Request:
             value = getattr(self, name)
             check_flag(name, value, value is None or 0 <= value <= MOST_LOGPROBS, f"between 0 and {MOST_LOGPROBS}")
         for token, bias in self.logit_bias.items():
-            check_flag("logit_bias", f"{token}: {bias}", abs(bias) <= MOST_BIAS, f"at most {MOST_BIAS} either way")
+            check_flag("logit_bias", f"{token}: {bias}", abs(bias) <= MOST_BIAS, f"at most {MOST_BIAS:g} either way")
         if self.deadline is not None:
             check_flag("deadline", self.deadline, 0 < self.deadline < math.inf, "above 0 and finite")
         if "" in self.stop:

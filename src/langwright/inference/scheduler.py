@@ -134,7 +134,7 @@ class Scheduler:
     def never_fits(self, text: Continuation, copies: int) -> bool:
         """Whether so many texts of a source, each as long as this one may become, have no room even alone."""
         (_, own), (_, source) = self._memory.spans(text, 0, max(text.prompt, text.prompt + text.limit - 1))
-        return copies * (self._blocks.needed(own) + self._blocks.needed(source)) > self._blocks.count
+        return copies * self._blocks.needed(own) + self._blocks.needed(source) > self._blocks.count
 
     def _preempt(self, group: Group) -> None:
         """Take all blocks of a running group, which waits again."""
