@@ -1,7 +1,8 @@
 """What each kind of model is for: models trained from scratch by the commands of this package, and what they score.
 
-    python benchmarks/kinds.py --data FOLDER [--work DIR] [ROW ...]     # all rows, or those whose names begin so
+    python benchmarks/kinds.py --data FOLDER [--work DIR] [ROW ...]     # all, or whose names begin so, in that order
     python benchmarks/kinds.py --list
+    python benchmarks/kinds.py --table [--work DIR]      # what is finished, as Markdown
 
 A row is a few commands, the last of which prints its scores. Rows that are finished in DIR are not run again, and a row
 that was stopped goes on where it was. Steps are fixed, so that the speed of the machine decides nothing. FOLDER holds
@@ -25,11 +26,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from langwright import load_tokenizer
+from langwright.text.tokenizer import Tokenizer
+
 QUIET = '--sample-every "0 steps" --save-every "500 steps" --dtype bfloat16'
-SMALL = "--depth 4 --width 256 --vocabulary 8192 --dropout 0.1 --context 128"
+SMALL = "--depth 4 --width 256 --vocabulary 8192 --dropout 0.1 --optimizer muon --context 128"
 PRETRAIN = f'--batch-size 32 --split 1% --evaluate-every "1000 steps" --validation-windows 256 {QUIET}'
 TUNE = f"--batch-size 32 {QUIET}"
 SEEDS = (0, 1, 2)
+SURE = "--resamples 200"
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,11 @@ def rows() -> Iterator[Row]:
 
 
 def pretrained() -> Iterator[Row]:
-    """An encoder, a decoder and an encoder-decoder of 5.3 to 5.8 million parameters, 2.6e14 FLOPs each, on novels."""
+    """An encoder, a decoder and an encoder-decoder of 5.3 to 5.8 million parameters, 4.4e14 FLOPs each, on novels."""
     for family, objective, depth, steps in (
-        ("bert", "masked", 4, 3000),
-        ("llama", "causal", 4, 1970),
-        ("t5", "span", 2, 3900),
+        ("bert", "masked --noise 0.3", 4, 5000),
+        ("llama", "causal", 4, 3280),
+        ("t5", "span", 2, 6500),
     ):
         out, size = f"{{work}}/novels-{family}", SMALL.replace("--depth 4", f"--depth {depth}")
         yield Row(
@@ -90,7 +97,7 @@ def tuned(
     of = f"{model} --adapter {out}" if "--method" in options else out
     return Row(
         name,
-        (f"finetune {model} {data} {out} {options} {TUNE}", f"evaluate {of} --data {test} {measured} --json"),
+        (f'finetune "{model}" {data} {out} {options} {TUNE}', f"evaluate {of} --data {test} {measured} {SURE} --json"),
         needs,
     )
 
@@ -126,7 +133,7 @@ def kinds() -> Iterator[Row]:
         "--task tokens --validation {data}/ner/conll2003.dev.conll.gz --context 128 "
         '--steps "4 epochs" --evaluate-every "400 steps"'
     )
-    xquad = '--task qa --split 0.99 --steps "8 epochs" --evaluate-every "1000 steps" --context 128'
+    xquad = '--task qa --split 0.99 --steps "4 epochs" --evaluate-every "500 steps" --context 128'
     for family, name in names.items():
         base, need = f"{{work}}/novels-{family}", (f"pretrained/{family}",)
         if family != "bert":
@@ -171,12 +178,12 @@ def translation() -> Iterator[Row]:
     )
     for name, options in (
         ("transformer", '--depth 3 --width 256 --batch-size 16 --packing --steps "12000 steps"'),
-        ("lstm-attention", '--family lstm-attention --depth 1 --width 256 --batch-size 64 --steps "6000 steps"'),
+        ("lstm-attention", '--family lstm-attention --depth 1 --width 256 --batch-size 64 --steps "4000 steps"'),
     ):
         out = f"{{work}}/multi30k-{'marian' if name == 'transformer' else name}"
         yield Row(
             f"multi30k/{name}",
-            (f"pretrain {pairs} {out} {options} {common}", f"evaluate {out} --data {test} --beams 4 --json"),
+            (f"pretrain {pairs} {out} {options} {common}", f"evaluate {out} --data {test} --beams 4 {SURE} --json"),
         )
 
 
@@ -197,7 +204,7 @@ def language_models() -> Iterator[Row]:
 
 def low_resource() -> Iterator[Row]:
     """Hausa: translation of 5,865 pairs and entities in 2,500 sentences; Tatoeba and human rights to pretrain on."""
-    for family, objective, depth in (("bert", "masked", 4), ("t5", "span", 2)):
+    for family, objective, depth in (("bert", "masked --noise 0.3", 4), ("t5", "span", 2)):
         size = SMALL.replace("--depth 4", f"--depth {depth}")
         yield Row(
             f"pretrained/languages {family}",
@@ -209,7 +216,7 @@ def low_resource() -> Iterator[Row]:
     pairs = "{data}/multilingual/lafand_en-hau.jsonl.gz"
     translate = (
         "--task translate --text-field en --label-field hau --context 64 --smoothing 0.1 "
-        '--steps "12 epochs" --evaluate-every "700 steps" --validation-windows 32'
+        '--steps "8 epochs" --evaluate-every "700 steps" --validation-windows 32'
     )
     fields = "--text-field en --label-field hau --max-new-tokens 64"
     new = "--width 256 --vocabulary 8192 --dropout 0.1"
@@ -242,13 +249,13 @@ def few_labels() -> Iterator[Row]:
             yield Row(f"ag news/{count} a class/{kind}", (f"baseline {kind} {train % count} {test} --json",))
         yield tuned(
             f"ag news/{count} a class/encoder pretrained here", "{work}/novels-bert", train % count, test,
-            options % ('"200 steps"', '"50 steps"') + " --batch-size 8", ("pretrained/bert",),
+            options % ('"200 steps"', '"50 steps"'), ("pretrained/bert",),
         )  # fmt: skip
     for count in (50, 200, 1000):
         for name, more in (("plain", ""), ("augmented", "--augment synonyms,deletion,swap,typos")):
             yield tuned(
                 f"ag news, {count} rows/{name}", "{work}/novels-bert", train % f"all-{count}", test,
-                options % ('"400 steps"', '"50 steps"') + f" {more}", ("pretrained/bert",),
+                options % ('"200 steps"', '"50 steps"') + f" {more}", ("pretrained/bert",),
             )  # fmt: skip
 
 
@@ -268,10 +275,19 @@ def domains() -> Iterator[Row]:
     for name, base in (("novels", "novels-bert"), ("novels, then IMDb", "imdb-bert")):
         need = f"pretrained/{'bert' if base == 'novels-bert' else 'imdb bert'}"
         yield tuned(f"imdb/encoder of {name}", f"{{work}}/{base}", train, test, options, (need,))
-    yield Row("sst2 to imdb/bag of words", (f"baseline bag-of-words {SST} {test} --json",))
+    for kind in ("bag-of-words", "gzip-knn"):
+        yield Row(f"sst2 to imdb/{kind}", (f"baseline {kind} {SST} {test} --json",))
     for name in ("cnn from scratch", "lstm from scratch", "encoder from scratch", "encoder pretrained here"):
         out = f"{{work}}/sst2-{name}-0"
-        yield Row(f"sst2 to imdb/{name}", (f'evaluate "{out}" --data {test} --json',), (f"sst2/{name}/0",))
+        yield Row(f"sst2 to imdb/{name}", (f'evaluate "{out}" --data {test} {SURE} --json',), (f"sst2/{name}/0",))
+    yield tuned(
+        "imdb after sst2/on sst2", "{work}/sst2-encoder pretrained here-0", train, SST_TEST, options,
+        ("sst2/encoder pretrained here/0",),
+    )  # fmt: skip
+    yield Row(
+        "imdb after sst2/on imdb", (f'evaluate "{{work}}/imdb after sst2-on sst2" --data {test} {SURE} --json',),
+        ("imdb after sst2/on sst2",),
+    )  # fmt: skip
 
 
 def experts() -> Iterator[Row]:
@@ -283,7 +299,7 @@ def experts() -> Iterator[Row]:
             f"experts/{family}",
             (
                 f"pretrain {{data}}/text/novels.txt.xz {out} --objective span --family {family} {size} "
-                f'--steps "1500 steps" {PRETRAIN}',
+                f'--steps "600 steps" {PRETRAIN}',
                 f"evaluate {out} --text {{data}}/text/warandpeace.txt {more} --json",
             ),
         )
@@ -356,21 +372,85 @@ def run(row: Row, work: Path, fill: Callable[[str], str], environment: dict[str,
     return run(row, work, fill, environment)
 
 
+SHOWN = {
+    "sst2": "accuracy", "conll": "entity_f1", "xquad": "exact_match f1", "dialogsum": "rouge1 rouge2 rougeL",
+    "multi30k": "bleu chrf", "ptb": "perplexity", "hausa translation": "chrf bleu", "hausa entities": "entity_f1",
+    "ag news": "accuracy", "imdb": "accuracy", "experts": "loss perplexity",
+}  # fmt: skip
+"""The columns of the tables whose names begin so."""
+
+
+def tables(work: Path) -> Iterator[str]:
+    """Markdown of the finished rows: mean and deviation over seeds; elsewhere the 95 % interval over rows."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows():
+        table, *model = row.name.split("/")
+        told = work / "results" / f"{row.name.replace('/', '__')}.json"
+        if told.exists() and table != "pretrained":
+            name = "/".join(model[:-1] if model[-1].isdigit() else model)
+            found.setdefault(table, {}).setdefault(name, []).append(json.loads(told.read_text()))
+    for table, models in found.items():
+        metrics = next(shown for name, shown in SHOWN.items() if table.startswith(name)).split()
+        yield f"\n| {table} | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}"
+        for name, runs in models.items():
+            yield f"| {name} | {' | '.join(cell(metric, runs) for metric in metrics)} |"
+
+
+def cell(metric: str, runs: list[dict[str, Any]]) -> str:
+    """A metric of some runs; shares in percent."""
+    values = np.array([run[metric] for run in runs])
+    scale = 1 if metric in ("bleu", "chrf", "perplexity", "loss") else 100
+    if len(runs) > 1:
+        return f"{scale * values.mean():.1f} ± {scale * values.std(ddof=1):.1f}"
+    ends = runs[0].get("intervals", {}).get(metric)
+    if ends is None and "baseline" in runs[0]:
+        rows = runs[0]["test_rows"]
+        ends = np.percentile(np.random.default_rng(0).binomial(rows, values[0], 10_000) / rows, [2.5, 97.5])
+    return f"{scale * values[0]:.1f}" + ("" if ends is None else f" ({scale * ends[0]:.1f} to {scale * ends[1]:.1f})")
+
+
+LANGUAGES = {
+    "eng": "English", "hau_NG": "Hausa", "swh": "Swahili", "yor": "Yoruba", "deu": "German", "spa": "Spanish",
+    "fin": "Finnish", "tur": "Turkish", "rus": "Russian", "arb": "Arabic", "hin": "Hindi", "amh": "Amharic",
+}  # fmt: skip
+"""Languages of the declaration of human rights whose words blanks part."""
+
+
+def fertility(data: Path, tokenizer: Tokenizer) -> Iterator[str]:
+    """Markdown of tokens a word: English and Hausa news, and the declaration of human rights in some languages."""
+    pairs = [row for row in lines(data / "multilingual" / "lafand_en-hau.jsonl.gz") if row["split"] == "test"]
+    texts = {"English news": [row["en"] for row in pairs], "Hausa news": [row["hau"] for row in pairs]}
+    for row in lines(data / "multilingual" / "udhr388.jsonl.xz"):
+        if row["lang"] in LANGUAGES:
+            texts[LANGUAGES[row["lang"]]] = row["lines"]
+    yield "\n| language | tokens a word | bytes a token |\n|---|---|---|"
+    for language, said in texts.items():
+        text = "\n".join(said)
+        tokens = len(tokenizer.encode(text))
+        yield f"| {language} | {tokens / len(text.split()):.2f} | {len(text.encode()) / tokens:.2f} |"
+
+
 def main() -> None:
     """Run what is asked for, and print what it scored."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("LANGWRIGHT_DATA"))
     parser.add_argument("--work", type=Path, default=Path("kinds"))
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("rows", nargs="*")
     asked = parser.parse_args()
     known = {row.name: row for row in rows()}
-    chosen = [name for name in known if not asked.rows or name.startswith(tuple(asked.rows))]
+    chosen = list(dict.fromkeys(name for begin in asked.rows or [""] for name in known if name.startswith(begin)))
     if asked.list:
         print("\n".join(f"{name}\n    " + "\n    ".join(known[name].commands) for name in chosen))
         return
     if asked.data is None:
         parser.error("name the folder of the data sets with --data, or in LANGWRIGHT_DATA")
+    if asked.table:
+        print("\n".join(tables(asked.work)))
+        if (folder := asked.work / "languages-bert" / "model.safetensors").exists():
+            print("\n".join(fertility(Path(asked.data), load_tokenizer(folder.parent))))
+        return
     prepare(Path(asked.data), asked.work)
     wanted = dict.fromkeys(need for name in chosen for need in (*known[name].needs, name))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
