@@ -126,6 +126,8 @@ def test_from_the_command_line(tmp_path: Path, prints: Prints, fails: Fails) -> 
     plain = json.loads(prints(*ask))
     assert json.loads(prints(*ask, "--lookup")) == plain
     assert json.loads(prints(*ask, "--draft", tmp_path / "model1")) == plain
+    whole = [*ask[:4], "--temperature", "0", "--json"]  # as long as the context, which is the draft's too
+    assert json.loads(prints(*whole, "--draft", tmp_path / "model2")) == json.loads(prints(*whole))
     fails(*ask, "--lookup", "--draft", tmp_path / "model1", names=("--lookup", "--draft"))
     fails(*ask, "--lookup", "--beams", "2", "--temperature", "0", names=("--beams",))
     other = [*shape[:4], "--tokenizer", "bytes", *shape[6:]]

@@ -1,7 +1,7 @@
 """Texts held to a form: JSON of a schema, a regular expression, one of several texts, a grammar.
 
-The forms are those of llguidance, whose masks are computed token by token with bounded work, so that a form from
-elsewhere can be refused but cannot hang the engine.
+The forms are those of llguidance, whose work for the mask of a token is bounded: a form from elsewhere that takes more
+ends its own text with an error.
 """
 
 import json
@@ -28,7 +28,7 @@ STACK = 1 << 28
 NESTED = 100
 """Levels of a schema."""
 FUEL = 300_000
-"""Work that reading a form may take, in expressions: a third of a second."""
+"""Expressions that the lexer of a form may take; `MOST_CHARACTERS` bounds the rest of the work of reading it."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,15 @@ class DraftModel:
         self._engine = engine
 
     def guess(self, texts: Sequence[Continuation], most: int) -> list[list[int]]:
-        """Its greedy continuations."""
-        engine = self._engine
-        asked = [Request(text.ids, Sampling(temperature=0), most, salt=text.owner.request.salt) for text in texts]
-        return [completions[0].ids for completions in engine.finish([engine.add(request) for request in asked])]
+        """Its greedy continuations, as far as its context goes."""
+        engine, context, handles = self._engine, self._engine.model.context, {}
+        for row, text in enumerate(texts):
+            room = most if context is None else min(most, context - len(text.ids))
+            if room > 0:
+                asked = Request(text.ids, Sampling(temperature=0), room, salt=text.owner.request.salt)
+                handles[row] = engine.add(asked)
+        engine.finish(handles.values())
+        return [handles[row].completions[0].ids if row in handles else [] for row in range(len(texts))]
 
 
 def _followed(ids: Sequence[int], most: int) -> list[int]:
