@@ -14,7 +14,7 @@ from langwright.parts.bias import Lowered
 from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import affine
 from langwright.parts.norms import Norm
-from langwright.parts.quantised import FourBitBlocks, IntGroups, Int8Rows, Packed
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from langwright.parts import quantised
 from langwright.parts.linear import Linear
-from langwright.parts.quantised import FourBitBlocks, IntGroups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 
 QUANTISE: dict[str, Callable[[Tensor], Packed]] = {
     "int8": Int8Rows.quantise,

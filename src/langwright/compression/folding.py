@@ -4,7 +4,8 @@ Rounding is not indifferent to scale. AWQ (Lin et al., 2023) enlarges the column
 these lose less; SmoothQuant (Xiao et al., 2022) shrinks the activations that would set the step of all others.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -54,9 +55,9 @@ def _divide_norm(norm: Norm, scale: Scale) -> None:
             parameter.data.copy_((parameter.data + added) / scale - added)
 
 
-def rescale(block: CalibratedBlock, choose: Callable[[Group, Moments], Scale]) -> None:
+def rescale(block: CalibratedBlock, groups: Iterable[Group], choose: Callable[[Group, Moments], Scale]) -> None:
     """Multiply the columns of each group by what is chosen for it, and divide what they read."""
-    for group in block.groups:
+    for group in groups:
         divide = fold(block, group)
         moments = block.moments(group)[0] if divide else None
         if divide and moments and moments.tokens:
@@ -67,13 +68,16 @@ def rescale(block: CalibratedBlock, choose: Callable[[Group, Moments], Scale]) -
 
 
 def smooth(block: CalibratedBlock) -> None:
-    """SmoothQuant: s = max |x|^α / max |w|^(1 - α) of each input; x is divided by s and its column multiplied."""
+    """SmoothQuant: s = max |x|^α / max |w|^(1 - α) of each input of a norm's readers.
+
+    x is divided by s in the norm, and its column multiplied.
+    """
 
     def choose(group: Group, moments: Moments) -> Scale:
         largest = torch.cat([weight.matrix.float() for weight in group.weights]).abs().amax(0)
         return (moments.largest.clamp(min=1e-5) ** ALPHA / largest.clamp(min=1e-5) ** (1 - ALPHA)).clamp(min=1e-5)
 
-    rescale(block, choose)
+    rescale(block, [group for group in block.groups if group.norm is not None], choose)
 
 
 def scale_by_activations(block: CalibratedBlock, scheme: Scheme) -> None:
@@ -98,14 +102,14 @@ def scale_by_activations(block: CalibratedBlock, scheme: Scheme) -> None:
             weight.set(matrix)
         return best[1]
 
-    rescale(block, choose)
+    rescale(block, block.groups, choose)
 
 
 def _common(group: Group) -> nn.Module:
     """The innermost module that holds all layers of a group."""
     names = [name.split(".") for weight in group.weights for name in weight.modules]
-    shared = [parts[0] for parts in zip(*names, strict=False) if len(set(parts)) == 1]
-    return group.weights[0].model.get_submodule(".".join(shared))
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    return group.weights[0].model.get_submodule(".".join(parts[0] for parts in shared))
 
 
 def clipped(weight: Weight, moments: Moments, scheme: Scheme) -> Float[Tensor, "outputs inputs"]:

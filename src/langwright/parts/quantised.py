@@ -165,6 +165,11 @@ class Int8Rows(Packed):
 class Int8Both(Int8Rows):
     """Weights and activations in int8, multiplied as integers: each row of activations gets a scale when it comes."""
 
+    @classmethod
+    def quantise(cls, weight: Weight) -> "Int8Both":
+        codes, absmax = quantisers.quantise_rows(weight)
+        return cls(codes, absmax / 127 * 127, weight.dtype)  # what is left of it when absmax / 127 was stored
+
     def product(self, x: Tensor) -> Tensor:
         return self.dense_product(x)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -49,10 +50,10 @@ _FIELDS: Mapping[str, Fields] = {
         "quantization_status": Literal["compressed"],
         "config_groups": Mapping[str, Any],
         "ignore": tuple[str, ...] | None,
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": NoneType,
         "global_compression_ratio": float | None,
-        "sparsity_config": Literal[()] | None,
-        "transform_config": None,
+        "sparsity_config": NoneType,
+        "transform_config": NoneType,
     },
 }
 """The fields of `quantization_config` and their types, by its `quant_method`."""
@@ -60,7 +61,7 @@ _INERT = ("_load_in_", "bnb_4bit_compute_dtype", "llm_int8_", "version")
 """Beginnings of further fields, which do not change what the weights are."""
 _ROUNDED: Fields = {
     "type": Literal["int"], "symmetric": bool, "strategy": Literal["group", "channel", "token"],
-    "group_size": int | None, "dynamic": bool, "block_structure": None, "actorder": str | bool | None,
+    "group_size": int | None, "dynamic": bool, "block_structure": NoneType, "actorder": str | bool | None,
 }  # fmt: skip
 """What `compressed-tensors` says of weights or activations, besides `num_bits`."""
 PACKED = "_packed"
@@ -193,8 +194,8 @@ def _read_compressed_tensors(told: Fields) -> Scheme:
     parts = {"weights": 8, "input_activations": 8} if eight else {"weights": Literal[3, 4]}
     for name, group in told.get("config_groups", {}).items():
         inside = f"{FIELD}: config_groups.{name}."
-        check_types(group, {"weights": Mapping[str, Any], "input_activations": Mapping[str, Any] if eight else None,
-                            "output_activations": None}, inside)  # fmt: skip
+        check_types(group, {"weights": Mapping[str, Any], "input_activations": Mapping[str, Any] if eight else NoneType,
+                            "output_activations": NoneType}, inside)  # fmt: skip
         for part, bits in parts.items():
             given = {"num_bits": 16, "dynamic": False} | group.get(part, {})
             dynamic = Literal[True] if part == "input_activations" else Literal[False]
