@@ -5,7 +5,8 @@ from functools import partial
 
 from langwright.models.config import Fields
 from langwright.models.families.gemma import GEMMA, build
-from langwright.models.families.llama import FULL, SLIDING, keys
+from langwright.models.families.llama import FULL, GGUF_FIELDS, SLIDING, keys
+from langwright.models.gguf.layout import TIED, Layout
 from langwright.models.task_heads import causal_heads
 
 NORMS = {
@@ -39,5 +40,15 @@ GEMMA2 = replace(
     },
     inert=("cache_implementation", "sliding_window_size"),
     read=read,
+    gguf=Layout(
+        "gemma2",
+        fields={
+            **GGUF_FIELDS, "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+        },
+        only={"attention_bias": (False,), TIED: (True,)},
+        plus_one=True,
+        windows=True,
+    ),
     adapters=replace(GEMMA.adapters, norms=(*NORMS, "norm")),
 )  # fmt: skip
