@@ -340,7 +340,7 @@ def _read_byte_level(file: GGUF, pieces: list[Piece], ids: Mapping[str, int | No
     unknown = ids["unk"]
     model = BPE(
         vocabulary,
-        merges,  # type: ignore[arg-type]
+        merges,
         unk_token=None if unknown is None else pieces[unknown].text,
         ignore_merges=pre in _WHOLE,
     )

@@ -50,6 +50,10 @@ def describe(family: Family, config: Any) -> Fields:
         if (value := getattr(config, name)) not in values:
             others = " or ".join(map(repr, values))
             raise UserError(f"{name} = {value!r} cannot be written for llama.cpp, which has {others} for {family.name}")
+    if (other := layout.checks(config)) is not None:
+        raise UserError(
+            f"{other} = {getattr(config, other)!r} cannot be written for llama.cpp, which has another value"
+        )
     told = {key: getattr(config, name) for key, name in shape_keys(family).items()}
     told |= {"vocab_size": config.vocab_size, **layout.constants}
     told[KV] = told.get(KV) or told["attention.head_count"]
@@ -134,7 +138,7 @@ def config_fields(file: GGUF) -> Fields:
         told[TIED] = "output.weight" not in file.tensors
     if issubclass(family.config, RotaryConfig):
         told["rope_parameters"] = _rope_parameters(file, layout, told, family)
-    raw = {**layout.defaults, **{name: value for name, value in told.items() if value is not None}}
+    raw = layout.complete({name: value for name, value in told.items() if value is not None})
     config = family.parse(raw, str(file.path))
     _check(file, family, config)
     return family.dump(config)

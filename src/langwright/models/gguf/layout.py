@@ -1,6 +1,6 @@
 """What a family's row says of its GGUF files: names of fields, and how llama.cpp lays tensors out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ class Layout:
         constants: fields that every file of the family has.
         marks: fields of the config that are true where the file has a tensor, by its name.
         sizes: fields of the config that are the first size of a tensor, by its name.
-        defaults: values of fields of the config that no file has.
+        checks: gives the name of another field of a config that llama.cpp does not compute so; None where it does.
+        complete: adds to the fields of a config that a file has those that llama.cpp derives from them.
         windows: llama.cpp knows the windows of layers; where it does not, a file says that texts are no longer than
             the smallest.
         pairs: the two numbers that a rotation turns lie side by side in q and k; else half a head apart, as ours.
@@ -31,7 +32,8 @@ class Layout:
     constants: Mapping[str, Any] = field(default_factory=dict)
     marks: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, str] = field(default_factory=lambda: {"vocab_size": "token_embd.weight"})
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    checks: Callable[[Any], str | None] = lambda config: None
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
     windows: bool = False
     pairs: bool = False
     plus_one: bool = False
