@@ -1,5 +1,6 @@
 """What is refused, with the status and the name of the field; and that nothing of it harms who comes next."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from langwright.inference.opening import Opening
+from langwright.serving.app import Service
+from langwright.serving.process import listen, run
 from langwright.serving.served import open_model
 from refusals import Fails
 from serving.conftest import Started, models  # type: ignore[import-not-found]
@@ -25,6 +28,10 @@ HELLO = [{"role": "user", "content": "Hm?"}]
 def http(started: Started) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=started.url, timeout=30) as client:
         yield client
+
+
+def schema(content: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"schema": content}}
 
 
 def nested(depth: int) -> Any:
@@ -75,14 +82,14 @@ def nested(depth: int) -> Any:
         (CHAT, {"messages": []}, "messages"),
         (CHAT, {"messages": HELLO * 1025}, "messages"),
         (CHAT, {"messages": [{"role": "root", "content": "a"}]}, "role"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///"}}]}]}, "content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "f"}]}]}, "content"),
         (CHAT, {"messages": HELLO, "chat_template": "{{ 1 }}"}, "chat_template"),
         (CHAT, {"messages": HELLO, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
         (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
         (CHAT, {"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
         (CHAT, {"messages": HELLO, "response_format": {"type": "json_schema"}}, "json_schema"),
-        (CHAT, {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": nested(120)}}}, "nested"),
-        (CHAT, {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 3}}}}, "json_schema"),
+        (CHAT, {"messages": HELLO, "response_format": schema(nested(120))}, "nested"),
+        (CHAT, {"messages": HELLO, "response_format": schema({"type": 3})}, "json_schema"),
         (CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "a b"}}]}, "name"),
         (CHAT, {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools"),
         ("/v1/embeddings", {"input": "a"}, "model"),
@@ -230,10 +237,6 @@ def test_keys(talker: Path, tuned: Path) -> None:
 
 def test_loading(talker: Path) -> None:
     """503 until the models are there, and /health all the time."""
-    import asyncio
-
-    from langwright.serving.app import Service
-    from langwright.serving.process import listen, run
 
     go, told = threading.Event(), []
 

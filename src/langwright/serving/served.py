@@ -12,6 +12,7 @@ from langwright.adaptation.attached import BASE, attached, choose
 from langwright.adaptation.folder import RECORD, load_adapter, tokenizer_folder
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
+from langwright.inference.constraints import Constraint
 from langwright.inference.engine import Engine
 from langwright.inference.opening import Opening, check_vocabulary
 from langwright.inference.prompts import padded, prompt_ids, source_ids
@@ -121,13 +122,21 @@ class Served:
         if not self.writes:
             raise RequestError(400, f"model: {self.name} makes vectors of texts, and writes none", "invalid_field")
 
-    def _usual(self, constraint: Any, usual: dict[str, Any]) -> dict[str, Any]:
-        """What every request has, its form read already, and the ends that an adapter's tokenizer has of its own."""
-        if constraint is not None and self.worker.engine is not None:
-            self.worker.engine.constraints.begin(constraint)
-        own = self.worker.engine.tokenizer if self.worker.engine is not None else None
-        ends = () if own is None or constraint is not None else tuple(set(self.tokenizer.ends) - set(own.ends))
-        return {**usual, "constraint": constraint, "adapter": self.adapter, "stop_ids": ends}
+    def _usual(self, constraint: Constraint | None, usual: dict[str, Any]) -> dict[str, Any]:
+        """What every request has: its form, read and tried here, and the ends that an adapter's tokenizer has alone."""
+        engine = self.worker.engine
+        assert engine is not None
+        if constraint is not None:
+            begun = engine.constraints.begin(constraint)
+            if not begun.allowed(self.tokenizer.vocab_size).any():
+                constraint.refuse(begun.error or "no text has this form")
+        ends = set(self.tokenizer.ends) - set(engine.tokenizer.ends if engine.tokenizer is not None else ())
+        return {
+            **usual,
+            "constraint": constraint,
+            "adapter": self.adapter,
+            "stop_ids": () if constraint else tuple(ends),
+        }
 
 
 def open_model(
