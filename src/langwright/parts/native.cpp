@@ -333,13 +333,36 @@ static inline float single(bf16 value) { return widen(value); }
 static inline void put(float* to, float value) { *to = value; }
 static inline void put(bf16* to, float value) { *to = narrow(value); }
 
-template <class T> static float inner(const float* a, const T* b, long width) {
+static inline float across(v16 sum) {
+#if VECTORS
+    return _mm512_reduce_add_ps((__m512)sum);
+#else
+    for (int half = 8; half; half /= 2) for (int lane = 0; lane < half; lane++) sum[lane] += sum[lane + half];
+    return sum[0];
+#endif
+}
+
+static inline v16 add_product(v16 sum, v16 a, v16 b) {
+#if VECTORS
+    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+template <class A, class B> static float inner(const A* a, const B* b, long width) {
     v16 sum = {};
     long i = 0;
-    for (; i + 16 <= width; i += 16) sum += sixteen(a + i) * sixteen(b + i);
-    float total = 0;
-    for (int lane = 0; lane < 16; lane++) total += sum[lane];
-    for (; i < width; i++) total += a[i] * single(b[i]);
+#if VECTORS
+    if constexpr (sizeof(A) == 2 && sizeof(B) == 2)
+        for (; i + 32 <= width; i += 32) {
+            const __m512bh left = (__m512bh)_mm512_loadu_si512(a + i), right = (__m512bh)_mm512_loadu_si512(b + i);
+            sum = (v16)_mm512_dpbf16_ps((__m512)sum, left, right);
+        }
+#endif
+    for (; i + 16 <= width; i += 16) sum = add_product(sum, sixteen(a + i), sixteen(b + i));
+    float total = across(sum);
+    for (; i < width; i++) total += single(a[i]) * single(b[i]);
     return total;
 }
 
@@ -369,6 +392,11 @@ struct Attend {
     int32_t floats, threads;
 };
 
+// Have numbers brought that are wanted soon, and that lie where the processor does not look ahead: in the next block.
+template <class T> static inline void ask_for(const T* numbers, long count) {
+    for (long i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
+}
+
 // Where the keys or values of one head of a text lie.
 template <class T> struct Lane {
     T* pool;
@@ -377,6 +405,7 @@ template <class T> struct Lane {
     T* at(long position) const {
         return pool + ((table[position / size] * kv_heads + head) * size + position % size) * width;
     }
+    T* next(long position, long total) const { return at(std::min(position + size, total - 1) / size * size); }
 };
 
 template <class T, int C>  // 16 C numbers of the sum of values
@@ -384,8 +413,12 @@ static void mix(const Lane<T>& values, const float* weights, long total, long fi
     v16 sum[C] = {};
     for (long j = 0; j < total;) {
         const T* value = values.at(j) + first;
-        for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width)
-            for (int c = 0; c < C; c++) sum[c] += sixteen(value + 16 * c) * weights[j];
+        const long next = values.next(j, total) - values.at(j);
+        for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width) {
+            ask_for(value + next, 16 * C);
+            const v16 weight = v16{} + weights[j];
+            for (int c = 0; c < C; c++) sum[c] = add_product(sum[c], sixteen(value + 16 * c), weight);
+        }
     }
     for (int c = 0; c < C; c++)
         for (int lane = 0; lane < 16; lane++) put(out + first + 16 * c + lane, sum[c][lane]);
@@ -404,12 +437,12 @@ template <class T> static void attend(const Attend& a) {
             std::memcpy(keys.at(a.starts[row] + t), (const T*)a.k + from, a.width * sizeof(T));
             std::memcpy(values.at(a.starts[row] + t), (const T*)a.v + from, a.width * sizeof(T));
         }
-        std::vector<float> weights(total), query(a.width);
+        std::vector<float> weights(total);
         for (long h = head * group; h < (head + 1) * group; h++)
             for (long t = 0; t < a.time; t++) {
                 const long at = ((row * a.time + t) * a.heads + h) * a.width;
                 T* out = (T*)a.out + at;
-                for (long i = 0; i < a.width; i++) query[i] = single(((const T*)a.q)[at + i]) * a.scale;
+                const T* query = (const T*)a.q + at;
                 const uint8_t* allowed =
                     a.allowed ? a.allowed + row * a.allowed_by[0] + h * a.allowed_by[1] + t * a.allowed_by[2] : nullptr;
                 const float* added =
@@ -417,10 +450,12 @@ template <class T> static void attend(const Attend& a) {
                 float largest = -INFINITY;
                 for (long j = 0; j < total;) {
                     const T* key = keys.at(j);
+                    const long next = keys.next(j, total) - key;
                     for (const long stop = std::min(total, j + a.size); j < stop; j++, key += a.width) {
                         float score = -INFINITY;
+                        ask_for(key + next, a.width);
                         if (!allowed || allowed[j]) {
-                            score = inner(query.data(), key, a.width);
+                            score = inner(query, key, a.width) * a.scale;
                             if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
                             if (added) score += added[j];
                         }
