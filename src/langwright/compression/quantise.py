@@ -12,6 +12,7 @@ from torch import Tensor
 from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import checksums, write_json
+from langwright.base.gguf import is_gguf
 from langwright.base.hub import SMALL
 from langwright.base.shards import SINGLE
 from langwright.compression.calibration import CalibratedBlock, Weight, Windows, visit_blocks
@@ -19,12 +20,14 @@ from langwright.compression.folding import clipped, scale_by_activations, smooth
 from langwright.compression.second_order import gptq
 from langwright.models import tasks
 from langwright.models.family import Fields
-from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, OpenedFolder, refuse_out
+from langwright.models.folder import CONFIG, FORMAT_VERSION, GENERATION, RECORD, OpenedFolder, refuse_out
+from langwright.models.gguf.tensors import open_weights
 from langwright.models.keymap import to_disk
 from langwright.models.surgery import quantise
 from langwright.models.surgery.quantise import FIELD, OnPacked, Scheme, write_packed
-from langwright.models.weights import check_floats, open_weights, write_tensors
+from langwright.models.weights import check_floats, write_tensors
 from langwright.parts.quantised import Packed
+from langwright.text.opening import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,15 @@ def write_beside(
     (out / RECORD).unlink(missing_ok=True)
     write_json(out / CONFIG, fields)
     write_tensors(out / SINGLE, tensors)
-    beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (source.path / name).exists()]
-    for name in beside:
-        (out / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source.path / name, out / name)
+    if is_gguf(source.path):
+        tokenizer = load_tokenizer(source.path)
+        tokenizer.save(out)
+        write_json(out / GENERATION, tokenizer.generation())
+    for name in SMALL:
+        if name not in (CONFIG, RECORD) and (source.path / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.path / name, out / name)
+    beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (out / name).exists()]
     record = {**source.record, "format_version": FORMAT_VERSION, "compressed": {"from": str(source.path), **compressed}}
     write_json(out / RECORD, {**record, **checksums(out, (CONFIG, SINGLE, *beside))})
 

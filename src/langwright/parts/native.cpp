@@ -23,6 +23,7 @@
 using bf16 = uint16_t;
 constexpr long TILE = 64;
 constexpr long SMALL = 1 << 15;  // a product of so many numbers is one thread's
+constexpr long STREAM = 1 << 13;  // so many numbers of rows leave room in the first cache
 
 static inline float widen(bf16 value) {
     uint32_t bits = uint32_t(value) << 16;
@@ -291,16 +292,17 @@ static void dot(const bf16* w, const bf16* x, long inputs, float (&out)[R][M]) {
 #endif
 }
 
-template <int R>
+// R outputs of all rows, M rows at once.
+template <int R, int M>
 static void dots(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs) {
     auto store = [&](auto& out, long m, int width) {
         for (int r = 0; r < R; r++)
             for (int i = 0; i < width; i++) y[(m + i) * outputs + r] = narrow(out[r][i] + (bias ? widen(bias[r]) : 0.0f));
     };
     long m = 0;
-    for (; m + 4 <= rows; m += 4) {
-        float out[R][4];
-        dot<R, 4>(w, x + m * inputs, inputs, out), store(out, m, 4);
+    for (; m + M <= rows; m += M) {
+        float out[R][M];
+        dot<R, M>(w, x + m * inputs, inputs, out), store(out, m, M);
     }
     for (; m < rows; m++) {
         float out[R][1];
@@ -331,13 +333,36 @@ static inline float single(bf16 value) { return widen(value); }
 static inline void put(float* to, float value) { *to = value; }
 static inline void put(bf16* to, float value) { *to = narrow(value); }
 
-template <class T> static float inner(const float* a, const T* b, long width) {
+static inline float across(v16 sum) {
+#if VECTORS
+    return _mm512_reduce_add_ps((__m512)sum);
+#else
+    for (int half = 8; half; half /= 2) for (int lane = 0; lane < half; lane++) sum[lane] += sum[lane + half];
+    return sum[0];
+#endif
+}
+
+static inline v16 add_product(v16 sum, v16 a, v16 b) {
+#if VECTORS
+    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+template <class A, class B> static float inner(const A* a, const B* b, long width) {
     v16 sum = {};
     long i = 0;
-    for (; i + 16 <= width; i += 16) sum += sixteen(a + i) * sixteen(b + i);
-    float total = 0;
-    for (int lane = 0; lane < 16; lane++) total += sum[lane];
-    for (; i < width; i++) total += a[i] * single(b[i]);
+#if VECTORS
+    if constexpr (sizeof(A) == 2 && sizeof(B) == 2)
+        for (; i + 32 <= width; i += 32) {
+            const __m512bh left = (__m512bh)_mm512_loadu_si512(a + i), right = (__m512bh)_mm512_loadu_si512(b + i);
+            sum = (v16)_mm512_dpbf16_ps((__m512)sum, left, right);
+        }
+#endif
+    for (; i + 16 <= width; i += 16) sum = add_product(sum, sixteen(a + i), sixteen(b + i));
+    float total = across(sum);
+    for (; i < width; i++) total += single(a[i]) * single(b[i]);
     return total;
 }
 
@@ -367,6 +392,11 @@ struct Attend {
     int32_t floats, threads;
 };
 
+// Have numbers brought that are wanted soon, and that lie where the processor does not look ahead: in the next block.
+template <class T> static inline void ask_for(const T* numbers, long count) {
+    for (long i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
+}
+
 // Where the keys or values of one head of a text lie.
 template <class T> struct Lane {
     T* pool;
@@ -375,6 +405,7 @@ template <class T> struct Lane {
     T* at(long position) const {
         return pool + ((table[position / size] * kv_heads + head) * size + position % size) * width;
     }
+    T* next(long position, long total) const { return at(std::min(position + size, total - 1) / size * size); }
 };
 
 template <class T, int C>  // 16 C numbers of the sum of values
@@ -382,8 +413,12 @@ static void mix(const Lane<T>& values, const float* weights, long total, long fi
     v16 sum[C] = {};
     for (long j = 0; j < total;) {
         const T* value = values.at(j) + first;
-        for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width)
-            for (int c = 0; c < C; c++) sum[c] += sixteen(value + 16 * c) * weights[j];
+        const long next = values.next(j, total) - values.at(j);
+        for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width) {
+            ask_for(value + next, 16 * C);
+            const v16 weight = v16{} + weights[j];
+            for (int c = 0; c < C; c++) sum[c] = add_product(sum[c], sixteen(value + 16 * c), weight);
+        }
     }
     for (int c = 0; c < C; c++)
         for (int lane = 0; lane < 16; lane++) put(out + first + 16 * c + lane, sum[c][lane]);
@@ -402,12 +437,12 @@ template <class T> static void attend(const Attend& a) {
             std::memcpy(keys.at(a.starts[row] + t), (const T*)a.k + from, a.width * sizeof(T));
             std::memcpy(values.at(a.starts[row] + t), (const T*)a.v + from, a.width * sizeof(T));
         }
-        std::vector<float> weights(total), query(a.width);
+        std::vector<float> weights(total);
         for (long h = head * group; h < (head + 1) * group; h++)
             for (long t = 0; t < a.time; t++) {
                 const long at = ((row * a.time + t) * a.heads + h) * a.width;
                 T* out = (T*)a.out + at;
-                for (long i = 0; i < a.width; i++) query[i] = single(((const T*)a.q)[at + i]) * a.scale;
+                const T* query = (const T*)a.q + at;
                 const uint8_t* allowed =
                     a.allowed ? a.allowed + row * a.allowed_by[0] + h * a.allowed_by[1] + t * a.allowed_by[2] : nullptr;
                 const float* added =
@@ -415,10 +450,12 @@ template <class T> static void attend(const Attend& a) {
                 float largest = -INFINITY;
                 for (long j = 0; j < total;) {
                     const T* key = keys.at(j);
+                    const long next = keys.next(j, total) - key;
                     for (const long stop = std::min(total, j + a.size); j < stop; j++, key += a.width) {
                         float score = -INFINITY;
+                        ask_for(key + next, a.width);
                         if (!allowed || allowed[j]) {
-                            score = inner(query.data(), key, a.width);
+                            score = inner(query, key, a.width) * a.scale;
                             if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
                             if (added) score += added[j];
                         }
@@ -486,12 +523,18 @@ int64_t read_through(const int64_t* numbers, long count, int threads) {
 
 void product_bf16(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs,
                   int threads) {
-    const long fours = outputs / 4;
+    // One stream of weights comes at the speed of memory, and four side by side at half of it (768 inputs). But rows
+    // that fill the first cache are better loaded once for four outputs.
+    const long together = rows * inputs > STREAM ? 4 : 1;
     #pragma omp parallel for schedule(static) num_threads(threads) if (inputs * outputs > SMALL)
-    for (long n = 0; n < fours; n++)
-        dots<4>(w + 4 * n * inputs, bias ? bias + 4 * n : nullptr, x, y + 4 * n, rows, inputs, outputs);
-    for (long n = 4 * fours; n < outputs; n++)
-        dots<1>(w + n * inputs, bias ? bias + n : nullptr, x, y + n, rows, inputs, outputs);
+    for (long n = 0; n < outputs; n += together) {
+        const bf16 *from = w + n * inputs, *shift = bias ? bias + n : nullptr;
+        if (n + together > outputs)
+            for (long i = 0; n + i < outputs; i++)
+                dots<1, 2>(from + i * inputs, bias ? shift + i : nullptr, x, y + n + i, rows, inputs, outputs);
+        else if (together == 4) dots<4, 4>(from, shift, x, y + n, rows, inputs, outputs);
+        else dots<1, 2>(from, shift, x, y + n, rows, inputs, outputs);
+    }
 }
 
 void product_int8(const uint8_t* codes, const float* absmax, const void* x, void* y, int floats, long rows, long inputs,
