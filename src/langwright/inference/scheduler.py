@@ -188,16 +188,14 @@ class Scheduler:
         return [Piece(text, text.computed, stop + more[text]) for text, stop in reached]
 
     def _spans(self, group: Group) -> list[Span]:
-        """What reading all that is there of a group writes."""
-        return [
-            (table, *span)
-            for text in group.texts
-            for table, span in zip(
-                text.tables,
-                self._memory.spans(text, text.computed, len(text.ids) + len(text.guessed)),
-                strict=True,
-            )
-        ]
+        """What reading all that is there of a group writes; its source once."""
+        spans = []
+        for text in group.texts:
+            own, source = self._memory.spans(text, text.computed, len(text.ids) + len(text.guessed))
+            spans.append((text.tables[0], *own))
+            if text is group.texts[0]:
+                spans.append((text.tables[1], *source))
+        return spans
 
     def _missing(self, group: Group, beside: int = 0) -> bool:
         """Whether blocks are missing for what there is of a group, beside so many for others."""
@@ -208,6 +206,9 @@ class Scheduler:
         """Let a group be read; how many tokens of prompts it reads."""
         for span in self._spans(group):
             plan.copies.extend(self._blocks.claim(*span))
+        for text in group.texts[1:]:
+            if not text.tables[1]:  # read anew: all write the same
+                text.tables[1].extend(self._blocks.share(group.texts[0].tables[1]))
         pieces = self._pieces(group, most)
         plan.pieces.extend(pieces)
         self.running.append(group)
