@@ -1,7 +1,7 @@
 """Which texts the next forward pass reads, and how far. It knows blocks as numbers, and no tensors.
 
 Every step reads the next token of all texts that are being written, and `tokens` tokens of prompts: those of the text
-that came first, then of the next, so that a long prompt takes several steps and stops nobody.
+that came first, then of the next, so that a long prompt takes several steps and delays no other text.
 
 Texts are admitted in the order of their priority and then of their arrival, none before one that waits longer: when
 there is a seat, and blocks for what is there of it beside one for each text that is running. A text takes over the
