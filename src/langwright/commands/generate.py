@@ -1,6 +1,5 @@
 """langwright generate: let a model write."""
 
-from dataclasses import replace
 from json import dumps
 from pathlib import Path
 
@@ -8,15 +7,12 @@ from langwright.base.console import print_json, warn
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_text, standard_input
 from langwright.inference.constraints import Constraint, Form
-from langwright.inference.engine import Engine
 from langwright.inference.generate import complete, tell_errors
 from langwright.inference.opening import Opening
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
-from langwright.inference.speculation import DraftModel, PromptLookup, Speculation
 from langwright.pipelines.prompt_file import complete_file
-from langwright.text.tokenizer import Tokenizer
 
 
 def generate(
@@ -77,7 +73,9 @@ def generate(
     streaming = None if window is None else Streaming(window, 4 if sinks is None else sinks)
     texts = ["".join(standard_input()) if text == "-" else text for text in prompt]
     loaded, tokenizer = opening.open(model, generates=True)
-    speculation = _speculation(lookup, draft, opening, tokenizer, batch, search)
+    if (lookup or draft is not None) and search.beams > 1:
+        raise UserError(f"--beams {search.beams}: a search guesses nothing; leave --lookup and --draft out")
+    speculation = opening.speculation(lookup, draft, tokenizer, batch)
     if prompts is not None and out is not None:
         settings = {"model": str(model), "max_new_tokens": max_new_tokens, "stop": list(stop)}
         settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks, "cache": cache}
@@ -126,22 +124,6 @@ def generate(
     tell_errors(completions)
     if constraint is not None and any(completion.reason == "length" for completion in completions):
         warn(f"--{constraint.flag}: a text reached its limit before it was complete; give --max-new-tokens more")
-
-
-def _speculation(
-    lookup: bool, draft: Path | None, opening: Opening, tokenizer: Tokenizer, batch: int, search: Search
-) -> Speculation | None:
-    """What guesses, if anything."""
-    if (lookup or draft is not None) and search.beams > 1:
-        raise UserError(f"--beams {search.beams}: a search guesses nothing; leave --lookup and --draft out")
-    if draft is None:
-        return PromptLookup() if lookup else None
-    if lookup:
-        raise UserError("--lookup and --draft exclude each other; leave one out")
-    model, tokens = replace(opening, adapter=None).open(draft, generates=True, one_stack=True)
-    if tokens.fingerprint() != tokenizer.fingerprint():
-        raise UserError(f"--draft {draft}: its tokens are others than those of the model that it guesses for")
-    return DraftModel(Engine(model, tokens, batch=batch))
 
 
 def _constraint(

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import checksums, write_json
+from langwright.base.gguf import is_gguf
 from langwright.base.hub import SMALL
 from langwright.base.shards import SINGLE
-from langwright.models.folder import CONFIG, FORMAT_VERSION, RECORD, OpenedFolder, refuse_out
+from langwright.models.folder import CONFIG, FORMAT_VERSION, GENERATION, RECORD, OpenedFolder, refuse_out
+from langwright.models.gguf.tensors import open_weights
 from langwright.models.surgery import quantise
-from langwright.models.weights import check_floats, open_weights, write_tensors
+from langwright.models.weights import check_floats, write_tensors
 from langwright.parts.quantised import Packed
+from langwright.text.opening import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,15 @@ def _write(
     dtype = source.fields.get("dtype") or source.fields.get("torch_dtype") or "float32"
     write_json(out / CONFIG, {**source.fields, quantise.FIELD: scheme.fields(skipped, dtype)})
     write_tensors(out / SINGLE, tensors)
-    beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (source.path / name).exists()]
-    for name in beside:
-        (out / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source.path / name, out / name)
+    if is_gguf(source.path):
+        tokenizer = load_tokenizer(source.path)
+        tokenizer.save(out)
+        write_json(out / GENERATION, tokenizer.generation())
+    for name in SMALL:
+        if name not in (CONFIG, RECORD) and (source.path / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source.path / name, out / name)
+    beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (out / name).exists()]
     compressed = {"to": scheme.kind, "from": str(source.path), **asdict(result)}
     sums = checksums(out, (CONFIG, SINGLE, *beside))
     write_json(out / RECORD, {**source.record, "format_version": FORMAT_VERSION, "compressed": compressed, **sums})

@@ -64,13 +64,14 @@ class Job:
         self.ended += texts
         if self.groups:
             return
+        self.handle.written = sum(text.new for text in self.ended)
         best = sorted(self.ended, key=lambda text: text.number)
         if self.request.texts > self.request.n:
             best.sort(key=lambda text: (text.error is not None, -text.mean_logprob))
         self.handle.completions = [text.completion() for text in best[: self.request.n]]
         if self.ranked:
             for number, completion in enumerate(self.handle.completions):
-                self.handle.hear(number, completion.text)
+                self.handle.hear(number, completion.text, completion.logprobs or [])
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from langwright.adaptation.attached import BASE, answering, attached
-from langwright.base.errors import UserError, check_flag
+from langwright.base.errors import UserError, check_flag, first_line
 from langwright.inference.beam import Hypotheses
 from langwright.inference.constraints import Constraints, hold
 from langwright.inference.continuation import Continuation, Group, Job, Piece
@@ -148,7 +148,7 @@ class Engine:
         if search.beams > 1:
             job.beams = Hypotheses(search, job.ends)
         if request.constraint is not None:
-            job.form = self._constraints.begin(request.constraint)
+            job.form = self.constraints.begin(request.constraint)
         job.adapters = self._adapters(request.adapter)
         text = Continuation(job, ids, len(ids), limit, source)
         if self._scheduler.never_fits(text, search.beams):
@@ -208,6 +208,23 @@ class Engine:
             raise
         news, self._news = list(self._news), {}
         return news
+
+    def step_apart(self) -> list[Handle]:
+        """Let each request take a step by itself, as is due after a step that raised.
+
+        One that raises alone ends with its error, and disturbs the others no more.
+        """
+        news: dict[Handle, None] = {}
+        for job in list(self._jobs.values()):
+            if job.handle not in self._jobs:
+                continue
+            with self._scheduler.alone(job):
+                try:
+                    news |= dict.fromkeys(self.step())
+                except Exception as error:
+                    self._break_off(job, "error", f"{type(error).__name__}: {first_line(error)}")
+        last, self._news = self._news, {}
+        return list(news | last)
 
     def _guess(self) -> None:
         """Let texts that are being written have guesses, if a pass has room for some."""
@@ -283,8 +300,8 @@ class Engine:
         return False
 
     @cached_property
-    def _constraints(self) -> Constraints:
-        """The forms of texts, which know the tokens."""
+    def constraints(self) -> Constraints:
+        """The forms of texts; one that was read there before, even by another thread, takes `add` no time."""
         if self.tokenizer is None:
             raise UserError("an engine without a tokenizer holds no text to a form")
         return Constraints(self.tokenizer, begins=bool(self.model.encoders))
@@ -406,14 +423,14 @@ class Engine:
     def _hear(self, text: Continuation, piece: str) -> None:
         """Pass on a piece of a text that is final."""
         if piece and not text.owner.ranked:
-            text.owner.handle.hear(text.number, piece)
+            text.owner.handle.hear(text.number, piece, text.logprobs)
             self._news[text.owner.handle] = None
 
-    def _break_off(self, job: Job, reason: Reason) -> None:
+    def _break_off(self, job: Job, reason: Reason, error: str | None = None) -> None:
         """End a request where it is."""
         for group in list(job.groups):
             for one in self._part(group):
-                self._end(one, reason)
+                self._end(one, reason, error)
 
     def _end(self, group: Group, reason: Reason, error: str | None = None) -> None:
         """Let the texts of a group go; with the last of a request's, it is done."""

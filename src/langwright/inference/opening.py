@@ -1,12 +1,14 @@
 """A model folder opened for use: its model, quantised or with an adapter where asked for, and its tokenizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from langwright.adaptation.folder import adapted, tokenizer_folder
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
+from langwright.inference.engine import Engine
+from langwright.inference.speculation import DraftModel, PromptLookup, Speculation
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import Kind
@@ -16,22 +18,31 @@ from langwright.text.tokenizer import Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How a model folder is opened: the options that commands share.
+class Loading:
+    """How the weights of a model folder are read.
 
     Args:
-        adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
         bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
         ignore_field: a field of config.json to pass over although it is not understood.
         dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
         device: cpu, cuda, mps, or auto for the best at hand.
     """
 
-    adapter: Path | None = None
     bits: Kind | None = None
     ignore_field: tuple[str, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Opening(Loading):
+    """How a model folder is opened: the options that commands share.
+
+    Args:
+        adapter: an adapter folder to put on the model, as finetune leaves it, with its template and its stop.
+    """
+
+    adapter: Path | None = None
 
     def open(
         self, folder: Path, generates: bool = False, one_stack: bool = False, texts: bool = True
@@ -62,6 +73,24 @@ class Opening:
         tokenizer = load_tokenizer(source, base=folder)
         check_vocabulary(model, tokenizer, source)
         return model, tokenizer
+
+    def speculation(self, lookup: bool, draft: Path | None, tokenizer: Tokenizer, batch: int) -> Speculation | None:
+        """What guesses the next tokens of a model, if anything.
+
+        Args:
+            lookup: guess from the text itself.
+            draft: the folder of a smaller model that guesses, opened in the same way.
+            tokenizer: of the model that it guesses for.
+            batch: the most texts that are written side by side.
+        """
+        if draft is None:
+            return PromptLookup() if lookup else None
+        if lookup:
+            raise UserError("--lookup and --draft exclude each other; leave one out")
+        model, tokens = replace(self, adapter=None).open(draft, generates=True, one_stack=True)
+        if tokens.fingerprint() != tokenizer.fingerprint():
+            raise UserError(f"--draft {draft}: its tokens are others than those of the model that it guesses for")
+        return DraftModel(Engine(model, tokens, batch=batch))
 
     def _head(self) -> tuple[str | None, list[str] | None]:
         """The head that an adapter's task needs, and its labels; None for the model's own."""

@@ -136,12 +136,15 @@ class Handle:
     Attributes:
         request: what was asked.
         completions: n of them once it is done; before that, none.
+        written: how many tokens all texts have, once it is done, those that were not chosen among them.
     """
 
     def __init__(self, request: Request):
         self.request = request
         self.completions: list[Completion] = []
+        self.written = 0
         self._news: dict[int, str] = {}
+        self._logprobs: dict[int, list[Logprob]] = {}
 
     @property
     def done(self) -> bool:
@@ -152,9 +155,15 @@ class Handle:
         """What became final of a text since the last call; all at the end where the best of several are chosen."""
         return self._news.pop(text, "")
 
-    def hear(self, text: int, piece: str) -> None:
+    def logprobs(self, text: int = 0) -> Sequence[Logprob]:
+        """Those of the tokens of a text so far, as it is read, where they were asked for."""
+        return self._logprobs.get(text, ())
+
+    def hear(self, text: int, piece: str, logprobs: list[Logprob]) -> None:
         """Keep a piece of a text until it is read."""
         self._news[text] = self._news.get(text, "") + piece
+        if self.request.logprobs is not None:
+            self._logprobs[text] = logprobs
 
 
 class Writer:

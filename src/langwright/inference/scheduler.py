@@ -14,10 +14,12 @@ clock.
 import copy
 import hashlib
 from bisect import bisect_left, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from langwright.inference.blocks import Span, Table, chained
-from langwright.inference.continuation import Continuation, Group, Piece
+from langwright.inference.continuation import Continuation, Group, Job, Piece
 from langwright.inference.memory import Memory
 
 
@@ -107,6 +109,20 @@ class Scheduler:
         running, self.running = self.running, []
         for group in running:
             self._preempt(group)
+
+    @contextmanager
+    def alone(self, job: Job) -> Iterator[None]:
+        """While the block runs, nobody runs or waits but the texts of one request; then all wait."""
+        self.retreat()
+        aside = [group for group in self.waiting if group.owner is not job]
+        self.waiting = [group for group in self.waiting if group.owner is job]
+        try:
+            yield
+        finally:
+            self.retreat()
+            for group in aside:
+                if group in group.owner.groups:  # it may have come to its deadline
+                    self.add(group)
 
     def leave(self, group: Group) -> None:
         """Let a group go, wherever it is."""

@@ -9,12 +9,14 @@ import torch
 
 from langwright.base.errors import UserError, suggest
 from langwright.base.files import check_files, read_object, read_record
+from langwright.base.gguf import is_gguf, read_gguf
 from langwright.base.hub import model_folder
 from langwright.models import tasks
 from langwright.models.families import MODEL_TYPES
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.reading import read_weights
+from langwright.models.gguf.describing import config_fields
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
@@ -30,8 +32,8 @@ class OpenedFolder:
     """A model folder whose files are read once, however often a model is made of it.
 
     Args:
-        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub, the weights when a
-            model is first made of them; see `base/hub.py`.
+        folder: a path, also of a GGUF file, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub,
+            the weights when a model is first made of them; see `base/hub.py`.
         ignore_fields: fields of config.json to pass over although the family does not understand them.
 
     Raises:
@@ -42,8 +44,9 @@ class OpenedFolder:
 
     def __init__(self, folder: Path | str, ignore_fields: Collection[str] = ()):
         self.named, self.path = folder, model_folder(folder, weights=False)
-        self.where = str(self.path / CONFIG)
-        self.fields = self._read_config()
+        packed = is_gguf(self.path)
+        self.where = str(self.path if packed else self.path / CONFIG)
+        self.fields = config_fields(read_gguf(self.path)) if packed else self._read_config()
         self.family = MODEL_TYPES[self.fields["model_type"]]
         self.config = self.family.parse(self.fields, self.where, {*ignore_fields, quantise.FIELD})
 

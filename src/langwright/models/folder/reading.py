@@ -10,10 +10,10 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.family import Family
+from langwright.models.gguf.tensors import open_weights
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
-from langwright.models.weights import open_weights
 
 SHOWN = 20
 """Tensors that are named when they are dropped."""

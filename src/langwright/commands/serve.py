@@ -1,0 +1,107 @@
+"""langwright serve: models behind OpenAI's HTTP interface."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from langwright.base.errors import UserError, check_flag
+from langwright.base.extras import need
+from langwright.base.hub import parse_hub_name
+from langwright.inference.opening import Loading, Opening
+
+if TYPE_CHECKING:
+    from langwright.serving.served import Served
+
+KEY = "LANGWRIGHT_API_KEY"
+
+
+def serve(
+    models: tuple[Path, ...],
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    api_key: tuple[str, ...] = (),
+    adapter: tuple[str, ...] = (),
+    draft: Path | None = None,
+    lookup: bool = False,
+    batch: int = 16,
+    queue: int = 64,
+    longest: int | None = None,
+    prompt_tokens: int = 512,
+    deadline: float = 600.0,
+    drain: float = 30.0,
+    loading: Loading = Loading(),
+) -> None:
+    """Answer requests over HTTP, in the form of OpenAI's interface, until SIGTERM or Ctrl-C.
+
+    Args:
+        models: model folders, or models of the Hub; each is served under the name of its folder.
+        port: where the server listens; 0 is any that is free.
+        host: the address; another than this machine's own needs a key.
+        api_key: what callers must show, several for several callers; LANGWRIGHT_API_KEY in the environment is one too.
+        adapter: NAME=FOLDER, an adapter that is served as a model of this name, beside the model that it is for.
+        draft: a smaller model with the same tokens, which guesses what comes next; texts stay the same.
+        lookup: guess what comes next from what followed the last time when the text went so; texts stay the same.
+        batch: how many texts of a model are written side by side.
+        queue: how many more may wait; further requests are turned away with status 429.
+        longest: tokens of a prompt and its text for which memory is set aside; the context of the model unless given.
+        prompt_tokens: how many tokens of prompts are read between two tokens of the texts that are being written.
+        deadline: seconds after which a text ends as it is.
+        drain: seconds that texts have to end when the server is told to.
+        loading: how the weights are read.
+    """
+    need("fastapi", "server", "langwright serve")
+    need("prometheus_client", "server", "langwright serve")
+    need("uvicorn", "server", "langwright serve")
+    from langwright.serving.app import Service
+    from langwright.serving.door import is_local
+    from langwright.serving.process import listen
+    from langwright.serving.process import serve as run
+    from langwright.serving.served import belongs_to, open_adapter, open_model
+
+    keys = [*api_key, *([os.environ[KEY]] if os.environ.get(KEY) else [])]
+    check_flag("api_key", "", all(key.strip() for key in keys), "a text that is not empty")
+    check_flag("port", port, 0 <= port < 65536, "between 0 and 65535")
+    for name, value in {"batch": batch, "queue": queue, "prompt_tokens": prompt_tokens}.items():
+        check_flag(name, value, value >= (name != "queue"), "0 or more" if name == "queue" else "at least 1")
+    check_flag("deadline", deadline, 0 < deadline < 1e6, "above 0, in seconds")
+    check_flag("drain", drain, 0 <= drain < 1e6, "0 or more, in seconds")
+    if not is_local(host) and not keys:
+        raise UserError(f"--host {host}: others can reach it, so callers must show a key; give --api-key or {KEY}")
+    if draft is not None and len(models) > 1:
+        raise UserError("--draft: guesses for one model; serve the others by another process")
+    named = {_name(folder): folder for folder in models}
+    tuned = dict(_named(spec) for spec in adapter)
+    if len(named) + len(tuned) < len(models) + len(adapter) or not named.keys().isdisjoint(tuned):
+        raise UserError("two models or adapters have the same name; adapters get theirs by --adapter NAME=FOLDER")
+
+    opening = Opening(**vars(loading))
+
+    def load() -> "list[Served]":
+        served: dict[str, Served] = {}
+        for name, folder in named.items():
+            served[name] = open_model(
+                name, folder, opening, batch, queue,
+                draft=draft, lookup=lookup, longest=longest, prompt_tokens=prompt_tokens,
+            )  # fmt: skip
+        for name, folder in tuned.items():
+            home = belongs_to(folder, named)
+            served[name] = open_adapter(name, folder, served[home], named[home])
+        return list(served.values())
+
+    service = Service(keys, deadline)
+    with listen(host, port) as bound:
+        run(service, bound, load, lambda url: print(f"listening on {url}", flush=True), drain)
+
+
+def _name(folder: Path) -> str:
+    """The name of a model: that of its folder, or of its repository."""
+    hub = parse_hub_name(str(folder))
+    return folder.resolve().name if hub is None else hub.repository.rpartition("/")[2]
+
+
+def _named(spec: str) -> tuple[str, Path]:
+    """NAME=FOLDER."""
+    name, equals, folder = spec.partition("=")
+    if not (name and equals and folder):
+        raise UserError(f"--adapter {spec}: is written NAME=FOLDER")
+    return name, Path(folder)

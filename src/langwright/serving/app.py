@@ -1,0 +1,328 @@
+"""The routes: a body is read and checked, asked of a model, and told in OpenAI's form."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from langwright.base.errors import UserError
+from langwright.inference.prompts import check_ids, check_length
+from langwright.inference.request import Completion
+from langwright.inference.request import Request as Asked
+from langwright.serving.bodies import (
+    MOST_PROMPTS,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    Generation,
+    Parsed,
+    TokenizeBody,
+)  # fmt: skip
+from langwright.serving.door import Door, Receive, Scope, Send, answer
+from langwright.serving.errors import RequestError
+from langwright.serving.metrics import Metrics
+from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply, usage
+from langwright.serving.served import Served
+from langwright.serving.worker import Ticket
+
+T = TypeVar("T")
+FRONT_SECONDS = 10.0
+"""The longest that templates, tokens and the form of a request may take."""
+READ_SECONDS = 30.0
+"""The longest that a reader may take beyond the deadline of its request."""
+
+
+class Service:
+    """The application, and what its routes share.
+
+    Args:
+        keys: of callers.
+        deadline: seconds after which a text ends as it is.
+    """
+
+    def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0):
+        self.deadline, self.metrics, self.created = deadline, Metrics(), int(time.time())
+        self.served: Mapping[str, Served] = {}
+        self._front = ThreadPoolExecutor(1, "front")  # one thread: a tokenizer is no matter for several
+        self.app = Door(self._routes(), keys, self.metrics.answered)
+
+    def open(self, served: Sequence[Served]) -> None:
+        """Answer for these models from now on. To be called on the event loop."""
+        self.served = {one.name: one for one in served}
+        for worker in {one.worker: None for one in served}:
+            worker.start()
+        self.metrics.watch(served)
+        self.app.ready = True
+
+    def close(self) -> None:
+        """Let the threads end."""
+        for worker in {one.worker: None for one in self.served.values()}:
+            worker.close()
+        self._front.shutdown(wait=False, cancel_futures=True)
+
+    def _routes(self) -> FastAPI:
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        for kind in (RequestError, UserError, HTTPException, Exception):
+            app.add_exception_handler(kind, self._refuse)
+        routes: dict[str, tuple[str, Any]] = {
+            "/health": ("GET", self._health), "/ready": ("GET", self._ready), "/metrics": ("GET", self._metrics),
+            "/v1/models": ("GET", self._models), "/v1/models/{name}": ("GET", self._model),
+            "/v1/completions": ("POST", self._completions), "/v1/chat/completions": ("POST", self._chat),
+            "/v1/embeddings": ("POST", self._embeddings),
+            "/tokenize": ("POST", self._tokenize), "/detokenize": ("POST", self._detokenize),
+        }  # fmt: skip
+        for path, (method, route) in routes.items():
+            app.add_route(path, route, methods=[method])
+        self.metrics.routes = frozenset(routes)
+        return app
+
+    async def _refuse(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, UserError):
+            error = RequestError.of(error)
+        if isinstance(error, HTTPException):
+            error = RequestError(
+                error.status_code, f"{request.method} {request.url.path}: {error.detail}", "no_such_route"
+            )
+        if not isinstance(error, RequestError):  # a mistake of ours; it is logged
+            error = RequestError(500, "the server has made a mistake", "internal_error")
+        return JSONResponse(error.body, error.status, error.headers)
+
+    async def _health(self, request: Request) -> Response:
+        dead = [one.worker.dead for one in self.served.values() if one.worker.dead is not None]
+        if dead:
+            raise RequestError(503, f"an engine has stopped: {dead[0]}", "engine_dead")
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        if not self.app.ready:
+            raise RequestError(503, "the model is being loaded", "loading")
+        return await self._health(request)
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._row(one) for one in self.served.values()]})
+
+    async def _model(self, request: Request) -> Response:
+        return JSONResponse(self._row(self._find(request.path_params["name"])))
+
+    def _row(self, one: Served) -> dict[str, Any]:
+        row = {"id": one.name, "object": "model", "created": self.created, "owned_by": "langwright"}
+        return {**row, "parent": one.parent, "max_model_len": one.model.context}
+
+    def _find(self, name: str | None) -> Served:
+        """What is served under a name; the first model unless one is named."""
+        name = next(iter(self.served)) if name is None else name
+        if name not in self.served:
+            raise RequestError(404, f"model: {name} is not served, only {', '.join(self.served)}", "model_not_found")
+        return self.served[name]
+
+    async def _read(self, request: Request, kind: type[Parsed]) -> Parsed:
+        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if given != "application/json":  # which no form on another page can send
+            raise RequestError(415, "Content-Type: must be application/json", "invalid_content_type")
+        try:
+            return kind.read(await request.body())
+        except ClientDisconnect:
+            raise RequestError(400, "the body ends before its end", "incomplete_body") from None
+
+    async def _prepare(self, work: Callable[[], T]) -> T:
+        """Do what takes time off the event loop, one after the other."""
+        done = asyncio.get_running_loop().run_in_executor(self._front, work)
+        try:
+            return await asyncio.wait_for(done, FRONT_SECONDS)
+        except TimeoutError:
+            raise RequestError(503, "template, tokens and form of the request take too long", "too_slow") from None
+
+    def _usual(self, request: Request) -> dict[str, Any]:
+        return {"deadline": self.deadline, "salt": request.scope["salt"]}
+
+    async def _completions(self, request: Request) -> "Answer":
+        body = await self._read(request, CompletionBody)
+        one = self._find(body.model)
+        scores = body.max_tokens == 0
+        asked = body.model_copy(update={"max_tokens": 1}) if scores else body
+        requests = await self._prepare(partial(one.completions, asked, **self._usual(request)))
+        echoes = await self._prepare(lambda: [one.echo(prompt) for prompt in body.prompts]) if body.echo else []
+        reply = CompletionReply(one.tokenizer, body.n, body.logprobs, echoes, written=not scores)
+        return self._answer(one, body, requests, reply, Envelope("text_completion", "cmpl", one.name, body.usage))
+
+    async def _chat(self, request: Request) -> "Answer":
+        body = await self._read(request, ChatBody)
+        one = self._find(body.model)
+        requests = await self._prepare(partial(one.chat, body, **self._usual(request)))
+        reply = ChatReply(one.tokenizer, body.logprobs, one.tools if body.callable else None)
+        return self._answer(one, body, requests, reply, Envelope("chat.completion", "chatcmpl", one.name, body.usage))
+
+    def _answer(
+        self, one: Served, body: Generation, asked: Sequence[Asked], reply: Reply, envelope: Envelope
+    ) -> "Answer":
+        ended = partial(self.metrics.ended, one.name)
+        return Answer(one, body, asked, reply, envelope, ended, self.deadline + READ_SECONDS)
+
+    async def _embeddings(self, request: Request) -> Response:
+        body = await self._read(request, EmbeddingBody)
+        one = self._find(body.model)
+        if one.writes:
+            raise RequestError(400, f"model: {one.name} writes texts, and makes no vectors of them", "invalid_field")
+        given: Any = body.input
+        inputs = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
+        if not all(inputs) or len(inputs) > MOST_PROMPTS:
+            raise RequestError(400, f"input: must be 1 to {MOST_PROMPTS} texts, none of them empty", "invalid_field")
+
+        def ids() -> list[list[int]]:
+            rows = [one.tokenizer.frame(text)[0] if isinstance(text, str) else text for text in inputs]
+            return [check_length(one.model, check_ids(row, one.tokenizer.vocab_size, "input")) for row in rows]
+
+        rows = await self._prepare(ids)
+        vectors = await one.worker.call(partial(one.vectors, rows))
+        spelt = [v if body.encoding_format == "float" else _base64(v) for v in vectors]
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(spelt)]
+        count = sum(map(len, rows))
+        self.metrics.tokens.labels(one.name, "read").inc(count)
+        told = {"prompt_tokens": count, "total_tokens": count}
+        return JSONResponse({"object": "list", "data": data, "model": one.name, "usage": told})
+
+    async def _tokenize(self, request: Request) -> Response:
+        body = await self._read(request, TokenizeBody)
+        one = self._find(body.model)
+        encode = one.ids if body.add_special_tokens and body.prompt else one.tokenizer.encode
+        ids = await self._prepare(partial(encode, body.prompt))
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": one.model.context})
+
+    async def _detokenize(self, request: Request) -> Response:
+        body = await self._read(request, DetokenizeBody)
+        one = self._find(body.model)
+        return JSONResponse({"prompt": await self._prepare(partial(one.tokenizer.decode, body.tokens))})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a request for texts, whole or as it is written; who leaves before its end has it broken off.
+
+    Args:
+        one: who answers.
+        body: what was asked.
+        asked: of the engine.
+        reply: how texts are told.
+        envelope: what stands around them.
+        on_end: told of each request of the engine when it has ended.
+        seconds: the longest that all of it may take.
+    """
+
+    one: Served
+    body: Generation
+    asked: Sequence[Asked]
+    reply: Reply
+    envelope: Envelope
+    on_end: Callable[[Ticket], None]
+    seconds: float
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tickets = self.one.worker.submit(self.asked, self.body.stream, self.on_end)
+        work = asyncio.ensure_future((self._stream if self.body.stream else self._whole)(tickets, send))
+        left = asyncio.ensure_future(_left(receive))
+        try:
+            await asyncio.wait((work, left), timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, left):
+                task.cancel()
+            for ticket in tickets:
+                self.one.worker.cancel(ticket)
+
+    async def _whole(self, tickets: Sequence[Ticket], send: Send) -> None:
+        for ticket in tickets:
+            await ticket.done()
+        completions = [completion for ticket in tickets for completion in ticket.completions]
+        for completion in completions:
+            _check(completion)
+        choices = [self.reply.choice(number, completion) for number, completion in enumerate(completions)]
+        await answer(send, 200, self.envelope.whole(choices, self._usage(tickets)))
+
+    async def _stream(self, tickets: Sequence[Ticket], send: Send) -> None:
+        begun = False
+        try:
+            async for chunks in _merged([self._chunks(ticket, place) for place, ticket in enumerate(tickets)]):
+                if not begun:  # what does not fit the model was refused before
+                    begun = True
+                    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": _events(chunks), "more_body": True})
+            last = [self.envelope.chunk([], self._usage(tickets))] if self.body.usage else []
+        except RequestError as refusal:
+            if not begun:
+                raise
+            last = [refusal.body]
+        await send({"type": "http.response.body", "body": _events(last) + b"data: [DONE]\n\n", "more_body": False})
+
+    async def _chunks(self, ticket: Ticket, place: int) -> AsyncIterator[list[Any]]:
+        """What is told of the texts of one request."""
+        first = place * self.body.n
+        async for pieces in ticket.follow():
+            told = [self.reply.piece(first + number, text, logprobs) for number, text, logprobs in pieces]
+            for number, completion in enumerate(ticket.completions):
+                _check(completion)
+                told += self.reply.last(first + number, completion)
+            if chunks := [self.envelope.chunk([choice]) for choice in told if choice is not None]:
+                yield chunks
+
+    def _usage(self, tickets: Sequence[Ticket]) -> dict[str, Any]:
+        written = sum(ticket.written for ticket in tickets)
+        return usage(sum(len(one.prompt) for one in self.asked), 0 if self.body.max_tokens == 0 else written)
+
+
+def _check(completion: Completion) -> None:
+    """Raise RequestError where a text ended by an error of the engine."""
+    if completion.error is not None:
+        raise RequestError(500, completion.error, "engine_error")
+
+
+async def _left(receive: Receive) -> None:
+    """Wait until the caller has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:
+    """What several streams give, as it comes."""
+    if len(streams) == 1:
+        async for one in streams[0]:
+            yield one
+        return
+    waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                stream = waiting.pop(task)
+                with contextlib.suppress(StopAsyncIteration):
+                    yield task.result()
+                    waiting[asyncio.ensure_future(anext(stream))] = stream
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+def _events(chunks: Sequence[Any]) -> bytes:
+    """Server-sent events."""
+    return b"".join(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode("utf-8", "replace") for chunk in chunks)
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -1,0 +1,198 @@
+"""What is served under a name: a model, or an adapter on it, with its tokenizer and its template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from langwright.adaptation.attached import BASE, attached, choose
+from langwright.adaptation.folder import RECORD, load_adapter, tokenizer_folder
+from langwright.base.errors import UserError
+from langwright.base.files import read_object
+from langwright.inference.constraints import Constraint
+from langwright.inference.engine import Engine
+from langwright.inference.opening import Opening, check_vocabulary
+from langwright.inference.prompts import padded, prompt_ids, source_ids
+from langwright.inference.request import Request
+from langwright.models.model import Model
+from langwright.models.weights import weights_checksum
+from langwright.serving.bodies import ChatBody, CompletionBody, Generation
+from langwright.serving.errors import RequestError
+from langwright.serving.tools import ToolForm
+from langwright.serving.worker import Worker
+from langwright.text.chat_template import ChatTemplate, own_template
+from langwright.text.opening import load_tokenizer
+from langwright.text.tokenizer import Tokenizer
+
+EMBEDDED = 8
+"""Texts of which vectors are made at once."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A name that requests can ask for.
+
+    Args:
+        name: the name.
+        worker: who owns the model.
+        model: the model.
+        tokenizer: of the model, or of the adapter.
+        adapter: its name on the model.
+        parent: the name of the model that an adapter is on.
+    """
+
+    name: str
+    worker: Worker
+    model: Model
+    tokenizer: Tokenizer
+    adapter: str = BASE
+    parent: str | None = None
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """Of its folder; requests bring none."""
+        return own_template(self.tokenizer, self.name)
+
+    @cached_property
+    def tools(self) -> ToolForm | None:
+        """How its template has functions called."""
+        return None if self.template is None else ToolForm.of(self.template)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes texts."""
+        return self.worker.engine is not None
+
+    def ids(self, text: str) -> list[int]:
+        """Of a prompt."""
+        if self.model.encoders:
+            return source_ids(self.model, self.tokenizer, text)
+        return prompt_ids(self.tokenizer, text)
+
+    def echo(self, prompt: str | list[int]) -> tuple[str, list[int]]:
+        """The text and the ids of a prompt."""
+        return (prompt, self.ids(prompt)) if isinstance(prompt, str) else (self.tokenizer.decode(prompt), prompt)
+
+    def completions(self, body: CompletionBody, **usual: Any) -> list[Request]:
+        """What the engine is asked, for each prompt."""
+        self._check(body)
+        if body.echo and self.model.encoders:
+            raise RequestError(400, f"echo: {self.name} writes no prompts", "invalid_field")
+        scored = body.logprobs if body.echo else None
+        usual = self._usual(body.constraint, usual)
+        asked = body.request([], best_of=body.best_of, logprobs=body.logprobs, prompt_logprobs=scored, **usual)
+        prompts = [self.ids(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+        return [replace(asked, prompt=ids) for ids in prompts]
+
+    def chat(self, body: ChatBody, **usual: Any) -> list[Request]:
+        """What the engine is asked for the next answer."""
+        self._check(body)
+        if self.template is None:
+            told = f"messages: {self.name} has no chat template; /v1/completions takes plain text"
+            raise RequestError(400, told, "no_template")
+        functions, constraint = body.callable, body.constraint
+        if functions:
+            if self.tools is None:
+                told = f"tools: the chat template of {self.name} writes no calls in a form that is known"
+                raise RequestError(400, told, "no_tools")
+            if constraint is not None:
+                raise RequestError(400, "response_format: has no place beside tools", "invalid_field")
+            forced = body.tool_choice not in (None, "auto")
+            constraint = self.tools.constraint(functions, forced, body.parallel_tool_calls)
+        shown = [tool.row() for tool in body.tools or ()] if functions else None
+        ids = self.template.prompt_ids([message.row() for message in body.messages], shown)
+        top = body.top_logprobs or 0
+        body = body.model_copy(update={"max_tokens": body.max_completion_tokens or body.max_tokens})
+        return [body.request(ids, logprobs=top if body.logprobs else None, **self._usual(constraint, usual))]
+
+    def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The vector of each text, made side by side; in the thread that owns the model."""
+        order, found = sorted(range(len(rows)), key=lambda i: len(rows[i])), dict[int, list[float]]()
+        with torch.inference_mode():
+            for start in range(0, len(rows), EMBEDDED):
+                numbers = order[start : start + EMBEDDED]
+                made = self.model(*padded([rows[i] for i in numbers], self.model.device))
+                found |= zip(numbers, made.float().tolist(), strict=True)
+        return [found[i] for i in range(len(rows))]
+
+    def _check(self, body: Generation) -> None:
+        if not self.writes:
+            raise RequestError(400, f"model: {self.name} makes vectors of texts, and writes none", "invalid_field")
+
+    def _usual(self, constraint: Constraint | None, usual: dict[str, Any]) -> dict[str, Any]:
+        """What every request has: its form, read and tried here, and the ends that an adapter's tokenizer has alone."""
+        engine = self.worker.engine
+        assert engine is not None
+        if constraint is not None:
+            begun = engine.constraints.begin(constraint)
+            if not begun.allowed(self.tokenizer.vocab_size).any():
+                constraint.refuse(begun.error or "no text has this form")
+        ends = set(self.tokenizer.ends) - set(engine.tokenizer.ends if engine.tokenizer is not None else ())
+        return {
+            **usual,
+            "constraint": constraint,
+            "adapter": self.adapter,
+            "stop_ids": () if constraint else tuple(ends),
+        }
+
+
+def open_model(
+    name: str,
+    folder: Path,
+    opening: Opening,
+    batch: int,
+    waiting: int,
+    *,
+    draft: Path | None = None,
+    lookup: bool = False,
+    longest: int | None = None,
+    prompt_tokens: int = 512,
+) -> Served:
+    """A model folder under a name.
+
+    Args:
+        name: the name.
+        folder: the folder.
+        opening: how it is opened.
+        batch: the most texts that are written side by side.
+        waiting: how many more may wait.
+        draft, lookup: see `Opening.speculation`.
+        longest, prompt_tokens: see `Engine`.
+    """
+    model, tokenizer = opening.open(folder)
+    if model.task == "embedding":
+        return Served(name, Worker(None, batch, waiting), model, tokenizer)
+    if not model.generates:
+        raise UserError(f'{folder}: a model with the head "{model.task}" writes no texts and makes no vectors of them')
+    guesses = opening.speculation(lookup, draft, tokenizer, batch)
+    engine = Engine(model, tokenizer, batch=batch, longest=longest, prompt_tokens=prompt_tokens, speculation=guesses)
+    return Served(name, Worker(engine, batch, waiting), model, tokenizer)
+
+
+def open_adapter(name: str, folder: Path, base: Served, home: Path) -> Served:
+    """An adapter under a name of its own. home: the folder of the model."""
+    if not base.writes:
+        raise UserError(f"--adapter {name}: {base.name} writes no texts")
+    inner = f"adapter_{len(attached(base.model).adapters)}"
+    load_adapter(base.model, folder, inner, base=home)
+    choose(base.model, BASE)
+    base.model.eval()
+    tokenizer = load_tokenizer(tokenizer_folder(home, folder), base=home)
+    check_vocabulary(base.model, tokenizer, folder)
+    if tokenizer.vocab_size != base.tokenizer.vocab_size:
+        raise UserError(f"--adapter {name}: {folder} has tokens of its own; merge it first (langwright merge)")
+    return Served(name, base.worker, base.model, tokenizer, inner, base.name)
+
+
+def belongs_to(folder: Path, homes: dict[str, Path]) -> str:
+    """The name of the model that an adapter was trained over, told by the checksum of its weights."""
+    if len(homes) == 1:
+        return next(iter(homes))
+    record = read_object(folder / RECORD, "the record of the adapter", optional=True)
+    for name, home in homes.items():
+        if record.get("base") is not None and weights_checksum(home) == record["base"]:
+            return name
+    raise UserError(f"--adapter {folder}: was trained over none of the models, or does not say over which")
