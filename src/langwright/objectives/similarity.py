@@ -79,7 +79,7 @@ class Contrast:
     def __call__(self, models: Models, batch: SimilarityBatch) -> dict[str, Tensor]:
         """The sum over a batch."""
         first, second = batch.vectors(models["model"])
-        equal = (batch.second[:, None] == batch.second[None]).all(-1)  # a partner that two share is no negative of either
+        equal = (batch.second[:, None] == batch.second[None]).all(-1)  # a shared partner is no negative
         return {"pairs": contrastive_losses(first @ second.T, equal, self.temperature).sum()}
 
 
