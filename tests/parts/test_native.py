@@ -1,5 +1,6 @@
 """Native kernels: they compute what PyTorch computes, row by row; where they cannot be built PyTorch runs."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -192,3 +193,16 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
         assert error(packed.product(x.bfloat16()), wanted) < 1e-2
         assert packed.layout != "tiles"
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_damaged_file_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path))
+    native.native.cache_clear()
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    built = native._build(compiler)
+    built.write_bytes(built.read_bytes()[:100])
+    told = native.native()
+    assert told.library is not None, told.reason
+    assert told.file == built
