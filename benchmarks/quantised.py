@@ -32,7 +32,7 @@ from langwright.objectives.batch import TokenBatch
 from langwright.objectives.language import TokenPrediction
 from langwright.parts.cache import KVCache
 from langwright.parts.linear import Linear
-from langwright.parts.quantised import FourBitBlocks, IntGroups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 
