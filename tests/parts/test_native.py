@@ -17,7 +17,7 @@ from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import Linear, affine, together
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Rope, rotate
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -32,7 +32,7 @@ def quantise(kind: str, weight: Tensor) -> Packed:
     if kind == "int8":
         return Int8Rows.quantise(weight)
     if kind.startswith("int4"):
-        return Int4Groups.quantise(weight, int(kind[5:]))
+        return IntGroups.quantise(weight, int(kind[5:]))
     return FourBitBlocks.quantise(weight, "nf4" if kind == "nf4" else "fp4")
 
 
