@@ -23,9 +23,12 @@ from langwright.models.gguf.writing import write_gguf
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.text.gguf import tokenizer_fields
+from langwright.text.special_tokens import BERT
+from langwright.text.tokenizer import Tokenizer
 from langwright.text.training import raw_bytes
+from langwright.text.vocabularies import wordpiece_backend
 from llama_cpp import LlamaCpp
-from oracles import CASES, LLAMA3, oracle, random_ids
+from oracles import CASES, LLAMA3, oracle, perturb, random_ids
 
 from ..refusals import refused
 
@@ -194,3 +197,15 @@ def test_transformers_reads_the_same_model(family: str, tmp_path: Path) -> None:
     ids = random_ids(2, 20)
     with torch.no_grad():
         assert float((theirs(ids).logits - model(ids)).abs().max()) < 1e-4
+
+
+def test_bert_gives_the_same_hidden_states(tmp_path: Path) -> None:
+    words = [*BERT.config().values(), "un", "##able", "a", "the", "cat", "##s"]
+    tokenizer = Tokenizer(wordpiece_backend({word: i for i, word in enumerate(words)}, {}), BERT)
+    model = new_model("bert", by_depth("bert", 2, len(words), 64, 0.0, width=64)).eval()
+    perturb(model)
+    path = write(tmp_path / "m.gguf", model, "f16", **tokenizer_fields(tokenizer, len(words)))
+    back, ids = load_model(path, dtype=torch.float32), torch.tensor([tokenizer.frame("unable the cats")[0]])
+    theirs = torch.tensor(LlamaCpp(path, embedding=True).hidden("unable the cats"))
+    assert float((logits(back, ids)[0] - theirs).abs().max()) < 0.03
+    assert float((logits(back, ids) - logits(model, ids)).abs().max()) < 0.03

@@ -115,9 +115,9 @@ def stored_weights(file: GGUF) -> Weights:
     for place in known.values():
         if place.name not in file.tensors:
             raise UserError(f'{file.path}: tensor "{place.name}" is missing')
-        due = place.join([meta[own] for own in place.entry.ours], layout, config.head_width).shape
-        due = due if place.expert is None else (experts[place.name], *due)
-        if file.tensors[place.name].shape != tuple(due):
+        one = place.join([meta[own] for own in place.entry.ours], layout, config.head_width).shape
+        due = (*one,) if place.expert is None else (experts[place.name], *one)
+        if file.tensors[place.name].shape != due:
             found = list(file.tensors[place.name].shape)
             raise UserError(f'{file.path}: tensor "{place.name}" has shape {found}, the fields ask for {list(due)}')
 
