@@ -18,9 +18,12 @@ MOST_MESSAGES, MOST_TOOLS, MOST_PROMPTS = 1024, 64, 64
 MOST_TEXTS, MOST_LOGPROBS = 16, 20
 """Of `n` and `best_of`, and of the likeliest tokens beside each."""
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 8, 128, 1024
+LONGEST_FORM = 10_000
+"""Characters of a regular expression and of a grammar, whose mistakes are found in up to the square of them."""
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Source = Annotated[str, Field(max_length=LONGEST_FORM)]
 Name = Annotated[str, Field(max_length=128)]
 Text = str | list[Token] | list[str] | list[list[Token]]
 Parsed = TypeVar("Parsed", bound="Body")
@@ -85,9 +88,9 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """Forms beside JSON, as vLLM names them; one of them."""
 
-    regex: str | None = None
+    regex: Source | None = None
     choice: list[str] | None = None
-    grammar: str | None = None
+    grammar: Source | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "StructuredOutputs":
