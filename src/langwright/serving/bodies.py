@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from langwright.base.errors import suggest
 from langwright.inference.constraints import Constraint
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
@@ -45,7 +46,9 @@ class Body(BaseModel):
             code = {"extra_forbidden": "unknown_field", "json_invalid": "invalid_json"}.get(
                 first["type"], "invalid_field"
             )
-            what = "is not supported" if code == "unknown_field" else first["msg"]
+            what = first["msg"]
+            if code == "unknown_field":
+                what = f"is not supported{suggest(where, cls.model_fields)}"
             raise RequestError(400, f"{where or 'the body'}: {what}", code) from None
 
 
