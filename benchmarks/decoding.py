@@ -49,7 +49,7 @@ SHAPES = {
     "124M": Shape(12, 768, 12, 12, 2048, 50304, True),
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32000, False),
 }
-PROMPT, NEW, CONTEXT = 256, 128, 2048
+PROMPT, NEW, CONTEXT = 256, 128, 4096
 GGML = {16: "F16", 8: "Q8_0", 4: "Q4_0"}
 
 

@@ -18,7 +18,7 @@ from langwright.serving.app import Service
 from langwright.serving.process import listen, run
 from langwright.serving.served import open_model
 from refusals import Fails
-from serving.conftest import Started, models  # type: ignore[import-not-found]
+from serving.conftest import ENDLESS, Started, models  # type: ignore[import-not-found]
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hm?"}]

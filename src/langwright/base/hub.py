@@ -12,6 +12,7 @@ from typing import Any
 
 from langwright.base.console import progress, say, warn
 from langwright.base.errors import UserError, first_line
+from langwright.base.gguf import SUFFIX
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 PREFIX = "hf:"
@@ -49,6 +50,8 @@ def parse_hub_name(text: str) -> HubName | None:
 
 def model_folder(model: Path | str, weights: bool = True) -> Path:
     """The folder that a path or a Hub name means; what it lacks is fetched into the Hub's cache first.
+
+    A GGUF file stands for a folder, and so does a folder that holds one and no config.json: the file is given back.
 
     A name means the same commit as long as the process lives; the folder of a commit has its name.
 
@@ -95,7 +98,14 @@ class _Contents:
 def _existing(path: Path) -> Path:
     """A folder on this machine; UserError where there is none, with a hint where a Hub name may be meant."""
     if path.is_dir():
-        return path
+        files = [] if (path / CONFIG).exists() else sorted(path.glob(f"*{SUFFIX}"))
+        if len(files) > 1:
+            raise UserError(f"{path}: holds {len(files)} GGUF files; name one of them, such as {files[0]}")
+        return files[0] if files else path
+    if path.is_file():
+        if path.suffix == SUFFIX:
+            return path
+        raise UserError(f"{path}: is a file; a model is a folder or a {SUFFIX} file")
     meant = not path.is_absolute() and _NAME.fullmatch(str(path)) and str(path).count("/") == 1
     hint = f"; a model of the Hub is written {PREFIX}{path}" if meant else "; give the path of a model folder"
     raise UserError(f"{path}: there is no such folder{hint}")

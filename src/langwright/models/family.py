@@ -11,6 +11,7 @@ from langwright.base.errors import UserError, suggest
 from langwright.base.value_types import check_types
 from langwright.models.config import Fields as Fields
 from langwright.models.config import field_types
+from langwright.models.gguf.layout import Layout
 from langwright.models.initialise import by_range
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
@@ -117,6 +118,7 @@ class Family:
     layer around it (layer), or in a module of its own in the block (block).
     presets: published shapes, by name, as fields of the config.
     rate: what multiplies the usual learning rate of pretraining, 1 / width.
+    gguf: how llama.cpp's files hold it; none where llama.cpp has no such family.
     read, write: rename between the spellings of config.json and the dataclass.
     """
 
@@ -146,6 +148,7 @@ class Family:
     adapterhub: Literal["module", "layer", "block"] = "block"
     presets: Mapping[str, Fields] = field(default_factory=dict)
     rate: float = 1.0
+    gguf: Layout | None = None
     read: Callable[[Fields], Fields] = dict
     write: Callable[[Fields], Fields] = dict
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.base.files import atomic_file
+from langwright.base.gguf import is_gguf
 from langwright.base.shards import INDEX, SINGLE, read_index
 
 READ = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -121,8 +122,8 @@ def check_floats(tensor: Tensor, where: str, finite: bool = False) -> None:
 
 
 def weights_checksum(folder: Path) -> str:
-    """Identifies the weights of a model folder: the SHA-256 of those of its files, in hexadecimal."""
-    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
+    """Identifies the weights of a model folder or GGUF file: the SHA-256 of those of its files, in hexadecimal."""
+    digest, files = hashlib.sha256(), [folder] if is_gguf(folder) else sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: there are no weights here; is this a model folder?")
     for path in files:

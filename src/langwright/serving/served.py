@@ -173,7 +173,7 @@ def open_adapter(name: str, folder: Path, base: Served, home: Path) -> Served:
     choose(base.model, BASE)
     base.model.eval()
     tokenizer = load_tokenizer(tokenizer_folder(home, folder), base=home)
-    check_vocabulary(base.model, tokenizer, folder)
+    check_vocabulary(base.model.vocabulary, tokenizer, folder)
     if tokenizer.vocab_size != base.tokenizer.vocab_size:
         raise UserError(f"--adapter {name}: {folder} has tokens of its own; merge it first (langwright merge)")
     return Served(name, base.worker, base.model, tokenizer, inner, base.name)

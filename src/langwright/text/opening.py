@@ -9,7 +9,9 @@ import tokenizers
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_json, read_object, read_text
+from langwright.base.gguf import is_gguf, read_gguf
 from langwright.base.hub import model_folder
+from langwright.text.gguf import read_tokenizer
 from langwright.text.sentencepiece import read_sentencepiece
 from langwright.text.special_tokens import SpecialTokens, read_special_tokens, usual_special_tokens
 from langwright.text.tokenizer import PLAIN_CONFIG, Tokenizer
@@ -29,7 +31,8 @@ def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokeni
 
     What begins a text is the post-processor of `tokenizer.json`, as for `transformers`; in a folder without that file,
     bos where `add_bos_token` is true, or where a SentencePiece model has one and `add_bos_token` is absent. What ends a
-    generated text are the `eos_token_id` of `generation_config.json`, else of `config.json`, else eos.
+    generated text are the `eos_token_id` of `generation_config.json`, else of `config.json`, else eos. A GGUF file says
+    all of that itself.
 
     Args:
         folder: where the tokenizer is.
@@ -40,6 +43,8 @@ def load_tokenizer(folder: Path | str, base: Path | str | None = None) -> Tokeni
         UserError: naming the file that is missing or broken.
     """
     folder = model_folder(folder, weights=False)
+    if is_gguf(folder):
+        return read_tokenizer(read_gguf(folder))
     config, special = _read_config(folder)
     begins = config.get("add_bos_token")
     if not isinstance(begins, bool | None):

@@ -18,14 +18,15 @@ from langwright.base.errors import UserError
 from langwright.text.special_tokens import SpecialTokens
 
 SPACE = "▁"
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Kinds of pieces."""
 _UNIGRAM, _BPE = 1, 2
 _PLACES = {"unk": (40, 0), "bos": (41, 1), "eos": (42, 2), "pad": (43, -1)}
 """The fields of the trainer with the ids of special tokens, and what they are where a file does not say."""
 
 
 class Piece(NamedTuple):
-    """One entry of the vocabulary. kind: normal 1, unknown 2, control 3, user-defined 4, unused 5, byte 6."""
+    """One entry of the vocabulary. kind: one of those above."""
 
     text: str
     score: float
@@ -50,7 +51,7 @@ def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Token
     except (IndexError, ValueError, TypeError, struct.error):
         raise UserError(f"{path}: not a whole SentencePiece model") from None
     names = {name: pieces[i].text for name, i in places.items() if 0 <= i < len(pieces)}
-    users = [piece.text for piece in pieces if piece.kind == _USER_DEFINED]
+    users = [piece.text for piece in pieces if piece.kind == USER_DEFINED]
     if "unk" not in names:
         raise UserError(f"{path}: not a SentencePiece model with a piece for what is unknown")
     if kind not in (_UNIGRAM, _BPE) or suffixes or not spaces or (users and prefix):
@@ -58,12 +59,32 @@ def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Token
             f"{path}: supported are SentencePiece models of the types unigram and bpe that write spaces as {SPACE} "
             f"before words, and with a space before texts no user-defined pieces{f' ({users[0]!r})' if users else ''}"
         )
-    bytes_too = any(piece.kind == _BYTE for piece in pieces)
-    if kind == _UNIGRAM:
+    backend = sentencepiece_backend(
+        pieces, places["unk"], unigram=kind == _UNIGRAM, charsmap=charsmap, prefix=bool(prefix), trims=bool(trims)
+    )
+    backend.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(extra_ids))])
+    return backend, SpecialTokens(**names)
+
+
+def sentencepiece_backend(
+    pieces: Sequence[Piece], unknown: int | None, *, unigram: bool, charsmap: bytes, prefix: bool, trims: bool
+) -> tokenizers.Tokenizer:
+    """What `tokenizers` makes of the content of a SentencePiece model.
+
+    Args:
+        pieces: the vocabulary in the order of the ids.
+        unknown: the id of the piece for what is unknown; a BPE model with pieces for bytes needs none.
+        unigram: whether the model is of that type, else BPE.
+        charsmap: compiled rules of normalisation, empty where there are none.
+        prefix: whether a space is put before a text.
+        trims: whether spaces at the ends of a text, and all but one of several, are cut.
+    """
+    bytes_too = any(piece.kind == BYTE for piece in pieces)
+    if unigram:
         scores = [(piece.text, piece.score) for piece in pieces]
-        backend = tokenizers.Tokenizer(Unigram(scores, places["unk"], bytes_too))
+        backend = tokenizers.Tokenizer(Unigram(scores, unknown, bytes_too))
     else:
-        backend = tokenizers.Tokenizer(_bpe(pieces, names["unk"], bytes_too))
+        backend = tokenizers.Tokenizer(_bpe(pieces, None if unknown is None else pieces[unknown].text, bytes_too))
     steps: list[normalizers.Normalizer] = [normalizers.Precompiled(charsmap)] if charsmap else []
     if trims:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
@@ -74,11 +95,10 @@ def read_sentencepiece(path: Path, extra_ids: int = 0) -> tuple[tokenizers.Token
     after = [decoders.ByteFallback()] if bytes_too else []
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), *after, decoders.Fuse(), *strip])
-    controls = [piece.text for piece in pieces if piece.kind in (_CONTROL, _UNKNOWN)]
+    controls = [piece.text for piece in pieces if piece.kind in (CONTROL, UNKNOWN)]
     backend.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in controls])
-    backend.add_tokens([AddedToken(text, normalized=False) for text in users])
-    backend.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(extra_ids))])
-    return backend, SpecialTokens(**names)
+    backend.add_tokens([AddedToken(piece.text, normalized=False) for piece in pieces if piece.kind == USER_DEFINED])
+    return backend
 
 
 def _fields(data: bytes) -> Mapping[int, list[Any]]:
@@ -118,12 +138,12 @@ def _last(message: Mapping[int, list[Any]], field: int, default: Any) -> Any:
 
 def _piece(message: Mapping[int, list[Any]]) -> Piece:
     score = struct.unpack("<f", _last(message, 2, bytes(4)))[0]
-    return Piece(_last(message, 1, b"").decode(), score, _last(message, 3, _NORMAL))
+    return Piece(_last(message, 1, b"").decode(), score, _last(message, 3, NORMAL))
 
 
-def _bpe(pieces: Sequence[Piece], unknown: str, bytes_too: bool) -> BPE:
+def _bpe(pieces: Sequence[Piece], unknown: str | None, bytes_too: bool) -> BPE:
     """SentencePiece joins the two neighbours whose joint piece scores best: a merge for every way to cut each piece."""
-    normal = {piece.text: i for i, piece in enumerate(pieces) if piece.kind == _NORMAL}
+    normal = {piece.text: i for i, piece in enumerate(pieces) if piece.kind == NORMAL}
     merges = sorted(
         (-pieces[i].score, i, normal[text[:cut]], normal[text[cut:]])
         for text, i in normal.items()

@@ -320,6 +320,11 @@ class Tokenizer:
         """The ids before a document: `prefix`, or what parts the documents of models whose bos is their eos (GPT-2)."""
         return self.prefix or (() if self.bos_id is None or self.bos_id != self.eos_id else (self.bos_id,))
 
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """What `tokenizer.json` says."""
+        return self._layout
+
     @cached_property
     def spelling(self) -> Spelling:
         """The bytes of all tokens, and the spaces that they have at the bounds of a text."""

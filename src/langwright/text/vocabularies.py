@@ -24,10 +24,14 @@ def read_wordpiece(path: Path, config: Mapping[str, Any]) -> tuple[tokenizers.To
     """
     tokens = read_text(path, "the vocabulary").rstrip("\n").split("\n")
     ids = {token.rstrip("\r"): i for i, token in enumerate(tokens)}
-    names = list(BERT.config().values())
-    if missing := [name for name in names if name not in ids]:
+    if missing := [name for name in BERT.config().values() if name not in ids]:
         raise UserError(f"{path}: the vocabulary lacks {', '.join(missing)}; is it one of BERT's?")
-    backend = tokenizers.Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    return wordpiece_backend(ids, config), BERT
+
+
+def wordpiece_backend(ids: Mapping[str, int], config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """BERT's tokenizer with this vocabulary; `config` as for `read_wordpiece`."""
+    backend = tokenizers.Tokenizer(WordPiece(dict(ids), unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer = normalizers.BertNormalizer(
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
         strip_accents=config.get("strip_accents"),
@@ -35,13 +39,13 @@ def read_wordpiece(path: Path, config: Mapping[str, Any]) -> tuple[tokenizers.To
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(cleanup=False)
-    backend.add_special_tokens(names)
+    backend.add_special_tokens(list(BERT.config().values()))
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[(name, ids[name]) for name in ("[CLS]", "[SEP]")],
     )
-    return backend, BERT
+    return backend
 
 
 def read_merges_and_vocabulary(vocabulary: Path, merges: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens]:

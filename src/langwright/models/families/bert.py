@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
+from langwright.models.gguf.layout import GELU, Layout
 from langwright.models.keymap import Entry, layers, names, within
 from langwright.models.model import Model, stack
 from langwright.models.task_heads import masked_head, pretraining_head, sequence_head, span_head, token_head
@@ -126,6 +127,13 @@ BERT = Family(
     prefix="bert.",
     adapters=AdapterTargets(("query", "value"), ia3=("key", "value"), ia3_inputs=("output.dense",)),
     adapterhub="module",
+    gguf=Layout(
+        "bert",
+        fields={"feed_forward_length": "intermediate_size", "attention.layer_norm_epsilon": "layer_norm_eps"},
+        only={"hidden_act": GELU},
+        constants={"attention.causal": False},
+        sizes={"vocab_size": "token_embd.weight", "type_vocab_size": "token_types.weight"},
+    ),
     rate=0.2,
     presets={
         "bert-base": {},

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family, Fields
+from langwright.models.gguf.layout import Layout
 from langwright.models.keymap import QKV, Entry, layers, names, within
 from langwright.models.model import Model, language_model, stack
 from langwright.models.task_heads import causal_heads
@@ -87,6 +88,7 @@ BLOOM = Family(
     default_only={"apply_residual_connection_post_layernorm": False, "n_inner": None, "tie_word_embeddings": True},
     prefix="transformer.",
     read=read,
+    gguf=Layout("bloom", fields={"attention.layer_norm_epsilon": "layer_norm_epsilon"}),
     adapters=AdapterTargets(
         ("query_key_value",), ia3=("query_key_value",), ia3_inputs=("mlp.dense_4h_to_h",),
         norms=("input_layernorm", "post_attention_layernorm", "ln_f"),

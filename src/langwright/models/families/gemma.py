@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 
 from langwright.models.config import Fields, Positive
-from langwright.models.families.llama import LLAMA, LlamaConfig
+from langwright.models.families.llama import GGUF_FIELDS, LLAMA, LlamaConfig
+from langwright.models.gguf.layout import TIED, Layout
 from langwright.models.model import Model, language_model, stack
 from langwright.models.task_heads import causal_heads
 from langwright.parts import GLU, Attention, Bias, Embedding, Norm
@@ -73,6 +74,12 @@ GEMMA = replace(
     default_only={"hidden_act": GELU, "hidden_activation": GELU, "use_bidirectional_attention": False},
     read=read,
     write=write,
+    gguf=Layout(
+        "gemma",
+        fields=GGUF_FIELDS,
+        only={"attention_bias": (False,), TIED: (True,)},
+        plus_one=True,
+    ),
     adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj")),
     presets={},
 )  # fmt: skip

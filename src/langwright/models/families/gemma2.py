@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from langwright.models.config import Fields
-from langwright.models.families.gemma import GEMMA, build
-from langwright.models.families.llama import FULL, SLIDING, keys
+from langwright.models.families.gemma import GEMMA, GemmaConfig, build
+from langwright.models.families.llama import FULL, GGUF_FIELDS, SLIDING, keys
+from langwright.models.gguf.layout import TIED, Layout
 from langwright.models.task_heads import causal_heads
 
 NORMS = {
@@ -24,6 +25,25 @@ def read(raw: Fields) -> Fields:
     return fields
 
 
+def in_llama_cpp(fields: Fields) -> Fields:
+    """What llama.cpp takes to be so in every file: the scale of scores, and layers that take turns."""
+    fields = dict(fields)
+    width, heads = fields.get("hidden_size", 0), fields.get("num_attention_heads", 1)
+    fields["query_pre_attn_scalar"] = width / heads if fields.get("num_hidden_layers") == 46 else fields.get("head_dim")
+    return fields
+
+
+def differs(config: GemmaConfig) -> str | None:
+    """The field in which llama.cpp differs."""
+    usual = in_llama_cpp(vars(config) | {"head_dim": config.head_width})["query_pre_attn_scalar"]
+    turns = tuple((SLIDING, FULL)[i % 2] for i in range(config.num_hidden_layers))
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    found = [name for name in caps if getattr(config, name) is None]
+    found += [] if config.layer_types in (None, turns) else ["layer_types"]
+    found += [] if config.query_pre_attn_scalar in (None, usual) else ["query_pre_attn_scalar"]
+    return found[0] if found else None
+
+
 GEMMA2 = replace(
     GEMMA,
     name="gemma2",
@@ -39,5 +59,17 @@ GEMMA2 = replace(
     },
     inert=("cache_implementation", "sliding_window_size"),
     read=read,
+    gguf=Layout(
+        "gemma2",
+        fields={
+            **GGUF_FIELDS, "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+        },
+        only={"attention_bias": (False,), TIED: (True,)},
+        plus_one=True,
+        windows=True,
+        checks=differs,
+        complete=in_llama_cpp,
+    ),
     adapters=replace(GEMMA.adapters, norms=(*NORMS, "norm")),
 )  # fmt: skip

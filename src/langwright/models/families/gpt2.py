@@ -5,6 +5,7 @@ from typing import Literal
 
 from langwright.models.config import ACTIVATIONS, Activation, Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import SUMMARY, AdapterTargets, Family, Fields
+from langwright.models.gguf.layout import GELU, Layout
 from langwright.models.initialise import normal
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
@@ -90,6 +91,11 @@ GPT2 = Family(
     },
     ignored_keys=(".attn.bias", ".attn.masked_bias"),
     prefix="transformer.",
+    gguf=Layout(
+        "gpt2",
+        fields={"feed_forward_length": "n_inner", "attention.layer_norm_epsilon": "layer_norm_epsilon"},
+        only={"activation_function": GELU},
+    ),
     adapters=AdapterTargets(("c_attn",), ia3=("c_attn",), ia3_inputs=("mlp.c_proj",), norms=("ln_1", "ln_2", "ln_f")),
     presets={
         "gpt2": sizes(12, 12, 768),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
+from langwright.models.gguf.layout import GELU, Layout
 from langwright.models.keymap import QKV, Entry, layers, names
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
@@ -83,6 +84,16 @@ GPT_NEOX = Family(
     prefix="gpt_neox.",
     read=ROPE.read,
     write=ROPE.write,
+    gguf=Layout(
+        "gptneox",
+        fields={
+            "feed_forward_length": "intermediate_size",
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        only={"hidden_act": GELU, "attention_bias": (True,)},
+        own_head=True,
+    ),
     adapters=AdapterTargets(("query_key_value",), ia3=("query_key_value",), ia3_inputs=("dense_4h_to_h",)),
     tied_head="embed_out",
     renamed={"lm_head.weight": "embed_out.weight"},  # as `transformers` calls it in memory

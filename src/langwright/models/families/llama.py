@@ -9,6 +9,7 @@ from torch import nn
 from langwright.base.value_types import one_of
 from langwright.models.config import Count, Fields, Rate, Size, Spread
 from langwright.models.family import AdapterTargets, Family
+from langwright.models.gguf.layout import Layout
 from langwright.models.keymap import Entry, layers, names, projections, within
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import WHOLE, RotaryConfig
@@ -123,6 +124,14 @@ THIRD: Fields = {
 }  # fmt: skip
 """What the second and the third LLaMA have in all sizes."""
 
+GGUF_FIELDS = {
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+"""Keys of llama.cpp's files -> fields of the config."""
+
 LLAMA = Family(
     name="llama",
     architecture="LlamaForCausalLM",
@@ -136,6 +145,13 @@ LLAMA = Family(
     prefix="model.",
     read=WHOLE.read,
     write=WHOLE.write,
+    gguf=Layout(
+        "llama",
+        fields=GGUF_FIELDS,
+        only={"hidden_act": ("silu",)},
+        marks={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+        pairs=True,
+    ),
     adapters=AdapterTargets(
         ia3=("k_proj", "v_proj"),
         ia3_inputs=("down_proj",),

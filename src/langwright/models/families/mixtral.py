@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from langwright.models.config import Count
-from langwright.models.families.llama import LlamaConfig, build, keys
+from langwright.models.families.llama import GGUF_FIELDS, LlamaConfig, build, keys
 from langwright.models.families.mistral import MISTRAL
 from langwright.models.family import AdapterTargets
+from langwright.models.gguf.layout import Layout
 from langwright.models.keymap import names, within
 from langwright.models.task_heads import causal_heads
 from langwright.parts import GLU, MoE
@@ -54,5 +55,14 @@ MIXTRAL = replace(
     },
     default_only={"router_jitter_noise": 0.0},
     adapters=AdapterTargets(),
+    gguf=Layout(
+        "llama",
+        fields={
+            **GGUF_FIELDS, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
+        },
+        only={"hidden_act": ("silu",)},
+        pairs=True,
+        experts=True,
+    ),
     presets={},
 )  # fmt: skip

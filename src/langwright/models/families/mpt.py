@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.config import Config, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family, Fields
+from langwright.models.gguf.layout import Layout
 from langwright.models.keymap import QKV, Entry, Table, layers, names
 from langwright.models.model import Model, language_model, stack
 from langwright.models.task_heads import causal_heads
@@ -91,6 +92,12 @@ MPT = Family(
     prefix="transformer.",
     read=read,
     write=write,
+    gguf=Layout(
+        "mpt",
+        fields={"attention.layer_norm_epsilon": "layer_norm_epsilon", "attention.clamp_kqv": "clip_qkv"},
+        only={"softmax_scale": (None,)},
+        constants={"attention.max_alibi_bias": 8.0},
+    ),
     adapters=AdapterTargets(("Wqkv",), ia3=("Wqkv",), ia3_inputs=("down_proj",)),
     presets={
         "mpt-7b": {"d_model": 4096, "n_layers": 32, "n_heads": 32, "vocab_size": 50432},

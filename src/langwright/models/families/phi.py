@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from langwright.models.config import ACTIVATIONS, Activation, Count, Rate, ShapeFields, Size, Spread
 from langwright.models.family import AdapterTargets, Family
+from langwright.models.gguf.layout import GELU, Layout
 from langwright.models.keymap import Entry, layers, names
 from langwright.models.model import Model, language_model, stack
 from langwright.models.rope import RopeFields, RotaryConfig
@@ -91,6 +92,15 @@ PHI = Family(
     prefix="model.",
     read=ROPE.read,
     write=ROPE.write,
+    gguf=Layout(
+        "phi2",
+        fields={
+            "feed_forward_length": "intermediate_size", "attention.layer_norm_epsilon": "layer_norm_eps",
+            "attention.head_count_kv": "num_key_value_heads",
+        },
+        only={"hidden_act": GELU, "qk_layernorm": (False,)},
+        own_head=True,
+    ),
     adapters=AdapterTargets(
         lora=("q_proj", "v_proj", "fc1", "fc2"), ia3=("q_proj", "v_proj"), ia3_inputs=("fc2",),
         norms=("input_layernorm", "final_layernorm"),

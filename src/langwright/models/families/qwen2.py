@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import partial
 
 from langwright.models.config import Fields
-from langwright.models.families.llama import FULL, LLAMA, SLIDING, build, sizes
+from langwright.models.families.llama import FULL, GGUF_FIELDS, LLAMA, SLIDING, build, sizes
+from langwright.models.gguf.layout import Layout
 from langwright.models.task_heads import causal_heads
 
 
@@ -41,6 +42,7 @@ QWEN2 = replace(
     default_only={"use_mrope": False},
     read=read,
     write=write,
+    gguf=Layout("qwen2", fields=GGUF_FIELDS, only={"hidden_act": ("silu",)}),
     adapters=replace(LLAMA.adapters, ia3=("q_proj", "v_proj"), norms=("post_attention_layernorm",)),
     presets={
         "qwen2-0.5b": sizes(24, 896, 14, 2, 4864, tie_word_embeddings=True, rope_parameters={"rope_theta": 1e6}),

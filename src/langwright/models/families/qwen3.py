@@ -3,8 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
-from langwright.models.families.llama import build, sizes
+from langwright.models.families.llama import GGUF_FIELDS, build, sizes
 from langwright.models.families.qwen2 import QWEN2
+from langwright.models.gguf.layout import Layout
 from langwright.models.task_heads import causal_heads
 
 QWEN3 = replace(
@@ -16,6 +17,7 @@ QWEN3 = replace(
     absent=("mlp_bias",),
     defaults={**QWEN2.defaults, "head_dim": 128},
     default_only={},
+    gguf=Layout("qwen3", fields=GGUF_FIELDS, only={"hidden_act": ("silu",), "attention_bias": (False,)}),
     presets={
         "qwen3-0.6b": sizes(
             28, 1024, 16, 8, 3072, max_position_embeddings=40960, tie_word_embeddings=True,

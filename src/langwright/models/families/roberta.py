@@ -24,4 +24,5 @@ ROBERTA = replace(
     dropped_keys=("roberta.pooler.",),
     prefix="roberta.",
     presets={},
+    gguf=None,
 )

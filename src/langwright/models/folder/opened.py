@@ -9,12 +9,14 @@ import torch
 
 from langwright.base.errors import UserError, suggest
 from langwright.base.files import check_files, read_object, read_record
+from langwright.base.gguf import is_gguf, read_gguf
 from langwright.base.hub import model_folder
 from langwright.models import tasks
 from langwright.models.families import MODEL_TYPES
 from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.reading import read_weights
+from langwright.models.gguf.describing import config_fields
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
@@ -30,8 +32,8 @@ class OpenedFolder:
     """A model folder whose files are read once, however often a model is made of it.
 
     Args:
-        folder: a path, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub, the weights when a
-            model is first made of them; see `base/hub.py`.
+        folder: a path, also of a GGUF file, or `hf:owner/name[@revision]`, which is fetched into the cache of the Hub,
+            the weights when a model is first made of them; see `base/hub.py`.
         ignore_fields: fields of config.json to pass over although the family does not understand them.
 
     Raises:
@@ -42,8 +44,9 @@ class OpenedFolder:
 
     def __init__(self, folder: Path | str, ignore_fields: Collection[str] = ()):
         self.named, self.path = folder, model_folder(folder, weights=False)
-        self.where = str(self.path / CONFIG)
-        self.fields = self._read_config()
+        packed = is_gguf(self.path)
+        self.where = str(self.path if packed else self.path / CONFIG)
+        self.fields = config_fields(read_gguf(self.path)) if packed else self._read_config()
         self.family = MODEL_TYPES[self.fields["model_type"]]
         self.config = self.family.parse(self.fields, self.where, {*ignore_fields, quantise.FIELD})
 
@@ -104,7 +107,7 @@ class OpenedFolder:
         head: str | None = None,
         labels: Sequence[str] | None = None,
         seed: int = 0,
-        bits: int | str | None = None,
+        bits: int | str | quantise.Scheme | None = None,
         on_packed: quantise.OnPacked | None = None,
         quiet: bool = False,
     ) -> Model:
@@ -118,8 +121,8 @@ class OpenedFolder:
                 and dropped.
             labels: the classes of a new classifying head.
             seed: of the parameters of a new head, which are listed.
-            bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
-                for a folder that holds them so.
+            bits: 8, 4, 3, the name of a kind such as "nf4", or a scheme quantises the linear layers while loading,
+                tensor by tensor; None for a folder that holds them so.
             on_packed: as for `quantise.Filler`.
             quiet: list neither what is dropped nor what is new: an adapter brings the head.
 
@@ -182,9 +185,9 @@ class OpenedFolder:
             model.context = min(model.context, self.layout.longest or model.context)
         return model
 
-    def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
+    def _scheme(self, bits: int | str | quantise.Scheme | None) -> quantise.Scheme | None:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
-        asked = None if bits is None else quantise.scheme_of(bits)
+        asked = quantise.scheme_of(bits) if isinstance(bits, int | str) else bits
         if self.scheme and asked and asked.kind != self.scheme.kind:
             told = f"the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them again"
             raise UserError(f"{self.where}: {told}; leave it out")

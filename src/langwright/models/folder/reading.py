@@ -10,10 +10,10 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.family import Family
+from langwright.models.gguf.tensors import open_weights
 from langwright.models.keymap import Entry
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
-from langwright.models.weights import open_weights
 
 SHOWN = 20
 """Tensors that are named when they are dropped."""
@@ -105,7 +105,8 @@ def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:
 
 
 def _present(name: str, family: Family) -> str:
-    """The name that a tensor of an older file has now."""
+    """The name that a tensor of an older file has now, or one whose integers are packed would have in floats."""
+    name = name.removesuffix(quantise.PACKED)
     for old, now in family.renamed.items():
         if name.endswith(old):
             return name.removesuffix(old) + now
