@@ -52,7 +52,7 @@ SHAPES = {
     "124M": Shape(12, 768, 12, 12, 2048, 50304, True),
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32000, False),
 }
-PROMPT, NEW, CONTEXT = 256, 128, 2048
+PROMPT, NEW, CONTEXT = 256, 128, 4096
 GGML: dict[int, Type] = {16: "f16", 8: "q8_0", 4: "q4_0"}
 
 

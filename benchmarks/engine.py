@@ -1,20 +1,28 @@
-"""The engine on one core: a beginning that was read before, and many texts that go on from one prompt.
+"""The engine: a beginning that was read before, many texts at once, guesses, and texts of a form.
 
-    OMP_NUM_THREADS=1 python benchmarks/engine.py --shape 124M
+    python benchmarks/engine.py --shape 124M [--only prefix|crowd|server|lookup|schema] [--dtype bfloat16]
 
-Every table compares in one process and in turn, and gives medians.
+Every table compares in one process and in turn, and gives medians. `server` needs llama.cpp (xllamacpp and gguf).
 """
 
 import argparse
+import json
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
 from langwright import Engine, Request, Sampling
+from langwright.inference.constraints import Constraint
+from langwright.inference.speculation import PromptLookup, Speculation
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
 from langwright.models.model import Model
+from langwright.text.training import train_bpe
 
 SHAPES = {"tiny": (4, 256, 4), "124M": (12, 768, 12)}
 """Layers, width and heads."""
@@ -79,15 +87,111 @@ def crowd(model: Model, repeats: int, rows: int = 64, length: int = 128) -> None
         print(f"| {name} | {1e3 * step:.0f} | {rows / step:.0f} |", flush=True)
 
 
+def written(engine: Engine, requests: list[Request]) -> float:
+    """Tokens a second of all requests at once, their prompts included in the time."""
+    began = time.perf_counter()
+    handles = [engine.add(request) for request in requests]
+    engine.finish(handles)
+    return sum(len(handle.completions[0].ids) for handle in handles) / (time.perf_counter() - began)
+
+
+def in_turn(title: str, variants: dict[str, Callable[[], float]], repeats: int) -> None:
+    """A table of tokens a second; ratios to the first variant, each the median of those of one round."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            found[name].append(run())
+    first = next(iter(found.values()))
+    print(f"\n{title}\n| | tokens/s | ratio |\n|---|---|---|")
+    for name, speeds in found.items():
+        ratio = statistics.median(a / b for a, b in zip(speeds, first, strict=True))
+        print(f"| {name} | {statistics.median(speeds):.1f} | {ratio:.2f} |", flush=True)
+
+
+def server(model: Model, repeats: int) -> None:
+    """Many requests of mixed lengths beside llama.cpp's server with as many slots: 124M in 16 bits on both sides."""
+    import decoding
+
+    model = new_model("llama", decoding.config(decoding.SHAPES["124M"]), seed=0).to(torch.bfloat16).eval()
+    for count in (16, 64):
+        beside(model, count, repeats)
+
+
+def beside(model: Model, count: int, repeats: int) -> None:
+    """So many requests: prompts of 32 to 256 tokens, 16 to 128 new ones."""
+    import decoding
+    import xllamacpp
+
+    lengths = torch.randint(0, 113, (count, 2), generator=torch.Generator().manual_seed(count)).tolist()
+    asked = [(ids(32 + 2 * a), 16 + b) for a, b in lengths]
+    settings = xllamacpp.CommonParams()
+    settings.n_ctx, settings.n_parallel, settings.verbosity, settings.cache_ram_mib = 512 * count, count, 0, 0
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        settings.model.path = str(Path(folder) / "model.gguf")
+        decoding.write_gguf(Path(settings.model.path), decoding.SHAPES["124M"], 16)
+        peer = xllamacpp.Server(settings)
+    options = {"temperature": 0, "ignore_eos": True, "cache_prompt": False}
+
+    def theirs() -> float:
+        began = time.perf_counter()
+        with ThreadPoolExecutor(count) as threads:
+            bodies = [{"prompt": prompt, "n_predict": new, **options} for prompt, new in asked]
+            list(threads.map(peer.handle_completions, bodies))
+        return sum(new for _, new in asked) / (time.perf_counter() - began)
+
+    def ours() -> float:
+        engine = Engine(model, batch=count, longest=512)
+        return written(engine, [Request(prompt, GREEDY, new) for prompt, new in asked])
+
+    in_turn(f"{count} requests at once", {"llama.cpp's server": theirs, "langwright": ours}, repeats)
+
+
+def lookup(model: Model, repeats: int) -> None:
+    """Guesses looked up in the text, where it repeats itself and where it does not."""
+
+    def speed(sampling: Sampling, guesses: Speculation | None) -> float:
+        engine = Engine(model, batch=1, longest=512, speculation=guesses)
+        return written(engine, [Request(ids(32) * 4, sampling, 128)])
+
+    for name, sampling in (("that repeats", GREEDY), ("without repetitions", Sampling(seed=0))):
+        variants = {"plain": lambda: speed(sampling, None), "lookup": lambda: speed(sampling, PromptLookup())}  # noqa: B023
+        in_turn(f"a text {name}", variants, repeats)
+
+
+def schema(model: Model, repeats: int) -> None:
+    """JSON of a schema beside free text of the same length."""
+    tokenizer = train_bpe(
+        (path.read_text(errors="replace") for path in Path(json.__file__).parents[1].glob("*.py")), 32_000
+    )
+    item = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "count": {"type": "integer"}}}
+    item |= {"required": ["name", "count"], "additionalProperties": False}
+    form = Constraint("json_schema", json.dumps({"type": "array", "items": item, "minItems": 100}))
+
+    def speed(rows: int, constraint: Constraint | None) -> float:
+        engine = Engine(model, tokenizer, batch=rows, longest=512)
+        each = (Request(list(range(4, 36)), Sampling(seed=seed), 96, constraint=constraint) for seed in range(rows))
+        return written(engine, list(each))
+
+    for rows in (1, 16):
+        speed(rows, form)
+        variants = {"free": lambda: speed(rows, None), "JSON of a schema": lambda: speed(rows, form)}  # noqa: B023
+        in_turn(f"{rows} texts at once", variants, repeats)
+
+
+TABLES = {"prefix": prefix, "crowd": crowd, "server": server, "lookup": lookup, "schema": schema}
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="124M")
-    parser.add_argument("--only", choices=("prefix", "crowd"))
+    parser.add_argument("--only", choices=TABLES)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     chosen = parser.parse_args()
-    model = model_of(chosen.shape)
-    for name, measure in (("prefix", prefix), ("crowd", crowd)):
+    model = model_of(chosen.shape).to(getattr(torch, chosen.dtype))
+    for name, measure in TABLES.items():
         if chosen.only in (None, name):
             measure(model, chosen.repeats)
 

@@ -32,7 +32,7 @@ from langwright.objectives.batch import TokenBatch
 from langwright.objectives.language import TokenPrediction
 from langwright.parts.cache import KVCache
 from langwright.parts.linear import Linear
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 from langwright.training.learner import Learner
 from langwright.training.recipe import TrainingRecipe
 
@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 QUANTISE: dict[str, Callable[[Tensor], Packed]] = {
     "int8": Int8Rows.quantise,
-    "int4": Int4Groups.quantise,
+    "int4": IntGroups.quantise,
     "nf4": FourBitBlocks.quantise,
 }
 

@@ -64,4 +64,4 @@ def test_an_adapter_over_quantised_layers_is_measured_as_it_was_trained(made: Pa
 
 def test_what_is_rounded_already_is_refused_in_one_line(made: Path, fails: Fails) -> None:
     fails("generate", made / "nf4", "--bits", "int8", names="nf4")
-    fails("generate", made / "model", "--bits", "int3", names="int3")
+    fails("generate", made / "model", "--bits", "int5", names="int5")

@@ -17,7 +17,8 @@ from langwright.compression.quantise import Compression, compress_folder
 from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.models.surgery.quantise import KINDS
+from langwright.models.surgery.quantise import KINDS, scheme_of
+from langwright.parts import quantisers
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.cost import parameters
@@ -55,7 +56,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def compress(source: Path, out: Path, kind: str) -> Compression:
-    return compress_folder(OpenedFolder(source), out, kind)
+    return compress_folder(OpenedFolder(source), out, scheme_of(kind))
 
 
 def logits(model: Model) -> Tensor:
@@ -89,11 +90,11 @@ def test_only_the_chosen_are_rounded_and_all_else_is_as_it_was(plain: Path) -> N
     assert not isinstance(model.head, QuantisedLinear)
 
 
-@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_transformers_opens_our_folders(
-    kind: str, family: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [*((f, k) for f in ("gpt2", "llama") for k in ("nf4", "fp4", "int8")), ("llama", "int4"), ("gpt_neox", "int3")],
+)
+def test_transformers_opens_our_folders(family: str, kind: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     import transformers
 
@@ -262,13 +263,45 @@ def test_what_cannot_be_cut_is_refused_by_name(tmp_path: Path) -> None:
         compress(tmp_path / "plain", tmp_path / "small", "int4")
     with refused("c_attn.weight", 36, 64):
         load_model(tmp_path / "plain", bits="nf4")
-    with refused("bits", 3):
-        load_model(tmp_path / "plain", bits=3)
+    with refused("bits", 5):
+        load_model(tmp_path / "plain", bits=5)
 
 
-def test_int4_is_no_format_of_transformers(tmp_path: Path) -> None:
-    import transformers
+def test_the_int4_of_before_is_read(tmp_path: Path) -> None:
+    plain = saved_by_transformers("llama", tmp_path / "plain")
+    tensors = load_file(plain / "model.safetensors")
+    weight = tensors[DOWN]
+    codes, scale, zero = quantisers.quantise_groups(weight, 64, symmetric=False)
+    tensors |= {DOWN: quantisers.pack(codes), f"{DOWN}.scale": scale, f"{DOWN}.zero": zero + 0.01}
+    save_file(tensors, plain / "model.safetensors", {"format": "pt"})
+    model = load_model(edited(plain, quantization_config={"quant_method": "langwright", "bits": 4}))
+    found = model.get_submodule("body.blocks.0.feedforward.fn.output").full_weight()  # type: ignore[operator]
+    assert torch.equal(found, quantisers.dequantise_groups(codes, scale, zero + 0.01))
 
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "nvfp4-pack-quantized"}, "nvfp4-pack-quantized"),
+        ({"config_groups": {"g": {"weights": {"num_bits": 2, "type": "int"}}}}, "config_groups.g.weights.num_bits = 2"),
+        ({"config_groups": {"g": {"weights": {"num_bits": 4, "type": "float"}}}}, "config_groups.g.weights.type"),
+        ({"config_groups": {"g": {"weights": {"num_bits": 4, "dynamic": True}}}}, "config_groups.g.weights.dynamic"),
+        ({"config_groups": {}}, "config_groups"),
+        ({"kv_cache_scheme": {"num_bits": 8}}, "kv_cache_scheme"),
+    ],
+)
+def test_other_ways_of_compressed_tensors_are_refused_by_name(changes: Any, message: str, tmp_path: Path) -> None:
     compress(saved_by_transformers("llama", tmp_path / "plain"), tmp_path / "small", "int4")
-    with pytest.raises(Exception, match="ignore_mismatched_sizes"):
-        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    told = json.loads((tmp_path / "small" / "config.json").read_text())["quantization_config"]
+    with refused(message):
+        load_model(edited(tmp_path / "small", quantization_config=told | changes))
+
+
+@pytest.mark.parametrize("end", ["packed", "scale", "shape"])
+def test_words_that_do_not_fit_are_named(end: str, tmp_path: Path) -> None:
+    compress(saved_by_transformers("llama", tmp_path / "plain"), tmp_path / "small", "int4")
+    path = tmp_path / "small" / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {f"{DOWN}_{end}": tensors[f"{DOWN}_{end}"][:1].clone()}, path, {"format": "pt"})
+    with refused(DOWN):
+        load_model(edited(tmp_path / "small"))

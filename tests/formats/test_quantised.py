@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from langwright.compression.quantise import compress_folder
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import OpenedFolder, new_model, save_model
-from langwright.models.surgery.quantise import KINDS
+from langwright.models.surgery.quantise import KINDS, scheme_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8").splitlines()
 MODULE = "model.layers.0.mlp.down_proj"
@@ -27,7 +27,7 @@ def documented(kind: str) -> dict[str, tuple[str, str]]:
 def test_the_table_is_what_is_written(kind: str, tmp_path: Path) -> None:
     config = LlamaConfig(64, 64, 192, 1, 4, max_position_embeddings=16)
     save_model(new_model("llama", config), None, tmp_path / "plain")
-    compress_folder(OpenedFolder(tmp_path / "plain"), tmp_path / "small", kind)
+    compress_folder(OpenedFolder(tmp_path / "plain"), tmp_path / "small", scheme_of(kind))
     tensors = load_file(tmp_path / "small/model.safetensors")
     found = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{MODULE}.")}
     sizes = {"outputs": OUTPUTS, "inputs": INPUTS, "group": 64, "blocks": OUTPUTS * INPUTS // 64}

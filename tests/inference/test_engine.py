@@ -58,6 +58,9 @@ def test_alone_together_in_blocks_and_preempted(name: str, tmp_path: Path) -> No
     for blocks in (99, 15):
         engine = Engine(model, blocks=blocks, block_size=4)
         assert written(model, PROMPTS[:3], 5, engine=engine, search=search, stop_ids=[20]) == alone
+    if model.encoders:  # beams that are read anew share the blocks of their source, as they did before
+        engine = Engine(model, blocks=10, block_size=4)
+        assert written(model, PROMPTS[1:3], 5, engine=engine, search=search, stop_ids=[20]) == alone[1:]
         assert engine.free_blocks == engine._memory.blocks.count
 
 

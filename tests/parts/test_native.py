@@ -1,5 +1,6 @@
 """Native kernels: they compute what PyTorch computes, row by row; where they cannot be built PyTorch runs."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from langwright.parts.bias import Lowered
 from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import affine
 from langwright.parts.norms import Norm
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -29,7 +30,7 @@ def quantise(kind: str, weight: Tensor) -> Packed:
     if kind == "int8":
         return Int8Rows.quantise(weight)
     if kind.startswith("int4"):
-        return Int4Groups.quantise(weight, int(kind[5:]))
+        return IntGroups.quantise(weight, int(kind[5:]))
     return FourBitBlocks.quantise(weight, "nf4" if kind == "nf4" else "fp4")
 
 
@@ -192,3 +193,16 @@ def test_pytorch_runs_where_nothing_can_be_built(lack: str, tmp_path: Path, monk
         assert error(packed.product(x.bfloat16()), wanted) < 1e-2
         assert packed.layout != "tiles"
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_damaged_file_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANGWRIGHT_CACHE", str(tmp_path))
+    native.native.cache_clear()
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    built = native._build(compiler)
+    built.write_bytes(built.read_bytes()[:100])
+    told = native.native()
+    assert told.library is not None, told.reason
+    assert told.file == built

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from langwright.parts import quantised
 from langwright.parts.linear import Linear
-from langwright.parts.quantised import FourBitBlocks, Int4Groups, Int8Rows, Packed, QuantisedLinear
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 
 QUANTISE: dict[str, Callable[[Tensor], Packed]] = {
     "int8": Int8Rows.quantise,
-    "int4": Int4Groups.quantise,
+    "int4": IntGroups.quantise,
     "nf4": lambda weight: FourBitBlocks.quantise(weight, "nf4"),
     "fp4": lambda weight: FourBitBlocks.quantise(weight, "fp4", double=False),
 }

@@ -89,8 +89,8 @@ def test_what_is_all_zero_stays_so(kind: str) -> None:
 def test_groups_by_hand(symmetric: bool) -> None:
     weight = torch.tensor([[-1.0, 0.0, 2.0, 6.5]])
     codes, scale, zero = quantisers.quantise_groups(weight, 4, symmetric, torch.float32)
-    if symmetric:  # steps of 6.5 / 7
-        assert codes.tolist() == [[7, 8, 10, 15]]
+    if symmetric:  # steps of -6.5 / 8
+        assert codes.tolist() == [[9, 8, 6, 0]]
         assert not zero.any()
     else:  # 15 steps of 0.5 from -1 on
         assert codes.tolist() == [[0, 2, 6, 15]]
@@ -100,11 +100,11 @@ def test_groups_by_hand(symmetric: bool) -> None:
         quantisers.quantise_groups(weight, 3)
 
 
-PUBLISHED = {  # mean |error| of a million numbers from N(0, 1), by block: bitsandbytes' tests, and a run with numpy
-    32: {"nf4": 0.067746, "fp4": 0.088925, "int4": 0.081249, "double": 0.067917},
-    64: {"nf4": 0.072798, "fp4": 0.096543, "int4": 0.091451, "double": 0.072884},
-    128: {"nf4": 0.076831, "fp4": 0.102969, "int4": 0.100409, "double": 0.076981},
-    256: {"nf4": 0.080337, "fp4": 0.108684, "int4": 0.108580, "double": 0.080495},
+PUBLISHED = {  # mean |error| of a million numbers from N(0, 1), by block: bitsandbytes' tests; int4: a run with numpy
+    32: {"nf4": 0.067746, "fp4": 0.088925, "int4": 0.071711, "double": 0.067917},
+    64: {"nf4": 0.072798, "fp4": 0.096543, "int4": 0.080352, "double": 0.072884},
+    128: {"nf4": 0.076831, "fp4": 0.102969, "int4": 0.088016, "double": 0.076981},
+    256: {"nf4": 0.080337, "fp4": 0.108684, "int4": 0.095012, "double": 0.080495},
 }
 
 
@@ -129,4 +129,4 @@ def test_the_published_errors_are_reached_again(block: int) -> None:
     assert found == pytest.approx(PUBLISHED[block], abs=2e-4 if block > 64 else 1e-4)
     if block in (64, 128):
         assert 0.20 < 1 - found["nf4"] / found["fp4"] < 0.26
-        assert found["nf4"] < 0.81 * found["int4"]
+        assert found["nf4"] < 0.92 * found["int4"]

@@ -1,6 +1,7 @@
 """Parameters and operations by hand; the machine answers, or says in one line why not."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,3 +101,22 @@ def test_a_device_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match=f"--device {name}") as caught:
         machine.choose_device(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_container_s_limit_bounds_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 2 and version 1 of control groups; a file cache counts as free, "max" as no limit."""
+    two, one, none = (tmp_path / name for name in ("two", "one", "none"))
+    for group, limit, used, most in (
+        (two, "memory.max", "memory.current", "5000"),
+        (one, "memory.limit_in_bytes", "memory.usage_in_bytes", "4500"),
+        (none, "memory.max", "memory.current", "max"),
+    ):
+        group.mkdir()
+        (group / limit).write_text(most + "\n")
+        (group / used).write_text("3000\n")
+        (group / "memory.stat").write_text("anon 1\ninactive_file 200\n")
+    cpu, whole = torch.device("cpu"), machine.free_memory(torch.device("cpu"))
+    assert whole > 10_000
+    for groups, free in (((two,), 2200), ((two, one), 1700), ((none, tmp_path / "nothing"), None)):
+        monkeypatch.setattr(machine, "CONTROL_GROUPS", groups)
+        assert machine.free_memory(cpu) == free if free else machine.free_memory(cpu) > 10_000

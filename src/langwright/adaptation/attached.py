@@ -143,7 +143,7 @@ class Adapter:
         own: those of the values that its training changes.
 
     Attributes:
-        mixes: see `AttachedAdapters.mixes`; None where nobody has asked yet.
+        mixes: see `AttachedAdapters.mixes`; None until it is asked for.
     """
 
     settings: Any

@@ -50,7 +50,7 @@ def export(
     tokenizer = load_tokenizer(model)
     task = opened.task if format == "folder" else opened.family.task
     loaded = opened.model(head=task)
-    check_vocabulary(loaded, tokenizer, opened.path)
+    check_vocabulary(loaded.vocabulary, tokenizer, opened.path)
     if is_quantised(loaded):
         dequantise(loaded.float())
     out.mkdir(parents=True, exist_ok=True)

@@ -134,7 +134,7 @@ class Tuning:
         recipe, out, method, virtual = self.recipe, self.out, None, 0
         self.machine = measure_machine(recipe.device, decided_dtype(out, recipe.dtype), recipe.exact)
         base = self.fresh()
-        check_vocabulary(base, self.tokenizer, self.begin.origin.path)
+        check_vocabulary(base.vocabulary, self.tokenizer, self.begin.origin.path)
         if self.method is not None:
             self.method = method = self.method.prepared(self.tokenizer)
             method.check_new(base)

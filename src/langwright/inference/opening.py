@@ -71,7 +71,7 @@ class Opening(Loading):
             return model, no_tokenizer()
         source = tokenizer_folder(folder, self.adapter)
         tokenizer = load_tokenizer(source, base=folder)
-        check_vocabulary(model, tokenizer, source)
+        check_vocabulary(model.vocabulary, tokenizer, source)
         return model, tokenizer
 
     def speculation(self, lookup: bool, draft: Path | None, tokenizer: Tokenizer, batch: int) -> Speculation | None:
@@ -100,10 +100,10 @@ class Opening(Loading):
         return (told.get("head"), told.get("labels") or None) if isinstance(told, dict) else (None, None)
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer, source: Path) -> None:
+def check_vocabulary(vocabulary: int, tokenizer: Tokenizer, source: Path) -> None:
     """A tokenizer whose ids the model does not have belongs to another model. source: its folder."""
-    if tokenizer.vocab_size > model.vocabulary:
+    if tokenizer.vocab_size > vocabulary:
         raise UserError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size} tokens and the model only {model.vocabulary}: "
+            f"{source}: the tokenizer has {tokenizer.vocab_size} tokens and the model only {vocabulary}: "
             "they do not belong together"
         )

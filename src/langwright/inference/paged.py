@@ -149,7 +149,7 @@ def attend_blocks(q: Queries, pool: Pool, pages: Pages, bias: Lowered, settings:
     if bias.scores is not None:
         scores = scores + bias.scores
     weights = scores.softmax(-1).to(found.dtype).view(rows, kv_heads, asked, longest, size).permute(0, 3, 1, 2, 4)
-    spread = weights.new_empty(len(found) + 1, kv_heads, asked, size)  # the last is nobody's
+    spread = weights.new_empty(len(found) + 1, kv_heads, asked, size)  # the last row collects padding
     spread[pages.pair] = weights
     products = []
     for part, one in zip(pages.parts, spread[:-1].split([part.readers.numel() for part in pages.parts]), strict=True):

@@ -1,7 +1,7 @@
 """Which texts the next forward pass reads, and how far. It knows blocks as numbers, and no tensors.
 
 Every step reads the next token of all texts that are being written, and `tokens` tokens of prompts: those of the text
-that came first, then of the next, so that a long prompt takes several steps and stops nobody.
+that came first, then of the next, so that a long prompt takes several steps and delays no other text.
 
 Texts are admitted in the order of their priority and then of their arrival, none before one that waits longer: when
 there is a seat, and blocks for what is there of it beside one for each text that is running. A text takes over the
@@ -204,16 +204,14 @@ class Scheduler:
         return [Piece(text, text.computed, stop + more[text]) for text, stop in reached]
 
     def _spans(self, group: Group) -> list[Span]:
-        """What reading all that is there of a group writes."""
-        return [
-            (table, *span)
-            for text in group.texts
-            for table, span in zip(
-                text.tables,
-                self._memory.spans(text, text.computed, len(text.ids) + len(text.guessed)),
-                strict=True,
-            )
-        ]
+        """What reading all that is there of a group writes; its source once."""
+        spans = []
+        for text in group.texts:
+            own, source = self._memory.spans(text, text.computed, len(text.ids) + len(text.guessed))
+            spans.append((text.tables[0], *own))
+            if text is group.texts[0]:
+                spans.append((text.tables[1], *source))
+        return spans
 
     def _missing(self, group: Group, beside: int = 0) -> bool:
         """Whether blocks are missing for what there is of a group, beside so many for others."""
@@ -224,6 +222,9 @@ class Scheduler:
         """Let a group be read; how many tokens of prompts it reads."""
         for span in self._spans(group):
             plan.copies.extend(self._blocks.claim(*span))
+        for text in group.texts[1:]:
+            if not text.tables[1]:  # read anew: all write the same
+                text.tables[1].extend(self._blocks.share(group.texts[0].tables[1]))
         pieces = self._pieces(group, most)
         plan.pieces.extend(pieces)
         self.running.append(group)

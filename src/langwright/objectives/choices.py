@@ -21,7 +21,7 @@ class ChoiceBatch(Batch):
         mask: true where there is a real token. A choice that is not there is one token.
         written: the positions whose token belongs to a choice.
         there: which choices there are.
-        gold: the right one; zeros where nobody said.
+        gold: the right one; zeros where it is not known.
         types: the type of each token, where the model tells them apart.
         samples: the sample number of each row.
     """

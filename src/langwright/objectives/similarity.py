@@ -20,7 +20,7 @@ class SimilarityBatch(Batch):
 
     Args:
         first, second: token ids, padded with zeros.
-        scores: how alike each pair is, from 0 to 1; zeros where nobody said.
+        scores: how alike each pair is, from 0 to 1; zeros where it is not known.
         first_mask, second_mask: true where there is a real token; None when all are.
         samples: the sample number of each row.
     """
@@ -79,7 +79,7 @@ class Contrast:
     def __call__(self, models: Models, batch: SimilarityBatch) -> dict[str, Tensor]:
         """The sum over a batch."""
         first, second = batch.vectors(models["model"])
-        equal = (batch.second[:, None] == batch.second[None]).all(-1)  # a partner that two share is nobody's negative
+        equal = (batch.second[:, None] == batch.second[None]).all(-1)  # a shared partner is no negative
         return {"pairs": contrastive_losses(first @ second.T, equal, self.temperature).sum()}
 
 

@@ -72,7 +72,11 @@ def native() -> Native:
         return Native(None, f"no compiler: {wanted} is not on the PATH")
     try:
         file = _build(compiler)
-        library = _load(file)
+        try:
+            library = _load(file)
+        except (OSError, AttributeError):  # damaged since it was built
+            file.unlink()
+            library = _load(_build(compiler))
     except subprocess.CalledProcessError as error:
         told = (error.stderr or "").strip().splitlines() or [f"exit code {error.returncode}"]
         return Native(None, f"{compiler} failed: {told[0]}", compiler)

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float, Int, Int8, UInt8
 from torch import Tensor, nn
 
 from langwright.parts import native, quantisers, tiles
 from langwright.parts.linear import FEW, Linear
-from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Levels, Nested, Scales, Weight
+from langwright.parts.quantisers import BLOCK, NESTED_BLOCK, Grid, Levels, Nested, Scales, Weight
 
 Layout = Literal["plain", "tiles", "pytorch"]
 """How codes lie in memory: row by row as on disk, for the native kernels, or for PyTorch's kernel of 4-bit groups."""
@@ -40,6 +40,14 @@ class Packed(nn.Module):
     @abstractmethod
     def full_weight(self, dtype: torch.dtype | None = None) -> Weight:
         """The numbers that the weight was rounded to."""
+
+    @abstractmethod
+    def grid(self) -> Grid:
+        """What its weights may be rounded to, scales as they are."""
+
+    @abstractmethod
+    def with_levels(self, found: Int[Tensor, "rows columns"]) -> "Packed":
+        """The same scales with other levels of the grid, by their numbers."""
 
     @abstractmethod
     def part(self, rows: slice | Tensor) -> "Packed":
@@ -117,9 +125,16 @@ class Int8Rows(Packed):
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         return quantisers.dequantise_rows(self._plain_codes(), self.absmax).to(dtype or self.dtype)
 
+    def grid(self) -> Grid:
+        scale = self.absmax[:, None].expand(self.shape)
+        return Grid(torch.arange(-127, 128) / 127, scale, torch.zeros(1, 1).expand(self.shape))
+
+    def with_levels(self, found: Tensor) -> "Int8Rows":
+        return type(self)((found - 127).to(torch.int8), self.absmax, self.dtype)
+
     def part(self, rows: slice | Tensor) -> "Int8Rows":
         self.lay_out("plain")
-        return Int8Rows(self.codes[rows], self.absmax[rows], self.dtype)
+        return type(self)(self.codes[rows], self.absmax[rows], self.dtype)
 
     def product(self, x: Tensor) -> Tensor:
         found = self._by_tiles(x)
@@ -147,15 +162,38 @@ class Int8Rows(Packed):
         self.codes = self._plain_codes()
 
 
-class Int4Groups(Packed):
-    """Groups of 4-bit integers with a scale and a zero each: w = (code - 8) * scale + zero."""
+class Int8Both(Int8Rows):
+    """Weights and activations in int8, multiplied as integers: each row of activations gets a scale when it comes."""
+
+    @classmethod
+    def quantise(cls, weight: Weight) -> "Int8Both":
+        codes, absmax = quantisers.quantise_rows(weight)
+        return cls(codes, absmax / 127 * 127, weight.dtype)  # what is left of it when absmax / 127 was stored
+
+    def product(self, x: Tensor) -> Tensor:
+        return self.dense_product(x)
+
+    def dense_product(self, x: Tensor) -> Tensor:
+        scale = x.detach().abs().amax(1, keepdim=True).float().clamp(min=quantisers.TINY) / 127.5
+        codes = (x / scale).round().clamp(-128, 127).to(torch.int8)
+        return (torch._int_mm(codes, self.codes.t()) * scale * (self.absmax / 127)).to(x.dtype)
+
+
+class IntGroups(Packed):
+    """Groups of 4-bit integers with a scale and a zero each: w = (code - 8) * scale + zero.
+
+    bits: how many are used. Integers of 3 bits, codes 4 to 11, take 4 in memory, and 3 on disk.
+    """
 
     few = 64
     steps: Tensor
 
-    def __init__(self, codes: UInt8[Tensor, "rows half"], scale: Tensor, zero: Tensor, dtype: torch.dtype):
+    def __init__(
+        self, codes: UInt8[Tensor, "rows half"], scale: Tensor, zero: Tensor, dtype: torch.dtype, bits: int = 4
+    ):
         steps = torch.stack((scale, zero), -1).transpose(0, 1).contiguous()
         super().__init__((codes.shape[0], 2 * codes.shape[1]), dtype, codes=codes, steps=steps)
+        self.bits = bits
 
     @property
     def scale(self) -> Float[Tensor, "rows groups"]:
@@ -168,17 +206,26 @@ class Int4Groups(Packed):
         return self._steps()[1]
 
     @classmethod
-    def quantise(cls, weight: Weight, group: int = BLOCK) -> "Int4Groups":
-        """The nearest codes, asymmetric. ValueError where groups do not fill the rows."""
-        codes, scale, zero = quantisers.quantise_groups(weight, group)
-        return cls(quantisers.pack(codes), scale, zero, weight.dtype)
+    def quantise(cls, weight: Weight, group: int = BLOCK, symmetric: bool = True, bits: int = 4) -> "IntGroups":
+        """The nearest codes. ValueError where groups do not fill the rows."""
+        codes, scale, zero = quantisers.quantise_groups(weight, group, symmetric, bits=bits)
+        return cls(quantisers.pack(codes), scale, zero, weight.dtype, bits)
 
     def full_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        return quantisers.dequantise_groups(self._plain_codes(), self.scale, self.zero).to(dtype or self.dtype)
+        return quantisers.dequantise_groups(self.plain_codes(), self.scale, self.zero).to(dtype or self.dtype)
 
-    def part(self, rows: slice | Tensor) -> "Int4Groups":
+    def grid(self) -> Grid:
+        half, group = 2 ** (self.bits - 1), self.shape[1] // len(self.steps)
+        scale, zero = (step.float().repeat_interleave(group, 1) for step in (self.scale, self.zero))
+        return Grid(torch.arange(-half, half).float(), scale, zero)
+
+    def with_levels(self, found: Tensor) -> "IntGroups":
+        codes = quantisers.pack((found + 8 - 2 ** (self.bits - 1)).to(torch.uint8))
+        return IntGroups(codes, self.scale, self.zero, self.dtype, self.bits)
+
+    def part(self, rows: slice | Tensor) -> "IntGroups":
         self.lay_out("plain")
-        return Int4Groups(self.codes[rows], self.scale[rows], self.zero[rows], self.dtype)
+        return IntGroups(self.codes[rows], self.scale[rows], self.zero[rows], self.dtype, self.bits)
 
     def product(self, x: Tensor) -> Tensor:
         found = self._by_tiles(x)
@@ -192,7 +239,7 @@ class Int4Groups(Packed):
     def _native(self, kernels: Any, x: Tensor) -> Tensor:
         return native.product_int4(kernels, x, self.codes, self.steps, _integers(), self.shape[0])
 
-    def _plain_codes(self) -> UInt8[Tensor, "rows columns"]:
+    def plain_codes(self) -> UInt8[Tensor, "rows columns"]:
         """The codes, one a byte."""
         if self.layout == "tiles":
             return tiles.untile_int4(self.codes, self.shape[0])
@@ -216,7 +263,7 @@ class Int4Groups(Packed):
         return True
 
     def _lay_back(self) -> None:
-        codes, steps = quantisers.pack(self._plain_codes()), self._steps()
+        codes, steps = quantisers.pack(self.plain_codes()), self._steps()
         self.codes, self.steps = codes, steps.permute(2, 1, 0).contiguous()
 
 
@@ -304,6 +351,18 @@ class FourBitBlocks(Packed):
         codes, scales = self._plain_codes(), self.scales()
         flat = quantisers.dequantise_levels(codes, scales, self.levels, self.block, dtype or self.dtype)
         return flat[: self.shape[0] * self.shape[1]].view(self.shape)
+
+    def grid(self) -> Grid:
+        rows, columns = self.shape
+        scale = self.scales().float().repeat_interleave(self.block)[: rows * columns].view(rows, columns)
+        return Grid(quantisers.levels(self.levels).sort().values, scale, torch.zeros(1, 1).expand(rows, columns))
+
+    def with_levels(self, found: Tensor) -> "FourBitBlocks":
+        flat = quantisers.levels(self.levels).argsort()[found].to(torch.uint8).view(-1)
+        codes = quantisers.pack(F.pad(flat, (0, len(flat) % 2)))
+        nested = self.outer is not None and self.offset is not None
+        scales = Nested(self.absmax, self.outer, self.offset) if nested else self.absmax  # type: ignore[arg-type]
+        return FourBitBlocks(self.levels, codes, scales, self.shape, self.dtype, self.block, self.first)
 
     def _native(self, kernels: Any, x: Tensor) -> Tensor:
         assert self.steps is not None

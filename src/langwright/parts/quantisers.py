@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int8, Integer, UInt8
+from jaxtyping import Float, Int, Int8, Int32, Integer, UInt8
 from torch import Tensor
 
 Levels = Literal["nf4", "fp4"]
@@ -16,6 +16,7 @@ Weight = Float[Tensor, "rows columns"]
 Codes = UInt8[Tensor, "rows columns"]
 Scales = Float[Tensor, " blocks"]
 Groups = Float[Tensor, "rows groups"]
+Words = Int32[Tensor, "rows words"]
 BLOCK = 64
 """Weights that share one largest value, in 4 bits."""
 NESTED_BLOCK = 256
@@ -43,6 +44,23 @@ class Nested(NamedTuple):
     codes: UInt8[Tensor, " blocks"]
     absmax: Float[Tensor, " outer"]
     offset: Float[Tensor, ""]
+
+
+class Grid(NamedTuple):
+    """What a weight may be rounded to: levels * scale + zero.
+
+    levels: sorted. scale, zero: of each weight.
+    """
+
+    levels: Float[Tensor, " levels"]
+    scale: Weight
+    zero: Weight
+
+    def nearest(self, weight: Weight, columns: slice | Tensor) -> tuple[Int[Tensor, "rows some"], Weight]:
+        """The numbers of the nearest levels to some columns of a weight, and their values."""
+        scale, zero = self.scale[:, columns], self.zero[:, columns]
+        found = _nearest((weight - zero) / _no_zeros(scale), self.levels)
+        return found, self.levels[found] * scale + zero
 
 
 @cache
@@ -156,25 +174,34 @@ def dequantise_rows(codes: Int8[Tensor, "rows columns"], absmax: Float[Tensor, "
 
 
 def quantise_groups(
-    weight: Weight, group: int = BLOCK, symmetric: bool = False, dtype: torch.dtype = torch.bfloat16
+    weight: Weight, group: int = BLOCK, symmetric: bool = True, dtype: torch.dtype = torch.bfloat16, bits: int = 4
 ) -> tuple[Codes, Groups, Groups]:
-    """int4 codes from 0 to 15 with a scale and a zero for each `group` of columns: w ≈ (code - 8) * scale + zero.
+    """Codes around 8 with a scale and a zero for each `group` of columns: w ≈ (code - 8) * scale + zero.
 
-    symmetric: zero is 0 and codes are 1 to 15. Otherwise the smallest and the largest of a group are met, which costs
-    16 bits a group more and errs less. dtype: of scales and zeros; codes are chosen after these are rounded.
-    Raises ValueError where groups do not fill the rows.
+    In 4 bits codes are 0 to 15, in 3 bits 4 to 11. symmetric: zero is 0, and the largest of a group, sign aside, gets
+    the lowest code, by a scale below 0 where it is positive; so all codes are used. Otherwise zero is a whole number of
+    steps, and these reach from the smallest to the largest, which costs a zero a group and errs less. dtype: of scales
+    and zeros; codes are chosen after these are rounded. Raises ValueError where groups do not fill the rows.
     """
     if weight.shape[1] % group:
         raise ValueError(f"rows of {weight.shape[1]} numbers cannot be cut into groups of {group}")
+    half = 2 ** (bits - 1)
     groups = weight.detach().float().unflatten(1, (-1, group))
+    low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
     if symmetric:
-        scale = (groups.abs().amax(2) / 7).to(dtype)
+        scale = (torch.where(high > -low, high, low) / -half).to(dtype)
         zero = torch.zeros_like(scale)
     else:
-        scale = ((groups.amax(2) - groups.amin(2)) / 15).to(dtype)
-        zero = (groups.amin(2) + 8 * scale.float()).to(dtype)
-    steps = (groups - zero.float()[..., None]) / scale.float().clamp(min=TINY)[..., None]
-    return (steps.round() + 8).clamp(0, 15).to(torch.uint8).flatten(1), scale, zero
+        scale = ((high - low) / (2 * half - 1)).to(dtype)
+        steps_below = (-low / scale.float().clamp(min=TINY)).round().clamp(0, 2 * half - 1)
+        zero = ((half - steps_below) * scale.float()).to(dtype)
+    steps = (groups - zero.float()[..., None]) / _no_zeros(scale.float())[..., None]
+    return (steps.round().clamp(-half, half - 1) + 8).to(torch.uint8).flatten(1), scale, zero
+
+
+def _no_zeros(scale: Tensor) -> Tensor:
+    """A scale to divide by: 1 where all is 0."""
+    return torch.where(scale == 0, 1, scale)
 
 
 def dequantise_groups(codes: Codes, scale: Groups, zero: Groups) -> Weight:
@@ -191,3 +218,19 @@ def pack(codes: UInt8[Tensor, "*shape"]) -> UInt8[Tensor, "*packed"]:
 def unpack(packed: UInt8[Tensor, "*packed"]) -> Integer[Tensor, "*shape"]:
     """The two codes of each byte."""
     return torch.stack((packed >> 4, packed & 15), -1).flatten(-2)
+
+
+def pack_words(codes: UInt8[Tensor, "rows columns"], bits: int) -> Words:
+    """Codes of so many bits one after another in words of 32 bits, the first in the lowest (`compressed-tensors`)."""
+    rows, columns = codes.shape
+    single = (F.pad(codes, (0, -columns % 32))[..., None] >> torch.arange(bits)) & 1
+    bytes_ = (single.view(rows, -1, 8) << torch.arange(8)).sum(-1, dtype=torch.uint8)
+    return bytes_.view(torch.int32)[:, : -(-columns * bits // 32)].contiguous()
+
+
+def unpack_words(words: Words, bits: int, columns: int) -> UInt8[Tensor, "rows columns"]:
+    """What `pack_words` was given."""
+    rows, count = words.shape
+    bytes_ = F.pad(words, (0, -count % bits)).contiguous().view(torch.uint8)
+    single = ((bytes_[..., None] >> torch.arange(8)) & 1).view(rows, -1, bits)
+    return (single << torch.arange(bits)).sum(-1, dtype=torch.uint8)[:, :columns].contiguous()

@@ -298,6 +298,33 @@ class Stack(nn.Module):
             types: the type of each token, where the family has them; 0 by default.
             memory: what the layers with cross-attention read.
         """
+        x, contexts, dropped = self.enter(inputs, mask, positions, segments, state, taps, types, memory)
+        for block, context in zip(self.blocks, contexts, strict=True):
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = block(x, context)
+            if taps is not None and taps.wants("hidden"):
+                taps.put("hidden", context.layer, x)
+        if dropped:
+            x = x[:, dropped:]
+        x = x if self.final_norm is None else self.final_norm(x)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+    def enter(
+        self,
+        inputs: Shaped[Tensor, "batch *shape"],
+        mask: Bool[Tensor, "batch time"] | None = None,
+        positions: Int[Tensor, "batch time"] | None = None,
+        segments: Int[Tensor, "batch time"] | None = None,
+        state: State | None = None,
+        taps: Taps | None = None,
+        types: Int[Tensor, "batch time"] | None = None,
+        memory: CrossMemory | None = None,
+    ) -> tuple[Float[Tensor, "batch length dim"], list[Context], int]:
+        """What the first block reads, what each block is given beside its input, and how many virtual tokens are
+        dropped after the last; arguments as for `forward`.
+        """
         real = mask
         if mask is not None and positions is None and state is None and self.causal and _at_the_right(~mask):
             mask = None  # no real token sees it, and the kernels for whole rows are faster
@@ -319,19 +346,11 @@ class Stack(nn.Module):
         if memory is not None:
             read = Places(query, memory.positions, memory.mask is None, asked, memory.segments)
             cross = self._lower(Bias(), read, x)
-        for layer, (block, bias) in enumerate(zip(self.blocks, self.biases, strict=True)):
+        contexts = []
+        for layer, bias in enumerate(self.biases):
             slot = virtual.slot(layer, held.slot(layer))
-            context = Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked)
-            if self.recompute and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, context, use_reentrant=False)
-            else:
-                x = block(x, context)
-            if taps is not None and taps.wants("hidden"):
-                taps.put("hidden", layer, x)
-        if virtual.dropped:
-            x = x[:, virtual.dropped :]
-        x = x if self.final_norm is None else self.final_norm(x)
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+            contexts.append(Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked))
+        return x, contexts, virtual.dropped
 
     def _lower(self, bias: Bias, places: Places, x: Tensor) -> Lowered:
         """A bias in the form of the kernels, once a call and outside of what is compiled or recomputed."""

@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,9 @@ from langwright.parts.native import read_through
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GEMM_SIDE = {"cuda": 8192}
 """Of the square product that measures a device, elsewhere 2048, which neither fills a GPU nor hides its launch."""
+
+CONTROL_GROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/memory")
+"""Where Linux bounds the memory of a container: version 2, and version 1."""
 
 INSTRUCTIONS = (
     "avx2", "fma", "f16c", "avx512f", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
@@ -105,12 +109,23 @@ def free_memory(device: torch.device) -> int:
     """Bytes of memory that a device has free; of a CPU without a count of the system's own, half of all there is."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if os.path.exists("/proc/meminfo"):
         with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+            free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable")), free)
+    return min([free, *(left for group in CONTROL_GROUPS if (left := _left_in(Path(group))) is not None)])
+
+
+def _left_in(group: Path) -> int | None:
+    """Bytes that a control group, as of a container, may still take; None without a limit. Its page cache counts."""
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            left = int((group / limit).read_text()) - int((group / used).read_text())
+        except (OSError, ValueError):  # no such file, or the word "max"
+            continue
+        return max(0, left + int(told.get("inactive_file", 0)))
+    return None
 
 
 def device_name(device: torch.device) -> str:

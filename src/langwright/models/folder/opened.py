@@ -111,7 +111,7 @@ class OpenedFolder:
         head: str | None = None,
         labels: Sequence[str] | None = None,
         seed: int = 0,
-        bits: int | str | None = None,
+        bits: int | str | quantise.Scheme | None = None,
         on_packed: quantise.OnPacked | None = None,
         quiet: bool = False,
     ) -> Model:
@@ -125,8 +125,8 @@ class OpenedFolder:
                 and dropped.
             labels: the classes of a new classifying head.
             seed: of the parameters of a new head, which are listed.
-            bits: 8, 4, "int8", "int4", "nf4" or "fp4" quantises the linear layers while loading, tensor by tensor; None
-                for a folder that holds them so.
+            bits: 8, 4, 3, the name of a kind such as "nf4", or a scheme quantises the linear layers while loading,
+                tensor by tensor; None for a folder that holds them so.
             on_packed: as for `quantise.Filler`.
             quiet: list neither what is dropped nor what is new: an adapter brings the head.
 
@@ -189,9 +189,9 @@ class OpenedFolder:
             model.context = min(model.context, self.layout.longest or model.context)
         return model
 
-    def _scheme(self, bits: int | str | None) -> quantise.Scheme | None:
+    def _scheme(self, bits: int | str | quantise.Scheme | None) -> quantise.Scheme | None:
         """How the model's weights are to be quantised; None where the folder holds floats and floats are asked for."""
-        asked = None if bits is None else quantise.scheme_of(bits)
+        asked = quantise.scheme_of(bits) if isinstance(bits, int | str) else bits
         if self.scheme and asked and asked.kind != self.scheme.kind:
             told = f"the weights are in {self.scheme.kind} already, and bits = {bits!r} would round them again"
             raise UserError(f"{self.where}: {told}; leave it out")

@@ -105,7 +105,8 @@ def _equal(tensor: Tensor, parameter: nn.Parameter, rows: int = 1024) -> bool:
 
 
 def _present(name: str, family: Family) -> str:
-    """The name that a tensor of an older file has now."""
+    """The name that a tensor of an older file has now, or one whose integers are packed would have in floats."""
+    name = name.removesuffix(quantise.PACKED)
     for old, now in family.renamed.items():
         if name.endswith(old):
             return name.removesuffix(old) + now
