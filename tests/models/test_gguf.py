@@ -118,7 +118,9 @@ def test_llama_cpp_writes_the_same_text(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_cpp_reads_every_kind_of_numbers_as_we_do(kind: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "model.gguf", tiny("gpt_neox", 256, **TINY["gpt_neox"]), kind, **tokenizer_fields(BYTES, SIZE))
+    path = write(
+        tmp_path / "model.gguf", tiny("gpt_neox", 256, **TINY["gpt_neox"]), kind, **tokenizer_fields(BYTES, SIZE)
+    )
     held = {stored.kind.name for stored in read_gguf(path).tensors.values()}
     assert held == {"f32", kind, *(["q6_k"] if kind == "q4_k" else [])}
     # llama.cpp rounds what it multiplies with weights to bfloat16 or, where these are quantised, to 8 bits.
