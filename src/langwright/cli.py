@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "words": ("langwright.commands.words:words", "vectors of words: train, ask, measure"),
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "export": ("langwright.commands.export:export", "a model for llama.cpp, or as a plain folder"),
+    "prune": ("langwright.commands.prune:prune", "a model with weights, heads or layers left out"),
     "doctor": ("langwright.commands.doctor:doctor", "what this machine is, and which kernels run on it"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }

@@ -1,12 +1,21 @@
-"""The text that compression looks at: windows of a corpus, evenly spread."""
+"""The text that compression looks at, and the text on which a model is measured before and after."""
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands.evaluate import tokens_of
+from langwright.commands.evaluate import measure, tokens_of
 from langwright.compression.calibration import Windows
 from langwright.corpora.files import STDLIB
+from langwright.data.shards import Tokens
+from langwright.data.supply import evaluation_batches
 from langwright.data.windows import Windows as Numbered
 from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder
@@ -41,3 +50,51 @@ def calibration_windows(
             say(f"{corpus or STDLIB} has {len(every):,} windows of {length} tokens, not {windows:,}; taking all")
         numbers = np.unique(np.linspace(0, len(every) - 1, windows).round().astype(np.int64))
         return [every.batch(part, part).ids for part in np.array_split(numbers, -(-len(numbers) // BATCH))]
+
+
+def compared(
+    opened: OpenedFolder,
+    out: Path,
+    make: Callable[[], dict[str, Any]],
+    *,
+    text: str | None,
+    split: str | None,
+    field: str,
+    context: int | None,
+    ignore_field: Collection[str],
+) -> dict[str, Any]:
+    """What `make`, which writes the folder `out`, reports, and the perplexity of a text before and after.
+
+    What cannot be measured is refused before anything is made.
+    """
+    if text is None and (split or context):
+        raise UserError("--split and --context go with --text, the corpus to measure on")
+    if text is None:
+        return make()
+
+    @torch.no_grad()
+    def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
+        """The perplexity of a model, and its logits in one window."""
+        loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
+        check_vocabulary(loaded.vocabulary, tokenizer, opened.path)
+        perplexity = measure(loaded, tokens, context).perplexity
+        window = Numbered(tokens, context or loaded.window, once=True)
+        return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()
+
+    with ExitStack() as kept:
+        tokenizer = load_tokenizer(opened.path)
+        tokens = kept.enter_context(tokens_of(tokenizer, text, split, field))
+        before = measured(opened.path, tokens)
+        report = make()
+        after = measured(out, tokens)
+    change = float((after[1] - before[1]).abs().max())
+    return report | {"perplexity_before": before[0], "perplexity_after": after[0], "largest_logit_change": change}
+
+
+def print_change(report: dict[str, Any]) -> None:
+    """What `compared` found, for people."""
+    if "perplexity_after" in report:
+        print(
+            f"perplexity per token: {report['perplexity_before']:.4f} -> {report['perplexity_after']:.4f}; "
+            f"largest change of a logit: {report['largest_logit_change']:.4f}"
+        )

@@ -1,25 +1,15 @@
 """langwright compress: a model whose linear layers are quantised."""
 
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands._calibration import calibration_windows
-from langwright.commands.evaluate import measure, tokens_of
+from langwright.commands._calibration import calibration_windows, compared, print_change
 from langwright.compression.quantise import FLOATS, Method, cast_folder, compress_folder, refuse_folders
-from langwright.data.shards import Tokens
-from langwright.data.supply import evaluation_batches
-from langwright.data.windows import Windows
-from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import BITS, Scheme, scheme_of
-from langwright.text.opening import load_tokenizer
 
 
 def compress(
@@ -65,34 +55,17 @@ def compress(
     if method == "rtn" and (calibrate or window):
         raise UserError(f"--{'calibrate' if calibrate else 'window'}: goes with --method gptq, awq or smoothquant")
     opened = OpenedFolder(model, ignore_field)
-    if text is None and (split or context):
-        raise UserError("--split and --context go with --text, the corpus to measure on")
     refuse_folders(opened, out)
 
-    @torch.no_grad()
-    def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
-        """The perplexity of a model, and its logits in one window."""
-        loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
-        check_vocabulary(loaded.vocabulary, tokenizer, opened.path)
-        perplexity = measure(loaded, tokens, context).perplexity
-        window = Windows(tokens, context or loaded.window, once=True)
-        return perplexity, loaded(next(evaluation_batches(window, 1)).ids).float()
-
-    tokens = before = None
-    with ExitStack() as kept:
-        if text is not None:  # what cannot be measured should not be found out when the new folder is there
-            tokenizer = load_tokenizer(model)
-            tokens = kept.enter_context(tokens_of(tokenizer, text, split, field))
-            before = measured(model, tokens)
-        shown = calibration_windows(opened, calibrate, windows, window, field) if method != "rtn" else ()
+    def make() -> dict[str, Any]:
         if scheme is None:
-            report: dict[str, Any] = cast_folder(opened, out, to)
-        else:
-            report = asdict(compress_folder(opened, out, scheme, method, shown))
-        if tokens is not None and before is not None:
-            after = measured(out, tokens)
-            change = float((after[1] - before[1]).abs().max())
-            report |= {"perplexity_before": before[0], "perplexity_after": after[0], "largest_logit_change": change}
+            return {**cast_folder(opened, out, to)}
+        shown = calibration_windows(opened, calibrate, windows, window, field) if method != "rtn" else ()
+        return asdict(compress_folder(opened, out, scheme, method, shown))
+
+    report = compared(
+        opened, out, make, text=text, split=split, field=field, context=context, ignore_field=ignore_field
+    )
     if json:
         print_json(report)
         return
@@ -100,11 +73,7 @@ def compress(
     print(f"{weights}all tensors {report['bytes_before'] / 2**20:.2f} -> {report['bytes_after'] / 2**20:.2f} MiB")
     if scheme:
         print(f"largest relative error of a tensor: {report['largest_relative_error']:.4f} ({report['worst_tensor']})")
-    if text is not None:
-        print(
-            f"perplexity per token: {report['perplexity_before']:.4f} -> {report['perplexity_after']:.4f}; "
-            f"largest change of a logit: {report['largest_logit_change']:.4f}"
-        )
+    print_change(report)
     say(f"wrote {out}")
 
 

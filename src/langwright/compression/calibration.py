@@ -156,6 +156,14 @@ class CalibratedBlock:
             self._run(0)
         return found[0] if found else None
 
+    def influence(self) -> float:
+        """1 less the mean cosine of the hidden states before and after the block."""
+        turned = [
+            torch.cosine_similarity(x.float(), self.module(x, context).float(), -1)
+            for x, context in zip(self._hidden, self._contexts, strict=True)
+        ]
+        return 1 - float(torch.cat([one.flatten() for one in turned]).mean())
+
     def advance(self) -> None:
         """Replace the hidden states before the block by those after it."""
         for number, (x, context) in enumerate(zip(self._hidden, self._contexts, strict=True)):
@@ -186,7 +194,8 @@ class CalibratedBlock:
         inside = list(self.module.modules())
         first = [m.in_norm for m in inside if isinstance(m, Residual | ParallelBlock) and m.in_norm is not None]
         with _hooks((m, read) for m in inside if isinstance(m, Linear)), _hooks(((m, give) for m in first), after=True):
-            self._run(0)
+            if self._hidden:
+                self._run(0)
         left, groups = dict.fromkeys(weights), []
         for key, modules in readers.items():
             own = [weight for weight in left if weight.layers[0] in modules]

@@ -117,7 +117,8 @@ def compress_folder(
     result = Compression(weights, 8 * packed / weights, before, after, errors[worst], worst)
     dtype = source.fields.get("dtype") or source.fields.get("torch_dtype") or "float32"
     fields = {**source.fields, FIELD: scheme.fields(skipped, dtype, groups)}
-    write_beside(source, out, fields, tensors, {"to": scheme.kind, "method": method, **asdict(result)})
+    told = {"from": str(source.path), "to": scheme.kind, "method": method, **asdict(result)}
+    write_beside(source, out, fields, tensors, {"compressed": told})
     return result
 
 
@@ -159,10 +160,10 @@ def _calibrated(
 
 
 def write_beside(
-    source: OpenedFolder, out: Path, fields: Fields, tensors: Mapping[str, Tensor], compressed: Fields
+    source: OpenedFolder, out: Path, fields: Fields, tensors: Mapping[str, Tensor], record: Fields
 ) -> None:
     """Write a new folder with the small files of the source; langwright.json, written last, keeps what the source's
-    says of its training.
+    says of its training, and gains `record`.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
@@ -177,8 +178,10 @@ def write_beside(
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source.path / name, out / name)
     beside = [name for name in SMALL if name not in (CONFIG, RECORD) and (out / name).exists()]
-    record = {**source.record, "format_version": FORMAT_VERSION, "compressed": {"from": str(source.path), **compressed}}
-    write_json(out / RECORD, {**record, **checksums(out, (CONFIG, SINGLE, *beside))})
+    write_json(
+        out / RECORD,
+        {**source.record, "format_version": FORMAT_VERSION, **record, **checksums(out, (CONFIG, SINGLE, *beside))},
+    )
 
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -199,5 +202,7 @@ def cast_folder(source: OpenedFolder, out: Path, dtype: str) -> dict[str, int]:
             tensors[name] = whole.to(FLOATS[dtype], copy=True)
             check_floats(tensors[name], f"{opened.where(name)}, in {dtype},", finite=True)
     fields = {name: value for name, value in source.fields.items() if name != "torch_dtype"}
-    write_beside(source, out, {**fields, "dtype": dtype}, tensors, {"to": dtype})
+    write_beside(
+        source, out, {**fields, "dtype": dtype}, tensors, {"compressed": {"from": str(source.path), "to": dtype}}
+    )
     return {"bytes_before": before, "bytes_after": sum(tensor.nbytes for tensor in tensors.values())}
