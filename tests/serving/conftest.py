@@ -14,6 +14,7 @@ from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import save_adapter
 from langwright.adaptation.methods import METHODS
 from langwright.inference.opening import Opening
+from langwright.models.families.bert import BertConfig
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
 from langwright.serving.app import Service
@@ -24,6 +25,8 @@ from langwright.text.training import raw_bytes
 from oracles import perturb
 
 BATCH, QUEUE = 8, 24
+ENDLESS = {"260": -100, "1": -100}
+"""A bias against the ends of a text."""
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +54,20 @@ def tuned(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in attached(model).adapter("default").trained:
             parameter.normal_(generator=torch.Generator().manual_seed(2))
     save_adapter(model, folder, base=talker)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bertha(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT folder that makes vectors of texts."""
+    folder = tmp_path_factory.mktemp("served") / "bertha"
+    tokenizer = raw_bytes()
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_attention_heads=2, num_hidden_layers=1,
+        intermediate_size=24, max_position_embeddings=64,
+    )  # fmt: skip
+    model = new_model("bert", config, seed=1, head="embedding")
+    save_model(model, tokenizer, folder)
     return folder
 
 

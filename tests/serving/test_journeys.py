@@ -7,13 +7,16 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 
 from langwright.inference.engine import Engine
 from langwright.inference.opening import Opening
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.request import Completion, Request
 from langwright.inference.sampling import Sampling
+from langwright.serving.served import open_model
 from langwright.text.chat_template import own_template
+from serving.conftest import Started  # type: ignore[import-not-found]
 
 PROMPT = "One cat ate a tuna"
 SETTINGS: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "presence_penalty": 0.3, "frequency_penalty": 0.2}
@@ -213,7 +216,7 @@ def test_adapters_by_name(client: openai.OpenAI, talker: Path, tuned: Path) -> N
     assert client.models.retrieve("tuned").id == "tuned"
 
 
-def test_tokens(started: Any, engine: Engine) -> None:
+def test_tokens(started: Started, engine: Engine) -> None:
     with httpx.Client(base_url=started.url) as http:
         told = http.post("/tokenize", json={"prompt": PROMPT}).json()
         assert told["tokens"] == prompt_ids(engine.tokenizer, PROMPT)  # type: ignore[arg-type]
@@ -222,3 +225,43 @@ def test_tokens(started: Any, engine: Engine) -> None:
         assert http.get("/ready").status_code == 200
         told = http.get("/metrics").text
     assert 'langwright_tokens_total{kind="written",model="talker"}' in told
+
+
+def test_embeddings(bertha: Path) -> None:
+    """Vectors as the model makes them, as floats and as the bytes that the client asks for by default."""
+    server = Started(lambda: [open_model("bertha", bertha, Opening(device="cpu"), 2, 4)])
+    model, tokenizer = Opening(device="cpu").open(bertha)
+    texts = ["A cat", "A longer text about two dogs", "x"]
+    expected = [model(torch.tensor([tokenizer.frame(text)[0]]))[0].tolist() for text in texts]
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    for form in ({}, {"encoding_format": "float"}):
+        answer = client.embeddings.create(model="bertha", input=texts, **form)  # type: ignore[call-overload]
+        for row, vector in zip(answer.data, expected, strict=True):
+            assert row.embedding == pytest.approx(vector, abs=1e-5)
+    assert answer.usage.prompt_tokens == sum(len(tokenizer.frame(text)[0]) for text in texts)
+    for wrong, name in (({"input": "x" * 900}, "context"), ({"input": ""}, "input"), ({"input": [[]]}, "input")):
+        told = httpx.post(f"{server.url}/v1/embeddings", json=wrong)
+        assert told.status_code == 400
+        assert name in told.json()["error"]["message"]
+    told = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
+    assert told.status_code == 400
+    server.stop()
+
+
+def test_lm_eval_scores_as_the_engine_does(started: Started, engine: Engine, talker: Path) -> None:
+    pytest.importorskip("tenacity", reason="lm-eval's API models need lm-eval[api]")
+    api = pytest.importorskip("lm_eval.models.openai_completions")
+    instance = pytest.importorskip("lm_eval.api.instance")
+    remote = api.LocalCompletionsAPI(
+        base_url=f"{started.url}/v1/completions", model="talker", tokenizer=str(talker), tokenized_requests=True,
+        batch_size=4, max_length=256,
+    )  # fmt: skip
+    pairs = [("One cat", " ate a tuna."), ("A dog", " ran"), ("Two", " and two are four"), ("x", "y")]
+    asked = [instance.Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+    scored = remote.loglikelihood(asked, disable_tqdm=True)
+    for (context, rest), (total, greedy) in zip(pairs, scored, strict=True):
+        whole, before = (remote.tok_encode(text) for text in (context + rest, context))
+        (done,) = written(engine, whole, sampling=Sampling(temperature=0), max_new_tokens=1, prompt_logprobs=1)
+        measured = (done.prompt_logprobs or [])[len(before) - 1 :]
+        assert total == pytest.approx(sum(one.logprob for one in measured), abs=1e-3)
+        assert greedy == all(one.token == one.top[0][0] for one in measured)

@@ -18,7 +18,7 @@ from langwright.serving.app import Service
 from langwright.serving.process import listen, run
 from langwright.serving.served import open_model
 from refusals import Fails
-from serving.conftest import Started, models  # type: ignore[import-not-found]
+from serving.conftest import ENDLESS, Started, models  # type: ignore[import-not-found]
 
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hm?"}]
@@ -134,7 +134,7 @@ def test_other_types_methods_routes_and_models(http: httpx.Client) -> None:
 
 def test_a_queue_that_is_full_turns_away_and_serves_on(http: httpx.Client, started: Started) -> None:
     def ask(number: int) -> httpx.Response:
-        body = {"prompt": "a", "max_tokens": 60, "temperature": 0, "n": 4, "logit_bias": {"257": -100}}
+        body = {"prompt": "a", "max_tokens": 60, "temperature": 0, "n": 4, "logit_bias": ENDLESS}
         return httpx.post(started.url + COMPLETION, json=body, timeout=60)
 
     with ThreadPoolExecutor(24) as pool:
@@ -153,7 +153,7 @@ def test_a_queue_that_is_full_turns_away_and_serves_on(http: httpx.Client, start
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_leaves_is_worked_for_no_more(started: Started, stream: bool) -> None:
     worker = next(iter(started.service.served.values())).worker
-    body = json.dumps({"prompt": "a", "max_tokens": 900, "stream": stream, "logit_bias": {"257": -100}}).encode()
+    body = json.dumps({"prompt": "a", "max_tokens": 900, "stream": stream, "logit_bias": ENDLESS}).encode()
     head = f"POST {COMPLETION} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     host, port = started.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as caller:
@@ -192,7 +192,7 @@ def test_a_row_that_fails_ends_alone(started: Started, http: httpx.Client, monke
 
 def test_a_text_ends_at_its_deadline(talker: Path) -> None:
     server = Started(lambda: [open_model("talker", talker, Opening(device="cpu"), 2, 2)], deadline=0.2)
-    body = {"prompt": "a", "max_tokens": 1000, "logit_bias": {"257": -100}}
+    body = {"prompt": "a", "max_tokens": 1000, "logit_bias": ENDLESS}
     answer = httpx.post(server.url + COMPLETION, json=body, timeout=30).json()
     assert answer["choices"][0]["finish_reason"] == "deadline"
     assert 0 < answer["usage"]["completion_tokens"] < 1000

@@ -7,7 +7,6 @@ import json
 import struct
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from langwright.base.errors import UserError
 from langwright.inference.prompts import check_ids, check_length
 from langwright.inference.request import Completion
 from langwright.inference.request import Request as Asked
+from langwright.serving.beside import beside
 from langwright.serving.bodies import (
     MOST_PROMPTS,
     ChatBody,
@@ -56,7 +56,7 @@ class Service:
     def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0):
         self.deadline, self.metrics, self.created = deadline, Metrics(), int(time.time())
         self.served: Mapping[str, Served] = {}
-        self._front = ThreadPoolExecutor(1, "front")  # one thread: a tokenizer is no matter for several
+        self._front, self._forms = asyncio.Lock(), asyncio.Lock()  # a tokenizer is no matter for several threads
         self.app = Door(self._routes(), keys, self.metrics.answered)
 
     def open(self, served: Sequence[Served]) -> None:
@@ -71,7 +71,6 @@ class Service:
         """Let the threads end."""
         for worker in {one.worker: None for one in self.served.values()}:
             worker.close()
-        self._front.shutdown(wait=False, cancel_futures=True)
 
     def _routes(self) -> FastAPI:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -141,22 +140,27 @@ class Service:
             raise RequestError(400, "the body ends before its end", "incomplete_body") from None
 
     async def _prepare(self, work: Callable[[], T]) -> T:
-        """Do what takes time off the event loop, one after the other."""
-        done = asyncio.get_running_loop().run_in_executor(self._front, work)
-        try:
-            return await asyncio.wait_for(done, FRONT_SECONDS)
-        except TimeoutError:
-            raise RequestError(503, "template, tokens and form of the request take too long", "too_slow") from None
+        """Do what takes time in a thread beside the event loop, one after the other."""
+        async with self._front:
+            return await beside(work, FRONT_SECONDS)
 
-    def _usual(self, request: Request) -> dict[str, Any]:
-        return {"deadline": self.deadline, "salt": request.scope["salt"]}
+    async def _usual(self, request: Request, one: Served, body: CompletionBody | ChatBody) -> dict[str, Any]:
+        """What the engine is told of every request."""
+        if not one.writes:
+            raise RequestError(400, f"model: {one.name} makes vectors of texts, and writes none", "invalid_field")
+        constraint = None
+        if body.constraint is not None or (isinstance(body, ChatBody) and body.callable):
+            async with self._forms:
+                constraint = await beside(partial(one.form, body), FRONT_SECONDS)
+        return {"constraint": constraint, "deadline": self.deadline, "salt": request.scope["salt"]}
 
     async def _completions(self, request: Request) -> "Answer":
         body = await self._read(request, CompletionBody)
         one = self._find(body.model)
         scores = body.max_tokens == 0
         asked = body.model_copy(update={"max_tokens": 1}) if scores else body
-        requests = await self._prepare(partial(one.completions, asked, **self._usual(request)))
+        usual = await self._usual(request, one, body)
+        requests = await self._prepare(partial(one.completions, asked, **usual))
         echoes = await self._prepare(lambda: [one.echo(prompt) for prompt in body.prompts]) if body.echo else []
         reply = CompletionReply(one.tokenizer, body.n, body.logprobs, echoes, written=not scores)
         return self._answer(one, body, requests, reply, Envelope("text_completion", "cmpl", one.name, body.usage))
@@ -164,7 +168,8 @@ class Service:
     async def _chat(self, request: Request) -> "Answer":
         body = await self._read(request, ChatBody)
         one = self._find(body.model)
-        requests = await self._prepare(partial(one.chat, body, **self._usual(request)))
+        usual = await self._usual(request, one, body)
+        requests = await self._prepare(partial(one.chat, body, **usual))
         reply = ChatReply(one.tokenizer, body.logprobs, one.tools if body.callable else None)
         return self._answer(one, body, requests, reply, Envelope("chat.completion", "chatcmpl", one.name, body.usage))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from langwright.base.errors import suggest
 from langwright.inference.constraints import Constraint
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
@@ -18,9 +19,12 @@ MOST_MESSAGES, MOST_TOOLS, MOST_PROMPTS = 1024, 64, 64
 MOST_TEXTS, MOST_LOGPROBS = 16, 20
 """Of `n` and `best_of`, and of the likeliest tokens beside each."""
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 8, 128, 1024
+LONGEST_FORM = 10_000
+"""Characters of a regular expression and of a grammar, whose mistakes are found in up to the square of them."""
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Source = Annotated[str, Field(max_length=LONGEST_FORM)]
 Name = Annotated[str, Field(max_length=128)]
 Text = str | list[Token] | list[str] | list[list[Token]]
 Parsed = TypeVar("Parsed", bound="Body")
@@ -42,7 +46,9 @@ class Body(BaseModel):
             code = {"extra_forbidden": "unknown_field", "json_invalid": "invalid_json"}.get(
                 first["type"], "invalid_field"
             )
-            what = "is not supported" if code == "unknown_field" else first["msg"]
+            what = first["msg"]
+            if code == "unknown_field":
+                what = f"is not supported{suggest(where, cls.model_fields)}"
             raise RequestError(400, f"{where or 'the body'}: {what}", code) from None
 
 
@@ -85,9 +91,9 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     """Forms beside JSON, as vLLM names them; one of them."""
 
-    regex: str | None = None
+    regex: Source | None = None
     choice: list[str] | None = None
-    grammar: str | None = None
+    grammar: Source | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "StructuredOutputs":

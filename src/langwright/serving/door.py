@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from langwright.serving.bodies import MOST_BODY
+from langwright.serving.bodies import MOST_BODY, MOST_HEADERS
 from langwright.serving.errors import RequestError
 
 Scope = MutableMapping[str, Any]
@@ -51,6 +51,9 @@ class Door:
 
         try:
             scope["salt"] = "" if scope["path"] == "/health" else self._enter(scope["path"], headers)
+            size = sum(len(name) + len(value) for name, value in scope["headers"])
+            if size + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADERS:
+                raise RequestError(431, f"path and headers are longer than {MOST_HEADERS:,} bytes", "headers_too_long")
             length = headers.get(b"content-length", b"0")
             if length.isdigit() and int(length[:20]) > MOST_BODY:
                 raise _too_much()

@@ -19,7 +19,7 @@ from langwright.inference.prompts import padded, prompt_ids, source_ids
 from langwright.inference.request import Request
 from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
-from langwright.serving.bodies import ChatBody, CompletionBody, Generation
+from langwright.serving.bodies import ChatBody, CompletionBody
 from langwright.serving.errors import RequestError
 from langwright.serving.tools import ToolForm
 from langwright.serving.worker import Worker
@@ -78,35 +78,24 @@ class Served:
 
     def completions(self, body: CompletionBody, **usual: Any) -> list[Request]:
         """What the engine is asked, for each prompt."""
-        self._check(body)
         if body.echo and self.model.encoders:
             raise RequestError(400, f"echo: {self.name} writes no prompts", "invalid_field")
         scored = body.logprobs if body.echo else None
-        usual = self._usual(body.constraint, usual)
-        asked = body.request([], best_of=body.best_of, logprobs=body.logprobs, prompt_logprobs=scored, **usual)
+        more = self._more(**usual)
+        asked = body.request([], best_of=body.best_of, logprobs=body.logprobs, prompt_logprobs=scored, **more)
         prompts = [self.ids(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
         return [replace(asked, prompt=ids) for ids in prompts]
 
     def chat(self, body: ChatBody, **usual: Any) -> list[Request]:
         """What the engine is asked for the next answer."""
-        self._check(body)
         if self.template is None:
             told = f"messages: {self.name} has no chat template; /v1/completions takes plain text"
             raise RequestError(400, told, "no_template")
-        functions, constraint = body.callable, body.constraint
-        if functions:
-            if self.tools is None:
-                told = f"tools: the chat template of {self.name} writes no calls in a form that is known"
-                raise RequestError(400, told, "no_tools")
-            if constraint is not None:
-                raise RequestError(400, "response_format: has no place beside tools", "invalid_field")
-            forced = body.tool_choice not in (None, "auto")
-            constraint = self.tools.constraint(functions, forced, body.parallel_tool_calls)
-        shown = [tool.row() for tool in body.tools or ()] if functions else None
+        shown = [tool.row() for tool in body.tools or ()] if body.callable else None
         ids = self.template.prompt_ids([message.row() for message in body.messages], shown)
         top = body.top_logprobs or 0
         body = body.model_copy(update={"max_tokens": body.max_completion_tokens or body.max_tokens})
-        return [body.request(ids, logprobs=top if body.logprobs else None, **self._usual(constraint, usual))]
+        return [body.request(ids, logprobs=top if body.logprobs else None, **self._more(**usual))]
 
     def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The vector of each text, made side by side; in the thread that owns the model."""
@@ -118,25 +107,28 @@ class Served:
                 found |= zip(numbers, made.float().tolist(), strict=True)
         return [found[i] for i in range(len(rows))]
 
-    def _check(self, body: Generation) -> None:
-        if not self.writes:
-            raise RequestError(400, f"model: {self.name} makes vectors of texts, and writes none", "invalid_field")
-
-    def _usual(self, constraint: Constraint | None, usual: dict[str, Any]) -> dict[str, Any]:
-        """What every request has: its form, read and tried here, and the ends that an adapter's tokenizer has alone."""
-        engine = self.worker.engine
-        assert engine is not None
-        if constraint is not None:
-            begun = engine.constraints.begin(constraint)
+    def form(self, body: CompletionBody | ChatBody) -> Constraint | None:
+        """What the texts of a request are held to, read and tried. It takes time; the engine then takes none."""
+        constraint, functions = body.constraint, body.callable if isinstance(body, ChatBody) else []
+        if functions and isinstance(body, ChatBody):
+            if self.tools is None:
+                told = f"tools: the chat template of {self.name} writes no calls in a form that is known"
+                raise RequestError(400, told, "no_tools")
+            if constraint is not None:
+                raise RequestError(400, "response_format: has no place beside tools", "invalid_field")
+            forced = body.tool_choice not in (None, "auto")
+            constraint = self.tools.constraint(functions, forced, body.parallel_tool_calls)
+        if constraint is not None and self.worker.engine is not None:
+            begun = self.worker.engine.constraints.begin(constraint)
             if not begun.allowed(self.tokenizer.vocab_size).any():
                 constraint.refuse(begun.error or "no text has this form")
-        ends = set(self.tokenizer.ends) - set(engine.tokenizer.ends if engine.tokenizer is not None else ())
-        return {
-            **usual,
-            "constraint": constraint,
-            "adapter": self.adapter,
-            "stop_ids": () if constraint else tuple(ends),
-        }
+        return constraint
+
+    def _more(self, constraint: Constraint | None, **usual: Any) -> dict[str, Any]:
+        """What every request has: its form, and else the ends that an adapter's tokenizer has alone."""
+        own = None if self.worker.engine is None else self.worker.engine.tokenizer
+        ends = () if constraint is not None or own is None else tuple(set(self.tokenizer.ends) - set(own.ends))
+        return {**usual, "constraint": constraint, "adapter": self.adapter, "stop_ids": ends}
 
 
 def open_model(

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -31,6 +31,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 PAD = "<|pad|>"
 """The padding that a tokenizer gets whose padding is its stop, or which has none."""
+LONGEST, PIECES = 1 << 26, 1 << 10
+"""Characters that a template may write, and pieces of them that it is asked for at once."""
 _TYPED = "\ufdd1"
 """Inside the name of a special token, says that people wrote it; a noncharacter of Unicode, as `CONTROL` is."""
 _MARKS = re.compile(f"[{CONTROL}{_TYPED}]")
@@ -155,14 +157,21 @@ class ChatTemplate:
         each keeps them apart.
         """
         try:
-            text: str = self._template.render(
-                messages=self._as_text(messages),
-                tools=self._as_text(tools),
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                mark_answers=mark_answers,
-                **self.tokenizer.special_tokens.config(),
+            text, pieces = (
+                "",
+                self._template.generate(
+                    messages=self._as_text(messages),
+                    tools=self._as_text(tools),
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                    mark_answers=mark_answers,
+                    **self.tokenizer.special_tokens.config(),
+                ),
             )
+            while some := "".join(islice(pieces, PIECES)):
+                text += some
+                if len(text) > LONGEST:
+                    raise ValueError(f"it writes more than {LONGEST:,} characters")
         except Exception as error:  # whatever a template does to its data
             told = str(error).replace(_TYPED, "")
             raise UserError(f"{self._where}: the chat template refuses the messages: {told}") from None
