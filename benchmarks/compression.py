@@ -9,7 +9,6 @@ table is printed in Markdown; FOLDER/report.html has the curves, FOLDER/rows.jso
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -59,7 +58,8 @@ def measured(folder: Path, text: str) -> dict[str, float]:
         began = time.perf_counter()
         engine.finish([handle])
         speeds.append(100 / (time.perf_counter() - began))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # Linux; what getrusage says begins with the parent's memory
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     with tokens_of(tokenizer, text, None, "text") as tokens:
         perplexity = measure(load_model(folder), tokens).perplexity  # in the dtype of the folder
     return {"perplexity": perplexity, "speed": statistics.median(speeds), "peak": peak}
