@@ -8,6 +8,7 @@ table is printed in Markdown; FOLDER/report.html has the curves, FOLDER/rows.jso
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -70,8 +71,10 @@ def made(model: str, name: str, words: list[str], options: argparse.Namespace) -
     folder, began = options.out / name.replace(" ", "-").replace(":", "of").replace("%", ""), time.perf_counter()
     calibrated = (words[0] == "prune" and "magnitude" not in words) or {"gptq", "awq", "smoothquant"} & {*words}
     more = ["--calibrate", options.calibrate, "--windows", str(options.windows)] if calibrated else []
-    if not folder.exists() and langwright([words[0], model, str(folder), *words[1:], *more, "--json"]):
-        raise SystemExit(f"{name} failed")
+    if not folder.exists():
+        with contextlib.redirect_stdout(sys.stderr):
+            if langwright([words[0], model, str(folder), *words[1:], *more, "--json"]):
+                raise SystemExit(f"{name} failed")
     seconds = time.perf_counter() - began
     record = json.loads((folder / "langwright.json").read_text())
     told = record.get("compressed", record.get("pruned", {}))
