@@ -131,7 +131,9 @@ def cascade(
     if kind == "router":
         told, curve = _routed(made, pairs, parts[2], right, spent)
     else:
-        scores = np.array([[made.score(p.source, row[n]) for row in answers] for n, p in enumerate(pairs)])
+        scores = np.array(
+            [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
+        )
         policies = frontier(scores[parts[1]], right[parts[1]], spent[parts[1]])
         best = choose(policies, float("inf") if budget is None else budget)
         if best is None:
@@ -179,9 +181,9 @@ def _lessons(
     """What a classifier learns from: texts and labels."""
     if kind == "cascade":
         return [
-            (read_by_classifier(pair.source, answer), RIGHT if good else WRONG)
+            (read_by_classifier(pair.source, number, answer), RIGHT if good else WRONG)
             for pair, row, each in zip(pairs, answers, right, strict=True)
-            for answer, good in zip(row, each, strict=True)
+            for number, (answer, good) in enumerate(zip(row, each, strict=True))
         ]
     order = np.argsort(spent.mean(0), kind="stable")
     # The cheapest model that is right; where none is, the cheapest.

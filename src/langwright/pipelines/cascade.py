@@ -151,9 +151,9 @@ def ask(opened: Opened, prompt: str, asking: Asking, scorer: Scorer, price: tupl
     return Answer(completions[0].text, completions[0].logprobs or (), samples, len(ids), written, seconds, paid)
 
 
-def read_by_classifier(prompt: str, answer: Answer | None = None) -> str:
-    """The text that a classifier reads: a prompt, and an answer where it scores one."""
-    return prompt if answer is None else f"{prompt}\n{answer.text}"
+def read_by_classifier(prompt: str, model: int | None = None, answer: Answer | None = None) -> str:
+    """The text that a classifier reads: a prompt, and where it scores an answer, that and the number of who gave it."""
+    return prompt if answer is None else f"{prompt}\n{model}: {answer.text}"
 
 
 @torch.no_grad()
@@ -196,17 +196,17 @@ class Cascade:
             if stages and limit is not None and expected > limit:
                 return Reply(tuple(stages), limited=True)
             answer = ask(self._open(Path(told.models[model])), prompt, told.asking, told.scorer, self._prices[model])
-            score = self.score(prompt, answer) if number < len(chain) - 1 else None
+            score = self.score(prompt, model, answer) if number < len(chain) - 1 else None
             stages.append(Stage(told.models[model], answer, told.costs.of(answer), score))
             if score is not None and score >= told.thresholds[number]:
                 break
         return Reply(tuple(stages))
 
-    def score(self, prompt: str, answer: Answer) -> float:
-        """How sure an answer is."""
+    def score(self, prompt: str, model: int, answer: Answer) -> float:
+        """How sure an answer of a model, given by its number, is."""
         if self.settings.scorer.scorer != "learned":
             return self.settings.scorer.score(answer)
-        return self._classify(read_by_classifier(prompt, answer))[RIGHT]
+        return self._classify(read_by_classifier(prompt, model, answer))[RIGHT]
 
     def route(self, prompt: str) -> int:
         """The number of the model that a router chooses."""

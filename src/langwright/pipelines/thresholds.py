@@ -168,7 +168,9 @@ def measure(policies: Sequence[Policy], scores: Table, right: Table, costs: Tabl
 
 
 def _area(points: Sequence[tuple[float, float]], low: float, high: float) -> float:
-    """The mean over costs from low to high of the accuracy of the dearest of these points that costs no more."""
+    """The mean over costs from low to high of the best accuracy of the points that cost no more; 0 without points."""
+    if not points:
+        return 0.0
     costs = np.linspace(low, high, 200)
     ordered = sorted(points, key=lambda point: point[1])
     found = [max((a for a, c in ordered if c <= cost), default=ordered[0][0]) for cost in costs]
