@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "compress": ("langwright.commands.compress:compress", "a model's weights in fewer bits"),
     "export": ("langwright.commands.export:export", "a model for llama.cpp, or as a plain folder"),
     "prune": ("langwright.commands.prune:prune", "a model with weights, heads or layers left out"),
+    "distill": ("langwright.commands.distill:distill", "a smaller model that learns from a larger one"),
     "doctor": ("langwright.commands.doctor:doctor", "what this machine is, and which kernels run on it"),
     "show": ("langwright.commands.show:show", "look inside a model"),
 }
@@ -41,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
 USUAL = {
     "pretrain": "recipe family depth context steps budget batch_size tokenizer dtype seed",
     "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
+    "distill": "recipe temperature soft hidden depth steps batch_size learning_rate context dtype",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
     "serve": "port host api_key adapter draft lookup batch queue bits device",
