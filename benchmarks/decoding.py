@@ -25,12 +25,15 @@ from langwright.inference.engine import Engine
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
 from langwright.models.folder import new_model
+from langwright.models.gguf.writing import Type, write_gguf
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
 from langwright.models.surgery.quantise import scheme_of
 from langwright.parts.linear import Linear
 from langwright.parts.quantised import QuantisedLinear
 from langwright.planning.machine import read_bandwidth
+from langwright.text.gguf import tokenizer_fields
+from langwright.text.training import raw_bytes
 
 
 class Shape(NamedTuple):
@@ -50,7 +53,7 @@ SHAPES = {
     "1.1B": Shape(22, 2048, 32, 4, 5632, 32000, False),
 }
 PROMPT, NEW, CONTEXT = 256, 128, 4096
-GGML = {16: "F16", 8: "Q8_0", 4: "Q4_0"}
+GGML: dict[int, Type] = {16: "f16", 8: "q8_0", 4: "q4_0"}
 
 
 def config(shape: Shape) -> Any:
@@ -100,51 +103,11 @@ def kept(shape: Shape, prompt: int, new: int) -> int:
     return 4 * shape.layers * shape.kv_heads * (shape.width // shape.heads) * (prompt + new // 2)
 
 
-def write_gguf(path: Path, shape: Shape, bits: int) -> None:
-    """A file of llama.cpp with random weights. Layers share theirs, which saves quantising each."""
-    import gguf
-    import numpy as np
-
-    kind, kv_width = gguf.GGMLQuantizationType[GGML[bits]], shape.width // shape.heads * shape.kv_heads
-    writer, random = gguf.GGUFWriter(str(path), "llama"), np.random.default_rng(0)
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.hidden)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(shape.width // shape.heads)
-    writer.add_vocab_size(shape.vocabulary)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([f"t{i}" for i in range(shape.vocabulary)])
-    writer.add_token_types([1] * shape.vocabulary)
-    writer.add_token_merges(["t 0"])
-    for name in ("token_embd", "output")[: 1 + (not shape.tied)]:
-        table = random.standard_normal((shape.vocabulary, shape.width), dtype=np.float32) * 0.02
-        writer.add_tensor(f"{name}.weight", table.astype(np.float16))
-    writer.add_tensor("output_norm.weight", np.ones(shape.width, np.float32))
-    for name, outputs, inputs in (
-        ("attn_q", shape.width, shape.width),
-        ("attn_k", kv_width, shape.width),
-        ("attn_v", kv_width, shape.width),
-        ("attn_output", shape.width, shape.width),
-        ("ffn_gate", shape.hidden, shape.width),
-        ("ffn_up", shape.hidden, shape.width),
-        ("ffn_down", shape.width, shape.hidden),
-    ):
-        weight = random.standard_normal((outputs, inputs), dtype=np.float32) * 0.02
-        packed = weight.astype(np.float16) if bits == 16 else gguf.quants.quantize(weight, kind)
-        for layer in range(shape.layers):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", packed, raw_dtype=None if bits == 16 else kind)
-    for layer in range(shape.layers):
-        for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(shape.width, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def write_file(path: Path, shape: Shape, bits: int) -> None:
+    """A file of llama.cpp with random weights; the token table and the head have 16 bits."""
+    model = new_model("llama", config(shape), seed=0)
+    fields = tokenizer_fields(raw_bytes(), shape.vocabulary)
+    write_gguf(path, model, dict(model.named_parameters()), fields, GGML[bits], tables="f16")
 
 
 def llama_cpp(shape: Shape, bits: int, prompt: int, new: int, folder: Path) -> tuple[float, float, int]:
@@ -153,7 +116,7 @@ def llama_cpp(shape: Shape, bits: int, prompt: int, new: int, folder: Path) -> t
 
     path = folder / f"{shape.layers}-{bits}.gguf"
     if not path.exists():
-        write_gguf(path, shape, bits)
+        write_file(path, shape, bits)
     settings = xllamacpp.CommonParams()
     settings.model.path = str(path)
     settings.n_ctx, settings.n_parallel, settings.verbosity, settings.cache_ram_mib = CONTEXT, 1, 0, 0

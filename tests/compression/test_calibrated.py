@@ -10,15 +10,17 @@ from torch import Tensor
 from calibrating import SIZES, WINDOWS, correlated, error, moments_of
 from langwright import load_model
 from langwright.compression.calibration import CalibratedBlock, visit_blocks
-from langwright.compression.folding import clipped, smooth
+from langwright.compression.folding import clipped, scale_by_activations, smooth
 from langwright.compression.quantise import Method, compress_folder
 from langwright.compression.second_order import correct, gptq
+from langwright.models.families import FAMILIES
 from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
-from langwright.models.surgery.quantise import Scheme
+from langwright.models.surgery.quantise import MIXED, Scheme
 from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, QuantisedLinear
 from oracles import VOCABULARY, Case, oracle
+from refusals import refused
 
 
 def folder(family: str, path: Path) -> Path:
@@ -196,3 +198,28 @@ def test_asymmetric_groups_are_read_as_compressed_tensors_means_them(bits: int, 
     up = load_model(tmp_path / "small").get_submodule("body.blocks.0.feedforward.fn.input").full_weight()
     step = own["weight_scale"].abs().repeat_interleave(64, 1)
     assert ((theirs - up).abs() <= step / 64 + 1e-6).all()  # zeros are kept in bfloat16 here
+
+
+TABLE = [name for name, row in FAMILIES.items() if row.reads == "text" and not row.is_encoder_decoder]
+
+
+@pytest.mark.parametrize("family", TABLE)
+def test_every_stack_in_the_table(family: str) -> None:
+    """Each linear layer is seen by the driver, experts without tokens excepted, or named where nothing sees it."""
+    model, scheme = new_model(family, by_depth(family, 1, VOCABULARY, 32, dropout=0.0)).eval(), Scheme("int4", group=16)
+    before = sum(isinstance(module, MIXED) for module in model.modules())
+
+    def visit(block: CalibratedBlock) -> None:
+        scale_by_activations(block, scheme)
+        for group, moments in zip(block.groups, block.moments(*block.groups), strict=True):
+            assert moments.tokens or family == "mixtral"
+            for weight in group.weights:
+                weight.pack(scheme.quantise(clipped(weight, moments, scheme)))
+
+    if FAMILIES[family].carries and family != "cnn":
+        with refused("layers.0.input.weight"):
+            visit_blocks(model, WINDOWS, visit)
+        return
+    visit_blocks(model, WINDOWS, visit)
+    assert before <= len(quantised(model))
+    assert model(WINDOWS[0]).isfinite().all()

@@ -8,14 +8,16 @@ from typing import Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from langwright.models.surgery.quantise import scheme_of
 from langwright.parts import native
 from langwright.parts.bias import Lowered
 from langwright.parts.kernels import attend_explicitly
-from langwright.parts.linear import affine
+from langwright.parts.linear import Linear, affine, together
 from langwright.parts.norms import Norm
-from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed
+from langwright.parts.positions import Rope, rotate
+from langwright.parts.quantised import FourBitBlocks, Int8Rows, IntGroups, Packed, QuantisedLinear
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -206,3 +208,45 @@ def test_a_damaged_file_is_built_anew(tmp_path: Path, monkeypatch: pytest.Monkey
     told = native.native()
     assert told.library is not None, told.reason
     assert told.file == built
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4, "nf4"])
+def test_layers_of_one_input_give_together_what_each_gives(bits: int | str) -> None:
+    made = [Linear(192, outputs, bias=outputs == 64 and bits == 16) for outputs in (64, 130, 40)]
+    for seed, layer in enumerate(made):
+        layer.weight = nn.Parameter(numbers(*layer.weight.shape, seed=seed).bfloat16())
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(numbers(64).bfloat16())
+    layers = made if bits == 16 else [QuantisedLinear(scheme_of(bits).quantise(one.weight.detach())) for one in made]
+    x, seen = numbers(2, 3, 192, seed=9).bfloat16(), []
+    with torch.no_grad():
+        wanted = [layer(x) for layer in layers]
+        for found, alone in zip(together(x, *layers), wanted, strict=True):
+            assert torch.equal(found, alone)
+        layers[1].register_forward_hook(lambda *_: seen.append(1))
+        layers[2].adapter = Doubled()
+        found = together(x, *layers)
+        assert seen == [1]
+        assert torch.equal(found[2], 2 * wanted[2])
+    assert all(y.requires_grad for y in together(x.clone().requires_grad_(), *layers))
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor, layer: Linear) -> torch.Tensor:
+        return 2 * layer.plain(x)
+
+
+@every_dtype
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rotation(dtype: torch.dtype, interleaved: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of each head, and all of it; one position for all rows, and one each."""
+    x = numbers(3, 1, 5 * 32).to(dtype).view(3, 1, 5, 32).transpose(1, 2)
+    for turned in (32, 12):
+        rope = Rope(turned, interleaved=interleaved)
+        tables = rope.tables(torch.tensor([[7], [0], [123]])[:rows], dtype)
+        with torch.no_grad():
+            found = rotate(x, tables)
+            monkeypatch.setattr(native, "serves", lambda *_: None)
+            assert torch.equal(found, rotate(x, tables))
+            monkeypatch.undo()

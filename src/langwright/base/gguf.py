@@ -20,7 +20,7 @@ SUFFIX = ".gguf"
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), "general.alignment"
 _NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
-_LONGEST_KEY, _LONGEST_NAME, _DIMENSIONS = 65535, 64, 4
+_LONGEST_KEY, _LONGEST_NAME, _DIMENSIONS = 1024, 64, 4
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,13 @@ class _Cursor:
             raise BrokenError(f"{what} at byte {self.at:,}: {count:,} do not fit into the file")
         return count
 
+    def name(self, what: str, longest: int) -> str:
+        """The next text, which must be short and printable."""
+        name = self.text(what, longest)
+        if not name.isprintable():
+            raise BrokenError(f"{what} that ends at byte {self.at:,} is {name!r:.80}, which is no name")
+        return name
+
     def text(self, what: str, longest: int | None = None) -> str:
         """The next text."""
         size = self.count(1, f"the length of {what}")
@@ -149,7 +156,7 @@ def _read(path: Path, cursor: _Cursor) -> GGUF:
     tensors, count = cursor.count(24, "the number of tensors"), cursor.count(12, "the number of fields")
     fields: dict[str, Any] = {}
     for _ in range(count):
-        key = cursor.text("a key", _LONGEST_KEY)
+        key = cursor.name("a key", _LONGEST_KEY)
         if key in fields:
             raise BrokenError(f'field "{key}" is there twice')
         fields[key] = _value(cursor, cursor.number("I", f'the type of "{key}"'), f'field "{key}"')
@@ -198,7 +205,7 @@ def _bool(byte: int, what: str) -> bool:
 
 def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], Kind, int]:
     """Name, shape, kind and offset of a tensor."""
-    name = cursor.text("the name of a tensor", _LONGEST_NAME)
+    name = cursor.name("the name of a tensor", _LONGEST_NAME)
     what = f'tensor "{name}"'
     dimensions = cursor.number("I", what)
     if not 1 <= dimensions <= _DIMENSIONS:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from langwright.base.errors import UserError
 from langwright.models import tasks
 from langwright.models.families import ROWS
 from langwright.models.keymap import Entry
@@ -20,6 +21,7 @@ from langwright.models.model import Model
 from langwright.models.surgery import quantise
 from langwright.parts.attention import Context
 from langwright.parts.linear import Linear
+from langwright.parts.moe import MoE
 from langwright.parts.norms import Norm
 from langwright.parts.quantised import Packed
 from langwright.parts.stack import ParallelBlock, Residual
@@ -203,6 +205,9 @@ class CalibratedBlock:
                 alone = {layer for weight in own for layer in weight.layers} >= set(modules)
                 groups.append(Group(own, norms.get(key) if alone else None))
             left = {weight: None for weight in left if weight not in own}
+        if left and self._hidden and not any(isinstance(m, MoE) for m in inside):
+            name = next(iter(left)).name
+            raise UserError(f'tensor "{name}": is multiplied inside a kernel, where nothing sees what it reads')
         return groups + [Group([weight]) for weight in left]
 
 

@@ -89,7 +89,8 @@ def scale_by_activations(block: CalibratedBlock, scheme: Scheme) -> None:
     def choose(group: Group, moments: Moments) -> Scale:
         module = _common(group)
         given, before = block.arguments(module), [weight.matrix for weight in group.weights]
-        assert given is not None
+        if given is None:  # an expert that the first batch sends nothing to
+            return torch.ones(group.inputs)
         wanted, best = module(*given), (float("inf"), torch.ones(group.inputs))
         for trial in range(TRIALS):
             scale = (moments.absolute / moments.tokens).clamp(min=1e-8) ** (trial / TRIALS)

@@ -112,6 +112,14 @@ def prune_weights(model: Model, windows: Windows, method: Method, pattern: Patte
     visit_blocks(model, windows, visit)
 
 
+def keep_zeros(model: Model) -> None:
+    """Let weights of linear layers that are 0 stay so in training: their gradient is 0, and what AdamW makes of it."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and name.startswith("body.blocks."):
+            zeros = parameter == 0
+            parameter.register_hook(lambda gradient, zeros=zeros: gradient.masked_fill(zeros.to(gradient.device), 0))
+
+
 # Whole layers and heads
 
 

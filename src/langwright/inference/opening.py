@@ -22,7 +22,8 @@ class Loading:
     """How the weights of a model folder are read.
 
     Args:
-        bits: quantise the linear layers to int8, int4, nf4 or fp4 while loading; a compressed folder needs no flag.
+        bits: quantise the linear layers to int8, w8a8, int4, int3, nf4 or fp4 while loading; a compressed folder
+            needs no flag.
         ignore_field: a field of config.json to pass over although it is not understood.
         dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
         device: cpu, cuda, mps, or auto for the best at hand.

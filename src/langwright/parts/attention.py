@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from langwright.parts.bias import Lowered
 from langwright.parts.kernels import Stateless
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, together
 from langwright.parts.norms import Norm
 from langwright.parts.positions import Tables, rotate
 from langwright.parts.state import CrossMemory, Settings, Taps
@@ -88,10 +88,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
         reads = self.memory_dim is not None
-        q = self._split(self.q(x))
         if not reads:
-            k, v = self._keys_values(x)
+            q, k, v = map(self._split, together(x, self.q, self.k, self.v))
         elif context.memory is not None:
+            q = self._split(self.q(x))
             k, v = context.memory.keys_values(context.layer, self._keys_values)
         else:
             raise ValueError("this attention reads a memory, and the stack was given none")
@@ -113,7 +113,8 @@ class Attention(nn.Module):
         return self.output(slot.attend(q, k, v, bias, settings).transpose(1, 2).flatten(2))
 
     def _keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._split(self.k(x)), self._split(self.v(x))
+        k, v = together(x, self.k, self.v)
+        return self._split(k), self._split(v)
 
     def _split(self, x: Tensor) -> Float[Tensor, "batch heads time head_dim"]:
         return x.view(x.shape[0], x.shape[1], -1, self.head_dim).transpose(1, 2)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from langwright.parts.attention import Context
-from langwright.parts.linear import Linear
+from langwright.parts.linear import Linear, together
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -87,5 +87,6 @@ class GLU(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "batch time dim"], context: Context) -> Float[Tensor, "batch time dim"]:
-        hidden = self.activation(self.gate(x)) * self.input(x)
+        gate, given = together(x, self.gate, self.input)
+        hidden = self.activation(gate) * given
         return self.output(F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden)

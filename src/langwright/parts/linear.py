@@ -41,8 +41,8 @@ def affine(
     kernels = native.library()
     fits = weight.shape[1] == x.shape[-1] and weight.device == x.device
     if kernels is not None and fits and weight.is_contiguous():
-        flat = x.reshape(rows, -1).contiguous()
-        return native.product_bf16(kernels, flat, weight, bias).view(*x.shape[:-1], -1)
+        one = native.factor("bfloat16", weight, len(weight), bias=bias)
+        return native.products(kernels, x.reshape(rows, -1), [one])[0].view(*x.shape[:-1], -1)
     left, right = weight.unsqueeze(0), x.reshape(1, rows, -1).mT
     product = torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
     return product.mT.contiguous().view(*x.shape[:-1], -1)
@@ -75,6 +75,29 @@ class Linear(nn.Module):
         """x Wᵀ + b without an adapter."""
         return affine(x, self.weight, self.bias)
 
+    def factor(self, x: Float[Tensor, "rows inputs"]) -> native.Factor | None:
+        """What the native kernels multiply these rows with; None where they do not serve."""
+        weight, bias = self.weight, self.bias
+        fits = x.dtype == weight.dtype == torch.bfloat16 and x.is_cpu and weight.is_cpu and 0 < len(x) <= FEW
+        if not fits or not weight.is_contiguous() or (bias is not None and bias.dtype != torch.bfloat16):
+            return None
+        return native.factor("bfloat16", weight, self.outputs, bias=bias)
+
     def full_weight(self) -> Float[Tensor, "outputs inputs"]:
         """The weight as one matrix of floats, however a sibling stores it."""
         return self.weight
+
+
+def together(x: Float[Tensor, "*batch inputs"], *layers: Linear) -> list[Tensor]:
+    """What several layers make of one input.
+
+    Where the native kernels take them all it is one call, which spares a third of the time of a small layer. A layer
+    with an adapter or a hook is called as ever.
+    """
+    kernels = None if torch.is_grad_enabled() else native.library()
+    if kernels is not None and not any(one.adapter or one._forward_hooks or one._forward_pre_hooks for one in layers):
+        flat = x.reshape(-1, x.shape[-1])
+        factors = [found for one in layers if (found := one.factor(flat)) is not None]
+        if len(factors) == len(layers):
+            return [y.view(*x.shape[:-1], -1) for y in native.products(kernels, flat, factors)]
+    return [one(x) for one in layers]

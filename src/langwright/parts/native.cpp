@@ -49,6 +49,62 @@ static inline float wide(float value) { return value; }
 static inline float wide(bf16 value) { return widen(value); }
 #endif
 
+// ---- sixteen numbers at once, on any machine
+
+typedef float v16 __attribute__((vector_size(64)));  // of any machine
+typedef uint32_t u16v __attribute__((vector_size(64)));
+typedef bf16 h16 __attribute__((vector_size(32)));
+
+static inline v16 sixteen(const float* from) {
+    v16 found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
+static inline v16 sixteen(const bf16* from) {
+    h16 half;
+    std::memcpy(&half, from, sizeof half);
+    return (v16)(__builtin_convertvector(half, u16v) << 16);
+}
+
+static inline float single(float value) { return value; }
+static inline float single(bf16 value) { return widen(value); }
+static inline void put(float* to, float value) { *to = value; }
+static inline void put(bf16* to, float value) { *to = narrow(value); }
+
+static inline float across(v16 sum) {
+#if VECTORS
+    return _mm512_reduce_add_ps((__m512)sum);
+#else
+    for (int half = 8; half; half /= 2) for (int lane = 0; lane < half; lane++) sum[lane] += sum[lane + half];
+    return sum[0];
+#endif
+}
+
+static inline v16 add_product(v16 sum, v16 a, v16 b) {
+#if VECTORS
+    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+template <class A, class B> static float inner(const A* a, const B* b, long width) {
+    v16 sum = {};
+    long i = 0;
+#if VECTORS
+    if constexpr (sizeof(A) == 2 && sizeof(B) == 2)
+        for (; i + 32 <= width; i += 32) {
+            const __m512bh left = (__m512bh)_mm512_loadu_si512(a + i), right = (__m512bh)_mm512_loadu_si512(b + i);
+            sum = (v16)_mm512_dpbf16_ps((__m512)sum, left, right);
+        }
+#endif
+    for (; i + 16 <= width; i += 16) sum = add_product(sum, sixteen(a + i), sixteen(b + i));
+    float total = across(sum);
+    for (; i < width; i++) total += single(a[i]) * single(b[i]);
+    return total;
+}
+
 // ---- packed weights
 
 enum Scaling { BY_ROW, SCALE_AND_ZERO, SCALE };
@@ -198,9 +254,10 @@ struct Rows {
     std::vector<bf16> parts;
     std::vector<float> sums;
     const bf16* values;
-    long pieces, count;
+    long pieces, count, groups;
 
-    Rows(const void* x, bool floats, long rows, long inputs, long groups) : pieces(floats ? 3 : 1), count(rows * pieces) {
+    Rows(const void* x, bool floats, long rows, long inputs, long groups)
+        : pieces(floats ? 3 : 1), count(rows * pieces), groups(groups) {
         values = (const bf16*)x;
         if (floats) {
             parts.resize(count * inputs), values = parts.data();
@@ -217,19 +274,22 @@ struct Rows {
         sums.resize(count * groups);
         for (long m = 0; m < count; m++)
             for (long g = 0, size = inputs / groups; g < groups; g++) {
-                float sum = 0;
-                for (long k = 0; k < size; k++) sum += widen(values[m * inputs + g * size + k]);
-                sums[m * groups + g] = sum;
+                const bf16* from = values + m * inputs + g * size;
+                v16 sum = {};
+                long k = 0;
+                for (; k + 16 <= size; k += 16) sum += sixteen(from + k);
+                float total = across(sum);
+                for (; k < size; k++) total += widen(from[k]);
+                sums[m * groups + g] = total;
             }
     }
 };
 
-template <class Kind>
-static void product(const Packed& w, const void* x, bool floats, long rows, const float* absmax, void* y, int threads) {
-    const Rows in(x, floats, rows, w.inputs, Kind::scaling == SCALE_AND_ZERO ? w.groups : 0);
+template <class Kind> static void product(const Packed& w, const Rows& in, const float* absmax, void* y) {
+    const bool floats = in.pieces == 3;
     const long tiles = (w.outputs + TILE - 1) / TILE, most = 6;
     const long chunk = 96, chunks = (in.count + chunk - 1) / chunk;
-    #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (w.inputs * w.outputs > SMALL)
+    #pragma omp for collapse(2) schedule(static) nowait
     for (long tile = 0; tile < tiles; tile++)
         for (long part = 0; part < chunks; part++) {
             float out[6][TILE];
@@ -310,61 +370,57 @@ static void dots(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long r
     }
 }
 
+struct Factor {
+    const void *weight, *steps, *table, *bias;  // steps: of INT8 the largest weight of each output
+    void* y;
+    int64_t outputs, groups;
+    int32_t form;
+};
+enum Form { BFLOAT16, INT8, INT4, LEVELS };
+
+static void product_bf16(const Factor& f, const bf16* x, long rows, long inputs) {
+    // One stream of weights comes at the speed of memory, and four side by side at half of it (768 inputs). But rows
+    // that fill the first cache are better loaded once for four outputs.
+    const bf16 *w = (const bf16*)f.weight, *bias = (const bf16*)f.bias;
+    const long together = rows * inputs > STREAM ? 4 : 1;
+    #pragma omp for schedule(static) nowait
+    for (long n = 0; n < f.outputs; n += together) {
+        const bf16 *from = w + n * inputs, *shift = bias ? bias + n : nullptr;
+        bf16* y = (bf16*)f.y + n;
+        if (n + together > f.outputs)
+            for (long i = 0; n + i < f.outputs; i++)
+                dots<1, 2>(from + i * inputs, bias ? shift + i : nullptr, x, y + i, rows, inputs, f.outputs);
+        else if (together == 4) dots<4, 4>(from, shift, x, y, rows, inputs, f.outputs);
+        else dots<1, 2>(from, shift, x, y, rows, inputs, f.outputs);
+    }
+}
+
+// ---- positions
+
+template <class T>
+static void turn(const T* x, const T* cos, const T* sin, T* y, const int64_t* by, const int64_t* shape, long turned,
+                 long table_by, bool interleaved) {
+    const long batch = shape[0], heads = shape[1], time = shape[2], width = shape[3], half = turned / 2;
+    for (long b = 0; b < batch; b++)
+        for (long t = 0; t < time; t++)
+            for (long h = 0; h < heads; h++, y += width) {
+                const T* from = x + b * by[0] + h * by[1] + t * by[2];
+                const T *c = cos + b * table_by + t * turned, *s = sin + b * table_by + t * turned;
+                auto put_turned = [&](long i, long partner) {
+                    T first;
+                    put(&first, single(from[i]) * single(c[i]));
+                    put(y + i, std::fma(single(from[partner]), single(s[i]), single(first)));
+                };
+                if (interleaved) for (long i = 0; i < turned; i++) put_turned(i, i ^ 1);
+                else {
+                    for (long i = 0; i < half; i++) put_turned(i, i + half);
+                    for (long i = half; i < turned; i++) put_turned(i, i - half);
+                }
+                for (long i = turned; i < width; i++) y[i] = from[i];
+            }
+}
+
 // ---- attention over blocks of keys and values
-
-typedef float v16 __attribute__((vector_size(64)));  // of any machine
-typedef uint32_t u16v __attribute__((vector_size(64)));
-typedef bf16 h16 __attribute__((vector_size(32)));
-
-static inline v16 sixteen(const float* from) {
-    v16 found;
-    std::memcpy(&found, from, sizeof found);
-    return found;
-}
-
-static inline v16 sixteen(const bf16* from) {
-    h16 half;
-    std::memcpy(&half, from, sizeof half);
-    return (v16)(__builtin_convertvector(half, u16v) << 16);
-}
-
-static inline float single(float value) { return value; }
-static inline float single(bf16 value) { return widen(value); }
-static inline void put(float* to, float value) { *to = value; }
-static inline void put(bf16* to, float value) { *to = narrow(value); }
-
-static inline float across(v16 sum) {
-#if VECTORS
-    return _mm512_reduce_add_ps((__m512)sum);
-#else
-    for (int half = 8; half; half /= 2) for (int lane = 0; lane < half; lane++) sum[lane] += sum[lane + half];
-    return sum[0];
-#endif
-}
-
-static inline v16 add_product(v16 sum, v16 a, v16 b) {
-#if VECTORS
-    return (v16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
-#else
-    return sum + a * b;
-#endif
-}
-
-template <class A, class B> static float inner(const A* a, const B* b, long width) {
-    v16 sum = {};
-    long i = 0;
-#if VECTORS
-    if constexpr (sizeof(A) == 2 && sizeof(B) == 2)
-        for (; i + 32 <= width; i += 32) {
-            const __m512bh left = (__m512bh)_mm512_loadu_si512(a + i), right = (__m512bh)_mm512_loadu_si512(b + i);
-            sum = (v16)_mm512_dpbf16_ps((__m512)sum, left, right);
-        }
-#endif
-    for (; i + 16 <= width; i += 16) sum = add_product(sum, sixteen(a + i), sixteen(b + i));
-    float total = across(sum);
-    for (; i < width; i++) total += single(a[i]) * single(b[i]);
-    return total;
-}
 
 static inline float exponential(float x) {  // of 0 and below, to the last bit or two; loops of it become vectors
     const float magic = 12582912.0f, clamped = x < -87.0f ? -87.0f : x;
@@ -521,32 +577,39 @@ int64_t read_through(const int64_t* numbers, long count, int threads) {
     return sum;
 }
 
-void product_bf16(const bf16* w, const bf16* bias, const bf16* x, bf16* y, long rows, long inputs, long outputs,
-                  int threads) {
-    // One stream of weights comes at the speed of memory, and four side by side at half of it (768 inputs). But rows
-    // that fill the first cache are better loaded once for four outputs.
-    const long together = rows * inputs > STREAM ? 4 : 1;
-    #pragma omp parallel for schedule(static) num_threads(threads) if (inputs * outputs > SMALL)
-    for (long n = 0; n < outputs; n += together) {
-        const bf16 *from = w + n * inputs, *shift = bias ? bias + n : nullptr;
-        if (n + together > outputs)
-            for (long i = 0; n + i < outputs; i++)
-                dots<1, 2>(from + i * inputs, bias ? shift + i : nullptr, x, y + n + i, rows, inputs, outputs);
-        else if (together == 4) dots<4, 4>(from, shift, x, y + n, rows, inputs, outputs);
-        else dots<1, 2>(from, shift, x, y + n, rows, inputs, outputs);
+// Products of the same rows with several weights.
+void products(const Factor* factors, long count, const void* x, int floats, long rows, long inputs, int threads) {
+    std::vector<Rows> read;  // those that the packed ones take
+    read.reserve(count);
+    long numbers = 0;
+    auto rows_of = [&](const Factor& f) -> const Rows& {
+        const long groups = f.form == INT4 ? f.groups : 0;
+        for (const Rows& one : read) if (one.groups == groups) return one;
+        return read.emplace_back(x, floats != 0, rows, inputs, groups);
+    };
+    for (long i = 0; i < count; i++) {
+        numbers += inputs * factors[i].outputs;
+        if (factors[i].form != BFLOAT16) rows_of(factors[i]);
+    }
+    #pragma omp parallel num_threads(threads) if (numbers > SMALL)
+    for (long i = 0; i < count; i++) {
+        const Factor& f = factors[i];
+        const Packed w = {(const uint8_t*)f.weight, (const uint8_t*)f.steps, (const bf16*)f.table, inputs, f.outputs, f.groups};
+        switch (f.form) {
+            case BFLOAT16: product_bf16(f, (const bf16*)x, rows, inputs); break;
+            case INT8: product<Int8>(w, rows_of(f), (const float*)f.steps, f.y); break;
+            case INT4: product<FourBit<SCALE_AND_ZERO>>(w, rows_of(f), nullptr, f.y); break;
+            case LEVELS: product<FourBit<SCALE>>(w, rows_of(f), nullptr, f.y);
+        }
     }
 }
 
-void product_int8(const uint8_t* codes, const float* absmax, const void* x, void* y, int floats, long rows, long inputs,
-                  long outputs, int threads) {
-    product<Int8>({codes, nullptr, nullptr, inputs, outputs, 1}, x, floats, rows, absmax, y, threads);
-}
-
-void product_int4(const uint8_t* codes, const uint8_t* steps, const bf16* table, const void* x, void* y, int floats,
-                  long rows, long inputs, long outputs, long groups, int zeros, int threads) {
-    const Packed w = {codes, steps, table, inputs, outputs, groups};
-    if (zeros) product<FourBit<SCALE_AND_ZERO>>(w, x, floats, rows, nullptr, y, threads);
-    else product<FourBit<SCALE>>(w, x, floats, rows, nullptr, y, threads);
+// x, [batch][heads][time][width] with these strides but the last, turned by tables [batch or 1][time][turned], into
+// y [batch][time][heads][width]. The first product is rounded, as PyTorch does it.
+void rotate(const void* x, const void* cos, const void* sin, void* y, const int64_t* by, const int64_t* shape, long turned,
+            long table_by, int interleaved, int floats) {
+    if (floats) turn((const float*)x, (const float*)cos, (const float*)sin, (float*)y, by, shape, turned, table_by, interleaved);
+    else turn((const bf16*)x, (const bf16*)cos, (const bf16*)sin, (bf16*)y, by, shape, turned, table_by, interleaved);
 }
 
 void norm(const void* weight, const void* bias, const void* x, void* y, float eps, int rms, int plus_one, int floats,

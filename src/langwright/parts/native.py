@@ -11,12 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64, Shaped, UInt8
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from langwright.base.files import cache_folder
@@ -32,10 +34,9 @@ TAKEN = (torch.float32, torch.bfloat16)
 _FUNCTIONS = {
     "attend_blocks": "p",
     "norm": "ppppfiiilli",
-    "product_bf16": "ppppllli",
-    "product_int8": "ppppillli",
-    "product_int4": "pppppillllii",
+    "products": "plpilli",
     "read_through": "pli",
+    "rotate": "ppppppllii",
 }
 _TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
 
@@ -93,12 +94,11 @@ def library() -> ctypes.CDLL | None:
 def serves(*tensors: Tensor) -> ctypes.CDLL | None:
     """The kernels, where they take these tensors: of one dtype, float32 or bfloat16, on a CPU, without gradients."""
     dtype = tensors[0].dtype
-    if (
-        torch.is_grad_enabled()
-        or dtype not in TAKEN
-        or any(x.dtype != dtype or x.device.type != "cpu" for x in tensors)
-    ):
+    if torch.is_grad_enabled() or dtype not in TAKEN:
         return None
+    for x in tensors:
+        if x.dtype != dtype or not x.is_cpu:
+            return None
     return library()
 
 
@@ -168,50 +168,77 @@ def norm(
     return y
 
 
-def product_bf16(
-    kernels: ctypes.CDLL, x: Float[Tensor, "rows inputs"], weight: Float[Tensor, "outputs inputs"], bias: Tensor | None
-) -> Float[Tensor, "rows outputs"]:
-    """x Wᵀ + b of contiguous tensors in bfloat16."""
-    (rows, inputs), outputs = x.shape, weight.shape[0]
-    y = x.new_empty(rows, outputs)
-    shift = None if bias is None else bias.data_ptr()
-    threads = torch.get_num_threads()
-    kernels.product_bf16(weight.data_ptr(), shift, x.data_ptr(), y.data_ptr(), rows, inputs, outputs, threads)
-    return y
+Form = Literal["bfloat16", "int8", "int4", "levels"]
+_FORMS = {"bfloat16": 0, "int8": 1, "int4": 2, "levels": 3}
 
 
-def product_int8(
-    kernels: ctypes.CDLL, x: Float[Tensor, "rows inputs"], tiles: UInt8[Tensor, "tiles pairs 128"], absmax: Tensor
-) -> Float[Tensor, "rows outputs"]:
-    """x Wᵀ of a weight in int8 (`tiles.tile_int8`), with the largest weight of each output in float32."""
-    (rows, inputs), outputs, x = x.shape, len(absmax), x.contiguous()
-    y = x.new_empty(rows, outputs)
-    kernels.product_int8(
-        tiles.data_ptr(), absmax.data_ptr(), x.data_ptr(), y.data_ptr(),
-        x.dtype == torch.float32, rows, inputs, outputs, torch.get_num_threads(),
-    )  # fmt: skip
-    return y
+class Factor(ctypes.Structure):
+    """A weight that rows are multiplied with (`Factor` of native.cpp). It holds no tensor: keep them alive."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "steps", "table", "bias", "y")),
+        ("outputs", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("form", ctypes.c_int32),
+    )
 
 
-def product_int4(
-    kernels: ctypes.CDLL,
-    x: Float[Tensor, "rows inputs"],
-    tiles: UInt8[Tensor, "tiles fours 128"],
-    steps: Float[Tensor, "tiles groups steps 64"],
-    table: Float[Tensor, "16"],
+def factor(
+    form: Form,
+    weight: Tensor,
     outputs: int,
-) -> Float[Tensor, "rows outputs"]:
-    """x Wᵀ of a weight of 16 levels (`tiles.tile_int4`). table: the levels, in bfloat16.
+    steps: Tensor | None = None,
+    table: Float[Tensor, "16"] | None = None,
+    bias: Float[Tensor, " outputs"] | None = None,
+) -> Factor:
+    """A weight as native code finds it; all tensors are contiguous.
 
-    steps: scales and zeros of groups in bfloat16, or scales alone in float32.
+    Args:
+        form: bfloat16 as it lies, [outputs, inputs], or the codes of `tiles.tile_int8` or `tile_int4`: integers, or
+            other levels.
+        weight: the numbers or codes.
+        outputs: rows of the weight.
+        steps: the largest weight of each output of int8, in float32; of 4 bits [tiles, groups, steps, 64], scales and
+            zeros of integers in bfloat16, scales alone of other levels in float32.
+        table: the levels of 4-bit codes, in bfloat16.
+        bias: in bfloat16, beside a weight in bfloat16.
     """
-    (rows, inputs), x = x.shape, x.contiguous()
-    y = x.new_empty(rows, outputs)
-    kernels.product_int4(
-        tiles.data_ptr(), steps.data_ptr(), table.data_ptr(), x.data_ptr(), y.data_ptr(), x.dtype == torch.float32,
-        rows, inputs, outputs, steps.shape[1], steps.shape[2] == 2, torch.get_num_threads(),
+    second, third, fourth = (0 if one is None else one.data_ptr() for one in (steps, table, bias))
+    groups = steps.shape[1] if steps is not None and steps.ndim == 4 else 1
+    return Factor(weight.data_ptr(), second, third, fourth, 0, outputs, groups, _FORMS[form])
+
+
+def products(
+    kernels: ctypes.CDLL, x: Float[Tensor, "rows inputs"], factors: Sequence[Factor]
+) -> list[Float[Tensor, "rows outputs"]]:
+    """x Wᵀ of each factor, in the dtype of x: bfloat16, or float32 where no factor is of that form."""
+    x, (rows, inputs), found = x.contiguous(), x.shape, []
+    for one in factors:
+        y = x.new_empty(rows, one.outputs)
+        one.y = y.data_ptr()
+        found.append(y)
+    told = (Factor * len(factors))(*factors)
+    floats, threads = x.dtype == torch.float32, torch.get_num_threads()
+    kernels.products(ctypes.addressof(told), len(factors), x.data_ptr(), floats, rows, inputs, threads)
+    return found
+
+
+def rotate(
+    kernels: ctypes.CDLL,
+    x: Float[Tensor, "batch heads time width"],
+    cos: Float[Tensor, "#batch 1 time turned"],
+    sin: Float[Tensor, "#batch 1 time turned"],
+    interleaved: bool,
+) -> Float[Tensor, "batch heads time width"]:
+    """`positions.rotate`; x with neighbours in the last dimension, tables contiguous, all of one dtype."""
+    batch, heads, time, width = x.shape
+    y, turned = x.new_empty(batch, time, heads, width), cos.shape[-1]
+    kernels.rotate(
+        x.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr(), (ctypes.c_int64 * 3)(*x.stride()[:3]),
+        (ctypes.c_int64 * 4)(*x.shape), turned, 0 if len(cos) == 1 else time * turned, interleaved,
+        x.dtype == torch.float32,
     )  # fmt: skip
-    return y
+    return y.transpose(1, 2)
 
 
 POINTERS = ("q", "k", "v", "out", "keys", "values", "tables", "starts", "counts", "allowed", "added")

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from langwright.parts import native
+from langwright.parts.linear import FEW
 from langwright.parts.rope_scaling import Scaling
 
 Positions = Int[Tensor, "#batch time"]
@@ -82,6 +84,8 @@ def rotate(x: Float[Tensor, "batch heads time head_dim"], tables: Tables) -> Flo
     """
     cos, sin, interleaved = tables
     width = cos.shape[-1]
+    if x.shape[2] <= FEW and x.stride(3) == 1 and (kernels := native.serves(x, cos, sin)) is not None:
+        return native.rotate(kernels, x, cos, sin, interleaved)
     if width < x.shape[-1]:
         return torch.cat((rotate(x[..., :width], tables), x[..., width:]), -1)
     partners = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) if interleaved else x.roll(width // 2, -1)

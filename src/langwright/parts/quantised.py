@@ -89,17 +89,21 @@ class Packed(nn.Module):
 
     def _by_tiles(self, x: Tensor) -> Tensor | None:
         """The product by the native kernels, where they serve and are the faster ones."""
-        if not x.is_cpu or x.dtype not in native.TAKEN or not x.shape[0]:
-            return None
-        kernels = native.library()
-        # Many rows of float32, which take three products, and kernels without vectors leave to PyTorch's product.
-        if kernels is None or (x.shape[0] > FEW and (x.dtype == torch.float32 or not native.native().vectors)):
-            return None
-        self.lay_out("tiles")
-        return self._native(kernels, x) if self.layout == "tiles" else None
+        kernels, factors = native.library(), self.factors(x)
+        return functools.reduce(torch.add, native.products(kernels, x, factors)) if kernels and factors else None
 
-    def _native(self, kernels: Any, x: Tensor) -> Tensor:
-        """The product by the native kernels, the codes in tiles."""
+    def factors(self, x: Float[Tensor, "batch columns"]) -> list[native.Factor]:
+        """What the native kernels multiply x with, and sum; empty where they do not serve, or are the slower ones."""
+        if not x.is_cpu or x.dtype not in native.TAKEN or not x.shape[0] or native.library() is None:
+            return []
+        # Many rows of float32, which take three products, and kernels without vectors leave to PyTorch's product.
+        if x.shape[0] > FEW and (x.dtype == torch.float32 or not native.native().vectors):
+            return []
+        self.lay_out("tiles")
+        return self._factors(x.dtype) if self.layout == "tiles" else []
+
+    def _factors(self, dtype: torch.dtype) -> list[native.Factor]:
+        """The same of codes in tiles, for rows of a dtype."""
         raise NotImplementedError
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Packed":
@@ -149,8 +153,8 @@ class Int8Rows(Packed):
     def _plain_codes(self) -> Int8[Tensor, "rows columns"]:
         return self.codes if self.layout == "plain" else tiles.untile_int8(self.codes, self.shape[0])
 
-    def _native(self, kernels: Any, x: Tensor) -> Tensor:
-        return native.product_int8(kernels, x, self.codes, self.absmax)
+    def _factors(self, dtype: torch.dtype) -> list[native.Factor]:
+        return [native.factor("int8", self.codes, self.shape[0], self.absmax)]
 
     def _lay(self, layout: Layout) -> bool:
         fits = layout == "tiles" and self.shape[1] % 2 == 0 and bool((self.codes > -128).all())
@@ -236,8 +240,8 @@ class IntGroups(Packed):
                 return torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.codes, group, steps)
         return self.dense_product(x) if found is None else found
 
-    def _native(self, kernels: Any, x: Tensor) -> Tensor:
-        return native.product_int4(kernels, x, self.codes, self.steps, _integers(), self.shape[0])
+    def _factors(self, dtype: torch.dtype) -> list[native.Factor]:
+        return [native.factor("int4", self.codes, self.shape[0], self.steps, _integers())]
 
     def plain_codes(self) -> UInt8[Tensor, "rows columns"]:
         """The codes, one a byte."""
@@ -352,6 +356,10 @@ class FourBitBlocks(Packed):
         flat = quantisers.dequantise_levels(codes, scales, self.levels, self.block, dtype or self.dtype)
         return flat[: self.shape[0] * self.shape[1]].view(self.shape)
 
+    def _factors(self, dtype: torch.dtype) -> list[native.Factor]:
+        tables = _thirds(self.levels)[: 3 if dtype == torch.float32 else 1]
+        return [native.factor("levels", self.codes, self.shape[0], self.steps, table) for table in tables]
+
     def grid(self) -> Grid:
         rows, columns = self.shape
         scale = self.scales().float().repeat_interleave(self.block)[: rows * columns].view(rows, columns)
@@ -363,12 +371,6 @@ class FourBitBlocks(Packed):
         nested = self.outer is not None and self.offset is not None
         scales = Nested(self.absmax, self.outer, self.offset) if nested else self.absmax  # type: ignore[arg-type]
         return FourBitBlocks(self.levels, codes, scales, self.shape, self.dtype, self.block, self.first)
-
-    def _native(self, kernels: Any, x: Tensor) -> Tensor:
-        assert self.steps is not None
-        tables = _thirds(self.levels)[: 3 if x.dtype == torch.float32 else 1]
-        products = (native.product_int4(kernels, x, self.codes, self.steps, t, self.shape[0]) for t in tables)
-        return functools.reduce(torch.add, products)
 
     def _plain_codes(self) -> UInt8[Tensor, " bytes"]:
         """Two codes a byte."""
@@ -440,6 +442,10 @@ class QuantisedLinear(Linear):
         y = _Product.apply(flat, self.packed) if wanted else self.packed.product(flat)  # type: ignore[no-untyped-call]
         y = y.view(*x.shape[:-1], self.outputs)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def factor(self, x: Float[Tensor, "rows inputs"]) -> native.Factor | None:
+        factors = self.packed.factors(x) if self.bias is None else []
+        return factors[0] if len(factors) == 1 else None
 
     def full_weight(self) -> Float[Tensor, "outputs inputs"]:
         """The numbers that the weight was rounded to, in the dtype that it had."""

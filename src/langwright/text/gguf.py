@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, first_line
 from langwright.base.gguf import GGUF
 from langwright.text.sentencepiece import (
     BYTE,
@@ -295,8 +295,8 @@ def read_tokenizer(file: GGUF) -> Tokenizer:
         backend = _READERS[model](file, pieces, ids)
     except UserError:
         raise
-    except Exception as error:  # the tokenizers library raises bare Exception, and panics
-        raise UserError(f"{file.path}: the fields {KEY}* make no tokenizer: {error}") from None
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise UserError(f"{file.path}: the fields {KEY}* make no tokenizer: {first_line(error)}") from None
     if model == "bert":
         special = BERT
     else:
@@ -336,6 +336,8 @@ def _read_byte_level(file: GGUF, pieces: list[Piece], ids: Mapping[str, int | No
     if rule not in RULES:
         raise UserError(f"{file.path}: {KEY}pre = {pre!r} is not read, only {', '.join([*RULES, *_SAME])}")
     merges = [tuple(merge.split(" ")) for merge in _list(file, "merges", str) if merge != _NO_MERGE]
+    if odd := [merge for merge in merges if len(merge) != 2]:
+        raise UserError(f'{file.path}: {KEY}merges holds "{" ".join(odd[0]):.80}", which is not two tokens')
     vocabulary = {piece.text: id for id, piece in enumerate(pieces)}
     unknown = ids["unk"]
     model = BPE(

@@ -257,8 +257,8 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
         tokenizer: of a new model: bpe, words, characters, bytes, or a folder that holds one; words for recurrent and
             convolutional families, bpe for the others, unless given.
         old_text: a corpus to measure forgetting on; the held-out part of what the model was trained on, unless given.
-        bits: quantise the linear layers of the model to int8, int4, nf4 or fp4 on loading, to train an adapter over
-            them (QLoRA).
+        bits: quantise the linear layers of the model to int8, int4, int3, nf4 or fp4 on loading, to train an adapter
+            over them (QLoRA).
         unfreeze_every: with full tuning, begin with the last layer and let one more below join each time, such as
             "100 steps".
     """
@@ -285,7 +285,7 @@ class FinetuneRecipe(NewModelRecipe, TrainingRecipe):
     context: int | None = None
     old_text: str | None = None
     method: str = "full"
-    bits: Literal["int8", "int4", "nf4", "fp4"] | None = None
+    bits: Literal["int8", "w8a8", "int4", "int3", "nf4", "fp4"] | None = None
     unfreeze_every: str | None = None
     usual_steps: ClassVar[str] = "3 epochs"
 

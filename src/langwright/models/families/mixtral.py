@@ -61,6 +61,7 @@ MIXTRAL = replace(
             **GGUF_FIELDS, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
         },
         only={"hidden_act": ("silu",)},
+        sizes={"vocab_size": "token_embd.weight", "num_local_experts": "blk.0.ffn_gate_inp.weight"},
         pairs=True,
         experts=True,
     ),

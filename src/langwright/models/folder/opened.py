@@ -17,6 +17,7 @@ from langwright.models.family import Fields
 from langwright.models.folder import sentences
 from langwright.models.folder.reading import read_weights
 from langwright.models.gguf.describing import config_fields
+from langwright.models.gguf.tensors import stored_weights
 from langwright.models.initialise import normal
 from langwright.models.model import Model
 from langwright.models.surgery import quantise
@@ -44,9 +45,12 @@ class OpenedFolder:
 
     def __init__(self, folder: Path | str, ignore_fields: Collection[str] = ()):
         self.named, self.path = folder, model_folder(folder, weights=False)
-        packed = is_gguf(self.path)
-        self.where = str(self.path if packed else self.path / CONFIG)
-        self.fields = config_fields(read_gguf(self.path)) if packed else self._read_config()
+        if is_gguf(self.path):
+            file = read_gguf(self.path)
+            self.where, self.fields = str(self.path), config_fields(file)
+            stored_weights(file)  # which checks them
+        else:
+            self.where, self.fields = str(self.path / CONFIG), self._read_config()
         self.family = MODEL_TYPES[self.fields["model_type"]]
         self.config = self.family.parse(self.fields, self.where, {*ignore_fields, quantise.FIELD})
 

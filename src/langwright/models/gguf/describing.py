@@ -19,6 +19,11 @@ ARCHITECTURE, SPLIT = "general.architecture", "split.count"
 KV = "attention.head_count_kv"
 _FLOATS = ("epsilon", "freq_base", "factor", "softcapping", "clamp_kqv", "alibi_bias")
 """Ends of the keys whose values are floats, which llama.cpp insists on."""
+_OPTIONAL = (
+    KV, "attention.key_length", "attention.clamp_kqv", "use_parallel_residual", "attn_logit_softcapping",
+    "final_logit_softcapping",
+)  # fmt: skip
+"""Keys that files may lack."""
 FREQUENCIES = "rope_freqs.weight"
 """The tensor that holds by what the frequency of each pair is divided."""
 
@@ -125,7 +130,16 @@ def config_fields(file: GGUF) -> Fields:
     def get(key: str) -> Any:
         return file.fields.get(f"{layout.architecture}.{key}")
 
-    told: Fields = {name: get(key) for key, name in shape_keys(family).items()}
+    told: Fields = {}
+    for key, name in shape_keys(family).items():
+        told[name] = get(key)
+        if told[name] is None and key not in _OPTIONAL:
+            raise UserError(f'{file.path}: field "{layout.architecture}.{key}" is missing')
+    layers = file.get(f"{layout.architecture}.block_count", int, 0)
+    if layers > len(file.tensors):
+        raise UserError(f"{file.path}: {layout.architecture}.block_count = {layers:,} is more than there are tensors")
+    if KV in layout.fields:
+        told[layout.fields[KV]] = get(KV) or get("attention.head_count")
     told |= {name: mark in file.tensors for name, mark in layout.marks.items()}
     for name, tensor in layout.sizes.items():
         if tensor not in file.tensors:

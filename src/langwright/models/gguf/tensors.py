@@ -1,6 +1,7 @@
 """The tensors of a GGUF file and those of a model folder: which is which, and how the numbers lie."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,7 +91,11 @@ def open_weights(path: Path) -> Iterator[Weights]:
 
 
 def stored_weights(file: GGUF) -> Weights:
-    """The tensors of a file by the names that they have in a folder."""
+    """The tensors of a file by the names that they have in a folder.
+
+    Raises:
+        UserError: one is missing, not known, or has another shape than the fields say; nothing was allocated yet.
+    """
     family = family_of(file)
     layout, config = layout_of(family), family.parse(config_fields(file), str(file.path))
     known = {place.entry.disk: place for place in places(family, config)}
@@ -104,23 +109,27 @@ def stored_weights(file: GGUF) -> Weights:
     if left:
         raise UserError(f'{file.path}: tensor "{min(left)}" is not known for {family.name}')
     with torch.device("meta"):
-        sizes = {name: p.shape[0] for name, p in family.build(config).named_parameters()}
-        sizes["head.weight"] = config.vocab_size
+        meta = dict(family.build(config).named_parameters())
+    meta["head.weight"] = meta["body.embed.tokens"]
+    experts = Counter(place.name for place in known.values() if place.expert is not None)
+    for place in known.values():
+        if place.name not in file.tensors:
+            raise UserError(f'{file.path}: tensor "{place.name}" is missing')
+        one = place.join([meta[own] for own in place.entry.ours], layout, config.head_width).shape
+        due = (*one,) if place.expert is None else (experts[place.name], *one)
+        if file.tensors[place.name].shape != due:
+            found = list(file.tensors[place.name].shape)
+            raise UserError(f'{file.path}: tensor "{place.name}" has shape {found}, the fields ask for {list(due)}')
 
     def read(name: str) -> Tensor:
-        if name not in known or known[name].name not in file.tensors:
-            raise UserError(f'{file.path}: tensor "{known[name].name if name in known else name}" is missing')
         place = known[name]
         stored = file.tensors[place.name]
         data, shape = torch.from_numpy(stored.data), stored.shape
         if place.expert is not None:
-            if place.expert >= shape[0]:
-                raise UserError(f'{file.path}: tensor "{place.name}" has {shape[0]} experts, not {place.expert + 1}')
             part = data.shape[0] // shape[0]
             data, shape = data[place.expert * part :][:part], shape[1:]
-        tensor, rows = unpack(data, stored.kind.name).reshape(shape), [sizes[own] for own in place.entry.ours]
-        if sum(rows) != shape[0] or (layout.pairs and _TURNED.search(place.name) and shape[0] % config.head_width):
-            raise UserError(f'{file.path}: tensor "{place.name}" has shape {list(shape)}, and {sum(rows)} rows are due')
+        rows = [meta[own].shape[0] for own in place.entry.ours]
+        tensor = unpack(data, stored.kind.name).reshape(shape)
         return place.entry.join(place.split(tensor, rows, layout, config.head_width))
 
-    return Weights({name: file.path for name, place in known.items() if place.name in file.tensors}, read)
+    return Weights(dict.fromkeys(known, file.path), read)

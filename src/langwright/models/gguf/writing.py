@@ -41,7 +41,14 @@ class Written:
 
 
 @torch.no_grad()
-def write_gguf(path: Path, model: Model, parameters: Mapping[str, Tensor], fields: Fields, kind: Type) -> Written:
+def write_gguf(
+    path: Path,
+    model: Model,
+    parameters: Mapping[str, Tensor],
+    fields: Fields,
+    kind: Type,
+    tables: Type | None = None,
+) -> Written:
     """Write a file that llama.cpp opens.
 
     Args:
@@ -50,6 +57,7 @@ def write_gguf(path: Path, model: Model, parameters: Mapping[str, Tensor], field
         parameters: its parameters in floats, by name.
         fields: of its tokenizer.
         kind: what matrices hold; vectors hold float32.
+        tables: what the token table and the head hold; the same unless given, with 4 bits the head q6_k.
 
     Raises:
         UserError: llama.cpp has no such model; names the field.
@@ -80,7 +88,9 @@ def write_gguf(path: Path, model: Model, parameters: Mapping[str, Tensor], field
         if len(shape) == 1 or name.endswith(_WHOLE):
             return "f32", torch.Size(shape)
         found: str = kind
-        if name == HEAD or (name == TOKENS and tied):
+        if name in (HEAD, TOKENS) and tables is not None:
+            found = tables
+        elif name == HEAD or (name == TOKENS and tied):
             found = _FINER.get(found, found)
         while shape[-1] % KINDS[found].block:
             found = _WIDER[found]
@@ -97,9 +107,9 @@ def write_gguf(path: Path, model: Model, parameters: Mapping[str, Tensor], field
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(str(temporary), told.pop(ARCHITECTURE))
         for key, value in told.items():
-            # llama.cpp wants whole numbers without a sign, but in lists.
-            whole = type(value) is int
-            writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if whole else gguf.GGUFValueType.get_type(value))
+            # llama.cpp wants whole numbers without a sign, but in lists; bytes are a list.
+            own = {int: gguf.GGUFValueType.UINT32, bytes: gguf.GGUFValueType.ARRAY}.get(type(value))
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value) if own is None else own)
         for name, (form, shape) in kinds.items():
             code = gguf.GGMLQuantizationType(KINDS[form].code)
             writer.add_tensor_info(name, shape, np.dtype(np.float32), sizes[name], code)
