@@ -17,7 +17,6 @@ from langwright.commands.finetune import NEW, TuningRecipe
 from langwright.commands.finetune import run as train_classifier
 from langwright.corpora.labelled import Columns
 from langwright.corpora.pairs import Pair, open_pairs
-from langwright.inference.opening import Opening
 from langwright.pipelines.cascade import (
     CLASSIFIER,
     RECORD,
@@ -33,6 +32,7 @@ from langwright.pipelines.cascade import (
     read_by_classifier,
     save_cascade,
 )
+from langwright.pipelines.opening import Opening
 from langwright.pipelines.prompt_file import read_prompts
 from langwright.pipelines.scorers import Answer, Scorer, normal
 from langwright.pipelines.thresholds import Curve, Policy, choose, frontier, measure
