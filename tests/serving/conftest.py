@@ -13,10 +13,10 @@ import torch
 from langwright.adaptation.attached import attached
 from langwright.adaptation.folder import save_adapter
 from langwright.adaptation.methods import METHODS
-from langwright.inference.opening import Opening
 from langwright.models.families.bert import BertConfig
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model, save_model
+from langwright.pipelines.opening import Opening
 from langwright.serving.app import Service
 from langwright.serving.process import listen, run
 from langwright.serving.served import Served, open_adapter, open_model

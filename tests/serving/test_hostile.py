@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langwright.inference.opening import Opening
 from langwright.models.folder import save_model
+from langwright.pipelines.opening import Opening
 from langwright.serving.bodies import ChatBody, CompletionBody
 from langwright.text.tokenizer import Tokenizer
 from serving.conftest import ENDLESS  # type: ignore[import-not-found]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from langwright.inference.engine import Engine
-from langwright.inference.opening import Opening
 from langwright.inference.prompts import prompt_ids
 from langwright.inference.request import Completion, Request
 from langwright.inference.sampling import Sampling
+from langwright.pipelines.opening import Opening
 from langwright.serving.served import open_model
 from langwright.text.chat_template import own_template
 from serving.conftest import Started  # type: ignore[import-not-found]

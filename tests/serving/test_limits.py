@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from langwright.inference.opening import Opening
+from langwright.pipelines.opening import Opening
 from langwright.serving.app import Service
 from langwright.serving.process import listen, run
 from langwright.serving.served import open_model

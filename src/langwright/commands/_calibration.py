@@ -17,8 +17,8 @@ from langwright.corpora.files import STDLIB
 from langwright.data.shards import Tokens
 from langwright.data.supply import evaluation_batches
 from langwright.data.windows import Windows as Numbered
-from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder
+from langwright.pipelines.opening import check_vocabulary
 from langwright.text.opening import load_tokenizer
 
 WINDOW, BATCH = 512, 4096

@@ -9,9 +9,9 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
 from langwright.base.files import standard_input
 from langwright.inference.generate import tell_errors
-from langwright.inference.opening import Opening
 from langwright.inference.sampling import Sampling
 from langwright.pipelines.conversation import Conversation
+from langwright.pipelines.opening import Opening
 from langwright.text.chat_template import own_template, set_up_chat
 
 HELP = "/reset forgets what was said, /system TEXT sets the system message, /exit leaves; Ctrl-C stops an answer"

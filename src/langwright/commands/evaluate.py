@@ -22,11 +22,11 @@ from langwright.evaluation.experts import expert_shares
 from langwright.evaluation.likelihood import Likelihood, likelihood, print_likelihood
 from langwright.evaluation.tasks.opening import open_task
 from langwright.evaluation.tasks.scores import intervals, print_scores
-from langwright.inference.opening import Opening
 from langwright.inference.sampling import Search
 from langwright.models.folder import OpenedFolder
 from langwright.models.model import Model
 from langwright.parts.moe import MoE
+from langwright.pipelines.opening import Opening
 from langwright.text.tokenizer import Tokenizer
 from langwright.viewing.terminal import bars
 

@@ -8,10 +8,10 @@ from langwright.base.console import print_json, say
 from langwright.base.errors import UserError
 from langwright.base.files import folder_lock, refuse_file
 from langwright.base.gguf import SUFFIX
-from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import OpenedFolder, refuse_out, save_model
 from langwright.models.gguf.writing import Type, write_gguf
 from langwright.models.surgery.quantise import dequantise, is_quantised
+from langwright.pipelines.opening import check_vocabulary
 from langwright.text.gguf import tokenizer_fields
 from langwright.text.opening import load_tokenizer
 

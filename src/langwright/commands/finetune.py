@@ -20,7 +20,6 @@ from langwright.commands._goals import goal as goal_of
 from langwright.commands._search import searched
 from langwright.data.order import Layout
 from langwright.evaluation.in_training import sample_of
-from langwright.inference.opening import check_vocabulary
 from langwright.models.folder import GENERATION, RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
@@ -28,6 +27,7 @@ from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.models.untrained import Origin
 from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
+from langwright.pipelines.opening import check_vocabulary
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
 from langwright.text.opening import load_tokenizer

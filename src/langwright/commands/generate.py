@@ -8,10 +8,10 @@ from langwright.base.errors import UserError, check_flag
 from langwright.base.files import read_text, standard_input
 from langwright.inference.constraints import Constraint, Form
 from langwright.inference.generate import complete, tell_errors
-from langwright.inference.opening import Opening
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling, Search
 from langwright.inference.sinks import Streaming
+from langwright.pipelines.opening import Opening
 from langwright.pipelines.prompt_file import complete_file
 
 

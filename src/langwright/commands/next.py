@@ -6,7 +6,7 @@ from pathlib import Path
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
 from langwright.evaluation.likeliest import likeliest_continuations, likeliest_fillings, next_tokens
-from langwright.inference.opening import Opening
+from langwright.pipelines.opening import Opening
 from langwright.viewing.terminal import bars
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from langwright.base.errors import check_flag
 from langwright.corpora.labelled import Columns
 from langwright.evaluation.tasks.opening import open_task
-from langwright.inference.opening import Opening
 from langwright.inference.sampling import Search
+from langwright.pipelines.opening import Opening
 
 
 def predict(

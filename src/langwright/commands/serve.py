@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from langwright.base.errors import UserError, check_flag
 from langwright.base.extras import need
 from langwright.base.hub import parse_hub_name
-from langwright.inference.opening import Loading, Opening
+from langwright.pipelines.opening import Loading, Opening
 
 if TYPE_CHECKING:
     from langwright.serving.served import Served

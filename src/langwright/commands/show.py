@@ -14,12 +14,12 @@ from langwright.base.console import say
 from langwright.base.errors import UserError
 from langwright.base.files import write_atomic
 from langwright.inference.generate import complete, tell_errors
-from langwright.inference.opening import Opening
 from langwright.inference.prompts import check_length, prompt_ids, source_ids
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
 from langwright.parts.bias import Bias, Places
 from langwright.parts.state import Taps
+from langwright.pipelines.opening import Opening
 from langwright.text.tokenizer import Tokenizer
 from langwright.viewing.attention import CAUTIONS, CROSS_CAUTIONS, LayerHeads, attention_figure, heads_figure
 from langwright.viewing.page import Section, page

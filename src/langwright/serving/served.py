@@ -14,11 +14,11 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_object
 from langwright.inference.constraints import Constraint
 from langwright.inference.engine import Engine
-from langwright.inference.opening import Opening, check_vocabulary
 from langwright.inference.prompts import padded, prompt_ids, source_ids
 from langwright.inference.request import Request
 from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
+from langwright.pipelines.opening import Opening, check_vocabulary
 from langwright.serving.bodies import ChatBody, CompletionBody
 from langwright.serving.errors import RequestError
 from langwright.serving.tools import ToolForm

@@ -6,9 +6,9 @@ from langwright.base.errors import UserError
 from langwright.base.files import read_object
 from langwright.evaluation.tasks import TASKS
 from langwright.evaluation.tasks.task import Task
-from langwright.inference.opening import Opening
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
+from langwright.pipelines.opening import Opening
 from langwright.text.tokenizer import Tokenizer
 
 

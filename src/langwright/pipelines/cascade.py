@@ -1,0 +1,260 @@
+"""Several models that answer for less than the best alone: asked one after the other, or chosen by a router.
+
+Both are folders. `cascade.json` names the models and says which is asked when; a classifier of ours, a model folder
+below it, scores answers (learned) or reads prompts (a router).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from langwright.base.errors import UserError
+from langwright.base.files import read_record, write_json
+from langwright.inference.engine import Engine
+from langwright.inference.prompts import given_ids
+from langwright.inference.request import Request
+from langwright.inference.sampling import Sampling
+from langwright.models.model import Model
+from langwright.pipelines.scorers import Answer, Scorer
+from langwright.text.tokenizer import Tokenizer
+
+RECORD, CLASSIFIER, FORMAT_VERSION = "cascade.json", "classifier", 1
+RIGHT, WRONG = "right", "wrong"
+"""The labels of the classifier that scores answers; those of a router are the numbers of the models."""
+Kind = Literal["cascade", "router"]
+Opened = tuple[Model, Tokenizer]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What counts as the cost of an answer.
+
+    Args:
+        cost: seconds that were measured, tokens read and written, or their price.
+        price: of each model, in the order of --model, per million tokens: READ:WRITTEN, such as 0.5:1.5.
+    """
+
+    cost: Literal["seconds", "tokens", "price"] = "seconds"
+    price: tuple[str, ...] = ()
+
+    def prices(self, models: int) -> list[tuple[float, float]]:
+        """Read and written, of each model; UserError where they do not go with the models."""
+        if self.cost == "price" and len(self.price) != models:
+            raise UserError(f"--price: give one for each of {models} models, such as --price 0.5:1.5")
+        try:
+            found = [tuple(float(part) for part in each.split(":")) for each in self.price]
+        except ValueError:
+            found = [()]
+        if any(len(each) != 2 or min(each) < 0 for each in found):
+            raise UserError(
+                f"--price {' '.join(self.price)}: a price is READ:WRITTEN per million tokens, such as 0.5:1.5"
+            )
+        return [(each[0], each[1]) for each in found] or [(0.0, 0.0)] * models
+
+    def of(self, answer: Answer) -> float:
+        """The cost of an answer."""
+        tokens = float(answer.read + answer.written)
+        return {"seconds": answer.seconds, "tokens": tokens, "price": answer.price}[self.cost]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How prompts are answered.
+
+    Args:
+        max_new_tokens: the most tokens of an answer.
+        stop: a string that ends an answer.
+    """
+
+    max_new_tokens: int = 32
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `cascade.json` says: the models by their folders, how they are asked and scored, and who is asked when.
+
+    chain: numbers of models in the order they are asked. thresholds: from which score on the answer of each but the
+    last is accepted. mean_costs: of an answer of each model. report: what fitting measured.
+    """
+
+    kind: Kind
+    models: tuple[str, ...]
+    scorer: Scorer
+    costs: Costs
+    asking: Asking
+    chain: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    mean_costs: tuple[float, ...] = ()
+    report: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A model that was asked. score: of its answer, where there was one to decide by."""
+
+    model: str
+    answer: Answer
+    cost: float
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer of a cascade or router, and all that was spent on it.
+
+    limited: a dearer model would have been asked, had the limit let it.
+    """
+
+    stages: tuple[Stage, ...]
+    limited: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """What JSON says of it."""
+        told = [
+            {"model": s.model, "score": s.score, "cost": s.cost, "seconds": s.answer.seconds, "price": s.answer.price,
+             "tokens_read": s.answer.read, "tokens_written": s.answer.written}
+            for s in self.stages
+        ]  # fmt: skip
+        last = self.stages[-1]
+        cost = sum(stage.cost for stage in self.stages)
+        found = {"text": last.answer.text, "model": last.model, "stage": len(self.stages), "cost": cost, "stages": told}
+        return found | ({"limited": True} if self.limited else {})
+
+
+def ask(opened: Opened, prompt: str, asking: Asking, scorer: Scorer, price: tuple[float, float] = (0.0, 0.0)) -> Answer:
+    """The greedy answer of a model, with what the scorer needs."""
+    model, tokenizer = opened
+    ids, began = given_ids(model, tokenizer, prompt), time.perf_counter()
+    first = Request(ids, Sampling(temperature=0), asking.max_new_tokens, asking.stop, logprobs=2)
+    requests = [first]
+    if scorer.drawn:
+        requests.append(replace(first, sampling=Sampling(temperature=1.0, seed=0), n=scorer.drawn, logprobs=None))
+    limit = asking.max_new_tokens
+    longest = len(ids) + limit if model.context is None else min(len(ids) + limit, model.context)
+    engine = Engine(model, tokenizer, batch=1 + scorer.drawn, longest=longest)
+    handles = [engine.add(request) for request in requests]
+    while engine.busy:
+        engine.step()
+    completions = [completion for handle in handles for completion in handle.completions]
+    if error := next((completion.error for completion in completions if completion.error), None):
+        raise UserError(f"the model broke down over {prompt!r:.60}: {error}")
+    written = sum(handle.written for handle in handles)
+    paid = (len(ids) * price[0] + written * price[1]) / 1e6
+    samples = tuple(completion.text for completion in completions[1:])
+    seconds = time.perf_counter() - began
+    return Answer(completions[0].text, completions[0].logprobs or (), samples, len(ids), written, seconds, paid)
+
+
+def read_by_classifier(prompt: str, model: int | None = None, answer: Answer | None = None) -> str:
+    """The text that a classifier reads: a prompt, and where it scores an answer, that and the number of who gave it."""
+    return prompt if answer is None else f"{prompt}\n{model}: {answer.text}"
+
+
+@torch.no_grad()
+def probabilities(classifier: Opened, text: str) -> dict[str, float]:
+    """The probability of each label."""
+    model, tokenizer = classifier
+    ids, _ = tokenizer.frame(text, limit=model.context)
+    found = model(torch.tensor([ids], device=model.device)).float().softmax(-1)[0]
+    return dict(zip(model.labels, found.tolist(), strict=True))
+
+
+class Cascade:
+    """Models asked in turn until one is sure, or the one that a router chooses.
+
+    Args:
+        settings: who is asked when.
+        open_model: opens a model folder; each is opened when it is first asked.
+        classifier: the folder of the classifier, where there is one.
+    """
+
+    def __init__(
+        self, settings: Settings, open_model: Callable[[Path], Opened], classifier: Path | None = None
+    ) -> None:
+        self.settings = settings
+        self._open = cache(open_model)
+        self._classifier = classifier
+        self._prices = settings.costs.prices(len(settings.models))
+
+    def answer(self, prompt: str, limit: float | None = None) -> Reply:
+        """The answer to a prompt.
+
+        Args:
+            prompt: the prompt.
+            limit: a model is not asked where what was spent and its mean cost together are more; the first always is.
+        """
+        told, stages = self.settings, list[Stage]()
+        chain = told.chain if told.kind == "cascade" else (self.route(prompt),)
+        for number, model in enumerate(chain):
+            expected = sum(stage.cost for stage in stages) + told.mean_costs[model]
+            if stages and limit is not None and expected > limit:
+                return Reply(tuple(stages), limited=True)
+            answer = ask(self._open(Path(told.models[model])), prompt, told.asking, told.scorer, self._prices[model])
+            score = self.score(prompt, model, answer) if number < len(chain) - 1 else None
+            stages.append(Stage(told.models[model], answer, told.costs.of(answer), score))
+            if score is not None and score >= told.thresholds[number]:
+                break
+        return Reply(tuple(stages))
+
+    def score(self, prompt: str, model: int, answer: Answer) -> float:
+        """How sure an answer of a model, given by its number, is."""
+        if self.settings.scorer.scorer != "learned":
+            return self.settings.scorer.score(answer)
+        return self._classify(read_by_classifier(prompt, model, answer))[RIGHT]
+
+    def route(self, prompt: str) -> int:
+        """The number of the model that a router chooses."""
+        found = self._classify(read_by_classifier(prompt))
+        return int(max(found, key=lambda label: found[label]))
+
+    def _classify(self, text: str) -> dict[str, float]:
+        assert self._classifier is not None
+        return probabilities(self._open(self._classifier), text)
+
+
+def save_cascade(folder: Path, settings: Settings) -> None:
+    """Write what a folder says; its classifier lies there already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(settings)})
+
+
+def open_cascade(folder: Path, open_model: Callable[[Path], Opened]) -> Cascade:
+    """A cascade or a router out of its folder; UserError where that is broken."""
+    path = folder / RECORD
+    record = read_record(path, "the settings of the cascade", FORMAT_VERSION)
+    try:
+        settings = _settings(record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: is not what langwright cascade fit wrote: {error!r}") from None
+    classifier = folder / CLASSIFIER if settings.kind == "router" or settings.scorer.scorer == "learned" else None
+    if classifier is not None and not classifier.is_dir():
+        raise UserError(f"{classifier}: the classifier is missing")
+    return Cascade(settings, open_model, classifier)
+
+
+def _settings(record: Mapping[str, Any]) -> Settings:
+    def numbers(key: str, kind: type, most: float) -> tuple[Any, ...]:
+        values = tuple(kind(value) for value in record[key])
+        if not all(0 <= value < most for value in values):
+            raise ValueError(f"{key} = {record[key]}")
+        return values
+
+    models: Sequence[str] = record["models"]
+    chain, thresholds = numbers("chain", int, len(models)), numbers("thresholds", float, 1e9)
+    costs = numbers("mean_costs", float, float("inf"))
+    if record["kind"] not in ("cascade", "router") or not models or len(costs) != len(models):
+        raise ValueError(f"kind = {record['kind']!r}, models = {models}")
+    if record["kind"] == "cascade" and len(chain) != len(thresholds) + 1:
+        raise ValueError(f"{len(chain)} models in chain and {len(thresholds)} thresholds")
+    how = record["asking"]
+    asking = Asking(how["max_new_tokens"], tuple(how["stop"]))
+    paid = Costs(record["costs"]["cost"], tuple(record["costs"]["price"]))
+    scorer = Scorer(**record["scorer"])
+    report = record.get("report")
+    return Settings(record["kind"], tuple(models), scorer, paid, asking, chain, thresholds, costs, report)
