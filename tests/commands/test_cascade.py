@@ -10,6 +10,8 @@ from langwright import Sampling, load_model, load_tokenizer
 from langwright.inference.generate import complete
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
+from langwright.pipelines.cascade import Asking, Costs, Settings, open_cascade, save_cascade
+from langwright.pipelines.scorers import Scorer
 from langwright.text.training import raw_bytes
 from oracles import perturb
 from refusals import Fails, Prints
@@ -67,6 +69,10 @@ def test_a_cascade_keeps_its_budget_and_says_what_it_spent(
     assert singles[1][0] > singles[0][0]  # the small one is right more often, for less
     assert singles[1][1] < singles[0][1] / 4
     assert all(point["policy"]["cost"] <= singles[0][1] + singles[1][1] + 1e-9 for point in told["report"]["points"])
+    # Means are of the rows that thresholds are fitted on, and not of those that measure.
+    record, cheapest = json.loads((tmp_path / "all/cascade.json").read_text()), told["report"]["points"][0]["policy"]
+    assert cheapest["chain"] == [1]
+    assert record["mean_costs"][1] == pytest.approx(cheapest["cost"])
     answers = prints("cascade", "run", tmp_path / "all", "--prompt", "easy 1", "--prompt", "hard 3", "--json")
     for row in map(json.loads, answers.splitlines()):
         assert row["cost"] == pytest.approx(sum(stage["cost"] for stage in row["stages"]))
@@ -79,7 +85,7 @@ def test_a_cascade_keeps_its_budget_and_says_what_it_spent(
 
 
 def test_a_learned_scorer_and_a_router_know_the_rows_apart(
-    ladder: tuple[Path, Path, Path], tmp_path: Path, prints: Prints
+    ladder: tuple[Path, Path, Path], tmp_path: Path, prints: Prints, fails: Fails
 ) -> None:
     told = fitted(prints, ladder, tmp_path / "learned", "--scorer", "learned", *CLASSIFIER)
     best = max(told["report"]["points"], key=lambda point: point["accuracy"])
@@ -94,9 +100,31 @@ def test_a_learned_scorer_and_a_router_know_the_rows_apart(
     free = json.loads(prints("cascade", "run", tmp_path / "learned", "--prompt", "hard 501", "--json"))
     assert len(free["stages"]) == 2
     bound = json.loads(
-        prints("cascade", "run", tmp_path / "learned", "--prompt", "hard 501", "--limit", "1e-5", "--json")
+        prints("cascade", "run", tmp_path / "learned", "--prompt", "hard 501", "--limit", "2e-5", "--json")
     )
     assert (len(bound["stages"]), bound["limited"]) == (1, True)
+    # Nor is the cheap one: 8 tokens and the 4 that it may write cost more.
+    fails("cascade", "run", tmp_path / "learned", "--prompt", "hard 501", "--limit", "1.1e-5", names="--limit")
+    for name in ("learned", "routed"):  # in seconds the classifier counts, and what exceeds the limit is told
+        path = tmp_path / name / "cascade.json"
+        record = json.loads(path.read_text())
+        record["costs"]["cost"], record["mean_costs"] = "seconds", [0, 0]
+        path.write_text(json.dumps(record))
+        given = ["--prompt", "hard 501", "--limit", "0.01" if name == "routed" else "1e-9", "--json"]
+        row = json.loads(prints("cascade", "run", tmp_path / name, *given))
+        assert row["stages"][0]["cost"] > row["stages"][0]["seconds"]
+        assert row["limited"]
+
+
+def test_a_folder_finds_its_models_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    settings = Settings("router", ("small", "hf:owner/name"), Scorer(), Costs(), Asking(), mean_costs=(1, 1))
+    save_cascade(Path("made/out"), settings)
+    Path("made/out/classifier").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    opened = open_cascade(Path("../made/out"), lambda _: pytest.fail("no model is asked"))
+    assert opened.settings.models == (str((tmp_path / "small").resolve()), "hf:owner/name")
 
 
 def test_bad_input_ends_in_one_line(ladder: tuple[Path, Path, Path], tmp_path: Path, fails: Fails) -> None:
@@ -108,7 +136,19 @@ def test_bad_input_ends_in_one_line(ladder: tuple[Path, Path, Path], tmp_path: P
     fails(
         "cascade", "fit", rows, tmp_path / "out", *both, *SHORT, "--cost", "tokens", "--budget", "1", names="--budget"
     )
+    fit, run = ["cascade", "fit", rows, tmp_path / "out", *both], ["cascade", "run", tmp_path, "--prompt", "a"]
+    for flag, value in (("--prompt", "a"), ("--prompts", rows), ("--limit", "1"), ("--classifier", "cnn")):
+        fails(*fit, flag, value, names=flag)
+    fails(*fit, "--classifier-steps", "9", names="--classifier-steps")
+    for flag, value in (("--budget", "1"), ("--scorer", "margin")):
+        fails(*fit, "--kind", "router", flag, value, names=flag)
+        fails(*run, flag, value, names=flag)
+    for flag, value in (("--kind", "cascade"), ("--cost", "tokens"), ("--max-new-tokens", "4"), ("--text-field", "b")):
+        fails(*run, flag, value, names=flag)
+    for value in ("nan", "-1"):
+        fails(*fit, "--budget", value, names="--budget")
+        fails(*run, "--limit", value, names="--limit")
     fails("cascade", "run", tmp_path / "nowhere", "--prompt", "a", names="nowhere")
     fails("cascade", "run", small, names="--prompt")
-    (tmp_path / "cascade.json").write_text('{"format_version": 1, "models": ["a"], "kind": "cascade"}')
+    (tmp_path / "cascade.json").write_text('{"format_version": 2, "models": ["a"], "kind": "cascade"}')
     fails("cascade", "run", tmp_path, "--prompt", "a", names="cascade.json")

@@ -19,6 +19,22 @@ def test_a_table_by_hand() -> None:
     assert (good.tolist(), spent.tolist(), stage.tolist()) == ([1, 1, 0, 1, 1], [1, 1, 1, 1, 11], [0, 0, 0, 0, 1])
 
 
+def test_a_score_costs_where_one_is_wanted() -> None:
+    # Alone, a model is not scored; the first of two is on all five rows, the second on none.
+    checks = np.full_like(COSTS, 0.5)
+    found = frontier(SCORES, RIGHT, COSTS, checks)
+    assert found == [Policy((0,), (), 0.6, 1.0), Policy((0, 1), (0.4,), 0.8, 3.5)]
+    assert outcome(found[1], SCORES, RIGHT, COSTS, checks)[1].tolist() == [1.5, 1.5, 1.5, 1.5, 11.5]
+    assert measure(found, SCORES, RIGHT, COSTS, checks).points[1].cost == 3.5
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_threshold_of_a_free_model_is_infinite(seed: int) -> None:
+    scores, right, costs = rows(30, 3, seed)
+    policies = frontier(scores, right, costs * [0, 1, 1])
+    assert all(np.isfinite(policy.thresholds).all() for policy in policies)
+
+
 def rows(count: int, models: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Answers that are right more often where the score is high, and from dearer models."""
     random = np.random.default_rng(seed)

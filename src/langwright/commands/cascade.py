@@ -2,7 +2,7 @@
 
 import hashlib
 import json as json_module
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -48,14 +48,14 @@ def cascade(
     /,
     *,
     model: tuple[Path, ...] = (),
-    kind: Kind = "cascade",
+    kind: Kind | None = None,
     scoring: Scorer = Scorer(),
     costs: Costs = Costs(),
     asking: Asking = Asking(),
     budget: float | None = None,
     columns: Columns = Columns(),
-    classifier: str = "bert",
-    classifier_steps: int = 200,
+    classifier: str | None = None,
+    classifier_steps: int | None = None,
     prompt: tuple[str, ...] = (),
     prompts: Path | None = None,
     limit: float | None = None,
@@ -73,23 +73,30 @@ def cascade(
         source: a table with a column of prompts and one of answers, as for finetune --task summarise; or the folder.
         out: the new folder.
         model: the folder of a model; give two or more, each with --model.
-        kind: cascade or router.
+        kind: cascade, unless given, or router.
         scoring: when a model is sure.
         costs: what is saved.
         asking: how prompts are answered.
         budget: the most that an answer may cost on average; the most accurate policy within it is taken.
         columns: which columns hold prompts (--text-field) and answers (--label-field).
-        classifier: the family or preset of the classifier of --scorer learned and of a router.
-        classifier_steps: how long it is trained.
+        classifier: the family or preset of the classifier of --scorer learned and of a router; bert, unless given.
+        classifier_steps: how long it is trained; 200, unless given.
         prompt: what to answer, with run; several may be given.
         prompts: a file of prompts, rows with a field `prompt`, with run.
-        limit: with run, the most that one answer may cost: no further model is asked that would go beyond it.
+        limit: with run, the most that one answer may cost: no model is asked that could go beyond it. Of seconds the
+            mean is expected, and an answer that took more says that it is limited.
         opening: how the models are opened.
         json: print the result as JSON.
     """
     if action == "run":
         if out is not None or model:
             raise UserError("cascade run takes the folder of a cascade, and neither OUT nor --model")
+        fitting = {"kind": kind, "budget": budget, "classifier": classifier, "classifier_steps": classifier_steps}
+        _unused(
+            {**fitting, **_changed(scoring), **_changed(costs), **_changed(asking), **_changed(columns)},
+            "goes with cascade fit; the folder says how it was fitted",
+        )
+        check_flag("limit", limit, limit is None or limit >= 0, "at least 0")
         texts = [*prompt, *([] if prompts is None else [text for text, _ in read_prompts(prompts)])]
         if not texts:
             raise UserError("cascade run needs --prompt or --prompts")
@@ -102,6 +109,7 @@ def cascade(
                 print(row["text"])
                 say(f"{row['model']}, stage {row['stage']}, {row['cost']:.4g} {made.settings.costs.cost}")
         return
+    _unused({"prompt": prompt or None, "prompts": prompts, "limit": limit}, "goes with cascade run")
     if out is None:
         raise UserError("cascade fit needs OUT, the new folder")
     if len(model) < 2:
@@ -109,10 +117,18 @@ def cascade(
     refuse_file(out)
     if (out / RECORD).exists():
         raise UserError(f"{out}: holds a cascade already; choose another folder")
-    check_flag("classifier_steps", classifier_steps, classifier_steps >= 1, "at least 1")
+    kind = kind or "cascade"
+    learns = kind == "router" or scoring.scorer == "learned"
+    if kind == "router":
+        _unused({"budget": budget, **_changed(scoring)}, "goes with --kind cascade; a router asks one model, unscored")
+    if not learns:
+        unused = {"classifier": classifier, "classifier_steps": classifier_steps}
+        _unused(unused, "goes with --scorer learned or --kind router")
+    steps = 200 if classifier_steps is None else classifier_steps
+    check_flag("classifier_steps", steps, steps >= 1, "at least 1")
+    check_flag("budget", budget, budget is None or 0 <= budget < np.inf, "a number from 0 on")
     prices = costs.prices(len(model))
     pairs = [*{pair.source: pair for pair in open_pairs(source, columns).pairs}.values()]
-    learns = kind == "router" or scoring.scorer == "learned"
     parts = _split([pair.source for pair in pairs], (0.4, 0.3) if learns and kind == "cascade" else (0.0, 0.5))
     if kind == "router":
         parts = parts[1], parts[0], parts[2]
@@ -122,27 +138,31 @@ def cascade(
     answers = [_answers(folder, pairs, prices[i], asking, scoring, opening) for i, folder in enumerate(model)]
     right = np.array([[float(normal(row[n].text) == normal(p.target)) for row in answers] for n, p in enumerate(pairs)])
     spent = np.array([[costs.of(row[n]) for row in answers] for n in range(len(pairs))])
-    told = Settings(kind, tuple(map(str, model)), scoring, costs, asking, mean_costs=tuple(spent.mean(0).tolist()))
+    means = _means(spent[parts[1] or parts[0]])
+    told = Settings(kind, tuple(map(str, model)), scoring, costs, asking, mean_costs=means)
     if learns:
         taught = [pairs[n] for n in parts[0]], [[row[n] for row in answers] for n in parts[0]]
-        rows = _lessons(kind, *taught, right[parts[0]], spent)
-        _train(rows, out, classifier, classifier_steps)
+        rows = _lessons(kind, *taught, right[parts[0]], spent[parts[0]])
+        _train(rows, out, classifier or "bert", steps)
     made = Cascade(told, lambda folder: opening.open(folder), out / CLASSIFIER if learns else None)
     if kind == "router":
         told, curve = _routed(made, pairs, parts[2], right, spent)
     else:
-        scores = np.array(
-            [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
-        )
-        policies = frontier(scores[parts[1]], right[parts[1]], spent[parts[1]])
+        made.score(pairs[0].source, 0, answers[0][0])  # the first call of a classifier takes longer
+        scored = [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
+        scores = np.array([[score for score, _ in row] for row in scored])
+        checks = np.array([[costs.of(Answer(""), seconds) for _, seconds in row] for row in scored])
+        policies = frontier(*(table[parts[1]] for table in (scores, right, spent, checks)))
         best = choose(policies, float("inf") if budget is None else budget)
         if best is None:
             cheapest = f"{policies[0].cost:.4g} {costs.cost}"
             raise UserError(
                 f"--budget {budget:g}: no model answers for so little; the cheapest policy costs {cheapest}"
             )
-        curve = measure(policies, scores[parts[2]], right[parts[2]], spent[parts[2]])
-        told = replace(told, chain=best.chain, thresholds=best.thresholds)
+        curve = measure(policies, *(table[parts[2]] for table in (scores, right, spent, checks)))
+        checks[:, best.chain[-1]] = 0  # the last answer is taken without a score
+        means = _means((spent + checks)[parts[1]])
+        told = replace(told, chain=best.chain, thresholds=best.thresholds, mean_costs=means)
     sizes = dict(zip(("learn", "fit", "test"), map(len, parts), strict=True))
     told = replace(told, report={"rows": sizes, "budget": budget, **asdict(curve)})
     save_cascade(out, told)
@@ -151,6 +171,23 @@ def cascade(
     else:
         _tell(told, curve)
     say(f"wrote {out}")
+
+
+def _unused(flags: Mapping[str, Any], why: str) -> None:
+    """UserError for the first of the flags that was given."""
+    if given := next((flag for flag, value in flags.items() if value is not None), None):
+        raise UserError(f"--{given.replace('_', '-')}: {why}")
+
+
+def _changed(recipe: Any) -> dict[str, Any]:
+    """The settings of a recipe that are not the default."""
+    usual = vars(type(recipe)())
+    return {name: value for name, value in vars(recipe).items() if value != usual[name]}
+
+
+def _means(costs: Any) -> tuple[float, ...]:
+    """Of each model, over rows."""
+    return tuple(costs.mean(0).tolist())
 
 
 def _split(prompts: Sequence[str], shares: tuple[float, float]) -> tuple[list[int], list[int], list[int]]:
@@ -209,9 +246,10 @@ def _routed(
     made: Cascade, pairs: Sequence[Pair], test: Sequence[int], right: Any, spent: Any
 ) -> tuple[Settings, Curve]:
     """A router measured: what it chooses is a single model each time."""
-    chosen = [made.route(pairs[n].source) for n in test]
-    rows = np.array(test)
-    good, paid = right[rows, chosen][:, None], spent[rows, chosen][:, None]
+    made.route(pairs[0].source)  # the first call of a classifier takes longer
+    chosen, seconds = zip(*(made.route(pairs[n].source) for n in test), strict=True)
+    rows, routing = np.array(test), [made.settings.costs.of(Answer(""), each) for each in seconds]
+    good, paid = right[rows, chosen][:, None], (spent[rows, chosen] + routing)[:, None]
     curve = measure([Policy((0,), (), 0.0, 0.0)], np.zeros_like(good), good, paid)
     singles = measure([], np.zeros_like(right[rows]), right[rows], spent[rows])
     return made.settings, replace(singles, points=curve.points, area=float(good.mean()))

@@ -4,6 +4,7 @@ Both are folders. `cascade.json` names the models and says which is asked when; 
 below it, scores answers (learned) or reads prompts (a router).
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ import torch
 
 from langwright.base.errors import UserError
 from langwright.base.files import read_record, write_json
+from langwright.base.hub import PREFIX
 from langwright.inference.engine import Engine
 from langwright.inference.prompts import given_ids
 from langwright.inference.request import Request
@@ -23,7 +25,7 @@ from langwright.models.model import Model
 from langwright.pipelines.scorers import Answer, Scorer
 from langwright.text.tokenizer import Tokenizer
 
-RECORD, CLASSIFIER, FORMAT_VERSION = "cascade.json", "classifier", 1
+RECORD, CLASSIFIER, FORMAT_VERSION = "cascade.json", "classifier", 2
 RIGHT, WRONG = "right", "wrong"
 """The labels of the classifier that scores answers; those of a router are the numbers of the models."""
 Kind = Literal["cascade", "router"]
@@ -35,7 +37,8 @@ class Costs:
     """What counts as the cost of an answer.
 
     Args:
-        cost: seconds that were measured, tokens read and written, or their price.
+        cost: seconds that were measured, those of a classifier included; tokens that the models read and wrote; or
+            their price.
         price: of each model, in the order of --model, per million tokens: READ:WRITTEN, such as 0.5:1.5.
     """
 
@@ -56,10 +59,10 @@ class Costs:
             )
         return [(each[0], each[1]) for each in found] or [(0.0, 0.0)] * models
 
-    def of(self, answer: Answer) -> float:
-        """The cost of an answer."""
+    def of(self, answer: Answer, deciding: float = 0.0) -> float:
+        """The cost of an answer. deciding: the seconds of the classifier that chose its model or scored it."""
         tokens = float(answer.read + answer.written)
-        return {"seconds": answer.seconds, "tokens": tokens, "price": answer.price}[self.cost]
+        return {"seconds": answer.seconds + deciding, "tokens": tokens, "price": answer.price}[self.cost]
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Settings:
     """What `cascade.json` says: the models by their folders, how they are asked and scored, and who is asked when.
 
     chain: numbers of models in the order they are asked. thresholds: from which score on the answer of each but the
-    last is accepted. mean_costs: of an answer of each model. report: what fitting measured.
+    last is accepted. mean_costs: of an answer of each model, and of its score where the chain wants one. report: what
+    fitting measured.
     """
 
     kind: Kind
@@ -96,7 +100,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Stage:
-    """A model that was asked. score: of its answer, where there was one to decide by."""
+    """A model that was asked. cost: of its answer and of what decided about it. score: of its answer, if any."""
 
     model: str
     answer: Answer
@@ -108,7 +112,7 @@ class Stage:
 class Reply:
     """The answer of a cascade or router, and all that was spent on it.
 
-    limited: a dearer model would have been asked, had the limit let it.
+    limited: a dearer model would have been asked, had the limit let it; or more seconds were spent than it allows.
     """
 
     stages: tuple[Stage, ...]
@@ -145,10 +149,14 @@ def ask(opened: Opened, prompt: str, asking: Asking, scorer: Scorer, price: tupl
     if error := next((completion.error for completion in completions if completion.error), None):
         raise UserError(f"the model broke down over {prompt!r:.60}: {error}")
     written = sum(handle.written for handle in handles)
-    paid = (len(ids) * price[0] + written * price[1]) / 1e6
     samples = tuple(completion.text for completion in completions[1:])
     seconds = time.perf_counter() - began
-    return Answer(completions[0].text, completions[0].logprobs or (), samples, len(ids), written, seconds, paid)
+    paid, best = _paid(len(ids), written, price), completions[0]
+    return Answer(best.text, best.logprobs or (), samples, len(ids), written, seconds, paid)
+
+
+def _paid(read: int, written: int, price: tuple[float, float]) -> float:
+    return (read * price[0] + written * price[1]) / 1e6
 
 
 def read_by_classifier(prompt: str, model: int | None = None, answer: Answer | None = None) -> str:
@@ -187,41 +195,69 @@ class Cascade:
 
         Args:
             prompt: the prompt.
-            limit: a model is not asked where what was spent and its mean cost together are more; the first always is.
+            limit: the most that the answer may cost. A model is asked only where it holds even if the answer is as long
+                as can be. Seconds are not known before: there a model is asked whose mean cost is within the limit.
+
+        Raises:
+            UserError: The limit is too low for the first model.
         """
-        told, stages = self.settings, list[Stage]()
-        chain = told.chain if told.kind == "cascade" else (self.route(prompt),)
+        told, stages, spent, seconds = self.settings, list[Stage](), 0.0, 0.0
+        chain = told.chain
+        if told.kind == "router":
+            chosen, seconds = self.route(prompt)
+            chain = (chosen,)
         for number, model in enumerate(chain):
-            expected = sum(stage.cost for stage in stages) + told.mean_costs[model]
-            if stages and limit is not None and expected > limit:
+            name = told.models[model]
+            if limit is not None and (most := told.costs.of(self._most(prompt, model), seconds)) + spent > limit:
+                if not stages:
+                    raise UserError(
+                        f"--limit {limit:g}: {name} may take {most:.4g} {told.costs.cost} for {prompt!r:.60}"
+                    )
                 return Reply(tuple(stages), limited=True)
-            answer = ask(self._open(Path(told.models[model])), prompt, told.asking, told.scorer, self._prices[model])
-            score = self.score(prompt, model, answer) if number < len(chain) - 1 else None
-            stages.append(Stage(told.models[model], answer, told.costs.of(answer), score))
+            answer, score = ask(self._open(Path(name)), prompt, told.asking, told.scorer, self._prices[model]), None
+            if number < len(chain) - 1:
+                score, seconds = self.score(prompt, model, answer)
+            stages.append(Stage(name, answer, told.costs.of(answer, seconds), score))
+            spent, seconds = spent + stages[-1].cost, 0.0
             if score is not None and score >= told.thresholds[number]:
                 break
-        return Reply(tuple(stages))
+        return Reply(tuple(stages), limited=limit is not None and spent > limit)
 
-    def score(self, prompt: str, model: int, answer: Answer) -> float:
-        """How sure an answer of a model, given by its number, is."""
+    def score(self, prompt: str, model: int, answer: Answer) -> tuple[float, float]:
+        """How sure an answer of a model, given by its number, is, and the seconds that the classifier took."""
         if self.settings.scorer.scorer != "learned":
-            return self.settings.scorer.score(answer)
-        return self._classify(read_by_classifier(prompt, model, answer))[RIGHT]
+            return self.settings.scorer.score(answer), 0.0
+        found, seconds = self._classify(read_by_classifier(prompt, model, answer))
+        return found[RIGHT], seconds
 
-    def route(self, prompt: str) -> int:
-        """The number of the model that a router chooses."""
-        found = self._classify(read_by_classifier(prompt))
-        return int(max(found, key=lambda label: found[label]))
+    def route(self, prompt: str) -> tuple[int, float]:
+        """The number of the model that a router chooses, and the seconds that the classifier took."""
+        found, seconds = self._classify(read_by_classifier(prompt))
+        return int(max(found, key=lambda label: found[label])), seconds
 
-    def _classify(self, text: str) -> dict[str, float]:
+    def _classify(self, text: str) -> tuple[dict[str, float], float]:
         assert self._classifier is not None
-        return probabilities(self._open(self._classifier), text)
+        opened, began = self._open(self._classifier), time.perf_counter()
+        return probabilities(opened, text), time.perf_counter() - began
+
+    def _most(self, prompt: str, model: int) -> Answer:
+        """The longest answer of a model that can be; its seconds are the mean ones."""
+        told = self.settings
+        if told.costs.cost == "seconds":
+            return Answer("", seconds=told.mean_costs[model])
+        read = len(given_ids(*self._open(Path(told.models[model])), prompt))
+        written = told.asking.max_new_tokens * (1 + told.scorer.drawn)
+        return Answer("", read=read, written=written, price=_paid(read, written, self._prices[model]))
 
 
 def save_cascade(folder: Path, settings: Settings) -> None:
-    """Write what a folder says; its classifier lies there already."""
+    """Write what a folder says, models by their places relative to it; its classifier lies there already."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(settings)})
+    models = [
+        name if name.startswith(PREFIX) else os.path.relpath(Path(name).resolve(), folder.resolve())
+        for name in settings.models
+    ]
+    write_json(folder / RECORD, {"format_version": FORMAT_VERSION, **asdict(settings), "models": models})
 
 
 def open_cascade(folder: Path, open_model: Callable[[Path], Opened]) -> Cascade:
@@ -230,6 +266,8 @@ def open_cascade(folder: Path, open_model: Callable[[Path], Opened]) -> Cascade:
     record = read_record(path, "the settings of the cascade", FORMAT_VERSION)
     try:
         settings = _settings(record)
+        places = (name if name.startswith(PREFIX) else str((folder / name).resolve()) for name in settings.models)
+        settings = replace(settings, models=tuple(places))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: is not what langwright cascade fit wrote: {error!r}") from None
     classifier = folder / CLASSIFIER if settings.kind == "router" or settings.scorer.scorer == "learned" else None

@@ -1,7 +1,8 @@
 """Which models a cascade asks, and from which score on it accepts their answers, fitted on rows of known answers.
 
-All functions here take scores, whether answers are right and what they cost as arrays [rows, models]. A policy is a
-chain of models and a threshold for each but the last, whose answer is always taken; a single model is a chain of one.
+All functions here take scores, whether answers are right and what they cost as arrays [rows, models], and `checks`,
+what scoring each answer cost. A policy is a chain of models and a threshold for each but the last, whose answer is
+always taken and never scored; a single model is a chain of one.
 """
 
 import itertools
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Table = Float[np.ndarray, "rows models"]
+Paid = Float[np.ndarray, "rows stages"]
 Column = Float[np.ndarray, " rows"]
 Numbers = Int[np.ndarray, " some"]
 """Of rows or stages."""
@@ -32,19 +34,24 @@ class Policy:
     cost: float
 
 
-def outcome(policy: Policy, scores: Table, right: Table, costs: Table) -> tuple[Column, Column, Numbers]:
+def outcome(
+    policy: Policy, scores: Table, right: Table, costs: Table, checks: Table | None = None
+) -> tuple[Column, Column, Numbers]:
     """Of each row whether the answer is right, what all stages asked cost together, and the number of the stage."""
     rows = np.arange(len(scores))
     open_, stage = np.ones(len(rows), bool), np.zeros(len(rows), int)
-    total = costs[:, policy.chain[0]].copy()
+    paid = _stages(policy.chain, costs, checks)
+    total = paid[:, 0].copy()
     for number, (model, threshold) in enumerate(zip(policy.chain, policy.thresholds, strict=False)):
         open_ &= scores[:, model] < threshold
         stage[open_] = number + 1
-        total[open_] += costs[open_, policy.chain[number + 1]]
+        total[open_] += paid[open_, number + 1]
     return right[rows, np.array(policy.chain)[stage]], total, stage
 
 
-def frontier(scores: Table, right: Table, costs: Table, longest: int = LONGEST) -> list[Policy]:
+def frontier(
+    scores: Table, right: Table, costs: Table, checks: Table | None = None, longest: int = LONGEST
+) -> list[Policy]:
     """The best policies: for every cost the most accurate that costs no more, cheapest first.
 
     Chains go from models that are cheaper on average to dearer ones. Two stages are swept exactly: every score is tried
@@ -54,7 +61,7 @@ def frontier(scores: Table, right: Table, costs: Table, longest: int = LONGEST) 
     found: list[Policy] = []
     for length in range(1, min(longest, len(order)) + 1):
         for chain in itertools.combinations(order.tolist(), length):
-            found += _policies(chain, scores, right, costs)
+            found += _policies(chain, scores, right, _stages(chain, costs, checks))
     best: list[Policy] = []
     for policy in sorted(found, key=lambda p: (p.cost, -p.accuracy, len(p.chain))):
         if not best or policy.accuracy > best[-1].accuracy:
@@ -68,19 +75,27 @@ def choose(policies: Sequence[Policy], budget: float) -> Policy | None:
     return max(within, key=lambda policy: policy.accuracy, default=None)
 
 
-def _policies(chain: tuple[int, ...], scores: Table, right: Table, costs: Table) -> list[Policy]:
-    """The best policies of one chain."""
+def _stages(chain: tuple[int, ...], costs: Table, checks: Table | None) -> Paid:
+    """What each stage of a chain costs: the answer and, of all but the last, its score."""
+    paid = costs[:, list(chain)]
+    if checks is not None:
+        paid[:, :-1] += checks[:, list(chain[:-1])]
+    return paid
+
+
+def _policies(chain: tuple[int, ...], scores: Table, right: Table, paid: Paid) -> list[Policy]:
+    """The best policies of one chain, whose stages cost what `paid` says."""
     count = len(scores)
     done: list[Policy] = []
 
     def go(stage: int, thresholds: tuple[float, ...], left: Numbers, good: float, spent: float) -> None:
         """Fit the stages from `stage` on, of the rows `left`; good and spent are sums of what came before."""
         model = chain[stage]
-        spent += costs[left, model].sum()
+        spent += paid[left, stage].sum()
         if stage == len(chain) - 1:
             done.append(Policy(chain, thresholds, (good + right[left, model].sum()) / count, spent / count))
         elif stage == len(chain) - 2:
-            done.extend(_sweep(chain, thresholds, left, good, spent, scores, right, costs))
+            done.extend(_sweep(chain, thresholds, left, good, spent, scores, right, paid))
         else:
             for threshold in np.unique(np.quantile(scores[left, model], np.linspace(0, 1, GRID))) if len(left) else ():
                 passed = scores[left, model] < threshold
@@ -99,21 +114,23 @@ def _sweep(
     spent: float,
     scores: Table,
     right: Table,
-    costs: Table,
+    paid: Paid,
 ) -> list[Policy]:
-    """All thresholds between two last stages, in O(n log n): rows sorted by score go to the last one by one."""
+    """All thresholds between two last stages, in O(n log n): rows sorted by score go to the last one by one.
+
+    Not all rows go on: the chain without the first of the two does the same for less.
+    """
     first, last = chain[-2:]
     left = left[np.argsort(scores[left, first], kind="stable")]
     own = scores[left, first]
     accuracy = (
         good + right[left, first].sum() + np.concatenate([[0], np.cumsum(right[left, last] - right[left, first])])
     )
-    cost = spent + np.concatenate([[0], np.cumsum(costs[left, last])])
+    cost = spent + np.concatenate([[0], np.cumsum(paid[left, -1])])
     # k rows go on where the threshold lies above k scores and not above the next: between equal scores it cannot.
-    ends = np.flatnonzero(np.diff(own, prepend=-np.inf, append=np.inf))
-    count, levels = len(scores), np.append(own, np.inf)
+    ends, count = np.flatnonzero(np.diff(own, prepend=-np.inf)), len(scores)
     return [
-        Policy(chain, (*thresholds, float(levels[k])), float(accuracy[k]) / count, float(cost[k]) / count) for k in ends
+        Policy(chain, (*thresholds, float(own[k])), float(accuracy[k]) / count, float(cost[k]) / count) for k in ends
     ]
 
 
@@ -147,12 +164,14 @@ class Curve:
     oracle: tuple[float, float]
 
 
-def measure(policies: Sequence[Policy], scores: Table, right: Table, costs: Table, seed: int = 0) -> Curve:
+def measure(
+    policies: Sequence[Policy], scores: Table, right: Table, costs: Table, checks: Table | None = None, seed: int = 0
+) -> Curve:
     """What policies give on rows they were not fitted on, beside single models, chance, and an oracle."""
     draws = np.random.default_rng(seed).integers(0, len(scores), (1000, len(scores)))
     points = []
     for policy in policies:
-        good, spent, _ = outcome(policy, scores, right, costs)
+        good, spent, _ = outcome(policy, scores, right, costs, checks)
         intervals = [np.quantile(values[draws].mean(1), (0.025, 0.975)) for values in (good, spent)]
         accuracy, cost = ((float(low), float(high)) for low, high in intervals)
         points.append(Point(policy, float(good.mean()), float(spent.mean()), accuracy, cost))
