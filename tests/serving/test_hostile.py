@@ -256,9 +256,7 @@ def test_large_bodies_of_callers_who_leave(server: Process) -> None:
     for prompt in (" " * 4_000_000, [" " * 12_000] * 60, ["a b " * 3_000] * 60):
         for path in (COMPLETION, "/tokenize"):
             for _ in range(8):
-                server.send(
-                    path, {"prompt": prompt, "max_tokens": 1} if path == COMPLETION else {"prompt": prompt}
-                ).close()
+                server.send(path, {"prompt": prompt}).close()
         assert server.usual() < 3
     assert server.open_texts() == 0
 

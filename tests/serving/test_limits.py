@@ -166,10 +166,12 @@ def test_a_text_that_fits_no_way_is_refused_unread(http: httpx.Client) -> None:
 
 
 class Slow:
-    """Finding the ids of a prompt, which takes until it is let go; the threads that it began and that it ended in."""
+    """Finding the ids of a prompt takes until it is let go; which prompts that was begun for, and has ended for."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
-        self.go, self.begun, self.ended, usual = threading.Event(), [], [], Served.ids
+        self.go, usual = threading.Event(), Served.ids
+        self.begun: list[str] = []
+        self.ended: list[str] = []
 
         def ids(served: Served, text: str) -> list[int]:
             self.begun.append(text)
