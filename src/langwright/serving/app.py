@@ -128,12 +128,7 @@ class Service:
 
     def _row(self, one: Served) -> dict[str, Any]:
         row = {"id": one.name, "object": "model", "created": self.created, "owned_by": "langwright"}
-        return {
-            **row,
-            "parent": one.parent,
-            "max_model_len": one.model.context,
-            "task": "text" if one.writes else "embedding",
-        }
+        return {**row, "parent": one.parent, "max_model_len": one.model.context, "task": one.task}
 
     def _find(self, name: str | None) -> Served:
         """What is served under a name; the first model unless one is named."""
