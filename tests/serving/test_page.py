@@ -171,7 +171,7 @@ def test_stream_and_stop(opens: Opens, server: Started) -> None:
         time.sleep(0.02)
         return step()
 
-    engine.step = slow  # type: ignore[method-assign]
+    engine.step = slow
     try:
         page.get_by_label("Message", exact=True).fill("Go on")
         page.keyboard.press("Enter")
