@@ -8,8 +8,8 @@ table is printed in Markdown; FOLDER/report.html has the curves, FOLDER/rows.jso
 """
 
 import argparse
+import contextlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -59,7 +59,8 @@ def measured(folder: Path, text: str) -> dict[str, float]:
         began = time.perf_counter()
         engine.finish([handle])
         speeds.append(100 / (time.perf_counter() - began))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # Linux; what getrusage says begins with the parent's memory
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     with tokens_of(tokenizer, text, None, "text") as tokens:
         perplexity = measure(load_model(folder), tokens).perplexity  # in the dtype of the folder
     return {"perplexity": perplexity, "speed": statistics.median(speeds), "peak": peak}
@@ -70,8 +71,10 @@ def made(model: str, name: str, words: list[str], options: argparse.Namespace) -
     folder, began = options.out / name.replace(" ", "-").replace(":", "of").replace("%", ""), time.perf_counter()
     calibrated = (words[0] == "prune" and "magnitude" not in words) or {"gptq", "awq", "smoothquant"} & {*words}
     more = ["--calibrate", options.calibrate, "--windows", str(options.windows)] if calibrated else []
-    if not folder.exists() and langwright([words[0], model, str(folder), *words[1:], *more, "--json"]):
-        raise SystemExit(f"{name} failed")
+    if not folder.exists():
+        with contextlib.redirect_stdout(sys.stderr):
+            if langwright([words[0], model, str(folder), *words[1:], *more, "--json"]):
+                raise SystemExit(f"{name} failed")
     seconds = time.perf_counter() - began
     record = json.loads((folder / "langwright.json").read_text())
     told = record.get("compressed", record.get("pruned", {}))

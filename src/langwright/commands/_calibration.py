@@ -21,8 +21,8 @@ from langwright.models.folder import OpenedFolder
 from langwright.pipelines.opening import check_vocabulary
 from langwright.text.opening import load_tokenizer
 
-WINDOW, BATCH = 512, 8
-"""Tokens in a window unless the context is shorter, and windows in a pass."""
+WINDOW, BATCH = 512, 4096
+"""Tokens in a window unless the context is shorter, and in a pass, the first of which is what AWQ tries scales on."""
 
 
 def calibration_windows(
@@ -49,7 +49,7 @@ def calibration_windows(
         if len(every) < windows:
             say(f"{corpus or STDLIB} has {len(every):,} windows of {length} tokens, not {windows:,}; taking all")
         numbers = np.unique(np.linspace(0, len(every) - 1, windows).round().astype(np.int64))
-        return [every.batch(part, part).ids for part in np.array_split(numbers, -(-len(numbers) // BATCH))]
+        return [every.batch(part, part).ids for part in np.array_split(numbers, -(-len(numbers) * length // BATCH))]
 
 
 def compared(

@@ -53,7 +53,7 @@ class DistillRecipe(NewModelRecipe, TrainingRecipe):
     soft: float = 0.5
     hidden: float = 0.0
     context: int | None = None
-    split: str = "5%"
+    split: str = "0.9"
     field: str = "text"
     crossing: bool = False
     usual_steps: ClassVar[str] = "1 epochs"
