@@ -34,6 +34,7 @@ from langwright.serving.bodies import (
 from langwright.serving.door import Door, Receive, Scope, Send, answer
 from langwright.serving.errors import RequestError
 from langwright.serving.metrics import Metrics
+from langwright.serving.page import HEADERS, PAGE
 from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply, usage
 from langwright.serving.served import Served
 from langwright.serving.worker import Ticket
@@ -51,13 +52,15 @@ class Service:
     Args:
         keys: of callers.
         deadline: seconds after which a text ends as it is.
+        page: whether the chat page, which holds no data, is handed to who shows no key; without keys it always is.
     """
 
-    def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0):
+    def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0, page: bool = False):
         self.deadline, self.metrics, self.created = deadline, Metrics(), int(time.time())
         self.served: Mapping[str, Served] = {}
         self._front, self._forms = asyncio.Lock(), asyncio.Lock()  # a tokenizer is no matter for several threads
-        self.app = Door(self._routes(), keys, self.metrics.answered)
+        open_paths = ("/health", "/") if keys and page else ("/health",)
+        self.app = Door(self._routes(), keys, self.metrics.answered, open_paths)
 
     def open(self, served: Sequence[Served]) -> None:
         """Answer for these models from now on. To be called on the event loop."""
@@ -77,7 +80,8 @@ class Service:
         for kind in (RequestError, UserError, HTTPException, Exception):
             app.add_exception_handler(kind, self._refuse)
         routes: dict[str, tuple[str, Any]] = {
-            "/health": ("GET", self._health), "/ready": ("GET", self._ready), "/metrics": ("GET", self._metrics),
+            "/": ("GET", self._page), "/health": ("GET", self._health), "/ready": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics),
             "/v1/models": ("GET", self._models), "/v1/models/{name}": ("GET", self._model),
             "/v1/completions": ("POST", self._completions), "/v1/chat/completions": ("POST", self._chat),
             "/v1/embeddings": ("POST", self._embeddings),
@@ -98,6 +102,9 @@ class Service:
         if not isinstance(error, RequestError):  # a mistake of ours; it is logged
             error = RequestError(500, "the server has made a mistake", "internal_error")
         return JSONResponse(error.body, error.status, error.headers)
+
+    async def _page(self, request: Request) -> Response:
+        return Response(PAGE, media_type="text/html", headers=HEADERS)
 
     async def _health(self, request: Request) -> Response:
         dead = [one.worker.dead for one in self.served.values() if one.worker.dead is not None]
@@ -121,7 +128,7 @@ class Service:
 
     def _row(self, one: Served) -> dict[str, Any]:
         row = {"id": one.name, "object": "model", "created": self.created, "owned_by": "langwright"}
-        return {**row, "parent": one.parent, "max_model_len": one.model.context}
+        return {**row, "parent": one.parent, "max_model_len": one.model.context, "task": one.task}
 
     def _find(self, name: str | None) -> Served:
         """What is served under a name; the first model unless one is named."""

@@ -66,6 +66,13 @@ class Served:
         """Whether it writes texts."""
         return self.worker.engine is not None
 
+    @property
+    def task(self) -> str:
+        """What it is for: "chat", "text" where it has no chat template, or "embedding"."""
+        if not self.writes:
+            return "embedding"
+        return "text" if self.tokenizer.config.get("chat_template") is None else "chat"
+
     def ids(self, text: str) -> list[int]:
         """Of a prompt."""
         if self.model.encoders:
