@@ -97,7 +97,10 @@ def tuned(
     of = f"{model} --adapter {out}" if "--method" in options else out
     return Row(
         name,
-        (f'finetune "{model}" {data} {out} {options} {TUNE}', f"evaluate {of} --data {test} {measured} {SURE} --json"),
+        (
+            f'finetune "{model}" {data} {out} {options} {QUIET if "--batch-size" in options else TUNE}',
+            f"evaluate {of} --data {test} {measured} {SURE} --json",
+        ),
         needs,
     )
 
@@ -243,7 +246,7 @@ def low_resource() -> Iterator[Row]:
 def few_labels() -> Iterator[Row]:
     """AG News with few rows a label, and what changed copies of them add."""
     train, test = "{work}/ag-train-%s.csv", "{work}/ag-test.csv"
-    options = "--task classify --split 0.9 --context 64 --steps %s --evaluate-every %s"
+    options = "--task classify --split 0.9 --context 64 --batch-size 16 --steps %s --evaluate-every %s"
     for count in (5, 20, 100):
         for kind in ("gzip-knn", "bag-of-words"):
             yield Row(f"ag news/{count} a class/{kind}", (f"baseline {kind} {train % count} {test} --json",))
