@@ -246,13 +246,13 @@ def low_resource() -> Iterator[Row]:
 def few_labels() -> Iterator[Row]:
     """AG News with few rows a label, and what changed copies of them add."""
     train, test = "{work}/ag-train-%s.csv", "{work}/ag-test.csv"
-    options = "--task classify --split 0.9 --context 64 --batch-size 16 --steps %s --evaluate-every %s"
+    options = "--task classify --split 0.9 --context 64 --steps %s --evaluate-every %s"
     for count in (5, 20, 100):
         for kind in ("gzip-knn", "bag-of-words"):
             yield Row(f"ag news/{count} a class/{kind}", (f"baseline {kind} {train % count} {test} --json",))
         yield tuned(
             f"ag news/{count} a class/encoder pretrained here", "{work}/novels-bert", train % count, test,
-            options % ('"200 steps"', '"50 steps"'), ("pretrained/bert",),
+            options % ('"200 steps"', '"50 steps"') + " --batch-size 16" * (count == 5), ("pretrained/bert",),
         )  # fmt: skip
     for count in (50, 200, 1000):
         for name, more in (("plain", ""), ("augmented", "--augment synonyms,deletion,swap,typos")):
