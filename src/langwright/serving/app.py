@@ -199,7 +199,7 @@ class Service:
             return [check_length(one.model, check_ids(row, one.tokenizer.vocab_size, "input")) for row in rows]
 
         rows = await self._front.do(ids, request.receive)
-        vectors = await stay(one.worker.call(partial(one.vectors, rows)), request.receive, self.deadline)
+        vectors = await stay(one.vectors(rows), request.receive, self.deadline)
         spelt = [v if body.encoding_format == "float" else _base64(v) for v in vectors]
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(spelt)]
         count = sum(map(len, rows))

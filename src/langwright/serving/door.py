@@ -43,7 +43,7 @@ class Door:
         count: Callable[[str, int], None],
         open_paths: Collection[str] = ("/health",),
     ):
-        self._app, self._keys, self._count = app, [hashlib.sha256(key.encode()).digest() for key in keys], count
+        self._app, self._keys, self._count = app, [hashlib.sha256(key.encode().strip()).digest() for key in keys], count
         self._open_paths = frozenset(open_paths)
         self.ready, self.leaving = False, False
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,18 @@ class Served:
         body = body.model_copy(update={"max_tokens": body.max_completion_tokens or body.max_tokens})
         return [body.request(ids, logprobs=top if body.logprobs else None, **self._more(**usual))]
 
-    def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The vector of each text, made side by side; in the thread that owns the model."""
-        order, found = sorted(range(len(rows)), key=lambda i: len(rows[i])), dict[int, list[float]]()
-        with torch.inference_mode():
-            for start in range(0, len(rows), EMBEDDED):
-                numbers = order[start : start + EMBEDDED]
-                made = self.model(*padded([rows[i] for i in numbers], self.model.device))
-                found |= zip(numbers, made.float().tolist(), strict=True)
+    async def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The vector of each text; those of a few are made side by side, in the thread that owns the model."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        few = [[rows[i] for i in order[start : start + EMBEDDED]] for start in range(0, len(rows), EMBEDDED)]
+        made = await self.worker.calls([partial(self._vectors, one) for one in few], len(rows))
+        found = dict(zip(order, chain.from_iterable(made), strict=True))
         return [found[i] for i in range(len(rows))]
+
+    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        with torch.inference_mode():
+            made: list[list[float]] = self.model(*padded(rows, self.model.device)).float().tolist()
+        return made
 
     def form(self, body: CompletionBody | ChatBody) -> Constraint | None:
         """What the texts of a request are held to, read and tried. It takes time; the engine then takes none."""

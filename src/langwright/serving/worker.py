@@ -121,26 +121,34 @@ class Worker:
         if not ticket.ended:
             self._calls.put(partial(self._cancel, ticket))
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Do something with the model in the engine's thread, between two steps."""
-        self._let_in(1)
+    async def calls(self, functions: Sequence[Callable[[], T]], texts: int) -> list[T]:
+        """What functions make of so many texts in the engine's thread, one after the other, each between two steps.
+
+        Raises RequestError where too many texts wait.
+        """
+        self._let_in(texts)
+        self.texts += texts
+        try:
+            return [await self._call(function) for function in functions]
+        finally:
+            self.texts -= texts
+
+    async def _call(self, function: Callable[[], T]) -> T:
         assert self._loop is not None
         loop, answer = self._loop, asyncio.get_running_loop().create_future()
 
         def run() -> None:
             result: Any = None
+            if answer.cancelled():
+                return
             try:
                 result, tell = function(), answer.set_result
             except BaseException as error:
                 result, tell = error, answer.set_exception
             loop.call_soon_threadsafe(lambda: None if answer.done() else tell(result))
 
-        self.texts += 1
-        try:
-            self._calls.put(run)
-            return await answer
-        finally:
-            self.texts -= 1
+        self._calls.put(run)
+        return await answer
 
     def _let_in(self, texts: int) -> None:
         """Raise RequestError where so many more are too many."""
