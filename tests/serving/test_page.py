@@ -210,8 +210,9 @@ def test_probabilities(opens: Opens, model: str) -> None:
     assert stored["turns"][0]["answers"][0]["text"] == text
     spans = page.locator(".answer .text span")
     assert spans.count() > 3
-    shown = [one for one in spans.all() if one.text_content().strip()]
-    shown[0].hover()
+    last = [one for one in spans.all() if re.fullmatch("[!-~]+", one.text_content())][-1]
+    last.hover()
+    assert json.loads(page.locator("#tip tr.own td").first.text_content()) == last.text_content()
     rows = page.locator("#tip tr")
     assert rows.count() >= 5
     assert page.locator("#tip tr.own").count() == 1
