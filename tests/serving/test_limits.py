@@ -16,7 +16,7 @@ import pytest
 from langwright.pipelines.opening import Opening
 from langwright.serving.app import Service
 from langwright.serving.process import listen, run
-from langwright.serving.served import open_model
+from langwright.serving.served import Served, open_model
 from refusals import Fails
 from serving.conftest import ENDLESS, Started, models  # type: ignore[import-not-found]
 
@@ -148,6 +148,87 @@ def test_a_queue_that_is_full_turns_away_and_serves_on(http: httpx.Client, start
     worker = next(iter(started.service.served.values())).worker
     assert worker.texts == 0
     assert http.post(COMPLETION, json={"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_a_text_that_fits_no_way_is_refused_unread(http: httpx.Client) -> None:
+    """Its characters are counted before its tokens are."""
+    long, began = " " * 4_000_000, time.monotonic()
+    for path, body, name in (
+        (COMPLETION, {"prompt": long}, "context"),
+        (COMPLETION, {"prompt": ["a", long]}, "context"),
+        (CHAT, {"messages": [{"role": "user", "content": long}]}, "context"),
+        ("/tokenize", {"prompt": long}, "prompt"),
+    ):
+        answer = http.post(path, json=body)
+        assert answer.status_code == 400
+        assert name in answer.json()["error"]["message"]
+    assert time.monotonic() - began < 2
+
+
+class Slow:
+    """Finding the ids of a prompt takes until it is let go; which prompts that was begun for, and has ended for."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.go, usual = threading.Event(), Served.ids
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+        def ids(served: Served, text: str) -> list[int]:
+            self.begun.append(text)
+            try:
+                while text != "quick" and not self.go.is_set():
+                    time.sleep(0.001)
+            finally:
+                self.ended.append(text)
+            return usual(served, text)
+
+        patch.setattr(Served, "ids", ids)
+
+    def ask(self, started: Started, prompt: str) -> socket.socket:
+        """A caller with a large body."""
+        body = json.dumps({"prompt": prompt, "max_tokens": 1}).encode() + b" " * 1_000_000
+        head = f"POST {COMPLETION} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        host, port = started.url.removeprefix("http://").split(":")
+        caller = socket.create_connection((host, int(port)), timeout=20)
+        caller.sendall(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+        return caller
+
+
+def test_who_leaves_before_its_turn_is_not_prepared_for(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves in the middle of its turn has it broken off."""
+    slow, line = Slow(monkeypatch), started.service._front
+    callers = [slow.ask(started, f"slow {number}") for number in range(6)]
+    while line._waiting < 5:
+        time.sleep(0.001)
+    for caller in callers:
+        caller.close()
+    left = time.monotonic()
+    assert httpx.post(started.url + COMPLETION, json={"prompt": "quick", "max_tokens": 1}).status_code == 200
+    assert time.monotonic() - left < 2
+    assert len(slow.begun) == len(slow.ended) == 2
+    assert line._waiting == 0
+
+
+def test_who_waits_for_its_turn_is_counted(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than may wait is told so at once, and who waits too long as well."""
+    slow, line = Slow(monkeypatch), started.service._front
+    monkeypatch.setattr(line, "room", 3)
+    callers = [slow.ask(started, f"slow {number}") for number in range(4)]
+    while line._waiting < 3:
+        time.sleep(0.001)
+    late = slow.ask(started, "late")
+    assert late.recv(12) == b"HTTP/1.1 429"
+    slow.go.set()
+    assert [caller.recv(12) for caller in callers] == [b"HTTP/1.1 200"] * 4
+    slow.go.clear()
+    monkeypatch.setattr(line, "seconds", 0.3)
+    callers = [slow.ask(started, "slow")]
+    while len(slow.begun) < 5:
+        time.sleep(0.001)
+    callers.append(slow.ask(started, "behind it"))
+    assert {caller.recv(12) for caller in callers} <= {b"HTTP/1.1 503", b"HTTP/1.1 429"}
+    for caller in (late, *callers):
+        caller.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -19,6 +19,8 @@ MOST_MESSAGES, MOST_TOOLS, MOST_PROMPTS = 1024, 64, 64
 MOST_TEXTS, MOST_LOGPROBS = 16, 20
 """Of `n` and `best_of`, and of the likeliest tokens beside each."""
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 8, 128, 1024
+LONGEST_TEXT = 1 << 20
+"""Characters, of which tokens are found in about a second."""
 LONGEST_FORM = 10_000
 """Characters of a regular expression and of a grammar, whose mistakes are found in up to the square of them."""
 
@@ -331,7 +333,7 @@ class TokenizeBody(Body):
     """Of /tokenize."""
 
     model: Name | None = None
-    prompt: str
+    prompt: str = Field(max_length=LONGEST_TEXT)
     add_special_tokens: bool = True
 
 

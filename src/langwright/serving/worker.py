@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from langwright.base.errors import UserError
 from langwright.inference.engine import Engine
 from langwright.inference.request import Completion, Handle, Logprob, Request
-from langwright.serving.errors import RequestError
+from langwright.serving.errors import RequestError, too_many
 
 T = TypeVar("T")
 
@@ -150,8 +150,7 @@ class Worker:
             told = f"{texts} texts are asked for at once, and at most {self.room} may be"
             raise RequestError(400, told, "too_many_texts")
         if self.texts + texts > self.room:
-            told = "too many requests are waiting; try again later"
-            raise RequestError(429, told, "overloaded", {"Retry-After": "1"})
+            raise too_many()
 
     def _run(self) -> None:
         try:
