@@ -97,7 +97,10 @@ def tuned(
     of = f"{model} --adapter {out}" if "--method" in options else out
     return Row(
         name,
-        (f'finetune "{model}" {data} {out} {options} {TUNE}', f"evaluate {of} --data {test} {measured} {SURE} --json"),
+        (
+            f'finetune "{model}" {data} {out} {options} {QUIET if "--batch-size" in options else TUNE}',
+            f"evaluate {of} --data {test} {measured} {SURE} --json",
+        ),
         needs,
     )
 
@@ -249,7 +252,7 @@ def few_labels() -> Iterator[Row]:
             yield Row(f"ag news/{count} a class/{kind}", (f"baseline {kind} {train % count} {test} --json",))
         yield tuned(
             f"ag news/{count} a class/encoder pretrained here", "{work}/novels-bert", train % count, test,
-            options % ('"200 steps"', '"50 steps"'), ("pretrained/bert",),
+            options % ('"200 steps"', '"50 steps"') + " --batch-size 16" * (count == 5), ("pretrained/bert",),
         )  # fmt: skip
     for count in (50, 200, 1000):
         for name, more in (("plain", ""), ("augmented", "--augment synonyms,deletion,swap,typos")):

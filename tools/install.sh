@@ -37,3 +37,11 @@ fi
 
 echo "installing langwright and what its tests need (some minutes the first time)"
 $pip install --quiet --constraint constraints.txt --editable '.[test]'
+
+# A browser for the tests of the chat page, which pip cannot bring.
+if [ ! -x /usr/bin/chromium ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing Chromium"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get -qq update && apt-get -qq install --no-install-recommends chromium; } >/dev/null ||
+        echo "without Chromium the tests of the chat page are skipped" >&2
+fi

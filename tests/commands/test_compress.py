@@ -62,6 +62,7 @@ def test_words_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--to", "nf4", "--text", "nowhere.txt"], "nowhere.txt"),
         (["--to", "nf4", "--context", "8"], ("--context", "--text")),
         (["--to", "nf4", "--calibrate", __file__], ("--calibrate", "--method")),
+        (["--to", "nf4", "--windows", "5"], ("--windows", "--method")),
         (["--to", "nf4", "--group-size", "32"], ("--group-size", "int4")),
         (["--to", "int4", "--group-size", "6"], "--group-size 6"),
         (["--to", "int4", "--method", "smoothquant"], ("--method smoothquant", "w8a8")),

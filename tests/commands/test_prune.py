@@ -36,6 +36,8 @@ def test_weights_are_left_out(
         (["--layers", "99"], "--layers 99"),
         (["--layers", "1", "--heads", "1"], ("--layers", "--heads")),
         (["--method", "guess"], "guess"),
+        (["--method", "magnitude", "--heads", "1"], ("--method magnitude", "--heads")),
+        (["--method", "magnitude"], "--calibrate"),
         (["--calibrate", "nowhere.txt"], "nowhere.txt"),
         (["--context", "8"], ("--context", "--text")),
     ],

@@ -51,6 +51,11 @@ def test_what_is_made_good_errs_less(pattern: Pattern, seed: int) -> None:
         assert error(x, w, prune.wanda(w, moments, pattern)) < error(x, w, prune.magnitude(w, moments, pattern))
 
 
+def test_groups_may_be_wider_than_a_block_of_columns() -> None:
+    x, w = correlated(1024, 256), torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    assert ((prune.sparsegpt(w, moments_of(x), pattern_of("100:256")) != 0).sum(1) == 100).all()
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     sizes: dict[str, Any] = SIZES["llama"] | {"num_hidden_layers": 3, "num_key_value_heads": 2, "head_dim": 16}

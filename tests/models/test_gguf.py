@@ -172,6 +172,7 @@ def text(value: str) -> bytes:
         (b"GGUF\3\0\0\0", b"GGUF\1\0\0\0", ["version 1"]),
         (text("llama.block_count"), text("llama.expert_coun"), ["block_count"]),
         (text("general.file_type"), text("general.alignment"), ["general.alignment"]),
+        (text("general.file_type"), text("llama.logit_scale"), ["llama.logit_scale"]),
         (text("blk.0.attn_q.weight"), text("blk.0.attn_k.weight"), ["blk.0.attn_k.weight"]),
         (text("blk.0.attn_q.weight"), text("blk.0.attn_Q.weight"), ["blk.0.attn_Q.weight"]),
         (text("tokenizer.ggml.pre") + b"\x08\0\0\0" + text("gpt-2"),
@@ -181,7 +182,7 @@ def text(value: str) -> bytes:
         (text("llama.attention.head_count") + b"\4\0\0\0\1", text("llama.attention.head_count") + b"\4\0\0\0\3",
          ["blk.0.attn_q.weight"]),
     ],
-    ids=["version", "missing", "alignment", "twice", "unknown", "pre", "architecture", "shape"],
+    ids=["version", "missing", "alignment", "unread", "twice", "unknown", "pre", "architecture", "shape"],
 )  # fmt: skip
 def test_what_is_wrong_is_named(old: bytes, new: bytes, names: list[str], whole: Path, tmp_path: Path) -> None:
     content, path = whole.read_bytes(), tmp_path / "m.gguf"
@@ -190,6 +191,33 @@ def test_what_is_wrong_is_named(old: bytes, new: bytes, names: list[str], whole:
     with refused(path, *names):
         OpenedFolder(path).model()
         load_tokenizer(path)
+
+
+def test_a_head_that_repeats_the_token_table_in_other_numbers(tmp_path: Path) -> None:
+    """The finer one is both, where they are the same but for rounding; another table is refused."""
+    gguf: Any = pytest.importorskip("gguf")
+    model = tiny("gpt2")
+    table = model.body.embed.tokens.detach()
+    for name, head in (("same", table), ("other", table.flip(0))):
+        path, more = write(tmp_path / name / "m.gguf", model, "q8_0"), tmp_path / f"{name}.gguf"
+        file, writer = gguf.GGUFReader(path), gguf.GGUFWriter(more, "gpt2")
+        for field in file.fields.values():
+            if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+                kinds = field.types
+                writer.add_key_value(field.name, field.contents(), kinds[0], kinds[-1] if len(kinds) > 1 else None)
+        for tensor in file.tensors:
+            if tensor.name != "output.weight":
+                writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.add_tensor("output.weight", head.numpy())
+        for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+            step()
+        writer.close()
+        if name == "same":
+            opened: Any = load_model(more)
+            assert torch.equal(opened.body.embed.tokens, table)
+        else:
+            with refused(more, "output.weight"):
+                load_model(more)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "bloom"])

@@ -64,3 +64,4 @@ def test_layers_are_compared_at_the_same_share_of_the_depth() -> None:
     layers = [torch.tensor(float(i)) for i in range(12)]
     assert [int(x) for x in spread(layers, 3)] == [3, 7, 11]
     assert [int(x) for x in spread(layers, 12)] == list(range(12))
+    assert [int(x) for x in spread(layers[:4], 8)] == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -74,8 +74,14 @@ def bertha(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Started:
     """A server on a thread."""
 
-    def __init__(self, load: Callable[[], Sequence[Served]], keys: Sequence[str] = (), deadline: float = 60.0):
-        self.service, self.url, ready = Service(keys, deadline), "", threading.Event()
+    def __init__(
+        self,
+        load: Callable[[], Sequence[Served]],
+        keys: Sequence[str] = (),
+        deadline: float = 60.0,
+        page: bool = False,
+    ):
+        self.service, self.url, ready = Service(keys, deadline, page), "", threading.Event()
 
         def up(url: str) -> None:
             self.url = url

@@ -251,6 +251,16 @@ def test_a_storm_of_callers_who_leave(server: Process) -> None:
     assert server.rss() < before + 20
 
 
+def test_large_bodies_of_callers_who_leave(server: Process) -> None:
+    """They hold up nobody: neither what they ask for nor the line before it."""
+    for prompt in (" " * 4_000_000, [" " * 12_000] * 60, ["a b " * 3_000] * 60):
+        for path in (COMPLETION, "/tokenize"):
+            for _ in range(8):
+                server.send(path, {"prompt": prompt}).close()
+        assert server.usual() < 3
+    assert server.open_texts() == 0
+
+
 def test_a_queue_that_overflows(server: Process) -> None:
     body = {"prompt": "One cat", "max_tokens": 12, "temperature": 0, "logit_bias": ENDLESS}
     headers = {"authorization": f"Bearer {KEY}"}

@@ -64,6 +64,8 @@ def test_chat_and_its_stream(client: openai.OpenAI, engine: Engine) -> None:
     assert whole.usage is not None
     chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected.text
+    assert chunks[0].choices[0].delta.model_dump(exclude_unset=True) == {"role": "assistant", "content": ""}
+    assert [c.choices[0].delta.role for c in chunks[1:] if c.choices] == [None] * (len(chunks) - 2)
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason == "length"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.model_dump() == whole.usage.model_dump()

@@ -16,7 +16,7 @@ import pytest
 from langwright.pipelines.opening import Opening
 from langwright.serving.app import Service
 from langwright.serving.process import listen, run
-from langwright.serving.served import open_model
+from langwright.serving.served import Served, open_model
 from refusals import Fails
 from serving.conftest import ENDLESS, Started, models  # type: ignore[import-not-found]
 
@@ -72,6 +72,7 @@ def nested(depth: int) -> Any:
         (COMPLETION, {"prompt": "a", "stop": "x" * 200}, "stop"),
         (COMPLETION, {"prompt": "a", "logit_bias": {"99999": 1}}, "logit_bias"),
         (COMPLETION, {"prompt": "a", "logit_bias": {"x": 1}}, "logit_bias"),
+        (COMPLETION, {"prompt": "a", "logit_bias": {"\u0663": 1}}, "logit_bias"),
         (COMPLETION, {"prompt": "a", "echo": True, "stream": True}, "echo"),
         (COMPLETION, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
         (COMPLETION, {"prompt": "a", "structured_outputs": {"regex": "(" * 50}}, "regex"),
@@ -107,6 +108,28 @@ def test_a_field_is_honoured_or_refused_by_name(http: httpx.Client, path: str, b
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "begins", "name"),
+    [
+        (COMPLETION, {"prompt": "a", "stop": ["x"] * 9}, "stop: ", "8"),
+        (COMPLETION, {"prompt": "a", "stop": ["x", "y" * 200]}, "stop.1: ", "128"),
+        (COMPLETION, {"prompt": [True]}, "prompt.0: ", "integer"),
+        (COMPLETION, {"prompt": [[1], [2, -1]]}, "prompt.1.1: ", "0"),
+        (CHAT, {"messages": [{**HELLO[0], "refusal": None}]}, "messages.0.refusal: ", "supported"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text: ", ""),
+        (CHAT, {"messages": HELLO, "tool_choice": {"type": "function"}}, "tool_choice.function: ", ""),
+        (CHAT, {"messages": HELLO, "tool_choice": "perhaps"}, "tool_choice: ", "required"),
+        (CHAT, {"message": HELLO}, "messages: ", ""),
+    ],
+)
+def test_a_mistake_is_told_where_it_is(http: httpx.Client, path: str, body: Any, begins: str, name: str) -> None:
+    """Of a field of several types too; and nothing is suggested that has no place there."""
+    told = http.post(path, json=body).json()["error"]["message"]
+    assert told.startswith(begins), told
+    assert name in told
+    assert "did you mean" not in told
+
+
+@pytest.mark.parametrize(
     ("content", "status"),
     [
         (b"", 400), (b"{", 400), (b"[]", 400), (b'"\xff"', 400), (b'{"prompt": "\\ud800"}', 400), (b"[" * 100_000, 400),
@@ -123,7 +146,7 @@ def test_broken_bodies(http: httpx.Client, content: bytes, status: int) -> None:
 def test_other_types_methods_routes_and_models(http: httpx.Client) -> None:
     assert http.post(COMPLETION, content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert http.get(COMPLETION).status_code == 405
-    for path in ("/", "/v1", "/docs", "/openapi.json", "/v1/../v1/nothing", "//v1/models", "/v1/models/..%2f..%2fetc"):
+    for path in ("/v1", "/docs", "/openapi.json", "/v1/../v1/nothing", "//v1/models", "/v1/models/..%2f..%2fetc"):
         assert http.get(path).status_code == 404, path
     told = http.post(COMPLETION, json={"prompt": "a", "model": "other"})
     assert told.status_code == 404
@@ -148,6 +171,87 @@ def test_a_queue_that_is_full_turns_away_and_serves_on(http: httpx.Client, start
     worker = next(iter(started.service.served.values())).worker
     assert worker.texts == 0
     assert http.post(COMPLETION, json={"prompt": "a", "max_tokens": 2}).status_code == 200
+
+
+def test_a_text_that_fits_no_way_is_refused_unread(http: httpx.Client) -> None:
+    """Its characters are counted before its tokens are."""
+    long, began = " " * 4_000_000, time.monotonic()
+    for path, body, name in (
+        (COMPLETION, {"prompt": long}, "context"),
+        (COMPLETION, {"prompt": ["a", long]}, "context"),
+        (CHAT, {"messages": [{"role": "user", "content": long}]}, "context"),
+        ("/tokenize", {"prompt": long}, "prompt"),
+    ):
+        answer = http.post(path, json=body)
+        assert answer.status_code == 400
+        assert name in answer.json()["error"]["message"]
+    assert time.monotonic() - began < 2
+
+
+class Slow:
+    """Finding the ids of a prompt takes until it is let go; which prompts that was begun for, and has ended for."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.go, usual = threading.Event(), Served.ids
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+        def ids(served: Served, text: str) -> list[int]:
+            self.begun.append(text)
+            try:
+                while text != "quick" and not self.go.is_set():
+                    time.sleep(0.001)
+            finally:
+                self.ended.append(text)
+            return usual(served, text)
+
+        patch.setattr(Served, "ids", ids)
+
+    def ask(self, started: Started, prompt: str) -> socket.socket:
+        """A caller with a large body."""
+        body = json.dumps({"prompt": prompt, "max_tokens": 1}).encode() + b" " * 1_000_000
+        head = f"POST {COMPLETION} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        host, port = started.url.removeprefix("http://").split(":")
+        caller = socket.create_connection((host, int(port)), timeout=20)
+        caller.sendall(head.encode() + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+        return caller
+
+
+def test_who_leaves_before_its_turn_is_not_prepared_for(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves in the middle of its turn has it broken off."""
+    slow, line = Slow(monkeypatch), started.service._front
+    callers = [slow.ask(started, f"slow {number}") for number in range(6)]
+    while line._waiting < 5:
+        time.sleep(0.001)
+    for caller in callers:
+        caller.close()
+    left = time.monotonic()
+    assert httpx.post(started.url + COMPLETION, json={"prompt": "quick", "max_tokens": 1}).status_code == 200
+    assert time.monotonic() - left < 2
+    assert len(slow.begun) == len(slow.ended) == 2
+    assert line._waiting == 0
+
+
+def test_who_waits_for_its_turn_is_counted(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than may wait is told so at once, and who waits too long as well."""
+    slow, line = Slow(monkeypatch), started.service._front
+    monkeypatch.setattr(line, "room", 3)
+    callers = [slow.ask(started, f"slow {number}") for number in range(4)]
+    while line._waiting < 3:
+        time.sleep(0.001)
+    late = slow.ask(started, "late")
+    assert late.recv(12) == b"HTTP/1.1 429"
+    slow.go.set()
+    assert [caller.recv(12) for caller in callers] == [b"HTTP/1.1 200"] * 4
+    slow.go.clear()
+    monkeypatch.setattr(line, "seconds", 0.3)
+    callers = [slow.ask(started, "slow")]
+    while len(slow.begun) < 5:
+        time.sleep(0.001)
+    callers.append(slow.ask(started, "behind it"))
+    assert {caller.recv(12) for caller in callers} <= {b"HTTP/1.1 503", b"HTTP/1.1 429"}
+    for caller in (late, *callers):
+        caller.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -199,9 +303,56 @@ def test_a_text_ends_at_its_deadline(talker: Path) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_hangs(talker: Path, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
+    """Who waits for it beyond its deadline is told so."""
+    monkeypatch.setattr("langwright.serving.app.READ_SECONDS", 0.2)
+    server = Started(lambda: [open_model("talker", talker, Opening(device="cpu"), 2, 2)], deadline=0.1)
+    engine, go = server.service.served["talker"].worker.engine, threading.Event()
+    assert engine is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", lambda: go.wait(20) and {})
+        answer = httpx.post(server.url + COMPLETION, json={"prompt": "a", "stream": stream}, timeout=10)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["type"] == "timeout_error"
+    go.set()
+    assert httpx.post(server.url + COMPLETION, json={"prompt": "a", "max_tokens": 1}, timeout=10).status_code == 200
+    server.stop()
+
+
+def test_vectors_have_a_deadline_and_places_in_the_queue(bertha: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not begun by then, or when the caller leaves, is not begun at all."""
+    server = Started(lambda: [open_model("bertha", bertha, Opening(device="cpu"), 2, 28)], deadline=0.3)
+    url, worker, usual, seen = (
+        f"{server.url}/v1/embeddings",
+        server.service.served["bertha"].worker,
+        Served._vectors,
+        [],
+    )
+
+    def slow(served: Served, rows: Any) -> Any:
+        seen.append((len(rows), worker.texts))
+        time.sleep(0.5)
+        return usual(served, rows)
+
+    told = httpx.post(url, json={"input": ["a"] * 31})
+    assert told.status_code == 400
+    assert "31" in told.json()["error"]["message"]
+    monkeypatch.setattr(Served, "_vectors", slow)
+    assert httpx.post(url, json={"input": ["a"] * 20}).status_code == 504
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json={"input": ["a"] * 20}, timeout=0.1)
+    monkeypatch.undo()
+    assert httpx.post(url, json={"input": ["a"] * 20}, timeout=10).status_code in (200, 504)
+    assert seen[0] == (8, 20)
+    assert len(seen) <= 2
+    assert worker.texts == 0
+    server.stop()
+
+
 def test_keys(talker: Path, tuned: Path) -> None:
     """Nothing but /health is answered without one, whatever the path; and callers share no beginnings."""
-    server = Started(lambda: models(talker, tuned), keys=("alpha", "beta"))
+    server = Started(lambda: models(talker, tuned), keys=("alpha", " beta\n"))
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/health").status_code == 200
         for path in (

@@ -82,11 +82,9 @@ def test_streamed_as_whole(
     whole = reply.choice(0, Completion(text, [], "end"))["message"]
     assert whole["content"] == content
     assert [json.loads(call["function"]["arguments"]) for call in whole.get("tool_calls", ())] == calls
-    told = [reply.piece(0, text[at : at + step], ()) for at in range(0, len(text), step)]
+    told = [one for at in range(0, len(text), step) for one in reply.piece(0, text[at : at + step], ())]
+    assert told[0]["delta"] == {"role": "assistant", "content": ""}
     told += reply.last(0, Completion(text, [], "end"))
-    assert "".join(one["delta"].get("content", "") for one in told if one) == (content or "")
-    assert [
-        json.loads(c["function"]["arguments"]) for one in told if one for c in one["delta"].get("tool_calls", ())
-    ] == calls
-    assert told[-1] is not None
+    assert "".join(one["delta"].get("content", "") for one in told) == (content or "")
+    assert [json.loads(c["function"]["arguments"]) for one in told for c in one["delta"].get("tool_calls", ())] == calls
     assert told[-1]["finish_reason"] == ("tool_calls" if calls else "stop")

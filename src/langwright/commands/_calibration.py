@@ -21,18 +21,19 @@ from langwright.models.folder import OpenedFolder
 from langwright.pipelines.opening import check_vocabulary
 from langwright.text.opening import load_tokenizer
 
-WINDOW, BATCH = 512, 4096
-"""Tokens in a window unless the context is shorter, and in a pass, the first of which is what AWQ tries scales on."""
+WINDOWS, WINDOW, BATCH = 128, 512, 4096
+"""Windows, tokens in one unless the context is shorter, and in a pass, the first of which AWQ tries scales on."""
 
 
 def calibration_windows(
-    opened: OpenedFolder, corpus: str | None, windows: int = 128, window: int | None = None, field: str = "text"
+    opened: OpenedFolder, corpus: str | None, windows: int | None = None, window: int | None = None, field: str = "text"
 ) -> Windows:
     """Token ids of windows of a corpus, all of them full, in batches.
 
     Raises UserError for a model that reads no text in one stack, flags that do not fit it, or too short a corpus.
     """
     opened.require(one_stack=True)
+    windows = WINDOWS if windows is None else windows
     check_flag("windows", windows, windows >= 1, "at least 1")
     context = opened.config.context
     length = min(WINDOW, context or WINDOW) if window is None else window
@@ -50,6 +51,13 @@ def calibration_windows(
             say(f"{corpus or STDLIB} has {len(every):,} windows of {length} tokens, not {windows:,}; taking all")
         numbers = np.unique(np.linspace(0, len(every) - 1, windows).round().astype(np.int64))
         return [every.batch(part, part).ids for part in np.array_split(numbers, -(-len(numbers) * length // BATCH))]
+
+
+def refuse_calibration(why: str, calibrate: str | None, windows: int | None, window: int | None) -> None:
+    """UserError for flags of a text that a method does not look at."""
+    for name, value in (("calibrate", calibrate), ("windows", windows), ("window", window)):
+        if value is not None:
+            raise UserError(f"--{name}: {why}; leave it out")
 
 
 def compared(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands._calibration import calibration_windows, compared, print_change
+from langwright.commands._calibration import calibration_windows, compared, print_change, refuse_calibration
 from langwright.compression.quantise import FLOATS, Method, cast_folder, compress_folder, refuse_folders
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import BITS, Scheme, scheme_of
@@ -19,7 +19,7 @@ def compress(
     to: Literal["int8", "w8a8", "int4", "int3", "nf4", "fp4", "bfloat16", "float16"],
     method: Method = "rtn",
     calibrate: str | None = None,
-    windows: int = 128,
+    windows: int | None = None,
     window: int | None = None,
     group_size: int | None = None,
     asymmetric: bool = False,
@@ -40,7 +40,7 @@ def compress(
         method: rtn rounds to the nearest; gptq makes the error of each column good in the columns left; awq scales
             columns by their activations and cuts outliers; smoothquant, for w8a8, moves outliers into the weights.
         calibrate: the corpus that methods other than rtn look at; python-stdlib unless given.
-        windows: how many windows of it, evenly spread.
+        windows: how many windows of it, evenly spread; 128 unless given.
         window: tokens in each; 512, or the model's own context where that is shorter.
         group_size: columns of int4 and int3 that share a scale.
         asymmetric: groups of int4 and int3 with a zero each, which errs less; `transformers` does not open these.
@@ -52,8 +52,8 @@ def compress(
         json: print the result as JSON.
     """
     scheme = _scheme(to, method, group_size, asymmetric)
-    if method == "rtn" and (calibrate or window):
-        raise UserError(f"--{'calibrate' if calibrate else 'window'}: goes with --method gptq, awq or smoothquant")
+    if method == "rtn":
+        refuse_calibration("goes with --method gptq, awq or smoothquant", calibrate, windows, window)
     opened = OpenedFolder(model, ignore_field)
     refuse_folders(opened, out)
 

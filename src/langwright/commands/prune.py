@@ -5,7 +5,7 @@ from typing import Any
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands._calibration import calibration_windows, compared, print_change
+from langwright.commands._calibration import calibration_windows, compared, print_change, refuse_calibration
 from langwright.compression.prune import (
     Method,
     Pattern,
@@ -23,13 +23,13 @@ def prune(
     model: Path,
     out: Path,
     *,
-    method: Method = "wanda",
+    method: Method | None = None,
     sparsity: float | None = None,
     pattern: str | None = None,
     heads: int | None = None,
     layers: int | None = None,
     calibrate: str | None = None,
-    windows: int = 128,
+    windows: int | None = None,
     window: int | None = None,
     text: str | None = None,
     split: str | None = None,
@@ -43,14 +43,14 @@ def prune(
     Args:
         model: the folder of the model to begin with, or a model of the Hub: hf:owner/name or hf:owner/name@revision.
         out: the new model folder. What is left out singly is 0 in it; without heads or layers the model is smaller.
-        method: magnitude leaves out what is nearest to 0; wanda what is so times what it meets; sparsegpt makes good
-            in other weights what is left out.
+        method: how single weights are chosen, by wanda unless given. magnitude leaves out what is nearest to 0; wanda
+            what is so times what it meets; sparsegpt makes good in other weights what is left out.
         sparsity: the share of the linear layers' weights that goes.
         pattern: how many of how many neighbours stay, such as 2:4.
         heads: so many heads of attention go in every layer.
         layers: so many layers go.
         calibrate: the corpus that shows what matters; python-stdlib unless given.
-        windows: how many windows of it, evenly spread.
+        windows: how many windows of it, evenly spread; 128 unless given.
         window: tokens in each; 512, or the model's own context where that is shorter.
         text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
         split: measure only the held-out side of this split of the text, such as 5%.
@@ -63,7 +63,12 @@ def prune(
     named = [f"--{name}" for name, value in given.items() if value is not None]
     if len(named) > 1:
         raise UserError(f"{' and '.join(named)}: one at a time; prune the result again for the other")
-    share = 0.5 if not named else sparsity
+    whole = heads is not None or layers is not None
+    if whole and method is not None:
+        raise UserError(f"--method {method}: chooses single weights, and has no place beside {named[0]}")
+    method, share = method or "wanda", 0.5 if not named else sparsity
+    if not whole and method == "magnitude":
+        refuse_calibration("magnitude looks at no text", calibrate, windows, window)
     if share is not None:
         check_flag("sparsity", share, 0 < share < 1, "above 0 and below 1")
     try:
@@ -80,7 +85,7 @@ def prune(
             check_flag(name, value, fits, "at least 1" + ("" if below is None else f" and below {below}"))
 
     def make() -> dict[str, Any]:
-        by_size = heads is None and layers is None and method == "magnitude"
+        by_size = not whole and method == "magnitude"
         shown = () if by_size else calibration_windows(opened, calibrate, windows, window, field)
         loaded = opened.model()
         if layers is not None:

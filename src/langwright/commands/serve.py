@@ -20,6 +20,7 @@ def serve(
     port: int = 8000,
     host: str = "127.0.0.1",
     api_key: tuple[str, ...] = (),
+    page: bool = False,
     adapter: tuple[str, ...] = (),
     draft: Path | None = None,
     lookup: bool = False,
@@ -38,6 +39,8 @@ def serve(
         port: where the server listens; 0 is any that is free.
         host: the address; another than this machine's own needs a key.
         api_key: what callers must show, several for several callers; LANGWRIGHT_API_KEY in the environment is one too.
+        page: hand the chat page at / to who shows no key too; it holds no data and asks for the key, which every
+            request then carries. Without keys the page is always there.
         adapter: NAME=FOLDER, an adapter that is served as a model of this name, beside the model that it is for.
         draft: a smaller model with the same tokens, which guesses what comes next; texts stay the same.
         lookup: guess what comes next from what followed the last time when the text went so; texts stay the same.
@@ -88,7 +91,7 @@ def serve(
             served[name] = open_adapter(name, folder, served[home], named[home])
         return list(served.values())
 
-    service = Service(keys, deadline)
+    service = Service(keys, deadline, page)
     with listen(host, port) as bound:
         run(service, bound, load, lambda url: print(f"listening on {url}", flush=True), drain)
 

@@ -54,7 +54,7 @@ def kept(score: Float[Tensor, "rows columns"], pattern: Pattern) -> Kept:
         groups = score.unflatten(1, (-1, pattern.of))
         best = groups.topk(pattern.keep, 2).indices
         return torch.zeros_like(groups, dtype=torch.bool).scatter_(2, best, True).flatten(1)
-    worst = score.argsort(dim=1, stable=True)[:, : int(score.shape[1] * pattern.share)]
+    worst = score.argsort(dim=1, stable=True)[:, : round(score.shape[1] * pattern.share)]
     return torch.ones_like(score, dtype=torch.bool).scatter_(1, worst, False)
 
 
@@ -89,7 +89,7 @@ def sparsegpt(weight: Matrix, moments: Moments, pattern: Pattern) -> Matrix:
 
         return drop
 
-    return correct(weight, moments, decide, block=128 // (pattern.of or 1) * (pattern.of or 1))
+    return correct(weight, moments, decide, block=max(1, 128 // (pattern.of or 1)) * (pattern.of or 1))
 
 
 METHODS: dict[Method, Callable[[Matrix, Moments, Pattern], Matrix]] = {

@@ -109,8 +109,8 @@ def _distance(own: Tensor, other: Tensor) -> Float[Tensor, "batch time"]:
 
 
 def spread(layers: list[Tensor], count: int) -> list[Tensor]:
-    """`count` of some layers, evenly spread, the last one included."""
-    return [layers[(number + 1) * len(layers) // count - 1] for number in range(count)]
+    """`count` of some layers, evenly spread, the last one included; where there are fewer, some more than once."""
+    return [layers[-(-(number + 1) * len(layers) // count) - 1] for number in range(count)]
 
 
 def maps_between(layers: int, width: int, teacher_width: int) -> nn.ModuleList:

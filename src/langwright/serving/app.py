@@ -6,7 +6,7 @@ import contextlib
 import json
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from langwright.base.errors import UserError
 from langwright.inference.prompts import check_ids, check_length
 from langwright.inference.request import Completion
 from langwright.inference.request import Request as Asked
-from langwright.serving.beside import beside
+from langwright.serving.beside import Line, stay
 from langwright.serving.bodies import (
     MOST_PROMPTS,
     ChatBody,
@@ -34,13 +34,14 @@ from langwright.serving.bodies import (
 from langwright.serving.door import Door, Receive, Scope, Send, answer
 from langwright.serving.errors import RequestError
 from langwright.serving.metrics import Metrics
+from langwright.serving.page import HEADERS, PAGE
 from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply, usage
 from langwright.serving.served import Served
 from langwright.serving.worker import Ticket
 
 T = TypeVar("T")
 FRONT_SECONDS = 10.0
-"""The longest that templates, tokens and the form of a request may take."""
+"""The longest that templates and tokens, or the form of a request, may take, and that their turn is waited for."""
 READ_SECONDS = 30.0
 """The longest that a reader may take beyond the deadline of its request."""
 
@@ -51,19 +52,22 @@ class Service:
     Args:
         keys: of callers.
         deadline: seconds after which a text ends as it is.
+        page: whether the chat page, which holds no data, is handed to who shows no key; without keys it always is.
     """
 
-    def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0):
+    def __init__(self, keys: Sequence[str] = (), deadline: float = 600.0, page: bool = False):
         self.deadline, self.metrics, self.created = deadline, Metrics(), int(time.time())
         self.served: Mapping[str, Served] = {}
-        self._front, self._forms = asyncio.Lock(), asyncio.Lock()  # a tokenizer is no matter for several threads
-        self.app = Door(self._routes(), keys, self.metrics.answered)
+        self._front, self._forms = Line(FRONT_SECONDS), Line(FRONT_SECONDS)  # a tokenizer is used by one thread
+        open_paths = ("/health", "/") if keys and page else ("/health",)
+        self.app = Door(self._routes(), keys, self.metrics.answered, open_paths)
 
     def open(self, served: Sequence[Served]) -> None:
         """Answer for these models from now on. To be called on the event loop."""
         self.served = {one.name: one for one in served}
         for worker in {one.worker: None for one in served}:
             worker.start()
+        self._front.room = self._forms.room = sum(worker.room for worker in {one.worker for one in served})
         self.metrics.watch(served)
         self.app.ready = True
 
@@ -77,7 +81,8 @@ class Service:
         for kind in (RequestError, UserError, HTTPException, Exception):
             app.add_exception_handler(kind, self._refuse)
         routes: dict[str, tuple[str, Any]] = {
-            "/health": ("GET", self._health), "/ready": ("GET", self._ready), "/metrics": ("GET", self._metrics),
+            "/": ("GET", self._page), "/health": ("GET", self._health), "/ready": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics),
             "/v1/models": ("GET", self._models), "/v1/models/{name}": ("GET", self._model),
             "/v1/completions": ("POST", self._completions), "/v1/chat/completions": ("POST", self._chat),
             "/v1/embeddings": ("POST", self._embeddings),
@@ -98,6 +103,9 @@ class Service:
         if not isinstance(error, RequestError):  # a mistake of ours; it is logged
             error = RequestError(500, "the server has made a mistake", "internal_error")
         return JSONResponse(error.body, error.status, error.headers)
+
+    async def _page(self, request: Request) -> Response:
+        return Response(PAGE, media_type="text/html", headers=HEADERS)
 
     async def _health(self, request: Request) -> Response:
         dead = [one.worker.dead for one in self.served.values() if one.worker.dead is not None]
@@ -121,7 +129,7 @@ class Service:
 
     def _row(self, one: Served) -> dict[str, Any]:
         row = {"id": one.name, "object": "model", "created": self.created, "owned_by": "langwright"}
-        return {**row, "parent": one.parent, "max_model_len": one.model.context}
+        return {**row, "parent": one.parent, "max_model_len": one.model.context, "task": one.task}
 
     def _find(self, name: str | None) -> Served:
         """What is served under a name; the first model unless one is named."""
@@ -139,19 +147,13 @@ class Service:
         except ClientDisconnect:
             raise RequestError(400, "the body ends before its end", "incomplete_body") from None
 
-    async def _prepare(self, work: Callable[[], T]) -> T:
-        """Do what takes time in a thread beside the event loop, one after the other."""
-        async with self._front:
-            return await beside(work, FRONT_SECONDS)
-
     async def _usual(self, request: Request, one: Served, body: CompletionBody | ChatBody) -> dict[str, Any]:
         """What the engine is told of every request."""
         if not one.writes:
             raise RequestError(400, f"model: {one.name} makes vectors of texts, and writes none", "invalid_field")
         constraint = None
         if body.constraint is not None or (isinstance(body, ChatBody) and body.callable):
-            async with self._forms:
-                constraint = await beside(partial(one.form, body), FRONT_SECONDS)
+            constraint = await self._forms.do(partial(one.form, body), request.receive)
         return {"constraint": constraint, "deadline": self.deadline, "salt": request.scope["salt"]}
 
     async def _completions(self, request: Request) -> "Answer":
@@ -160,8 +162,10 @@ class Service:
         scores = body.max_tokens == 0
         asked = body.model_copy(update={"max_tokens": 1}) if scores else body
         usual = await self._usual(request, one, body)
-        requests = await self._prepare(partial(one.completions, asked, **usual))
-        echoes = await self._prepare(lambda: [one.echo(prompt) for prompt in body.prompts]) if body.echo else []
+        requests = await self._front.do(partial(one.completions, asked, **usual), request.receive)
+        echoes: list[tuple[str, list[int]]] = []
+        if body.echo:
+            echoes = await self._front.do(lambda: [one.echo(prompt) for prompt in body.prompts], request.receive)
         reply = CompletionReply(one.tokenizer, body.n, body.logprobs, echoes, written=not scores)
         return self._answer(one, body, requests, reply, Envelope("text_completion", "cmpl", one.name, body.usage))
 
@@ -169,7 +173,7 @@ class Service:
         body = await self._read(request, ChatBody)
         one = self._find(body.model)
         usual = await self._usual(request, one, body)
-        requests = await self._prepare(partial(one.chat, body, **usual))
+        requests = await self._front.do(partial(one.chat, body, **usual), request.receive)
         reply = ChatReply(one.tokenizer, body.logprobs, one.tools if body.callable else None)
         return self._answer(one, body, requests, reply, Envelope("chat.completion", "chatcmpl", one.name, body.usage))
 
@@ -190,11 +194,12 @@ class Service:
             raise RequestError(400, f"input: must be 1 to {MOST_PROMPTS} texts, none of them empty", "invalid_field")
 
         def ids() -> list[list[int]]:
+            one.check_texts(inputs)
             rows = [one.tokenizer.frame(text)[0] if isinstance(text, str) else text for text in inputs]
             return [check_length(one.model, check_ids(row, one.tokenizer.vocab_size, "input")) for row in rows]
 
-        rows = await self._prepare(ids)
-        vectors = await one.worker.call(partial(one.vectors, rows))
+        rows = await self._front.do(ids, request.receive)
+        vectors = await stay(one.vectors(rows), request.receive, self.deadline)
         spelt = [v if body.encoding_format == "float" else _base64(v) for v in vectors]
         data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(spelt)]
         count = sum(map(len, rows))
@@ -206,13 +211,14 @@ class Service:
         body = await self._read(request, TokenizeBody)
         one = self._find(body.model)
         encode = one.ids if body.add_special_tokens and body.prompt else one.tokenizer.encode
-        ids = await self._prepare(partial(encode, body.prompt))
+        ids = await self._front.do(partial(encode, body.prompt), request.receive)
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": one.model.context})
 
     async def _detokenize(self, request: Request) -> Response:
         body = await self._read(request, DetokenizeBody)
         one = self._find(body.model)
-        return JSONResponse({"prompt": await self._prepare(partial(one.tokenizer.decode, body.tokens))})
+        text = await self._front.do(partial(one.tokenizer.decode, body.tokens), request.receive)
+        return JSONResponse({"prompt": text})
 
 
 @dataclass(frozen=True)
@@ -238,16 +244,21 @@ class Answer:
     seconds: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         tickets = self.one.worker.submit(self.asked, self.body.stream, self.on_end)
-        work = asyncio.ensure_future((self._stream if self.body.stream else self._whole)(tickets, send))
-        left = asyncio.ensure_future(_left(receive))
+        work = (self._stream if self.body.stream else self._whole)(tickets, watched)
         try:
-            await asyncio.wait((work, left), timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
+            await stay(work, receive, self.seconds)
+        except RequestError:
+            if not begun:  # or else the connection is closed before the end of the answer
+                raise
         finally:
-            for task in (work, left):
-                task.cancel()
             for ticket in tickets:
                 self.one.worker.cancel(ticket)
 
@@ -280,11 +291,11 @@ class Answer:
         """What is told of the texts of one request."""
         first = place * self.body.n
         async for pieces in ticket.follow():
-            told = [self.reply.piece(first + number, text, logprobs) for number, text, logprobs in pieces]
+            told = [c for piece in pieces for c in self.reply.piece(first + piece.number, piece.text, piece.logprobs)]
             for number, completion in enumerate(ticket.completions):
                 _check(completion)
                 told += self.reply.last(first + number, completion)
-            if chunks := [self.envelope.chunk([choice]) for choice in told if choice is not None]:
+            if chunks := [self.envelope.chunk([choice]) for choice in told]:
                 yield chunks
 
     def _usage(self, tickets: Sequence[Ticket]) -> dict[str, Any]:
@@ -296,12 +307,6 @@ def _check(completion: Completion) -> None:
     """Raise RequestError where a text ended by an error of the engine."""
     if completion.error is not None:
         raise RequestError(500, completion.error, "engine_error")
-
-
-async def _left(receive: Receive) -> None:
-    """Wait until the caller has left."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncIterator[T]:

@@ -2,10 +2,12 @@
 
 import json
 import secrets
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
 
 from langwright.base.errors import suggest
 from langwright.inference.constraints import Constraint
@@ -19,6 +21,8 @@ MOST_MESSAGES, MOST_TOOLS, MOST_PROMPTS = 1024, 64, 64
 MOST_TEXTS, MOST_LOGPROBS = 16, 20
 """Of `n` and `best_of`, and of the likeliest tokens beside each."""
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 8, 128, 1024
+LONGEST_TEXT = 1 << 20
+"""Characters, of which tokens are found in about a second."""
 LONGEST_FORM = 10_000
 """Characters of a regular expression and of a grammar, whose mistakes are found in up to the square of them."""
 
@@ -41,15 +45,38 @@ class Body(BaseModel):
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])[:200]
+            told = _nearest(error)
+            where = ".".join(_path(told, body))[:200]
             code = {"extra_forbidden": "unknown_field", "json_invalid": "invalid_json"}.get(
-                first["type"], "invalid_field"
+                told["type"], "invalid_field"
             )
-            what = first["msg"]
+            what = told["msg"]
             if code == "unknown_field":
-                what = f"is not supported{suggest(where, cls.model_fields)}"
+                what = f"is not supported{suggest(where, cls.model_fields if len(told['loc']) == 1 else ())}"
             raise RequestError(400, f"{where or 'the body'}: {what}", code) from None
+
+
+def _nearest(error: ValidationError) -> ErrorDetails:
+    """The first mistake; of a field that may be of several types, that of the type which what was given comes nearest.
+
+    That is a type that it is of, though out of its bounds, or else one that it is of but for something inside.
+    """
+    every = error.errors(include_url=False, include_input=False, include_context=False)
+    of_first = [one for one in every if one["loc"][:1] == every[0]["loc"][:1]]
+    return max(of_first, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
+
+
+def _path(error: ErrorDetails, body: bytes) -> Iterator[str]:
+    """Where in a body a mistake is: names and places, without those of types among which pydantic has chosen."""
+    value: Any = from_json(body) if error["loc"] else None
+    for at, part in enumerate(error["loc"], 1):
+        is_missing = error["type"] == "missing" and at == len(error["loc"])
+        if is_missing or (isinstance(value, dict) and part in value):
+            value = None if is_missing else value[part]
+            yield str(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+            yield str(part)
 
 
 class StreamOptions(Body):
@@ -137,7 +164,7 @@ class Generation(Body):
     def _fits(self) -> "Generation":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options goes with stream")
-        if any(not token.isdecimal() or len(token) > 9 for token in self.logit_bias or ()):
+        if any(not (token.isascii() and token.isdecimal()) or len(token) > 9 for token in self.logit_bias or ()):
             raise ValueError("logit_bias: its keys are ids of tokens")
         if self.response_format is not None and self.structured_outputs is not None:
             raise ValueError("response_format and structured_outputs exclude each other")
@@ -331,7 +358,7 @@ class TokenizeBody(Body):
     """Of /tokenize."""
 
     model: Name | None = None
-    prompt: str
+    prompt: str = Field(max_length=LONGEST_TEXT)
     add_special_tokens: bool = True
 
 

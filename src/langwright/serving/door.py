@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -27,16 +27,24 @@ class Door:
 
     Args:
         app: what is behind.
-        keys: one of them is asked for everywhere but at /health; none for no such question.
+        keys: one of them is asked for everywhere but at the open paths; none for no such question.
         count: told the path and the status of each answer.
+        open_paths: what is answered without a key.
 
     Attributes:
         ready: whether the models are there.
         leaving: whether the server is about to end.
     """
 
-    def __init__(self, app: App, keys: Sequence[str], count: Callable[[str, int], None]):
-        self._app, self._keys, self._count = app, [hashlib.sha256(key.encode()).digest() for key in keys], count
+    def __init__(
+        self,
+        app: App,
+        keys: Sequence[str],
+        count: Callable[[str, int], None],
+        open_paths: Collection[str] = ("/health",),
+    ):
+        self._app, self._keys, self._count = app, [hashlib.sha256(key.encode().strip()).digest() for key in keys], count
+        self._open_paths = frozenset(open_paths)
         self.ready, self.leaving = False, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,7 +58,7 @@ class Door:
             await send(message)
 
         try:
-            scope["salt"] = "" if scope["path"] == "/health" else self._enter(scope["path"], headers)
+            scope["salt"] = "" if scope["path"] in self._open_paths else self._enter(scope["path"], headers)
             size = sum(len(name) + len(value) for name, value in scope["headers"])
             if size + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADERS:
                 raise RequestError(431, f"path and headers are longer than {MOST_HEADERS:,} bytes", "headers_too_long")

@@ -39,3 +39,8 @@ class RequestError(Exception):
         """The JSON of the answer."""
         kind = KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "code": self.code}}
+
+
+def too_many() -> RequestError:
+    """What a caller is told where so many others wait that it may not."""
+    return RequestError(429, "too many requests are waiting; try again later", "overloaded", {"Retry-After": "1"})

@@ -70,9 +70,9 @@ class CompletionReply:
         reason = REASONS[completion.reason] if self._written else "length"
         return self._told(number, text, measured, reason)
 
-    def piece(self, number: int, text: str, logprobs: Sequence[Logprob]) -> Json | None:
+    def piece(self, number: int, text: str, logprobs: Sequence[Logprob]) -> list[Json]:
         """The next words."""
-        return self._told(number, text, logprobs, None) if text or logprobs else None
+        return [self._told(number, text, logprobs, None)] if text or logprobs else []
 
     def last(self, number: int, completion: Completion) -> list[Json]:
         """What is left, which is why it ended."""
@@ -127,11 +127,12 @@ class ChatReply:
             "finish_reason": self._reason(completion, bool(calls)),
         }
 
-    def piece(self, number: int, text: str, logprobs: Sequence[Logprob]) -> Json | None:
-        """The next words; of what may be a call nothing is told before its end."""
+    def piece(self, number: int, text: str, logprobs: Sequence[Logprob]) -> list[Json]:
+        """The next words, and before the first who says them; of what may be a call nothing is told before its end."""
+        told = [] if number in self._heard else [self._told(number, {"role": "assistant", "content": ""})]
         heard = self._heard[number] = self._heard.get(number, "") + text
         said = self._said(number, heard if self._tools is None else self._tools.before_calls(heard))
-        return self._told(number, {"content": said}, logprobs) if said or logprobs else None
+        return [*told, self._told(number, {"content": said}, logprobs)] if said or logprobs else told
 
     def last(self, number: int, completion: Completion) -> list[Json]:
         """What is left, the calls, and why it ended."""

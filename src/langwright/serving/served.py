@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from langwright.inference.request import Request
 from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening, check_vocabulary
-from langwright.serving.bodies import ChatBody, CompletionBody
+from langwright.serving.bodies import LONGEST_TEXT, ChatBody, CompletionBody
 from langwright.serving.errors import RequestError
 from langwright.serving.tools import ToolForm
 from langwright.serving.worker import Worker
@@ -66,11 +67,32 @@ class Served:
         """Whether it writes texts."""
         return self.worker.engine is not None
 
+    @property
+    def task(self) -> str:
+        """What it is for: "chat", "text" where it has no chat template, or "embedding"."""
+        if not self.writes:
+            return "embedding"
+        return "text" if self.tokenizer.config.get("chat_template") is None else "chat"
+
     def ids(self, text: str) -> list[int]:
         """Of a prompt."""
         if self.model.encoders:
             return source_ids(self.model, self.tokenizer, text)
         return prompt_ids(self.tokenizer, text)
+
+    def check_texts(self, texts: Sequence[str | Sequence[int]]) -> None:
+        """Refuse what is too long for the model whatever its tokens are, before time is spent on finding them."""
+        for text in texts:
+            if isinstance(text, str) and len(text) > self._most_characters:
+                told = f"a text of {len(text):,} characters does not fit the model's context; at most"
+                raise RequestError(400, f"{told} {self._most_characters:,} are read", "too_long")
+
+    @cached_property
+    def _most_characters(self) -> int:
+        if self.model.context is None:
+            return LONGEST_TEXT
+        longest = max(len(self.tokenizer.token(id)) for id in range(self.tokenizer.vocab_size))
+        return min(LONGEST_TEXT, self.model.context * longest)
 
     def echo(self, prompt: str | list[int]) -> tuple[str, list[int]]:
         """The text and the ids of a prompt."""
@@ -82,6 +104,7 @@ class Served:
             raise RequestError(400, f"echo: {self.name} writes no prompts", "invalid_field")
         scored = body.logprobs if body.echo else None
         more = self._more(**usual)
+        self.check_texts(body.prompts)
         asked = body.request([], best_of=body.best_of, logprobs=body.logprobs, prompt_logprobs=scored, **more)
         prompts = [self.ids(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
         return [replace(asked, prompt=ids) for ids in prompts]
@@ -92,20 +115,25 @@ class Served:
             told = f"messages: {self.name} has no chat template; /v1/completions takes plain text"
             raise RequestError(400, told, "no_template")
         shown = [tool.row() for tool in body.tools or ()] if body.callable else None
-        ids = self.template.prompt_ids([message.row() for message in body.messages], shown)
+        rows = [message.row() for message in body.messages]
+        self.check_texts([self.template.marked(rows, shown, add_generation_prompt=True)])
+        ids = self.template.prompt_ids(rows, shown)
         top = body.top_logprobs or 0
         body = body.model_copy(update={"max_tokens": body.max_completion_tokens or body.max_tokens})
         return [body.request(ids, logprobs=top if body.logprobs else None, **self._more(**usual))]
 
-    def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The vector of each text, made side by side; in the thread that owns the model."""
-        order, found = sorted(range(len(rows)), key=lambda i: len(rows[i])), dict[int, list[float]]()
-        with torch.inference_mode():
-            for start in range(0, len(rows), EMBEDDED):
-                numbers = order[start : start + EMBEDDED]
-                made = self.model(*padded([rows[i] for i in numbers], self.model.device))
-                found |= zip(numbers, made.float().tolist(), strict=True)
+    async def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        """The vector of each text; those of a few are made side by side, in the thread that owns the model."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        few = [[rows[i] for i in order[start : start + EMBEDDED]] for start in range(0, len(rows), EMBEDDED)]
+        made = await self.worker.calls([partial(self._vectors, one) for one in few], len(rows))
+        found = dict(zip(order, chain.from_iterable(made), strict=True))
         return [found[i] for i in range(len(rows))]
+
+    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+        with torch.inference_mode():
+            made: list[list[float]] = self.model(*padded(rows, self.model.device)).float().tolist()
+        return made
 
     def form(self, body: CompletionBody | ChatBody) -> Constraint | None:
         """What the texts of a request are held to, read and tried. It takes time; the engine then takes none."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from langwright.base.errors import UserError
 from langwright.inference.engine import Engine
 from langwright.inference.request import Completion, Handle, Logprob, Request
-from langwright.serving.errors import RequestError
+from langwright.serving.errors import RequestError, too_many
 
 T = TypeVar("T")
 
@@ -121,26 +121,34 @@ class Worker:
         if not ticket.ended:
             self._calls.put(partial(self._cancel, ticket))
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """Do something with the model in the engine's thread, between two steps."""
-        self._let_in(1)
+    async def calls(self, functions: Sequence[Callable[[], T]], texts: int) -> list[T]:
+        """What functions make of so many texts in the engine's thread, one after the other, each between two steps.
+
+        Raises RequestError where too many texts wait.
+        """
+        self._let_in(texts)
+        self.texts += texts
+        try:
+            return [await self._call(function) for function in functions]
+        finally:
+            self.texts -= texts
+
+    async def _call(self, function: Callable[[], T]) -> T:
         assert self._loop is not None
         loop, answer = self._loop, asyncio.get_running_loop().create_future()
 
         def run() -> None:
             result: Any = None
+            if answer.cancelled():
+                return
             try:
                 result, tell = function(), answer.set_result
             except BaseException as error:
                 result, tell = error, answer.set_exception
             loop.call_soon_threadsafe(lambda: None if answer.done() else tell(result))
 
-        self.texts += 1
-        try:
-            self._calls.put(run)
-            return await answer
-        finally:
-            self.texts -= 1
+        self._calls.put(run)
+        return await answer
 
     def _let_in(self, texts: int) -> None:
         """Raise RequestError where so many more are too many."""
@@ -150,8 +158,7 @@ class Worker:
             told = f"{texts} texts are asked for at once, and at most {self.room} may be"
             raise RequestError(400, told, "too_many_texts")
         if self.texts + texts > self.room:
-            told = "too many requests are waiting; try again later"
-            raise RequestError(429, told, "overloaded", {"Retry-After": "1"})
+            raise too_many()
 
     def _run(self) -> None:
         try:

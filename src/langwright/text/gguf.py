@@ -40,8 +40,8 @@ IDS = {
     "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "cls": "cls", "sep": "seperator", "mask": "mask",
 }  # fmt: skip
 """Special tokens -> their keys, `KEY` and `_token_id` left out. The spelling of sep is llama.cpp's."""
-_SECOND_END = "eot"
-"""Where a second id that ends a text stands."""
+_ENDS = ("eos", "eot", "eom")
+"""Where the ids that end a text stand."""
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
@@ -125,7 +125,9 @@ def tokenizer_fields(tokenizer: Tokenizer, size: int) -> Fields:
     ids = {key: getattr(tokenizer, "unknown_id" if use == "unk" else f"{use}_id") for use, key in IDS.items()}
     if not written.framed:
         ids |= {"bos": tokenizer.cls_id, "eos": tokenizer.sep_id}
-    ids |= dict(zip(("eos", _SECOND_END), tokenizer.ends, strict=False))
+    if len(tokenizer.ends) > len(_ENDS):
+        raise UserError(f"{len(tokenizer.ends)} tokens end a text, and a GGUF file holds {len(_ENDS)} of them")
+    ids |= dict(zip(_ENDS, tokenizer.ends, strict=False))
     fields |= {f"{key}_token_id": id for key, id in ids.items() if id is not None}
     found = {KEY + key: value for key, value in fields.items()}
     template = tokenizer.config.get("chat_template")
@@ -302,7 +304,7 @@ def read_tokenizer(file: GGUF) -> Tokenizer:
     else:
         special = SpecialTokens(**{use: tokens[id] for use, id in ids.items() if id is not None})
         backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special.config().values()])
-    ends = [id for id in (ids["eos"], file.get(f"{KEY}{_SECOND_END}_token_id", int)) if id is not None]
+    ends = [id for name in _ENDS if (id := file.get(f"{KEY}{name}_token_id", int)) is not None]
     template = file.get(TEMPLATE, str)
     config = {**PLAIN_CONFIG, **({} if template is None else {"chat_template": template})}
     made = Tokenizer(backend, special, config, str(file.path), [] if model == "bert" else ends)

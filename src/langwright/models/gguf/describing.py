@@ -24,6 +24,12 @@ _OPTIONAL = (
     "final_logit_softcapping",
 )  # fmt: skip
 """Keys that files may lack."""
+_READ = (
+    "vocab_size", "context_length", "feed_forward_length", "expert_count", "attention.key_length",
+    "attention.value_length", "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.finetuned", "pooling_type", "tensor_data_layout",
+)  # fmt: skip
+"""Keys that are read beside those of a family's layout, or that change nothing."""
 FREQUENCIES = "rope_freqs.weight"
 """The tensor that holds by what the frequency of each pair is divided."""
 
@@ -161,6 +167,10 @@ def config_fields(file: GGUF) -> Fields:
 def _check(file: GGUF, family: Family, config: Any) -> None:
     """UserError where a file says what llama.cpp knows and the family does not have."""
     layout = layout_of(family)
+    prefix, read = f"{layout.architecture}.", {*shape_keys(family), *layout.fields, *layout.constants, KV, *_READ}
+    for name, value in file.fields.items():
+        if name.startswith(prefix) and name.removeprefix(prefix) not in read:
+            raise UserError(f"{file.path}: {name} = {value!r} is not known for {family.name}, and would be ignored")
     for key, width in (("key_length", config.head_width), ("value_length", config.head_width)):
         if file.get(f"{layout.architecture}.attention.{key}", int, width) != width:
             raise UserError(f"{file.path}: {layout.architecture}.attention.{key} is not the width of a head, {width}")

@@ -70,6 +70,11 @@ def places(family: Family, config: Any) -> list[Place]:
     return found
 
 
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether two tables differ by more than 4 bits a number explain."""
+    return float((one.float() - other.float()).norm()) > 0.2 * float(one.float().norm())
+
+
 def _moved(tensor: Tensor, name: str, layout: Layout, head_width: int, to_file: bool) -> Tensor:
     """A tensor as llama.cpp wants its numbers, or as we do."""
     if layout.pairs and _TURNED.search(name):
@@ -104,8 +109,14 @@ def stored_weights(file: GGUF) -> Weights:
     if HEAD in left and file.tensors[HEAD].kind == file.tensors[TOKENS].kind:
         left.remove(HEAD)  # a head that repeats the token table, which is compared with it where both are read
         known[copy] = Place(Entry(copy, ("head.weight",)), HEAD)
-    elif HEAD in left:
-        left.remove(HEAD)  # the same table rounded otherwise
+    elif HEAD in left:  # the same table rounded otherwise: the finer one is both
+        left.remove(HEAD)
+        tables = [file.tensors[name] for name in (TOKENS, HEAD)]
+        numbers = (unpack(torch.from_numpy(one.data), one.kind.name) for one in tables)
+        if tables[0].shape != tables[1].shape or _differ(*numbers):
+            raise UserError(f'{file.path}: tensor "{HEAD}" is not the token table, which it is in every {family.name}')
+        finer = max((TOKENS, HEAD), key=lambda name: file.tensors[name].kind.size / file.tensors[name].kind.block)
+        known = {disk: place._replace(name=finer) if place.name == TOKENS else place for disk, place in known.items()}
     if left:
         raise UserError(f'{file.path}: tensor "{min(left)}" is not known for {family.name}')
     with torch.device("meta"):
