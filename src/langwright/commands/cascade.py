@@ -152,14 +152,16 @@ def cascade(
         scored = [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
         scores = np.array([[score for score, _ in row] for row in scored])
         checks = np.array([[costs.of(Answer(""), seconds) for _, seconds in row] for row in scored])
-        policies = frontier(*(table[parts[1]] for table in (scores, right, spent, checks)))
+        part = parts[1]
+        policies = frontier(scores[part], right[part], spent[part], checks[part])
         best = choose(policies, float("inf") if budget is None else budget)
         if best is None:
             cheapest = f"{policies[0].cost:.4g} {costs.cost}"
             raise UserError(
                 f"--budget {budget:g}: no model answers for so little; the cheapest policy costs {cheapest}"
             )
-        curve = measure(policies, *(table[parts[2]] for table in (scores, right, spent, checks)))
+        part = parts[2]
+        curve = measure(policies, scores[part], right[part], spent[part], checks[part])
         checks[:, best.chain[-1]] = 0  # the last answer is taken without a score
         means = _means((spent + checks)[parts[1]])
         told = replace(told, chain=best.chain, thresholds=best.thresholds, mean_costs=means)
