@@ -84,4 +84,4 @@ def test_anonymous_memory(case: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     weights, touched = map(int, done.stdout.split())
     assert weights > 100e6
-    assert weights < touched < LIMIT * weights
+    assert 0.9 * weights < touched < LIMIT * weights  # some pages may have been swapped out
