@@ -12,7 +12,14 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from langwright import Engine, Request
 from langwright.adaptation.methods import METHODS
@@ -570,3 +577,10 @@ class Schedules(RuleBasedStateMachine):
 
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_thousand_schedules() -> None:
+    many = settings(max_examples=1000, stateful_step_count=15, deadline=None)
+    run_state_machine_as_test(Schedules, settings=many)  # type: ignore[no-untyped-call]
