@@ -16,7 +16,7 @@ from langwright.models.tasks import entries
 
 LIMIT = 1.1
 MEASURE = """
-import sys, threading
+import gc, sys, threading
 import torch
 from langwright import load_model
 
@@ -31,6 +31,7 @@ def watch():
 
 folder, dtype = sys.argv[1], sys.argv[2]
 load_model(sys.argv[3])  # what the first load imports and allocates is not the weights'
+gc.collect()  # or it is freed while the weights are loaded, and they seem to take less
 before = peak = anonymous()
 done = threading.Event()
 watcher = threading.Thread(target=watch)
@@ -84,4 +85,4 @@ def test_anonymous_memory(case: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     weights, touched = map(int, done.stdout.split())
     assert weights > 100e6
-    assert 0.9 * weights < touched < LIMIT * weights  # some pages may have been swapped out
+    assert weights < touched < LIMIT * weights
