@@ -1,7 +1,8 @@
 """One block after another: what each linear layer of a model reads in a text, and the layer changed by that.
 
-All methods that look at a text are visitors of this driver. Only the hidden states before one block, and the
-statistics that a visitor asks for, are in memory; a block reads what the blocks before it, already changed, give.
+All methods that look at a text are visitors of this driver. Beside the weights, only the hidden states before one block
+and the statistics that a visitor asks for are in memory; a block reads what the blocks before it, already changed,
+give.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
