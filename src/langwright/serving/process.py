@@ -10,10 +10,9 @@ from functools import partial
 import uvicorn
 
 from langwright.base.errors import UserError
-from langwright.serving.app import Service
+from langwright.serving.app import Service, Writing
 from langwright.serving.bodies import MOST_HEADERS
 from langwright.serving.door import Protocol
-from langwright.serving.served import Served
 
 MOST_CONNECTIONS = 800
 """More are turned away with 503; a process may have 1,024 files open."""
@@ -53,7 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], Sequence[Served]],
+    load: Callable[[], Sequence[Writing]],
     on_ready: Callable[[str], None],
     drain: float,
 ) -> None:
@@ -72,7 +71,7 @@ def serve(
 async def run(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], Sequence[Served]],
+    load: Callable[[], Sequence[Writing]],
     on_ready: Callable[[str], None],
     drain: float,
 ) -> None:
@@ -94,7 +93,7 @@ async def run(
     server = Server(config)
     server.service = service
     answering = asyncio.ensure_future(server.serve(sockets=[bound]))
-    loaded: asyncio.Future[Sequence[Served]] = asyncio.get_running_loop().create_future()
+    loaded: asyncio.Future[Sequence[Writing]] = asyncio.get_running_loop().create_future()
     threading.Thread(target=_load, args=(load, loaded, asyncio.get_running_loop()), daemon=True).start()
     try:
         await asyncio.wait((answering, loaded), return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +110,7 @@ async def run(
 
 
 def _load(
-    load: Callable[[], Sequence[Served]], loaded: "asyncio.Future[Sequence[Served]]", loop: asyncio.AbstractEventLoop
+    load: Callable[[], Sequence[Writing]], loaded: "asyncio.Future[Sequence[Writing]]", loop: asyncio.AbstractEventLoop
 ) -> None:
     """Load in a thread that may be left behind where the process is to end."""
     try:
