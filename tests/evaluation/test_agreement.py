@@ -8,9 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 from langwright.evaluation.agreement import agreement, cohen_kappa, fleiss_kappa
 
 # 10 subjects, 14 raters, 5 categories: the worked example of Fleiss (1971) in its usual form, kappa 0.210.
-FLEISS = (
-    "0 0 0 0 14, 0 2 6 4 2, 0 0 3 5 6, 0 3 9 2 0, 2 2 8 1 1, 7 7 0 0 0, 3 2 6 3 0, 2 5 3 2 2, 6 5 2 1 0, 0 2 2 3 7"
-)
+FLEISS = "0 0 0 0 14, 0 2 6 4 2, 0 0 3 5 6, 0 3 9 2 0, 2 2 8 1 1, 7 7 0 0 0, 3 2 6 3 0, 2 5 3 2 2, 6 5 2 1 0, 0 2 2 3 7"
 
 
 def test_by_hand() -> None:
@@ -45,7 +43,10 @@ def test_of_people() -> None:
     found = agreement({"anna": anna, "ben": ben, "carla": carla})
     assert (found["statistic"], found["units"]) == ("fleiss", 4)
     assert found["kappa"] == pytest.approx(fleiss_kappa(["aa", "bb", "ab", "bb"]))
-    assert [(row["labellers"], row["units"]) for row in found["pairs"]] == [(["anna", "ben"], 3), (["anna", "carla"], 1)]
+    assert [(row["labellers"], row["units"]) for row in found["pairs"]] == [
+        (["anna", "ben"], 3),
+        (["anna", "carla"], 1),
+    ]
     assert found["pairs"][0]["equal"] == pytest.approx(2 / 3)
     for alone in ({}, {"anna": anna}, {"anna": {1: "a"}, "ben": {2: "a"}}):
         assert (agreement(alone)["kappa"], agreement(alone)["units"]) == (None, 0)

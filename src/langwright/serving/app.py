@@ -12,11 +12,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from langwright.base.errors import UserError
 from langwright.inference.prompts import check_ids, check_length
 from langwright.inference.request import Completion
 from langwright.inference.request import Request as Asked
@@ -28,14 +25,14 @@ from langwright.serving.bodies import (
     DetokenizeBody,
     EmbeddingBody,
     Generation,
-    Parsed,
     TokenizeBody,
 )  # fmt: skip
 from langwright.serving.door import Door, Receive, Scope, Send, answer
 from langwright.serving.errors import RequestError
 from langwright.serving.metrics import Metrics
-from langwright.serving.page import HEADERS, PAGE
+from langwright.serving.page import CHAT
 from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply, usage
+from langwright.serving.routes import application, read_body
 from langwright.serving.served import Served
 from langwright.serving.worker import Ticket
 
@@ -77,9 +74,6 @@ class Service:
             worker.close()
 
     def _routes(self) -> FastAPI:
-        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        for kind in (RequestError, UserError, HTTPException, Exception):
-            app.add_exception_handler(kind, self._refuse)
         routes: dict[str, tuple[str, Any]] = {
             "/": ("GET", self._page), "/health": ("GET", self._health), "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
@@ -88,24 +82,11 @@ class Service:
             "/v1/embeddings": ("POST", self._embeddings),
             "/tokenize": ("POST", self._tokenize), "/detokenize": ("POST", self._detokenize),
         }  # fmt: skip
-        for path, (method, route) in routes.items():
-            app.add_route(path, route, methods=[method])
         self.metrics.routes = frozenset(routes)
-        return app
-
-    async def _refuse(self, request: Request, error: Exception) -> Response:
-        if isinstance(error, UserError):
-            error = RequestError.of(error)
-        if isinstance(error, HTTPException):
-            error = RequestError(
-                error.status_code, f"{request.method} {request.url.path}: {error.detail}", "no_such_route"
-            )
-        if not isinstance(error, RequestError):  # a mistake of ours; it is logged
-            error = RequestError(500, "the server has made a mistake", "internal_error")
-        return JSONResponse(error.body, error.status, error.headers)
+        return application(routes)
 
     async def _page(self, request: Request) -> Response:
-        return Response(PAGE, media_type="text/html", headers=HEADERS)
+        return CHAT.response()
 
     async def _health(self, request: Request) -> Response:
         dead = [one.worker.dead for one in self.served.values() if one.worker.dead is not None]
@@ -138,15 +119,6 @@ class Service:
             raise RequestError(404, f"model: {name} is not served, only {', '.join(self.served)}", "model_not_found")
         return self.served[name]
 
-    async def _read(self, request: Request, kind: type[Parsed]) -> Parsed:
-        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != "application/json":  # which no form on another page can send
-            raise RequestError(415, "Content-Type: must be application/json", "invalid_content_type")
-        try:
-            return kind.read(await request.body())
-        except ClientDisconnect:
-            raise RequestError(400, "the body ends before its end", "incomplete_body") from None
-
     async def _usual(self, request: Request, one: Served, body: CompletionBody | ChatBody) -> dict[str, Any]:
         """What the engine is told of every request."""
         if not one.writes:
@@ -157,7 +129,7 @@ class Service:
         return {"constraint": constraint, "deadline": self.deadline, "salt": request.scope["salt"]}
 
     async def _completions(self, request: Request) -> "Answer":
-        body = await self._read(request, CompletionBody)
+        body = await read_body(request, CompletionBody)
         one = self._find(body.model)
         scores = body.max_tokens == 0
         asked = body.model_copy(update={"max_tokens": 1}) if scores else body
@@ -170,7 +142,7 @@ class Service:
         return self._answer(one, body, requests, reply, Envelope("text_completion", "cmpl", one.name, body.usage))
 
     async def _chat(self, request: Request) -> "Answer":
-        body = await self._read(request, ChatBody)
+        body = await read_body(request, ChatBody)
         one = self._find(body.model)
         usual = await self._usual(request, one, body)
         requests = await self._front.do(partial(one.chat, body, **usual), request.receive)
@@ -184,7 +156,7 @@ class Service:
         return Answer(one, body, asked, reply, envelope, ended, self.deadline + READ_SECONDS)
 
     async def _embeddings(self, request: Request) -> Response:
-        body = await self._read(request, EmbeddingBody)
+        body = await read_body(request, EmbeddingBody)
         one = self._find(body.model)
         if one.writes:
             raise RequestError(400, f"model: {one.name} writes texts, and makes no vectors of them", "invalid_field")
@@ -208,14 +180,14 @@ class Service:
         return JSONResponse({"object": "list", "data": data, "model": one.name, "usage": told})
 
     async def _tokenize(self, request: Request) -> Response:
-        body = await self._read(request, TokenizeBody)
+        body = await read_body(request, TokenizeBody)
         one = self._find(body.model)
         encode = one.ids if body.add_special_tokens and body.prompt else one.tokenizer.encode
         ids = await self._front.do(partial(encode, body.prompt), request.receive)
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": one.model.context})
 
     async def _detokenize(self, request: Request) -> Response:
-        body = await self._read(request, DetokenizeBody)
+        body = await read_body(request, DetokenizeBody)
         one = self._find(body.model)
         text = await self._front.do(partial(one.tokenizer.decode, body.tokens), request.receive)
         return JSONResponse({"prompt": text})

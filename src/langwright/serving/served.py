@@ -20,7 +20,8 @@ from langwright.inference.request import Request
 from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening, check_vocabulary
-from langwright.serving.bodies import LONGEST_TEXT, ChatBody, CompletionBody
+from langwright.serving.bodies import ChatBody, CompletionBody
+from langwright.serving.body import LONGEST_TEXT
 from langwright.serving.errors import RequestError
 from langwright.serving.tools import ToolForm
 from langwright.serving.worker import Worker
