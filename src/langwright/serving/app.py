@@ -8,11 +8,8 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from langwright.base.errors import UserError
 from langwright.inference.prompts import check_ids, check_length
 from langwright.serving.answers import Call
 from langwright.serving.beside import Line, stay
@@ -22,14 +19,14 @@ from langwright.serving.bodies import (
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
-    Parsed,
     TokenizeBody,
 )  # fmt: skip
 from langwright.serving.composed import ServedCascade
 from langwright.serving.door import App, Door
 from langwright.serving.errors import RequestError
 from langwright.serving.metrics import Metrics
-from langwright.serving.page import HEADERS, PAGE
+from langwright.serving.page import CHAT
+from langwright.serving.routes import application, read_body
 from langwright.serving.served import Served
 from langwright.serving.worker import Worker
 
@@ -73,9 +70,6 @@ class Service:
             worker.close()
 
     def _routes(self) -> FastAPI:
-        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        for kind in (RequestError, UserError, HTTPException, Exception):
-            app.add_exception_handler(kind, self._refuse)
         routes: dict[str, tuple[str, Any]] = {
             "/": ("GET", self._page), "/health": ("GET", self._health), "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
@@ -84,24 +78,11 @@ class Service:
             "/v1/embeddings": ("POST", self._embeddings),
             "/tokenize": ("POST", self._tokenize), "/detokenize": ("POST", self._detokenize),
         }  # fmt: skip
-        for path, (method, route) in routes.items():
-            app.add_route(path, route, methods=[method])
         self.metrics.routes = frozenset(routes)
-        return app
-
-    async def _refuse(self, request: Request, error: Exception) -> Response:
-        if isinstance(error, UserError):
-            error = RequestError.of(error)
-        if isinstance(error, HTTPException):
-            error = RequestError(
-                error.status_code, f"{request.method} {request.url.path}: {error.detail}", "no_such_route"
-            )
-        if not isinstance(error, RequestError):  # a mistake of ours; it is logged
-            error = RequestError(500, "the server has made a mistake", "internal_error")
-        return JSONResponse(error.body, error.status, error.headers)
+        return application(routes)
 
     async def _page(self, request: Request) -> Response:
-        return Response(PAGE, media_type="text/html", headers=HEADERS)
+        return CHAT.response()
 
     async def _health(self, request: Request) -> Response:
         dead = [worker.dead for worker in self._workers if worker.dead is not None]
@@ -141,21 +122,12 @@ class Service:
             raise RequestError(404, f"model: {name} is not served, only {', '.join(self.served)}", "model_not_found")
         return self.served[name]
 
-    async def _read(self, request: Request, kind: type[Parsed]) -> Parsed:
-        given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != "application/json":  # which no form on another page can send
-            raise RequestError(415, "Content-Type: must be application/json", "invalid_content_type")
-        try:
-            return kind.read(await request.body())
-        except ClientDisconnect:
-            raise RequestError(400, "the body ends before its end", "incomplete_body") from None
-
     async def _completions(self, request: Request) -> App:
-        body = await self._read(request, CompletionBody)
+        body = await read_body(request, CompletionBody)
         return await self._find(body.model).completed(body, self._call(request))
 
     async def _chat(self, request: Request) -> App:
-        body = await self._read(request, ChatBody)
+        body = await read_body(request, ChatBody)
         return await self._find(body.model).answered(body, self._call(request))
 
     def _call(self, request: Request) -> Call:
@@ -163,7 +135,7 @@ class Service:
         return Call(request.receive, salt, self.deadline, self._front, self._forms, self.metrics.ended)
 
     async def _embeddings(self, request: Request) -> Response:
-        body = await self._read(request, EmbeddingBody)
+        body = await read_body(request, EmbeddingBody)
         one = self._model_named(body.model)
         if one.writes:
             raise RequestError(400, f"model: {one.name} writes texts, and makes no vectors of them", "invalid_field")
@@ -187,14 +159,14 @@ class Service:
         return JSONResponse({"object": "list", "data": data, "model": one.name, "usage": told})
 
     async def _tokenize(self, request: Request) -> Response:
-        body = await self._read(request, TokenizeBody)
+        body = await read_body(request, TokenizeBody)
         one = self._model_named(body.model)
         encode = one.ids if body.add_special_tokens and body.prompt else one.tokenizer.encode
         ids = await self._front.do(partial(encode, body.prompt), request.receive)
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": one.model.context})
 
     async def _detokenize(self, request: Request) -> Response:
-        body = await self._read(request, DetokenizeBody)
+        body = await read_body(request, DetokenizeBody)
         one = self._model_named(body.model)
         text = await self._front.do(partial(one.tokenizer.decode, body.tokens), request.receive)
         return JSONResponse({"prompt": text})

@@ -21,7 +21,8 @@ from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening, check_vocabulary
 from langwright.serving.answers import READ_SECONDS, Answer, Call
-from langwright.serving.bodies import LONGEST_TEXT, ChatBody, CompletionBody, Generation
+from langwright.serving.bodies import ChatBody, CompletionBody, Generation
+from langwright.serving.body import LONGEST_TEXT
 from langwright.serving.errors import RequestError
 from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply
 from langwright.serving.tools import ToolForm
