@@ -43,7 +43,6 @@ def complete_file(
     settings: Mapping[str, Any],
     *,
     batch: int,
-    cache: bool = True,
     streaming: Streaming | None = None,
     speculation: Speculation | None = None,
 ) -> int:
@@ -52,7 +51,7 @@ def complete_file(
     What is finished is kept beside `out` at once, and is not written again when this is called again.
 
     Args:
-        model, tokenizer, batch, cache, streaming, speculation: as in `complete`.
+        model, tokenizer, batch, streaming, speculation: as in `complete`.
         prompts: rows with a field `prompt`.
         out: the file to write.
         asked: how each prompt is continued; its own is replaced by each of the file.
@@ -81,7 +80,7 @@ def complete_file(
             with _at(where):
                 ids[number] = given_ids(model, tokenizer, text)
     engine = engine_for(
-        model, tokenizer, asked, ids.values(), batch=batch, cache=cache, streaming=streaming, speculation=speculation
+        model, tokenizer, asked, ids.values(), batch=batch, streaming=streaming, speculation=speculation
     )
     for number, prompt in ids.items():
         with _at(rows[number][1]):
