@@ -114,6 +114,22 @@ def test_what_is_no_reward_is_refused(spec: str) -> None:
         open_reward(spec, TOKENIZER)
 
 
+def test_code_that_passes_its_tests() -> None:
+    reward = open_reward("tests", TOKENIZER)
+    head, doctests = BODY, ">>> double(3)\n6\n>>> double('a')\n'aa'\n"
+    asked = [
+        Answered(head, "    return 2 * x", {"tests": doctests}),
+        Answered(head, "    return x + 3", {"tests": doctests}),
+        Answered(head, "    return 2 *", {"tests": doctests}),
+        Answered("Double it.", "```python\ndef double(x): return x + x\n```", {"tests": ["assert double(2) == 4"]}),
+        Answered("Double it.", "import os; os._exit(0)", {"tests": "assert double(2) == 4"}),
+        Answered("Double it.", "raise SystemExit", {"tests": "assert double(2) == 4"}),
+    ]
+    assert reward(asked) == [1, 0, 0, 1, 0, 0]
+    with refused('"tests"', "row 7"):
+        value("tests", "x = 1")
+
+
 def test_a_row_without_its_answer_is_refused() -> None:
     with refused('"answer"', "row 7"):
         value("answer", "4")
