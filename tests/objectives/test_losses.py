@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from langwright.objectives import losses
-from langwright.objectives.losses import linear_cross_entropy, token_losses
+from langwright.objectives.losses import entropies, linear_cross_entropy, log_probabilities, token_losses
 from langwright.parts.heads import Projection
 
 
@@ -79,6 +79,33 @@ def test_value_and_gradients(
     assert torch.allclose(given_loss, expected, atol=1e-5)
     for name in tensors.keys() - {"offset"}:
         assert torch.allclose(getattr(ours, name).grad, getattr(theirs, name).grad, atol=1e-5), name
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_log_probabilities_and_entropies(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of logits (ln 1, ln 2, ln 5) / T: at T = 1, p = 1/8, 2/8, 5/8; gradients are those of the logits held whole."""
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", {"cpu": chunk * 3})
+    known = Projection(torch.ones(1, 3, 1), torch.tensor([1.0, 2.0, 5.0]).log()[:, None])
+    targets = torch.arange(3)[None]
+    assert log_probabilities(known, targets)[0].exp().tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+    expected = -sum(p * math.log(p) for p in (1 / 8, 2 / 8, 5 / 8))
+    assert entropies(known, targets)[0].tolist() == pytest.approx([expected] * 3)
+    hidden, weight, bias = (normal(*shape, seed=4).requires_grad_() for shape in ((2, 3, 4), (3, 4), (3,)))
+    p, targets, upstream = (
+        Projection(hidden, weight, bias, 0.5, softcap=2.0),
+        targets.expand(2, 3),
+        normal(2, 3, seed=5),
+    )
+    said = ((2 * ((hidden @ weight.T * 0.5 + bias) / 2).tanh()) / 0.7).log_softmax(-1)
+    for ours, whole in (
+        (log_probabilities(p, targets, 0.7), said.gather(2, targets[..., None])[..., 0]),
+        (entropies(p, targets, 0.7), -(said.exp() * said).sum(-1)),
+    ):
+        assert torch.allclose(ours, whole, atol=1e-6)
+        slopes = (
+            torch.autograd.grad((x * upstream).sum(), (hidden, weight, bias), retain_graph=True) for x in (ours, whole)
+        )
+        assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(*slopes, strict=True))
 
 
 def test_chunks_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,11 @@ def test_micro_batches_equal_one_batch(micro_batch: int) -> None:
 
 def test_the_loss_is_the_mean_over_targets() -> None:
     learner, batch = tiny_learner(), batch_of(3)
-    loss, targets = learner.backward(batch)
+    found = learner.backward(batch)
     logits = learner.model(batch.ids)
     each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch.targets, reduction="none")
-    assert float(targets) == float(batch.weights.sum()) < batch.weights.numel()
-    assert float(loss) == pytest.approx(((each * batch.weights).sum() / batch.weights.sum()).item(), rel=1e-5)
+    assert float(found.tokens) == float(batch.weights.sum()) < batch.weights.numel()
+    assert float(found.loss) == pytest.approx(((each * batch.weights).sum() / batch.weights.sum()).item(), rel=1e-5)
 
 
 def test_a_step_equals_torch_by_hand() -> None:
@@ -100,7 +100,7 @@ def test_culprits_are_named_by_sample_number() -> None:
 class Drawn(TinyBatches):
     """Batches with a state."""
 
-    drawn = 0
+    drawn, updates = 0, 1
 
     def next(self, models: object) -> TokenBatch:
         self.drawn += 1

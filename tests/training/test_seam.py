@@ -1,5 +1,6 @@
 """The seam of objectives: one with two models, two terms, a batch of its own, and data drawn from the model itself."""
 
+import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from langwright.training.recipe import TrainingRecipe
 from langwright.training.trainer import Evaluation, Job, train
 from processes import on_ranks
 
-ROWS, STEPS = 4, 8
+ROWS, STEPS = 4, 4
 
 
 class Killed(BaseException):
@@ -36,7 +37,10 @@ class Draw(Batch):
 
 
 class ActorAndCritic:
-    """Actions move away from their mean, and a critic guesses how large those are that are known."""
+    """Actions move away from their mean, and a critic guesses how large those are that are known.
+
+    How many are known is only measured.
+    """
 
     weights = {"actor": 1.0, "critic": 0.5}  # noqa: RUF012
 
@@ -44,7 +48,11 @@ class ActorAndCritic:
         self.ranks = ranks
 
     def counts(self, batch: Draw) -> dict[str, Tensor]:
-        return {"actor": torch.tensor(float(len(batch))), "critic": batch.known.sum()}
+        return {
+            "actor": torch.tensor(float(len(batch))),
+            "critic": batch.known.sum(),
+            "known": torch.tensor(float(len(batch))),
+        }
 
     def __call__(self, models: Any, batch: Draw) -> dict[str, Tensor]:
         moved = models["model"](batch.states)
@@ -53,37 +61,41 @@ class ActorAndCritic:
         return {
             "actor": (moved - mean - batch.actions).square().sum(),
             "critic": (guessed.square() * batch.known).sum(),
+            "known": batch.known.sum(),
         }
 
 
 class Rollouts:
-    """Two updates a draw; each row's noise is that of its number, so that ranks share what one process would draw."""
+    """Two updates a draw, which are one step.
 
-    windows, tokens_per_step = 64, ROWS
+    Each row's noise is that of its number, so that ranks share what one process would draw.
+    """
+
+    windows, tokens_per_step, updates = 64, ROWS, 2
 
     def __init__(self, rank: int, world: int, fatal: int | None = None):
         self.rows = range(rank * ROWS // world, (rank + 1) * ROWS // world)
-        self.updates, self.fatal, self.drawn = 0, fatal, Draw(*torch.zeros(4, 1))
+        self.taken, self.fatal, self.drawn = 0, fatal, Draw(*torch.zeros(4, 1))
 
     def record(self) -> dict[str, Any]:
         return {"data": "rollouts"}
 
     @torch.no_grad()
     def next(self, models: Any) -> Draw:
-        if self.updates == self.fatal:
+        if self.taken == self.fatal:
             raise Killed
-        if self.updates % 2 == 0:
-            numbers = torch.tensor(self.rows) + self.updates * ROWS
+        if self.taken % self.updates == 0:
+            numbers = torch.tensor(self.rows) + self.taken * ROWS
             states = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(int(n))) for n in numbers])
             self.drawn = Draw(states, models["model"](states).tanh(), (numbers % 3 > 0).float(), numbers)
-        self.updates += 1
+        self.taken += 1
         return self.drawn
 
     def state(self) -> dict[str, Tensor]:
-        return {**vars(self.drawn), "updates": torch.tensor(self.updates)}
+        return {**vars(self.drawn), "taken": torch.tensor(self.taken)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.updates = int(state["updates"])
+        self.taken = int(state["taken"])
         self.drawn = Draw(**{name: state[name] for name in vars(self.drawn)})
 
 
@@ -116,15 +128,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("fatal", [4, 5])
-def test_a_run_killed_between_two_updates_resumes_bit_for_bit(
-    fatal: int, tmp_path: Path, undisturbed: dict[str, Tensor]
-) -> None:
+def test_a_run_killed_in_a_step_resumes_bit_for_bit(fatal: int, tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
     with suppress(Killed):
         run(tmp_path, fatal)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == fatal
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == fatal // 2
     resumed = run(tmp_path)
     assert set(resumed) == {"weight", "critic.weight", "critic.bias"}
     assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+
+
+def test_a_step_logs_the_means_of_its_updates_and_what_is_measured(tmp_path: Path) -> None:
+    run(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    known = [
+        sum(n % 3 > 0 for n in range(start, start + ROWS)) / ROWS for start in range(0, STEPS * 2 * ROWS, 2 * ROWS)
+    ]
+    assert [row["known"] for row in rows if "loss" in row] == known
+    assert [row["tokens"] for row in rows if "loss" in row] == [2 * ROWS * (step + 1) for step in range(STEPS)]
 
 
 def test_two_ranks_train_the_same(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:

@@ -52,6 +52,8 @@ class Streams:
         UserError: There are too few tokens for one step.
     """
 
+    updates = 1
+
     def __init__(self, tokens: Tokens, layout: Layout, context: int, crossing: bool = False) -> None:
         self._tokens, self._layout, self._context, self._crossing = tokens, layout, context, crossing
         self._begins = tokens.offsets[:1] if crossing else tokens.offsets[:-1]

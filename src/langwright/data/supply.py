@@ -45,8 +45,12 @@ class StepBatches(Sized, Protocol):
 class StatefulBatches(Sized, Protocol):
     """Training batches that depend on what came before: rollouts of the models, carried recurrent states.
 
-    They are never made ahead of time, may serve several updates a draw, and are saved with the run.
+    They are never made ahead of time, and are saved with the run.
     """
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights in a step of the run, each with a batch of its own; 1 but for rollouts."""
 
     def next(self, models: Models) -> Batch:
         """The batch of the next update, given the models by name as they are now."""

@@ -56,7 +56,10 @@ class Objective(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """The weight of each term. The first term's count is what a run counts as its tokens."""
+        """The weight of each term of the loss. The first one's count is what a run counts as its tokens.
+
+        A term that has a count and no weight is measured: its mean is logged under its name, and nothing learns of it.
+        """
 
     def counts(self, batch: Any) -> dict[str, Tensor]:
         """How much of each term a batch holds, by the term's name."""

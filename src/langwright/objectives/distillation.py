@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from langwright.objectives.batch import Models, TokenBatch
-from langwright.objectives.losses import linear_cross_entropy
+from langwright.objectives.losses import linear_cross_entropy, logits_of
 from langwright.parts.heads import Projection
 from langwright.parts.linear import Linear
 from langwright.parts.state import Taps
@@ -37,19 +37,13 @@ def linear_divergence(
     """The sum of `weights * divergence`; logits are held for some tokens, and computed again on the way back."""
 
     def part(hidden: Tensor, meant: Tensor, weight: Tensor) -> Tensor:
-        return (divergence(_logits(student, hidden), _logits(teacher, meant), temperature) * weight).sum()
+        return (divergence(logits_of(student, hidden), logits_of(teacher, meant), temperature) * weight).sum()
 
     total = torch.zeros((), device=weights.device)
     flat = (x.flatten(0, -2).split(CHUNK) for x in (student.hidden, teacher.hidden, weights[..., None]))
     for hidden, meant, weight in zip(*flat, strict=True):
         total = total + checkpoint(part, hidden, meant, weight[:, 0], use_reentrant=False)
     return total
-
-
-def _logits(p: Projection, hidden: Tensor) -> Tensor:
-    logits = F.linear(hidden * p.scale, p.weight.to(hidden.dtype), None if p.bias is None else p.bias.to(hidden.dtype))
-    logits = logits if p.offset is None else logits + p.offset.to(logits.dtype)
-    return logits if p.softcap is None else p.softcap * torch.tanh(logits / p.softcap)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Losses as pure functions of tensors. Each returns a sum; the caller divides by the targets of the whole step."""
+"""Losses as pure functions of tensors, and log-probabilities. A loss is a sum; the caller divides by the targets of
+the whole step."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.heads import Projection
 
@@ -26,6 +28,49 @@ def token_losses(
 ) -> Float[Tensor, " tokens"]:
     """-log p(target) of each token in nats, in float32."""
     return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def logits_of(p: Projection, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
+    """The logits of some of the hidden states of a projection."""
+    logits = F.linear(hidden * p.scale, p.weight.to(hidden.dtype), None if p.bias is None else p.bias.to(hidden.dtype))
+    logits = logits if p.offset is None else logits + p.offset.to(logits.dtype)
+    return logits if p.softcap is None else p.softcap * torch.tanh(logits / p.softcap)
+
+
+def log_probabilities(
+    projection: Projection, targets: Int[Tensor, "*batch"], temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """log p(target) of each token in nats, in float32, of logits that are divided by the temperature."""
+    return _by_token(lambda logits, tokens: -token_losses(logits.float() / temperature, tokens), projection, targets)
+
+
+def entropies(
+    projection: Projection, targets: Int[Tensor, "*batch"], temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """The entropy of the distribution of each token in nats; of the targets only the shape counts."""
+
+    def entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+        said = (logits.float() / temperature).log_softmax(-1)
+        return -(said.exp() * said.clamp(min=torch.finfo(said.dtype).min)).sum(-1)
+
+    return _by_token(entropy, projection, targets)
+
+
+def _by_token(
+    measure: Callable[[Tensor, Tensor], Tensor], projection: Projection, targets: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """A number for each token, of its logits and target; logits that do not fit at once are computed again on the way
+    back."""
+
+    def part(hidden: Tensor, tokens: Tensor) -> Tensor:
+        return measure(logits_of(projection, hidden), tokens)
+
+    hidden, tokens = projection.hidden.flatten(0, -2), targets.flatten()
+    size = _chunk_tokens(projection.weight.shape[0], hidden.device)
+    if len(tokens) <= size:
+        return part(hidden, tokens).view_as(targets)
+    chunks = zip(hidden.split(size), tokens.split(size), strict=True)
+    return torch.cat([checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks]).view_as(targets)
 
 
 def linear_cross_entropy(

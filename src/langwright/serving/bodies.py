@@ -2,27 +2,21 @@
 
 import json
 import secrets
-from collections.abc import Iterator
 from dataclasses import fields
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic import Field, model_validator
 
-from langwright.base.errors import suggest
 from langwright.inference.constraints import Constraint
 from langwright.inference.request import Request
 from langwright.inference.sampling import Sampling
+from langwright.serving.body import LONGEST_TEXT, Body
 from langwright.serving.errors import RequestError
 
-MOST_BODY, MOST_HEADERS = 4 << 20, 16 << 10
-"""Bytes."""
 MOST_MESSAGES, MOST_TOOLS, MOST_PROMPTS = 1024, 64, 64
 MOST_TEXTS, MOST_LOGPROBS = 16, 20
 """Of `n` and `best_of`, and of the likeliest tokens beside each."""
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 8, 128, 1024
-LONGEST_TEXT = 1 << 20
-"""Characters, of which tokens are found in about a second."""
 LONGEST_FORM = 10_000
 """Characters of a regular expression and of a grammar, whose mistakes are found in up to the square of them."""
 
@@ -31,52 +25,6 @@ Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Source = Annotated[str, Field(max_length=LONGEST_FORM)]
 Name = Annotated[str, Field(max_length=128)]
 Text = str | list[Token] | list[str] | list[list[Token]]
-Parsed = TypeVar("Parsed", bound="Body")
-
-
-class Body(BaseModel):
-    """A JSON object whose fields are all known."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def read(cls: type[Parsed], body: bytes) -> Parsed:
-        """The fields of a body. Raises RequestError naming the one that is wrong."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError as error:
-            told = _nearest(error)
-            where = ".".join(_path(told, body))[:200]
-            code = {"extra_forbidden": "unknown_field", "json_invalid": "invalid_json"}.get(
-                told["type"], "invalid_field"
-            )
-            what = told["msg"]
-            if code == "unknown_field":
-                what = f"is not supported{suggest(where, cls.model_fields if len(told['loc']) == 1 else ())}"
-            raise RequestError(400, f"{where or 'the body'}: {what}", code) from None
-
-
-def _nearest(error: ValidationError) -> ErrorDetails:
-    """The first mistake; of a field that may be of several types, that of the type which what was given comes nearest.
-
-    That is a type that it is of, though out of its bounds, or else one that it is of but for something inside.
-    """
-    every = error.errors(include_url=False, include_input=False, include_context=False)
-    of_first = [one for one in every if one["loc"][:1] == every[0]["loc"][:1]]
-    return max(of_first, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
-
-
-def _path(error: ErrorDetails, body: bytes) -> Iterator[str]:
-    """Where in a body a mistake is: names and places, without those of types among which pydantic has chosen."""
-    value: Any = from_json(body) if error["loc"] else None
-    for at, part in enumerate(error["loc"], 1):
-        is_missing = error["type"] == "missing" and at == len(error["loc"])
-        if is_missing or (isinstance(value, dict) and part in value):
-            value = None if is_missing else value[part]
-            yield str(part)
-        elif isinstance(value, list) and isinstance(part, int):
-            value = value[part]
-            yield str(part)
 
 
 class StreamOptions(Body):
@@ -181,16 +129,20 @@ class Generation(Body):
         form = self.response_format or self.structured_outputs
         return None if form is None else form.constraint
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end the text."""
+        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
     def request(self, prompt: list[int], **more: Any) -> Request:
         """What the engine is asked; texts without a seed get one by chance."""
-        stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         drawn = {field.name for field in fields(Sampling)} - {"seed"}
         seed = secrets.randbelow(2**63) if self.seed is None else self.seed
         return Request(
             prompt,
             Sampling(seed=seed, **{name: getattr(self, name) for name in drawn}),
             max_new_tokens=self.max_tokens,
-            stop=stop,
+            stop=self.stops,
             n=self.n,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             **more,

@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from langwright.serving.bodies import MOST_BODY, MOST_HEADERS
+from langwright.serving.body import MOST_BODY, MOST_HEADERS
 from langwright.serving.errors import RequestError
 
 Scope = MutableMapping[str, Any]

@@ -4,19 +4,36 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import uvicorn
 
 from langwright.base.errors import UserError
-from langwright.serving.app import Service
-from langwright.serving.bodies import MOST_HEADERS
-from langwright.serving.door import Protocol
-from langwright.serving.served import Served
+from langwright.serving.body import MOST_HEADERS
+from langwright.serving.door import Door
+from langwright.serving.door import Protocol as Connection
 
 MOST_CONNECTIONS = 800
 """More are turned away with 503; a process may have 1,024 files open."""
+
+
+@runtime_checkable
+class Service(Protocol):
+    """What is served.
+
+    Attributes:
+        app: the application; `open` makes it ready.
+    """
+
+    app: Door
+
+    def open(self, loaded: Any, /) -> None:
+        """Answer from now on, with what was loaded. Called on the event loop."""
+
+    def close(self) -> None:
+        """End."""
 
 
 class Server(uvicorn.Server):
@@ -53,16 +70,16 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], Sequence[Served]],
+    load: Callable[[], Any],
     on_ready: Callable[[str], None],
     drain: float,
 ) -> None:
-    """Answer until a signal comes; 503 while the models are being loaded.
+    """Answer until a signal comes; 503 while what is served is being loaded.
 
     Args:
         service: the application.
         bound: see `listen`.
-        load: gives the models. An error of it ends the server and is raised.
+        load: gives what `Service.open` takes, such as the models. An error of it ends the server and is raised.
         on_ready: told the address once requests are answered.
         drain: seconds that requests have to end after the signal.
     """
@@ -72,14 +89,14 @@ def serve(
 async def run(
     service: Service,
     bound: socket.socket,
-    load: Callable[[], Sequence[Served]],
+    load: Callable[[], Any],
     on_ready: Callable[[str], None],
     drain: float,
 ) -> None:
     """The same on an event loop."""
     config = uvicorn.Config(
         service.app,
-        http=Protocol,
+        http=Connection,
         ws="none",
         lifespan="off",
         log_level="warning",
@@ -94,7 +111,7 @@ async def run(
     server = Server(config)
     server.service = service
     answering = asyncio.ensure_future(server.serve(sockets=[bound]))
-    loaded: asyncio.Future[Sequence[Served]] = asyncio.get_running_loop().create_future()
+    loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     threading.Thread(target=_load, args=(load, loaded, asyncio.get_running_loop()), daemon=True).start()
     try:
         await asyncio.wait((answering, loaded), return_when=asyncio.FIRST_COMPLETED)
@@ -110,9 +127,7 @@ async def run(
         service.close()
 
 
-def _load(
-    load: Callable[[], Sequence[Served]], loaded: "asyncio.Future[Sequence[Served]]", loop: asyncio.AbstractEventLoop
-) -> None:
+def _load(load: Callable[[], Any], loaded: "asyncio.Future[Any]", loop: asyncio.AbstractEventLoop) -> None:
     """Load in a thread that may be left behind where the process is to end."""
     try:
         tell = partial(loaded.set_result, load())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +33,21 @@ class Step(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of each term."""
         return self.objective(self.models, batch)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """What a batch came to, over all ranks.
+
+    Args:
+        loss: the loss.
+        tokens: what a run counts as its tokens (`Batch.inputs`).
+        measured: the mean of each term that has no weight, by its name.
+    """
+
+    loss: Tensor
+    tokens: Tensor
+    measured: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Learner:
@@ -77,34 +93,34 @@ class Learner:
         """Where the models are."""
         return self.masters.working[0].device
 
-    def backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Forward, loss and backward of one step, in micro-batches.
-
-        Returns:
-            The loss, and what a run counts as its tokens (`Batch.inputs`), both of all ranks.
-        """
+    def backward(self, batch: Batch) -> Backward:
+        """Forward, loss and backward of one update, in micro-batches."""
         self.models.train()
         self.masters.zero_gradients()
-        terms = self.objective.counts(batch)
+        terms, weights = self.objective.counts(batch), self.objective.weights
         counted = batch.inputs(next(iter(terms.values())))
-        *counts, tokens = self.ranks.sum(torch.stack([*terms.values(), counted]))
-        shares = zip(terms, torch.stack(counts).clamp(min=1).to(self.device), strict=True)
-        scales = {name: self.objective.weights[name] / count for name, count in shares}
-        total = torch.zeros((), device=self.device)
+        *sums, tokens = self.ranks.sum(torch.stack([*terms.values(), counted]))
+        counts = dict(zip(terms, torch.stack(sums).clamp(min=1).to(self.device), strict=True))
+        scales = {name: weights[name] / count for name, count in counts.items() if name in weights}
+        only = [name for name in counts if name not in weights]
+        zero = torch.zeros((), device=self.device)
+        totals = zero.repeat(1 + len(only))  # of the loss, and of the terms that are only measured
         size = self.recipe.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             rows = batch.rows(start, start + size).to(self.device)
             last = start + size >= len(batch)
             # Masters of their own take up the gradients of each micro-batch, which must be those of all ranks by then.
             with nullcontext() if last or not self.masters.shared else self.ranks.apart(self.step_module):
-                weighted = [scales[name] * value for name, value in self.step_module(rows).items()]
-                loss = torch.stack(weighted).sum() if weighted else torch.zeros((), device=self.device)
+                found = self.step_module(rows)
+                weighted = [scales[name] * value for name, value in found.items() if name in scales]
+                loss = torch.stack(weighted).sum() if weighted else zero
                 if loss.requires_grad:
                     (loss * self.ranks.world).backward()  # data parallelism takes the mean over ranks
             with part("optimizer"):
                 self.masters.gather()
-            total += loss.detach()
-        return self.ranks.sum(total), tokens
+            totals += torch.stack([loss.detach(), *(found.get(name, zero).detach().float() for name in only)])
+        loss, *means = self.ranks.sum(totals)
+        return Backward(loss, tokens, {name: mean / counts[name] for name, mean in zip(only, means, strict=True)})
 
     def clip(self) -> Tensor:
         """Scale the gradient down to the largest allowed norm; returns its norm before."""

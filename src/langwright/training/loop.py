@@ -84,6 +84,7 @@ class Run:
     ):
         self.best, self.patience = best, patience
         self.learner, self.batches, self.checkpoints = learner, batches, checkpoints
+        self.updates = batches.updates if isinstance(batches, StatefulBatches) else 1
         self.recipe, self.ranks, self.hooks, self.started = learner.recipe, learner.ranks, hooks, started
         self.out = checkpoints.folder.parent
         self.metrics = self.out / "metrics.jsonl"
@@ -130,27 +131,15 @@ class Run:
                 self.hooks.on_step(now.step)
                 factor = learning_rate_factor(self.recipe, now.step, now.steps)
                 with self.hooks.around_step():
-                    with part("loader"):
-                        batch = next(stream)
-                    loss, targets = learner.backward(batch)
-                    with part("optimizer"):
-                        norm = learner.clip()
-                        finite = bool(loss.isfinite() & norm.isfinite())
-                        if finite:
-                            learner.step(factor)
-                now.skips = 0 if finite else now.skips + 1
-                if not finite:
-                    self._event("not finite", samples=learner.culprits(batch), loss=float(loss), norm=float(norm))
+                    updates = [self._update(stream, factor) for _ in range(self.updates)]
                 now.step += 1
-                now.tokens += int(targets)
                 self._replan(clock)
                 done = now.step >= now.steps
                 if self._due("log") or done or now.step == 1:
                     self.log(
                         metrics,
-                        loss=float(loss),
+                        **{name: sum(update[name] for update in updates) / len(updates) for name in updates[0]},
                         learning_rate=learner.learning_rate * factor,
-                        gradient_norm=float(norm),
                         tokens_per_second=round(clock.lap(now.tokens), 1),
                         steps=now.steps,
                         **self.hooks.drawn(now.step),
@@ -176,6 +165,25 @@ class Run:
                     with clock.aside("sample"), learner.measuring():
                         self.hooks.on_sample(now.step, self.hooks.sample())
         return None
+
+    def _update(self, stream: Iterator[Batch], factor: float) -> dict[str, float]:
+        """One batch, and the weights changed by it unless something is not finite; what there is to log of it."""
+        now, learner = self.progress, self.learner
+        with part("loader"):
+            batch = next(stream)
+        found = learner.backward(batch)
+        with part("optimizer"):
+            norm = learner.clip()
+            finite = bool(found.loss.isfinite() & norm.isfinite())
+            if finite:
+                learner.step(factor)
+        numbers = {"loss": float(found.loss), "gradient_norm": float(norm)}
+        now.tokens += int(found.tokens)
+        now.skips = 0 if finite else now.skips + 1
+        if not finite:
+            samples = learner.culprits(batch)
+            self._event("not finite", samples=samples, loss=numbers["loss"], norm=numbers["gradient_norm"])
+        return numbers | {name: float(mean) for name, mean in found.measured.items()}
 
     def _evaluate(self, metrics: IO[bytes], signals: list[int]) -> None:
         """Measure the held-out data; keep the weights that are the best so far, and end where nothing gets better."""
@@ -235,9 +243,10 @@ class Run:
             stream = self.stream()
             for _ in range(MEASURED_STEPS):
                 began = time.monotonic()
-                learner.backward(next(stream))
-                if bool(learner.clip().isfinite()):
-                    learner.step(0.0)
+                for _ in range(self.updates):
+                    learner.backward(next(stream))
+                    if bool(learner.clip().isfinite()):
+                        learner.step(0.0)
                 times.append(time.monotonic() - began)
         learner.forget()
         learner.masters.zero_gradients()

@@ -1,0 +1,296 @@
+"""What an answer is worth: rules, Python functions, classifiers, and weighted sums of them.
+
+A reward is written as one text, as `--reward` takes it:
+
+    parses                          1 for an answer that is Python: it parses, alone or behind its prompt
+    tests                           1 where that program passes the row's "tests", assertions or doctests, in a sandbox
+    regex:PATTERN                   1 for an answer in which the regular expression is found
+    format:json                     1 for an answer that is JSON
+    format:<think>...</think>...    1 for an answer of this form, where ... stands for any text
+    length                          the number of the answer's tokens
+    length:64-96                    0 up to 64 tokens, falling to -1 at 96 and beyond (DAPO's overlong penalty)
+    answer                          1 where the final answer is that of the row's field "answer"
+    FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
+    FOLDER:LABEL:probability        the probability of the label
+    MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third parameter is given the row
+    0.7*FOLDER+0.3*parses           a weighted sum; each term has its weight
+"""
+
+import importlib
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
+from langwright.base.console import say, warn
+from langwright.base.errors import UserError, first_line, suggest
+from langwright.base.files import read_object
+from langwright.base.hub import PREFIX
+from langwright.data.labels import LabelExample, label_batch
+from langwright.models.folder import RECORD
+from langwright.pipelines.opening import Opening
+from langwright.text.tokenizer import Tokenizer
+
+BATCH = 32
+"""Answers that a classifier reads in one forward pass."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer to a prompt.
+
+    Args:
+        prompt: the text that was answered; of a conversation, its last message.
+        answer: the text of the answer, without what ends it.
+        row: the fields of the prompt's row.
+        where: the file and row of the prompt, for messages.
+    """
+
+    prompt: str
+    answer: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
+
+
+Reward = Callable[[Sequence[Answered]], list[float]]
+"""What each answer of a batch is worth: one finite number each, whatever the others are."""
+
+
+def open_reward(spec: str, tokenizer: Tokenizer) -> Reward:
+    """The reward that a text describes; see the top of this file.
+
+    Args:
+        spec: the text.
+        tokenizer: the policy's, whose tokens `length` counts.
+
+    Raises:
+        UserError: Here, naming the part that is no reward; or when it is called, naming the reward and the row of a
+            value that is not a finite number, and what a function raised.
+    """
+    weight = r"\d*\.?\d+\*"
+    if not re.match(rf"[+-]?{weight}", spec):
+        return _checked(spec, _open(spec, tokenizer))
+    weights, rewards = [], []
+    for term in re.split(rf"(?=[+-]{weight})", spec):
+        if term:
+            factor, _, rest = term.partition("*")
+            weights.append(float(factor))
+            rewards.append(_checked(rest, _open(rest, tokenizer)))
+
+    def weighted(answers: Sequence[Answered]) -> list[float]:
+        columns = [reward(answers) for reward in rewards]
+        return [sum(map(mul, weights, values)) for values in zip(*columns, strict=True)]
+
+    return weighted
+
+
+def _checked(spec: str, reward: Reward) -> Reward:
+    """The same reward, whose values are finite numbers."""
+
+    def checked(answers: Sequence[Answered]) -> list[float]:
+        return [_number(spec, one, value) for one, value in zip(answers, reward(answers), strict=True)]
+
+    return checked
+
+
+def _number(spec: str, one: Answered, value: Any) -> float:
+    try:
+        found = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"--reward {spec}: {_place(one)}: gave {value!r:.60} where a finite number is needed")
+    return found
+
+
+def _place(one: Answered) -> str:
+    """Where an answer belongs, for messages."""
+    return one.where or f"the prompt {one.prompt!r:.60}"
+
+
+def _open(spec: str, tokenizer: Tokenizer) -> Reward:
+    """One reward, without a weight."""
+    name, _, rest = spec.partition(":")
+    if name in RULES:
+        return RULES[name](rest, tokenizer)
+    parts = spec.split(":")
+    for count in range(len(parts), 0, -1):
+        folder = ":".join(parts[:count])
+        if (folder and Path(folder).is_dir()) or (spec.startswith(PREFIX) and count == 2):
+            return _classifier(folder, parts[count:], tokenizer)
+    if re.fullmatch(r"[\w.]+:[\w.]+", spec):
+        return _each(_function(spec))
+    raise UserError(
+        f"--reward {spec}: no folder, no rule ({', '.join(RULES)}) and no MODULE:FUNCTION{suggest(name, RULES)}"
+    )
+
+
+def _each(rule: Callable[[Answered], Any]) -> Reward:
+    """The reward that looks at one answer after the other."""
+    return lambda answers: [rule(one) for one in answers]
+
+
+def _parses(rest: str, tokenizer: Tokenizer) -> Reward:
+    _nothing_behind("parses", rest)
+    return _each(lambda one: program_of(one.answer, one.prompt) is not None)
+
+
+def _tests(rest: str, tokenizer: Tokenizer) -> Reward:
+    _nothing_behind("tests", rest)
+    from langwright.base.sandbox import run_python  # which needs modules of Unix
+
+    def passes(one: Answered) -> bool:
+        tests, program = _field(one, "tests"), program_of(one.answer, one.prompt)
+        check = check_of("\n".join(tests) if isinstance(tests, list) else str(tests))
+        return program is not None and run_python(program, check).passed
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(passes, answers))
+
+    return reward
+
+
+def _regex(rest: str, tokenizer: Tokenizer) -> Reward:
+    try:
+        pattern = re.compile(rest)
+    except re.error as error:
+        raise UserError(f"--reward regex:{rest}: not a regular expression: {error}") from None
+    return _each(lambda one: pattern.search(one.answer) is not None)
+
+
+def _format(rest: str, tokenizer: Tokenizer) -> Reward:
+    if rest == "json":
+        return _each(lambda one: is_json(one.answer))
+    if "..." not in rest:
+        raise UserError(f'--reward format:{rest}: must be "json", or a form in which ... stands for any text')
+    return _each(lambda one: has_form(one.answer, rest))
+
+
+def _length(rest: str, tokenizer: Tokenizer) -> Reward:
+    if not rest:
+        return _each(lambda one: len(tokenizer.encode(one.answer)))
+    bounds = re.fullmatch(r"(\d+)-(\d+)", rest)
+    soft, limit = (0, 0) if bounds is None else map(int, bounds.groups())
+    if soft >= limit:
+        raise UserError(f"--reward length:{rest}: must be FROM-TO in tokens, FROM below TO, such as length:64-96")
+    return _each(lambda one: overlong(len(tokenizer.encode(one.answer)), soft, limit))
+
+
+def _answer(rest: str, tokenizer: Tokenizer) -> Reward:
+    _nothing_behind("answer", rest)
+    return _each(lambda one: same_answer(one.answer, str(_field(one, "answer"))))
+
+
+def _nothing_behind(name: str, rest: str) -> None:
+    if rest:
+        raise UserError(f'--reward {name}:{rest}: nothing follows "{name}"')
+
+
+def _field(one: Answered, name: str) -> Any:
+    """What the row of a prompt says; UserError where it says nothing."""
+    if (value := one.row.get(name)) is None:
+        raise UserError(f'--reward {name}: {_place(one)}: the row has no field "{name}"')
+    return value
+
+
+RULES: Mapping[str, Callable[[str, Tokenizer], Reward]] = {
+    "parses": _parses,
+    "tests": _tests,
+    "regex": _regex,
+    "format": _format,
+    "length": _length,
+    "answer": _answer,
+}
+"""Rewards by rule: name -> what follows the colon and the policy's tokenizer -> reward."""
+
+
+def _function(spec: str) -> Callable[[Answered], Any]:
+    """A Python function, by module and name; modules are looked for in the current folder first."""
+    module, _, name = spec.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        wanted = len(inspect.signature(found).parameters)
+    except Exception as error:  # a module runs when it is imported, and may raise anything
+        raise UserError(f"--reward {spec}: {type(error).__name__}: {first_line(error)}") from None
+    if wanted not in (2, 3):
+        raise UserError(f"--reward {spec}: takes {wanted} arguments; needed is {name}(prompt: str, answer: str)")
+
+    def rule(one: Answered) -> Any:
+        try:
+            return found(one.prompt, one.answer, *((one.row,) if wanted == 3 else ()))
+        except Exception as error:
+            raise UserError(f"--reward {spec}: {_place(one)}: {type(error).__name__}: {first_line(error)}") from error
+
+    return rule
+
+
+def _classifier(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
+    """A classifier, which reads prompt and answer as one text, or as a pair where it learnt from pairs.
+
+    chosen: the label, and "probability".
+    """
+    model, tokenizer = Opening(dtype="auto").open(Path(folder))
+    told = read_object(Path(folder) / RECORD, "the record of the model", optional=True).get("task") or {}
+    form, pair = told.get("form", "one"), (told.get("columns") or {}).get("second_field") is not None
+    if model.task != "sequence":
+        raise UserError(f'--reward {folder}: a model with the head "{model.task}" says nothing of a whole answer')
+    number = form == "number" or len(model.labels) == 1
+    column = 0 if number and not chosen else _column(folder, chosen, model.labels, "" if form == "several" else "one")
+    if tokenizer.fingerprint() != policy.fingerprint():
+        say(f"--reward {folder}: its tokenizer is not the policy's; answers are encoded anew from their text")
+
+    def example(one: Answered) -> LabelExample:
+        text, second = (one.prompt, one.answer) if pair else (one.prompt + one.answer, None)
+        ids, types = tokenizer.frame(text, second, limit=model.context)
+        if len(ids) == model.context:
+            _warn_cut(folder, len(ids))
+        return LabelExample(np.array(ids), np.array(0), np.array(1.0, np.float32), np.array(types))
+
+    @torch.inference_mode()
+    def score(answers: Sequence[Answered]) -> list[float]:
+        values: list[float] = []
+        for start in range(0, len(answers), BATCH):
+            rows = [[example(one)] for one in answers[start : start + BATCH]]
+            batch = label_batch(rows, np.arange(len(rows)), lambda width: width).to(model.device)
+            logits = batch.logits(model).float()
+            odds = logits[:, column]
+            if not number and form == "one":  # log p - log(1 - p)
+                odds = odds - logits.index_fill(1, torch.tensor([column], device=odds.device), -math.inf).logsumexp(1)
+            values += (odds.sigmoid() if len(chosen) > 1 else odds).tolist()
+        return values
+
+    return score
+
+
+def _column(folder: str, chosen: Sequence[str], labels: Sequence[str], form: str) -> int:
+    """The logit that is meant; UserError where that is not said, or not known."""
+    name = chosen[0] if chosen else labels[-1] if len(labels) == 2 and form == "one" else None
+    if name not in labels or list(chosen[1:]) not in ([], ["probability"]):
+        near = suggest(name or "", labels)
+        raise UserError(
+            f"--reward {':'.join([folder, *chosen])}: must be FOLDER:LABEL or FOLDER:LABEL:probability, "
+            f"the label one of {', '.join(labels)}{near}"
+        )
+    return labels.index(name)
+
+
+@cache
+def _warn_cut(folder: str, context: int) -> None:
+    warn(f"--reward {folder}: answers of more than {context} tokens with their prompts are cut at the end")
