@@ -3,7 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from langwright.alignment.recipe import RewardSettings
+from langwright.alignment.preferring import judged_job, pair_job
+from langwright.alignment.recipe import (
+    JudgementSettings,
+    LossSettings,
+    MarginSettings,
+    RewardSettings,
+    StrengthSettings,
+)
 from langwright.alignment.rewarding import reward_job
 from langwright.alignment.setup import Setup
 from langwright.training.trainer import Job
@@ -26,4 +33,9 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "reward": Method(reward_job, (RewardSettings,), "predict {} FILE"),
+    "dpo": Method(pair_job, (StrengthSettings, LossSettings)),
+    "ipo": Method(pair_job, (StrengthSettings, LossSettings)),
+    "simpo": Method(pair_job, (StrengthSettings, MarginSettings)),
+    "kto": Method(judged_job, (StrengthSettings, JudgementSettings)),
+    "orpo": Method(pair_job, (StrengthSettings,)),
 }

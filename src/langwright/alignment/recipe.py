@@ -20,11 +20,63 @@ class RewardSettings:
 
 
 @dataclass(frozen=True)
+class StrengthSettings:
+    """How strongly a policy follows preferences.
+
+    Args:
+        beta: how much a difference of log-probabilities counts (the weight of the KL to the reference in dpo, ipo and
+            kto, the scale of rewards in simpo), or the weight of the odds ratio in orpo; 0.1 and, for simpo, 2 unless
+            given.
+    """
+
+    beta: float | None = None
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The form of a loss of pairs.
+
+    Args:
+        loss: for dpo sigmoid, robust or hinge, for ipo mean or sum over an answer's tokens; the first unless given.
+        smoothing: the share of the preferences that are taken to be the wrong way round, for dpo with sigmoid (cDPO) or
+            robust.
+    """
+
+    loss: Literal["sigmoid", "robust", "hinge", "mean", "sum"] | None = None
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class MarginSettings:
+    """What simpo asks for.
+
+    Args:
+        target_margin: by how much the reward of the chosen answer should be the higher one.
+    """
+
+    target_margin: float = 1.0
+
+
+@dataclass(frozen=True)
+class JudgementSettings:
+    """How judged answers count.
+
+    Args:
+        desirable: weight of good answers.
+        undesirable: weight of bad ones.
+    """
+
+    desirable: float = 1.0
+    undesirable: float = 1.0
+
+
+@dataclass(frozen=True)
 class SharedSettings:
     """What every method of alignment uses.
 
     Args:
-        method: reward (a model that scores answers), or how a policy learns: dpo.
+        method: reward (a model that scores answers), or how a policy learns: dpo, ipo or simpo (from pairs), kto (from
+            answers that are good or bad), orpo (from pairs, the chosen answers besides).
         validation: a file of rows to measure on, in place of a share of the others.
         split: "10%" holds out the rows of 10 percent of the prompts; 0.9 trains on the first 90 percent.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
@@ -37,7 +89,7 @@ class SharedSettings:
             over them (QLoRA).
     """
 
-    method: Literal["reward"] = "reward"
+    method: Literal["reward", "dpo", "ipo", "simpo", "kto", "orpo"] = "dpo"
     validation: str | None = None
     split: str | None = None
     template: str | None = None
@@ -48,7 +100,9 @@ class SharedSettings:
 
 @with_methods
 @dataclass(frozen=True)
-class AlignRecipe(RewardSettings, SharedSettings, TrainingRecipe):
+class AlignRecipe(
+    RewardSettings, StrengthSettings, LossSettings, MarginSettings, JudgementSettings, SharedSettings, TrainingRecipe
+):
     """How a model is aligned, and the options of all methods; for one epoch by default."""
 
     method_field: ClassVar[str] = "adapter"
@@ -58,14 +112,18 @@ class AlignRecipe(RewardSettings, SharedSettings, TrainingRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flag("centring", self.centring, 0 <= self.centring < float("inf"), "0 or more, and finite")
+        for name in ("centring", "target_margin", "desirable", "undesirable"):
+            value = getattr(self, name)
+            check_flag(name, value, 0 <= value < float("inf"), "0 or more, and finite")
+        check_flag("beta", self.beta, self.beta is None or 0 < self.beta < float("inf"), "above 0 and finite")
+        check_flag("smoothing", self.smoothing, 0 <= self.smoothing < 0.5, "at least 0 and below 0.5")
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":
             raise UserError("--optimizer muon: is for the matrices of a whole model; adapters take adamw")
 
 
-SETTINGS = (RewardSettings,)
+SETTINGS = (RewardSettings, StrengthSettings, LossSettings, MarginSettings, JudgementSettings)
 """The settings that some methods use and others do not."""
 
 

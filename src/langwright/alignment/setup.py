@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.options import method_of
 from langwright.alignment.recipe import AlignRecipe
+from langwright.alignment.references import base_under_adapter, frozen_copy
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.parts import parts_to_learn
@@ -22,6 +23,7 @@ from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.objectives.batch import Models, Objective
+from langwright.objectives.preferences import Reference
 from langwright.pipelines.opening import check_vocabulary
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
@@ -86,6 +88,11 @@ class Setup:
         check_flag("context", self.context, self.context >= 2 and base.fits(self.context + virtual), room)
         self._ready = [base]
 
+    def open_policy(self) -> None:
+        """Open the model as one that writes; see `open`. UserError where it does not."""
+        self.folder.require(generates=True, one_stack=True)
+        self.open()
+
     def fresh(self) -> Model:
         """The model that the run begins with, as it is on disk."""
         return self.folder.model(
@@ -106,6 +113,18 @@ class Setup:
         if self.adapter is not None:
             self.adapter.attach(base, seed=self.recipe.seed)
         return base
+
+    def policy(self, compared: bool) -> Models:
+        """The model that is trained and, where it is to be compared, what `reference` needs besides."""
+        found: dict[str, nn.Module] = {"model": self.trained(self.base())}
+        if compared and self.adapter is None:
+            found["reference"] = self.base().requires_grad_(False)
+        return found
+
+    @property
+    def reference(self) -> Reference:
+        """The model as it was when the run began: the base under its adapter, or else a frozen copy."""
+        return frozen_copy if self.adapter is None else base_under_adapter
 
     def rows(self) -> tuple[Preferences, Preferences, Row]:
         """The rows to learn from, those to measure, and what identifies them.
