@@ -189,8 +189,10 @@ def open_prompts(spec: str, skip: bool = False) -> Preferences:
         values = row.values if found.answer is None else {"answer": found.answer, **row.values}
         return Prompt(found.prompt, found.answer, row.source, values)
 
-    items = {item.key: item for item in reversed(read_items(spec, read, skip, None))}
-    return Preferences(spec, list(reversed(items.values())))
+    items: dict[str, Prompt] = {}
+    for item in read_items(spec, read, skip, None):
+        items.setdefault(item.key, item)
+    return Preferences(spec, list(items.values()))
 
 
 def read_items(

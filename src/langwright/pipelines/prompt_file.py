@@ -72,9 +72,9 @@ def complete_file(
             raise UserError(f"{prompts}: {out} holds the texts of other prompts; remove it, or choose another name")
         say(f"{out}: is finished already; remove it to write it again, with these settings or others")
         return sum(row.get("reason") == "error" for row in written)
-    with_prompts = {"prompts": digest, **settings}
+    requests, places = [replace(asked, prompt=text) for text, _ in rows], [where for _, where in rows]
     written = write_rows(
-        model, tokenizer, [replace(asked, prompt=text) for text, _ in rows], [where for _, where in rows], out, with_prompts,
+        model, tokenizer, requests, places, out, {"prompts": digest, **settings},
         lambda number, completions: {"prompt": rows[number][0], **completions[0].row()},
         spec=str(prompts), batch=batch, cache=cache, streaming=streaming, speculation=speculation,
     )  # fmt: skip
