@@ -168,3 +168,24 @@ def test_a_classifier_with_another_tokenizer_reads_the_text(tmp_path: Path, caps
     with refused("--reward", tmp_path / "language", "language"):
         open_reward(str(tmp_path / "language"), TOKENIZER)
     assert torch.is_grad_enabled()
+
+
+def test_a_reward_model_says_what_predict_says(tmp_path: Path, prints: Prints) -> None:
+    save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
+    pairs = [
+        {"prompt": f"{n} is", "chosen": " good" * (n % 3 + 1), "rejected": " bad" * (n % 2 + 1)} for n in range(20)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    prints("align", tmp_path / "base", tmp_path / "pairs.jsonl", tmp_path / "reward", "--method", "reward",
+           "--steps", "2 steps", "--learning-rate", "0.01")  # fmt: skip
+    asked = [Answered("1 is", " good"), Answered("2 is", " so so")]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": one.prompt, "completion": one.answer}) + "\n" for one in asked)
+    )
+    told = [json.loads(row) for row in prints("predict", tmp_path / "reward", tmp_path / "rows.jsonl").splitlines()]
+    folder = str(tmp_path / "reward")
+    np.testing.assert_allclose(open_reward(folder, TOKENIZER)(asked), [row["reward"] for row in told], atol=1e-4)
+    for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
+                            (f"{folder}:good", TOKENIZER)):  # fmt: skip
+        with refused(folder):
+            open_reward(spec, tokenizer)

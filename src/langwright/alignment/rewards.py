@@ -10,6 +10,7 @@ A reward is written as one text, as `--reward` takes it:
     length                          the number of the answer's tokens
     length:64-96                    0 up to 64 tokens, falling to -1 at 96 and beyond (DAPO's overlong penalty)
     answer                          1 where the final answer is that of the row's field "answer"
+    FOLDER                          what a reward model says, with the policy's tokenizer
     FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
     FOLDER:LABEL:probability        the probability of the label
     MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third parameter is given the row
@@ -33,11 +34,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from langwright.alignment.reward_model import LABEL, RewardModel
 from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
 from langwright.base.files import read_object
 from langwright.base.hub import PREFIX
+from langwright.corpora.preferences import Asked, Prompt
 from langwright.data.labels import LabelExample, label_batch
 from langwright.models.folder import RECORD
 from langwright.pipelines.opening import Opening
@@ -56,12 +59,20 @@ class Answered:
         answer: the text of the answer, without what ends it.
         row: the fields of the prompt's row.
         where: the file and row of the prompt, for messages.
+        asked: the prompt as its row has it, a text or a conversation, for reward models; `prompt` unless given.
     """
 
     prompt: str
     answer: str
     row: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    asked: Asked | None = None
+
+
+def answered(asked: Prompt, answer: str) -> Answered:
+    """An answer to a prompt of a file; see `open_prompts`."""
+    text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1]["content"]
+    return Answered(text, answer, asked.row, asked.source, asked.prompt)
 
 
 Reward = Callable[[Sequence[Answered]], list[float]]
@@ -129,7 +140,7 @@ def _open(spec: str, tokenizer: Tokenizer) -> Reward:
     for count in range(len(parts), 0, -1):
         folder = ":".join(parts[:count])
         if (folder and Path(folder).is_dir()) or (spec.startswith(PREFIX) and count == 2):
-            return _classifier(folder, parts[count:], tokenizer)
+            return _folder(folder, parts[count:], tokenizer)
     if re.fullmatch(r"[\w.]+:[\w.]+", spec):
         return _each(_function(spec))
     raise UserError(
@@ -239,6 +250,17 @@ def _function(spec: str) -> Callable[[Answered], Any]:
             raise UserError(f"--reward {spec}: {_place(one)}: {type(error).__name__}: {first_line(error)}") from error
 
     return rule
+
+
+def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
+    """A reward model, or a classifier."""
+    told = read_object(Path(folder) / RECORD, "the record of the model", optional=True).get("task") or {}
+    if told.get("name") != LABEL:
+        return _classifier(folder, chosen, policy)
+    if chosen:
+        raise UserError(f"--reward {':'.join([folder, *chosen])}: a reward model has no labels; leave them out")
+    model = RewardModel.open(Path(folder), policy=policy)
+    return lambda answers: model.rewards([(one.asked or one.prompt, one.answer) for one in answers])
 
 
 def _classifier(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
