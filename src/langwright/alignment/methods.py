@@ -23,12 +23,12 @@ class Method:
     Args:
         job: the run, given the model, its data and how; UserError where they do not go together.
         settings: those that it uses besides what all methods share; a flag of others is refused.
-        use: the verb for what it makes.
+        use: the verb for what it makes; for a policy, generate or chat.
     """
 
     job: Callable[[Setup], Job]
     settings: tuple[type, ...] = ()
-    use: str = "generate {}"
+    use: str | None = None
 
 
 METHODS: Mapping[str, Method] = {

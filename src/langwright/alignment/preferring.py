@@ -61,7 +61,8 @@ def pair_job(setup: Setup) -> Job:
     fitting.tell(training.spec)
     rows, others = ranked_rows(seen, setup.context), ranked_rows(measured, setup.context)
     tell_rows(training.spec, len(seen), len(measured), rows.inputs)
-    objective, supply = PairOptimisation(loss, setup.reference), setup.supply(rows, others, record)
+    objective = PairOptimisation(loss, setup.reference)
+    supply = setup.supply(rows, others, record, sampled=held_out.items[0])
     return setup.job(
         supply=supply,
         models=lambda: setup.policy(compared=loss.compares),
@@ -85,7 +86,7 @@ def judged_job(setup: Setup) -> Job:
     _tell_balance(good, len(seen) - good, recipe)
     beta = 0.1 if recipe.beta is None else recipe.beta
     objective = JudgementOptimisation(setup.reference, beta, recipe.desirable, recipe.undesirable)
-    supply = setup.supply(rows, others, record)
+    supply = setup.supply(rows, others, record, sampled=held_out.items[0])
     batches = JudgedBatches(Batches(rows, setup.layout), objective, recipe.micro_batch or recipe.batch_size)
 
     def of_ranks(ranks: Ranks) -> JudgementOptimisation:

@@ -162,9 +162,16 @@ class Setup:
             say(f"prompts are conversations in the template {self.form.template.name}")
         return Fitting(self.form, self.context, recipe.skip)
 
-    def supply(self, training: Rows, held_out: Rows, record: Row) -> Supply:
-        """Rows to learn from and rows to measure as a supply."""
+    def supply(self, training: Rows, held_out: Rows, record: Row, sampled: Item | None = None) -> Supply:
+        """Rows to learn from and rows to measure as a supply.
+
+        Args:
+            training, held_out: the rows.
+            record: what identifies them.
+            sampled: whose prompt samples of the model's writing answer, if any.
+        """
         size = self.layout.batch_size
+        prompt = None if sampled is None else tuple(self.form.prompt_ids(sampled.prompt))[: self.context - 8]
         return Supply(
             self.form.tokenizer,
             Batches(training, self.layout, by_length=True),
@@ -172,7 +179,7 @@ class Setup:
             int(held_out.inputs),
             None,
             {**record, "format": self.form.name},
-            prompt=None,
+            prompt=prompt,
         )
 
     def job(
