@@ -85,7 +85,7 @@ def engine_for(
     return Engine(
         model,
         tokenizer,
-        batch=max(1, min(len(rows), batch)) * asked.search.beams,
+        batch=max(1, min(len(rows) * asked.texts, batch)) * asked.search.beams,
         longest=longest if model.context is None else min(longest, model.context),
         streaming=streaming,
         speculation=speculation,
