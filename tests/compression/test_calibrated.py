@@ -232,6 +232,7 @@ MEASURE = """
 import gc, sys, threading
 from pathlib import Path
 import torch
+from langwright.base.allocator import give_back_memory
 from langwright.compression.quantise import compress_folder
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import scheme_of
@@ -246,13 +247,14 @@ def watch():
         peak = max(peak, anonymous())
 
 windows = [torch.zeros(1, 16, dtype=torch.long)]
-compress_folder(OpenedFolder(Path(sys.argv[1])), Path(sys.argv[2]), scheme_of("int4"), "gptq", windows)
+compress_folder(OpenedFolder(Path(sys.argv[1])), Path(sys.argv[2]), scheme_of("w8a8"), "smoothquant", windows)
 gc.collect()  # what the first time imports and allocates is not the weights'
+give_back_memory()
 before = peak = anonymous()
 done = threading.Event()
 watcher = threading.Thread(target=watch)
 watcher.start()
-compress_folder(OpenedFolder(Path(sys.argv[3])), Path(sys.argv[4]), scheme_of("int4"), "gptq", windows)
+compress_folder(OpenedFolder(Path(sys.argv[3])), Path(sys.argv[4]), scheme_of("w8a8"), "smoothquant", windows)
 done.set()
 watcher.join()
 print(peak - before)
@@ -261,10 +263,10 @@ print(peak - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
 def test_one_block_is_in_memory_at_a_time(tmp_path: Path) -> None:
-    """Twelve layers touch little more memory than three, and less than their weights take."""
+    """24 layers touch little more memory than four, and much less than their weights take."""
     shape = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
     touched, sizes = [], []
-    for layers in (1, 3, 12):
+    for layers in (1, 4, 24):
         config = LlamaConfig(**shape, num_key_value_heads=4, num_hidden_layers=layers)
         model = new_model("llama", config)
         sizes.append(sum(p.nbytes for p in model.parameters()))
@@ -273,6 +275,6 @@ def test_one_block_is_in_memory_at_a_time(tmp_path: Path) -> None:
             given = [tmp_path / "1", tmp_path / f"warm {layers}", tmp_path / str(layers), tmp_path / f"to {layers}"]
             done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, given)], capture_output=True, check=True)
             touched.append(int(done.stdout))
-    assert sizes[2] > 50e6
-    assert touched[1] < touched[0] + 0.1 * (sizes[2] - sizes[1])
-    assert touched[1] < 0.8 * sizes[2]
+    assert sizes[2] > 100e6
+    assert touched[1] < touched[0] + 0.2 * (sizes[2] - sizes[1]), (touched, sizes)
+    assert touched[1] < 0.5 * sizes[2], (touched, sizes)

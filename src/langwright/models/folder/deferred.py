@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from langwright.base.allocator import give_back_memory
 from langwright.models.folder.opened import OpenedFolder
 from langwright.models.folder.reading import set_parameters
 from langwright.models.gguf.tensors import open_weights
@@ -63,3 +64,4 @@ class Deferred:
                 del tensor
         yield
         self.model.body.blocks[layer] = nn.Module()
+        give_back_memory()
