@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("langwright.commands.demo:demo", "the whole way on the built-in corpus, with a report"),
     "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
     "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
+    "align": ("langwright.commands.align:align", "learn from what people prefer"),
     "prepare": ("langwright.commands.prepare:prepare", "clean, choose and vary conversations to tune on"),
     "merge": ("langwright.commands.merge:merge", "work an adapter into the weights of its model"),
     "generate": ("langwright.commands.generate:generate", "let a model write"),
@@ -43,6 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
 USUAL = {
     "pretrain": "recipe family depth context steps budget batch_size tokenizer dtype seed",
     "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
+    "align": "recipe method adapter rank template steps batch_size learning_rate context skip",
     "distill": "recipe temperature soft hidden depth steps batch_size learning_rate context dtype",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",

@@ -114,6 +114,22 @@ def test_what_is_no_reward_is_refused(spec: str) -> None:
         open_reward(spec, TOKENIZER)
 
 
+def test_code_that_passes_its_tests() -> None:
+    reward = open_reward("tests", TOKENIZER)
+    head, doctests = BODY, ">>> double(3)\n6\n>>> double('a')\n'aa'\n"
+    asked = [
+        Answered(head, "    return 2 * x", {"tests": doctests}),
+        Answered(head, "    return x + 3", {"tests": doctests}),
+        Answered(head, "    return 2 *", {"tests": doctests}),
+        Answered("Double it.", "```python\ndef double(x): return x + x\n```", {"tests": ["assert double(2) == 4"]}),
+        Answered("Double it.", "import os; os._exit(0)", {"tests": "assert double(2) == 4"}),
+        Answered("Double it.", "raise SystemExit", {"tests": "assert double(2) == 4"}),
+    ]
+    assert reward(asked) == [1, 0, 0, 1, 0, 0]
+    with refused('"tests"', "row 7"):
+        value("tests", "x = 1")
+
+
 def test_a_row_without_its_answer_is_refused() -> None:
     with refused('"answer"', "row 7"):
         value("answer", "4")
@@ -152,3 +168,24 @@ def test_a_classifier_with_another_tokenizer_reads_the_text(tmp_path: Path, caps
     with refused("--reward", tmp_path / "language", "language"):
         open_reward(str(tmp_path / "language"), TOKENIZER)
     assert torch.is_grad_enabled()
+
+
+def test_a_reward_model_says_what_predict_says(tmp_path: Path, prints: Prints) -> None:
+    save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
+    pairs = [
+        {"prompt": f"{n} is", "chosen": " good" * (n % 3 + 1), "rejected": " bad" * (n % 2 + 1)} for n in range(20)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    prints("align", tmp_path / "base", tmp_path / "pairs.jsonl", tmp_path / "reward", "--method", "reward",
+           "--steps", "2 steps", "--learning-rate", "0.01")  # fmt: skip
+    asked = [Answered("1 is", " good"), Answered("2 is", " so so")]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"prompt": one.prompt, "completion": one.answer}) + "\n" for one in asked)
+    )
+    told = [json.loads(row) for row in prints("predict", tmp_path / "reward", tmp_path / "rows.jsonl").splitlines()]
+    folder = str(tmp_path / "reward")
+    np.testing.assert_allclose(open_reward(folder, TOKENIZER)(asked), [row["reward"] for row in told], atol=1e-4)
+    for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
+                            (f"{folder}:good", TOKENIZER)):  # fmt: skip
+        with refused(folder):
+            open_reward(spec, tokenizer)

@@ -306,7 +306,7 @@ def test_a_text_ends_at_its_deadline(talker: Path) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_hangs(talker: Path, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
     """Who waits for it beyond its deadline is told so."""
-    monkeypatch.setattr("langwright.serving.app.READ_SECONDS", 0.2)
+    monkeypatch.setattr("langwright.serving.served.READ_SECONDS", 0.2)
     server = Started(lambda: [open_model("talker", talker, Opening(device="cpu"), 2, 2)], deadline=0.1)
     engine, go = server.service.served["talker"].worker.engine, threading.Event()
     assert engine is not None

@@ -25,14 +25,16 @@ TEXTS: dict[Any, Callable[[Any], Any]] = {Targets | None: read_targets, tuple[st
 
 
 def with_methods(recipe: type[Recipe]) -> type[Recipe]:
-    """A recipe with a field `method` and the options of all methods; a decorator.
+    """A recipe with a field that chooses a method, and the options of all methods; a decorator.
 
-    An option has the default that its methods agree on, else None: then each method has its own. One that the recipe
-    has a field for means that where no method has it.
+    The field is called `method`, or as the recipe's `method_field` says. An option has the default that its methods
+    agree on, else None: then each method has its own. One that the recipe has a field for means that where no method
+    has it.
     """
-    made: list[tuple[str, Any, Any]] = [("method", Literal["full", *METHODS], field(default="full"))]
+    chooser = method_field(recipe)
+    made: list[tuple[str, Any, Any]] = [(chooser, Literal["full", *METHODS], field(default="full"))]
     others = " ".join(f"{name}: {cleandoc(method.__doc__ or '').splitlines()[0]}" for name, method in METHODS.items())
-    docs = [f"method: full trains every parameter and writes a model; the others an adapter folder. {others}"]
+    docs = [f"{chooser}: full trains every parameter and writes a model; the others an adapter folder. {others}"]
     for option, users in OPTIONS.items():
         name, each = next(iter(users.items()))
         kinds = get_type_hints(METHODS[name])
@@ -48,25 +50,33 @@ def with_methods(recipe: type[Recipe]) -> type[Recipe]:
     return make_dataclass(recipe.__name__, made, bases=(recipe,), frozen=True, namespace={"__doc__": doc})
 
 
+def method_field(recipe: Any) -> str:
+    """The field of a recipe that chooses a method."""
+    return str(getattr(recipe, "method_field", "method"))
+
+
 def options_of(recipe: Any) -> set[str]:
     """The options that the method of a recipe has."""
-    return {option for option, users in OPTIONS.items() if recipe.method in users}
+    chosen = getattr(recipe, method_field(recipe))
+    return {option for option, users in OPTIONS.items() if chosen in users}
 
 
 def method_of(recipe: Any) -> Method | None:
     """The method that a recipe asks for; None for full tuning. UserError for an option that another method has."""
     defaults, settings = {each.name: each.default for each in fields(recipe)}, {}
+    chooser = method_field(recipe)
+    chosen = getattr(recipe, chooser)
     for option, users in OPTIONS.items():
         value, flag = getattr(recipe, option), f"--{option.replace('_', '-')}"
         own = any(option in vars(base).get("__annotations__", ()) for base in type(recipe).__mro__[1:])
-        if value == defaults[option] or (own and recipe.method not in users):
+        if value == defaults[option] or (own and chosen not in users):
             continue
-        if recipe.method not in users:
-            raise UserError(f"{flag} goes with --method {' or '.join(users)}, not with {recipe.method}")
-        setting = users[recipe.method].name
-        read = TEXTS.get(get_type_hints(METHODS[recipe.method])[setting], lambda value: value)
+        if chosen not in users:
+            raise UserError(f"{flag} goes with --{chooser} {' or '.join(users)}, not with {chosen}")
+        setting = users[chosen].name
+        read = TEXTS.get(get_type_hints(METHODS[chosen])[setting], lambda value: value)
         try:
             settings[setting] = read(value)
         except UserError as error:
             raise UserError(f"{flag} {error}") from None
-    return None if recipe.method == "full" else METHODS[recipe.method](**settings)
+    return None if chosen == "full" else METHODS[chosen](**settings)

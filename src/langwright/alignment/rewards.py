@@ -3,12 +3,14 @@
 A reward is written as one text, as `--reward` takes it:
 
     parses                          1 for an answer that is Python: it parses, alone or behind its prompt
+    tests                           1 where that program passes the row's "tests", assertions or doctests, in a sandbox
     regex:PATTERN                   1 for an answer in which the regular expression is found
     format:json                     1 for an answer that is JSON
     format:<think>...</think>...    1 for an answer of this form, where ... stands for any text
     length                          the number of the answer's tokens
     length:64-96                    0 up to 64 tokens, falling to -1 at 96 and beyond (DAPO's overlong penalty)
     answer                          1 where the final answer is that of the row's field "answer"
+    FOLDER                          what a reward model says, with the policy's tokenizer
     FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
     FOLDER:LABEL:probability        the probability of the label
     MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third parameter is given the row
@@ -18,9 +20,11 @@ A reward is written as one text, as `--reward` takes it:
 import importlib
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from operator import mul
@@ -30,11 +34,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from langwright.alignment.rules import has_form, is_json, overlong, parses, same_answer
+from langwright.alignment.reward_model import LABEL, RewardModel
+from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
 from langwright.base.files import read_object
 from langwright.base.hub import PREFIX
+from langwright.corpora.preferences import Asked
 from langwright.data.labels import LabelExample, label_batch
 from langwright.models.folder import RECORD
 from langwright.pipelines.opening import Opening
@@ -53,17 +59,18 @@ class Answered:
         answer: the text of the answer, without what ends it.
         row: the fields of the prompt's row.
         where: the file and row of the prompt, for messages.
+        asked: the prompt as its row has it, a text or a conversation, for reward models; `prompt` unless given.
     """
 
     prompt: str
     answer: str
     row: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
+    asked: Asked | None = None
 
 
 Reward = Callable[[Sequence[Answered]], list[float]]
 """What each answer of a batch is worth: one finite number each, whatever the others are."""
-Rule = Callable[[Answered], Any]
 
 
 def open_reward(spec: str, tokenizer: Tokenizer) -> Reward:
@@ -122,57 +129,74 @@ def _open(spec: str, tokenizer: Tokenizer) -> Reward:
     """One reward, without a weight."""
     name, _, rest = spec.partition(":")
     if name in RULES:
-        return _by_rule(RULES[name](rest, tokenizer))
+        return RULES[name](rest, tokenizer)
     parts = spec.split(":")
     for count in range(len(parts), 0, -1):
         folder = ":".join(parts[:count])
         if (folder and Path(folder).is_dir()) or (spec.startswith(PREFIX) and count == 2):
-            return _classifier(folder, parts[count:], tokenizer)
+            return _folder(folder, parts[count:], tokenizer)
     if re.fullmatch(r"[\w.]+:[\w.]+", spec):
-        return _by_rule(_function(spec))
+        return _each(_function(spec))
     raise UserError(
         f"--reward {spec}: no folder, no rule ({', '.join(RULES)}) and no MODULE:FUNCTION{suggest(name, RULES)}"
     )
 
 
-def _by_rule(rule: Rule) -> Reward:
+def _each(rule: Callable[[Answered], Any]) -> Reward:
+    """The reward that looks at one answer after the other."""
     return lambda answers: [rule(one) for one in answers]
 
 
-def _parses(rest: str, tokenizer: Tokenizer) -> Rule:
+def _parses(rest: str, tokenizer: Tokenizer) -> Reward:
     _nothing_behind("parses", rest)
-    return lambda one: parses(one.answer, one.prompt)
+    return _each(lambda one: program_of(one.answer, one.prompt) is not None)
 
 
-def _regex(rest: str, tokenizer: Tokenizer) -> Rule:
+def _tests(rest: str, tokenizer: Tokenizer) -> Reward:
+    _nothing_behind("tests", rest)
+    from langwright.base.sandbox import run_python  # which needs modules of Unix
+
+    def passes(one: Answered) -> bool:
+        tests, program = _field(one, "tests"), program_of(one.answer, one.prompt)
+        check = check_of("\n".join(tests) if isinstance(tests, list) else str(tests))
+        return program is not None and run_python(program, check).passed
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(passes, answers))
+
+    return reward
+
+
+def _regex(rest: str, tokenizer: Tokenizer) -> Reward:
     try:
         pattern = re.compile(rest)
     except re.error as error:
         raise UserError(f"--reward regex:{rest}: not a regular expression: {error}") from None
-    return lambda one: pattern.search(one.answer) is not None
+    return _each(lambda one: pattern.search(one.answer) is not None)
 
 
-def _format(rest: str, tokenizer: Tokenizer) -> Rule:
+def _format(rest: str, tokenizer: Tokenizer) -> Reward:
     if rest == "json":
-        return lambda one: is_json(one.answer)
+        return _each(lambda one: is_json(one.answer))
     if "..." not in rest:
         raise UserError(f'--reward format:{rest}: must be "json", or a form in which ... stands for any text')
-    return lambda one: has_form(one.answer, rest)
+    return _each(lambda one: has_form(one.answer, rest))
 
 
-def _length(rest: str, tokenizer: Tokenizer) -> Rule:
+def _length(rest: str, tokenizer: Tokenizer) -> Reward:
     if not rest:
-        return lambda one: len(tokenizer.encode(one.answer))
+        return _each(lambda one: len(tokenizer.encode(one.answer)))
     bounds = re.fullmatch(r"(\d+)-(\d+)", rest)
     soft, limit = (0, 0) if bounds is None else map(int, bounds.groups())
     if soft >= limit:
         raise UserError(f"--reward length:{rest}: must be FROM-TO in tokens, FROM below TO, such as length:64-96")
-    return lambda one: overlong(len(tokenizer.encode(one.answer)), soft, limit)
+    return _each(lambda one: overlong(len(tokenizer.encode(one.answer)), soft, limit))
 
 
-def _answer(rest: str, tokenizer: Tokenizer) -> Rule:
+def _answer(rest: str, tokenizer: Tokenizer) -> Reward:
     _nothing_behind("answer", rest)
-    return lambda one: same_answer(one.answer, str(_field(one, "answer")))
+    return _each(lambda one: same_answer(one.answer, str(_field(one, "answer"))))
 
 
 def _nothing_behind(name: str, rest: str) -> None:
@@ -187,17 +211,18 @@ def _field(one: Answered, name: str) -> Any:
     return value
 
 
-RULES: Mapping[str, Callable[[str, Tokenizer], Rule]] = {
+RULES: Mapping[str, Callable[[str, Tokenizer], Reward]] = {
     "parses": _parses,
+    "tests": _tests,
     "regex": _regex,
     "format": _format,
     "length": _length,
     "answer": _answer,
 }
-"""Rewards by rule: name -> what follows the colon and the policy's tokenizer -> rule."""
+"""Rewards by rule: name -> what follows the colon and the policy's tokenizer -> reward."""
 
 
-def _function(spec: str) -> Rule:
+def _function(spec: str) -> Callable[[Answered], Any]:
     """A Python function, by module and name; modules are looked for in the current folder first."""
     module, _, name = spec.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
@@ -219,6 +244,17 @@ def _function(spec: str) -> Rule:
             raise UserError(f"--reward {spec}: {_place(one)}: {type(error).__name__}: {first_line(error)}") from error
 
     return rule
+
+
+def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
+    """A reward model, or a classifier."""
+    told = read_object(Path(folder) / RECORD, "the record of the model", optional=True).get("task") or {}
+    if told.get("name") != LABEL:
+        return _classifier(folder, chosen, policy)
+    if chosen:
+        raise UserError(f"--reward {':'.join([folder, *chosen])}: a reward model has no labels; leave them out")
+    model = RewardModel.open(Path(folder), policy=policy)
+    return lambda answers: model.rewards([(one.asked or one.prompt, one.answer) for one in answers])
 
 
 def _classifier(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:

@@ -10,14 +10,27 @@ from decimal import Decimal
 from langwright.pipelines.scorers import normal
 
 
-def parses(answer: str, prompt: str = "") -> bool:
-    """Whether an answer is Python with at least one statement: alone, from its code block, or behind its prompt.
+def program_of(answer: str, prompt: str = "") -> str | None:
+    """The Python program that an answer gives, with at least one statement: behind its prompt or alone.
 
-    An indented body is taken as it is, or out of its indentation. What is asked for is syntax alone: any single word
-    parses too.
+    Behind its prompt where that is the beginning of a program, such as the head of a function; else its code block, or
+    all of it, taken out of its indentation. None where neither parses. Syntax alone is asked for: a single word, too,
+    is Python.
     """
-    alone = _statements(textwrap.dedent(code_of(answer)))
-    return alone > 0 or _statements(prompt + answer) > max(0, _statements(prompt))
+    if _statements(prompt + answer) > max(0, _statements(prompt)):
+        return prompt + answer
+    alone = textwrap.dedent(code_of(answer))
+    return alone if _statements(alone) > 0 else None
+
+
+def check_of(tests: str) -> str:
+    """The program that runs tests: doctests if there are any, else Python with assertions."""
+    if not re.search(r"^\s*>>> ", tests, re.MULTILINE):
+        return tests
+    return (
+        f"import doctest\n_tests = doctest.DocTestParser().get_doctest({tests!r}, globals(), 'tests', None, 0)\n"
+        "assert not doctest.DocTestRunner(verbose=False).run(_tests).failed, 'a doctest failed'"
+    )
 
 
 def code_of(answer: str) -> str:

@@ -8,30 +8,26 @@ from typing import Any
 
 from torch import Tensor
 
-from langwright.adaptation.folder import is_adapter, save_adapter
+from langwright.adaptation.folder import is_adapter
 from langwright.adaptation.methods.prompt_tuning import SoftPromptMethod, nearest_words
 from langwright.adaptation.options import method_of, options_of, with_methods
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
-from langwright.base.files import read_json, read_object, write_json
-from langwright.base.hub import PREFIX, model_folder, parse_hub_name
+from langwright.base.files import read_json
 from langwright.commands._goals import Goal
 from langwright.commands._goals import goal as goal_of
 from langwright.commands._search import searched
 from langwright.data.order import Layout
 from langwright.evaluation.in_training import sample_of
-from langwright.models.folder import GENERATION, RECORD, OpenedFolder
+from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
-from langwright.models.untrained import Origin
-from langwright.models.weights import weights_checksum
 from langwright.objectives.batch import Models
 from langwright.pipelines.opening import check_vocabulary
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure as measure_machine
-from langwright.text.opening import load_tokenizer
-from langwright.text.tokenizer import Tokenizer, no_tokenizer
+from langwright.training.beginning import Beginning, existing_model
 from langwright.training.checkpoints import decided_dtype
 from langwright.training.recipe import FinetuneRecipe, NewModelRecipe
 from langwright.training.report import write_report
@@ -41,8 +37,6 @@ from langwright.training.unfreezing import Unfreezing
 Row = dict[str, Any]
 NEW = "new:"
 """Before the name of a family or a preset."""
-BEGAN_WITH = Path("checkpoints/base.json")
-"""Below OUT: which model of the Hub a run began with, as in langwright.json."""
 
 
 @with_methods
@@ -171,7 +165,7 @@ class Tuning:
             record={**begin.record, "context": context, **goal.record()},
             factor=(lambda name: 1.0) if method is None else method.rate,
             save=None if method is None else self.save,
-            begin=lambda: write_json(out / BEGAN_WITH, begin.record) if "base_revision" in begin.record else None,
+            begin=begin.note(out),
             unfreezing=Unfreezing(recipe.every("unfreeze_every")) if recipe.unfreeze_every else None,
             best=goal.best,
             patience=recipe.patience,
@@ -211,58 +205,15 @@ class Tuning:
 
     def save(self, models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         """Write the adapter's folder, its numbers those of the masters."""
-        trained = models["model"]
-        for name, master in masters.items():
-            trained.get_parameter(name).data = master.detach()
-        if self.supply.tokenizer is not self.tokenizer:  # its template and stop belong to what was tuned
-            self.supply.tokenizer.save(self.out)
-            write_json(self.out / GENERATION, self.supply.tokenizer.generation())
-        save_adapter(trained, self.out, base=self.begin.origin.path, record=record)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What a run begins with.
-
-    Args:
-        origin: what makes the model.
-        tokenizer: of the model.
-        record: its entry in the record.
-        identity: of its weights.
-        rate: what divided by its width is the usual learning rate.
-    """
-
-    origin: Origin
-    tokenizer: Tokenizer
-    record: Row
-    identity: str
-    rate: float
+        self.begin.save(models["model"], masters, self.out, record, self.supply.tokenizer)
 
 
 def _existing(model: Path, out: Path, recipe: TuningRecipe, ignore_field: tuple[str, ...]) -> Beginning:
-    """A model folder.
-
-    A name on the Hub means the revision that the run in `out` began with, however far the Hub has gone since.
-    """
+    """A model folder; see `existing_model`."""
     for field in vars(NewModelRecipe()).keys() - options_of(recipe):
         if (value := getattr(recipe, field)) != getattr(NewModelRecipe(), field):
             raise UserError(f"--{field.replace('_', '-')} {value}: is for a new model, not for {model}")
-    name = parse_hub_name(str(model))
-    began = {} if name is None else read_object(out / BEGAN_WITH, "the base of the run", optional=True)
-    if name is None:
-        folder, record = model_folder(model), {"base_folder": str(model)}
-    elif began.get("base_folder") == str(name):
-        say(f"{name}: {out} began with revision {began['base_revision']}")
-        folder, record = model_folder(f"{PREFIX}{name.repository}@{began['base_revision']}"), began
-    else:
-        folder = model_folder(model)
-        record = {"base_folder": str(name), "base_revision": folder.name}
-    if out.resolve() == folder.resolve():
-        raise UserError(f"{out}: the new model needs a folder of its own")
-    opened = OpenedFolder(folder, ignore_field)
-    tokenizer = load_tokenizer(folder) if opened.family.reads == "text" else no_tokenizer()
-    rate = 0.1 if recipe.method == "full" else 1.0
-    return Beginning(opened, tokenizer, record, weights_checksum(folder), rate)
+    return existing_model(model, out, 0.1 if recipe.method == "full" else 1.0, ignore_field)
 
 
 def _new(name: str, goal: Goal, recipe: TuningRecipe) -> Beginning:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from langwright.base.errors import UserError, check_flag
 from langwright.base.extras import need
 from langwright.base.hub import parse_hub_name
+from langwright.pipelines.cascade import open_cascade
 from langwright.pipelines.opening import Loading, Opening
 
 if TYPE_CHECKING:
+    from langwright.serving.app import Writing
     from langwright.serving.served import Served
 
 KEY = "LANGWRIGHT_API_KEY"
@@ -22,6 +24,7 @@ def serve(
     api_key: tuple[str, ...] = (),
     page: bool = False,
     adapter: tuple[str, ...] = (),
+    cascade: tuple[str, ...] = (),
     draft: Path | None = None,
     lookup: bool = False,
     batch: int = 16,
@@ -42,6 +45,8 @@ def serve(
         page: hand the chat page at / to who shows no key too; it holds no data and asks for the key, which every
             request then carries. Without keys the page is always there.
         adapter: NAME=FOLDER, an adapter that is served as a model of this name, beside the model that it is for.
+        cascade: FOLDER or NAME=FOLDER, a cascade or a router, served as cascade:NAME or router:NAME; its models are
+            opened beside those that are served, or are these.
         draft: a smaller model with the same tokens, which guesses what comes next; texts stay the same.
         lookup: guess what comes next from what followed the last time when the text went so; texts stay the same.
         batch: how many texts of a model are written side by side.
@@ -56,6 +61,7 @@ def serve(
     need("prometheus_client", "server", "langwright serve")
     need("uvicorn", "server", "langwright serve")
     from langwright.serving.app import Service
+    from langwright.serving.composed import open_served_cascade
     from langwright.serving.door import is_local
     from langwright.serving.process import listen
     from langwright.serving.process import serve as run
@@ -73,23 +79,35 @@ def serve(
     if draft is not None and len(models) > 1:
         raise UserError("--draft: guesses for one model; serve the others by another process")
     named = {_name(folder): folder for folder in models}
-    tuned = dict(_named(spec) for spec in adapter)
+    tuned = dict(_named(spec, "adapter") for spec in adapter)
     if len(named) + len(tuned) < len(models) + len(adapter) or not named.keys().isdisjoint(tuned):
         raise UserError("two models or adapters have the same name; adapters get theirs by --adapter NAME=FOLDER")
 
+    chains = [_named(spec, "cascade") if "=" in spec else (_name(Path(spec)), Path(spec)) for spec in cascade]
+    if len(dict(chains)) < len(chains):
+        raise UserError("--cascade: two have the same name; give them names by --cascade NAME=FOLDER")
     opening = Opening(**vars(loading))
+    for _, folder in chains:
+        open_cascade(folder, opening.open)  # what is wrong with a folder is said before models are loaded
 
-    def load() -> "list[Served]":
-        served: dict[str, Served] = {}
-        for name, folder in named.items():
-            served[name] = open_model(
-                name, folder, opening, batch, queue,
-                draft=draft, lookup=lookup, longest=longest, prompt_tokens=prompt_tokens,
-            )  # fmt: skip
+    def load() -> "list[Writing]":
+        opened: dict[str, Served] = {}
+
+        def part(folder: Path, name: str, draft: Path | None = None) -> "Served":
+            place = str(folder if parse_hub_name(str(folder)) else folder.resolve())
+            if place not in opened:
+                opened[place] = open_model(
+                    name, folder, opening, batch, queue,
+                    draft=draft, lookup=lookup, longest=longest, prompt_tokens=prompt_tokens,
+                )  # fmt: skip
+            return opened[place]
+
+        served = {name: part(folder, name, draft) for name, folder in named.items()}
         for name, folder in tuned.items():
             home = belongs_to(folder, named)
             served[name] = open_adapter(name, folder, served[home], named[home])
-        return list(served.values())
+        together = [open_served_cascade(name, folder, opening, part) for name, folder in chains]
+        return [*served.values(), *together]
 
     service = Service(keys, deadline, page)
     with listen(host, port) as bound:
@@ -102,9 +120,9 @@ def _name(folder: Path) -> str:
     return folder.resolve().name if hub is None else hub.repository.rpartition("/")[2]
 
 
-def _named(spec: str) -> tuple[str, Path]:
+def _named(spec: str, flag: str) -> tuple[str, Path]:
     """NAME=FOLDER."""
     name, equals, folder = spec.partition("=")
     if not (name and equals and folder):
-        raise UserError(f"--adapter {spec}: is written NAME=FOLDER")
+        raise UserError(f"--{flag} {spec}: is written NAME=FOLDER")
     return name, Path(folder)

@@ -142,16 +142,9 @@ def read_chat(row: Row) -> Chat:
         case {"messages": turns}:
             said = _list(turns, "messages", where)
         case {"conversations": turns}:
-            turns = _list(turns, "conversations", where)
-            said = [*_system(row), *(_spoken(turn, i, where) for i, turn in enumerate(turns, start=1))]
-        case {"instruction": asked, "output": answer}:
-            more = _optional(row, "input")
-            asked = text_in(asked, "instruction", where) + (INPUT + more if more else "")
-            pairs = [*_list(row.values.get("history"), "history", where), [asked, answer]]
-            if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-                raise UserError(f'{where}: "history" must be a list of pairs, a question and its answer')
-            turns = [_said(*turn) for pair in pairs for turn in zip(("user", "assistant"), pair, strict=True)]
-            said = [*_system(row), *turns]
+            said = [*_system(row), *_turns(turns, "conversations", where)]
+        case {"instruction": _, "output": answer}:
+            said = [*_instructed(row), _said("assistant", answer)]
         case {"prompt": asked, "completion": answer} | {"prompt": asked, "response": answer}:
             before = [*_system(row), *(asked if isinstance(asked, list) else [_said("user", asked)])]
             first = len(before)
@@ -161,12 +154,57 @@ def read_chat(row: Row) -> Chat:
                 f"{where}: no conversation in the fields {name_list(row.values)}; needed are messages, conversations, "
                 "instruction with output, or prompt with completion or response"
             )
-    messages = tuple(_message(item, f"{where}: message {i}") for i, item in enumerate(said, start=1))
-    chat = Chat(messages, where, tuple(_list(row.values.get("tools"), "tools", where)) or None, first)
+    chat = Chat(_messages(said, where), where, tuple(_list(row.values.get("tools"), "tools", where)) or None, first)
     if not chat.answers:
         raise UserError(f"{where}: a conversation without an assistant turn to learn from")
     text_in(chat.key, "messages", where)
     return chat
+
+
+def read_asked(row: Row) -> tuple[Message, ...]:
+    """What an answer follows in a row: a conversation of any format up to there.
+
+    Its fields are `prompt` (a text, or messages), `conversations`, or `instruction` with `input`, `history`; and
+    `system`.
+
+    Raises:
+        UserError: Names file and row.
+    """
+    match row.values:
+        case {"conversations": turns}:
+            said = [*_system(row), *_turns(turns, "conversations", row.source)]
+        case {"instruction": _}:
+            said = _instructed(row)
+        case {"prompt": asked}:
+            turns = [_said("user", asked)] if isinstance(asked, str) else _turns(asked, "prompt", row.source)
+            said = [*_system(row), *turns]
+        case _:
+            raise UserError(f"{row.source}: nothing is asked in the fields {name_list(row.values)}")
+    return _messages(said, row.source)
+
+
+def read_messages(value: Any, field: str, where: str) -> tuple[Message, ...]:
+    """Messages in a field of a row, by role and content or from and value; UserError that names file and row."""
+    return _messages(_turns(value, field, where), where)
+
+
+def _messages(said: Sequence[Any], where: str) -> tuple[Message, ...]:
+    return tuple(_message(item, f"{where}: message {i}") for i, item in enumerate(said, start=1))
+
+
+def _turns(value: Any, field: str, where: str) -> list[Any]:
+    return [_spoken(turn, i, where) for i, turn in enumerate(_list(value, field, where), start=1)]
+
+
+def _instructed(row: Row) -> list[Message]:
+    """What comes before the answer of an Alpaca row."""
+    where, more = row.source, _optional(row, "input")
+    asked = text_in(row.values["instruction"], "instruction", where) + (INPUT + more if more else "")
+    history = _list(row.values.get("history"), "history", where)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise UserError(f'{where}: "history" must be a list of pairs, a question and its answer')
+    turns = [_said(*turn) for pair in history for turn in zip(("user", "assistant"), pair, strict=True)]
+    return [*_system(row), *turns, _said("user", asked)]
 
 
 def _said(role: str, content: Any) -> Message:

@@ -6,7 +6,7 @@ below it, scores answers (learned) or reads prompts (a router).
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from langwright.base.files import read_record, write_json
 from langwright.base.hub import PREFIX
 from langwright.inference.engine import Engine
 from langwright.inference.prompts import given_ids
-from langwright.inference.request import Request
+from langwright.inference.request import Completion, Request
 from langwright.inference.sampling import Sampling
 from langwright.models.model import Model
 from langwright.pipelines.scorers import Answer, Scorer
@@ -131,28 +131,39 @@ class Reply:
         return found | ({"limited": True} if self.limited else {})
 
 
+def requests_for(ids: Sequence[int], asking: Asking, scorer: Scorer) -> list[Request]:
+    """What an engine is asked for a greedy answer, and for what the scorer compares it with."""
+    first = Request(ids, Sampling(temperature=0), asking.max_new_tokens, asking.stop, logprobs=2)
+    if not scorer.drawn:
+        return [first]
+    return [first, replace(first, sampling=Sampling(temperature=1.0, seed=0), n=scorer.drawn, logprobs=None)]
+
+
+def answer_from(
+    completions: Sequence[Completion], read: int, written: int, seconds: float, price: tuple[float, float] = (0.0, 0.0)
+) -> Answer:
+    """The answer that texts make, the greedy one first; UserError where one of them broke down."""
+    if error := next((completion.error for completion in completions if completion.error), None):
+        raise UserError(f"the model broke down over a prompt of {read} tokens: {error}")
+    best, *others = completions
+    samples = tuple(completion.text for completion in others)
+    paid = _paid(read, written, price)
+    return Answer(best.text, best.logprobs or (), samples, read, written, seconds, paid, best.reason)
+
+
 def ask(opened: Opened, prompt: str, asking: Asking, scorer: Scorer, price: tuple[float, float] = (0.0, 0.0)) -> Answer:
     """The greedy answer of a model, with what the scorer needs."""
     model, tokenizer = opened
     ids, began = given_ids(model, tokenizer, prompt), time.perf_counter()
-    first = Request(ids, Sampling(temperature=0), asking.max_new_tokens, asking.stop, logprobs=2)
-    requests = [first]
-    if scorer.drawn:
-        requests.append(replace(first, sampling=Sampling(temperature=1.0, seed=0), n=scorer.drawn, logprobs=None))
     limit = asking.max_new_tokens
     longest = len(ids) + limit if model.context is None else min(len(ids) + limit, model.context)
     engine = Engine(model, tokenizer, batch=1 + scorer.drawn, longest=longest)
-    handles = [engine.add(request) for request in requests]
+    handles = [engine.add(request) for request in requests_for(ids, asking, scorer)]
     while engine.busy:
         engine.step()
     completions = [completion for handle in handles for completion in handle.completions]
-    if error := next((completion.error for completion in completions if completion.error), None):
-        raise UserError(f"the model broke down over {prompt!r:.60}: {error}")
     written = sum(handle.written for handle in handles)
-    samples = tuple(completion.text for completion in completions[1:])
-    seconds = time.perf_counter() - began
-    paid, best = _paid(len(ids), written, price), completions[0]
-    return Answer(best.text, best.logprobs or (), samples, len(ids), written, seconds, paid)
+    return answer_from(completions, len(ids), written, time.perf_counter() - began, price)
 
 
 def _paid(read: int, written: int, price: tuple[float, float]) -> float:
@@ -173,6 +184,18 @@ def probabilities(classifier: Opened, text: str) -> dict[str, float]:
     return dict(zip(model.labels, found.tolist(), strict=True))
 
 
+Turns = Generator[int, Answer, Reply]
+
+
+def advance(turns: Turns, answer: Answer | None = None) -> int | Reply:
+    """The next model that is to be asked, by its number, or the reply. answer: that of the last one."""
+    try:
+        return next(turns) if answer is None else turns.send(answer)
+    except StopIteration as end:
+        reply: Reply = end.value
+        return reply
+
+
 class Cascade:
     """Models asked in turn until one is sure, or the one that a router chooses.
 
@@ -190,11 +213,32 @@ class Cascade:
         self._classifier = classifier
         self._prices = settings.costs.prices(len(settings.models))
 
+    def with_asking(self, asking: Asking) -> "Cascade":
+        """The same, whose prompts are answered in this way."""
+        return Cascade(replace(self.settings, asking=asking), self._open, self._classifier)
+
+    def price(self, model: int) -> tuple[float, float]:
+        """Of a model, given by its number: per million tokens read, and written."""
+        return self._prices[model]
+
     def answer(self, prompt: str, limit: float | None = None) -> Reply:
-        """The answer to a prompt.
+        """The answer to a prompt; arguments and errors are those of `turns`."""
+
+        def opened(model: int) -> Opened:
+            return self._open(Path(self.settings.models[model]))
+
+        turns = self.turns(prompt, lambda model: given_ids(*opened(model), prompt), limit)
+        told, turn = self.settings, advance(turns)
+        while not isinstance(turn, Reply):
+            turn = advance(turns, ask(opened(turn), prompt, told.asking, told.scorer, self._prices[turn]))
+        return turn
+
+    def turns(self, prompt: str, ids: Callable[[int], Sequence[int]], limit: float | None = None) -> Turns:
+        """Who is asked: the number of a model each time, for which its answer is to be sent, and the reply at the end.
 
         Args:
-            prompt: the prompt.
+            prompt: the prompt, as classifiers read it.
+            ids: gives the prompt's ids for a model, given by its number.
             limit: the most that the answer may cost. A model is asked only where it holds even if the answer is as long
                 as can be. Seconds are not known before: there a model is asked whose mean cost is within the limit.
 
@@ -208,18 +252,19 @@ class Cascade:
             chain = (chosen,)
         for number, model in enumerate(chain):
             name = told.models[model]
-            if limit is not None and (most := told.costs.of(self._most(prompt, model), seconds)) + spent > limit:
+            if limit is not None and (most := told.costs.of(self._most(ids, model), seconds)) + spent > limit:
                 if not stages:
                     raise UserError(
                         f"--limit {limit:g}: {name} may take {most:.4g} {told.costs.cost} for {prompt!r:.60}"
                     )
                 return Reply(tuple(stages), limited=True)
-            answer, score = ask(self._open(Path(name)), prompt, told.asking, told.scorer, self._prices[model]), None
+            answer = yield model
+            score = None
             if number < len(chain) - 1:
                 score, seconds = self.score(prompt, model, answer)
             stages.append(Stage(name, answer, told.costs.of(answer, seconds), score))
             spent, seconds = spent + stages[-1].cost, 0.0
-            if score is not None and score >= told.thresholds[number]:
+            if answer.reason == "deadline" or (score is not None and score >= told.thresholds[number]):
                 break
         return Reply(tuple(stages), limited=limit is not None and spent > limit)
 
@@ -240,12 +285,12 @@ class Cascade:
         opened, began = self._open(self._classifier), time.perf_counter()
         return probabilities(opened, text), time.perf_counter() - began
 
-    def _most(self, prompt: str, model: int) -> Answer:
+    def _most(self, ids: Callable[[int], Sequence[int]], model: int) -> Answer:
         """The longest answer of a model that can be; its seconds are the mean ones."""
         told = self.settings
         if told.costs.cost == "seconds":
             return Answer("", seconds=told.mean_costs[model])
-        read = len(given_ids(*self._open(Path(told.models[model])), prompt))
+        read = len(ids(model))
         written = told.asking.max_new_tokens * (1 + told.scorer.drawn)
         return Answer("", read=read, written=written, price=_paid(read, written, self._prices[model]))
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from langwright.base.errors import check_flag
-from langwright.inference.request import Logprob
+from langwright.inference.request import Logprob, Reason
 
 Kind = Literal["perplexity", "quantile", "margin", "agreement", "learned"]
 
@@ -30,6 +30,7 @@ class Answer:
         written: tokens of the answer and of the samples.
         seconds: that it took.
         price: by the tokens read and written.
+        reason: why the text ended.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Answer:
     written: int = 0
     seconds: float = 0.0
     price: float = 0.0
+    reason: Reason = "end"
 
 
 @dataclass(frozen=True)

@@ -129,16 +129,20 @@ class Generation(Body):
         form = self.response_format or self.structured_outputs
         return None if form is None else form.constraint
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end the text."""
+        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
     def request(self, prompt: list[int], **more: Any) -> Request:
         """What the engine is asked; texts without a seed get one by chance."""
-        stop = () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         drawn = {field.name for field in fields(Sampling)} - {"seed"}
         seed = secrets.randbelow(2**63) if self.seed is None else self.seed
         return Request(
             prompt,
             Sampling(seed=seed, **{name: getattr(self, name) for name in drawn}),
             max_new_tokens=self.max_tokens,
-            stop=stop,
+            stop=self.stops,
             n=self.n,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
             **more,

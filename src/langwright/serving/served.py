@@ -20,9 +20,11 @@ from langwright.inference.request import Request
 from langwright.models.model import Model
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening, check_vocabulary
-from langwright.serving.bodies import ChatBody, CompletionBody
+from langwright.serving.answers import READ_SECONDS, Answer, Call
+from langwright.serving.bodies import ChatBody, CompletionBody, Generation
 from langwright.serving.body import LONGEST_TEXT
 from langwright.serving.errors import RequestError
+from langwright.serving.replies import ChatReply, CompletionReply, Envelope, Reply
 from langwright.serving.tools import ToolForm
 from langwright.serving.worker import Worker
 from langwright.text.chat_template import ChatTemplate, own_template
@@ -69,6 +71,16 @@ class Served:
         return self.worker.engine is not None
 
     @property
+    def parts(self) -> "tuple[Served]":
+        """The one model."""
+        return (self,)
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens of the model."""
+        return self.model.context
+
+    @property
     def task(self) -> str:
         """What it is for: "chat", "text" where it has no chat template, or "embedding"."""
         if not self.writes:
@@ -112,16 +124,53 @@ class Served:
 
     def chat(self, body: ChatBody, **usual: Any) -> list[Request]:
         """What the engine is asked for the next answer."""
-        if self.template is None:
-            told = f"messages: {self.name} has no chat template; /v1/completions takes plain text"
-            raise RequestError(400, told, "no_template")
         shown = [tool.row() for tool in body.tools or ()] if body.callable else None
-        rows = [message.row() for message in body.messages]
-        self.check_texts([self.template.marked(rows, shown, add_generation_prompt=True)])
-        ids = self.template.prompt_ids(rows, shown)
+        ids = self.conversation_ids([message.row() for message in body.messages], shown)
         top = body.top_logprobs or 0
         body = body.model_copy(update={"max_tokens": body.max_completion_tokens or body.max_tokens})
         return [body.request(ids, logprobs=top if body.logprobs else None, **self._more(**usual))]
+
+    def conversation_ids(self, rows: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> list[int]:
+        """The ids after which the next answer is written."""
+        if self.template is None:
+            told = f"messages: {self.name} has no chat template; /v1/completions takes plain text"
+            raise RequestError(400, told, "no_template")
+        self.check_texts([self.template.marked(rows, tools, add_generation_prompt=True)])
+        return self.template.prompt_ids(rows, tools)
+
+    async def completed(self, body: CompletionBody, call: Call) -> Answer:
+        """The answer to a request of /v1/completions."""
+        scores = body.max_tokens == 0
+        asked = body.model_copy(update={"max_tokens": 1}) if scores else body
+        usual = await self._usual(body, call)
+        requests = await call.front.do(partial(self.completions, asked, **usual), call.receive)
+        echoes: list[tuple[str, list[int]]] = []
+        if body.echo:
+            echoes = await call.front.do(lambda: [self.echo(prompt) for prompt in body.prompts], call.receive)
+        reply = CompletionReply(self.tokenizer, body.n, body.logprobs, echoes, written=not scores)
+        return self._answer(body, call, requests, reply, Envelope("text_completion", "cmpl", self.name, body.usage))
+
+    async def answered(self, body: ChatBody, call: Call) -> Answer:
+        """The answer to a request of /v1/chat/completions."""
+        usual = await self._usual(body, call)
+        requests = await call.front.do(partial(self.chat, body, **usual), call.receive)
+        reply = ChatReply(self.tokenizer, body.logprobs, self.tools if body.callable else None)
+        return self._answer(body, call, requests, reply, Envelope("chat.completion", "chatcmpl", self.name, body.usage))
+
+    async def _usual(self, body: CompletionBody | ChatBody, call: Call) -> dict[str, Any]:
+        """What the engine is told of every request."""
+        if not self.writes:
+            raise RequestError(400, f"model: {self.name} makes vectors of texts, and writes none", "invalid_field")
+        constraint = None
+        if body.constraint is not None or (isinstance(body, ChatBody) and body.callable):
+            constraint = await call.forms.do(partial(self.form, body), call.receive)
+        return {"constraint": constraint, "deadline": call.deadline, "salt": call.salt}
+
+    def _answer(
+        self, body: Generation, call: Call, asked: Sequence[Request], reply: Reply, envelope: Envelope
+    ) -> Answer:
+        ended, seconds = partial(call.on_end, self.name), call.deadline + READ_SECONDS
+        return Answer(self.worker, body, asked, reply, envelope, ended, seconds)
 
     async def vectors(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
         """The vector of each text; those of a few are made side by side, in the thread that owns the model."""

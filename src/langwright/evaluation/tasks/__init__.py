@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from langwright.evaluation.tasks.choice import Choice
 from langwright.evaluation.tasks.classify import Classify
 from langwright.evaluation.tasks.qa import Questions
+from langwright.evaluation.tasks.reward import Reward
 from langwright.evaluation.tasks.series import SeriesLabels
 from langwright.evaluation.tasks.similarity import Similarity
 from langwright.evaluation.tasks.task import Task
@@ -20,4 +21,5 @@ TASKS: Mapping[str, type[Task]] = {
     "similarity": Similarity,
     "choice": Choice,
     "series": SeriesLabels,
+    "reward": Reward,
 }

@@ -1,0 +1,52 @@
+"""langwright align: from what people prefer to a model that writes it."""
+
+from pathlib import Path
+
+from langwright.adaptation.folder import is_adapter
+from langwright.alignment.methods import METHODS
+from langwright.alignment.recipe import AlignRecipe, check_used
+from langwright.alignment.setup import Setup
+from langwright.base.console import say
+from langwright.base.files import read_json
+from langwright.evaluation.tasks.scores import print_scores
+from langwright.models.folder import RECORD
+from langwright.training.report import write_report
+from langwright.training.trainer import Job, close, train
+
+
+def align(
+    model: Path,
+    data: str,
+    out: Path,
+    recipe: AlignRecipe = AlignRecipe(),
+    extend: bool = False,
+    profile: bool = False,
+    json: bool = False,
+) -> int:
+    """Let a model learn from what people prefer: a reward model, or a policy. The same command goes on with a run.
+
+    Args:
+        model: the folder of the model to begin with, or a model of the Hub: hf:owner/name.
+        data: the rows, .jsonl, .json, .csv or .parquet: prompt with chosen and rejected, or what else the method learns
+            from.
+        out: the new model folder, or with --adapter the new adapter folder.
+        recipe: how.
+        extend: go on with a finished run, for longer.
+        profile: write the share of time of each part of a training step into the report.
+        json: print the result as JSON.
+    """
+    check_used(recipe, {name: method.settings for name, method in METHODS.items()})
+    method = METHODS[recipe.method]
+
+    def job(rank: int, world: int) -> Job:
+        return method.job(Setup(model, data, out, recipe, rank, world))
+
+    result = train(out, recipe.parallel, job, extend, profile)
+    if result.held_out is not None:
+        record = read_json(out / RECORD, "the record of the run")
+        print_scores(record["held_out"], json)
+        if not result.already:
+            write_report(out)
+            use = method.use.format(f"{model} --adapter {out}" if is_adapter(out) else out)
+            say(f"wrote {out} (langwright {use}) and {out / 'report.html'}")
+    return close(result, out)
