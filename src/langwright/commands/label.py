@@ -1,15 +1,13 @@
 """langwright label: a page on which people write demonstrations, and rank and judge what models answered."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.base.extras import need
 from langwright.base.files import folder_lock, refuse_file, write_atomic, write_json
-from langwright.commands.serve import KEY
+from langwright.commands._door import caller_keys
 from langwright.corpora.judgements import Judgements, json_lines, training_files
 from langwright.corpora.labelling import Ask, open_items, sorted_out
 from langwright.evaluation.people import report
@@ -52,24 +50,15 @@ def label(
         export: write the files and the report from the labels that are there, without a page.
         json: print the report as JSON.
     """
-    check_flag("port", port, 0 <= port < 65536, "between 0 and 65535")
     check_flag("overlap", overlap, overlap >= 1, "at least 1")
     check_flag("resamples", resamples, resamples >= 1, "at least 1")
-    keys = [*api_key, *([os.environ[KEY]] if os.environ.get(KEY) else [])]
-    check_flag("api_key", "", all(key.strip() for key in keys), "a text that is not empty")
+    keys = [] if export else caller_keys("langwright label", port, host, api_key)
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise UserError(f"{out}: lies in {data}, whose files are to be labelled; choose a folder outside")
     asked = sorted_out(open_items(data), ask)
     if not asked:
         raise UserError(f"{data}: no row has enough answers for --ask {ask}")
-    if not export:
-        need("fastapi", "server", "langwright label")
-        need("uvicorn", "server", "langwright label")
-        from langwright.serving.door import is_local
-
-        if not is_local(host) and not keys:
-            raise UserError(f"--host {host}: others can reach it, so callers must show a key; give --api-key or {KEY}")
-    elif not out.is_dir():
+    if export and not out.is_dir():
         raise UserError(f"{out}: no such folder of labels; label first, without --export")
     refuse_file(out)
     with folder_lock(out, "a labelling page"):

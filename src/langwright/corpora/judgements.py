@@ -1,5 +1,6 @@
 """What people said: a file that only grows, and what trainers learn from it."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from langwright.base.errors import UserError
+from langwright.base.files import sync
 from langwright.base.value_types import check_types
 from langwright.corpora.labelling import MEDIA, Ask
 from langwright.corpora.preferences import Asked
@@ -125,13 +127,16 @@ class Judgements:
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             os.ftruncate(file, self.whole)
-            written = os.pwrite(file, line, self.whole)
-            if written < len(line):
-                os.ftruncate(file, self.whole)
-                raise OSError(28, "No space left on device")
+            if os.pwrite(file, line, self.whole) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file)
+        except OSError:
+            os.ftruncate(file, self.whole)
+            raise
         finally:
             os.close(file)
+        if not self.whole:
+            sync(self.path.parent)  # the name of the new file
         self.whole += len(line)
         self._note(judgement)
 

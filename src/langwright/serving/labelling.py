@@ -95,7 +95,8 @@ class Labelling:
             "/media/{item}/{medium:int}/{file:int}": ("GET", self._medium),
             "/report": ("POST", self._results), "/files/{name}": ("GET", self._file),
         }  # fmt: skip
-        self.app = Door(application(routes), keys, lambda path, status: None, ("/", "/health"))
+        open_paths = ("/", "/health") if keys else ("/health",)  # the page holds no data, and asks for the key
+        self.app = Door(application(routes), keys, lambda path, status: None, open_paths)
 
     def open(self, _: Any, /) -> None:
         """Answer from now on."""
