@@ -3,7 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from langwright.alignment.recipe import RewardSettings
+from langwright.alignment.optimising import policy_job
+from langwright.alignment.preferring import judged_job, pair_job
+from langwright.alignment.recipe import (
+    AnswerSettings,
+    GroupSettings,
+    JudgementSettings,
+    LossSettings,
+    MarginSettings,
+    PolicySettings,
+    RewardSettings,
+    StrengthSettings,
+    ValueSettings,
+)
 from langwright.alignment.rewarding import reward_job
 from langwright.alignment.setup import Setup
 from langwright.training.trainer import Job
@@ -16,14 +28,23 @@ class Method:
     Args:
         job: the run, given the model, its data and how; UserError where they do not go together.
         settings: those that it uses besides what all methods share; a flag of others is refused.
-        use: the verb for what it makes.
+        use: the verb for what it makes; for a policy, generate or chat.
     """
 
     job: Callable[[Setup], Job]
     settings: tuple[type, ...] = ()
-    use: str = "generate {}"
+    use: str | None = None
 
 
 METHODS: Mapping[str, Method] = {
     "reward": Method(reward_job, (RewardSettings,), "predict {} FILE"),
+    "dpo": Method(pair_job, (StrengthSettings, LossSettings)),
+    "ipo": Method(pair_job, (StrengthSettings, LossSettings)),
+    "simpo": Method(pair_job, (StrengthSettings, MarginSettings)),
+    "kto": Method(judged_job, (StrengthSettings, JudgementSettings)),
+    "orpo": Method(pair_job, (StrengthSettings,)),
+    "ppo": Method(policy_job, (AnswerSettings, PolicySettings, ValueSettings)),
+    "grpo": Method(policy_job, (AnswerSettings, PolicySettings, GroupSettings)),
+    "rloo": Method(policy_job, (AnswerSettings, PolicySettings)),
+    "reinforce": Method(policy_job, (AnswerSettings, PolicySettings)),
 }

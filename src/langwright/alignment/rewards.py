@@ -40,7 +40,7 @@ from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
 from langwright.base.files import read_object
 from langwright.base.hub import PREFIX
-from langwright.corpora.preferences import Asked
+from langwright.corpora.preferences import Asked, Prompt
 from langwright.data.labels import LabelExample, label_batch
 from langwright.models.folder import RECORD
 from langwright.pipelines.opening import Opening
@@ -67,6 +67,12 @@ class Answered:
     row: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
     asked: Asked | None = None
+
+
+def answered(asked: Prompt, answer: str) -> Answered:
+    """An answer to a prompt of a file; see `open_prompts`."""
+    text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1]["content"]
+    return Answered(text, answer, asked.row, asked.source, asked.prompt)
 
 
 Reward = Callable[[Sequence[Answered]], list[float]]

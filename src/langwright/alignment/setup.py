@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langwright.adaptation.options import method_of
 from langwright.alignment.recipe import AlignRecipe
+from langwright.alignment.references import base_under_adapter, frozen_copy
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.parts import parts_to_learn
@@ -22,6 +23,7 @@ from langwright.models.model import Model
 from langwright.models.surgery.quantise import is_quantised
 from langwright.models.surgery.vocabulary import grow_vocabulary
 from langwright.objectives.batch import Models, Objective
+from langwright.objectives.preferences import Reference
 from langwright.pipelines.opening import check_vocabulary
 from langwright.planning.cost import training_flops_per_token
 from langwright.planning.machine import measure
@@ -86,6 +88,11 @@ class Setup:
         check_flag("context", self.context, self.context >= 2 and base.fits(self.context + virtual), room)
         self._ready = [base]
 
+    def open_policy(self) -> None:
+        """Open the model as one that writes; see `open`. UserError where it does not."""
+        self.folder.require(generates=True, one_stack=True)
+        self.open()
+
     def fresh(self) -> Model:
         """The model that the run begins with, as it is on disk."""
         return self.folder.model(
@@ -107,8 +114,23 @@ class Setup:
             self.adapter.attach(base, seed=self.recipe.seed)
         return base
 
-    def rows(self) -> tuple[Preferences, Preferences, Row]:
+    def policy(self, compared: bool) -> Models:
+        """The model that is trained and, where it is to be compared, what `reference` needs besides."""
+        found: dict[str, nn.Module] = {"model": self.trained(self.base())}
+        if compared and self.adapter is None:
+            found["reference"] = self.base().requires_grad_(False)
+        return found
+
+    @property
+    def reference(self) -> Reference:
+        """The model as it was when the run began: the base under its adapter, or else a frozen copy."""
+        return frozen_copy if self.adapter is None else base_under_adapter
+
+    def rows(self, read: Callable[[str, bool], Preferences] = open_preferences) -> tuple[Preferences, Preferences, Row]:
         """The rows to learn from, those to measure, and what identifies them.
+
+        Args:
+            read: reads those of a file; what does not fit is left out where the second argument says so.
 
         Raises:
             UserError: Names file and row of what cannot be read, or a split that leaves nothing.
@@ -117,12 +139,12 @@ class Setup:
         if recipe.validation is not None and recipe.split is not None:
             raise UserError("--split and --validation exclude each other")
         spec, validation = parts_to_learn(self.data, recipe.validation, recipe.split)
-        found = open_preferences(spec, recipe.skip)
+        found = read(spec, recipe.skip)
         if validation is None:
             told = recipe.split or USUAL_SPLIT
             training, held_out = (Preferences(spec, side) for side in found.split(told))
         else:
-            told, training, held_out = validation, found, open_preferences(validation, recipe.skip)
+            told, training, held_out = validation, found, read(validation, recipe.skip)
         record = Preferences(spec, [*training.items, *held_out.items]).record()
         return training, held_out, {**record, "spec": spec, "split": told, "field": "text"}
 
@@ -143,9 +165,16 @@ class Setup:
             say(f"prompts are conversations in the template {self.form.template.name}")
         return Fitting(self.form, self.context, recipe.skip)
 
-    def supply(self, training: Rows, held_out: Rows, record: Row) -> Supply:
-        """Rows to learn from and rows to measure as a supply."""
+    def supply(self, training: Rows, held_out: Rows, record: Row, sampled: Item | None = None) -> Supply:
+        """Rows to learn from and rows to measure as a supply.
+
+        Args:
+            training, held_out: the rows.
+            record: what identifies them.
+            sampled: whose prompt samples of the model's writing answer, if any.
+        """
         size = self.layout.batch_size
+        prompt = None if sampled is None else tuple(self.form.prompt_ids(sampled.prompt))[: self.context - 8]
         return Supply(
             self.form.tokenizer,
             Batches(training, self.layout, by_length=True),
@@ -153,7 +182,7 @@ class Setup:
             int(held_out.inputs),
             None,
             {**record, "format": self.form.name},
-            prompt=None,
+            prompt=prompt,
         )
 
     def job(

@@ -1,5 +1,6 @@
 """langwright align: from what people prefer to a model that writes it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from langwright.adaptation.folder import is_adapter
@@ -8,6 +9,7 @@ from langwright.alignment.recipe import AlignRecipe, check_used
 from langwright.alignment.setup import Setup
 from langwright.base.console import say
 from langwright.base.files import read_json
+from langwright.evaluation.in_training import sample_of
 from langwright.evaluation.tasks.scores import print_scores
 from langwright.models.folder import RECORD
 from langwright.training.report import write_report
@@ -39,7 +41,9 @@ def align(
     method = METHODS[recipe.method]
 
     def job(rank: int, world: int) -> Job:
-        return method.job(Setup(model, data, out, recipe, rank, world))
+        setup = Setup(model, data, out, recipe, rank, world)
+        made = method.job(setup)
+        return replace(made, sample=sample_of(made.supply, setup.context))
 
     result = train(out, recipe.parallel, job, extend, profile)
     if result.held_out is not None:
@@ -47,6 +51,7 @@ def align(
         print_scores(record["held_out"], json)
         if not result.already:
             write_report(out)
-            use = method.use.format(f"{model} --adapter {out}" if is_adapter(out) else out)
+            talks = "chat {}" if record["corpus"].get("format") == "chat" else "generate {}"
+            use = (method.use or talks).format(f"{model} --adapter {out}" if is_adapter(out) else out)
             say(f"wrote {out} (langwright {use}) and {out / 'report.html'}")
     return close(result, out)

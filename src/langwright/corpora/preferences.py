@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -47,8 +47,8 @@ class Item:
     @property
     def content(self) -> str:
         """All of it but where it is from."""
-        values = [getattr(self, field.name) for field in fields(self) if field.name != "source"]
-        return json.dumps(values, sort_keys=True, ensure_ascii=False)
+        values = [getattr(self, one.name) for one in fields(self) if one.name != "source"]
+        return json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,12 @@ class Prompt(Item):
     Args:
         answer: None where there is none.
         source: the file and the row.
+        row: all fields of the row, for rewards that look at them; see `open_prompts`.
     """
 
     answer: str | None = None
     source: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
 
 
 class UnfitError(UserError):
@@ -174,13 +176,37 @@ def open_preferences(spec: str, skip: bool = False) -> Preferences:
     return Preferences(spec, read_items(spec, read_preference, skip))
 
 
-def read_items(spec: str, read: Callable[[Row], T], skip: bool = False) -> list[T]:
-    """What a function makes of each row of a file, folder or glob; `skip` as for `open_preferences`."""
+def open_prompts(spec: str, skip: bool = False) -> Preferences:
+    """The prompts of all rows, each once, with all fields of the first row that has it; as for `open_preferences`.
+
+    Where there is an answer to compare others with, it is the field "answer", whatever it is called.
+    """
+
+    def read(row: Row) -> Prompt:
+        if {"chosen", "rejected"} <= row.values.keys():
+            return Prompt(read_preference(row).prompt, None, row.source, row.values)
+        found = read_prompt(row)
+        values = row.values if found.answer is None else {"answer": found.answer, **row.values}
+        return Prompt(found.prompt, found.answer, row.source, values)
+
+    items: dict[str, Prompt] = {}
+    for item in read_items(spec, read, skip, None):
+        items.setdefault(item.key, item)
+    return Preferences(spec, list(items.values()))
+
+
+def read_items(
+    spec: str, read: Callable[[Row], T], skip: bool = False, columns: Sequence[str] | None = FIELDS
+) -> list[T]:
+    """What a function makes of each row of a file, folder or glob; `skip` as for `open_preferences`.
+
+    columns: those that are read; all if None.
+    """
     items: list[T] = []
     left: list[str] = []
     with progress(f"reading {spec}", None, "rows") as advance:
         for path in find_files(spec, ROWS):
-            for row in read_rows(path, FIELDS):
+            for row in read_rows(path, columns):
                 try:
                     items.append(read(row))
                 except UnfitError as error:

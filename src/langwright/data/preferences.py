@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from langwright.base.console import format_amount, say, warn
 from langwright.base.errors import UserError
-from langwright.corpora.preferences import Asked, Preference, Ranking
+from langwright.corpora.preferences import Asked, Judged, Preference, Ranking
 from langwright.data.examples import ExampleRows, Ids, padded
-from langwright.objectives.preferences import PreferenceBatch
+from langwright.objectives.preferences import JudgedBatch, PreferenceBatch
 from langwright.text.chat_template import ChatTemplate, own_template
 from langwright.text.tokenizer import Tokenizer
 
@@ -283,6 +283,63 @@ def preference_batch(
         types=None if any(t is None for t in types) else joined(lambda answer: np.asarray(answer.types), none),
         samples=torch.from_numpy(samples),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedExample:
+    """An answer that is good or bad, and one to another prompt.
+
+    Args:
+        answer: behind its prompt.
+        other: another prompt's answer behind the same prompt.
+        good: whether the first one is.
+    """
+
+    answer: AnswerExample
+    other: AnswerExample
+    good: bool
+
+
+def judged_examples(items: Sequence[Judged], fitting: Fitting, spec: str) -> list[JudgedExample]:
+    """Judged answers as examples, each beside the answer to the next row with another prompt; errors as for `Fitting`.
+
+    spec: where they are from; UserError where all rows have one prompt.
+    """
+    fit = [(item, found) for item in items if (found := fitting.answers(item.prompt, [item.answer], item.source))]
+    if len({item.key for item, _ in fit}) < 2:
+        raise UserError(f"{spec}: all rows have one prompt; kto compares with answers to other prompts")
+    keys = [item.key for item, _ in fit]
+    after, nearest = [0] * len(fit), 0
+    for i in reversed(range(2 * len(fit))):  # twice around: behind the last row comes the first
+        here, following = i % len(fit), (i + 1) % len(fit)
+        nearest = following if keys[following] != keys[here] else nearest
+        after[here] = nearest
+    examples = []
+    for (item, (answer,)), other in zip(fit, after, strict=True):
+        mismatched = fitting.form.encode(item.prompt, fit[other][0].answer, fitting.context)
+        examples.append(JudgedExample(answer, mismatched, item.good))
+    return examples
+
+
+def judged_rows(examples: Sequence[JudgedExample], context: int) -> ExampleRows:
+    """Judged answers as rows; they are identified by SHA-256 of their ids."""
+    content = hashlib.sha256()
+    for each in examples:
+        content.update(bytes([each.good]))
+        for answer in (each.answer, each.other):
+            content.update(len(answer.ids).to_bytes(8, "little") + answer.first.to_bytes(8, "little"))
+            content.update(answer.ids.tobytes())
+    sizes = np.array([len(each.answer.ids) + len(each.other.ids) for each in examples], dtype=np.int64)
+    identity = {"judged": content.hexdigest()}
+    return ExampleRows(lambda i, epoch: examples[i], sizes, context, identity, collate=judged_batch)
+
+
+def judged_batch(rows: Sequence[Sequence[JudgedExample]], samples: Ids, width: Callable[[int], int]) -> JudgedBatch:
+    """Judged answers, one a row, as tensors; see `preference_batch`."""
+    judged = [example for (example,) in rows]
+    both = preference_batch([[RankedExample((each.answer, each.other))] for each in judged], samples, width)
+    good = torch.tensor([each.good for each in judged])
+    return JudgedBatch(both.ids, both.mask, both.written, good, samples=both.samples)
 
 
 def tell_rows(spec: str, training: int, held_out: int, tokens: int) -> None:

@@ -3,9 +3,11 @@
 All losses are in float32 and by row. log σ is the logarithm of the logistic function.
 """
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,36 +15,61 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.objectives.batch import Batch, Models, real_tokens
+from langwright.objectives.losses import log_probabilities
 
 Rows = Float[Tensor, " rows"]
 Scores = Float[Tensor, "rows answers"]
+Pairs = Float[Tensor, "rows 2"]
+Reference = Callable[[Models], AbstractContextManager[Any]]
+"""The model that a policy is compared with, for as long as a block runs, given all models of a run."""
 
 
 @dataclass(frozen=True)
-class PreferenceBatch(Batch):
-    """Prompts with answers in order, the best one first; each answer stands behind its prompt.
+class AnswerBatch(Batch):
+    """Prompts with answers, each of which stands behind its prompt.
 
     Args:
         ids: token ids; rows have as many answers as the row with most, padded with zeros.
         mask: true where there is a real token. An answer that is not there is one token.
         written: the positions whose token belongs to an answer.
+    """
+
+    ids: Int[Tensor, "rows answers time"]
+    mask: Bool[Tensor, "rows answers time"]
+    written: Bool[Tensor, "rows answers time"]
+
+    def inputs(self, counted: Tensor) -> Tensor:
+        """All that is read."""
+        return real_tokens(self.ids, self.mask)
+
+    def log_probabilities(self, model: Any, answer: int | None = None) -> Float[Tensor, "rows some_answers tokens"]:
+        """log p of each token of the answers in nats, in float32; 0 for all other tokens. answer: of one of them."""
+        which = slice(None) if answer is None else slice(answer, answer + 1)
+        ids, mask, written = self.ids[:, which], self.mask[:, which], self.written[:, which, 1:]
+        hidden = model.body(ids.flatten(0, 1), mask.flatten(0, 1))[:, :-1].unflatten(0, ids.shape[:2])
+        found = log_probabilities(model.head.projection(hidden[written]), ids[..., 1:][written])
+        return torch.zeros(written.shape, device=found.device).masked_scatter(written, found)
+
+    def lengths(self) -> Scores:
+        """Tokens of each answer, its end included."""
+        return self.written[..., 1:].sum(-1).float()
+
+
+@dataclass(frozen=True)
+class PreferenceBatch(AnswerBatch):
+    """Prompts with answers in order, the best one first; see `AnswerBatch`.
+
+    Args:
         there: which answers there are.
         margins: how much better the first of two answers is, in units of the reward.
         types: the type of each token, where the model tells texts of a pair apart.
         samples: the sample number of each row.
     """
 
-    ids: Int[Tensor, "rows answers time"]
-    mask: Bool[Tensor, "rows answers time"]
-    written: Bool[Tensor, "rows answers time"]
     there: Bool[Tensor, "rows answers"]
     margins: Float[Tensor, " rows"]
     types: Int[Tensor, "rows answers time"] | None = None
     samples: Int[Tensor, " rows"] | None = None
-
-    def inputs(self, counted: Tensor) -> Tensor:
-        """All that is read."""
-        return real_tokens(self.ids, self.mask)
 
     def scores(self, model: Any) -> Scores:
         """What a head of one output makes of each answer behind its prompt.
@@ -54,6 +81,32 @@ class PreferenceBatch(Batch):
             return model(ids, mask)[:, 0].float().view(self.there.shape)
         types = self.types.flatten(0, 1) if self.types is not None and model.typed else None
         return model.head(model.body(ids, mask, types=types).float(), mask)[:, 0].view(self.there.shape)
+
+
+@dataclass(frozen=True)
+class JudgedBatch(AnswerBatch):
+    """Prompts with one answer, good or bad, and beside it an answer to another prompt; see `AnswerBatch`.
+
+    Args:
+        good: whether the first answer is.
+        kl: how far the policy is from the reference, in nats, on the second answers of the whole step; None where it
+            is not known yet.
+        samples: the sample number of each row.
+    """
+
+    good: Bool[Tensor, " rows"]
+    kl: Float[Tensor, " rows"] | None = None
+    samples: Int[Tensor, " rows"] | None = None
+
+
+def compared(reference: Reference, models: Models, batch: AnswerBatch, answer: int | None = None) -> Tensor:
+    """The log-probabilities that a reference gives; see `AnswerBatch.log_probabilities`.
+
+    Nothing of a reference asks for gradients, so that none are kept. Inside `torch.no_grad` a CPU has other kernels,
+    and a policy that has not moved would differ from its reference by their rounding.
+    """
+    with reference(models) as model:
+        return batch.log_probabilities(model, answer).detach()
 
 
 def bradley_terry_losses(chosen: Rows, rejected: Rows, margins: Rows) -> Rows:
@@ -124,3 +177,260 @@ class RewardModelling:
             sums["centring"] = (2 * real.sum(1) / there.sum(1)).square().sum()
         right, margin = in_order(scores.detach(), there)
         return sums | {"accuracy": right.sum(), "margin": margin.sum(), "reward": real.detach().sum()}
+
+
+def preference_losses(margins: Rows, smoothing: float = 0.0, robust: bool = False) -> Rows:
+    """-log σ(margin), where a share of the preferences may be the wrong way round.
+
+    With smoothing ε it is (1 - ε) * -log σ(margin) + ε * -log σ(-margin) (cDPO, Mitchell, 2023); robust divides the
+    difference of the same two terms by 1 - 2ε, which makes it unbiased (Chowdhury et al., 2024).
+    """
+    as_told, flipped = (1 - smoothing) * -F.logsigmoid(margins), smoothing * -F.logsigmoid(-margins)
+    return (as_told - flipped) / (1 - 2 * smoothing) if robust else as_told + flipped
+
+
+def hinge_losses(margins: Rows) -> Rows:
+    """max(0, 1 - margin) (SLiC, Zhao et al., 2023)."""
+    return (1 - margins).relu()
+
+
+def identity_losses(differences: Rows, beta: float) -> Rows:
+    """(difference - 1 / (2 β))² (IPO, Azar et al., 2023).
+
+    differences: of the log-ratio of policy and reference of the chosen answer and that of the rejected one.
+    """
+    return (differences - 1 / (2 * beta)).square()
+
+
+def log_odds(means: Float[Tensor, "*answers"]) -> Float[Tensor, "*answers"]:
+    """log(p / (1 - p)), where log p is the mean log-probability of an answer's tokens."""
+    below = means.clamp(max=-1e-6)  # 1 - p must be above 0
+    return below - torch.where(below > -0.693, (-below.expm1()).log(), (-below.exp()).log1p())
+
+
+def kto_losses(
+    log_ratios: Rows, good: Bool[Tensor, " rows"], kl: Rows, beta: float, desirable: float, undesirable: float
+) -> Rows:
+    """λ (1 - σ(±β (log-ratio - KL))), + for good answers and - for bad ones (KTO, Ethayarajh et al., 2024).
+
+    Args:
+        log_ratios: log π - log reference of each answer.
+        good: which answers are.
+        kl: what they are compared with; it has no gradient.
+        beta: how much a difference counts.
+        desirable, undesirable: λ of good and of bad answers.
+    """
+    sign, weight = torch.where(good, 1.0, -1.0), torch.where(good, desirable, undesirable)
+    return weight * (1 - (sign * beta * (log_ratios - kl)).sigmoid())
+
+
+def kl_of_data(log_ratios: Float[Tensor, "*answers tokens"]) -> Float[Tensor, "*answers"]:
+    """Σ (ρ - 1 - log ρ) over the tokens of an answer, ρ = π / reference: an estimate of KL(reference ‖ π) from data.
+
+    It is never negative and has the right mean if the reference wrote the answers ("k3" of Schulman, 2020).
+    """
+    return (log_ratios.exp() - 1 - log_ratios).sum(-1)
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """How the log-probabilities of two answers, the better one first, become a loss: settings of a method.
+
+    Attributes:
+        compares: whether the policy is compared with a reference.
+        imitates: whether the chosen answers are learnt token by token besides.
+
+    Args:
+        beta: how much a difference of log-probabilities counts.
+    """
+
+    compares: ClassVar[bool] = True
+    imitates: ClassVar[bool] = False
+    beta: float = 0.1
+
+    @property
+    def weight(self) -> float:
+        """Of the loss of a pair."""
+        return 1.0
+
+    @abstractmethod
+    def __call__(self, differences: Pairs, lengths: Pairs) -> tuple[Rows, Pairs]:
+        """The loss of each pair, and what the policy takes each answer to be worth: its implicit reward.
+
+        Args:
+            differences: summed over the tokens of an answer, log π - log reference; log π where nothing is compared.
+            lengths: tokens of each answer.
+        """
+
+
+@dataclass(frozen=True)
+class DPO(PairLoss):
+    """Direct preference optimisation (Rafailov et al., 2023); the reward of an answer is β (log π - log reference).
+
+    Args:
+        form: of the loss of a margin: sigmoid, robust or hinge.
+        smoothing: see `preference_losses`.
+    """
+
+    form: Literal["sigmoid", "robust", "hinge"] = "sigmoid"
+    smoothing: float = 0.0
+
+    def __call__(self, differences: Pairs, lengths: Pairs) -> tuple[Rows, Pairs]:
+        """See `PairLoss`."""
+        rewards = self.beta * differences
+        margins = rewards[:, 0] - rewards[:, 1]
+        if self.form == "hinge":
+            return hinge_losses(margins), rewards
+        return preference_losses(margins, self.smoothing, self.form == "robust"), rewards
+
+
+@dataclass(frozen=True)
+class IPO(PairLoss):
+    """Identity preference optimisation (Azar et al., 2023).
+
+    Args:
+        form: whether log-ratios are the sum over an answer's tokens, as in the paper, or their mean, with which its
+            authors say that its results were made.
+    """
+
+    form: Literal["sum", "mean"] = "mean"
+
+    def __call__(self, differences: Pairs, lengths: Pairs) -> tuple[Rows, Pairs]:
+        """See `PairLoss`."""
+        ratios = differences / lengths if self.form == "mean" else differences
+        return identity_losses(ratios[:, 0] - ratios[:, 1], self.beta), self.beta * ratios
+
+
+@dataclass(frozen=True)
+class SimPO(PairLoss):
+    """-log σ(β (mean log π of chosen - of rejected) - γ), without a reference (Meng et al., 2024).
+
+    Args:
+        target_margin: γ.
+    """
+
+    compares: ClassVar[bool] = False
+    beta: float = 2.0
+    target_margin: float = 1.0
+
+    def __call__(self, differences: Pairs, lengths: Pairs) -> tuple[Rows, Pairs]:
+        """See `PairLoss`."""
+        rewards = self.beta * differences / lengths
+        return preference_losses(rewards[:, 0] - rewards[:, 1] - self.target_margin), rewards
+
+
+@dataclass(frozen=True)
+class ORPO(PairLoss):
+    """The chosen answers learnt, and β * -log σ of the log of an odds ratio; no reference (Hong et al., 2024)."""
+
+    compares: ClassVar[bool] = False
+    imitates: ClassVar[bool] = True
+
+    @property
+    def weight(self) -> float:
+        """The paper's λ."""
+        return self.beta
+
+    def __call__(self, differences: Pairs, lengths: Pairs) -> tuple[Rows, Pairs]:
+        """See `PairLoss`."""
+        means = differences / lengths
+        odds = log_odds(means)
+        return preference_losses(odds[:, 0] - odds[:, 1]), self.beta * means
+
+
+@dataclass(frozen=True)
+class PairOptimisation:
+    """A policy, `models["model"]`, that learns to prefer the first of two answers.
+
+    Beside the loss it measures how often its implicit rewards are in order (`accuracy`), by how much (`margin`), those
+    of both answers (`reward`, `rejected_reward`), and how far it has gone from its reference (`kl`, see `kl_of_data`).
+
+    Args:
+        loss: of a pair.
+        reference: gives what the policy is compared with.
+    """
+
+    loss: PairLoss
+    reference: Reference
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the terms; those of weight 0 are measured."""
+        measured = ["accuracy", "margin", "reward", "rejected_reward", *(["kl"] if self.loss.compares else [])]
+        imitated = {"answers": 1.0} if self.loss.imitates else {}
+        return {"pairs": self.loss.weight, **imitated, **dict.fromkeys(measured, 0.0)}
+
+    def counts(self, batch: PreferenceBatch) -> dict[str, Tensor]:
+        """How many pairs there are; tokens of chosen answers, where they are learnt."""
+        counts = dict.fromkeys(self.weights, torch.tensor(float(len(batch))))
+        return counts | ({"answers": batch.lengths()[:, 0].sum()} if self.loss.imitates else {})
+
+    def __call__(self, models: Models, batch: PreferenceBatch) -> dict[str, Tensor]:
+        """The sums over a batch."""
+        sums: dict[str, Tensor] = {}
+        policy = differences = batch.log_probabilities(models["model"])
+        if self.loss.compares:
+            differences = policy - compared(self.reference, models, batch)
+            sums["kl"] = kl_of_data(differences.detach()).mean(1).sum()
+        losses, rewards = self.loss(differences.sum(-1), batch.lengths())
+        if self.loss.imitates:
+            sums["answers"] = -policy[:, 0].sum()
+        rewards = rewards.detach()
+        right, margin = in_order(rewards, batch.there)
+        return {
+            "pairs": losses.sum(),
+            **sums,
+            "accuracy": right.sum(),
+            "margin": margin.sum(),
+            "reward": rewards[:, 0].sum(),
+            "rejected_reward": rewards[:, 1].sum(),
+        }
+
+
+@dataclass(frozen=True)
+class JudgementOptimisation:
+    """A policy, `models["model"]`, that learns from answers that are good or bad (KTO).
+
+    Beside the loss it measures the implicit rewards of good and bad answers (`reward`, `rejected_reward`), how often
+    they are above and below what both are compared with (`accuracy`), and that (`kl`).
+
+    Args:
+        reference: gives what the policy is compared with.
+        beta, desirable, undesirable: see `kto_losses`.
+    """
+
+    reference: Reference
+    beta: float = 0.1
+    desirable: float = 1.0
+    undesirable: float = 1.0
+    weights: ClassVar[Mapping[str, float]] = {
+        "judgements": 1.0, "accuracy": 0.0, "reward": 0.0, "rejected_reward": 0.0, "kl": 0.0
+    }  # fmt: skip
+
+    def counts(self, batch: JudgedBatch) -> dict[str, Tensor]:
+        """How many answers there are, good and bad ones."""
+        rows, good = torch.tensor(float(len(batch))), batch.good.sum().float()
+        return {**dict.fromkeys(self.weights, rows), "reward": good, "rejected_reward": rows - good}
+
+    def __call__(self, models: Models, batch: JudgedBatch) -> dict[str, Tensor]:
+        """The sums over a batch."""
+        ratios = self.log_ratios(models, batch, 0)
+        kl = batch.kl
+        if kl is None:  # the batch is a whole one
+            with torch.no_grad():
+                kl = self.log_ratios(models, batch, 1).mean().clamp(min=0).expand(len(batch))
+        losses = kto_losses(ratios, batch.good, kl, self.beta, self.desirable, self.undesirable)
+        rewards = self.beta * ratios.detach()
+        above = torch.where(batch.good, rewards > self.beta * kl, rewards < self.beta * kl)
+        return {
+            "judgements": losses.sum(),
+            "accuracy": above.sum().float(),
+            "reward": (rewards * batch.good).sum(),
+            "rejected_reward": (rewards * ~batch.good).sum(),
+            "kl": kl.sum(),
+        }
+
+    def log_ratios(self, models: Models, batch: JudgedBatch, answer: int) -> Rows:
+        """log π - log reference of the answers to their prompts (0), or of those to others (1)."""
+        policy = batch.log_probabilities(models["model"], answer)
+        return (policy - compared(self.reference, models, batch, answer)).sum((1, 2))

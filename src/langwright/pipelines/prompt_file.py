@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from langwright.base.files import atomic_file, refuse_file
 from langwright.corpora.reading import document_of, read_rows
 from langwright.inference.generate import engine_for
 from langwright.inference.prompts import given_ids
-from langwright.inference.request import Request
+from langwright.inference.request import Completion, Request
 from langwright.inference.sinks import Streaming
 from langwright.inference.speculation import Speculation
 from langwright.models.model import Model
@@ -43,7 +43,6 @@ def complete_file(
     settings: Mapping[str, Any],
     *,
     batch: int,
-    cache: bool = True,
     streaming: Streaming | None = None,
     speculation: Speculation | None = None,
 ) -> int:
@@ -52,7 +51,7 @@ def complete_file(
     What is finished is kept beside `out` at once, and is not written again when this is called again.
 
     Args:
-        model, tokenizer, batch, cache, streaming, speculation: as in `complete`.
+        model, tokenizer, batch, streaming, speculation: as in `complete`.
         prompts: rows with a field `prompt`.
         out: the file to write.
         asked: how each prompt is continued; its own is replaced by each of the file.
@@ -72,25 +71,63 @@ def complete_file(
             raise UserError(f"{prompts}: {out} holds the texts of other prompts; remove it, or choose another name")
         say(f"{out}: is finished already; remove it to write it again, with these settings or others")
         return sum(row.get("reason") == "error" for row in written)
+    requests, places = [replace(asked, prompt=text) for text, _ in rows], [where for _, where in rows]
+    written = write_rows(
+        model, tokenizer, requests, places, out, {"prompts": digest, **settings},
+        lambda number, completions: {"prompt": rows[number][0], **completions[0].row()},
+        spec=str(prompts), batch=batch, streaming=streaming, speculation=speculation,
+    )  # fmt: skip
+    return sum(row["reason"] == "error" for row in written)
+
+
+def write_rows(
+    model: Model,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    places: Sequence[str],
+    out: Path,
+    settings: Mapping[str, Any],
+    row: Callable[[int, Sequence[Completion]], dict[str, Any]],
+    *,
+    spec: str,
+    batch: int,
+    streaming: Streaming | None = None,
+    speculation: Speculation | None = None,
+) -> list[dict[str, Any]]:
+    """Do what is asked, and write one JSON object for each request, in their order.
+
+    Args:
+        model, tokenizer, batch, streaming, speculation: as in `complete`.
+        requests: what is asked; they differ in prompt and seed alone.
+        places: where the prompts stand, for errors.
+        out: the file to write. What is finished is kept beside it at once, and is not asked again.
+        settings: what decides the texts, by name; "prompts" identifies the prompts.
+        row: makes the object, given the number of a request and its texts.
+        spec: what the user calls the prompts.
+
+    Returns:
+        The objects.
+    """
     refuse_file(out.parent)
-    begun, settings = out.with_name(out.name + BEGUN), {"prompts": digest, **settings}
-    done, good, size = _read_begun(begun, prompts, settings)
+    begun = out.with_name(out.name + BEGUN)
+    done, good, size = _read_begun(begun, spec, settings)
     ids, waiting = {}, {}
-    for number, (text, where) in enumerate(rows):
+    for number, request in enumerate(requests):
         if number not in done:
-            with _at(where):
-                ids[number] = given_ids(model, tokenizer, text)
+            with _at(places[number]):
+                ids[number] = given_ids(model, tokenizer, request.prompt)
     engine = engine_for(
-        model, tokenizer, asked, ids.values(), batch=batch, cache=cache, streaming=streaming, speculation=speculation
-    )
+        model, tokenizer, requests[0], ids.values(),
+        batch=batch, streaming=streaming, speculation=speculation,
+    )  # fmt: skip
     for number, prompt in ids.items():
-        with _at(rows[number][1]):
-            waiting[engine.add(replace(asked, prompt=prompt))] = number
+        with _at(places[number]):
+            waiting[engine.add(replace(requests[number], prompt=prompt))] = number
     if done:
-        say(f"{begun}: goes on after {len(done):,} of {len(rows):,} texts")
+        say(f"{begun}: goes on after {len(done):,} of {len(requests):,} texts")
     out.parent.mkdir(parents=True, exist_ok=True)
     begun.touch()
-    with begun.open("r+b") as file, progress("writing", len(rows), "texts") as advance:
+    with begun.open("r+b") as file, progress("writing", len(requests), "texts") as advance:
         _lock(file, begun, size)
         file.truncate(good)
         file.seek(good)
@@ -101,15 +138,15 @@ def complete_file(
             for handle in engine.step():
                 if handle.done:
                     number = waiting[handle]
-                    done[number] = {"prompt": rows[number][0], **handle.completions[0].row()}
+                    done[number] = row(number, handle.completions)
                     _append(file, {"row": number, **done[number]})
                     advance(1)
         with atomic_file(out) as whole:
-            lines = (json.dumps(done[number], ensure_ascii=False) for number in range(len(rows)))
+            lines = (json.dumps(done[number], ensure_ascii=False) for number in range(len(requests)))
             whole.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         begun.unlink()
     say(f"wrote {out}")
-    return sum(row["reason"] == "error" for row in done.values())
+    return [done[number] for number in range(len(requests))]
 
 
 @contextmanager
@@ -136,7 +173,7 @@ def _append(file: BinaryIO, value: Any) -> None:
     file.flush()
 
 
-def _read_begun(path: Path, prompts: Path, settings: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], int, int]:
+def _read_begun(path: Path, prompts: str, settings: Mapping[str, Any]) -> tuple[dict[int, dict[str, Any]], int, int]:
     """The rows of what was begun, its bytes up to a last line that was cut off, and all of them."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]

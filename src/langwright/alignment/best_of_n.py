@@ -1,0 +1,188 @@
+"""Best of n: many answers to each prompt, of which the best are kept. Nothing is learnt here.
+
+What is left is a folder of files that other commands take: `finetune` the best answers (rejection sampling; again and
+again it is expert iteration, see `expert_iteration.py`), `align --method dpo` the best against the worst.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from langwright.alignment.rewards import Reward, answered
+from langwright.base.errors import UserError, check_flag
+from langwright.base.files import read_object, write_atomic, write_json
+from langwright.corpora.preferences import Preferences, Prompt
+from langwright.corpora.reading import read_rows
+from langwright.data.preferences import AnswerFormat
+from langwright.inference.generate import BATCH
+from langwright.inference.request import Completion, Request
+from langwright.models.folder import RECORD as MODEL_RECORD
+from langwright.models.model import Model
+from langwright.pipelines.prompt_file import write_rows
+
+Row = dict[str, Any]
+SAMPLES, BEST, PAIRS, RECORD = "samples.jsonl", "best.jsonl", "pairs.jsonl", "best_of_n.json"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which answers are kept.
+
+    Args:
+        keep: the share of all answers that are kept, the best ones whatever their prompts (rejection sampling), such as
+            0.1; by default the best answer to each prompt.
+        threshold: keep all answers with at least this reward instead.
+    """
+
+    keep: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        check_flag("keep", self.keep, self.keep is None or 0 < self.keep <= 1, "above 0 and at most 1")
+        if self.keep is not None and self.threshold is not None:
+            raise UserError(f"--threshold {self.threshold}: has no place beside --keep {self.keep}; leave one out")
+
+    def choose(self, rewards: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+        """The kept answers, as numbers of prompt and answer, in their order; of equal ones the first.
+
+        rewards: of the answers to each prompt.
+        """
+        every = [(row, number) for row, values in enumerate(rewards) for number in range(len(values))]
+        if self.threshold is not None:
+            return [(row, number) for row, number in every if rewards[row][number] >= self.threshold]
+        if self.keep is not None:
+            order = sorted(every, key=lambda at: -rewards[at[0]][at[1]])
+            return sorted(order[: max(1, round(self.keep * len(every)))])
+        return [(row, int(np.argmax(values))) for row, values in enumerate(rewards)]
+
+
+def kl_bound(n: int) -> float:
+    """The most by which the best of n answers is away from the model that wrote them, as KL in nats an answer.
+
+    Source: Stiennon et al. (2020); that it is a bound: Beirami et al. (2024).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def expected_best(rewards: Sequence[float], k: int) -> float:
+    """The mean of the best of k of these rewards, over all choices of k of them.
+
+    Source: Nakano et al., WebGPT (2021), appendix I.
+    """
+    n, ordered = len(rewards), sorted(rewards)
+    return sum(math.comb(i, k - 1) * value for i, value in enumerate(ordered)) / math.comb(n, k)
+
+
+def best_of_n(
+    model: Model,
+    form: AnswerFormat,
+    prompts: Preferences,
+    out: Path,
+    reward: Reward,
+    asked: Request,
+    *,
+    keeping: Keeping = Keeping(),
+    settings: Mapping[str, Any] = {},
+) -> Row:
+    """Write n answers to each prompt, score them, and leave the files. What is written is not written again.
+
+    Args:
+        model: who answers.
+        form: how a prompt becomes tokens.
+        prompts: see `open_prompts`.
+        out: the folder.
+        reward: what an answer is worth.
+        asked: how each prompt is answered: `n`, `sampling`, `max_new_tokens`, `stop`.
+        keeping: which answers are kept.
+        settings: what else decides the answers, by name.
+
+    Returns:
+        What `best_of_n.json` says: `n`, `prompts`, `kept`, `reward` of all answers and of those that are `kept_reward`,
+        and `curve`: for 1, 2, 4 ... n answers `reward`, the mean of the best of so many, and `kl`, its bound.
+    """
+    items: Sequence[Prompt] = prompts.items
+
+    def row(number: int, completions: Sequence[Completion]) -> Row:
+        item, texts = items[number], [completion.text for completion in completions]
+        if error := next((completion.error for completion in completions if completion.error), None):
+            raise UserError(f"{item.source}: the model writes no answer: {error}")
+        rewards = reward([answered(item, text) for text in texts])
+        ended = [completion.reason != "length" for completion in completions]
+        return {"prompt": item.prompt, "samples": texts, "rewards": rewards, "ended": ended}
+
+    content = hashlib.sha256(json.dumps([item.content for item in items]).encode()).hexdigest()
+    drawn = {**vars(asked.sampling), "n": asked.n, "max_new_tokens": asked.max_new_tokens, "stop": list(asked.stop)}
+    settings = {"prompts": content, **settings, **drawn}
+    _check_begun(out, settings, prompts.spec)
+    if (out / SAMPLES).exists():
+        rows = [dict(found.values) for found in read_rows(out / SAMPLES, None)]
+    else:
+        requests = [_request(asked, form, item, number) for number, item in enumerate(items)]
+        rows = write_rows(
+            model, form.tokenizer, requests, [item.source for item in items], out / SAMPLES, settings, row,
+            spec=prompts.spec, batch=max(BATCH, asked.n),
+        )  # fmt: skip
+    return _leave(rows, out, keeping, settings)
+
+
+def _check_begun(out: Path, settings: Row, spec: str) -> None:
+    """Write down what decides the answers; UserError where others were begun in this folder."""
+    begun = read_object(out / RECORD, "the record of best of n", optional=True).get("settings", settings)
+    if (out / MODEL_RECORD).exists() or not isinstance(begun, dict):
+        raise UserError(f"{out}: holds something else; choose another folder")
+    changed = next((name for name in {**begun, **settings} if begun.get(name) != settings.get(name)), None)
+    if changed == "prompts":
+        raise UserError(f"{spec}: has changed since {out} was begun; restore it, or choose another folder")
+    if changed:
+        told = f"{changed} was {begun.get(changed)!r} and now is {settings.get(changed)!r}"
+        raise UserError(f"{out}: was begun otherwise: {told}; choose another folder")
+    if not (out / RECORD).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RECORD, {"settings": settings})
+
+
+def _request(asked: Request, form: AnswerFormat, item: Prompt, number: int) -> Request:
+    """The request of a prompt, whose draws are those of no other."""
+    key = f"langwright best of n 1:{asked.sampling.seed}:{number}"
+    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest(), "little")
+    return replace(asked, prompt=form.prompt_ids(item.prompt), sampling=replace(asked.sampling, seed=seed))
+
+
+def _leave(rows: Sequence[Row], out: Path, keeping: Keeping, settings: Row) -> Row:
+    """Write what is kept, pairs of best and worst, and the record."""
+    rewards = [row["rewards"] for row in rows]
+    chosen = keeping.choose(rewards)
+    kept = {(at, rows[at]["samples"][number]): rewards[at][number] for at, number in reversed(chosen)}
+    best = [_kept(rows[at]["prompt"], text, value) for (at, text), value in reversed(kept.items()) if text.strip()]
+    pairs = []
+    for row, values in zip(rows, rewards, strict=True):
+        high, low = (row["samples"][at] for at in (int(np.argmax(values)), int(np.argmin(values))))
+        if max(values) > min(values) and high.strip() and low.strip():
+            pairs.append({"prompt": row["prompt"], "chosen": high, "rejected": low})
+    n = len(rewards[0])
+    curve = [
+        {"n": k, "kl": kl_bound(k), "reward": float(np.mean([expected_best(values, k) for values in rewards]))}
+        for k in sorted({*(2**i for i in range(n.bit_length())), n})
+    ]
+    for name, lines in ((BEST, best), (PAIRS, pairs)):
+        write_atomic(out / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    record = {
+        "n": n, "prompts": len(rows), "kept": len(best), "pairs": len(pairs),
+        "reward": float(np.mean(rewards)), "deviation": float(np.std(rewards)),
+        "kept_reward": float(np.mean([line["reward"] for line in best])) if best else None,
+        "curve": curve, "settings": settings,
+    }  # fmt: skip
+    write_json(out / RECORD, record)
+    return record
+
+
+def _kept(prompt: Any, text: str, reward: float) -> Row:
+    """A row that `finetune` takes: with --task chat, or of a text that is gone on with, with --task text."""
+    row = {"prompt": prompt, "completion": text, "reward": reward}
+    return {**row, "text": prompt + text} if isinstance(prompt, str) else row
