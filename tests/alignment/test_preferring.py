@@ -95,8 +95,8 @@ def test_an_encoder_keeps_its_normalisation_in_the_bias_of_its_head(tmp_path: Pa
     from transformers import AutoModelForSequenceClassification
 
     (tmp_path / "cats.txt").write_text("One cat ate a tuna, one cat ate a chicken.\n<|endoftext|>\n" * 60)
-    assert main(["pretrain", str(tmp_path / "cats.txt"), str(tmp_path / "bert"), "--objective", "masked", "--depth", "1", "--context", "48",
-                 "--steps", "1", "--vocabulary", "300", *RUN[2:], "--batch-size", "4"]) == 0  # fmt: skip
+    shape = ["--objective", "masked", "--depth", "1", "--context", "48", "--vocabulary", "300", "--steps", "1"]
+    assert main(["pretrain", str(tmp_path / "cats.txt"), str(tmp_path / "bert"), *shape, *RUN]) == 0
     words = ["align", str(tmp_path / "bert"), str(made / "pairs.jsonl"), str(tmp_path / "rm")]
     assert main([*words, "--method", "reward", "--steps", "3", *RUN]) == 0
     reward, theirs = (

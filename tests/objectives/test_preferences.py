@@ -44,6 +44,11 @@ def softplus(x: float) -> float:
     return log(1 + exp(x))
 
 
+def mixed(as_told: float, flipped: float) -> list[float]:
+    """Two losses of margins 0.2 and 0.4, and of the same preferences the other way round."""
+    return [as_told * softplus(-margin) + flipped * softplus(margin) for margin in (0.2, 0.4)]
+
+
 # Two pairs: the sums over the tokens of both answers, and how many tokens these are.
 DIFFERENCES, LENGTHS = torch.tensor([[1.0, -1.0], [-2.0, -6.0]]), torch.tensor([[2.0, 4.0], [2.0, 4.0]])
 
@@ -52,17 +57,15 @@ DIFFERENCES, LENGTHS = torch.tensor([[1.0, -1.0], [-2.0, -6.0]]), torch.tensor([
     ("loss", "wanted", "rewards"),
     [
         (DPO(0.1), [softplus(-0.2), softplus(-0.4)], [0.1, -0.1]),
-        (DPO(0.1, smoothing=0.1), [0.9 * softplus(-0.2) + 0.1 * softplus(0.2), 0.9 * softplus(-0.4) + 0.1 * softplus(0.4)],
-         [0.1, -0.1]),
-        (DPO(0.1, "robust", 0.1), [(0.9 * softplus(-0.2) - 0.1 * softplus(0.2)) / 0.8,
-                                   (0.9 * softplus(-0.4) - 0.1 * softplus(0.4)) / 0.8], [0.1, -0.1]),
+        (DPO(0.1, smoothing=0.1), mixed(0.9, 0.1), [0.1, -0.1]),
+        (DPO(0.1, "robust", 0.1), mixed(0.9 / 0.8, -0.1 / 0.8), [0.1, -0.1]),
         (DPO(0.5, "hinge"), [0.0, 0.0], [0.5, -0.5]),
         (DPO(0.1, "hinge"), [0.8, 0.6], [0.1, -0.1]),
         (IPO(0.1, "sum"), [(2 - 5) ** 2, (4 - 5) ** 2], [0.1, -0.1]),
         (IPO(0.1, "mean"), [(0.5 + 0.25 - 5) ** 2, (-1 + 1.5 - 5) ** 2], [0.05, -0.025]),
         (SimPO(2.0, 1.0), [softplus(1 - 1.5), softplus(1 - 1.0)], [1.0, -0.5]),
     ],
-)  # fmt: skip
+)
 def test_the_losses_of_pairs_are_those_worked_out_by_hand(loss: PairLoss, wanted: Any, rewards: Any) -> None:
     losses, found = loss(DIFFERENCES, LENGTHS)
     torch.testing.assert_close(losses, numbers(*wanted))
