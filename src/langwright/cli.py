@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("langwright.commands.pretrain:pretrain", "train a model from raw text"),
     "finetune": ("langwright.commands.finetune:finetune", "go on training a model on your own text"),
     "align": ("langwright.commands.align:align", "learn from what people prefer"),
+    "compare": ("langwright.commands.compare:compare", "how often one model's answers are worth more than another's"),
     "prepare": ("langwright.commands.prepare:prepare", "clean, choose and vary conversations to tune on"),
     "merge": ("langwright.commands.merge:merge", "work an adapter into the weights of its model"),
     "generate": ("langwright.commands.generate:generate", "let a model write"),

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from langwright.alignment.optimising import policy_job
 from langwright.alignment.preferring import judged_job, pair_job
 from langwright.alignment.recipe import (
+    AnswerSettings,
+    GroupSettings,
     JudgementSettings,
     LossSettings,
     MarginSettings,
+    PolicySettings,
     RewardSettings,
     StrengthSettings,
+    ValueSettings,
 )
 from langwright.alignment.rewarding import reward_job
 from langwright.alignment.setup import Setup
@@ -38,4 +43,8 @@ METHODS: Mapping[str, Method] = {
     "simpo": Method(pair_job, (StrengthSettings, MarginSettings)),
     "kto": Method(judged_job, (StrengthSettings, JudgementSettings)),
     "orpo": Method(pair_job, (StrengthSettings,)),
+    "ppo": Method(policy_job, (AnswerSettings, PolicySettings, ValueSettings)),
+    "grpo": Method(policy_job, (AnswerSettings, PolicySettings, GroupSettings)),
+    "rloo": Method(policy_job, (AnswerSettings, PolicySettings)),
+    "reinforce": Method(policy_job, (AnswerSettings, PolicySettings)),
 }

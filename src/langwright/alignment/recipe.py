@@ -1,5 +1,7 @@
 """The settings of alignment: what all methods share, and what some of them use besides."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -71,12 +73,98 @@ class JudgementSettings:
 
 
 @dataclass(frozen=True)
+class AnswerSettings:
+    """How a policy answers, and what its answers are worth.
+
+    Args:
+        reward: what an answer is worth: the folder of a reward model or a classifier, MODULE:FUNCTION, parses, tests,
+            answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7*FOLDER+0.3*parses".
+        group: answers to each prompt.
+        max_new_tokens: the most tokens of an answer.
+        temperature: what logits are divided by when answers are drawn and compared; there is no other cut.
+    """
+
+    reward: str | None = None
+    group: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How a policy learns from its answers. A step is one rollout: the answers to --batch-size prompts.
+
+    Args:
+        kl: the weight of the KL to the model that the run began with, against the reward.
+        kl_target: the KL in nats an answer that the weight is adapted to, such as 6; the weight stays unless given.
+        kl_horizon: so many answers change the weight by a fifth at most.
+        estimator: of the KL: k1, k2 or k3; k3 for grpo, whose loss has a KL term, and k1 for the others, whose reward
+            has one, unless given.
+        missing_stop: what an answer loses of its reward if it does not end within --max-new-tokens.
+        passes: how often a step learns from each answer; 4 for ppo and 1 for the others unless given.
+        mini_batches: the parts of a rollout, each of which is an update of the weights in each pass.
+        ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
+        ratio_clip_high: the same upwards, where it is another (DAPO).
+        entropy: what a nat of the policy's entropy is worth.
+    """
+
+    kl: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: float = 10_000.0
+    estimator: Literal["k1", "k2", "k3"] | None = None
+    missing_stop: float = 0.0
+    passes: int | None = None
+    mini_batches: int = 1
+    ratio_clip: float = 0.2
+    ratio_clip_high: float | None = None
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True)
+class ValueSettings:
+    """How ppo tells what each token is worth.
+
+    Args:
+        value_model: head (a linear function of the policy's hidden states) or model (a second model, trained too).
+        value_weight: weight of the loss of the values.
+        value_clip: how far a value may move in a step before nothing is gained.
+        discount: gamma: what a reward is worth a token earlier.
+        gae: lambda: 1 takes advantages from the rewards that came, 0 from the values alone.
+        whiten_rewards: divide rewards by their standard deviation.
+    """
+
+    value_model: Literal["head", "model"] = "head"
+    value_weight: float = 0.1
+    value_clip: float = 0.2
+    discount: float = 1.0
+    gae: float = 0.95
+    whiten_rewards: bool = False
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """How grpo compares the answers to a prompt.
+
+    Args:
+        scale_rewards: what advantages are divided by: the standard deviation of the group, of the batch, or none.
+        aggregation: the mean of the losses of tokens: over all tokens of a rollout (dapo) or of a mini-batch (bnpo),
+            first over those of an answer (grpo), or their sum over the longest answer possible (dr_grpo).
+        ratio: what is clipped: the ratio of a token, or of a whole answer (sequence: GSPO).
+    """
+
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    aggregation: Literal["grpo", "bnpo", "dapo", "dr_grpo"] = "dapo"
+    ratio: Literal["token", "sequence"] = "token"
+
+
+@dataclass(frozen=True)
 class SharedSettings:
     """What every method of alignment uses.
 
     Args:
         method: reward (a model that scores answers), or how a policy learns: dpo, ipo or simpo (from pairs), kto (from
-            answers that are good or bad), orpo (from pairs, the chosen answers besides).
+            answers that are good or bad), orpo (from pairs, the chosen answers besides), ppo, grpo, rloo or reinforce
+            (from rewards of its own answers).
         validation: a file of rows to measure on, in place of a share of the others.
         split: "10%" holds out the rows of 10 percent of the prompts; 0.9 trains on the first 90 percent.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
@@ -89,7 +177,7 @@ class SharedSettings:
             over them (QLoRA).
     """
 
-    method: Literal["reward", "dpo", "ipo", "simpo", "kto", "orpo"] = "dpo"
+    method: Literal["reward", "dpo", "ipo", "simpo", "kto", "orpo", "ppo", "grpo", "rloo", "reinforce"] = "dpo"
     validation: str | None = None
     split: str | None = None
     template: str | None = None
@@ -101,7 +189,17 @@ class SharedSettings:
 @with_methods
 @dataclass(frozen=True)
 class AlignRecipe(
-    RewardSettings, StrengthSettings, LossSettings, MarginSettings, JudgementSettings, SharedSettings, TrainingRecipe
+    RewardSettings,
+    StrengthSettings,
+    LossSettings,
+    MarginSettings,
+    JudgementSettings,
+    AnswerSettings,
+    PolicySettings,
+    ValueSettings,
+    GroupSettings,
+    SharedSettings,
+    TrainingRecipe,
 ):
     """How a model is aligned, and the options of all methods; for one epoch by default."""
 
@@ -109,21 +207,48 @@ class AlignRecipe(
     usual_steps: ClassVar[str] = "1 epochs"
     schedule: Literal["linear", "cosine", "trapezoid", "halving"] = "linear"
     batch_size: int = 8
+    log_every: str = "1 steps"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("centring", "target_margin", "desirable", "undesirable"):
-            value = getattr(self, name)
-            check_flag(name, value, 0 <= value < float("inf"), "0 or more, and finite")
-        check_flag("beta", self.beta, self.beta is None or 0 < self.beta < float("inf"), "above 0 and finite")
-        check_flag("smoothing", self.smoothing, 0 <= self.smoothing < 0.5, "at least 0 and below 0.5")
+        for names, holds, wanted in _LIMITS:
+            for name in names.split():
+                value = getattr(self, name)
+                check_flag(name, value, value is None or holds(value), wanted)
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":
             raise UserError("--optimizer muon: is for the matrices of a whole model; adapters take adamw")
 
 
-SETTINGS = (RewardSettings, StrengthSettings, LossSettings, MarginSettings, JudgementSettings)
+_LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("group max_new_tokens passes mini_batches", lambda n: n >= 1, "at least 1"),
+    (
+        "kl entropy missing_stop centring target_margin desirable undesirable",
+        lambda weight: 0 <= weight < math.inf,
+        "0 or more, and finite",
+    ),
+    (
+        "beta kl_target kl_horizon ratio_clip_high value_weight value_clip",
+        lambda n: 0 < n < math.inf,
+        "above 0 and finite",
+    ),
+    ("ratio_clip", lambda share: 0 < share < 1, "above 0 and below 1"),
+    ("smoothing", lambda share: 0 <= share < 0.5, "at least 0 and below 0.5"),
+    ("discount gae", lambda share: 0 <= share <= 1, "between 0 and 1"),
+)
+"""Settings, what holds for their values, and the same in words."""
+SETTINGS = (
+    RewardSettings,
+    StrengthSettings,
+    LossSettings,
+    MarginSettings,
+    JudgementSettings,
+    AnswerSettings,
+    PolicySettings,
+    ValueSettings,
+    GroupSettings,
+)
 """The settings that some methods use and others do not."""
 
 

@@ -127,8 +127,11 @@ class Setup:
         """The model as it was when the run began: the base under its adapter, or else a frozen copy."""
         return frozen_copy if self.adapter is None else base_under_adapter
 
-    def rows(self) -> tuple[Preferences, Preferences, Row]:
+    def rows(self, read: Callable[[str, bool], Preferences] = open_preferences) -> tuple[Preferences, Preferences, Row]:
         """The rows to learn from, those to measure, and what identifies them.
+
+        Args:
+            read: reads those of a file; what does not fit is left out where the second argument says so.
 
         Raises:
             UserError: Names file and row of what cannot be read, or a split that leaves nothing.
@@ -137,12 +140,12 @@ class Setup:
         if recipe.validation is not None and recipe.split is not None:
             raise UserError("--split and --validation exclude each other")
         spec, validation = parts_to_learn(self.data, recipe.validation, recipe.split)
-        found = open_preferences(spec, recipe.skip)
+        found = read(spec, recipe.skip)
         if validation is None:
             told = recipe.split or USUAL_SPLIT
             training, held_out = (Preferences(spec, side) for side in found.split(told))
         else:
-            told, training, held_out = validation, found, open_preferences(validation, recipe.skip)
+            told, training, held_out = validation, found, read(validation, recipe.skip)
         record = Preferences(spec, [*training.items, *held_out.items]).record()
         return training, held_out, {**record, "spec": spec, "split": told, "field": "text"}
 

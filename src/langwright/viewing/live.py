@@ -48,10 +48,12 @@ class LiveView:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Take a row of metrics."""
-        if "validation_loss" in row:
-            self._validation = f"{row['validation_loss']:.4f}"
+        measured = [name for name in row if name.startswith("validation_")]
+        if measured:
+            name = "validation_loss" if "validation_loss" in measured else measured[0]
+            self._validation = f"{row[name]:.4f}"
             if self._live is None:
-                say(f"  step {row['step']:,}  validation loss {self._validation}")
+                say(f"  step {row['step']:,}  {name.replace('_', ' ')} {self._validation}")
             return
         self._rows.append(row)
         if self._live is None and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -74,6 +76,7 @@ class LiveView:
         done, speed = row["step"] - first["step"], row["tokens_per_second"]
         numbers = {
             "step": f"{row['step']:,} of {row['steps']:,}",
+            **({"reward": f"{row['reward']:.3f}", "KL": f"{row['kl']:.2f}"} if "reward" in row else {}),
             "loss": f"{row['loss']:.4f}",
             "speed": f"{speed:,.0f} tokens/s",
             "GEMM rate": f"{100 * speed * self._flops / self._ceiling:.0f} %",
@@ -97,9 +100,10 @@ class LiveView:
         numbers.add_row(*entries.values(), style="bold")
         bar = Table.grid()  # a bar by itself would take the whole width
         bar.add_row(ProgressBar(total=row["steps"], completed=row["step"], width=width))
+        shown = "reward" if "reward" in row else "loss"
         # The first tenth, whose fall from ln V would flatten all that follows, is left out.
-        losses = [row["loss"] for row in self._rows[len(self._rows) // 10 :]]
-        curve = Text.assemble(("loss ", "dim"), (sparkline(losses, width - 6), "cyan"))
+        values = [row[shown] for row in self._rows[len(self._rows) // 10 :]]
+        curve = Text.assemble((f"{shown} ", "dim"), (sparkline(values, width - 8), "cyan"))
         parts: list[RenderableType] = [bar, numbers, curve]
         if self._sample:
             written = Text(self._sample.strip("\n"), overflow="fold")

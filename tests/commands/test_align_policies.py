@@ -1,0 +1,62 @@
+"""PPO, GRPO, RLOO and REINFORCE from the command line: killed and resumed, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from processes import survives_kills
+from refusals import Fails
+
+METHODS = {
+    "ppo": ["--passes", "2", "--mini-batches", "2", "--value-model", "model", "--kl-target", "1", "--kl-horizon", "50"],
+    "grpo": ["--adapter", "lora", "--micro-batch", "3"],
+    "rloo": ["--adapter", "lora", "--bits", "int8", "--temperature", "0.8"],
+    "reinforce": ["--missing-stop", "1"],
+}
+TINY = ["--reward", "regex:[a-z]", "--batch-size", "2", "--group", "4", "--max-new-tokens", "6", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"One cat {n}"}) + "\n" for n in range(20)))
+    return path
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_killed_and_run_again_it_ends_with_the_same_bytes(
+    name: str, untrained: Path, prompts: Path, tmp_path: Path
+) -> None:
+    def command(out: str) -> list[str]:
+        paths = [str(untrained), str(prompts), str(tmp_path / out)]
+        return ["align", *paths, "--method", name, *TINY, *METHODS[name], "--steps", "7", "--save-every", "2"]
+
+    record = survives_kills(command, tmp_path, [3])
+    rows = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 8))
+    assert {"reward", "kl", "entropy", "clip_share", "length", "mismatch"} <= steps[0].keys()
+    assert steps[0]["kl"] == 0
+    assert max(row["mismatch"] for row in steps) < 1e-3
+    assert {"reward", "kl", "rows"} <= record["held_out"].keys()
+    assert {"prompt", "before", "after"} <= record["details"]["examples"][0].keys()
+
+
+def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: Fails) -> None:
+    def refuses(flags: list[str], *names: str) -> None:
+        fails("align", untrained, prompts, tmp_path / "out", "--method", *flags, names=names)
+
+    refuses(["ppo"], "--reward")
+    refuses(["grpo", *TINY, "--group", "1"], "--group 1")
+    refuses(["rloo", *TINY, "--group", "1"], "--group 1")
+    refuses(["reinforce", *TINY, "--group", "1", "--batch-size", "1"], "--batch-size 1")
+    refuses(["ppo", *TINY, "--compile"], "--compile")
+    refuses(["ppo", *TINY, "--mini-batches", "3"], "--mini-batches 3")
+    refuses(["ppo", *TINY, "--scale-rewards", "none"], "--scale-rewards none", "grpo")
+    refuses(["grpo", *TINY, "--gae", "0.5"], "--gae 0.5", "ppo")
+    refuses(["dpo", "--kl", "0.1"], "--kl 0.1")
+    refuses(["ppo", *TINY, "--kl", "-1"], "--kl -1")
+    refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")
+    refuses(["ppo", *TINY, "--reward", "nowhere:reward"], "nowhere")
+    assert not (tmp_path / "out" / "checkpoints").exists()
