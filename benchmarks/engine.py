@@ -1,6 +1,6 @@
-"""The engine: a beginning that was read before, many texts at once, guesses, and texts of a form.
+"""The engine: a beginning that was read before, many texts at once, caches, guesses, and texts of a form.
 
-    python benchmarks/engine.py --shape 124M [--only prefix|crowd|server|lookup|schema] [--dtype bfloat16]
+    python benchmarks/engine.py --shape 124M [--only prefix|crowd|cache|server|lookup|schema] [--dtype bfloat16]
 
 Every table compares in one process and in turn, and gives medians. `server` needs llama.cpp (xllamacpp and gguf).
 """
@@ -18,6 +18,7 @@ import torch
 
 from langwright import Engine, Request, Sampling
 from langwright.inference.constraints import Constraint
+from langwright.inference.paged import PagedCache
 from langwright.inference.speculation import PromptLookup, Speculation
 from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import new_model
@@ -85,6 +86,28 @@ def crowd(model: Model, repeats: int, rows: int = 64, length: int = 128) -> None
             times.append(time.perf_counter() - began)
         step = statistics.median(times)
         print(f"| {name} | {1e3 * step:.0f} | {rows / step:.0f} |", flush=True)
+
+
+def cache(model: Model, repeats: int, before: int = 2016) -> None:
+    """Steps after a long text with keys and values as they are, and in 8 bits: both engines in turn, step by step."""
+    for rows in (1, 8):
+        engines = {name: Engine(model, batch=rows, longest=2048, cache=name) for name in ("full", "int8")}
+        times: dict[str, list[float]] = {name: [] for name in engines}
+        for engine in engines.values():
+            for seed in range(rows):
+                engine.add(Request(ids(before), Sampling(seed=seed), 32))
+            for _ in range(rows * before // 2048 + 3):  # the prompts are read
+                engine.step()
+        for _ in range(8 * repeats):
+            for name, engine in engines.items():
+                began = time.perf_counter()
+                engine.step()
+                times[name].append(time.perf_counter() - began)
+        ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
+        print(f"\n{rows} texts after {before:,} tokens\n| cache | MB | ms a step | ratio |\n|---|---|---|---|")
+        for name, one in zip(engines, (1.0, ratio), strict=True):
+            size = rows * 128 * PagedCache.block_bytes(model, 16, name) / 1e6
+            print(f"| {name} | {size:.0f} | {1e3 * statistics.median(times[name]):.1f} | {one:.2f} |", flush=True)
 
 
 def written(engine: Engine, requests: list[Request]) -> float:
@@ -179,7 +202,7 @@ def schema(model: Model, repeats: int) -> None:
         in_turn(f"{rows} texts at once", variants, repeats)
 
 
-TABLES = {"prefix": prefix, "crowd": crowd, "server": server, "lookup": lookup, "schema": schema}
+TABLES = {"prefix": prefix, "crowd": crowd, "cache": cache, "server": server, "lookup": lookup, "schema": schema}
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def written(
     **asked: Any,
 ) -> list[list[int]]:
     """What a model writes after each prompt, all of them side by side. asked: what else a `Request` says."""
-    engine = engine or Engine(model, batch=64, longest=160, cache=cache, streaming=streaming)
+    engine = engine or Engine(model, batch=64, longest=160, cache=None if cache else "none", streaming=streaming)
     news = [new] * len(prompts) if isinstance(new, int) else new
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else sampling
     handles = [

@@ -162,7 +162,9 @@ def test_a_model_learns_and_its_numbers_agree(model: Path, corpus: Path, prints:
     record = json.loads((model / "langwright.json").read_text())
     losses = [row["loss"] for row in rows(model) if "loss" in row]
     assert losses[-1] < losses[0] - 1
-    measured = json.loads(prints("evaluate", model, "--text", corpus, "--split", "5%", "--json", "--dtype", "float32"))
+    asked = ["evaluate", model, "--text", corpus, "--split", "5%", "--json", "--dtype", "float32"]
+    measured, eight = (json.loads(prints(*asked, "--cache", cache)) for cache in ("full", "int8"))
+    assert 0 < abs(eight["loss_nats_per_token"] - measured["loss_nats_per_token"]) < 0.01
     assert measured["loss_nats_per_token"] == pytest.approx(record["held_out"]["loss_nats_per_token"], rel=1e-5)
     assert measured["tokens"] == record["held_out"]["tokens"]
     assert (model / "report.html").read_text().count("<svg") >= 1
@@ -175,7 +177,8 @@ def test_generate_and_next(model: Path, prints: Prints) -> None:
     arguments = ["generate", model, "--prompt", "One cat", "--prompt", "One", *draw, "--json"]
     beside = prints(*arguments)
     assert "One cat" + json.loads(beside.splitlines()[0])["text"] == streamed.rstrip("\n")
-    assert prints(*arguments, "--no-cache") == beside
+    assert prints(*arguments, "--cache", "none") == beside
+    assert prints(*arguments, "--cache", "int8").count('"text"') == 2
     found = json.loads(prints("next", model, "One cat", "--json", "--top", "300"))
     assert sum(entry["probability"] for entry in found) == pytest.approx(1, abs=1e-4)
     assert len(prints("next", model, "One cat", "--top", "3").splitlines()) == 3

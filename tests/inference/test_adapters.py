@@ -66,11 +66,11 @@ def test_in_a_mixed_batch_as_alone(make: object, methods: dict[str, Method]) -> 
     alone = []
     for request in asked:
         choose(model, request.adapter or "base")
-        engine = Engine(model, cache=False)
+        engine = Engine(model, cache="none")
         alone.append(engine.finish([engine.add(Request(**{**vars(request), "adapter": None}))])[0])
     choose(model)
     assert len({tuple(found[0].ids) for found in alone}) > len(methods)  # they do differ
-    for options in ({}, {"cache": False}, {"blocks": 40, "block_size": 4}, {"batch": 5, "prompt_tokens": 4}):
+    for options in ({}, {"cache": "none"}, {"blocks": 40, "block_size": 4}, {"batch": 5, "prompt_tokens": 4}):
         engine = Engine(model, **options)  # type: ignore[arg-type]
         room = engine.free_blocks
         assert engine.finish([engine.add(request) for request in asked]) == alone

@@ -105,7 +105,7 @@ def test_a_crowd_of_forms_changes_no_text() -> None:
     engine = Engine(model, tokenizer, longest=160)
     together = engine.finish([engine.add(request) for request in requests])
     for request, found in zip(requests, together, strict=True):
-        alone = Engine(model, tokenizer, cache=False)
+        alone = Engine(model, tokenizer, cache="none")
         assert alone.finish([alone.add(request)])[0][0].ids == found[0].ids
 
 

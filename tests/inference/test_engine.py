@@ -452,7 +452,7 @@ def test_rules_of_a_request() -> None:
         (lambda e: Engine(e.model, blocks=0), "--blocks 0"),
         (lambda e: Engine(e.model, blocks=-1), "--blocks -1"),
         (lambda e: Engine(e.model, longest=-5), "--longest -5"),
-        (lambda e: Engine(e.model, blocks=9, cache=False), ("--blocks", "cache")),
+        (lambda e: Engine(e.model, blocks=9, cache="none"), ("--blocks", "cache")),
         (lambda e: Engine(e.model, memory=9**9, streaming=Streaming(8)), ("--memory", "--window")),
         (
             lambda e: Engine(new_model("t5", by_depth("t5", 1, 53, 16, 0.0, width=64))).add(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from langwright.inference.paged import Pages, Pool, attend_blocks
 from langwright.parts.bias import Lowered
+from langwright.parts.kept import FORMS
 from langwright.parts.state import Settings
 
 
@@ -23,7 +24,7 @@ def tables_of(rows: int, shared: int, own: int, pool: int) -> list[list[int]]:
 def test_blocks_are_attended_to_as_whole_texts(rows: int, shared: int, own: int, time: int, together: bool) -> None:
     kv_heads, heads, width, size = 2, 4, 6, 3
     tables = tables_of(rows, shared, own, pool=shared * 2 + rows * own if together else 200)
-    pool = Pool(*(torch.randn(200, kv_heads, size, width) for _ in range(2)))
+    pool = Pool.of(*(torch.randn(200, kv_heads, size, width) for _ in range(2)), FORMS["int8" if time == 2 else "full"])
     starts = [(shared + own) * size - time - row % size for row in range(rows)]
     pages = Pages(tables, starts, [time] * rows, size, "cpu")
     pages.order_reads()
@@ -31,7 +32,10 @@ def test_blocks_are_attended_to_as_whole_texts(rows: int, shared: int, own: int,
     seen = torch.tensor(starts)[:, None] + torch.arange(time)
     allowed = torch.arange((shared + own) * size) <= seen[:, None, :, None]
     found = attend_blocks(q, pool, pages, Lowered(allowed=allowed), Settings(scale=0.3))
-    k, v = (held[torch.tensor(tables)].transpose(2, 3).flatten(1, 2).transpose(1, 2) for held in pool)
+    k, v = (
+        pool.read(held, torch.tensor(tables)).transpose(2, 3).flatten(1, 2).transpose(1, 2)
+        for held in (pool.keys, pool.values)
+    )
     k, v = (whole.repeat_interleave(heads // kv_heads, 1) for whole in (k, v))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=0.3)
     assert torch.allclose(found, expected, atol=1e-5)

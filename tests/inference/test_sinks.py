@@ -153,7 +153,7 @@ def test_what_cannot_stream_is_refused(model: Model, streaming: Streaming, messa
 
 def test_streaming_without_a_cache_is_refused() -> None:
     with pytest.raises(UserError, match=r"--window.*cache"):
-        Engine(small(), cache=False, streaming=Streaming(8))
+        Engine(small(), cache="none", streaming=Streaming(8))
 
 
 def test_beams_keep_whole_texts() -> None:

@@ -102,7 +102,7 @@ def test_what_cannot_be_taken_back_is_refused(tmp_path: Path) -> None:
     with refused("--lookup"):
         Engine(made("lstm", tmp_path), speculation=PromptLookup())
     with refused("--lookup"):
-        Engine(small(), cache=False, speculation=PromptLookup())
+        Engine(small(), cache="none", speculation=PromptLookup())
 
 
 def test_forms_go_on_with_guesses() -> None:

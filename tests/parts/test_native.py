@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from langwright.models.surgery.quantise import scheme_of
 from langwright.parts import native
 from langwright.parts.bias import Lowered
+from langwright.parts.kept import FORMS
 from langwright.parts.kernels import attend_explicitly
 from langwright.parts.linear import Linear, affine, together
 from langwright.parts.norms import Norm
@@ -113,7 +114,7 @@ def test_attention_over_blocks(dtype: torch.dtype, heads: int, kv_heads: int, wi
     added = numbers(1, heads, time, 16, seed=7)
     for allowed, shift in ((seen, None), (seen, added)):
         there = tables, first, counts
-        found = native.attend_blocks(kernels, q, k, v, (keys, values), there, 0.3, softcap, (allowed, shift))
+        found = native.attend_blocks(kernels, q, k, v, ((keys,), (values,)), there, 0.3, softcap, (allowed, shift))
         for row in range(rows):
             real = int(counts[row])
             for pool, new in ((keys, k), (values, v)):
@@ -126,8 +127,43 @@ def test_attention_over_blocks(dtype: torch.dtype, heads: int, kv_heads: int, wi
             assert error(found[row, :, :real], wanted[0]) < (1e-6 if dtype == torch.float32 else 4e-3)
             one = slice(row, row + 1)
             where, masks = (tables[one], first[one], counts[one]), (allowed[one], shift)
-            alone = native.attend_blocks(kernels, q[one], k[one], v[one], (keys, values), where, 0.3, softcap, masks)
+            alone = native.attend_blocks(
+                kernels, q[one], k[one], v[one], ((keys,), (values,)), where, 0.3, softcap, masks
+            )
             assert torch.equal(alone[0, :, :real], found[row, :, :real])
+
+
+@every_dtype
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 4, 64), (6, 2, 80), (2, 1, 5)])
+@pytest.mark.parametrize("time", [1, 3])
+def test_attention_over_blocks_in_8_bits(dtype: torch.dtype, heads: int, kv_heads: int, width: int, time: int) -> None:
+    """What is new is kept as `Int8` packs it; the result is that over keys and values unpacked before."""
+    size, starts, form = 4, (6, 0, 11), FORMS["int8"]
+    keys, values = (form.pack(numbers(20, kv_heads, size, width, seed=n).to(dtype)) for n in range(2))
+    q, k, v = (numbers(3, time, n, width, seed=n).to(dtype).transpose(1, 2) for n in (heads, kv_heads, kv_heads))
+    tables = torch.randperm(20, generator=torch.Generator().manual_seed(0))[:12].view(3, 4)
+    first, counts = torch.tensor(starts)[:, None], torch.full((3, 1), time)
+    seen = torch.arange(16) <= first[..., None, None] + torch.arange(time)[:, None]
+    kernels = native.library()
+    assert kernels is not None
+    where = tables, first, counts
+    found = native.attend_blocks(kernels, q, k, v, (keys, values), where, 0.3, None, (seen, None))
+    for row, start in enumerate(starts):
+        for pool, new in ((keys, k), (values, v)):
+            for held, packed in zip(pool, form.pack(new[row].transpose(0, 1)), strict=True):
+                lying = held[tables[row]].transpose(1, 2).flatten(0, 1)[start : start + time]
+                assert torch.equal(lying, packed)
+        mine = (
+            tuple(part[tables[row]].transpose(0, 1).flatten(1, 2)[None] for part in pool) for pool in (keys, values)
+        )
+        lowered = Lowered(scores=torch.where(seen[row], 0.0, -torch.inf)[None].double())
+        dense = (form.unpack(parts, torch.float64) for parts in mine)
+        wanted, _ = attend_explicitly(q[row : row + 1].double(), *dense, lowered, 0.3)
+        assert error(found[row], wanted[0]) < (1e-6 if dtype == torch.float32 else 4e-3)
+    k[1, 0, 0, 0] = torch.inf
+    found = native.attend_blocks(kernels, q, k, v, (keys, values), where, 0.3, None, (seen, None))
+    assert found[1].isnan().any()
+    assert found[::2].isfinite().all()
 
 
 @every_dtype

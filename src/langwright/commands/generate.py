@@ -31,7 +31,6 @@ def generate(
     prompts: Path | None = None,
     out: Path | None = None,
     batch: int = 16,
-    cache: bool = True,
     window: int | None = None,
     sinks: int | None = None,
     opening: Opening = Opening(),
@@ -55,8 +54,6 @@ def generate(
         prompts: a file of prompts, rows with a field `prompt`; stopped anywhere, the same command goes on there.
         out: where their texts go, one JSON object a prompt.
         batch: how many texts are written side by side.
-        cache: keep keys and values between tokens; without it every token is computed from the beginning, for
-            comparison.
         window: remember this many recent tokens and the first few, so that a text may go on past the model's context.
         sinks: how many of the first tokens are remembered beside the window; 4 unless given.
         opening: how the model is opened.
@@ -78,13 +75,13 @@ def generate(
     speculation = opening.speculation(lookup, draft, tokenizer, batch)
     if prompts is not None and out is not None:
         settings = {"model": str(model), "max_new_tokens": max_new_tokens, "stop": list(stop)}
-        settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks, "cache": cache}
+        settings |= vars(sampling) | vars(search) | {"window": window, "sinks": sinks}
         settings |= {"constraint": None if constraint is None else [constraint.form, constraint.source]}
         settings |= {name: str(value) for name, value in vars(opening).items()}
         asked = Request("", sampling, max_new_tokens, stop, search=search, constraint=constraint)
         failed = complete_file(
             loaded, tokenizer, prompts, out, asked, settings,
-            batch=batch, cache=cache, streaming=streaming, speculation=speculation,
+            batch=batch, streaming=streaming, speculation=speculation,
         )  # fmt: skip
         if failed:
             warn(f'{failed:,} texts ended with an error; their rows in {out} say "error"')
@@ -107,7 +104,6 @@ def generate(
         max_new_tokens,
         stop,
         batch=batch,
-        cache=cache,
         on_text=stream if streams else lambda row, text: None,
         streaming=streaming,
         search=search,

@@ -31,6 +31,7 @@ from langwright.inference.scheduler import Scheduler
 from langwright.inference.sinks import Sinks, Streaming
 from langwright.inference.speculation import REST, TRIED, WORTH, Speculation
 from langwright.models.model import Model
+from langwright.parts.kept import Cache
 from langwright.planning.machine import free_memory
 from langwright.text.tokenizer import Tokenizer
 
@@ -56,7 +57,7 @@ class Engine:
         blocks: the number of blocks, in place of `memory`.
         block_size: tokens in a block.
         longest: the most tokens of a text and its prompt, for the default of `memory`; by default the context.
-        cache: whether keys and values are kept between steps.
+        cache: how keys and values are kept between steps; as `model.body.cache` says unless given.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         prompt_tokens: the most tokens of prompts that one step reads; a longer prompt is read in several, beside the
             next tokens of others, where the model allows it.
@@ -80,7 +81,7 @@ class Engine:
         blocks: int | None = None,
         block_size: int = 16,
         longest: int | None = None,
-        cache: bool = True,
+        cache: Cache | None = None,
         streaming: Streaming | None = None,
         prompt_tokens: int = 2048,
         speculation: Speculation | None = None,
@@ -92,25 +93,29 @@ class Engine:
         sizes |= {"longest": longest, "prompt_tokens": prompt_tokens}
         for name, value in sizes.items():
             check_flag(name, value, value is None or value >= 1, "at least 1")
-        paged = cache and streaming is None
+        cache = cache or model.body.cache
+        kept, paged = cache != "none", cache != "none" and streaming is None
         for name, given in (("window", streaming), ("memory", memory), ("blocks", blocks)):
-            if given is not None and not (cache if name == "window" else paged):
-                raise UserError(f"--{name}: has no place {'beside --window' if cache else 'without a cache'}; drop one")
+            if given is not None and not (kept if name == "window" else paged):
+                raise UserError(f"--{name}: has no place {'beside --window' if kept else 'without a cache'}; drop one")
+        if cache == "int8" and streaming is not None:
+            raise UserError("--cache int8: has no place beside --window, whose keys are turned anew; drop one")
         self.model, self.tokenizer, self._clock = model, tokenizer, clock
         self._vocabulary = model.vocabulary if tokenizer is None else tokenizer.vocab_size
         self._streams = streaming is not None
         self._memory: Memory
         if streaming is not None:
             self._memory = Sinks(streaming, model, batch, block_size)
-        elif not cache:
+        elif not kept:
             self._memory = Nothing(model)
         else:
-            count = blocks or _affordable(model, memory, batch, longest, block_size)
-            self._memory = PagedCache(model, count, block_size)
+            each = PagedCache.block_bytes(model, block_size, cache)
+            count = blocks or _affordable(model, memory, batch, longest, block_size, each)
+            self._memory = PagedCache(model, count, block_size, cache)
         if speculation is not None and not self._memory.rewrites:
             raise UserError(
                 f"--lookup and --draft: guesses are taken back, and what is kept of texts here cannot be "
-                f"({model.family}, --window or --no-cache); leave them out"
+                f"({model.family}, --window or --cache none); leave them out"
             )
         self._scheduler = Scheduler(self._memory, batch, prompt_tokens)
         self._speculation, self.guessed, self.came = speculation, 0, 0
@@ -493,9 +498,8 @@ def logprobs_of(logits: Float[Tensor, "rows vocabulary"], tokens: Sequence[int],
     ]
 
 
-def _affordable(model: Model, memory: int | None, batch: int, longest: int | None, size: int) -> int:
-    """Blocks that a memory holds, or that the texts of a batch want."""
-    each = PagedCache.block_bytes(model, size)
+def _affordable(model: Model, memory: int | None, batch: int, longest: int | None, size: int, each: int) -> int:
+    """Blocks of `each` bytes that a memory holds, or that the texts of a batch want."""
     if not each:
         return 1
     if memory is not None:

@@ -28,7 +28,6 @@ def complete(
     stop: Sequence[str] = (),
     *,
     batch: int = BATCH,
-    cache: bool = True,
     on_text: Callable[[int, str], None] = lambda row, text: None,
     streaming: Streaming | None = None,
     search: Search = Search(),
@@ -46,7 +45,6 @@ def complete(
         max_new_tokens: by default what the context has room for, at most 256.
         stop: strings that end a text; they and what follows are left out.
         batch: how many texts are written side by side.
-        cache: whether keys and values are kept between steps.
         on_text: called with row and text as soon as text is final, which with several beams is at the end.
         streaming: forget the middle of a text that grows too long, so that it may go on past the model's context.
         search: beams, and rules for what may come.
@@ -62,9 +60,7 @@ def complete(
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     rows = [given_ids(model, tokenizer, prompt) for prompt in prompts]
     asked = Request((), max_new_tokens=max_new_tokens, stop=tuple(stop), search=search, constraint=constraint)
-    engine = engine_for(
-        model, tokenizer, asked, rows, batch=batch, cache=cache, streaming=streaming, speculation=speculation
-    )
+    engine = engine_for(model, tokenizer, asked, rows, batch=batch, streaming=streaming, speculation=speculation)
     requests = [replace(asked, prompt=ids, sampling=one) for ids, one in zip(rows, samplings, strict=True)]
     numbers = {engine.add(request): row for row, request in enumerate(requests)}
     while engine.busy:
@@ -81,7 +77,6 @@ def engine_for(
     rows: Collection[Sequence[int]],
     *,
     batch: int,
-    cache: bool = True,
     streaming: Streaming | None = None,
     speculation: Speculation | None = None,
 ) -> Engine:
@@ -92,7 +87,6 @@ def engine_for(
         tokenizer,
         batch=max(1, min(len(rows) * asked.texts, batch)) * asked.search.beams,
         longest=longest if model.context is None else min(longest, model.context),
-        cache=cache,
         streaming=streaming,
         speculation=speculation,
     )

@@ -22,6 +22,7 @@ from langwright.parts import native
 from langwright.parts.attention import Attention
 from langwright.parts.bias import Lowered, Places
 from langwright.parts.carry import Carry
+from langwright.parts.kept import FORMS, Cache, Form, Parts
 from langwright.parts.kernels import Stateless, attend
 from langwright.parts.linear import FEW
 from langwright.parts.moe import MoE
@@ -34,10 +35,29 @@ InBlocks = Float[Tensor, "blocks kv_heads size head_dim"]
 
 
 class Pool(NamedTuple):
-    """Keys and values of one layer."""
+    """Keys and values of one layer [blocks, kv_heads, size, ...].
 
-    keys: InBlocks
-    values: InBlocks
+    form: in which they are kept. dtype: in which they are read.
+    """
+
+    keys: Parts
+    values: Parts
+    form: Form
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, keys: InBlocks, values: InBlocks, form: Form) -> "Pool":
+        """A pool that holds these."""
+        return cls(form.pack(keys), form.pack(values), form, keys.dtype)
+
+    def read(self, held: Parts, blocks: Tensor | slice) -> Float[Tensor, "*blocks kv_heads size head_dim"]:
+        """Keys or values of some blocks."""
+        return self.form.unpack(tuple(part[blocks] for part in held), self.dtype)
+
+    def kernels(self, q: Queries, k: Keys, v: Keys) -> Any:
+        """The native kernels, where they take these and what is kept."""
+        kept = self.keys if self.keys[0].is_floating_point() else ()
+        return native.serves(q, k, v, *kept)
 
 
 class Part(NamedTuple):
@@ -80,13 +100,14 @@ class Pages:
 
     def write(self, pool: Pool, k: Keys, v: Keys) -> None:
         """Keep new keys and values."""
-        for held, new in zip(pool, (k, v), strict=True):
-            chosen = new.transpose(1, 2)[self._row, self._column]
-            held.transpose(1, 2)[self._block, self._offset] = chosen.to(held.dtype)
+        for held, new in ((pool.keys, k), (pool.values, v)):
+            chosen = pool.form.pack(new.transpose(1, 2)[self._row, self._column])
+            for part, one in zip(held, chosen, strict=True):
+                part.transpose(1, 2)[self._block, self._offset] = one.to(part.dtype)
 
     def gather(self, pool: Pool) -> KeysValues:
         """Copies of all that lies in the blocks of each row, in one piece."""
-        keys, values = (held[self.tables].transpose(1, 2).flatten(2, 3) for held in pool)
+        keys, values = (pool.read(held, self.tables).transpose(1, 2).flatten(2, 3) for held in (pool.keys, pool.values))
         return keys, values
 
     def order_reads(self) -> None:
@@ -130,14 +151,14 @@ def attend_blocks(q: Queries, pool: Pool, pages: Pages, bias: Lowered, settings:
     """
     if not pages.parts:
         pages.order_reads()
-    (rows, heads, time, width), (_, kv_heads, size, _) = q.shape, pool.keys.shape
+    (rows, heads, time, width), (_, kv_heads, size, _) = q.shape, pool.keys[0].shape
     longest, asked = pages.longest, heads // kv_heads * time  # queries of a row for each head of the keys
-    queries = (q * settings.scale).reshape(rows, kv_heads, asked, width).to(pool.keys.dtype)
+    queries = (q * settings.scale).reshape(rows, kv_heads, asked, width).to(pool.dtype)
     products = []
     for part in pages.parts:
         blocks, readers = part.readers.shape
         one = queries[part.readers].transpose(1, 2).reshape(blocks, kv_heads, readers * asked, width)
-        one = (one @ pool.keys[part.blocks].mT).view(blocks, kv_heads, readers, asked, size)
+        one = (one @ pool.read(pool.keys, part.blocks).mT).view(blocks, kv_heads, readers, asked, size)
         products.append(one.transpose(1, 2).flatten(0, 1))
     found = _joined(products)
     scores = found[pages.pair.clamp(max=len(found) - 1)].permute(0, 2, 3, 1, 4).float()
@@ -155,7 +176,7 @@ def attend_blocks(q: Queries, pool: Pool, pages: Pages, bias: Lowered, settings:
     for part, one in zip(pages.parts, spread[:-1].split([part.readers.numel() for part in pages.parts]), strict=True):
         blocks, readers = part.readers.shape
         one = one.view(blocks, readers, kv_heads, asked, size).transpose(1, 2)
-        one = one.reshape(blocks, kv_heads, readers * asked, size) @ pool.values[part.blocks]
+        one = one.reshape(blocks, kv_heads, readers * asked, size) @ pool.read(pool.values, part.blocks)
         one = one.view(blocks, kv_heads, readers, asked * width).transpose(1, 2)
         products.append(one.reshape(blocks * readers, -1))
     mixed = F.embedding_bag(pages.pairs, _joined(products), pages.firsts, mode="sum")
@@ -178,12 +199,14 @@ class PagedSlot(NamedTuple):
         """Keep what is new, and attend to all."""
         pages, pool = self.pages, self.pool
         few = not self.fresh and q.shape[2] <= FEW and not bias.tiled
-        if few and (kernels := native.serves(q, k, v, pool.keys)) is not None:
+        if few and (kernels := pool.kernels(q, k, v)) is not None:
             where, seen = (pages.tables, pages.starts, pages.counts), (bias.allowed, bias.scores)
-            return native.attend_blocks(kernels, q, k, v, pool, where, settings.scale, settings.softcap, seen)
+            kept = pool.keys, pool.values
+            return native.attend_blocks(kernels, q, k, v, kept, where, settings.scale, settings.softcap, seen)
         if k.shape[2]:
             pages.write(pool, k, v)
-        if self.fresh:
+        if self.fresh:  # in pieces, or from a beginning that was found again, it would read what is kept
+            k, v = (pool.form.unpack(pool.form.pack(x), x.dtype) for x in (k, v))
             return attend(q, k, v, bias, settings)
         if bias.tiled and bias.described is not None:
             bias = bias.described[0].lower(bias.described[1], q.dtype)
@@ -253,8 +276,9 @@ class HeldSources(CrossMemory):
 
     def keys_values(self, layer: int, make: Any) -> KeysValues:
         """Nothing new."""
-        like = self._pools[layer].keys
-        empty = like.new_empty(len(self.hidden), like.shape[1], 0, like.shape[3])
+        pool = self._pools[layer]
+        like = pool.keys[0]
+        empty = like.new_empty(len(self.hidden), like.shape[1], 0, like.shape[3], dtype=pool.dtype)
         return empty, empty
 
 
@@ -265,6 +289,7 @@ class PagedCache:
         model: whose layers keep keys and values, or a memory of fixed size.
         blocks: how many there are, for texts and for the sources of an encoder-decoder.
         size: tokens in a block.
+        cache: how keys and values are kept.
 
     Attributes:
         blocks: them as numbers.
@@ -276,7 +301,7 @@ class PagedCache:
 
     keeps = True
 
-    def __init__(self, model: Model, blocks: int, size: int):
+    def __init__(self, model: Model, blocks: int, size: int, cache: Cache = "full"):
         self._model, self.device = model, model.device
         self.carrying = frozenset(_carrying(model))
         self.own, self.cross = _attending(model)
@@ -285,7 +310,9 @@ class PagedCache:
 
         def pool(module: Attention) -> Pool:
             shape = blocks, module.kv_heads, size, module.head_dim
-            return Pool(*(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(2)))
+            one = torch.zeros(*shape[:2], 1, shape[3], dtype=dtype, device=self.device)  # grows to the size in its form
+            keys, values = (tuple(part.repeat(1, 1, size, 1) for part in FORMS[cache].pack(one)) for _ in range(2))
+            return Pool(keys, values, FORMS[cache], dtype)
 
         self.pools = {layer: pool(module) for layer, module in (self.cross | self.own).items()}
         experts = any(isinstance(part, MoE) and part.capacity is not None for part in model.body.modules())
@@ -295,11 +322,12 @@ class PagedCache:
         self.reuses = self.rewrites and not self.cross
 
     @staticmethod
-    def block_bytes(model: Model, size: int) -> int:
+    def block_bytes(model: Model, size: int, cache: Cache = "full") -> int:
         """Bytes of a block in all layers; 0 for a model whose memory does not grow."""
         own, cross = _attending(model)
-        width = sum(module.kv_heads * module.head_dim for module in (cross | own).values())
-        return 2 * size * width * model.body.embed.tokens.dtype.itemsize
+        dtype = model.body.embed.tokens.dtype
+        each = (m.kv_heads * FORMS[cache].size(m.head_dim, dtype) for m in (cross | own).values())
+        return 2 * size * sum(each)
 
     @staticmethod
     def blocks_for(model: Model, tokens: int, size: int) -> int:
@@ -350,7 +378,7 @@ class PagedCache:
         taken = torch.tensor(self.blocks.taken, dtype=torch.long, device=self.device)
         old, new = (torch.tensor([pair[i] for pair in copies], dtype=torch.long, device=self.device) for i in range(2))
         self.blocks.taken.clear()
-        for held in (tensor for pool in self.pools.values() for tensor in pool):
+        for held in (part for pool in self.pools.values() for part in (*pool.keys, *pool.values)):
             if len(taken):
                 held.index_fill_(0, taken, 0)
             if len(new):

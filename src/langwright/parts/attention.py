@@ -27,6 +27,7 @@ class Context(NamedTuple):
         cross: which of it may be seen.
         real: [batch, time], true where a token is real; None means all are.
         segments: [batch, time], the document of each token, where a row packs several.
+        reads: the slot of cross-attention, where there is a memory.
     """
 
     bias: Lowered
@@ -38,6 +39,7 @@ class Context(NamedTuple):
     cross: Lowered = Lowered()
     real: Bool[Tensor, "batch time"] | None = None
     segments: Int[Tensor, "batch time"] | None = None
+    reads: Any = None
 
 
 class Attention(nn.Module):
@@ -109,7 +111,7 @@ class Attention(nn.Module):
         settings = Settings(self.scale, self.softcap, dropout, taps, kind, context.layer)
         slot, bias = context.slot, context.bias
         if reads and context.memory is not None:
-            slot, bias = context.memory.slots.get(context.layer, Stateless()), context.cross
+            slot, bias = context.reads or Stateless(), context.cross
         return self.output(slot.attend(q, k, v, bias, settings).transpose(1, 2).flatten(2))
 
     def _keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from langwright.parts.bias import Lowered, Places
 from langwright.parts.causal_attention import attend_causally
 from langwright.parts.flash_attention import attend_tiled
+from langwright.parts.kept import Cache, rounded
 from langwright.parts.state import Keys, NewTokens, Queries, Settings
 
 Kernel = Literal["explicit", "blocks", "tiles", "fused"]
@@ -76,9 +77,16 @@ def attend(q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Q
 
 
 class Stateless:
-    """The state of a call that remembers nothing, as in training, and the slot of each of its layers."""
+    """The state of a call that remembers nothing, as in training, and the slot of each of its layers.
+
+    cache: keys and values are what such a cache would give back.
+    """
 
     length = 0
+    cache: Cache = "full"
+
+    def __init__(self, cache: Cache = "full"):
+        self.cache = cache
 
     def begin(self, new: NewTokens) -> Places:
         """Where the tokens stand."""
@@ -91,7 +99,7 @@ class Stateless:
 
     def attend(self, q: Queries, k: Keys, v: Keys, bias: Lowered, settings: Settings) -> Queries:
         """Attention among the given tokens (see `parts.state.Slot`)."""
-        return attend(q, k, v, bias, settings)
+        return attend(q, rounded(k, self.cache), rounded(v, self.cache), bias, settings)
 
 
 def attend_explicitly(

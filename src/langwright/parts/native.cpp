@@ -67,6 +67,19 @@ static inline v16 sixteen(const bf16* from) {
     return (v16)(__builtin_convertvector(half, u16v) << 16);
 }
 
+typedef int8_t b16 __attribute__((vector_size(16)));
+
+static inline v16 sixteen(const int8_t* from) {
+#if VECTORS
+    return (v16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#else
+    b16 codes;
+    std::memcpy(&codes, from, sizeof codes);
+    return __builtin_convertvector(codes, v16);
+#endif
+}
+
+static inline float single(int8_t value) { return value; }
 static inline float single(float value) { return value; }
 static inline float single(bf16 value) { return widen(value); }
 static inline void put(float* to, float value) { *to = value; }
@@ -439,6 +452,7 @@ static inline float exponential(float x) {  // of 0 and below, to the last bit o
 struct Attend {
     const void *q, *k, *v;  // [rows][time][heads or kv_heads][width]
     void *out, *keys, *values;  // like q; of the pool [blocks][kv_heads][size][width]
+    bf16 *key_steps, *value_steps;  // of a pool in 8 bits [blocks][kv_heads][size]; else null
     const int64_t *tables, *starts, *counts;  // [rows][longest], [rows], [rows]
     const uint8_t* allowed;  // by row, head, query and key, with strides of the first three; may be null
     const float* added;
@@ -453,22 +467,39 @@ template <class T> static inline void ask_for(const T* numbers, long count) {
     for (long i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
 }
 
-// Where the keys or values of one head of a text lie.
-template <class T> struct Lane {
-    T* pool;
+// Where the keys or values of one head of a text lie, as numbers of type S.
+template <class S> struct Lane {
+    S* pool;
+    bf16* steps;
     const int64_t* table;
     long kv_heads, head, size, width;
-    T* at(long position) const {
-        return pool + ((table[position / size] * kv_heads + head) * size + position % size) * width;
+    long place(long position) const { return (table[position / size] * kv_heads + head) * size + position % size; }
+    S* at(long position) const { return pool + place(position) * width; }
+    S* next(long position, long total) const { return at(std::min(position + size, total - 1) / size * size); }
+    const bf16* step(long position) const { return steps ? steps + place(position) : nullptr; }
+    template <class T> void keep(long position, const T* from) const {
+        S* to = at(position);
+        if constexpr (sizeof(S) == sizeof(T)) std::memcpy(to, from, width * sizeof(T));
+        else {
+            float largest = 0, none = 0;  // none is not a number where one of them is not finite
+            for (long i = 0; i < width; i++) {
+                const float value = single(from[i]);
+                largest = std::max(largest, std::fabs(value)), none += value * 0;
+            }
+            const bf16 narrowed = narrow(largest / 127 + none);
+            const float step = widen(narrowed);
+            steps[place(position)] = narrowed;
+            for (long i = 0; i < width; i++)
+                to[i] = step > 0 ? S(std::min(127.0f, std::max(-127.0f, std::nearbyint(single(from[i]) / step)))) : 0;
+        }
     }
-    T* next(long position, long total) const { return at(std::min(position + size, total - 1) / size * size); }
 };
 
-template <class T, int C>  // 16 C numbers of the sum of values
-static void mix(const Lane<T>& values, const float* weights, long total, long first, T* out) {
+template <class T, class S, int C>  // 16 C numbers of the sum of values
+static void mix(const Lane<S>& values, const float* weights, long total, long first, T* out) {
     v16 sum[C] = {};
     for (long j = 0; j < total;) {
-        const T* value = values.at(j) + first;
+        const S* value = values.at(j) + first;
         const long next = values.next(j, total) - values.at(j);
         for (const long stop = std::min(total, j + values.size); j < stop; j++, value += values.width) {
             ask_for(value + next, 16 * C);
@@ -480,38 +511,44 @@ static void mix(const Lane<T>& values, const float* weights, long total, long fi
         for (int lane = 0; lane < 16; lane++) put(out + first + 16 * c + lane, sum[c][lane]);
 }
 
-template <class T> static void attend(const Attend& a) {
+// Q: what queries are multiplied as.
+template <class T, class S, class Q> static void attend(const Attend& a) {
     #pragma omp parallel for schedule(static) num_threads(a.threads)
     for (long task = 0; task < a.kv_heads * a.rows; task++) {  // rows of one head in turn: they may share keys
         const long head = task / a.rows, row = task % a.rows, group = a.heads / a.kv_heads, count = a.counts[row];
         const long total = a.starts[row] + count;
         const int64_t* table = a.tables + row * a.longest;
-        const Lane<T> keys = {(T*)a.keys, table, a.kv_heads, head, a.size, a.width};
-        const Lane<T> values = {(T*)a.values, table, a.kv_heads, head, a.size, a.width};
+        const Lane<S> keys = {(S*)a.keys, a.key_steps, table, a.kv_heads, head, a.size, a.width};
+        const Lane<S> values = {(S*)a.values, a.value_steps, table, a.kv_heads, head, a.size, a.width};
         for (long t = 0; t < count; t++) {
             const long from = ((row * a.time + t) * a.kv_heads + head) * a.width;
-            std::memcpy(keys.at(a.starts[row] + t), (const T*)a.k + from, a.width * sizeof(T));
-            std::memcpy(values.at(a.starts[row] + t), (const T*)a.v + from, a.width * sizeof(T));
+            keys.keep(a.starts[row] + t, (const T*)a.k + from);
+            values.keep(a.starts[row] + t, (const T*)a.v + from);
         }
         std::vector<float> weights(total);
+        std::vector<Q> query(a.width);
         for (long h = head * group; h < (head + 1) * group; h++)
             for (long t = 0; t < a.time; t++) {
                 const long at = ((row * a.time + t) * a.heads + h) * a.width;
                 T* out = (T*)a.out + at;
-                const T* query = (const T*)a.q + at;
+                for (long i = 0; i < a.width; i++) {
+                    if constexpr (sizeof(Q) == sizeof(T)) query[i] = ((const T*)a.q)[at + i];
+                    else query[i] = single(((const T*)a.q)[at + i]);
+                }
                 const uint8_t* allowed =
                     a.allowed ? a.allowed + row * a.allowed_by[0] + h * a.allowed_by[1] + t * a.allowed_by[2] : nullptr;
                 const float* added =
                     a.added ? a.added + row * a.added_by[0] + h * a.added_by[1] + t * a.added_by[2] : nullptr;
                 float largest = -INFINITY;
                 for (long j = 0; j < total;) {
-                    const T* key = keys.at(j);
-                    const long next = keys.next(j, total) - key;
+                    const S* key = keys.at(j);
+                    const bf16* step = keys.step(j);
+                    const long next = keys.next(j, total) - key, first = j;
                     for (const long stop = std::min(total, j + a.size); j < stop; j++, key += a.width) {
                         float score = -INFINITY;
                         ask_for(key + next, a.width);
                         if (!allowed || allowed[j]) {
-                            score = inner(query, key, a.width) * a.scale;
+                            score = inner(query.data(), key, a.width) * (step ? a.scale * widen(step[j - first]) : a.scale);
                             if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
                             if (added) score += added[j];
                         }
@@ -525,9 +562,13 @@ template <class T> static void attend(const Attend& a) {
                 for (long j = 0; j < total; j++) sum += weights[j];
                 const float share = sum > 0 ? 1 / sum : sum;  // what is not a number stays none
                 for (long j = 0; j < total; j++) weights[j] *= share;
+                for (long j = 0; values.steps && j < total;) {
+                    const bf16* step = values.step(j);
+                    for (const long stop = std::min(total, j + a.size); j < stop; j++) weights[j] *= widen(*step++);
+                }
                 long i = 0;
-                for (; i + 64 <= a.width; i += 64) mix<T, 4>(values, weights.data(), total, i, out);
-                for (; i + 16 <= a.width; i += 16) mix<T, 1>(values, weights.data(), total, i, out);
+                for (; i + 64 <= a.width; i += 64) mix<T, S, 4>(values, weights.data(), total, i, out);
+                for (; i + 16 <= a.width; i += 16) mix<T, S, 1>(values, weights.data(), total, i, out);
                 for (; i < a.width; i++) {
                     float one = 0;
                     for (long j = 0; j < total; j++) one += weights[j] * single(values.at(j)[i]);
@@ -622,8 +663,10 @@ void norm(const void* weight, const void* bias, const void* x, void* y, float ep
 }
 
 void attend_blocks(const Attend* a) {
-    if (a->floats) attend<float>(*a);
-    else attend<bf16>(*a);
+    if (a->key_steps && a->floats) attend<float, int8_t, float>(*a);
+    else if (a->key_steps) attend<bf16, int8_t, float>(*a);
+    else if (a->floats) attend<float, float, float>(*a);
+    else attend<bf16, bf16, bf16>(*a);
 }
 
 }  // extern "C"

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from langwright.base.files import cache_folder
+from langwright.parts.kept import Parts
 
 SWITCH = "LANGWRIGHT_KERNELS"
 """The environment variable; "torch" keeps to PyTorch."""
@@ -241,7 +242,10 @@ def rotate(
     return y.transpose(1, 2)
 
 
-POINTERS = ("q", "k", "v", "out", "keys", "values", "tables", "starts", "counts", "allowed", "added")
+POINTERS = (
+    "q", "k", "v", "out", "keys", "values", "key_steps", "value_steps", "tables", "starts", "counts",
+    "allowed", "added",
+)  # fmt: skip
 SIZES = ("rows", "heads", "kv_heads", "time", "width", "size", "longest")
 
 
@@ -265,7 +269,7 @@ def attend_blocks(
     q: Float[Tensor, "rows heads time width"],
     k: Float[Tensor, "rows kv_heads new width"],
     v: Float[Tensor, "rows kv_heads new width"],
-    pool: tuple[Float[Tensor, "blocks kv_heads size width"], Float[Tensor, "blocks kv_heads size width"]],
+    pool: tuple[Parts, Parts],
     where: tuple[Int64[Tensor, "rows longest"], Int64[Tensor, "rows 1"], Int64[Tensor, "rows 1"]],
     scale: float,
     softcap: float | None = None,
@@ -275,8 +279,8 @@ def attend_blocks(
 
     Args:
         kernels: the native ones.
-        q, k, v: of the new tokens, in the dtype of the blocks.
-        pool: blocks of keys, and of values.
+        q, k, v: of the new tokens, in the dtype of the blocks unless these are in 8 bits.
+        pool: blocks of keys, and of values [blocks, kv_heads, size, width]; in 8 bits with their steps (`kept.Int8`).
         where: the blocks of each row, which token of its text the first new one is, and how many there are, in its
             first columns.
         scale: multiplies the products.
@@ -285,13 +289,16 @@ def attend_blocks(
     """
     rows, heads, time, width = q.shape
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    (keys, values), (tables, starts, counts), (allowed, added), out = pool, where, seen, torch.empty_like(q)
+    (tables, starts, counts), (allowed, added), out = where, seen, torch.empty_like(q)
+    (keys, *key_steps), (values, *value_steps) = pool
     masks: list[Tensor | None] = []
     for mask in (allowed, None if added is None else added.float()):
         wide = None if mask is None else mask.expand(rows, heads, time, -1)
         masks.append(wide if wide is None or wide.stride(3) == 1 else wide.contiguous())
     told = _Attend(
-        *(x.data_ptr() for x in (q, k, v, out, keys, values, tables, starts, counts)),
+        *(x.data_ptr() for x in (q, k, v, out, keys, values)),
+        *(steps[0].data_ptr() if steps else None for steps in (key_steps, value_steps)),
+        *(x.data_ptr() for x in (tables, starts, counts)),
         *(None if x is None else x.data_ptr() for x in masks),
         *((0, 0, 0) if x is None else x.stride()[:3] for x in masks),
         rows, heads, keys.shape[1], time, width, keys.shape[2], tables.shape[1],

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from langwright.parts.attention import Context
 from langwright.parts.bias import Bias, Lowered, Places
+from langwright.parts.kept import Cache
 from langwright.parts.kernels import Stateless
 from langwright.parts.positions import Rope
 from langwright.parts.state import CrossMemory, NewTokens, State, Taps
@@ -231,6 +232,8 @@ class Stack(nn.Module):
         dropout: on what the stack gives, in training only (T5).
 
     Attributes:
+        cache: how what attention reads of earlier tokens is kept where an engine keeps it; calls without a state give
+            the same as such an engine. Set it at any time.
         tiled: attention goes tile by tile (`flash_attention.py`) unless its weights are watched; set it at any time.
         recompute: in training, keep only what goes into each block, and compute the block again for its gradients
             (Chen et al., 2016).
@@ -238,6 +241,7 @@ class Stack(nn.Module):
     """
 
     tiled = False
+    cache: Cache = "full"
 
     def __init__(
         self,
@@ -329,7 +333,8 @@ class Stack(nn.Module):
         if mask is not None and positions is None and state is None and self.causal and _at_the_right(~mask):
             mask = None  # no real token sees it, and the kernels for whole rows are faster
         batch, time = self.embed.size(inputs)
-        held = Stateless() if state is None else state
+        alone = Stateless(self.cache)
+        held = alone if state is None else state
         virtual = None if self.adapter is None or held.length else self.adapter.virtual_tokens()  # type: ignore[operator]
         virtual = virtual or VirtualTokens(0)
         new = NewTokens(batch, time, inputs.device, mask, positions, segments).behind(virtual.length)
@@ -348,8 +353,8 @@ class Stack(nn.Module):
             cross = self._lower(Bias(), read, x)
         contexts = []
         for layer, bias in enumerate(self.biases):
-            slot = virtual.slot(layer, held.slot(layer))
-            contexts.append(Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked))
+            slot, reads = virtual.slot(layer, held.slot(layer)), memory and memory.slots.get(layer, alone)
+            contexts.append(Context(lowered[bias], tables, slot, taps, layer, memory, cross, real, asked, reads))
         return x, contexts, virtual.dropped
 
     def _lower(self, bias: Bias, places: Places, x: Tensor) -> Lowered:

@@ -12,6 +12,7 @@ from langwright.inference.speculation import DraftModel, PromptLookup, Speculati
 from langwright.models.folder import RECORD, OpenedFolder
 from langwright.models.model import Model
 from langwright.models.surgery.quantise import Kind
+from langwright.parts.kept import Cache
 from langwright.planning.machine import DTYPES, choose_device, choose_dtype
 from langwright.text.opening import load_tokenizer
 from langwright.text.tokenizer import Tokenizer, no_tokenizer
@@ -27,12 +28,15 @@ class Loading:
         ignore_field: a field of config.json to pass over although it is not understood.
         dtype: what to compute in; auto is what the model was trained in, or the faster on this machine.
         device: cpu, cuda, mps, or auto for the best at hand.
+        cache: how keys and values of earlier tokens are kept: full, in the dtype of the model; int8, in half of that
+            memory; none, computed anew each time, for comparison.
     """
 
     bits: Kind | None = None
     ignore_field: tuple[str, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     device: str = "auto"
+    cache: Cache = "full"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Opening(Loading):
         quiet = self.adapter is not None
         base = opened.model(device, choose_dtype(dtype, device), head, labels, bits=self.bits, quiet=quiet)
         model = adapted(base, self.adapter, folder)
+        if self.cache != "full" and (not model.generates or model.body.carries):
+            raise UserError(f"--cache {self.cache}: a {model.family} model keeps no keys and values; leave it out")
+        model.body.cache = self.cache
         if opened.family.reads != "text":
             return model, no_tokenizer()
         source = tokenizer_folder(folder, self.adapter)

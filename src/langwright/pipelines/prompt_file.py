@@ -43,7 +43,6 @@ def complete_file(
     settings: Mapping[str, Any],
     *,
     batch: int,
-    cache: bool = True,
     streaming: Streaming | None = None,
     speculation: Speculation | None = None,
 ) -> int:
@@ -52,7 +51,7 @@ def complete_file(
     What is finished is kept beside `out` at once, and is not written again when this is called again.
 
     Args:
-        model, tokenizer, batch, cache, streaming, speculation: as in `complete`.
+        model, tokenizer, batch, streaming, speculation: as in `complete`.
         prompts: rows with a field `prompt`.
         out: the file to write.
         asked: how each prompt is continued; its own is replaced by each of the file.
@@ -76,7 +75,7 @@ def complete_file(
     written = write_rows(
         model, tokenizer, requests, places, out, {"prompts": digest, **settings},
         lambda number, completions: {"prompt": rows[number][0], **completions[0].row()},
-        spec=str(prompts), batch=batch, cache=cache, streaming=streaming, speculation=speculation,
+        spec=str(prompts), batch=batch, streaming=streaming, speculation=speculation,
     )  # fmt: skip
     return sum(row["reason"] == "error" for row in written)
 
@@ -92,14 +91,13 @@ def write_rows(
     *,
     spec: str,
     batch: int,
-    cache: bool = True,
     streaming: Streaming | None = None,
     speculation: Speculation | None = None,
 ) -> list[dict[str, Any]]:
     """Do what is asked, and write one JSON object for each request, in their order.
 
     Args:
-        model, tokenizer, batch, cache, streaming, speculation: as in `complete`.
+        model, tokenizer, batch, streaming, speculation: as in `complete`.
         requests: what is asked; they differ in prompt and seed alone.
         places: where the prompts stand, for errors.
         out: the file to write. What is finished is kept beside it at once, and is not asked again.
@@ -120,7 +118,7 @@ def write_rows(
                 ids[number] = given_ids(model, tokenizer, request.prompt)
     engine = engine_for(
         model, tokenizer, requests[0], ids.values(),
-        batch=batch, cache=cache, streaming=streaming, speculation=speculation,
+        batch=batch, streaming=streaming, speculation=speculation,
     )  # fmt: skip
     for number, prompt in ids.items():
         with _at(places[number]):
