@@ -24,6 +24,21 @@ _COLUMNS = {
     "learning_rate": ("Learning rate", ".3g"),
     "tokens_per_second": ("Tokens per second", ",.0f"),
 }
+_MEASURED = {
+    "reward": ("Reward", ".3f"),
+    "rejected_reward": ("Reward of rejected answers", ".3f"),
+    "accuracy": ("Accuracy", ".3f"),
+    "margin": ("Margin", ".3f"),
+    "kl": ("KL, nats an answer", ".3f"),
+    "entropy": ("Entropy, nats a token", ".3f"),
+    "length": ("Tokens an answer", ".1f"),
+    "ended": ("Share of answers that end", ".3f"),
+    "clip_share": ("Share of clipped tokens", ".4f"),
+    "value_error": ("Error of the value model", ".4f"),
+    "mismatch": ("Mismatch of engine and trainer, nats", ".2g"),
+}
+"""What only runs of alignment measure."""
+_COLUMNS |= _MEASURED
 
 
 def curves(rows: Sequence[Mapping[str, object]]) -> Html:
@@ -46,6 +61,10 @@ def curves(rows: Sequence[Mapping[str, object]]) -> Html:
             heading = _COLUMNS[name][0]
             axes = Axes(label, heading, zero=True, width=488, height=240)
             small.append(line_chart([Series(heading.lower(), columns[over], columns[name])], axes))
+    for name in (name for name in _MEASURED if name in columns):
+        known, heading = np.isfinite(columns[name]), _MEASURED[name][0]
+        chart = Series(heading, columns[over][known], columns[name][known])
+        small.append(line_chart([chart], Axes(label, heading, width=488, height=240)))
     return macro("report.html", "curves", *_losses(columns, columns[over], label), small, _values(columns))
 
 
@@ -66,7 +85,7 @@ def _losses(columns: Mapping[str, Column], places: Column, label: str) -> tuple[
     if (validation := columns.get("validation_loss")) is not None:
         known = np.isfinite(validation)
         series.append(Series("validation", places[known], validation[known], "points", colour=1))
-    return line_chart(series, Axes(label, "Loss, nats per token", top=top)), words
+    return line_chart(series, Axes(label, "Loss" if "reward" in columns else "Loss, nats per token", top=top)), words
 
 
 def _values(columns: Mapping[str, Column]) -> Html:
