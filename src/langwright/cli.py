@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("langwright.commands.generate:generate", "let a model write"),
     "chat": ("langwright.commands.chat:chat", "talk with a model"),
     "serve": ("langwright.commands.serve:serve", "answer over HTTP, in the form of OpenAI's interface"),
+    "label": ("langwright.commands.label:label", "a page for people: demonstrations, captions, rankings"),
     "next": ("langwright.commands.next:next_token", "the likeliest continuations of a text"),
     "predict": ("langwright.commands.predict:predict", "do a model's task for each row of a file"),
     "cascade": ("langwright.commands.cascade:cascade", "several models that answer together for less"),
