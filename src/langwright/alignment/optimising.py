@@ -27,7 +27,7 @@ MEASURED = 128
 """Held-out prompts that are answered to measure a policy."""
 SHOWN = 12
 """Held-out prompts whose answers before and after are shown."""
-SLOWER = 0.1
+SLOWER = 0.2
 """What the usual learning rate of fine-tuning is multiplied by."""
 
 

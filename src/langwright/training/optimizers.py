@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from langwright.parts.attention import Attention
+from langwright.parts.heads import LanguageHead
 from langwright.training.adamw import LeanAdamW
 from langwright.training.muon import Muon
 from langwright.training.recipe import TrainingRecipe
@@ -23,7 +24,7 @@ def make_optimizers(
     Args:
         named: the parameters by name.
         recipe: kinds and peaks; its learning rate is given.
-        factor: what a parameter's peak is multiplied by, given its name.
+        factor: what the usual peak of a parameter is multiplied by, given its name.
     """
     assert recipe.learning_rate is not None
     muon: dict[float, list[nn.Parameter]] = {}
@@ -35,7 +36,7 @@ def make_optimizers(
             muon.setdefault(factor(name) * recipe.muon_learning_rate, []).append(parameter)
             continue
         own = recipe.embedding_learning_rate if embedding else recipe.head_learning_rate if head else None
-        peak = factor(name) * (own or recipe.learning_rate)
+        peak = own or factor(name) * recipe.learning_rate
         decays = parameter.ndim > 1 and recipe.optimizer == "adamw"
         groups.setdefault((peak, recipe.weight_decay if decays else 0.0), []).append(parameter)
     adamw = [{"params": ps, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), ps in groups.items()]
@@ -54,19 +55,20 @@ def make_optimizers(
     return made
 
 
-def query_factors(model: nn.Module) -> dict[str, float]:
-    """What the learning rates of queries are multiplied by, by the parameter's name, where scores are not divided.
+def scale_factors(model: nn.Module) -> dict[str, float]:
+    """What learning rates are multiplied by, by the parameter's name, where products are not scaled as usual.
 
-    A step of the usual size moves the scores of T5, which has no 1 / sqrt(head_dim), sqrt(head_dim) times as far as
-    those of other families: after some steps each query reads one key, and learns no more. T5 at width 256 by masked
-    spans had read nothing of its source after 2,240 steps of Muon.
+    T5 does not divide scores by sqrt(head_dim), but logits by sqrt(width). A step of the usual size then moves scores
+    too far, so that soon each query reads one key and learns no more, and logits too little. At width 256 the loss of
+    masked spans was 5.97 after 20 steps instead of 7.36 with the second factor.
     """
-    return {
-        f"{name}.q.{parameter}": module.head_dim**-0.5 / module.scale
-        for name, module in model.named_modules()
-        if isinstance(module, Attention) and module.scale > module.head_dim**-0.5
-        for parameter, _ in module.q.named_parameters()
-    }
+    factors: dict[Tensor, float] = {}
+    for module in model.modules():
+        if isinstance(module, Attention) and module.scale > module.head_dim**-0.5:
+            factors |= dict.fromkeys(module.q.parameters(), module.head_dim**-0.5 / module.scale)
+        elif isinstance(module, LanguageHead) and module.scale < 1:
+            factors[module.weight] = 1 / module.scale
+    return {name: factors[parameter] for name, parameter in model.named_parameters() if parameter in factors}
 
 
 def learning_rate_factor(recipe: TrainingRecipe, step: int, steps: int) -> float:
