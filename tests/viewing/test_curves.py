@@ -38,6 +38,18 @@ def test_curves_come_from_the_metrics() -> None:
     assert len(rows) == 4
 
 
+def test_a_policy_shows_its_reward_first() -> None:
+    shown = parse(
+        drawn([{"step": n, "loss": 0.1, "reward": n / 10, "kl": n / 5, "clip_share": 0.0} for n in (1, 2, 3)])
+    )
+    labels = [picture.get("aria-label") for picture in shown.iter("svg") if picture.get("role") == "img"]
+    assert [str(label).partition(" against")[0] for label in labels] == [
+        "Reward of an answer",
+        "KL, nats an answer",
+        "Share of ratios clipped",
+    ]
+
+
 def test_metrics_read_from_a_file_may_be_poor() -> None:
     lines = ['{"step": 1, "loss": NaN}', '{"step": 2, "loss": null, "seconds": 2}', '{"step": 3, "loss": 2.5}', "{}"]
     poor = [json.loads(line) for line in lines]

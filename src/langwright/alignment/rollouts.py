@@ -159,6 +159,7 @@ class Rollouts:
         plan: how answers are drawn and used.
         reference: the model that the policy is not to leave.
         held_out: the prompts to measure the policy with.
+        gold: a second reward, that is measured and not learnt from.
 
     Attributes:
         numbers: what the last rollout came to, for the metrics.
@@ -178,6 +179,7 @@ class Rollouts:
         plan: Plan,
         reference: Reference,
         held_out: Sequence[Question] = (),
+        gold: Reward | None = None,
     ) -> None:
         if layout.world > 1:
             raise UserError("--parallel ddp: rollouts are those of one process; leave it out")
@@ -186,7 +188,7 @@ class Rollouts:
             raise UserError(f"--mini-batches {plan.mini_batches}: {answers} answers a step are not a multiple of that")
         self._questions, self._held_out, self._layout, self._tokenizer = questions, held_out, layout, tokenizer
         self._reward, self._method, self._plan, self._reference = reward, method, plan, reference
-        self._step, self._taken, self._kl = 0, 0, plan.kl
+        self._gold, self._step, self._taken, self._kl = gold, 0, 0, plan.kl
         self._rollout: RolloutBatch | None = None
         self._writer: AnswerWriter | None = None
         self._warned = False
@@ -250,7 +252,7 @@ class Rollouts:
         seeds = [_seed(f"{self._layout.seed}:{number}:held out") for number in numbers]
         with self._reference(models) as reference:
             answers = self._writer_of(reference)(questions, seeds, 1)
-        return questions, answers, self._worth(questions, answers)
+        return questions, answers, self._worth(questions, answers, self._reward)
 
     def _order(self, count: int, taken: int) -> Tensor:
         """A seeded order of the answers, one for each pass of each step."""
@@ -324,7 +326,7 @@ class Rollouts:
         if self._writer is None:
             self._writer = self._writer_of(models["model"])
         answers = self._writer(questions[::group], seeds, group)
-        worth = self._worth(questions, answers)
+        worth = self._worth(questions, answers, self._reward)
         seen = _side_by_side(questions, answers)
         order = torch.arange(len(seen)) if order is None else order
         found, shuffled = list[dict[str, Tensor]](), _taken(seen, order)
@@ -344,12 +346,14 @@ class Rollouts:
             "ended": sum(answer.reason == "end" for answer in answers) / len(seen),
             "mismatch": self._compare(answers, said["plain"], models["model"]),
         }
+        if self._gold is not None:
+            numbers["gold"] = float(self._worth(questions, answers, self._gold).mean())
         return Written(answers, worth, seen, said, numbers)
 
-    def _worth(self, questions: Sequence[Question], answers: Sequence[Completion]) -> Answers:
+    def _worth(self, questions: Sequence[Question], answers: Sequence[Completion], reward: Reward) -> Answers:
         """What answers are worth."""
         both = zip(questions, answers, strict=True)
-        return torch.tensor(self._reward([answered(question.prompt, answer.text) for question, answer in both]))
+        return torch.tensor(reward([answered(question.prompt, answer.text) for question, answer in both]))
 
     def _writer_of(self, model: Model) -> "AnswerWriter":
         longest = max(len(question.ids) for question in (*self._questions, *self._held_out))
