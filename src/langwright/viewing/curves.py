@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ _NOISY = 50  # rows from which the loss is averaged
 _STEEP = 0.08  # the share of the run that may lie above the frame
 _ROWS = 24  # of the table of values
 _SMALL = {
+    "accuracy": ("Accuracy", ".3f"),
+    "margin": ("Margin of rewards", ".3f"),
+    "rejected_reward": ("Reward of rejected answers", ".3f"),
     "kl": ("KL, nats an answer", ".3f"),
     "entropy": ("Entropy, nats a token", ".3f"),
     "clip_share": ("Share of ratios clipped", ".4f"),
@@ -35,8 +39,8 @@ _COLUMNS = {
     "validation_loss": ("Validation loss", ".4f"),
     **_SMALL,
 }
-_LARGE = {"reward": "Reward of an answer", "loss": "Loss, nats per token"}
-"""Columns of which the first that is there has the large chart, and its axis."""
+_NEGATIVE = ("margin", "rejected_reward")
+"""Columns whose chart does not begin at 0."""
 
 
 def curves(rows: Sequence[Mapping[str, object]]) -> Html:
@@ -57,13 +61,16 @@ def curves(rows: Sequence[Mapping[str, object]]) -> Html:
     for name in _SMALL:
         if name in columns:
             heading = _COLUMNS[name][0]
-            axes = Axes(label, heading, zero=True, width=488, height=240)
+            axes = Axes(label, heading, zero=name not in _NEGATIVE, width=488, height=240)
             small.append(line_chart([Series(heading.lower(), columns[over], columns[name])], axes))
-    name = next((name for name in _LARGE if name in columns), "loss")
-    return macro("report.html", "curves", *_large(columns, columns[over], label, name), small, _values(columns, name))
+    compares = "accuracy" in columns  # what is learnt of comparisons has no reward of its own
+    name = "reward" if "reward" in columns and not compares else "loss"
+    title = "Reward of an answer" if name == "reward" else "Loss" if compares else "Loss, nats per token"
+    large = _large(columns, columns[over], Axes(label, title), name)
+    return macro("report.html", "curves", *large, small, _values(columns, name))
 
 
-def _large(columns: Mapping[str, Column], places: Column, label: str, name: str) -> tuple[Html, str]:
+def _large(columns: Mapping[str, Column], places: Column, axes: Axes, name: str) -> tuple[Html, str]:
     """The chart of what matters most, and what is to be said of it."""
     train, series, words, top = columns.get(name), [], "", math.inf
     if train is not None:
@@ -82,7 +89,7 @@ def _large(columns: Mapping[str, Column], places: Column, label: str, name: str)
     if (validation := columns.get(f"validation_{name}")) is not None:
         known = np.isfinite(validation)
         series.append(Series("validation", places[known], validation[known], "points", colour=1))
-    return line_chart(series, Axes(label, _LARGE[name], top=top)), words
+    return line_chart(series, replace(axes, top=top)), words
 
 
 def _values(columns: Mapping[str, Column], name: str) -> Html:
