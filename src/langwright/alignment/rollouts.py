@@ -357,7 +357,8 @@ class Rollouts:
 
     def _writer_of(self, model: Model) -> "AnswerWriter":
         longest = max(len(question.ids) for question in (*self._questions, *self._held_out))
-        return AnswerWriter(model, self._tokenizer, longest, self._plan)
+        seats = min(SIDE_BY_SIDE, self._layout.batch_size * self._plan.group)
+        return AnswerWriter(model, self._tokenizer, longest, seats, self._plan)
 
     def _say(self, models: Models, rows: TokenBatch) -> dict[str, Tensor]:
         """What policy, reference and value model say of each token, in float32 on the CPU.
@@ -404,14 +405,15 @@ class AnswerWriter:
         model: the policy.
         tokenizer: of the model.
         longest: tokens of the longest prompt.
+        seats: the most answers that are written at once.
         plan: how answers are drawn.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, longest: int, plan: Plan) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, longest: int, seats: int, plan: Plan) -> None:
         self._plan = plan
         each = PagedCache.blocks_for(model, longest + plan.max_new_tokens, BLOCK)
         # As many blocks as all texts side by side may want: how much memory is free today decides nothing.
-        self._engine = Engine(model, tokenizer, batch=SIDE_BY_SIDE, blocks=SIDE_BY_SIDE * each, block_size=BLOCK)
+        self._engine = Engine(model, tokenizer, batch=seats, blocks=seats * each, block_size=BLOCK)
 
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int], group: int) -> list[Completion]:
         """So many answers to each question, side by side; UserError where the model gives none.
