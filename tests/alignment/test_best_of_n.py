@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from langwright.alignment.best_of_n import Keeping, best_of_n, expected_best, kl_bound
+from langwright.alignment.best_of_n import best_of_n, expected_best, kl_bound
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.rewards import Answered, Reward, answered
 from langwright.corpora.conversations import open_chats
 from langwright.corpora.preferences import open_preferences, open_prompts
@@ -38,6 +39,7 @@ def sampled(folder: Path, out: Path, reward: Reward = vowels, asked: Request = A
     prompts = folder / "prompts.jsonl"
     if not prompts.exists():
         prompts.write_text("".join(json.dumps({"prompt": f"{n} is"}) + "\n" for n in range(5)))
+    more = {"keeping": Keeping(), **more}
     return best_of_n(model, Continuing(TOKENIZER), open_prompts(str(prompts)), out, reward, asked, **more)
 
 
@@ -89,7 +91,7 @@ def test_what_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     for name in FILES:
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     # Another share of the same answers is chosen without writing them again; other answers need another folder.
-    assert sampled(tmp_path, tmp_path / "whole", dying, keeping=Keeping(keep=0.1))["kept"] == 2
+    assert sampled(tmp_path, tmp_path / "whole", dying, keeping=Keeping(share=0.1))["kept"] == 2
     with refused(tmp_path / "whole", "max_new_tokens"):
         sampled(tmp_path, tmp_path / "whole", asked=Request("", Sampling(seed=3), max_new_tokens=7, n=4))
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "another"}\n')
@@ -100,13 +102,9 @@ def test_what_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_choices() -> None:
     rewards = [[0.0, 2.0, 2.0], [5.0, 1.0, 4.0]]
     assert Keeping().choose(rewards) == [(0, 1), (1, 0)]
-    assert Keeping(keep=0.5).choose(rewards) == [(0, 1), (1, 0), (1, 2)]
+    assert Keeping(share=0.5).choose(rewards) == [(0, 1), (1, 0), (1, 2)]
     assert Keeping(threshold=2).choose(rewards) == [(0, 1), (0, 2), (1, 0), (1, 2)]
     assert Keeping(threshold=9).choose(rewards) == []
-    with refused("--threshold", "--keep"):
-        Keeping(0.5, 1.0)
-    with refused("--keep"):
-        Keeping(0.0)
 
 
 def test_the_best_of_fewer_is_the_mean_over_all_choices() -> None:

@@ -132,8 +132,8 @@ def test_everything_in_the_folder_is_synced_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    sync, rename = files._sync, os.rename
-    monkeypatch.setattr(files, "_sync", lambda path: (done.append(path.name), sync(path))[1])
+    sync, rename = files.sync, os.rename
+    monkeypatch.setattr(files, "sync", lambda path: (done.append(path.name), sync(path))[1])
     monkeypatch.setattr(files.os, "rename", lambda a, b: (done.append(f"rename to {b.name}"), rename(a, b))[1])
     write_folder(tmp_path / "out", "x")
     assert {"file", "inner"} < set(done[: done.index("rename to out")])

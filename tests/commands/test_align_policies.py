@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from processes import survives_kills
-from refusals import Fails
+from refusals import Fails, Prints
 
 METHODS = {
     "ppo": ["--passes", "2", "--mini-batches", "2", "--value-model", "model", "--kl-target", "1", "--kl-horizon", "50"],
     "grpo": ["--adapter", "lora", "--micro-batch", "3"],
     "rloo": ["--adapter", "lora", "--bits", "int8", "--temperature", "0.8"],
-    "reinforce": ["--missing-stop", "1"],
+    "reinforce": ["--missing-stop", "1", "--gold", "length"],
+    "expert-iteration": ["--share", "0.3", "--passes", "2"],
 }
 TINY = ["--reward", "regex:[a-z]", "--batch-size", "2", "--group", "4", "--max-new-tokens", "6", "--dtype", "float32"]
 
@@ -37,10 +38,12 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 8))
     assert {"reward", "kl", "entropy", "clip_share", "length", "mismatch"} <= steps[0].keys()
+    assert ("gold" in steps[0]) == (name == "reinforce")
     assert steps[0]["kl"] == 0
     assert max(row["mismatch"] for row in steps) < 1e-3
     assert {"reward", "kl", "rows"} <= record["held_out"].keys()
-    assert {"prompt", "before", "after"} <= record["details"]["examples"][0].keys()
+    assert {"prompt", "before", "after"} <= record["answers"][0].keys()
+    assert "Before and after" in (tmp_path / "killed" / "report.html").read_text()
 
 
 def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: Fails) -> None:
@@ -59,4 +62,22 @@ def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: 
     refuses(["ppo", *TINY, "--kl", "-1"], "--kl -1")
     refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")
     refuses(["ppo", *TINY, "--reward", "nowhere:reward"], "nowhere")
+    refuses(["expert-iteration", *TINY, "--kl", "0.1"], "--kl 0.1")
+    refuses(["expert-iteration", *TINY, "--share", "0.1", "--threshold", "1"], "--share 0.1", "--threshold")
+    refuses(["grpo", *TINY, "--share", "0.1"], "--share 0.1", "best-of-n")
+    refuses(["best-of-n", "--group", "4"], "--reward")
+    refuses(["best-of-n", "--reward", "parses", "--learning-rate", "0.1"], "--learning-rate 0.1")
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_best_of_n_leaves_files_that_other_commands_take(
+    untrained: Path, prompts: Path, tmp_path: Path, prints: Prints, fails: Fails
+) -> None:
+    out, asked = tmp_path / "out", ["--method", "best-of-n", "--reward", "regex:[a-z]", "--max-new-tokens", "6"]
+    told = json.loads(prints("align", untrained, prompts, out, *asked, "--json"))
+    assert (told["n"], told["prompts"], told["curve"][-1]["n"]) == (8, 20, 8)
+    assert told["curve"][-1]["reward"] == told["kept_reward"] > told["reward"]
+    assert "best of 8" in prints("align", untrained, prompts, out, *asked)  # nothing is written again
+    fails("align", untrained, prompts, out, *asked, "--seed", "1", names=(str(out), "seed"))
+    prints("finetune", untrained, out / "best.jsonl", tmp_path / "tuned", "--task", "text", "--steps", "2 steps")
+    prints("align", untrained, out / "pairs.jsonl", tmp_path / "aligned", "--method", "dpo", "--steps", "2 steps")

@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -71,17 +72,11 @@ def bertha(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Started:
+class Up:
     """A server on a thread."""
 
-    def __init__(
-        self,
-        load: Callable[[], Sequence[Served]],
-        keys: Sequence[str] = (),
-        deadline: float = 60.0,
-        page: bool = False,
-    ):
-        self.service, self.url, ready = Service(keys, deadline, page), "", threading.Event()
+    def __init__(self, service: Any, load: Callable[[], Any] = lambda: None):
+        self.service, self.url, ready = service, "", threading.Event()
 
         def up(url: str) -> None:
             self.url = url
@@ -102,6 +97,19 @@ class Started:
         self._loop.call_soon_threadsafe(self._task.cancel)
         self.thread.join(20)
         assert not self.thread.is_alive()
+
+
+class Started(Up):
+    """A server of models on a thread."""
+
+    def __init__(
+        self,
+        load: Callable[[], Sequence[Served]],
+        keys: Sequence[str] = (),
+        deadline: float = 60.0,
+        page: bool = False,
+    ):
+        super().__init__(Service(keys, deadline, page), load)
 
 
 def models(talker: Path, tuned: Path) -> list[Served]:

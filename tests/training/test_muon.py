@@ -5,8 +5,10 @@ from typing import Literal
 import pytest
 import torch
 
+from langwright.models.folder import new_model
+from langwright.models.shapes import by_depth
 from langwright.training.muon import Muon, orthogonalise
-from langwright.training.optimizers import make_optimizers
+from langwright.training.optimizers import make_optimizers, scale_factors
 from langwright.training.recipe import TrainingRecipe
 from tiny import tiny_model
 
@@ -82,3 +84,22 @@ def test_every_parameter_has_one_optimizer(kind: Literal["adamw", "muon"]) -> No
     by_muon = {id(p) for o in optimizers if isinstance(o, Muon) for g in o.param_groups for p in g["params"]}
     wanted = [p for n, p in model.named_parameters() if p.ndim == 2 and ".blocks." in n] if kind == "muon" else []
     assert by_muon == set(map(id, wanted))
+
+
+def test_muon_leaves_the_tables_of_an_encoder_decoder() -> None:
+    """Embeddings shared by two stacks, and distances.
+
+    Queries, whose scores are not divided, go slower, and the table that also makes logits, which are divided, faster.
+    """
+    model = new_model("t5", by_depth("t5", depth=1, vocabulary=30, context=16, dropout=0.0, width=64), seed=0)
+    recipe = TrainingRecipe(optimizer="muon", learning_rate=1e-3)
+    factors = scale_factors(model)
+    optimizers = make_optimizers(dict(model.named_parameters()), recipe, lambda name: factors.get(name, 1.0))
+    peaks = {id(p): (type(o), g["peak"]) for o in optimizers for g in o.param_groups for p in g["params"]}
+    rates = {name: peaks[id(p)] for name, p in model.named_parameters()}
+    assert rates["encoder.embed.tokens"] == (torch.optim.AdamW, 1e-3 * 64**0.5)
+    assert rates["body.terms.0.table"] == (torch.optim.AdamW, 1e-3)
+    assert rates["encoder.blocks.0.attention.fn.k.weight"] == (Muon, 0.02)
+    for side, branch in (("encoder", "attention"), ("body", "attention"), ("body", "cross")):
+        assert rates[f"{side}.blocks.0.{branch}.fn.q.weight"] == (Muon, 0.02 * 64**-0.5)
+    assert not scale_factors(new_model("llama", by_depth("llama", 1, 30, 16, 0.0), seed=0))

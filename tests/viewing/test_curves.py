@@ -38,6 +38,27 @@ def test_curves_come_from_the_metrics() -> None:
     assert len(rows) == 4
 
 
+def test_a_policy_shows_its_reward_first() -> None:
+    shown = parse(
+        drawn([{"step": n, "loss": 0.1, "reward": n / 10, "kl": n / 5, "clip_share": 0.0} for n in (1, 2, 3)])
+    )
+    labels = [picture.get("aria-label") for picture in shown.iter("svg") if picture.get("role") == "img"]
+    assert [str(label).partition(" against")[0] for label in labels] == [
+        "Reward of an answer",
+        "KL, nats an answer",
+        "Share of ratios clipped",
+        "Reward by KL",
+    ]
+
+
+def test_rewards_over_kl_show_where_the_second_turns() -> None:
+    rows = [{"step": n, "loss": 0.1, "reward": float(n), "gold": 4.0 - abs(n - 4), "kl": 0.5 * n} for n in range(1, 9)]
+    page = curves([*rows, {"step": 8, "validation_reward": 7.0}])
+    assert "Reward by KL" in page
+    assert "second reward" in page
+    assert "Reward by KL" not in curves([{"step": n, "loss": 0.1, "reward": 1.0} for n in range(1, 9)])
+
+
 def test_metrics_read_from_a_file_may_be_poor() -> None:
     lines = ['{"step": 1, "loss": NaN}', '{"step": 2, "loss": null, "seconds": 2}', '{"step": 3, "loss": 2.5}', "{}"]
     poor = [json.loads(line) for line in lines]

@@ -1,65 +1,64 @@
 """Best of n: many answers to each prompt, of which the best are kept. Nothing is learnt here.
 
-What is left is a folder of files that other commands take: `finetune` the best answers (rejection sampling; again and
-again it is expert iteration, see `expert_iteration.py`), `align --method dpo` the best against the worst.
+What is left is a folder of files that other commands take: `finetune` the best answers (again and again that is
+`--method expert-iteration`), `align --method dpo` the best against the worst.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from langwright.alignment.rewards import Reward, answered
-from langwright.base.errors import UserError, check_flag
+from langwright.alignment.keeping import Keeping
+from langwright.alignment.recipe import AlignRecipe, AnswerSettings
+from langwright.alignment.rewards import Reward, answered, open_reward
+from langwright.alignment.setup import Setup
+from langwright.base.errors import UserError
 from langwright.base.files import read_object, write_atomic, write_json
-from langwright.corpora.preferences import Preferences, Prompt
+from langwright.corpora.preferences import Preferences, Prompt, open_prompts
 from langwright.corpora.reading import read_rows
 from langwright.data.preferences import AnswerFormat
 from langwright.inference.generate import BATCH
 from langwright.inference.request import Completion, Request
+from langwright.inference.sampling import Sampling
 from langwright.models.folder import RECORD as MODEL_RECORD
 from langwright.models.model import Model
 from langwright.pipelines.prompt_file import write_rows
 
 Row = dict[str, Any]
+USED = ("method", "template", "skip", "context", "bits", "seed", "device", "dtype", "exact")
+"""The settings that matter here beside those of answers: nothing is trained."""
 SAMPLES, BEST, PAIRS, RECORD = "samples.jsonl", "best.jsonl", "pairs.jsonl", "best_of_n.json"
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """Which answers are kept.
-
-    Args:
-        keep: the share of all answers that are kept, the best ones whatever their prompts (rejection sampling), such as
-            0.1; by default the best answer to each prompt.
-        threshold: keep all answers with at least this reward instead.
-    """
-
-    keep: float | None = None
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        check_flag("keep", self.keep, self.keep is None or 0 < self.keep <= 1, "above 0 and at most 1")
-        if self.keep is not None and self.threshold is not None:
-            raise UserError(f"--threshold {self.threshold}: has no place beside --keep {self.keep}; leave one out")
-
-    def choose(self, rewards: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-        """The kept answers, as numbers of prompt and answer, in their order; of equal ones the first.
-
-        rewards: of the answers to each prompt.
-        """
-        every = [(row, number) for row, values in enumerate(rewards) for number in range(len(values))]
-        if self.threshold is not None:
-            return [(row, number) for row, number in every if rewards[row][number] >= self.threshold]
-        if self.keep is not None:
-            order = sorted(every, key=lambda at: -rewards[at[0]][at[1]])
-            return sorted(order[: max(1, round(self.keep * len(every)))])
-        return [(row, int(np.argmax(values))) for row, values in enumerate(rewards)]
+def write_best(setup: Setup) -> Row:
+    """What `langwright align --method best-of-n` does; see `best_of_n`."""
+    recipe, known = setup.recipe, {*USED, *(one.name for kind in (AnswerSettings, Keeping) for one in fields(kind))}
+    for one in fields(AlignRecipe):
+        value: Any = getattr(recipe, one.name)
+        if one.name not in known and value != one.default:
+            flag = f"--{one.name.replace('_', '-')} {value}"
+            raise UserError(f"{flag}: --method best-of-n trains nothing; leave it out, or take expert-iteration")
+    if recipe.reward is None:
+        raise UserError("--reward: --method best-of-n needs one: a folder, module:function, parses, regex:...")
+    setup.open_policy()
+    prompts = open_prompts(setup.data, recipe.skip)
+    fitting = setup.choose_format(prompts.items)
+    items = [item for item in prompts.items if fitting.prompt_ids(item.prompt, item.source) is not None]
+    fitting.tell(prompts.spec)
+    model = setup.base().to(setup.machine.device, setup.machine.dtype).eval()
+    sampling = Sampling(temperature=recipe.temperature, seed=recipe.seed)
+    reward = open_reward(recipe.reward, setup.form.tokenizer)
+    return best_of_n(
+        model, setup.form, Preferences(prompts.spec, items), setup.out, reward,
+        Request("", sampling, recipe.max_new_tokens, n=recipe.group), keeping=Keeping(recipe.share, recipe.threshold),
+        settings={"model": setup.begin.identity, "reward": recipe.reward, "dtype": str(setup.machine.dtype)},
+    )  # fmt: skip
 
 
 def kl_bound(n: int) -> float:
@@ -87,7 +86,7 @@ def best_of_n(
     reward: Reward,
     asked: Request,
     *,
-    keeping: Keeping = Keeping(),
+    keeping: Keeping,
     settings: Mapping[str, Any] = {},
 ) -> Row:
     """Write n answers to each prompt, score them, and leave the files. What is written is not written again.

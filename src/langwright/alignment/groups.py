@@ -1,7 +1,10 @@
-"""GRPO, RLOO and REINFORCE: an answer is compared with other answers, so that no values need be learnt."""
+"""GRPO, RLOO, REINFORCE, expert iteration: an answer is compared with others, so that no values need be learnt."""
 
 from dataclasses import dataclass
 
+import torch
+
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.rollouts import Credit, Rollout
 from langwright.objectives.policy import Answers, Estimator, Scale, group_advantages, kl_estimates, leave_one_out
 
@@ -52,6 +55,26 @@ class Reinforce:
         """Every token of an answer has the answer's advantage."""
         advantages = leave_one_out(_charged(rollout, self.estimator), len(rollout.scores))
         return Credit(advantages[:, None] * rollout.real)
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Expert iteration: the policy learns its best answers as if they were demonstrations (Anthony et al., 2017).
+
+    Args:
+        keeping: which answers of a rollout these are.
+    """
+
+    keeping: Keeping
+
+    def __call__(self, rollout: Rollout) -> Credit:
+        """The same for all tokens of kept answers, so that the loss is the mean over these, and 0 for others."""
+        rows = self.keeping.choose(rollout.scores.view(-1, rollout.group).tolist())
+        kept = torch.zeros_like(rollout.real)
+        for row, number in rows:
+            kept[row * rollout.group + number] = 1
+        kept = kept * rollout.real
+        return Credit(kept * rollout.real.sum() / kept.sum().clamp(min=1))
 
 
 def _charged(rollout: Rollout, estimator: Estimator) -> Answers:

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from langwright.alignment.best_of_n import write_best
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.optimising import policy_job
 from langwright.alignment.preferring import judged_job, pair_job
 from langwright.alignment.recipe import (
@@ -13,6 +16,7 @@ from langwright.alignment.recipe import (
     MarginSettings,
     PolicySettings,
     RewardSettings,
+    RolloutSettings,
     StrengthSettings,
     ValueSettings,
 )
@@ -29,11 +33,13 @@ class Method:
         job: the run, given the model, its data and how; UserError where they do not go together.
         settings: those that it uses besides what all methods share; a flag of others is refused.
         use: the verb for what it makes; for a policy, generate or chat.
+        writes: what is done in place of a run, where nothing is trained; its result is printed.
     """
 
-    job: Callable[[Setup], Job]
+    job: Callable[[Setup], Job] | None
     settings: tuple[type, ...] = ()
     use: str | None = None
+    writes: Callable[[Setup], dict[str, Any]] | None = None
 
 
 METHODS: Mapping[str, Method] = {
@@ -43,8 +49,10 @@ METHODS: Mapping[str, Method] = {
     "simpo": Method(pair_job, (StrengthSettings, MarginSettings)),
     "kto": Method(judged_job, (StrengthSettings, JudgementSettings)),
     "orpo": Method(pair_job, (StrengthSettings,)),
-    "ppo": Method(policy_job, (AnswerSettings, PolicySettings, ValueSettings)),
-    "grpo": Method(policy_job, (AnswerSettings, PolicySettings, GroupSettings)),
-    "rloo": Method(policy_job, (AnswerSettings, PolicySettings)),
-    "reinforce": Method(policy_job, (AnswerSettings, PolicySettings)),
+    "ppo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings, ValueSettings)),
+    "grpo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings, GroupSettings)),
+    "rloo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings)),
+    "reinforce": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings)),
+    "expert-iteration": Method(policy_job, (AnswerSettings, RolloutSettings, Keeping)),
+    "best-of-n": Method(None, (AnswerSettings, Keeping), writes=write_best),
 }

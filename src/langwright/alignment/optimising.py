@@ -1,4 +1,4 @@
-"""The runs in which a policy learns from rewards of its own answers: PPO, GRPO, RLOO and REINFORCE."""
+"""The runs in which a policy learns from rewards of its own answers: PPO, GRPO, RLOO, REINFORCE, expert iteration."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from langwright.alignment.groups import Grpo, Reinforce, Rloo
+from langwright.alignment.groups import Experts, Grpo, Reinforce, Rloo
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.ppo import Ppo, Values
 from langwright.alignment.recipe import AlignRecipe
 from langwright.alignment.rewards import open_reward
@@ -26,7 +27,7 @@ MEASURED = 128
 """Held-out prompts that are answered to measure a policy."""
 SHOWN = 12
 """Held-out prompts whose answers before and after are shown."""
-SLOWER = 0.1
+SLOWER = 0.2
 """What the usual learning rate of fine-tuning is multiplied by."""
 
 
@@ -67,11 +68,16 @@ def _reinforce(recipe: AlignRecipe) -> Learning:
     return Learning(Reinforce(recipe.estimator or "k1"), PolicyOptimisation("none"), "sum")
 
 
+def _expert_iteration(recipe: AlignRecipe) -> Learning:
+    return Learning(Experts(Keeping(recipe.share, recipe.threshold)), PolicyOptimisation("none"), "bnpo", passes=4)
+
+
 LEARNING: Mapping[str, Callable[[AlignRecipe], Learning]] = {
     "ppo": _ppo,
     "grpo": _grpo,
     "rloo": _rloo,
     "reinforce": _reinforce,
+    "expert-iteration": _expert_iteration,
 }
 
 
@@ -121,6 +127,7 @@ def policy_job(setup: Setup) -> Job:
         plan=plan,
         reference=setup.reference,
         held_out=measured,
+        gold=None if recipe.gold is None else open_reward(recipe.gold, setup.form.tokenizer),
     )
     count = min(len(measured), MEASURED)
 
@@ -136,7 +143,7 @@ def policy_job(setup: Setup) -> Job:
 
     def evaluate(models: Models, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
         found = rollouts.measure(models, min(count, windows or count)).numbers
-        told = {name: found[name] for name in ("reward", "kl", "entropy", "length")}
+        told: Row = {name: found[name] for name in ("reward", "gold", "kl", "entropy", "length") if name in found}
         return Evaluation({f"validation_{name}": value for name, value in told.items()}, {**told, "rows": count})
 
     def finish(models: Models) -> Row:
@@ -154,7 +161,7 @@ def policy_job(setup: Setup) -> Job:
             }
             for q, old, new, was, now in pairs
         ]
-        return {"details": {"examples": rows}}
+        return {"answers": rows}
 
     def save(models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         policy = {name: master for name, master in masters.items() if not name.startswith("value.")}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from langwright.adaptation.options import with_methods
+from langwright.alignment.keeping import Keeping
 from langwright.base.errors import UserError, check_flag
 from langwright.training.recipe import TrainingRecipe
 
@@ -78,7 +79,7 @@ class AnswerSettings:
 
     Args:
         reward: what an answer is worth: the folder of a reward model or a classifier, MODULE:FUNCTION, parses, tests,
-            answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7*FOLDER+0.3*parses".
+            answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7 * FOLDER + 0.3 * parses".
         group: answers to each prompt.
         max_new_tokens: the most tokens of an answer.
         temperature: what logits are divided by when answers are drawn and compared; there is no other cut.
@@ -91,8 +92,27 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True)
-class PolicySettings:
+class RolloutSettings:
     """How a policy learns from its answers. A step is one rollout: the answers to --batch-size prompts.
+
+    Args:
+        gold: a second reward, that is measured in each step and not learnt from. Where it falls while the reward goes
+            on rising, the policy exploits the reward (over-optimisation).
+        missing_stop: what an answer loses of its reward if it does not end within --max-new-tokens.
+        passes: how often a step learns from each answer; 4 for ppo and expert-iteration, and 1 for the others, unless
+            given.
+        mini_batches: the parts of a rollout, each of which is an update of the weights in each pass.
+    """
+
+    gold: str | None = None
+    missing_stop: float = 0.0
+    passes: int | None = None
+    mini_batches: int = 1
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """How far a policy goes.
 
     Args:
         kl: the weight of the KL to the model that the run began with, against the reward.
@@ -100,9 +120,6 @@ class PolicySettings:
         kl_horizon: so many answers change the weight by a fifth at most.
         estimator: of the KL: k1, k2 or k3; k3 for grpo, whose loss has a KL term, and k1 for the others, whose reward
             has one, unless given.
-        missing_stop: what an answer loses of its reward if it does not end within --max-new-tokens.
-        passes: how often a step learns from each answer; 4 for ppo and 1 for the others unless given.
-        mini_batches: the parts of a rollout, each of which is an update of the weights in each pass.
         ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
         ratio_clip_high: the same upwards, where it is another (DAPO).
         entropy: what a nat of the policy's entropy is worth.
@@ -112,9 +129,6 @@ class PolicySettings:
     kl_target: float | None = None
     kl_horizon: float = 10_000.0
     estimator: Literal["k1", "k2", "k3"] | None = None
-    missing_stop: float = 0.0
-    passes: int | None = None
-    mini_batches: int = 1
     ratio_clip: float = 0.2
     ratio_clip_high: float | None = None
     entropy: float = 0.0
@@ -164,7 +178,9 @@ class SharedSettings:
     Args:
         method: reward (a model that scores answers), or how a policy learns: dpo, ipo or simpo (from pairs), kto (from
             answers that are good or bad), orpo (from pairs, the chosen answers besides), ppo, grpo, rloo or reinforce
-            (from rewards of its own answers).
+            (from rewards of its own answers), expert-iteration (from the best of them, as from demonstrations). Nothing
+            is trained by best-of-n, which leaves the best of many answers to each prompt in OUT/best.jsonl, for
+            finetune, and best and worst in OUT/pairs.jsonl, for dpo.
         validation: a file of rows to measure on, in place of a share of the others.
         split: "10%" holds out the rows of 10 percent of the prompts; 0.9 trains on the first 90 percent.
         template: how conversations are written: chatml, zephyr, alpaca, llama2, llama3, or a file with a Jinja
@@ -177,7 +193,10 @@ class SharedSettings:
             over them (QLoRA).
     """
 
-    method: Literal["reward", "dpo", "ipo", "simpo", "kto", "orpo", "ppo", "grpo", "rloo", "reinforce"] = "dpo"
+    method: Literal[
+        "reward", "dpo", "ipo", "simpo", "kto", "orpo", "ppo", "grpo", "rloo", "reinforce", "expert-iteration",
+        "best-of-n",
+    ] = "dpo"  # fmt: skip
     validation: str | None = None
     split: str | None = None
     template: str | None = None
@@ -195,6 +214,8 @@ class AlignRecipe(
     MarginSettings,
     JudgementSettings,
     AnswerSettings,
+    Keeping,
+    RolloutSettings,
     PolicySettings,
     ValueSettings,
     GroupSettings,
@@ -215,6 +236,8 @@ class AlignRecipe(
             for name in names.split():
                 value = getattr(self, name)
                 check_flag(name, value, value is None or holds(value), wanted)
+        if self.share is not None and self.threshold is not None:
+            raise UserError(f"--threshold {self.threshold}: has no place beside --share {self.share}; leave one out")
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":
@@ -233,6 +256,7 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda n: 0 < n < math.inf,
         "above 0 and finite",
     ),
+    ("share", lambda share: 0 < share <= 1, "above 0 and at most 1"),
     ("ratio_clip", lambda share: 0 < share < 1, "above 0 and below 1"),
     ("smoothing", lambda share: 0 <= share < 0.5, "at least 0 and below 0.5"),
     ("discount gae", lambda share: 0 <= share <= 1, "between 0 and 1"),
@@ -245,6 +269,8 @@ SETTINGS = (
     MarginSettings,
     JudgementSettings,
     AnswerSettings,
+    Keeping,
+    RolloutSettings,
     PolicySettings,
     ValueSettings,
     GroupSettings,

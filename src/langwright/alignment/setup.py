@@ -1,6 +1,7 @@
 """What every method of alignment begins with: the base, what is trained of it, its text and its data."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Setup:
         found.float()
         if found.generates:
             grow_vocabulary(found, self.form.tokenizer.vocab_size)
-        without_dropout(found)
+        without_dropout(found)  # 11. of the details of PPO, see ppo.py
         return found
 
     def trained(self, base: Model) -> Model:
@@ -261,8 +262,7 @@ def held_out_terms(objective: Objective, supply: Supply, rows: int) -> Evaluate:
 
     def evaluate(models: Models, windows: int | None, stopped: Callable[[], bool]) -> Evaluation:
         model = models["model"]
-        sums: dict[str, float] = dict.fromkeys(objective.weights, 0.0)
-        seen = dict(sums)
+        sums, seen = defaultdict[str, float](float), defaultdict[str, float](float)
         with torch.no_grad():
             for batch in supply.held_out(windows):
                 if stopped():
@@ -271,9 +271,9 @@ def held_out_terms(objective: Objective, supply: Supply, rows: int) -> Evaluate:
                     seen[name] += float(count)
                 for name, value in objective(models, batch.to(model.device)).items():
                     sums[name] += float(value)
-        means = {name: sums[name] / max(seen[name], 1.0) for name in sums}
+        means = {name: sums[name] / max(count, 1.0) for name, count in seen.items()}
         loss = sum(weight * means[name] for name, weight in objective.weights.items())
-        measured = {name: means[name] for name, weight in objective.weights.items() if not weight}
+        measured = {name: mean for name, mean in means.items() if name not in objective.weights}
         metrics = {f"validation_{name}": value for name, value in {"loss": loss, **measured}.items()}
         return Evaluation(metrics, {"loss": loss, **measured, "rows": rows})
 

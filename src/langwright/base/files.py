@@ -37,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
@@ -45,7 +45,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -74,11 +74,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for root, _, names in os.walk(temporary):
             for name in (*names, "."):
-                _sync(Path(root, name))
+                sync(Path(root, name))
         if path.exists():
             os.rename(path, _beside(path))
         os.rename(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(owner)
@@ -317,7 +317,7 @@ def _sweep(path: Path) -> None:
                 os.close(owner)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

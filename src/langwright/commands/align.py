@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from langwright.adaptation.folder import is_adapter
+from langwright.alignment.best_of_n import BEST, PAIRS
 from langwright.alignment.methods import METHODS
 from langwright.alignment.recipe import AlignRecipe, check_used
 from langwright.alignment.setup import Setup
-from langwright.base.console import say
+from langwright.base.console import print_json, say
 from langwright.base.files import read_json
 from langwright.evaluation.in_training import sample_of
 from langwright.evaluation.tasks.scores import print_scores
@@ -39,10 +41,15 @@ def align(
     """
     check_used(recipe, {name: method.settings for name, method in METHODS.items()})
     method = METHODS[recipe.method]
+    if method.job is None:
+        assert method.writes is not None
+        _tell(method.writes(Setup(model, data, out, recipe)), out, json)
+        return 0
+    job_of = method.job
 
     def job(rank: int, world: int) -> Job:
         setup = Setup(model, data, out, recipe, rank, world)
-        made = method.job(setup)
+        made = job_of(setup)
         return replace(made, sample=sample_of(made.supply, setup.context))
 
     result = train(out, recipe.parallel, job, extend, profile)
@@ -55,3 +62,16 @@ def align(
             use = (method.use or talks).format(f"{model} --adapter {out}" if is_adapter(out) else out)
             say(f"wrote {out} (langwright {use}) and {out / 'report.html'}")
     return close(result, out)
+
+
+def _tell(told: dict[str, Any], out: Path, as_json: bool) -> None:
+    """Say what best of n came to."""
+    if as_json:
+        print_json({name: value for name, value in told.items() if name != "settings"})
+        return
+    worth = f"reward {told['reward']:.4f}, standard deviation {told['deviation']:.4f}"
+    print(f"{told['prompts']:,} prompts, {told['n']} answers each: {worth}")
+    for point in told["curve"][1:]:
+        print(f"best of {point['n']}: reward {point['reward']:.4f}, KL at most {point['kl']:.3f} nats an answer")
+    say(f"kept {told['kept']:,} answers: {out / BEST} (langwright finetune MODEL {out / BEST} NEW --task chat)")
+    say(f"{told['pairs']:,} pairs of best and worst: {out / PAIRS} (langwright align MODEL {out / PAIRS} NEW)")

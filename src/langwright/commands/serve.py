@@ -1,20 +1,18 @@
 """langwright serve: models behind OpenAI's HTTP interface."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from langwright.base.errors import UserError, check_flag
 from langwright.base.extras import need
 from langwright.base.hub import parse_hub_name
+from langwright.commands._door import caller_keys
 from langwright.pipelines.cascade import open_cascade
 from langwright.pipelines.opening import Loading, Opening
 
 if TYPE_CHECKING:
     from langwright.serving.app import Writing
     from langwright.serving.served import Served
-
-KEY = "LANGWRIGHT_API_KEY"
 
 
 def serve(
@@ -57,25 +55,18 @@ def serve(
         drain: seconds that texts have to end when the server is told to.
         loading: how the weights are read.
     """
-    need("fastapi", "server", "langwright serve")
     need("prometheus_client", "server", "langwright serve")
-    need("uvicorn", "server", "langwright serve")
+    keys = caller_keys("langwright serve", port, host, api_key)
     from langwright.serving.app import Service
     from langwright.serving.composed import open_served_cascade
-    from langwright.serving.door import is_local
     from langwright.serving.process import listen
     from langwright.serving.process import serve as run
     from langwright.serving.served import belongs_to, open_adapter, open_model
 
-    keys = [*api_key, *([os.environ[KEY]] if os.environ.get(KEY) else [])]
-    check_flag("api_key", "", all(key.strip() for key in keys), "a text that is not empty")
-    check_flag("port", port, 0 <= port < 65536, "between 0 and 65535")
     for name, value in {"batch": batch, "queue": queue, "prompt_tokens": prompt_tokens}.items():
         check_flag(name, value, value >= (name != "queue"), "0 or more" if name == "queue" else "at least 1")
     check_flag("deadline", deadline, 0 < deadline < 1e6, "above 0, in seconds")
     check_flag("drain", drain, 0 <= drain < 1e6, "0 or more, in seconds")
-    if not is_local(host) and not keys:
-        raise UserError(f"--host {host}: others can reach it, so callers must show a key; give --api-key or {KEY}")
     if draft is not None and len(models) > 1:
         raise UserError("--draft: guesses for one model; serve the others by another process")
     named = {_name(folder): folder for folder in models}

@@ -74,7 +74,8 @@ def compare(rankings: Sequence[Ranked], resamples: int = 1000, seed: int = 0) ->
 
     Returns:
         `models`, best first: `model`, `score` in nats, `interval`, `comparisons`, `win_rate` (ties count half); and
-        `pairs`: `models`, `comparisons`, `ties`, `win_rate` of the first against the second, and its `interval`.
+        `pairs`: `models`, `comparisons`, `ties`, `win_rate` of the first against the second, and its `interval`. What
+        was seen in one unit alone has no interval: None.
     """
     if not rankings:
         return {"models": [], "pairs": []}
@@ -95,7 +96,7 @@ def compare(rankings: Sequence[Ranked], resamples: int = 1000, seed: int = 0) ->
         {
             "model": names[i],
             "score": float(scores[i]),
-            "interval": ends[:, i].tolist(),
+            "interval": ends[:, i].tolist() if len(units) > 1 else None,
             "comparisons": round(met[i].sum()),
             "win_rate": float(total[i].sum() / met[i].sum()),
         }
@@ -107,6 +108,7 @@ def compare(rankings: Sequence[Ranked], resamples: int = 1000, seed: int = 0) ->
             there = met_again[:, i, j] > 0  # a sample may lack the pair
             rates = again[there, i, j] / met_again[there, i, j]
             row = {"models": [names[i], names[j]], "comparisons": round(met[i, j]), "ties": int(ties[i, j])}
-            interval = np.percentile(rates, ENDS).tolist() if len(rates) else [0.0, 1.0]
+            several = np.count_nonzero(wins[:, i, j] + wins[:, j, i]) > 1
+            interval = np.percentile(rates, ENDS).tolist() if several else None
             pairs.append({**row, "win_rate": float(total[i, j] / met[i, j]), "interval": interval})
     return {"models": models, "pairs": pairs}

@@ -390,14 +390,20 @@ class Engine:
         ruled = hold(ruled, matchers)
         possible = (ruled > -torch.inf).any(-1).tolist()
         tokens = draw(adjust(ruled, samplings, written, new), samplings, [text.generator for text in texts])
+        tops = {row: job.request.logprobs or 0 for row, job in enumerate(jobs) if job.measures}
+        measured: dict[int, Logprob] = {}
+        for top in set(tops.values()):
+            rows = [row for row, own in tops.items() if own == top]
+            some = logits if len(rows) == len(jobs) else logits[rows]
+            measured |= zip(rows, logprobs_of(some, [tokens[row] for row in rows], top), strict=True)
         for row, (group, text, token) in enumerate(zip(groups, texts, tokens, strict=True)):
             if not possible[row]:
                 matcher = matchers[row]
                 failed = None if matcher is None else matcher.error
                 self._end(group, "error", failed or "the rules for the next token leave none")
                 continue
-            if text.owner.measures:
-                text.logprobs += logprobs_of(logits[row : row + 1], [token], text.owner.request.logprobs or 0)
+            if row in measured:
+                text.logprobs.append(measured[row])
             text.ids.append(token)
             self._hear(text, text.writer.take(token))
             complete = (matcher := matchers[row]) is not None and matcher.take(token)

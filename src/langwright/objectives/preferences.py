@@ -155,14 +155,13 @@ class RewardModelling:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the terms; those of weight 0 are measured."""
-        centred = {"centring": self.centring} if self.centring else {}
-        return {"order": 1.0, **centred, "accuracy": 0.0, "margin": 0.0, "reward": 0.0}
+        """Of the terms that are lowered."""
+        return {"order": 1.0} | ({"centring": self.centring} if self.centring else {})
 
     def counts(self, batch: PreferenceBatch) -> dict[str, Tensor]:
         """How many rows there are; answers, for the mean score."""
-        rows = torch.tensor(float(len(batch)))
-        return {**dict.fromkeys(self.weights, rows), "reward": batch.there.sum().float()}
+        counts = dict.fromkeys((*self.weights, "accuracy", "margin"), torch.tensor(float(len(batch))))
+        return counts | {"reward": batch.there.sum().float()}
 
     def __call__(self, models: Models, batch: PreferenceBatch) -> dict[str, Tensor]:
         """The sums over a batch."""
@@ -355,14 +354,13 @@ class PairOptimisation:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the terms; those of weight 0 are measured."""
-        measured = ["accuracy", "margin", "reward", "rejected_reward", *(["kl"] if self.loss.compares else [])]
-        imitated = {"answers": 1.0} if self.loss.imitates else {}
-        return {"pairs": self.loss.weight, **imitated, **dict.fromkeys(measured, 0.0)}
+        """Of the terms that are lowered."""
+        return {"pairs": self.loss.weight} | ({"answers": 1.0} if self.loss.imitates else {})
 
     def counts(self, batch: PreferenceBatch) -> dict[str, Tensor]:
         """How many pairs there are; tokens of chosen answers, where they are learnt."""
-        counts = dict.fromkeys(self.weights, torch.tensor(float(len(batch))))
+        measured = ["accuracy", "margin", "reward", "rejected_reward", *(["kl"] if self.loss.compares else [])]
+        counts = dict.fromkeys((*self.weights, *measured), torch.tensor(float(len(batch))))
         return counts | ({"answers": batch.lengths()[:, 0].sum()} if self.loss.imitates else {})
 
     def __call__(self, models: Models, batch: PreferenceBatch) -> dict[str, Tensor]:
@@ -403,14 +401,12 @@ class JudgementOptimisation:
     beta: float = 0.1
     desirable: float = 1.0
     undesirable: float = 1.0
-    weights: ClassVar[Mapping[str, float]] = {
-        "judgements": 1.0, "accuracy": 0.0, "reward": 0.0, "rejected_reward": 0.0, "kl": 0.0
-    }  # fmt: skip
+    weights: ClassVar[Mapping[str, float]] = {"judgements": 1.0}
 
     def counts(self, batch: JudgedBatch) -> dict[str, Tensor]:
         """How many answers there are, good and bad ones."""
         rows, good = torch.tensor(float(len(batch))), batch.good.sum().float()
-        return {**dict.fromkeys(self.weights, rows), "reward": good, "rejected_reward": rows - good}
+        return {"judgements": rows, "accuracy": rows, "reward": good, "rejected_reward": rows - good, "kl": rows}
 
     def __call__(self, models: Models, batch: JudgedBatch) -> dict[str, Tensor]:
         """The sums over a batch."""

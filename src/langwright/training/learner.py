@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from langwright.objectives.batch import Batch, Objective
-from langwright.training.optimizers import make_optimizers
+from langwright.training.optimizers import make_optimizers, scale_factors
 from langwright.training.precision import Masters
 from langwright.training.ranks import Ranks
 from langwright.training.recipe import TrainingRecipe
@@ -75,7 +75,8 @@ class Learner:
         self.objective, self.recipe, self.ranks = objective, recipe, ranks
         self.learning_rate = (recipe.muon_learning_rate if recipe.optimizer == "muon" else recipe.learning_rate) or 0.0
         self.masters = Masters(self.models, dtype)
-        self.optimizers = make_optimizers(self.masters.named, recipe, factor)
+        scaled = scale_factors(self.model)
+        self.optimizers = make_optimizers(self.masters.named, recipe, lambda n: factor(n) * scaled.get(n, 1.0))
         self.step_module = ranks.shard(Step(self.models, objective))
 
     @property

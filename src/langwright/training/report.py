@@ -9,7 +9,7 @@ from typing import Any
 from langwright.base.console import format_amount, format_seconds
 from langwright.base.files import read_json, write_atomic
 from langwright.models.folder import RECORD
-from langwright.viewing.charts import Bar, bars
+from langwright.viewing.charts import Axes, Bar, Series, bars, line_chart
 from langwright.viewing.curves import curves
 from langwright.viewing.page import Html, Section, definitions, page, table
 from langwright.viewing.report import confusion, examples, facts, label_scores
@@ -33,6 +33,8 @@ def run_report(out: Path) -> tuple[Html, list[Section]]:
     return _facts(record, metrics), [
         Section("learning", "Learning", curves(metrics) + _events(record["events"])),
         _mistakes(record),
+        _answers(record.get("answers")),
+        _trust(record.get("reward_model")),
         _spending(record.get("profile")),
         Section("recipe", "Recipe", definitions(recipe.items())),
         Section("card", "Model card", definitions(model_card(record).items())),
@@ -54,6 +56,37 @@ def _mistakes(record: Row) -> Section:
             parts.append(examples(details[name], title))
     about = f"On {record['held_out']['rows']:,} held-out rows, of the weights that are kept." if parts else ""
     return Section("errors", "Right and wrong", Html("").join(parts), about)
+
+
+def _answers(rows: Sequence[Row] | None) -> Section:
+    """What a policy answered before and after it learnt."""
+    if not rows:
+        return Section("answers", "", Html(""))
+    about = (
+        "Held-out prompts, answered by the model that the run began with and by the one that it made, by equal draws."
+    )
+    return Section("answers", "Before and after", examples(rows, "Answers"), about)
+
+
+def _trust(report: Row | None) -> Section:
+    """How far the scores of a reward model can be trusted."""
+    if not report:
+        return Section("trust", "", Html(""))
+    low, high = report["interval"]
+    longer = "longer" if report["longer_is_better"] else "shorter"
+    told = {
+        "Pairs in order": f"{report['accuracy']:.1%}, 95 % of bootstrap samples from {low:.1%} to {high:.1%}",
+        f"Pairs whose {longer} answer is the better one": f"{report['length_accuracy']:.1%}",
+        "Rank correlation of score and length": f"{report['length_correlation']:.2f}",
+    }
+    chances, rights = zip(*((row["chance"], row["right"]) for row in report["calibration"]), strict=True)
+    lines = [
+        Series("of equal numbers of pairs", chances, rights, "points"),
+        Series("exact", (0.5, 1), (0.5, 1), "faint"),
+    ]
+    chart = line_chart(lines, Axes("the chance that the model gives its choice", "How often it is right", height=300))
+    about = "On held-out answers. Below the thin line, the model is surer than it should be."
+    return Section("trust", "How far its scores can be trusted", Html(definitions(told.items()) + chart), about)
 
 
 def _spending(profile: Row | None) -> Section:
@@ -107,8 +140,9 @@ def _events(history: Sequence[Row]) -> Html:
 def model_card(record: Row) -> dict[str, str]:
     """What someone who is handed the model should know."""
     corpus = record["corpus"]
-    chats, rows = corpus.get("kind") == "chats", corpus.get("kind") == "rows"
-    what = "conversations" if chats else "rows" if rows else "documents"
+    kind = corpus.get("kind")
+    chats, rows, preferred = kind == "chats", kind == "rows", kind == "preferences"
+    what = "conversations" if chats else "rows" if rows or preferred else "documents"
     size = f"{corpus['documents']:,} {what}, {format_amount(corpus['bytes'], 'bytes')}"
     about = {
         "Made by": f"langwright {record['command']}",
@@ -122,6 +156,10 @@ def model_card(record: Row) -> dict[str, str]:
             if chats
             else f"the task {record['task']['name']} on rows like those it was tuned on; what it says may be wrong"
             if rows
+            else "scoring answers like those it was trained on; a policy that is optimised for long finds its faults"
+            if "reward_model" in record
+            else "answering as the answers that were preferred do; what it says may be wrong"
+            if preferred
             else "continuing text like that it was trained on; it knows nothing else and errs fluently"
         ),
         "Licence of the text": "that of the corpus; the model may repeat parts of it word for word",

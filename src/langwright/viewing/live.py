@@ -76,7 +76,8 @@ class LiveView:
         done, speed = row["step"] - first["step"], row["tokens_per_second"]
         numbers = {
             "step": f"{row['step']:,} of {row['steps']:,}",
-            **({"reward": f"{row['reward']:.3f}", "KL": f"{row['kl']:.2f}"} if "reward" in row else {}),
+            **({"reward": f"{row['reward']:.3f}"} if "reward" in row else {}),
+            **({"KL": f"{row['kl']:.2f}"} if "kl" in row else {}),
             "loss": f"{row['loss']:.4f}",
             "speed": f"{speed:,.0f} tokens/s",
             "GEMM rate": f"{100 * speed * self._flops / self._ceiling:.0f} %",
