@@ -72,7 +72,7 @@ def pretrained() -> Iterator[Row]:
     for family, objective, depth, steps in (
         ("bert", "masked --noise 0.3", 4, 3000),
         ("llama", "causal", 4, 1968),
-        ("t5", "span", 2, 3900),
+        ("t5", "span --noise 0.3", 2, 2700),
     ):
         out, size = f"{{work}}/novels-{family}", SMALL.replace("--depth 4", f"--depth {depth}")
         yield Row(
@@ -136,7 +136,7 @@ def kinds() -> Iterator[Row]:
         "--task tokens --validation {data}/ner/conll2003.dev.conll.gz --context 128 "
         '--steps "3 epochs" --evaluate-every "400 steps"'
     )
-    xquad = '--task qa --split 0.99 --steps "4 epochs" --evaluate-every "500 steps" --context 128'
+    xquad = '--task qa --split 0.9 --steps "4 epochs" --evaluate-every "500 steps" --context 128'
     for family, name in names.items():
         base, need = f"{{work}}/novels-{family}", (f"pretrained/{family}",)
         if family != "bert":
@@ -207,7 +207,7 @@ def language_models() -> Iterator[Row]:
 
 def low_resource() -> Iterator[Row]:
     """Hausa: translation of 5,865 pairs and entities in 2,500 sentences; Tatoeba and human rights to pretrain on."""
-    for family, objective, depth in (("bert", "masked --noise 0.3", 4), ("t5", "span", 2)):
+    for family, objective, depth in (("bert", "masked --noise 0.3", 4), ("t5", "span --noise 0.3", 2)):
         size = SMALL.replace("--depth 4", f"--depth {depth}")
         yield Row(
             f"pretrained/languages {family}",
