@@ -42,8 +42,8 @@ def arithmetic() -> Iterator[Row]:
     yield Row(
         "base/sums",
         (
-            'pretrain {work}/sums.jsonl {work}/sums --depth 2 --width 128 --tokenizer bytes --context 16 --split 5% '
-            f'--batch-size 64 --steps "1200 steps" --dropout 0 --evaluate-every "400 steps" {QUIET} --json',
+            'pretrain {work}/sums.jsonl {work}/sums --depth 2 --width 128 --tokenizer bytes --context 32 --split 5% '
+            f'--batch-size 64 --steps "3000 steps" --dropout 0 --evaluate-every "1000 steps" {QUIET} --json',
         ),
     )  # fmt: skip
     learn = f'--reward answer --max-new-tokens 4 --batch-size 16 --group 8 --steps "150 steps" {ALIGN}'
@@ -60,9 +60,9 @@ def sentiment() -> Iterator[Row]:
     yield Row(
         "base/reviews",
         (
-            "pretrain {work}/reviews.jsonl {work}/reviews --depth 4 --width 256 --vocabulary 4096 --context 128 "
-            f'--batch-size 32 --steps "800 steps" --split 2% --dropout 0.1 --optimizer muon '
-            f'--evaluate-every "400 steps" --dtype bfloat16 {QUIET} --json',
+            "pretrain {work}/reviews.jsonl {work}/reviews --depth 3 --width 192 --vocabulary 4096 --context 128 "
+            f'--batch-size 16 --steps "600 steps" --split 2% --dropout 0.1 --optimizer muon '
+            f'--evaluate-every "300 steps" --dtype bfloat16 {QUIET} --json',
         ),
     )
     for part in ("proxy", "gold"):
@@ -70,7 +70,7 @@ def sentiment() -> Iterator[Row]:
             f"base/{part} classifier",
             (
                 f"finetune new:cnn {{work}}/{part}.tsv {{work}}/{part} --task classify --depth 2 --width 128 "
-                '--vocabulary 8192 --dropout 0.3 --context 96 --steps "6 epochs" --batch-size 32 '
+                '--vocabulary 8192 --dropout 0.3 --context 96 --steps "4 epochs" --batch-size 32 '
                 f'--evaluate-every "100 steps" {QUIET}',
                 f"evaluate {{work}}/{part} --data {{work}}/reviews-test.tsv --json",
             ),
@@ -200,11 +200,11 @@ def prepare(data: Path, work: Path) -> None:
 
 
 def _sums(work: Path) -> None:
-    """All sums of two numbers below 100: a third to learn from, a third to be rewarded for, the rest to measure."""
+    """All sums of two numbers below 100: 6,000 to learn from, 3,000 to be rewarded for, and 500 to measure."""
     every = [(a, b) for a in range(100) for b in range(100)]
     random.Random(0).shuffle(every)
-    write(work / "sums.jsonl", [{"text": f"{a}+{b}={a + b}"} for a, b in every[:3000]])
-    asked = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in every[3000:]]
+    write(work / "sums.jsonl", [{"text": f"{a}+{b}={a + b}"} for a, b in every[:6000]])
+    asked = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a, b in every[6000:]]
     write(work / "sum-prompts.jsonl", asked[:3000])
     write(work / "sum-test.jsonl", asked[3000:3500])
 

@@ -81,7 +81,12 @@ def test_the_final_answer(answer: str, truth: str, worth: float) -> None:
 
 
 def test_a_sum_weighs_its_terms_and_leaves_patterns_whole() -> None:
-    assert value("0.5*length - 2*regex:a+ + .1*parses".replace(" ", ""), "aa") == pytest.approx(1 - 2 + 0.1)
+    for spec in (
+        "0.5*length-2*regex:a++.1*parses",
+        "0.5 * length - 2 * regex:a+ + .1 * parses",
+        "+.5*length-1.9*parses",
+    ):
+        assert value(spec, "aa") == pytest.approx(1 - 2 + 0.1)
     assert value("regex:^a+2*b$", "aa222b") == 1  # no weight before it, no sum
 
 

@@ -42,7 +42,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     assert steps[0]["kl"] == 0
     assert max(row["mismatch"] for row in steps) < 1e-3
     assert {"reward", "kl", "rows"} <= record["held_out"].keys()
-    assert {"prompt", "before", "after"} <= record["details"]["examples"][0].keys()
+    assert {"prompt", "before", "after"} <= record["answers"][0].keys()
+    assert "Before and after" in (tmp_path / "killed" / "report.html").read_text()
 
 
 def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: Fails) -> None:

@@ -101,6 +101,11 @@ def test_refused(rows: Path, tmp_path: Path, fails: Fails, monkeypatch: pytest.M
     fails("label", tmp_path, tmp_path / "out", names=str(out))
     fails("label", rows, rows, names=str(rows))
     assert not out.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "preferences.jsonl").write_text("mine")
+    for more in ([], ["--export"]):
+        fails("label", rows, tmp_path / "mine", *more, names="mine")
+    assert (tmp_path / "mine" / "preferences.jsonl").read_text() == "mine"
     out.mkdir()
     (out / LABELS).write_text("{}\n")
     fails("label", rows, out, "--export", names=f"{LABELS}:1")

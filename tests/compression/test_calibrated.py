@@ -1,5 +1,7 @@
 """Quantising by what a model reads: GPTQ, AWQ and SmoothQuant over the block-wise driver."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from langwright.compression.folding import clipped, scale_by_activations, smooth
 from langwright.compression.quantise import Method, compress_folder
 from langwright.compression.second_order import correct, gptq
 from langwright.models.families import FAMILIES
+from langwright.models.families.llama import LlamaConfig
 from langwright.models.folder import OpenedFolder, new_model, save_model
 from langwright.models.model import Model
 from langwright.models.shapes import by_depth
@@ -223,3 +226,55 @@ def test_every_stack_in_the_table(family: str) -> None:
     visit_blocks(model, WINDOWS, visit)
     assert before <= len(quantised(model))
     assert model(WINDOWS[0]).isfinite().all()
+
+
+MEASURE = """
+import gc, sys, threading
+from pathlib import Path
+import torch
+from langwright.base.allocator import give_back_memory
+from langwright.compression.quantise import compress_folder
+from langwright.models.folder import OpenedFolder
+from langwright.models.surgery.quantise import scheme_of
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
+
+def watch():
+    global peak
+    while not done.wait(0.0005):
+        peak = max(peak, anonymous())
+
+windows = [torch.zeros(1, 16, dtype=torch.long)]
+compress_folder(OpenedFolder(Path(sys.argv[1])), Path(sys.argv[2]), scheme_of("w8a8"), "smoothquant", windows)
+gc.collect()  # what the first time imports and allocates is not the weights'
+give_back_memory()
+before = peak = anonymous()
+done = threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+compress_folder(OpenedFolder(Path(sys.argv[3])), Path(sys.argv[4]), scheme_of("w8a8"), "smoothquant", windows)
+done.set()
+watcher.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
+def test_one_block_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    """24 layers touch little more memory than four, and much less than their weights take."""
+    shape = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
+    touched, sizes = [], []
+    for layers in (1, 4, 24):
+        config = LlamaConfig(**shape, num_key_value_heads=4, num_hidden_layers=layers)
+        model = new_model("llama", config)
+        sizes.append(sum(p.nbytes for p in model.parameters()))
+        save_model(model, None, tmp_path / str(layers))
+        if layers > 1:
+            given = [tmp_path / "1", tmp_path / f"warm {layers}", tmp_path / str(layers), tmp_path / f"to {layers}"]
+            done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, given)], capture_output=True, check=True)
+            touched.append(int(done.stdout))
+    assert sizes[2] > 100e6
+    assert touched[1] < touched[0] + 0.2 * (sizes[2] - sizes[1]), (touched, sizes)
+    assert touched[1] < 0.5 * sizes[2], (touched, sizes)

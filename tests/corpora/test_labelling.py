@@ -46,6 +46,10 @@ def test_rows(tmp_path: Path) -> None:
     items = [first, fourth, fifth]
     assert [ask for _, ask in sorted_out(items, None).values()] == ["rank", "thumbs", "write"]
     assert [item.answers for item, _ in sorted_out(items, "thumbs").values()] == [("x", "y"), ("x",)]
+    equal = open_items(str(written(rows, {"prompt": "p", "answers": ["x", "x"]})))
+    assert equal[0].usual == "rank"  # but nobody can
+    assert sorted_out(equal, None) == {}
+    assert len(sorted_out(equal, "thumbs")) == 1
     written(rows, {"prompt": "new"}, {"answers": {"other": "x", "b": "y"}, "prompt": "p"})
     assert open_items(str(rows))[1].id == first.id  # names are not what an item is
 

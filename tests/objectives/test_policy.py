@@ -196,6 +196,13 @@ def test_padding_and_micro_batches_change_nothing(ratio: Ratio, how: Aggregation
         assert torch.allclose(other[2], plain[2], rtol=1e-4, atol=1e-6)
 
 
+def test_nothing_mixes_devices() -> None:
+    """On "meta" any tensor left on the CPU is an error."""
+    meta = torch.device("meta")
+    sums = FULL({"model": tiny_model().to(meta), "value": Values()}, rollout().to(meta))
+    assert {value.device for value in sums.values()} == {meta}
+
+
 def test_padding_changes_no_advantage() -> None:
     plain, padded = rollout(), rollout(padding=3)
     rewards = [token_rewards(torch.tensor([1.0, -2.0]), b.old, b.weights) for b in (plain, padded)]

@@ -167,12 +167,12 @@ def test_hostile(opens: Opens, tmp_path: Path) -> None:
     assert client.post("/next", content=b" " * (5 << 20)).status_code == 413
     assert client.get("/next").status_code == 405
     assert client.get("/", headers={"host": "labels.example"}).status_code == 403
-    assert not (tmp_path / "out" / LABELS).exists()
+    assert not labels(tmp_path)
     thumbs, write = opens([ROWS[1]]), opens([{"prompt": "p"}])
     for other, said in ((thumbs, {"marks": [2]}), (write, {"marks": []}), (write, {"text": " \n"})):
         item = asks(other, "/next")["item"]
         asks(other, "/label", 400, item=item["id"], shown=item["shown"], **said)
-    assert not (tmp_path / "out" / LABELS).exists()
+    assert not labels(tmp_path)
 
 
 def test_not_kept(opens: Opens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,16 @@ def test_a_policy_shows_its_reward_first() -> None:
         "Reward of an answer",
         "KL, nats an answer",
         "Share of ratios clipped",
+        "Reward by KL",
     ]
+
+
+def test_rewards_over_kl_show_where_the_second_turns() -> None:
+    rows = [{"step": n, "loss": 0.1, "reward": float(n), "gold": 4.0 - abs(n - 4), "kl": 0.5 * n} for n in range(1, 9)]
+    page = curves([*rows, {"step": 8, "validation_reward": 7.0}])
+    assert "Reward by KL" in page
+    assert "second reward" in page
+    assert "Reward by KL" not in curves([{"step": n, "loss": 0.1, "reward": 1.0} for n in range(1, 9)])
 
 
 def test_metrics_read_from_a_file_may_be_poor() -> None:

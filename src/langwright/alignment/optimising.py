@@ -161,7 +161,7 @@ def policy_job(setup: Setup) -> Job:
             }
             for q, old, new, was, now in pairs
         ]
-        return {"details": {"examples": rows}}
+        return {"answers": rows}
 
     def save(models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         policy = {name: master for name, master in masters.items() if not name.startswith("value.")}

@@ -1,7 +1,7 @@
 """PPO (Schulman et al., 2017) as language models are aligned with it (Ziegler et al., 2019; Stiennon et al., 2020).
 
 What the papers leave out is numbered as in "The N implementation details of RLHF with PPO" (Huang et al., 2023-24);
-the numbers return as comments where each detail is:
+the numbers return as comments where each detail is, here, in `rollouts.py`, `setup.py` and `objectives/policy.py`:
 
 1. Logits are divided by the temperature in every log-probability: of the policy, the reference, and each update.
 2. An answer ends with its end token; rewards read what is before it, and nothing is learnt behind it. Padding is told
@@ -13,7 +13,7 @@ the numbers return as comments where each detail is:
 7. The losses of policy and values are the larger of the plain and the clipped one; that of the values is halved.
 8. The weight of the KL follows the KL of each rollout, where it has a target.
 9. The learning rate falls linearly to 0.
-10. Adam's epsilon is outside the root, where PyTorch has it; TensorFlow's first steps were smaller.
+10. Adam's epsilon is added after the correction of its bias, as PyTorch does; TensorFlow's first steps were smaller.
 11. Dropout is off, in writing and in learning.
 """
 

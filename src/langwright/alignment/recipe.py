@@ -79,7 +79,7 @@ class AnswerSettings:
 
     Args:
         reward: what an answer is worth: the folder of a reward model or a classifier, MODULE:FUNCTION, parses, tests,
-            answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7*FOLDER+0.3*parses".
+            answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7 * FOLDER + 0.3 * parses".
         group: answers to each prompt.
         max_new_tokens: the most tokens of an answer.
         temperature: what logits are divided by when answers are drawn and compared; there is no other cut.

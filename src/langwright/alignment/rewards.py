@@ -14,7 +14,7 @@ A reward is written as one text, as `--reward` takes it:
     FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
     FOLDER:LABEL:probability        the probability of the label
     MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third parameter is given the row
-    0.7*FOLDER+0.3*parses           a weighted sum; each term has its weight
+    0.7*FOLDER + 0.3*parses         a weighted sum; each term has its weight
 """
 
 import importlib
@@ -90,15 +90,13 @@ def open_reward(spec: str, tokenizer: Tokenizer) -> Reward:
         UserError: Here, naming the part that is no reward; or when it is called, naming the reward and the row of a
             value that is not a finite number, and what a function raised.
     """
-    weight = r"\d*\.?\d+\*"
-    if not re.match(rf"[+-]?{weight}", spec):
+    term = r"\s*([+-])\s*(\d*\.?\d+)\s*\*\s*"
+    signed = spec if spec.startswith(("+", "-")) else f"+{spec}"
+    if not re.match(term, signed):
         return _checked(spec, _open(spec, tokenizer))
-    weights, rewards = [], []
-    for term in re.split(rf"(?=[+-]{weight})", spec):
-        if term:
-            factor, _, rest = term.partition("*")
-            weights.append(float(factor))
-            rewards.append(_checked(rest, _open(rest, tokenizer)))
+    _, *parts = re.split(term, signed)
+    weights = [float(sign + factor) for sign, factor in zip(parts[::3], parts[1::3], strict=True)]
+    rewards = [_checked(each, _open(each, tokenizer)) for each in parts[2::3]]
 
     def weighted(answers: Sequence[Answered]) -> list[float]:
         columns = [reward(answers) for reward in rewards]

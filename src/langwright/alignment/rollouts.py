@@ -277,7 +277,7 @@ class Rollouts:
         written = self._write(models, questions, seeds, group=plan.group, slices=slices, order=order)
         real, said = written.seen.weights, written.said
         ended = torch.tensor([answer.reason == "end" for answer in written.answers])
-        scores = written.worth - plan.missing_stop * ~ended
+        scores = written.worth - plan.missing_stop * ~ended  # 5. of the details of PPO, see ppo.py
         rollout = Rollout(scores, real, said["policy"], said["reference"], said.get("values"), plan.group, self._kl)
         credit = self._method(rollout)
         scale, share = aggregate(real, plan.aggregation, plan.max_new_tokens)
@@ -295,7 +295,7 @@ class Rollouts:
         groups = scores.view(-1, plan.group)
         same = float((groups == groups[:, :1]).all(1).float().mean())
         self.numbers = {**written.numbers, "same_reward": same, "kl_weight": self._kl}
-        if plan.kl_target is not None:
+        if plan.kl_target is not None:  # 8.
             self._kl = adapted_coefficient(self._kl, written.numbers["kl"], plan.kl_target, count, plan.horizon)
         self._step += 1
         return _taken(batch, order)
@@ -357,7 +357,8 @@ class Rollouts:
 
     def _writer_of(self, model: Model) -> "AnswerWriter":
         longest = max(len(question.ids) for question in (*self._questions, *self._held_out))
-        return AnswerWriter(model, self._tokenizer, longest, self._plan)
+        seats = min(SIDE_BY_SIDE, self._layout.batch_size * self._plan.group)
+        return AnswerWriter(model, self._tokenizer, longest, seats, self._plan)
 
     def _say(self, models: Models, rows: TokenBatch) -> dict[str, Tensor]:
         """What policy, reference and value model say of each token, in float32 on the CPU.
@@ -369,7 +370,7 @@ class Rollouts:
         hidden = rows.hidden(model)[0]
         projection = model.head.projection(hidden)
         said = {
-            "policy": log_probabilities(projection, rows.targets, temperature),
+            "policy": log_probabilities(projection, rows.targets, temperature),  # 1.
             "entropy": entropies(projection, rows.targets, temperature),
         }
         # The engine's log-probabilities are those of the model, whatever the temperature is.
@@ -404,14 +405,15 @@ class AnswerWriter:
         model: the policy.
         tokenizer: of the model.
         longest: tokens of the longest prompt.
+        seats: the most answers that are written at once.
         plan: how answers are drawn.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, longest: int, plan: Plan) -> None:
+    def __init__(self, model: Model, tokenizer: Tokenizer, longest: int, seats: int, plan: Plan) -> None:
         self._plan = plan
         each = PagedCache.blocks_for(model, longest + plan.max_new_tokens, BLOCK)
         # As many blocks as all texts side by side may want: how much memory is free today decides nothing.
-        self._engine = Engine(model, tokenizer, batch=SIDE_BY_SIDE, blocks=SIDE_BY_SIDE * each, block_size=BLOCK)
+        self._engine = Engine(model, tokenizer, batch=seats, blocks=seats * each, block_size=BLOCK)
 
     def __call__(self, questions: Sequence[Question], seeds: Sequence[int], group: int) -> list[Completion]:
         """So many answers to each question, side by side; UserError where the model gives none.
@@ -442,8 +444,8 @@ def _side_by_side(questions: Sequence[Question], answers: Sequence[Completion]) 
     return TokenBatch(
         ids=ids[:, :-1].contiguous(),
         targets=ids[:, 1:].gather(1, at),
-        weights=(columns < lengths).float(),
-        mask=torch.arange(ids.shape[1] - 1) < prompts + lengths - 1,
+        weights=(columns < lengths).float(),  # 2. the token that ends an answer counts, and nothing behind it
+        mask=torch.arange(ids.shape[1] - 1) < prompts + lengths - 1,  # 3. positions count what it says
         at=at,
     )
 

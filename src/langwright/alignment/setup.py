@@ -106,7 +106,7 @@ class Setup:
         found.float()
         if found.generates:
             grow_vocabulary(found, self.form.tokenizer.vocab_size)
-        without_dropout(found)
+        without_dropout(found)  # 11. of the details of PPO, see ppo.py
         return found
 
     def trained(self, base: Model) -> Model:

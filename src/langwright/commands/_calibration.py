@@ -1,7 +1,8 @@
 """The text that compression looks at, and the text on which a model is measured before and after."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,53 @@ WINDOWS, WINDOW, BATCH = 128, 512, 4096
 """Windows, tokens in one unless the context is shorter, and in a pass, the first of which AWQ tries scales on."""
 
 
-def calibration_windows(
-    opened: OpenedFolder, corpus: str | None, windows: int | None = None, window: int | None = None, field: str = "text"
-) -> Windows:
+@dataclass(frozen=True)
+class Calibrating:
+    """The text that a method looks at.
+
+    Args:
+        calibrate: the corpus that shows what matters; python-stdlib unless given.
+        windows: how many windows of it, evenly spread; 128 unless given.
+        window: tokens in each; 512, or the model's own context where that is shorter.
+    """
+
+    calibrate: str | None = None
+    windows: int | None = None
+    window: int | None = None
+
+    def refuse(self, why: str) -> None:
+        """UserError for flags of a text that a method does not look at."""
+        for name, value in vars(self).items():
+            if value is not None:
+                raise UserError(f"--{name}: {why}; leave it out")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The text that a model is measured on before and after.
+
+    Args:
+        text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
+        split: measure only the held-out side of this split of the text, such as 5%.
+        field: the field or column that holds the text, in corpora that have several.
+        context: tokens in a window of --text; the model's own context unless given.
+        ignore_field: a field of config.json to pass over although it is not understood.
+    """
+
+    text: str | None = None
+    split: str | None = None
+    field: str = "text"
+    context: int | None = None
+    ignore_field: tuple[str, ...] = ()
+
+
+def calibration_windows(opened: OpenedFolder, asked: Calibrating, field: str = "text") -> Windows:
     """Token ids of windows of a corpus, all of them full, in batches.
 
     Raises UserError for a model that reads no text in one stack, flags that do not fit it, or too short a corpus.
     """
     opened.require(one_stack=True)
-    windows = WINDOWS if windows is None else windows
+    corpus, window, windows = asked.calibrate, asked.window, WINDOWS if asked.windows is None else asked.windows
     check_flag("windows", windows, windows >= 1, "at least 1")
     context = opened.config.context
     length = min(WINDOW, context or WINDOW) if window is None else window
@@ -53,29 +92,13 @@ def calibration_windows(
         return [every.batch(part, part).ids for part in np.array_split(numbers, -(-len(numbers) * length // BATCH))]
 
 
-def refuse_calibration(why: str, calibrate: str | None, windows: int | None, window: int | None) -> None:
-    """UserError for flags of a text that a method does not look at."""
-    for name, value in (("calibrate", calibrate), ("windows", windows), ("window", window)):
-        if value is not None:
-            raise UserError(f"--{name}: {why}; leave it out")
-
-
-def compared(
-    opened: OpenedFolder,
-    out: Path,
-    make: Callable[[], dict[str, Any]],
-    *,
-    text: str | None,
-    split: str | None,
-    field: str,
-    context: int | None,
-    ignore_field: Collection[str],
-) -> dict[str, Any]:
+def compared(opened: OpenedFolder, out: Path, make: Callable[[], dict[str, Any]], asked: Measuring) -> dict[str, Any]:
     """What `make`, which writes the folder `out`, reports, and the perplexity of a text before and after.
 
     What cannot be measured is refused before anything is made.
     """
-    if text is None and (split or context):
+    text, context = asked.text, asked.context
+    if text is None and (asked.split or context):
         raise UserError("--split and --context go with --text, the corpus to measure on")
     if text is None:
         return make()
@@ -83,7 +106,7 @@ def compared(
     @torch.no_grad()
     def measured(folder: Path, tokens: Tokens) -> tuple[float, Tensor]:
         """The perplexity of a model, and its logits in one window."""
-        loaded = OpenedFolder(folder, ignore_field).require(generates=True, one_stack=True).model()
+        loaded = OpenedFolder(folder, asked.ignore_field).require(generates=True, one_stack=True).model()
         check_vocabulary(loaded.vocabulary, tokenizer, opened.path)
         perplexity = measure(loaded, tokens, context).perplexity
         window = Numbered(tokens, context or loaded.window, once=True)
@@ -91,7 +114,7 @@ def compared(
 
     with ExitStack() as kept:
         tokenizer = load_tokenizer(opened.path)
-        tokens = kept.enter_context(tokens_of(tokenizer, text, split, field))
+        tokens = kept.enter_context(tokens_of(tokenizer, text, asked.split, asked.field))
         before = measured(opened.path, tokens)
         report = make()
         after = measured(out, tokens)

@@ -96,18 +96,7 @@ def cascade(
             {**fitting, **_changed(scoring), **_changed(costs), **_changed(asking), **_changed(columns)},
             "goes with cascade fit; the folder says how it was fitted",
         )
-        check_flag("limit", limit, limit is None or limit >= 0, "at least 0")
-        texts = [*prompt, *([] if prompts is None else [text for text, _ in read_prompts(prompts)])]
-        if not texts:
-            raise UserError("cascade run needs --prompt or --prompts")
-        made = open_cascade(Path(source), lambda folder: opening.open(folder))
-        for text in texts:
-            row = made.answer(text, limit).row()
-            if json:
-                print_json(row)
-            else:
-                print(row["text"])
-                say(f"{row['model']}, stage {row['stage']}, {row['cost']:.4g} {made.settings.costs.cost}")
+        _run(Path(source), prompt, prompts, limit, opening, json)
         return
     _unused({"prompt": prompt or None, "prompts": prompts, "limit": limit}, "goes with cascade run")
     if out is None:
@@ -117,62 +106,117 @@ def cascade(
     refuse_file(out)
     if (out / RECORD).exists():
         raise UserError(f"{out}: holds a cascade already; choose another folder")
-    kind = kind or "cascade"
-    learns = kind == "router" or scoring.scorer == "learned"
-    if kind == "router":
+    told = Settings(kind or "cascade", tuple(map(str, model)), scoring, costs, asking)
+    if told.kind == "router":
         _unused({"budget": budget, **_changed(scoring)}, "goes with --kind cascade; a router asks one model, unscored")
-    if not learns:
+    if not _learns(told):
         unused = {"classifier": classifier, "classifier_steps": classifier_steps}
         _unused(unused, "goes with --scorer learned or --kind router")
     steps = 200 if classifier_steps is None else classifier_steps
     check_flag("classifier_steps", steps, steps >= 1, "at least 1")
     check_flag("budget", budget, budget is None or 0 <= budget < np.inf, "a number from 0 on")
-    prices = costs.prices(len(model))
-    pairs = [*{pair.source: pair for pair in open_pairs(source, columns).pairs}.values()]
-    parts = _split([pair.source for pair in pairs], (0.4, 0.3) if learns and kind == "cascade" else (0.0, 0.5))
-    if kind == "router":
-        parts = parts[1], parts[0], parts[2]
-    for name, part in zip(("to learn from", "to fit on", "to measure"), parts, strict=True):
-        if len(part) < FEWEST and (part or name == "to measure"):
-            raise UserError(f"{source}: {len(part)} rows {name} are too few; {FEWEST} are needed at least")
-    answers = [_answers(folder, pairs, prices[i], asking, scoring, opening) for i, folder in enumerate(model)]
-    right = np.array([[float(normal(row[n].text) == normal(p.target)) for row in answers] for n, p in enumerate(pairs)])
-    spent = np.array([[costs.of(row[n]) for row in answers] for n in range(len(pairs))])
-    means = _means(spent[parts[1] or parts[0]])
-    told = Settings(kind, tuple(map(str, model)), scoring, costs, asking, mean_costs=means)
-    if learns:
-        taught = [pairs[n] for n in parts[0]], [[row[n] for row in answers] for n in parts[0]]
-        rows = _lessons(kind, *taught, right[parts[0]], spent[parts[0]])
-        _train(rows, out, classifier or "bert", steps)
-    made = Cascade(told, lambda folder: opening.open(folder), out / CLASSIFIER if learns else None)
-    if kind == "router":
-        told, curve = _routed(made, pairs, parts[2], right, spent)
-    else:
-        made.score(pairs[0].source, 0, answers[0][0])  # the first call of a classifier takes longer
-        scored = [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
-        scores = np.array([[score for score, _ in row] for row in scored])
-        checks = np.array([[costs.of(Answer(""), seconds) for _, seconds in row] for row in scored])
-        part = parts[1]
-        policies = frontier(scores[part], right[part], spent[part], checks[part])
-        best = choose(policies, float("inf") if budget is None else budget)
-        if best is None:
-            cheapest = f"{policies[0].cost:.4g} {costs.cost}"
-            raise UserError(
-                f"--budget {budget:g}: no model answers for so little; the cheapest policy costs {cheapest}"
-            )
-        part = parts[2]
-        curve = measure(policies, scores[part], right[part], spent[part], checks[part])
-        checks[:, best.chain[-1]] = 0  # the last answer is taken without a score
-        means = _means((spent + checks)[parts[1]])
-        told = replace(told, chain=best.chain, thresholds=best.thresholds, mean_costs=means)
-    sizes = dict(zip(("learn", "fit", "test"), map(len, parts), strict=True))
-    told = replace(told, report={"rows": sizes, "budget": budget, **asdict(curve)})
+    told, curve = _fit(source, out, told, columns, budget, classifier or "bert", steps, opening)
     save_cascade(out, told)
     if json:
         print_json({"out": str(out), "chain": told.chain, "thresholds": told.thresholds, "report": told.report})
     else:
         _tell(told, curve)
     say(f"wrote {out}")
+
+
+def _run(
+    folder: Path, prompt: Sequence[str], prompts: Path | None, limit: float | None, opening: Opening, json: bool
+) -> None:
+    """Answer prompts, and tell what that cost."""
+    check_flag("limit", limit, limit is None or limit >= 0, "at least 0")
+    texts = [*prompt, *([] if prompts is None else [text for text, _ in read_prompts(prompts)])]
+    if not texts:
+        raise UserError("cascade run needs --prompt or --prompts")
+    made = open_cascade(folder, lambda one: opening.open(one))
+    for text in texts:
+        row = made.answer(text, limit).row()
+        if json:
+            print_json(row)
+        else:
+            print(row["text"])
+            say(f"{row['model']}, stage {row['stage']}, {row['cost']:.4g} {made.settings.costs.cost}")
+
+
+def _learns(told: Settings) -> bool:
+    """Whether there is a classifier."""
+    return told.kind == "router" or told.scorer.scorer == "learned"
+
+
+def _fit(
+    source: str,
+    out: Path,
+    told: Settings,
+    columns: Columns,
+    budget: float | None,
+    classifier: str,
+    steps: int,
+    opening: Opening,
+) -> tuple[Settings, Curve]:
+    """What is asked when, and how good that is; a classifier is written into OUT."""
+    prices = told.costs.prices(len(told.models))
+    pairs = [*{pair.source: pair for pair in open_pairs(source, columns).pairs}.values()]
+    parts = _parts(source, told, pairs)
+    learn, fit, test = parts
+    answers = [
+        _answers(Path(name), pairs, price, told.asking, told.scorer, opening)
+        for name, price in zip(told.models, prices, strict=True)
+    ]
+    right = np.array([[float(normal(row[n].text) == normal(p.target)) for row in answers] for n, p in enumerate(pairs)])
+    spent = np.array([[told.costs.of(row[n]) for row in answers] for n in range(len(pairs))])
+    told = replace(told, mean_costs=_means(spent[fit or learn]))
+    if _learns(told):
+        taught = [pairs[n] for n in learn], [[row[n] for row in answers] for n in learn]
+        _train(_lessons(told.kind, *taught, right[learn], spent[learn]), out, classifier, steps)
+    made = Cascade(told, lambda one: opening.open(one), out / CLASSIFIER if _learns(told) else None)
+    if told.kind == "router":
+        told, curve = _routed(made, pairs, test, right, spent)
+    else:
+        told, curve = _thresholds(made, pairs, (fit, test), answers, right, spent, budget)
+    sizes = dict(zip(("learn", "fit", "test"), map(len, parts), strict=True))
+    return replace(told, report={"rows": sizes, "budget": budget, **asdict(curve)}), curve
+
+
+def _parts(source: str, told: Settings, pairs: Sequence[Pair]) -> tuple[list[int], list[int], list[int]]:
+    """The rows to learn from, to fit on and to measure; UserError where they are too few."""
+    shares = (0.4, 0.3) if _learns(told) and told.kind == "cascade" else (0.0, 0.5)
+    learn, fit, test = _split([pair.source for pair in pairs], shares)
+    if told.kind == "router":
+        learn, fit = fit, learn
+    for name, part in (("to learn from", learn), ("to fit on", fit), ("to measure", test)):
+        if len(part) < FEWEST and (part or name == "to measure"):
+            raise UserError(f"{source}: {len(part)} rows {name} are too few; {FEWEST} are needed at least")
+    return learn, fit, test
+
+
+def _thresholds(
+    made: Cascade,
+    pairs: Sequence[Pair],
+    parts: tuple[Sequence[int], Sequence[int]],
+    answers: Sequence[Sequence[Answer]],
+    right: Any,
+    spent: Any,
+    budget: float | None,
+) -> tuple[Settings, Curve]:
+    """A cascade fitted on the first part of the rows and measured on the second."""
+    told, (fit, test) = made.settings, parts
+    made.score(pairs[0].source, 0, answers[0][0])  # the first call of a classifier takes longer
+    scored = [[made.score(p.source, m, row[n]) for m, row in enumerate(answers)] for n, p in enumerate(pairs)]
+    scores = np.array([[score for score, _ in row] for row in scored])
+    checks = np.array([[told.costs.of(Answer(""), seconds) for _, seconds in row] for row in scored])
+    policies = frontier(scores[fit], right[fit], spent[fit], checks[fit])
+    best = choose(policies, float("inf") if budget is None else budget)
+    if best is None:
+        cheapest = f"{policies[0].cost:.4g} {told.costs.cost}"
+        raise UserError(f"--budget {budget:g}: no model answers for so little; the cheapest policy costs {cheapest}")
+    curve = measure(policies, scores[test], right[test], spent[test], checks[test])
+    checks[:, best.chain[-1]] = 0  # the last answer is taken without a score
+    means = _means((spent + checks)[fit])
+    return replace(told, chain=best.chain, thresholds=best.thresholds, mean_costs=means), curve
 
 
 def _unused(flags: Mapping[str, Any], why: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands._calibration import calibration_windows, compared, print_change, refuse_calibration
+from langwright.commands._calibration import Calibrating, Measuring, calibration_windows, compared, print_change
 from langwright.compression.quantise import FLOATS, Method, cast_folder, compress_folder, refuse_folders
 from langwright.models.folder import OpenedFolder
 from langwright.models.surgery.quantise import BITS, Scheme, scheme_of
@@ -18,16 +18,10 @@ def compress(
     *,
     to: Literal["int8", "w8a8", "int4", "int3", "nf4", "fp4", "bfloat16", "float16"],
     method: Method = "rtn",
-    calibrate: str | None = None,
-    windows: int | None = None,
-    window: int | None = None,
+    calibrating: Calibrating = Calibrating(),
     group_size: int | None = None,
     asymmetric: bool = False,
-    text: str | None = None,
-    split: str | None = None,
-    field: str = "text",
-    context: int | None = None,
-    ignore_field: tuple[str, ...] = (),
+    measuring: Measuring = Measuring(),
     json: bool = False,
 ) -> None:
     """Quantise the linear layers of a model, and report what that costs and saves.
@@ -39,33 +33,25 @@ def compress(
             and activations in int8; bfloat16 or float16, all tensors.
         method: rtn rounds to the nearest; gptq makes the error of each column good in the columns left; awq scales
             columns by their activations and cuts outliers; smoothquant, for w8a8, moves outliers into the weights.
-        calibrate: the corpus that methods other than rtn look at; python-stdlib unless given.
-        windows: how many windows of it, evenly spread; 128 unless given.
-        window: tokens in each; 512, or the model's own context where that is shorter.
+        calibrating: the text that methods other than rtn look at.
         group_size: columns of int4 and int3 that share a scale.
         asymmetric: groups of int4 and int3 with a zero each, which errs less; `transformers` does not open these.
-        text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
-        split: measure only the held-out side of this split of the text, such as 5%.
-        field: the field or column that holds the text, in corpora that have several.
-        context: tokens in a window of --text; the model's own context unless given.
-        ignore_field: a field of config.json to pass over although it is not understood.
+        measuring: the text that the model is measured on before and after.
         json: print the result as JSON.
     """
     scheme = _scheme(to, method, group_size, asymmetric)
     if method == "rtn":
-        refuse_calibration("goes with --method gptq, awq or smoothquant", calibrate, windows, window)
-    opened = OpenedFolder(model, ignore_field)
+        calibrating.refuse("goes with --method gptq, awq or smoothquant")
+    opened = OpenedFolder(model, measuring.ignore_field)
     refuse_folders(opened, out)
 
     def make() -> dict[str, Any]:
         if scheme is None:
             return {**cast_folder(opened, out, to)}
-        shown = calibration_windows(opened, calibrate, windows, window, field) if method != "rtn" else ()
+        shown = calibration_windows(opened, calibrating, measuring.field) if method != "rtn" else ()
         return asdict(compress_folder(opened, out, scheme, method, shown))
 
-    report = compared(
-        opened, out, make, text=text, split=split, field=field, context=context, ignore_field=ignore_field
-    )
+    report = compared(opened, out, make, measuring)
     if json:
         print_json(report)
         return

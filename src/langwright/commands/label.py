@@ -1,14 +1,15 @@
 """langwright label: a page on which people write demonstrations, and rank and judge what models answered."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.base.files import folder_lock, refuse_file, write_atomic, write_json
+from langwright.base.files import LOCK, folder_lock, refuse_file, write_atomic, write_json
 from langwright.commands._door import caller_keys
-from langwright.corpora.judgements import Judgements, json_lines, training_files
+from langwright.corpora.judgements import LABELS, Judgements, json_lines, training_files
 from langwright.corpora.labelling import Ask, open_items, sorted_out
 from langwright.evaluation.people import report
 
@@ -55,9 +56,13 @@ def label(
     keys = [] if export else caller_keys("langwright label", port, host, api_key)
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
         raise UserError(f"{out}: lies in {data}, whose files are to be labelled; choose a folder outside")
-    asked = sorted_out(open_items(data), ask)
+    items = open_items(data)
+    asked = sorted_out(items, ask)
     if not asked:
-        raise UserError(f"{data}: no row has enough answers for --ask {ask}")
+        told = "no row has answers that differ" if ask is None else f"no row has enough answers for --ask {ask}"
+        raise UserError(f"{data}: {told}")
+    if out.is_dir() and not (out / LABELS).exists() and set(os.listdir(out)) - {LOCK}:
+        raise UserError(f"{out}: holds other files, and no {LABELS}; choose another folder")
     if export and not out.is_dir():
         raise UserError(f"{out}: no such folder of labels; label first, without --export")
     refuse_file(out)
@@ -65,7 +70,9 @@ def label(
         judgements = Judgements(out)
         if not export:
             kinds = [kind for _, kind in asked.values()]
-            say(", ".join(f"{kinds.count(kind):,} {words}" for kind, words in WORDS.items() if kind in kinds))
+            counts = [f"{kinds.count(kind):,} {words}" for kind, words in WORDS.items() if kind in kinds]
+            left = len(items) - len(asked)
+            say(", ".join([*counts, *([f"{left:,} left out: too few answers that differ"] if left else [])]))
             from langwright.serving.labelling import Labelling
             from langwright.serving.process import listen, serve
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from langwright.base.console import print_json, say
 from langwright.base.errors import UserError, check_flag
-from langwright.commands._calibration import calibration_windows, compared, print_change, refuse_calibration
+from langwright.commands._calibration import Calibrating, Measuring, calibration_windows, compared, print_change
 from langwright.compression.prune import (
     Method,
     Pattern,
@@ -28,14 +28,8 @@ def prune(
     pattern: str | None = None,
     heads: int | None = None,
     layers: int | None = None,
-    calibrate: str | None = None,
-    windows: int | None = None,
-    window: int | None = None,
-    text: str | None = None,
-    split: str | None = None,
-    field: str = "text",
-    context: int | None = None,
-    ignore_field: tuple[str, ...] = (),
+    calibrating: Calibrating = Calibrating(),
+    measuring: Measuring = Measuring(),
     json: bool = False,
 ) -> None:
     """Leave weights, heads or layers out of a model; single weights, half of them unless something else is said.
@@ -49,14 +43,8 @@ def prune(
         pattern: how many of how many neighbours stay, such as 2:4.
         heads: so many heads of attention go in every layer.
         layers: so many layers go.
-        calibrate: the corpus that shows what matters; python-stdlib unless given.
-        windows: how many windows of it, evenly spread; 128 unless given.
-        window: tokens in each; 512, or the model's own context where that is shorter.
-        text: a corpus on which perplexity before and after, and the largest change of a logit, are measured.
-        split: measure only the held-out side of this split of the text, such as 5%.
-        field: the field or column that holds the text, in corpora that have several.
-        context: tokens in a window of --text; the model's own context unless given.
-        ignore_field: a field of config.json to pass over although it is not understood.
+        calibrating: the text that shows what matters.
+        measuring: the text that the model is measured on before and after.
         json: print the result as JSON.
     """
     given = {"sparsity": sparsity, "pattern": pattern, "heads": heads, "layers": layers}
@@ -68,14 +56,14 @@ def prune(
         raise UserError(f"--method {method}: chooses single weights, and has no place beside {named[0]}")
     method, share = method or "wanda", 0.5 if not named else sparsity
     if not whole and method == "magnitude":
-        refuse_calibration("magnitude looks at no text", calibrate, windows, window)
+        calibrating.refuse("magnitude looks at no text")
     if share is not None:
         check_flag("sparsity", share, 0 < share < 1, "above 0 and below 1")
     try:
         wanted = Pattern(share or 0.0) if pattern is None else pattern_of(pattern)
     except ValueError as error:
         raise UserError(f"--pattern {pattern}: {error}") from None
-    opened = OpenedFolder(model, ignore_field)
+    opened = OpenedFolder(model, measuring.ignore_field)
     refuse_folders(opened, out)
     opened.require(one_stack=True)
     for name, value, most in (("heads", heads, None), ("layers", layers, opened.config.shape.layers)):
@@ -86,7 +74,7 @@ def prune(
 
     def make() -> dict[str, Any]:
         by_size = not whole and method == "magnitude"
-        shown = () if by_size else calibration_windows(opened, calibrate, windows, window, field)
+        shown = () if by_size else calibration_windows(opened, calibrating, measuring.field)
         loaded = opened.model()
         if layers is not None:
             loaded, gone = remove_layers(loaded, shown, layers)
@@ -97,9 +85,7 @@ def prune(
         prune_weights(loaded, shown, method, wanted)
         return write_pruned(opened, loaded, out, {"method": method, "sparsity": wanted.share, "pattern": pattern})
 
-    report = compared(
-        opened, out, make, text=text, split=split, field=field, context=context, ignore_field=ignore_field
-    )
+    report = compared(opened, out, make, measuring)
     if json:
         print_json(report)
         return

@@ -1,12 +1,12 @@
 """One block after another: what each linear layer of a model reads in a text, and the layer changed by that.
 
-All methods that look at a text are visitors of this driver. Beside the weights, only the hidden states before one block
-and the statistics that a visitor asks for are in memory; a block reads what the blocks before it, already changed,
-give.
+All methods that look at a text are visitors of this driver. In memory are the weights, or those of one block
+(`Deferred`), the hidden states before it, and the statistics that a visitor asks for; a block reads what the blocks
+before it, already changed, give.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -227,8 +227,16 @@ Visitor = Callable[[CalibratedBlock], None]
 
 
 @torch.no_grad()
-def visit_blocks(model: Model, windows: Windows, visitor: Visitor) -> None:
-    """Show a visitor all blocks of a model of one stack, from the first to the last."""
+def visit_blocks(
+    model: Model,
+    windows: Windows,
+    visitor: Visitor,
+    held: Callable[[int], AbstractContextManager[None]] = lambda layer: nullcontext(),
+) -> None:
+    """Show a visitor all blocks of a model of one stack, from the first to the last.
+
+    held: has a block in memory while it is entered (`Deferred.block`).
+    """
     stack = model.body
     entries = [e for e in tasks.entries(ROWS[model.family], model.config, model.task) if quantise.is_chosen(model, e)]
     hidden, contexts = [], dict[torch.Size, list[Context]]()  # which say nothing of the tokens themselves
@@ -236,9 +244,11 @@ def visit_blocks(model: Model, windows: Windows, visitor: Visitor) -> None:
         x, beside, _ = stack.enter(ids)
         hidden.append(x)
         contexts.setdefault(ids.shape, beside)
-    for layer, module in enumerate(stack.blocks):
-        inside = [e for e in entries if e.ours[0].startswith(f"body.blocks.{layer}.")]
-        beside = [contexts[ids.shape][layer] for ids in windows]
-        block = CalibratedBlock(module, layer, hidden, beside, [Weight(model, e) for e in inside])
-        visitor(block)
-        block.advance()
+    for layer in range(len(stack.blocks)):
+        with held(layer):
+            inside = [e for e in entries if e.ours[0].startswith(f"body.blocks.{layer}.")]
+            beside = [contexts[ids.shape][layer] for ids in windows]
+            block = CalibratedBlock(stack.blocks[layer], layer, hidden, beside, [Weight(model, e) for e in inside])
+            visitor(block)
+            block.advance()
+            del block

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langwright.base.errors import UserError
 from langwright.compression.calibration import CalibratedBlock, Moments, Windows, visit_blocks
-from langwright.compression.quantise import refuse_folders, write_beside
+from langwright.compression.quantise import refuse_folders, write_beside, writer
 from langwright.compression.second_order import Column, Matrix, correct
 from langwright.models import tasks
 from langwright.models.families import ROWS
@@ -230,5 +230,8 @@ def write_pruned(source: OpenedFolder, model: Model, out: Path, record: dict[str
         "parameters": sum(p.numel() for p in parameters.values()),
         "zeros": sum(int((p == 0).sum()) for p in linear) / max(1, sum(p.numel() for p in linear)),
     }
-    write_beside(source, out, fields, tensors, {"pruned": {"from": str(source.path), **report}})
+    with writer(out) as write:
+        for name, tensor in tensors.items():
+            write(name, tensor)
+    write_beside(source, out, fields, {"pruned": {"from": str(source.path), **report}})
     return report

@@ -1,7 +1,8 @@
 """Linear layers quantised: from one folder to another."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,17 +16,17 @@ from langwright.base.files import checksums, write_json
 from langwright.base.gguf import is_gguf
 from langwright.base.hub import SMALL
 from langwright.base.shards import SINGLE
-from langwright.compression.calibration import CalibratedBlock, Weight, Windows, visit_blocks
+from langwright.compression.calibration import CalibratedBlock, Windows, visit_blocks
 from langwright.compression.folding import clipped, scale_by_activations, smooth
 from langwright.compression.second_order import gptq
 from langwright.models import tasks
 from langwright.models.family import Fields
-from langwright.models.folder import CONFIG, FORMAT_VERSION, GENERATION, RECORD, OpenedFolder, refuse_out
-from langwright.models.gguf.tensors import open_weights
+from langwright.models.folder import CONFIG, FORMAT_VERSION, GENERATION, RECORD, Deferred, OpenedFolder, refuse_out
+from langwright.models.gguf.tensors import each_tensor
 from langwright.models.keymap import to_disk
 from langwright.models.surgery import quantise
 from langwright.models.surgery.quantise import FIELD, OnPacked, Scheme, write_packed
-from langwright.models.weights import check_floats, write_tensors
+from langwright.models.weights import Write, check_floats, tensor_writer
 from langwright.parts.quantised import Packed
 from langwright.text.opening import load_tokenizer
 
@@ -68,7 +69,7 @@ def compress_folder(
     """Write a folder whose linear layers are quantised, and everything else is as in `source`.
 
     Rounded to nearest, tensors are quantised one at a time while the model is loaded, which says what these are and
-    refuses what cannot be opened. The other methods load the model as it is, and change one block after the other.
+    refuses what cannot be opened. The other methods load, change and write one block after the other.
 
     Args:
         source: the model.
@@ -81,58 +82,73 @@ def compress_folder(
         UserError: as `refuse_folders`; a weight cannot be cut into groups, or a tensor holds NaN or infinity.
     """
     refuse_folders(source, out)
-    quantised: dict[str, dict[str, Tensor]] = {}
     sizes: list[tuple[int, int]] = []
     errors = {"": 0.0}
     groups: dict[int, list[str]] = {}
+    written: set[str] = set()
+    before, after, skipped = 0, 0, {"lm_head"}
+    with writer(out) as write:
 
-    def keep(name: str, weight: Tensor, packed: Packed) -> None:
-        quantised[name] = write_packed(scheme, name, packed)
-        stored = sum(tensor.nbytes for tensor in quantised[name].values())  # of three bits memory holds four
-        sizes.append((weight.numel(), stored if scheme.kind in quantise.BITS else packed.bytes))
-        before = weight.float()
-        errors[name] = float((packed.full_weight(torch.float32) - before).norm() / before.norm().clamp(min=1e-30))
-        groups.setdefault(scheme.columns_a_scale(weight.shape[1]), []).append(name.removesuffix(".weight"))
+        def put(name: str, tensor: Tensor) -> None:
+            nonlocal after
+            write(name, tensor)
+            written.add(name)
+            after += tensor.nbytes
 
-    changed: dict[str, Tensor] = {}
-    if method == "rtn":
-        source.model(bits=scheme, on_packed=keep)
-    else:
-        changed = _calibrated(source, scheme, method, windows, keep)
-    before, tensors, skipped = 0, dict[str, Tensor](), {"lm_head"}
-    with open_weights(source.path) as opened:
-        for name in opened.files:
-            tensor = opened.read(name)
+        def put_float(name: str, tensor: Tensor) -> None:
+            put(name, tensor)
+            if tensor.ndim == 2 and name.endswith(".weight"):
+                skipped.add(name.removesuffix(".weight"))
+
+        def keep(name: str, weight: Tensor, packed: Packed) -> None:
+            tensors = write_packed(scheme, name, packed)
+            stored = sum(tensor.nbytes for tensor in tensors.values())  # of three bits memory holds four
+            sizes.append((weight.numel(), stored if scheme.kind in quantise.BITS else packed.bytes))
+            whole = weight.float()
+            errors[name] = float((packed.full_weight(torch.float32) - whole).norm() / whole.norm().clamp(min=1e-30))
+            groups.setdefault(scheme.columns_a_scale(weight.shape[1]), []).append(name.removesuffix(".weight"))
+            written.add(name)
+            for key, tensor in tensors.items():
+                put(key, tensor)
+
+        if method == "rtn":
+            source.model(bits=scheme, on_packed=keep)
+        else:
+            _calibrated(source, scheme, method, windows, keep, put_float)
+        for name, tensor, where in each_tensor(source.path):
             if not name.endswith(source.family.ignored_keys):
-                check_floats(tensor, opened.where(name), finite=True)
+                check_floats(tensor, where, finite=True)
             before += tensor.nbytes
-            if name not in quantised and not changed:
-                tensors[name] = tensor.clone()
-    tensors |= changed
-    skipped |= {n.removesuffix(".weight") for n, t in tensors.items() if t.ndim == 2 and n.endswith(".weight")}
-    for of in quantised.values():
-        tensors |= of
-    weights, packed = (sum(column) for column in zip(*sizes, strict=True))
-    after, worst = sum(tensor.nbytes for tensor in tensors.values()), max(errors, key=lambda name: errors[name])
+            if method == "rtn" and name not in written:
+                put_float(name, tensor)
+        weights, packed = (sum(column) for column in zip(*sizes, strict=True))
+    worst = max(errors, key=lambda name: errors[name])
     result = Compression(weights, 8 * packed / weights, before, after, errors[worst], worst)
     dtype = source.fields.get("dtype") or source.fields.get("torch_dtype") or "float32"
     fields = {**source.fields, FIELD: scheme.fields(skipped, dtype, groups)}
     told = {"from": str(source.path), "to": scheme.kind, "method": method, **asdict(result)}
-    write_beside(source, out, fields, tensors, {"compressed": told})
+    write_beside(source, out, fields, {"compressed": told})
     return result
 
 
 def _calibrated(
-    source: OpenedFolder, scheme: Scheme, method: Method, windows: Windows, keep: OnPacked
-) -> dict[str, Tensor]:
-    """Quantise block by block; the tensors that stay floats, under their names on disk, since folding changes some."""
-    model = source.model()
-    whole = tasks.entries(source.family, model.config, model.task)
-    floats = {entry.disk for entry in whole if not quantise.is_chosen(model, entry)}
+    source: OpenedFolder, scheme: Scheme, method: Method, windows: Windows, keep: OnPacked, put: Write
+) -> None:
+    """Quantise block by block. put: takes the tensors that stay floats under their names on disk; folding changes some.
 
-    def pack(weight: Weight, packed: Packed) -> None:
-        keep(weight.name, weight.matrix, packed)
-        weight.pack(packed)
+    One block is in memory at a time.
+    """
+    deferred = Deferred(source)
+    model = deferred.model
+    whole = tasks.entries(source.family, model.config, model.task)
+    floats = [entry for entry in whole if not quantise.is_chosen(model, entry)]
+
+    def put_floats(layer: int | None) -> None:
+        """Those of a block, or those of none."""
+        inside = "body.blocks." if layer is None else f"body.blocks.{layer}."
+        own = [entry for entry in floats if entry.ours[0].startswith(inside) == (layer is not None)]
+        for name, tensor in to_disk(own, dict(model.named_parameters())).items():
+            put(name, tensor)
 
     def visit(block: CalibratedBlock) -> None:
         if method == "smoothquant":
@@ -152,23 +168,33 @@ def _calibrated(
                 packed = scheme.quantise(matrix)
                 if method == "gptq" and moments is not None and moments.tokens:
                     packed = gptq(matrix, moments, packed)
-                pack(weight, packed)
+                keep(weight.name, weight.matrix, packed)
+                weight.pack(packed)
+        put_floats(block.layer)
 
-    visit_blocks(model, windows, visit)
-    parameters = dict(model.named_parameters())
-    return to_disk([entry for entry in whole if entry.disk in floats], parameters)
+    put_floats(None)
+    visit_blocks(model, windows, visit, deferred.block)
 
 
-def write_beside(
-    source: OpenedFolder, out: Path, fields: Fields, tensors: Mapping[str, Tensor], record: Fields
-) -> None:
-    """Write a new folder with the small files of the source; langwright.json, written last, keeps what the source's
-    says of its training, and gains `record`.
+@contextmanager
+def writer(out: Path) -> Iterator[Write]:
+    """What writes the tensors of a new folder one after the other; where that fails, the folder is not there."""
+    made = not out.exists()
+    try:
+        with tensor_writer(out / SINGLE) as write:
+            yield write
+    except BaseException:
+        if made and out.exists():
+            out.rmdir()
+        raise
+
+
+def write_beside(source: OpenedFolder, out: Path, fields: Fields, record: Fields) -> None:
+    """Write the small files of the source beside the tensors of a new folder; langwright.json, written last, keeps what
+    the source's says of its training, and gains `record`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     (out / RECORD).unlink(missing_ok=True)
     write_json(out / CONFIG, fields)
-    write_tensors(out / SINGLE, tensors)
     if is_gguf(source.path):
         tokenizer = load_tokenizer(source.path)
         tokenizer.save(out)
@@ -193,16 +219,15 @@ def cast_folder(source: OpenedFolder, out: Path, dtype: str) -> dict[str, int]:
     Raises UserError where a number is too large for it.
     """
     refuse_folders(source, out)
-    source.model()
-    tensors, before = dict[str, Tensor](), 0
-    with open_weights(source.path) as opened:
-        for name in opened.files:
-            whole = opened.read(name)
-            before += whole.nbytes
-            tensors[name] = whole.to(FLOATS[dtype], copy=True)
-            check_floats(tensors[name], f"{opened.where(name)}, in {dtype},", finite=True)
+    Deferred(source)  # refuses what cannot be opened
+    before, after = 0, 0
+    with writer(out) as write:
+        for name, whole, where in each_tensor(source.path):
+            tensor = whole.to(FLOATS[dtype])
+            check_floats(tensor, f"{where}, in {dtype},", finite=True)
+            write(name, tensor)
+            before, after = before + whole.nbytes, after + tensor.nbytes
     fields = {name: value for name, value in source.fields.items() if name != "torch_dtype"}
-    write_beside(
-        source, out, {**fields, "dtype": dtype}, tensors, {"compressed": {"from": str(source.path), "to": dtype}}
-    )
-    return {"bytes_before": before, "bytes_after": sum(tensor.nbytes for tensor in tensors.values())}
+    told = {"compressed": {"from": str(source.path), "to": dtype}}
+    write_beside(source, out, {**fields, "dtype": dtype}, told)
+    return {"bytes_before": before, "bytes_after": after}

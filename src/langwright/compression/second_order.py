@@ -35,8 +35,10 @@ def correct(
     h.diagonal()[dead] = 1
     w[:, dead] = 0
     h.diagonal().add_(DAMPING * h.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    h = torch.linalg.cholesky(h)  # one name for all, which lets go of each when the next is there
+    h = torch.cholesky_inverse(h)
+    factor = torch.linalg.cholesky(h, upper=True).float()
+    del h
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         part, square = w[:, start:stop], factor[start:stop, start:stop]

@@ -102,8 +102,9 @@ class Judgements:
         self.path = folder / LABELS
         self._latest: dict[tuple[str, str, str], Judgement] = {}
         self.whole = 0
-        data = self.path.read_bytes() if self.path.exists() else b""
-        for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        self.path.touch()
+        sync(folder)  # the name of the new file
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
                 break  # its writer was killed before anybody was told that it is kept
             try:
@@ -124,7 +125,7 @@ class Judgements:
     def add(self, judgement: Judgement) -> None:
         """Keep what was said. Raises OSError where the disk does not take it; then the file is as it was."""
         line = json.dumps(judgement.row(), ensure_ascii=False).encode() + b"\n"
-        file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+        file = os.open(self.path, os.O_WRONLY)
         try:
             os.ftruncate(file, self.whole)
             if os.pwrite(file, line, self.whole) < len(line):
@@ -135,8 +136,6 @@ class Judgements:
             raise
         finally:
             os.close(file)
-        if not self.whole:
-            sync(self.path.parent)  # the name of the new file
         self.whole += len(line)
         self._note(judgement)
 

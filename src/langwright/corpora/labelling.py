@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +62,7 @@ class Item:
         prompt: a text or messages; empty where only a picture, sound or video is asked about.
         answers: each once, though several models may have given it.
         models: the names of those who gave each answer; none where a row does not say.
+        given: how many answers there were, equal ones among them.
         media: what is shown beside.
         source: the file and the row.
     """
@@ -69,6 +70,7 @@ class Item:
     prompt: Asked
     answers: tuple[str, ...] = ()
     models: tuple[tuple[str, ...], ...] = ()
+    given: int = 0
     media: tuple[Medium, ...] = ()
     source: str = ""
 
@@ -81,7 +83,7 @@ class Item:
     @property
     def usual(self) -> Ask:
         """What is asked of it unless something else is."""
-        return "rank" if len(self.answers) > 1 else "thumbs" if self.answers else "write"
+        return "rank" if self.given > 1 else "thumbs" if self.given else "write"
 
 
 def open_items(spec: str) -> list[Item]:
@@ -138,12 +140,12 @@ def _joined(named: Mapping[str, str]) -> list[Item]:
     return [Item(item.prompt, *_merged(answers.items()), item.media, item.source) for item, answers in joined]
 
 
-def _merged(answers: Any) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """The answers of (model, answer), each once, and who gave it."""
+def _merged(answers: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], int]:
+    """The answers of (model, answer), each once, who gave each, and how many there were."""
     found: dict[str, list[str]] = {}
     for model, text in answers:
         found.setdefault(text, []).extend([model] if model else [])
-    return tuple(found), tuple(tuple(models) for models in found.values())
+    return tuple(found), tuple(tuple(models) for models in found.values()), len(answers)
 
 
 def _read_item(row: Row, folder: Path) -> Item:
@@ -165,7 +167,9 @@ def _read_item(row: Row, folder: Path) -> Item:
     if media and not {"prompt", "messages", "conversations", "instruction"} & values.keys():
         return Item("", *_merged(texts), media, where)
     asked = read_prompt(Row(values, where))
-    return Item(asked.prompt, *_merged(texts or [("", asked.answer)] * (asked.answer is not None)), media, where)
+    if given is None and not texts and asked.answer is not None:
+        texts = [("", asked.answer)]
+    return Item(asked.prompt, *_merged(texts), media, where)
 
 
 def _parsed(value: Any) -> Any:
@@ -201,7 +205,8 @@ def inside(path: Path, folder: Path) -> bool:
 
 
 def sorted_out(items: Sequence[Item], ask: Ask | None) -> dict[str, tuple[Item, Ask]]:
-    """What is asked of each item, by its id; items of which it cannot be asked are left out.
+    """What is asked of each item, by its id. Items of which it cannot be asked are left out: none is ranked whose
+    answers are all equal.
 
     Args:
         items: what there is.

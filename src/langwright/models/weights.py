@@ -1,10 +1,14 @@
 """Tensors on disk: one safetensors file, or shards with an index. Reading and atomic writing."""
 
 import hashlib
+import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -104,6 +108,51 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         except SafetensorError as error:
             raise UserError(f"{path}: cannot be written: {error}") from None
         temporary.chmod(mode)
+
+
+KINDS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""The names of dtypes in a safetensors file."""
+Write = Callable[[str, Tensor], None]
+"""Takes a tensor and its name; the tensor may then be forgotten."""
+
+
+@contextmanager
+def tensor_writer(path: Path) -> Iterator[Write]:
+    """What writes tensors one after the other; the file is there, whole and durable, when the block ends well.
+
+    A safetensors file begins with what it holds, which is known at the end. Until then the numbers lie in files beside
+    it, those of each width together, so that every tensor begins at a multiple of its width.
+    """
+    rows: dict[int, list[tuple[str, Tensor]]] = {}  # by width: names, and tensors without numbers
+    with atomic_file(path) as temporary, ExitStack() as stack:
+        files: dict[int, Any] = {}
+
+        def write(name: str, tensor: Tensor) -> None:
+            width = tensor.element_size()
+            if width not in files:
+                files[width] = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            files[width].write(numbers.numpy().data)
+            rows.setdefault(width, []).append((name, torch.empty_like(tensor, device="meta")))
+
+        yield write
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        at = 0
+        widths = sorted(rows, reverse=True)
+        for name, tensor in (row for width in widths for row in rows[width]):
+            told = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape)}
+            header[name] = told | {"data_offsets": [at, at + tensor.nbytes]}
+            at += tensor.nbytes
+        said = json.dumps(header).encode()
+        said += b" " * (-len(said) % 8)
+        with temporary.open("wb") as file:
+            file.write(len(said).to_bytes(8, "little") + said)
+            for width in widths:
+                files[width].seek(0)
+                shutil.copyfileobj(files[width], file, 1 << 20)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

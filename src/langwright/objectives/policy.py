@@ -161,6 +161,7 @@ def policy_losses(
     if ratio == "mean":
         logarithm = logarithm / real.sum(1, keepdim=True)
     free = logarithm.exp()
+    # 7. of the details of PPO, as in value_losses; see alignment/ppo.py
     plain, clipped = -advantages * free, -advantages * free.clamp(1 - low, 1 + high)
     return torch.maximum(plain, clipped), clipped > plain
 

@@ -33,6 +33,7 @@ def run_report(out: Path) -> tuple[Html, list[Section]]:
     return _facts(record, metrics), [
         Section("learning", "Learning", curves(metrics) + _events(record["events"])),
         _mistakes(record),
+        _answers(record.get("answers")),
         _trust(record.get("reward_model")),
         _spending(record.get("profile")),
         Section("recipe", "Recipe", definitions(recipe.items())),
@@ -55,6 +56,16 @@ def _mistakes(record: Row) -> Section:
             parts.append(examples(details[name], title))
     about = f"On {record['held_out']['rows']:,} held-out rows, of the weights that are kept." if parts else ""
     return Section("errors", "Right and wrong", Html("").join(parts), about)
+
+
+def _answers(rows: Sequence[Row] | None) -> Section:
+    """What a policy answered before and after it learnt."""
+    if not rows:
+        return Section("answers", "", Html(""))
+    about = (
+        "Held-out prompts, answered by the model that the run began with and by the one that it made, by equal draws."
+    )
+    return Section("answers", "Before and after", examples(rows, "Answers"), about)
 
 
 def _trust(report: Row | None) -> Section:

@@ -21,6 +21,7 @@ _SMALL = {
     "accuracy": ("Accuracy", ".3f"),
     "margin": ("Margin of rewards", ".3f"),
     "rejected_reward": ("Reward of rejected answers", ".3f"),
+    "gold": ("Second reward", ".4f"),
     "kl": ("KL, nats an answer", ".3f"),
     "entropy": ("Entropy, nats a token", ".3f"),
     "clip_share": ("Share of ratios clipped", ".4f"),
@@ -39,7 +40,7 @@ _COLUMNS = {
     "validation_loss": ("Validation loss", ".4f"),
     **_SMALL,
 }
-_NEGATIVE = ("margin", "rejected_reward")
+_NEGATIVE = ("margin", "rejected_reward", "gold")
 """Columns whose chart does not begin at 0."""
 
 
@@ -64,6 +65,8 @@ def curves(rows: Sequence[Mapping[str, object]]) -> Html:
             axes = Axes(label, heading, zero=name not in _NEGATIVE, width=488, height=240)
             small.append(line_chart([Series(heading.lower(), columns[over], columns[name])], axes))
     compares = "accuracy" in columns  # what is learnt of comparisons has no reward of its own
+    if {"reward", "kl"} <= columns.keys() and not compares:  # over-optimisation: the second falls, the first does not
+        small.append(_by_kl(columns))
     name = "reward" if "reward" in columns and not compares else "loss"
     title = "Reward of an answer" if name == "reward" else "Loss" if compares else "Loss, nats per token"
     large = _large(columns, columns[over], Axes(label, title), name)
@@ -90,6 +93,18 @@ def _large(columns: Mapping[str, Column], places: Column, axes: Axes, name: str)
         known = np.isfinite(validation)
         series.append(Series("validation", places[known], validation[known], "points", colour=1))
     return line_chart(series, replace(axes, top=top)), words
+
+
+def _by_kl(columns: Mapping[str, Column]) -> Html:
+    """Rewards over KL, which tells how far the policy has gone; means of steps of about one KL."""
+    known = np.flatnonzero(np.isfinite(columns["kl"]) & np.isfinite(columns["reward"]))
+    parts = np.array_split(known[np.argsort(columns["kl"][known], kind="stable")], min(_ROWS, len(known)))
+    series = []
+    for colour, (name, title) in enumerate((("reward", "reward"), ("gold", "second reward"))):
+        if name in columns:
+            x, y = (np.array([columns[each][part].mean() for part in parts]) for each in ("kl", name))
+            series.append(Series(title, x, y, "points", colour=colour))
+    return line_chart(series, Axes("KL, nats an answer", "Reward by KL", width=488, height=240))
 
 
 def _values(columns: Mapping[str, Column], name: str) -> Html:

@@ -1,5 +1,6 @@
 """The model folder: the Hugging Face layout plus langwright.json, opened, read and written."""
 
+from langwright.models.folder.deferred import Deferred as Deferred
 from langwright.models.folder.opened import CONFIG as CONFIG
 from langwright.models.folder.opened import FORMAT_VERSION as FORMAT_VERSION
 from langwright.models.folder.opened import GENERATION as GENERATION

@@ -114,6 +114,7 @@ class OpenedFolder:
         bits: int | str | quantise.Scheme | None = None,
         on_packed: quantise.OnPacked | None = None,
         quiet: bool = False,
+        filler: quantise.Fills | None = None,
     ) -> Model:
         """The model in eval mode.
 
@@ -129,6 +130,7 @@ class OpenedFolder:
                 tensor by tensor; None for a folder that holds them so.
             on_packed: as for `quantise.Filler`.
             quiet: list neither what is dropped nor what is new: an adapter brings the head.
+            filler: fills parameters in its own way; what `bits` asks for unless given.
 
         Raises:
             UserError: naming the file and the field or tensor that is wrong.
@@ -140,7 +142,8 @@ class OpenedFolder:
         known = self.labels if task == own else ()
         fresh = task != own or (labels is not None and tuple(labels) != known)
         scheme = self._scheme(bits)
-        filler = None if scheme is None else quantise.Filler(scheme, self.scheme is not None, dtype, device, on_packed)
+        if filler is None and scheme is not None:
+            filler = quantise.Filler(scheme, self.scheme is not None, dtype, device, on_packed)
         model_folder(self.named)
         _ = self.record  # the weights are compared with its checksums
         model = self._build(task, labels or known)

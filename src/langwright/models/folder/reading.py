@@ -27,7 +27,7 @@ def read_weights(
     dtype: torch.dtype | None,
     fresh: bool,
     relabelled: bool,
-    filler: quantise.Filler | None,
+    filler: quantise.Fills | None,
     quiet: bool = False,
 ) -> None:
     """Read every parameter from disk, one tensor at a time; a missing or extra tensor or a wrong shape is an error.
@@ -50,9 +50,11 @@ def read_weights(
                 not own and fresh and not entry.ours[0].startswith(("body.", "encoder."))
             ):
                 new.append(entry.disk)
-                _set(ours, [p.data for p in ours], device, dtype or next(model.body.parameters()).dtype)
+                set_parameters(ours, [p.data for p in ours], device, dtype or next(model.body.parameters()).dtype)
             elif not own and entry.zero_if_missing:
-                _set(ours, [torch.zeros(p.shape) for p in ours], device, dtype or next(model.body.parameters()).dtype)
+                set_parameters(
+                    ours, [torch.zeros(p.shape) for p in ours], device, dtype or next(model.body.parameters()).dtype
+                )
             elif not own:
                 raise UserError(f'{folder}: tensor "{entry.disk}" is missing from the weights')
             elif not (filler and filler.take(model, entry, own[0], left, weights)):
@@ -60,7 +62,7 @@ def read_weights(
                 for copy in own[1:]:
                     if not torch.equal(weights.read(copy), tensor):
                         raise weights.refusal(copy, f'differs from "{own[0]}", to which it is tied here')
-                _set(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
+                set_parameters(ours, entry.split(tensor, [p.shape[0] for p in ours]), device, dtype)
         assert not parameters, f"the key map of {family.name} misses {sorted(parameters)}"
         for disk, name in tasks.copies(family, model).items():
             if disk in left:
@@ -84,7 +86,7 @@ def read_weights(
         say(f'{folder}: new, and to be trained, in the head "{task}": {", ".join(new)}')
 
 
-def _set(
+def set_parameters(
     ours: Sequence[nn.Parameter], pieces: Sequence[Tensor], device: torch.device | str, dtype: torch.dtype | None
 ) -> None:
     """Give parameters their numbers, in the memory that they have if it fits; the numbers' dtype is kept unless given.

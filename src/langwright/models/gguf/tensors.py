@@ -95,6 +95,20 @@ def open_weights(path: Path) -> Iterator[Weights]:
             yield opened
 
 
+def each_tensor(path: Path, most: int = 1 << 26) -> Iterator[tuple[str, Tensor, str]]:
+    """The name, the numbers and the place of each tensor. Of what was read about so many bytes stay in memory."""
+    names: list[str] | None = None
+    while names is None or names:
+        with open_weights(path) as opened:
+            names, read = list(opened.files) if names is None else names, 0
+            while names and read < most:
+                name = names.pop(0)
+                tensor = opened.read(name)
+                read += tensor.nbytes
+                yield name, tensor, opened.where(name)
+                del tensor
+
+
 def stored_weights(file: GGUF) -> Weights:
     """The tensors of a file by the names that they have in a folder.
 

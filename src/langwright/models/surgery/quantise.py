@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -256,6 +256,15 @@ def dequantise(model: Model) -> None:
             plain.weight = nn.Parameter(module.packed.full_weight(torch.float32), requires_grad=False)
             plain.bias, plain.adapter = module.bias, module.adapter
             model.set_submodule(name, plain)
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """What fills parameters in its own way."""
+
+    def take(self, model: Model, entry: Entry, name: str, left: dict[str, str], weights: Weights) -> bool:
+        """Whether it has taken charge of an entry, which the tensor `name` holds."""
+        ...
 
 
 @dataclass(frozen=True)
