@@ -27,7 +27,6 @@ from langwright.objectives.preferences import (
     SimPO,
     bradley_terry_losses,
     in_order,
-    kl_of_data,
     kto_losses,
     log_odds,
     ranking_losses,
@@ -102,7 +101,6 @@ def test_judged_answers_and_rankings_are_those_worked_out_by_hand() -> None:
     share, margin = in_order(torch.tensor([[2.0, 1.0, 1.0], [0.0, 1.0, 99.0]]), there)
     torch.testing.assert_close(share, numbers(2.5 / 3, 0))
     torch.testing.assert_close(margin, numbers((1 + 1 + 0) / 3, -1))
-    torch.testing.assert_close(kl_of_data(torch.tensor([[log(2), 0, -1]])), numbers(1 - log(2) + exp(-1)))
 
 
 def batch(seed: int = 0, rows: int = 4, more: int = 0) -> PreferenceBatch:
@@ -172,8 +170,12 @@ def test_log_probabilities_are_those_of_the_logits() -> None:
     model, pairs = tiny_model(), batch()
     logits = model(pairs.ids.flatten(0, 1)).log_softmax(-1)[:, :-1].view(4, 2, -1, 29)
     wanted = logits.gather(-1, pairs.ids[..., 1:, None])[..., 0] * pairs.written[..., 1:]
-    torch.testing.assert_close(pairs.log_probabilities(model), wanted)
-    torch.testing.assert_close(pairs.log_probabilities(model, 1)[:, 0], wanted[:, 1])
+    torch.testing.assert_close(pairs.log_probabilities(pairs.projection(model)), wanted)
+    torch.testing.assert_close(pairs.log_probabilities(pairs.projection(model, 1), 1)[:, 0], wanted[:, 1])
+    both = models()
+    policy, reference = (both[name](pairs.ids.flatten(0, 1)).log_softmax(-1)[:, :-1] for name in both)
+    exact = (policy.exp() * (policy - reference)).sum(-1).view(4, 2, -1) * pairs.written[..., 1:]
+    torch.testing.assert_close(OBJECTIVES["dpo"](both, pairs)["kl"], exact.sum() / 2)
 
 
 class Passes:
@@ -217,7 +219,7 @@ def test_pairs_lose_what_they_lose_in_trl(loss: PairLoss, kind: str) -> None:
     from trl import DPOTrainer
 
     both, pairs = models(), batch()
-    sides = {name: pairs.log_probabilities(model).detach() for name, model in both.items()}
+    sides = {name: pairs.log_probabilities(pairs.projection(model)).detach() for name, model in both.items()}
     flat = {name: torch.cat([side[:, 0], side[:, 1]]) for name, side in sides.items()}
     order = [torch.cat([x[:, 0], x[:, 1]]) for x in (pairs.ids, pairs.mask, pairs.written)]
     inputs = dict(zip(("input_ids", "attention_mask", "completion_mask"), (t.long() for t in order), strict=True))
@@ -234,7 +236,7 @@ def test_trl_passes_over_the_smoothing_of_its_sigmoid_which_is_honoured_here() -
     from trl import DPOTrainer
 
     pair, both = batch(rows=1), models()
-    sides = {name: pair.log_probabilities(model)[0].detach() for name, model in both.items()}
+    sides = {name: pair.log_probabilities(pair.projection(model))[0].detach() for name, model in both.items()}
     names = {"input_ids": pair.ids, "attention_mask": pair.mask, "completion_mask": pair.written}
     inputs = {name: value[0].long() for name, value in names.items()}
 
@@ -252,7 +254,7 @@ def test_judged_answers_lose_what_they_lose_in_trl() -> None:
     from trl import KTOTrainer
 
     both, rows = models(), judged()
-    sides = {name: rows.log_probabilities(model).detach() for name, model in both.items()}
+    sides = {name: rows.log_probabilities(rows.projection(model)).detach() for name, model in both.items()}
     inputs: dict[str, Any] = {
         "input_ids": rows.ids[:, 0], "attention_mask": rows.mask[:, 0].long(),
         "completion_mask": rows.written[:, 0].long(), "label": rows.good,

@@ -15,11 +15,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from langwright.objectives.batch import Batch, Models, real_tokens
+from langwright.objectives.distillation import linear_divergence
 from langwright.objectives.losses import log_probabilities
+from langwright.parts.heads import Projection
 
 Rows = Float[Tensor, " rows"]
 Scores = Float[Tensor, "rows answers"]
 Pairs = Float[Tensor, "rows 2"]
+PerToken = Float[Tensor, "rows some_answers time"]
 Reference = Callable[[Models], AbstractContextManager[Any]]
 """The model that a policy is compared with, for as long as a block runs, given all models of a run."""
 
@@ -42,12 +45,19 @@ class AnswerBatch(Batch):
         """All that is read."""
         return real_tokens(self.ids, self.mask)
 
-    def log_probabilities(self, model: Any, answer: int | None = None) -> Float[Tensor, "rows some_answers tokens"]:
-        """log p of each token of the answers in nats, in float32; 0 for all other tokens. answer: of one of them."""
+    def projection(self, model: Any, answer: int | None = None) -> Projection:
+        """What a model's logits at the tokens of the answers are made of, row after row. answer: of one of them."""
         which = slice(None) if answer is None else slice(answer, answer + 1)
         ids, mask, written = self.ids[:, which], self.mask[:, which], self.written[:, which, 1:]
         hidden = model.body(ids.flatten(0, 1), mask.flatten(0, 1))[:, :-1].unflatten(0, ids.shape[:2])
-        found = log_probabilities(model.head.projection(hidden[written]), ids[..., 1:][written])
+        found: Projection = model.head.projection(hidden[written])
+        return found
+
+    def log_probabilities(self, projection: Projection, answer: int | None = None) -> PerToken:
+        """log p of each token of the answers in nats, in float32; 0 for all other tokens. See `projection`."""
+        which = slice(None) if answer is None else slice(answer, answer + 1)
+        written = self.written[:, which, 1:]
+        found = log_probabilities(projection, self.ids[:, which, 1:][written])
         return torch.zeros(written.shape, device=found.device).masked_scatter(written, found)
 
     def lengths(self) -> Scores:
@@ -99,14 +109,14 @@ class JudgedBatch(AnswerBatch):
     samples: Int[Tensor, " rows"] | None = None
 
 
-def compared(reference: Reference, models: Models, batch: AnswerBatch, answer: int | None = None) -> Tensor:
-    """The log-probabilities that a reference gives; see `AnswerBatch.log_probabilities`.
+def compared(reference: Reference, models: Models, batch: AnswerBatch, answer: int | None = None) -> Projection:
+    """What the logits of a reference are made of; see `AnswerBatch.projection`.
 
     Nothing of a reference asks for gradients, so that none are kept. Inside `torch.no_grad` a CPU has other kernels,
     and a policy that has not moved would differ from its reference by their rounding.
     """
     with reference(models) as model:
-        return batch.log_probabilities(model, answer).detach()
+        return batch.projection(model, answer)
 
 
 def bradley_terry_losses(chosen: Rows, rejected: Rows, margins: Rows) -> Rows:
@@ -223,14 +233,6 @@ def kto_losses(
     return weight * (1 - (sign * beta * (log_ratios - kl)).sigmoid())
 
 
-def kl_of_data(log_ratios: Float[Tensor, "*answers tokens"]) -> Float[Tensor, "*answers"]:
-    """Σ (ρ - 1 - log ρ) over the tokens of an answer, ρ = π / reference: an estimate of KL(reference ‖ π) from data.
-
-    It is never negative and has the right mean if the reference wrote the answers ("k3" of Schulman, 2020).
-    """
-    return (log_ratios.exp() - 1 - log_ratios).sum(-1)
-
-
 @dataclass(frozen=True)
 class PairLoss:
     """How the log-probabilities of two answers, the better one first, become a loss: settings of a method.
@@ -342,7 +344,8 @@ class PairOptimisation:
     """A policy, `models["model"]`, that learns to prefer the first of two answers.
 
     Beside the loss it measures how often its implicit rewards are in order (`accuracy`), by how much (`margin`), those
-    of both answers (`reward`, `rejected_reward`), and how far it has gone from its reference (`kl`, see `kl_of_data`).
+    of both answers (`reward`, `rejected_reward`), and how far it has gone from its reference: `kl`, the sum over the
+    tokens of an answer of KL(π ‖ reference) for what follows the tokens before.
 
     Args:
         loss: of a pair.
@@ -366,10 +369,14 @@ class PairOptimisation:
     def __call__(self, models: Models, batch: PreferenceBatch) -> dict[str, Tensor]:
         """The sums over a batch."""
         sums: dict[str, Tensor] = {}
-        policy = differences = batch.log_probabilities(models["model"])
+        writes = batch.projection(models["model"])
+        policy = differences = batch.log_probabilities(writes)
         if self.loss.compares:
-            differences = policy - compared(self.reference, models, batch)
-            sums["kl"] = kl_of_data(differences.detach()).mean(1).sum()
+            before = compared(self.reference, models, batch)
+            differences = policy - batch.log_probabilities(before).detach()
+            with torch.no_grad():
+                each = torch.ones(len(before.hidden), device=policy.device)
+                sums["kl"] = linear_divergence(before, writes, each, temperature=1.0) / batch.ids.shape[1]
         losses, rewards = self.loss(differences.sum(-1), batch.lengths())
         if self.loss.imitates:
             sums["answers"] = -policy[:, 0].sum()
@@ -428,5 +435,6 @@ class JudgementOptimisation:
 
     def log_ratios(self, models: Models, batch: JudgedBatch, answer: int) -> Rows:
         """log π - log reference of the answers to their prompts (0), or of those to others (1)."""
-        policy = batch.log_probabilities(models["model"], answer)
-        return (policy - compared(self.reference, models, batch, answer)).sum((1, 2))
+        policy = batch.log_probabilities(batch.projection(models["model"], answer), answer)
+        before = batch.log_probabilities(compared(self.reference, models, batch, answer), answer)
+        return (policy - before.detach()).sum((1, 2))
