@@ -49,7 +49,7 @@ USUAL = {
     "distill": "recipe temperature soft hidden depth steps batch_size learning_rate context dtype",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
-    "serve": "port host api_key adapter draft lookup batch queue bits device",
+    "serve": "port host api_key adapter cascade draft batch queue bits device",
     "cascade": "model scorer cost price budget max_new_tokens prompt prompts limit json",
     "words": "analogy near questions similarity architecture loss dimension epochs workers json",
     "evaluate": "text split field context batch_size adapter bits dtype device json",
