@@ -13,7 +13,7 @@ A reward is written as one text, as `--reward` takes it:
     FOLDER                          what a reward model says, with the policy's tokenizer
     FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
     FOLDER:LABEL:probability        the probability of the label
-    MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third without a default is given the row
+    MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third one without default: the row
     0.7*FOLDER + 0.3*parses         a weighted sum; each term has its weight
 """
 
