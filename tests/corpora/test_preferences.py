@@ -46,6 +46,7 @@ SHAPES: list[tuple[dict[str, Any], Item]] = [
     ({"messages": [AGAIN, said("So.")], "label": 1}, Judged((AGAIN,), "So.", True)),
     ({"prompt": "Why?"}, Prompt("Why?")),
     ({"question": "Why?", "answer": "So."}, Prompt("Why?", "So.")),
+    ({"question": "6 * 7?", "answer": 42}, Prompt("6 * 7?", "42")),
     ({"messages": [USER, REPLY, AGAIN]}, Prompt((USER, REPLY, AGAIN))),
 ]  # fmt: skip
 

@@ -349,8 +349,10 @@ def _prompt(prompt: Asked, where: str) -> Asked:
 
 
 def _answer(value: Any, field: str, where: str) -> str:
-    """An answer: a text, or one message of the assistant."""
+    """An answer: a text, a number, or one message of the assistant."""
     value = _parsed(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):  # the result of a sum
+        value = str(value)
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
