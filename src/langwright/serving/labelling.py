@@ -52,8 +52,10 @@ class NextBody(Body):
 
 
 class LabelBody(Body):
-    """What a person says: marks of the answers in the order in which they were shown, or a text, or neither to skip: then what
-    this person has said of the item before stays as it is."""
+    """What a person says: marks of the answers in the order in which they were shown, or a text, or neither to skip.
+
+    What this person has said of the item before stays as it is where it is skipped now.
+    """
 
     labeller: Labeller
     item: Id
