@@ -33,7 +33,8 @@ SHAPES: list[tuple[dict[str, Any], Item]] = [
      Preference("Capital of France?", "\nParis", "\nLondon")),
     ({"chosen": "Capital of France? Paris", "rejected": "Capital of France?\nLondon"},
      Preference("Capital of France?", " Paris", "\nLondon")),
-    ({"chosen": "法国的首都是巴黎。", "rejected": "法国的首都是伦敦。"}, Preference("法国的首都是", "巴黎。", "伦敦。")),
+    ({"chosen": "法国的首都是巴黎。", "rejected": "法国的首都是伦敦。"},
+     Preference("法国的首都是", "巴黎。", "伦敦。")),
     ({"prompt": "As JSON?", "chosen": '{"a": 1}', "rejected": '[{"a": 1}]'},
      Preference("As JSON?", '{"a": 1}', '[{"a": 1}]')),
     ({"prompt": '{"a": 1}', "chosen": "yes", "rejected": "no"}, Preference('{"a": 1}', "yes", "no")),
@@ -58,6 +59,7 @@ SHAPES: list[tuple[dict[str, Any], Item]] = [
     ({"messages": [AGAIN, said("So.")], "label": 1}, Judged((AGAIN,), "So.", True)),
     ({"prompt": "Why?"}, Prompt("Why?")),
     ({"question": "Why?", "answer": "So."}, Prompt("Why?", "So.")),
+    ({"question": "6 * 7?", "answer": 42}, Prompt("6 * 7?", "42")),
     ({"messages": [USER, REPLY, AGAIN]}, Prompt((USER, REPLY, AGAIN))),
 ]  # fmt: skip
 
@@ -80,7 +82,7 @@ def test_every_shape_is_read_as_what_it_says(row: dict[str, Any], wanted: Item, 
         ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}, ["--skip"]),
         ({"chosen": "They went", "rejected": "Then"}, ["prompt", "--skip"]),
         (
-            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: d"},
+            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: "},
             ["--skip"],
         ),
         ({"prompt": "a", "answers": "[broken"}, ["answers"]),

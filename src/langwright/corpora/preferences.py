@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
-from os.path import commonprefix
 from typing import Any, TypeVar
 
 from langwright.base.console import progress, warn
@@ -310,7 +309,8 @@ def _answer_start(chosen: str, rejected: str) -> int:
 
     In scripts without blanks they begin with the first character that differs.
     """
-    shared = len(commonprefix([chosen, rejected]))
+    both = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((n for n, (one, other) in both if one != other), min(len(chosen), len(rejected)))
     blanks = (n for n in range(shared, 0, -1) if chosen[n : n + 1].isspace() and rejected[n : n + 1].isspace())
     last = chosen[shared - 1 : shared]
     inside = last.islower() or last.isupper() or last.isdecimal()
@@ -362,8 +362,10 @@ def _prompt(prompt: Asked, where: str) -> Asked:
 
 
 def _answer(value: Any, field: str, where: str) -> str:
-    """An answer: a text, or one message of the assistant."""
+    """An answer: a text, a number, or one message of the assistant."""
     value = _parsed(value, where)
+    if isinstance(value, int | float) and not isinstance(value, bool):  # the result of a sum
+        value = str(value)
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
