@@ -45,11 +45,11 @@ VERBS: dict[str, tuple[str, str]] = {
 USUAL = {
     "pretrain": "recipe family depth context steps budget batch_size tokenizer dtype seed",
     "finetune": "recipe task method rank target bits steps batch_size learning_rate context",
-    "align": "recipe method reward kl group max_new_tokens adapter template steps batch_size learning_rate skip",
+    "align": "method reward kl group max_new_tokens adapter steps batch_size learning_rate recipe",
     "distill": "recipe temperature soft hidden depth steps batch_size learning_rate context dtype",
     "generate": "prompt max_new_tokens temperature top_k top_p min_p stop seed adapter json",
     "chat": "system temperature top_k top_p seed max_new_tokens adapter template bits",
-    "serve": "port host api_key adapter cascade draft lookup batch queue bits device",
+    "serve": "port host api_key adapter cascade draft batch queue bits device",
     "cascade": "model scorer cost price budget max_new_tokens prompt prompts limit json",
     "words": "analogy near questions similarity architecture loss dimension epochs workers json",
     "evaluate": "text split field context batch_size adapter bits dtype device json",

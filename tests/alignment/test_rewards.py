@@ -45,6 +45,7 @@ def value(spec: str, text: str, prompt: str = "", **row: Any) -> float:
         ("format:json", "", ' {"a": [1, 2]}', 1),
         ("format:json", "", "{'a': 1}", 0),
         ("format:json", "", "[" * 99999, 0),
+        ("format:json", "", "[NaN]", 0),
         ("format:<think>...</think>...", "", "<think>one\ntwo</think>3", 1),
         ("format:<think>...</think>...", "", "<think></think>3", 0),
         ("format:<think>...</think>...", "", "<think>a</think>b</think>3", 0),
@@ -74,6 +75,12 @@ def test_rules(spec: str, prompt: str, answer: str, worth: float) -> None:
         ("none", "7", 0),
         ("9" * 5000, "7", 0),
         ("It is 72", "48/2 = 24\n#### 72", 1),  # the answers of GSM8K
+        ("so it is 0.5", "1/2", 1),
+        ("1/2", "0.5", 1),
+        ("1/0", "1", 0),
+        ("1000 in all", "1e3", 1),
+        ("3/4", "4", 0),
+        ("5 - 4 = 1.\n####\n7\nas 1 is not it", "7", 1),
     ],
 )
 def test_the_final_answer(answer: str, truth: str, worth: float) -> None:
@@ -99,14 +106,19 @@ def test_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def text(prompt, answer):\n    return '1'\n"
         "def fails(prompt, answer):\n    return 1 / 0\n"
         "def wide(a, b, c, d):\n    return 0\n"
+        "def lone(answer):\n    return 0\n"
+        "def leaves(prompt, answer):\n    raise SystemExit(0)\n"
+        "def scaled(prompt, answer, scale=0.5, **more):\n    return scale * len(answer)\n"
     )
+    (tmp_path / "own_script.py").write_text("import sys\nsys.exit()\n")
     monkeypatch.chdir(tmp_path)
     assert value("own_rewards:words", "one two", "?") == 1
     assert value("2*own_rewards:hits+1*length", "yes", gold="yes") == 5
-    for name in ("lost", "text", "fails"):
+    assert value("own_rewards:scaled", "four") == 2
+    for name in ("lost", "text", "fails", "leaves"):
         with refused(f"own_rewards:{name}", "rows.jsonl", "row 7"):
             value(f"0.5*own_rewards:{name}+1*length", "a")
-    for spec in ("own_rewards:wide", "own_rewards:missing", "no_such_module:reward"):
+    for spec in ("own_rewards:wide", "own_rewards:lone", "own_rewards:missing", "own_script:reward", "no_such:reward"):
         with refused(f"--reward {spec}"):
             open_reward(spec, TOKENIZER)
 

@@ -13,7 +13,7 @@ A reward is written as one text, as `--reward` takes it:
     FOLDER                          what a reward model says, with the policy's tokenizer
     FOLDER, FOLDER:LABEL            a classifier's log-odds of a label, of two the second; the number, if it gives one
     FOLDER:LABEL:probability        the probability of the label
-    MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third parameter is given the row
+    MODULE:FUNCTION                 reward(prompt: str, answer: str) -> float; a third one without default: the row
     0.7*FOLDER + 0.3*parses         a weighted sum; each term has its weight
 """
 
@@ -235,19 +235,29 @@ def _function(spec: str) -> Callable[[Answered], Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-        wanted = len(inspect.signature(found).parameters)
-    except Exception as error:  # a module runs when it is imported, and may raise anything
+        signature = inspect.signature(found)
+    except (Exception, SystemExit) as error:  # a module runs when it is imported, and may raise anything
         raise UserError(f"--reward {spec}: {type(error).__name__}: {first_line(error)}") from None
-    if wanted not in (2, 3):
-        raise UserError(f"--reward {spec}: takes {wanted} arguments; needed is {name}(prompt: str, answer: str)")
+    wanted = next((count for count in (2, 3) if _takes(signature, count)), None)
+    if wanted is None:
+        raise UserError(f"--reward {spec}: takes {signature}; needed is {name}(prompt: str, answer: str)")
 
     def rule(one: Answered) -> Any:
         try:
             return found(one.prompt, one.answer, *((one.row,) if wanted == 3 else ()))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"--reward {spec}: {_place(one)}: {type(error).__name__}: {first_line(error)}") from error
 
     return rule
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    """Whether a function can be called with so many arguments."""
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:

@@ -6,8 +6,13 @@ import re
 import textwrap
 import warnings
 from decimal import Decimal
+from fractions import Fraction
 
 from langwright.pipelines.scorers import normal
+
+UNSIGNED = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\w))?"
+NUMBER = rf"(?:(?<![\w).])-)?{UNSIGNED}(?:/(?=[\d,.]*[1-9]){UNSIGNED})?"
+"""A number, or a fraction whose denominator is not 0."""
 
 
 def program_of(answer: str, prompt: str = "") -> str | None:
@@ -41,21 +46,27 @@ def code_of(answer: str) -> str:
 
 def final_answer(text: str) -> str:
     r"""What a text gives as its result: what follows its last `####`, or its last `\boxed{}` or `<answer>` holds."""
-    found = re.findall(r"####[ \t]*([^\n]*)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", text, re.DOTALL)
+    found = re.findall(r"####\s*([^\n]*)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", text, re.DOTALL)
     return "".join(found[-1]) if found else text
 
 
 def same_answer(answer: str, truth: str) -> bool:
     """Whether the final answers of two texts are equal: as numbers if the true one is a number, else as words.
 
-    The last number of an answer without a mark counts. Case, blanks at the ends and a last full stop are passed over.
+    A number may be a fraction (1/2) or have an exponent (1e3). The last one of an answer without a mark counts. Case,
+    blanks at the ends and a last full stop are passed over.
     """
-    said, wanted = final_answer(answer), final_answer(truth).strip()
-    number = r"(?:(?<![\w).])-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-    if not re.fullmatch(number, wanted.lstrip("$")):
+    said, wanted = final_answer(answer), final_answer(truth).strip().removeprefix("$")
+    if not re.fullmatch(NUMBER, wanted):
         return normal(said) == normal(wanted)
-    numbers = re.findall(number, said)
-    return bool(numbers) and Decimal(numbers[-1].replace(",", "")) == Decimal(wanted.lstrip("$").replace(",", ""))
+    numbers = re.findall(NUMBER, said)
+    return bool(numbers) and _exact(numbers[-1]) == _exact(wanted)
+
+
+def _exact(number: str) -> Fraction:
+    """What a text that is a number stands for."""
+    top, _, bottom = number.replace(",", "").partition("/")
+    return Fraction(Decimal(top)) / Fraction(Decimal(bottom or 1))
 
 
 def overlong(tokens: int, soft: int, limit: int) -> float:
@@ -69,7 +80,7 @@ def overlong(tokens: int, soft: int, limit: int) -> float:
 def is_json(text: str) -> bool:
     """Whether a text is one JSON value."""
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=int)  # which refuses NaN and Infinity: they are no JSON
     except (ValueError, RecursionError):
         return False
     return True

@@ -29,6 +29,6 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, for the end of a line of ours."""
     return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
