@@ -12,6 +12,8 @@ import torch
 
 import bandits
 from bandits import METHODS, Policy, worth
+from langwright.alignment.groups import Experts
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.ppo import Values
 from langwright.alignment.rollouts import Question
 from langwright.data.order import Layout
@@ -161,6 +163,16 @@ def test_log_probabilities_that_are_no_number_are_noticed(capsys: pytest.Capture
     plain[0, 0] = math.nan
     assert math.isnan(policy.supply._compare(written.answers, plain, policy.learner.model))
     assert "nan" in capsys.readouterr().err
+
+
+def test_a_threshold_above_all_rewards_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    policy = Policy("reinforce", worth)
+    policy.supply._method = Experts(Keeping(threshold=2.0))
+    rows = policy.train(2)
+    assert [row["kept"] for row in rows] == [0, 0]
+    assert capsys.readouterr().err.count("kept") == 1
+    policy.supply._method = Experts(Keeping(threshold=0.0))
+    assert policy.train(1)[0]["kept"] == 1
 
 
 def test_values_are_computed_in_float32() -> None:

@@ -40,6 +40,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     assert {"reward", "kl", "entropy", "clip_share", "length", "mismatch"} <= steps[0].keys()
     assert ("gold" in steps[0]) == (name == "reinforce")
     assert steps[0]["kl"] == 0
+    if name == "expert-iteration":
+        assert {(row["kl_weight"], row["kept"]) for row in steps} == {(0, 0.25)}  # 2 of 8, which is near 0.3
     assert max(row["mismatch"] for row in steps) < 1e-3
     assert {"reward", "kl", "rows"} <= record["held_out"].keys()
     assert {"prompt", "before", "after"} <= record["answers"][0].keys()
@@ -60,6 +62,10 @@ def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: 
     refuses(["grpo", *TINY, "--gae", "0.5"], "--gae 0.5", "ppo")
     refuses(["dpo", "--kl", "0.1"], "--kl 0.1")
     refuses(["ppo", *TINY, "--kl", "-1"], "--kl -1")
+    refuses(["reinforce", *TINY, "--ratio-clip", "0.3"], "--ratio-clip 0.3", "ppo", "grpo", "rloo")
+    refuses(["reinforce", *TINY, "--ratio-clip-high", "0.3"], "--ratio-clip-high 0.3")
+    refuses(["reinforce", *TINY, "--passes", "2"], "--passes 2")
+    refuses(["reinforce", *TINY, "--mini-batches", "2"], "--mini-batches 2")
     refuses(["ppo", *TINY, "--kl-target", "6", "--kl-horizon", "7"], "--kl-horizon 7", "8")
     refuses(["rloo", *TINY, "--kl-target", "6", "--kl", "0"], "--kl 0", "--kl-target")
     refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")

@@ -120,8 +120,6 @@ class PolicySettings:
         kl_horizon: so many answers change the weight by a fifth at most.
         estimator: of the KL: k1, k2 or k3; k3 for grpo, whose loss has a KL term, and k1 for the others, whose reward
             has one, unless given.
-        ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
-        ratio_clip_high: the same upwards, where it is another (DAPO).
         entropy: what a nat of the policy's entropy is worth.
     """
 
@@ -129,9 +127,20 @@ class PolicySettings:
     kl_target: float | None = None
     kl_horizon: float = 10_000.0
     estimator: Literal["k1", "k2", "k3"] | None = None
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How far a policy goes in a step, where its loss has a ratio to the policy that wrote the answers.
+
+    Args:
+        ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
+        ratio_clip_high: the same upwards, where it is another (DAPO).
+    """
+
     ratio_clip: float = 0.2
     ratio_clip_high: float | None = None
-    entropy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,7 @@ class AlignRecipe(
     Keeping,
     RolloutSettings,
     PolicySettings,
+    ClipSettings,
     ValueSettings,
     GroupSettings,
     SharedSettings,
@@ -277,6 +287,7 @@ SETTINGS = (
     Keeping,
     RolloutSettings,
     PolicySettings,
+    ClipSettings,
     ValueSettings,
     GroupSettings,
 )

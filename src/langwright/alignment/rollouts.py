@@ -117,11 +117,13 @@ class Credit:
         advantages: of each token.
         returns: what the values should have been.
         in_loss: whether the KL to the reference is a term of the loss, rather than of the advantages.
+        kept: the share of the answers that are learnt from, where the method chooses.
     """
 
     advantages: Tokens
     returns: Tokens | None = None
     in_loss: bool = False
+    kept: float | None = None
 
 
 Method = Callable[[Rollout], Credit]
@@ -192,7 +194,7 @@ class Rollouts:
         self._gold, self._step, self._taken, self._kl = gold, 0, 0, plan.kl
         self._rollout: RolloutBatch | None = None
         self._writer: AnswerWriter | None = None
-        self._warned = False
+        self._warned = self._idle = False
         self.numbers: dict[str, float] = {}
 
     @property
@@ -296,6 +298,12 @@ class Rollouts:
         groups = scores.view(-1, plan.group)
         same = float((groups == groups[:, :1]).all(1).float().mean())
         self.numbers = {**written.numbers, "same_reward": same, "kl_weight": self._kl}
+        if credit.kept is not None:
+            self.numbers["kept"] = credit.kept
+        if credit.kept == 0 and not self._idle:
+            best = float(scores.max())
+            warn(f"no answer of a rollout is kept, so nothing is learnt from it; the best reward was {best:.3g}")
+            self._idle = True
         if plan.kl_target is not None:  # 8.
             self._kl = adapted_coefficient(self._kl, written.numbers["kl"], plan.kl_target, count, plan.horizon)
         self._step += 1
