@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from langwright import load_model, load_tokenizer
 from langwright.alignment.methods import METHODS
 from langwright.alignment.reward_model import RewardModel, calibration, report_of, spearman
+from langwright.alignment.rewarding import REFERENCES, references
 from langwright.cli import main
 from langwright.data.preferences import AnswerExample, RankedExample
 from langwright.models.folder import new_model, save_model
@@ -166,6 +167,20 @@ def test_micro_batches_end_where_whole_batches_do(method: str, made: Path, tmp_p
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     for key, tensor in whole.items():
         torch.testing.assert_close(parts[key], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [300, 511, 512, 600, 1100])
+def test_scores_are_normalised_on_both_answers_of_rows_from_all_of_the_data(pairs: int) -> None:
+    better, worse = (AnswerExample(np.array([1, 2 + side]), 1) for side in (0, 1))
+    rows = [RankedExample((replace(better), replace(worse))) for _ in range(pairs)]
+    found = references(rows)
+    places = {id(answer): number for number, row in enumerate(rows) for answer in row.answers}
+    assert REFERENCES - 1 <= len(found) <= REFERENCES
+    assert sum(int(answer.ids[1] == 2) for answer in found) * 2 == len(found)
+    used = sorted({places[id(answer)] for answer in found})
+    assert used[0] == 0
+    assert pairs - used[-1] <= 1 + pairs / len(used)
+    assert len(references(rows[:3])) == 6
 
 
 def test_trust_in_scores_is_what_is_worked_out_by_hand() -> None:

@@ -60,6 +60,8 @@ def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: 
     refuses(["grpo", *TINY, "--gae", "0.5"], "--gae 0.5", "ppo")
     refuses(["dpo", "--kl", "0.1"], "--kl 0.1")
     refuses(["ppo", *TINY, "--kl", "-1"], "--kl -1")
+    refuses(["ppo", *TINY, "--kl-target", "6", "--kl-horizon", "7"], "--kl-horizon 7", "8")
+    refuses(["rloo", *TINY, "--kl-target", "6", "--kl", "0"], "--kl 0", "--kl-target")
     refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")
     refuses(["ppo", *TINY, "--reward", "nowhere:reward"], "nowhere")
     refuses(["expert-iteration", *TINY, "--kl", "0.1"], "--kl 0.1")

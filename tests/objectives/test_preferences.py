@@ -103,8 +103,8 @@ def test_judged_answers_and_rankings_are_those_worked_out_by_hand() -> None:
     torch.testing.assert_close(margin, numbers((1 + 1 + 0) / 3, -1))
 
 
-def batch(seed: int = 0, rows: int = 4, more: int = 0) -> PreferenceBatch:
-    """Pairs of random answers; more: columns of padding."""
+def batch(seed: int = 0, rows: int = 4, more: int = 0, rankings: int = 0) -> PreferenceBatch:
+    """Pairs of random answers; more: columns of padding; rankings: rows of three answers behind the pairs."""
     drawn = torch.Generator().manual_seed(seed)
 
     def answer() -> AnswerExample:
@@ -112,7 +112,8 @@ def batch(seed: int = 0, rows: int = 4, more: int = 0) -> PreferenceBatch:
         return AnswerExample(torch.randint(0, 29, (length,), generator=drawn).numpy(), 3)
 
     examples = [[RankedExample((answer(), answer()), float(i % 2))] for i in range(rows)]
-    return preference_batch(examples, torch.arange(rows).numpy(), lambda longest: longest + more)
+    examples += [[RankedExample((answer(), answer(), answer()))] for _ in range(rankings)]
+    return preference_batch(examples, torch.arange(len(examples)).numpy(), lambda longest: longest + more)
 
 
 def judged(more: int = 0) -> JudgedBatch:
@@ -155,6 +156,15 @@ def test_padding_changes_nothing_and_parts_add_up_to_the_whole(name: str) -> Non
     parts = [objective(both, rows.rows(start, start + 1)) for start in range(len(rows))]
     for term, value in whole.items():
         torch.testing.assert_close(torch.stack([part[term] for part in parts]).sum(), value)
+
+
+def test_pairs_keep_their_margins_beside_rankings() -> None:
+    scorer = {"model": new_model("gpt2", CONFIG, 1, "sequence", ("reward",)).eval()}
+    objective, rows = RewardModelling(centring=0.1), batch(rankings=2)
+    whole = objective(scorer, rows)
+    alone = [objective(scorer, batch()), *(objective(scorer, rows.rows(i, i + 1)) for i in (4, 5))]
+    for term, value in whole.items():
+        torch.testing.assert_close(torch.stack([part[term] for part in alone]).sum(), value, msg=term)
 
 
 def test_a_policy_that_has_not_moved_has_rewards_of_zero_and_loses_ln_2() -> None:

@@ -238,6 +238,11 @@ class AlignRecipe(
                 check_flag(name, value, value is None or holds(value), wanted)
         if self.share is not None and self.threshold is not None:
             raise UserError(f"--threshold {self.threshold}: has no place beside --share {self.share}; leave one out")
+        if self.kl_target is not None:
+            answers = self.batch_size * self.group
+            wanted = f"at least {answers}, the answers of a step, for the weight to stay above 0"
+            check_flag("kl_horizon", self.kl_horizon, self.kl_horizon >= answers, wanted)
+            check_flag("kl", self.kl, self.kl > 0, "above 0 where a --kl-target is to adapt it")
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":

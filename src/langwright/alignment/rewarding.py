@@ -1,6 +1,6 @@
 """The run that makes a reward model of comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from langwright.alignment.reward_model import LABEL, report_of, scores_of, warn_of_length
 from langwright.alignment.setup import Setup, held_out_terms
-from langwright.data.preferences import RankedExample, ranked_examples, ranked_rows, tell_rows
+from langwright.data.preferences import AnswerExample, RankedExample, ranked_examples, ranked_rows, tell_rows
 from langwright.models.model import Model
 from langwright.objectives.batch import Models
 from langwright.objectives.preferences import RewardModelling
@@ -16,7 +16,7 @@ from langwright.training.trainer import Job
 
 Row = dict[str, Any]
 REFERENCES = 512
-"""Answers whose rewards have mean 0 and standard deviation 1."""
+"""Answers of the data, good and bad, whose rewards have mean 0 and standard deviation 1."""
 WEIGHT, BIAS = "head.output.weight", "head.output.bias"
 
 
@@ -31,8 +31,7 @@ def reward_job(setup: Setup) -> Job:
     tell_rows(training.spec, len(seen), len(measured), rows.inputs)
     objective = RewardModelling(setup.recipe.centring)
     supply = setup.supply(rows, others, record)
-    answers = [answer for example in seen for answer in example.answers]
-    references = answers[:: max(1, len(answers) // REFERENCES)][:REFERENCES]
+    normal = references(seen)
 
     def models() -> Models:
         base = setup.base()
@@ -43,14 +42,14 @@ def reward_job(setup: Setup) -> Job:
         model = models["model"]
         report = trust(model, measured)
         warn_of_length(report)
-        scores = scores_of(model, references)
+        scores = scores_of(model, normal)
         # A score of bfloat16 may be the same for all; dividing by 0 would give no number at all.
         mean, deviation = float(scores.mean()), float(scores.std()) or 1.0
         shift, scale = _unfolded(model, mean, deviation)
         task = {"name": LABEL, "head": "sequence", "labels": [LABEL], "format": setup.form.name}
         return {
             "task": {**task, "shift": shift, "scale": scale},
-            "references": {"answers": len(references), "mean": mean, "deviation": deviation},
+            "references": {"answers": len(normal), "mean": mean, "deviation": deviation},
             "reward_model": report,
         }
 
@@ -66,6 +65,13 @@ def reward_job(setup: Setup) -> Job:
         on_finish=finish,
         save=save,
     )
+
+
+def references(examples: Sequence[RankedExample]) -> list[AnswerExample]:
+    """The answers that make scores comparable: of rows spread over the data, so many as to have about `REFERENCES`."""
+    each = sum(len(example.answers) for example in examples) / len(examples)
+    count = min(len(examples), max(1, int(REFERENCES / each)))
+    return [answer for i in range(count) for answer in examples[i * len(examples) // count].answers]
 
 
 def initialise(model: Model, seed: int) -> None:

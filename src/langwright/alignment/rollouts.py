@@ -8,6 +8,7 @@ the first updates see the answers, so that the first ratio is exactly 1.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any, final
 
 import torch
@@ -384,12 +385,11 @@ class Rollouts:
 
     def _compare(self, answers: Sequence[Completion], plain: Tokens, model: Model) -> float:
         """The largest difference between log-probabilities at generation and in training, in nats."""
-        apart = 0.0
-        for answer, row in zip(answers, plain, strict=True):
-            said = torch.tensor([one.logprob for one in answer.logprobs or ()])
-            apart = max(apart, float((said - row[: len(said)]).abs().max()))
+        said = (torch.tensor([one.logprob for one in answer.logprobs or ()]) for answer in answers)
+        each = [(one - row[: len(one)]).abs().max() for one, row in zip(said, plain, strict=True)]
+        apart = float(torch.stack(each).max())  # NaN if one of them is
         exact = next(model.parameters()).dtype == torch.float32
-        if exact and apart > MISMATCH and not self._warned:
+        if not self._warned and (isnan(apart) or (exact and apart > MISMATCH)):
             warn(
                 f"log-probabilities at generation and in training differ by up to {apart:.2g} nats, more than "
                 f"{MISMATCH:g}: the policy learns from answers that are not quite its own"

@@ -217,7 +217,7 @@ def _spoken(turn: Any, number: int, where: str) -> Any:
         case {"role": _}:
             return turn
         case {"from": "function_call", "value": value}:
-            calls = _parsed(value, where)
+            calls = parse_cell(value, where)
             calls = [{"function": call} for call in (calls if isinstance(calls, list) else [calls])]
             message = {**_said("assistant", ""), "tool_calls": calls}
         case {"from": str(speaker), "value": value} if speaker in SPEAKERS:
@@ -249,7 +249,7 @@ def _call(call: Any, where: str) -> Any:
     """The call of a function with its arguments as an object, which some write as its JSON."""
     match call:
         case {"function": {"name": _} as function}:
-            return {**call, "function": {**function, "arguments": _parsed(function.get("arguments", {}), where)}}
+            return {**call, "function": {**function, "arguments": parse_cell(function.get("arguments", {}), where)}}
     raise UserError(f'{where} has a tool call without a function\'s "name"')
 
 
@@ -266,13 +266,13 @@ def _optional(row: Row, field: str) -> str:
 
 def _list(value: Any, name: str, where: str) -> list[Any]:
     """A list, which a table's cell holds as JSON; empty where it is absent, null or an empty cell."""
-    parsed = [] if value is None or value == "" else _parsed(value, where)
+    parsed = [] if value is None or value == "" else parse_cell(value, where)
     if not isinstance(parsed, list):
         raise UserError(f'{where}: "{name}" must be a list')
     return parsed
 
 
-def _parsed(value: Any, where: str) -> Any:
+def parse_cell(value: Any, where: str) -> Any:
     """What must be a list or an object, where a text holds it as JSON; any other text is left as it is."""
     try:
         return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") else value

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from langwright.base.console import progress, warn
 from langwright.base.errors import UserError
-from langwright.corpora.conversations import Message, read_asked, read_messages
+from langwright.corpora.conversations import Message, parse_cell, read_asked, read_messages
 from langwright.corpora.files import find_files
 from langwright.corpora.reading import ROWS, Row, name_list, read_rows, text_in
 from langwright.corpora.splits import split_items
@@ -24,6 +24,8 @@ ANSWERS = ("completion", "response", "output", "answer")
 """Fields of one answer; the first that is there is taken."""
 JUDGEMENTS = ("label", "kto_tag")
 """Fields that say whether an answer is good."""
+MESSAGES = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
+"""The fields of a message."""
 FIELDS = ("prompt", "chosen", "rejected", "margin", "answers", *ANSWERS, *JUDGEMENTS, "question", "messages",
           "conversations", "instruction", "input", "system", "history")  # fmt: skip
 """The fields of a row that are read."""
@@ -240,8 +242,7 @@ def read_preference(row: Row) -> Any:
             raise UnfitError(f"{where}: chosen and rejected are equal")
         return Preference(_prompt(prompt, where), chosen, rejected, _number(values.get("margin", 0.0), where), where)
     if "answers" in values:
-        answers = values["answers"]
-        answers = json.loads(answers) if isinstance(answers, str) and answers.startswith("[") else answers
+        answers = parse_cell(values["answers"], where)
         if not isinstance(answers, list) or len(answers) < 2:
             raise UserError(f'{where}: "answers" must be a list of two or more, the best one first')
         texts = tuple(_answer(answer, "answers", where) for answer in answers)
@@ -278,7 +279,7 @@ def _answered(row: Row) -> tuple[Asked, str]:
 def _pair(row: Row) -> tuple[Asked, str, str]:
     """The prompt and both answers of a row with `chosen` and `rejected`."""
     values, where = row.values, row.source
-    chosen, rejected = (_parsed(values[name]) for name in ("chosen", "rejected"))
+    chosen, rejected = (_parsed(values[name], where) for name in ("chosen", "rejected"))
     if any(name in values for name in ("prompt", "question", "conversations", "instruction")):
         return _asked(row), _answer(chosen, "chosen", where), _answer(rejected, "rejected", where)
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -286,6 +287,8 @@ def _pair(row: Row) -> tuple[Asked, str, str]:
             (before, _, first), (other, _, second) = (text.rpartition(ASSISTANT) for text in (chosen, rejected))
             if before != other:
                 raise UnfitError(f"{where}: chosen and rejected answer different conversations")
+            if HUMAN in first + second:
+                raise UnfitError(f"{where}: chosen and rejected must end with what the assistant says")
             return (
                 _transcript(before),
                 _answer(first.strip(), "chosen", where),
@@ -293,13 +296,25 @@ def _pair(row: Row) -> tuple[Asked, str, str]:
             )
         if chosen == rejected:
             raise UnfitError(f"{where}: chosen and rejected are equal")
-        shared = next((n for n, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
-        at = max(chosen.rfind(" ", 0, shared), 0)  # a word belongs to the answer as a whole, and so does its blank
+        at = _answer_start(chosen, rejected)
         return chosen[:at], _answer(chosen[at:], "chosen", where), _answer(rejected[at:], "rejected", where)
     good, bad = (read_messages(side, name, where) for side, name in ((chosen, "chosen"), (rejected, "rejected")))
     if not good or not bad or good[:-1] != bad[:-1]:
         raise UnfitError(f"{where}: chosen and rejected answer different conversations")
     return good[:-1], _answer([good[-1]], "chosen", where), _answer([bad[-1]], "rejected", where)
+
+
+def _answer_start(chosen: str, rejected: str) -> int:
+    """Where the answers begin behind a prompt that both have: a word belongs to them as a whole, and so does its blank.
+
+    In scripts without blanks they begin with the first character that differs.
+    """
+    both = enumerate(zip(chosen, rejected, strict=False))
+    shared = next((n for n, (one, other) in both if one != other), min(len(chosen), len(rejected)))
+    blanks = (n for n in range(shared, 0, -1) if chosen[n : n + 1].isspace() and rejected[n : n + 1].isspace())
+    last = chosen[shared - 1 : shared]
+    inside = last.islower() or last.isupper() or last.isdecimal()
+    return next(blanks, 0 if inside else shared)
 
 
 def _transcript(text: str) -> tuple[Message, ...]:
@@ -320,7 +335,7 @@ def _asked(row: Row) -> Asked:
     """The prompt of a row."""
     values = row.values
     if isinstance(values.get("prompt"), list | str):
-        prompt = _parsed(values["prompt"])
+        prompt = _parsed(values["prompt"], row.source)
         if isinstance(prompt, str) and not values.get("system"):
             return text_in(prompt, "prompt", row.source)
         return read_asked(Row({**values, "prompt": prompt}, row.source))
@@ -328,6 +343,8 @@ def _asked(row: Row) -> Asked:
         return text_in(values["question"], "question", row.source)
     if "conversations" in values or "instruction" in values:
         return read_asked(row)
+    if values.get("prompt") is not None:
+        return text_in(values["prompt"], "prompt", row.source)  # which it is not
     raise UserError(
         f"{row.source}: no prompt in the fields {name_list(values)}; needed is prompt, conversations, or instruction"
     )
@@ -348,7 +365,7 @@ def _prompt(prompt: Asked, where: str) -> Asked:
 
 def _answer(value: Any, field: str, where: str) -> str:
     """An answer: a text, a number, or one message of the assistant."""
-    value = _parsed(value)
+    value = _parsed(value, where)
     if isinstance(value, int | float) and not isinstance(value, bool):  # the result of a sum
         value = str(value)
     if isinstance(value, dict):
@@ -364,14 +381,17 @@ def _answer(value: Any, field: str, where: str) -> str:
     return text
 
 
-def _parsed(value: Any) -> Any:
-    """Messages, where the cell of a table holds them as JSON."""
-    if isinstance(value, str) and value.startswith(("[{", '{"')):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+def _parsed(value: Any, where: str) -> Any:
+    """Messages, where the cell of a table holds them as JSON; an answer that is other JSON is text."""
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
+        return value
+    found = parse_cell(value, where)
+    said = [found] if isinstance(found, dict) else found
+    return said if isinstance(said, list) and said and all(map(_is_message, said)) else value
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and any(names <= value.keys() for names in MESSAGES)
 
 
 def _truth(value: Any, where: str) -> bool:

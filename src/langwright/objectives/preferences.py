@@ -71,7 +71,7 @@ class PreferenceBatch(AnswerBatch):
 
     Args:
         there: which answers there are.
-        margins: how much better the first of two answers is, in units of the reward.
+        margins: how much better the first of two answers is, in units of the reward; 0 where there are more.
         types: the type of each token, where the model tells texts of a pair apart.
         samples: the sample number of each row.
     """
@@ -176,10 +176,10 @@ class RewardModelling:
     def __call__(self, models: Models, batch: PreferenceBatch) -> dict[str, Tensor]:
         """The sums over a batch."""
         scores, there = batch.scores(models["model"]), batch.there
-        if scores.shape[1] == 2:  # else margins are 0
+        if scores.shape[1] == 2:
             losses = bradley_terry_losses(scores[:, 0], scores[:, 1], batch.margins)
-        else:
-            losses = ranking_losses(scores, there)
+        else:  # there may be pairs among rankings, whose margins are 0
+            losses = ranking_losses(torch.cat([scores[:, :1] - batch.margins[:, None], scores[:, 1:]], 1), there)
         real = scores * there
         sums = {"order": losses.sum()}
         if self.centring:
