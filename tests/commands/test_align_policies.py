@@ -89,3 +89,21 @@ def test_best_of_n_leaves_files_that_other_commands_take(
     fails("align", untrained, prompts, out, *asked, "--seed", "1", names=(str(out), "seed"))
     prints("finetune", untrained, out / "best.jsonl", tmp_path / "tuned", "--task", "text", "--steps", "2 steps")
     prints("align", untrained, out / "pairs.jsonl", tmp_path / "aligned", "--method", "dpo", "--steps", "2 steps")
+
+
+def test_a_reward_that_changed_is_noticed(
+    untrained: Path, prompts: Path, tmp_path: Path, prints: Prints, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, spec = tmp_path / "rewards_that_change.py", "0.5*rewards_that_change:reward+1*parses"
+    module.write_text("def reward(prompt, answer):\n    return len(answer)\n")
+    asked = ["--reward", spec, "--group", "4", "--max-new-tokens", "6", "--dtype", "float32"]
+    learns = ["align", untrained, prompts, tmp_path / "policy", "--method", "rloo", *asked, "--batch-size", "2"]
+    draws = ["align", untrained, prompts, tmp_path / "best", "--method", "best-of-n", *asked]
+    prints(*learns, "--steps", "1 steps")
+    prints(*draws)
+    for flag, value in (("--context", "64"), ("--template", "zephyr")):
+        fails(*draws, flag, value, names=("best", flag[2:]))
+    module.write_text("def reward(prompt, answer):\n    return -len(answer)\n")
+    fails(*learns, "--steps", "2 steps", "--extend", names=("policy", "reward_contents", spec))
+    fails(*draws, names=("best", "reward_contents"))
