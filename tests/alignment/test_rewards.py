@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from langwright.alignment.rewards import Answered, open_reward
+from langwright.alignment.rewards import Answered, open_reward, reward_contents
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.training import raw_bytes
@@ -187,22 +187,31 @@ def test_a_classifier_with_another_tokenizer_reads_the_text(tmp_path: Path, caps
     assert torch.is_grad_enabled()
 
 
-def test_a_reward_model_says_what_predict_says(tmp_path: Path, prints: Prints) -> None:
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_reward_model_says_what_predict_says(adapter: bool, tmp_path: Path, prints: Prints) -> None:
     save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
     pairs = [
         {"prompt": f"{n} is", "chosen": " good" * (n % 3 + 1), "rejected": " bad" * (n % 2 + 1)} for n in range(20)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     prints("align", tmp_path / "base", tmp_path / "pairs.jsonl", tmp_path / "reward", "--method", "reward",
-           "--steps", "2 steps", "--learning-rate", "0.01")  # fmt: skip
+           "--steps", "2 steps", "--learning-rate", "0.01", *["--adapter", "lora"] * adapter)  # fmt: skip
+    opened = [tmp_path / "base", "--adapter", tmp_path / "reward"] if adapter else [tmp_path / "reward"]
     asked = [Answered("1 is", " good"), Answered("2 is", " so so")]
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"prompt": one.prompt, "completion": one.answer}) + "\n" for one in asked)
     )
-    told = [json.loads(row) for row in prints("predict", tmp_path / "reward", tmp_path / "rows.jsonl").splitlines()]
+    told = [
+        json.loads(row) for row in prints("predict", *opened[:1], tmp_path / "rows.jsonl", *opened[1:]).splitlines()
+    ]
     folder = str(tmp_path / "reward")
     np.testing.assert_allclose(open_reward(folder, TOKENIZER)(asked), [row["reward"] for row in told], atol=1e-4)
     for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
                             (f"{folder}:good", TOKENIZER)):  # fmt: skip
         with refused(folder):
             open_reward(spec, tokenizer)
+    before = reward_contents(f"2*{folder}")
+    assert before not in (reward_contents("parses"), reward_contents(f"2*{folder}+1*{tmp_path / 'base'}"))
+    (weights,) = (tmp_path / "reward").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert reward_contents(f"2*{folder}") != before
