@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from langwright.alignment.reward_model import RewardModel
 from langwright.alignment.rewards import Answered, open_reward
+from langwright.cli import main
+from langwright.data.preferences import AnswerExample
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.training import raw_bytes
@@ -187,7 +190,9 @@ def test_a_classifier_with_another_tokenizer_reads_the_text(tmp_path: Path, caps
     assert torch.is_grad_enabled()
 
 
-def test_a_reward_model_says_what_predict_says(tmp_path: Path, prints: Prints) -> None:
+def test_a_reward_model_says_what_predict_says(
+    tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
     pairs = [
         {"prompt": f"{n} is", "chosen": " good" * (n % 3 + 1), "rejected": " bad" * (n % 2 + 1)} for n in range(20)
@@ -202,6 +207,31 @@ def test_a_reward_model_says_what_predict_says(tmp_path: Path, prints: Prints) -
     told = [json.loads(row) for row in prints("predict", tmp_path / "reward", tmp_path / "rows.jsonl").splitlines()]
     folder = str(tmp_path / "reward")
     np.testing.assert_allclose(open_reward(folder, TOKENIZER)(asked), [row["reward"] for row in told], atol=1e-4)
+    reward = RewardModel.open(Path(folder))
+    ids = reward.form.encode("1 is", " good", 32).ids
+    assert ids[-1] == TOKENIZER.eos_id
+    (cut,) = open_reward(folder, TOKENIZER)([Answered("1 is", " good", ended=False)])
+    assert cut == pytest.approx(reward.rewards_of([AnswerExample(ids[:-1], 4)])[0])
+    assert cut != pytest.approx(told[0]["reward"], abs=1e-4)
+    capsys.readouterr()
+    for _ in range(2):
+        open_reward(folder, TOKENIZER)([Answered("1 is", " good" * 8)])
+    assert capsys.readouterr().err.count("warning") == 1
+    with refused(folder, "rows.jsonl:1"):
+        open_reward(folder, TOKENIZER)([Answered("1 is" * 10, " good", where="rows.jsonl:1")])
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " b"}) + "\n")
+    equal = json.loads(prints("predict", folder, rows))["rewards"]
+    assert equal[0] == equal[1]
+    rows.write_text(json.dumps({"prompt": "a", "answer": "b" * 40}) + "\n")
+    assert main(["predict", folder, str(rows)]) == 0
+    assert "1 of 1 answers" in capsys.readouterr().err
+    for row in ({"prompt": "a" * 40, "answer": "b"}, {"prompt": "a", "answer": ""}):
+        rows.write_text(json.dumps(row) + "\n")
+        assert main(["predict", folder, str(rows)]) == 2
+        told = capsys.readouterr().err
+        assert "rows.jsonl:1" in told
+        assert "--skip" not in told  # predict has no such flag
     for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
                             (f"{folder}:good", TOKENIZER)):  # fmt: skip
         with refused(folder):

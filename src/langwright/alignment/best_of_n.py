@@ -111,8 +111,8 @@ def best_of_n(
         item, texts = items[number], [completion.text for completion in completions]
         if error := next((completion.error for completion in completions if completion.error), None):
             raise UserError(f"{item.source}: the model writes no answer: {error}")
-        rewards = reward([answered(item, text) for text in texts])
         ended = [completion.reason != "length" for completion in completions]
+        rewards = reward([answered(item, *one) for one in zip(texts, ended, strict=True)])
         return {"prompt": item.prompt, "samples": texts, "rewards": rewards, "ended": ended}
 
     content = hashlib.sha256(json.dumps([item.content for item in items]).encode()).hexdigest()
