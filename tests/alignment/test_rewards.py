@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from langwright.alignment.reward_model import RewardModel
-from langwright.alignment.rewards import Answered, open_reward
+from langwright.alignment.rewards import Answered, open_reward, reward_contents
 from langwright.cli import main
 from langwright.data.preferences import AnswerExample
 from langwright.models.folder import new_model, save_model
@@ -190,36 +190,56 @@ def test_a_classifier_with_another_tokenizer_reads_the_text(tmp_path: Path, caps
     assert torch.is_grad_enabled()
 
 
-def test_a_reward_model_says_what_predict_says(
-    tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_reward_model_says_what_predict_says(adapter: bool, tmp_path: Path, prints: Prints) -> None:
     save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
     pairs = [
         {"prompt": f"{n} is", "chosen": " good" * (n % 3 + 1), "rejected": " bad" * (n % 2 + 1)} for n in range(20)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     prints("align", tmp_path / "base", tmp_path / "pairs.jsonl", tmp_path / "reward", "--method", "reward",
-           "--steps", "2 steps", "--learning-rate", "0.01")  # fmt: skip
+           "--steps", "2 steps", "--learning-rate", "0.01", *["--adapter", "lora"] * adapter)  # fmt: skip
+    opened = [tmp_path / "base", "--adapter", tmp_path / "reward"] if adapter else [tmp_path / "reward"]
     asked = [Answered("1 is", " good"), Answered("2 is", " so so")]
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps({"prompt": one.prompt, "completion": one.answer}) + "\n" for one in asked)
     )
-    told = [json.loads(row) for row in prints("predict", tmp_path / "reward", tmp_path / "rows.jsonl").splitlines()]
+    told = [
+        json.loads(row) for row in prints("predict", *opened[:1], tmp_path / "rows.jsonl", *opened[1:]).splitlines()
+    ]
     folder = str(tmp_path / "reward")
     np.testing.assert_allclose(open_reward(folder, TOKENIZER)(asked), [row["reward"] for row in told], atol=1e-4)
+    for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
+                            (f"{folder}:good", TOKENIZER)):  # fmt: skip
+        with refused(folder):
+            open_reward(spec, tokenizer)
+    before = reward_contents(f"2*{folder}")
+    assert before not in (reward_contents("parses"), reward_contents(f"2*{folder}+1*{tmp_path / 'base'}"))
+    (weights,) = (tmp_path / "reward").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert reward_contents(f"2*{folder}") != before
+
+
+def test_a_reward_model_reads_no_end_that_was_not_written_and_tells_what_it_cuts(
+    tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
+    rows, folder = tmp_path / "rows.jsonl", str(tmp_path / "reward")
+    pairs = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad"} for n in range(20)]
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    prints("align", tmp_path / "base", rows, folder, "--method", "reward", "--steps", "2")
     reward = RewardModel.open(Path(folder))
     ids = reward.form.encode("1 is", " good", 32).ids
     assert ids[-1] == TOKENIZER.eos_id
     (cut,) = open_reward(folder, TOKENIZER)([Answered("1 is", " good", ended=False)])
     assert cut == pytest.approx(reward.rewards_of([AnswerExample(ids[:-1], 4)])[0])
-    assert cut != pytest.approx(told[0]["reward"], abs=1e-4)
+    assert cut != pytest.approx(reward.rewards([("1 is", " good")])[0], abs=1e-4)
     capsys.readouterr()
     for _ in range(2):
         open_reward(folder, TOKENIZER)([Answered("1 is", " good" * 8)])
     assert capsys.readouterr().err.count("warning") == 1
     with refused(folder, "rows.jsonl:1"):
         open_reward(folder, TOKENIZER)([Answered("1 is" * 10, " good", where="rows.jsonl:1")])
-    rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " b"}) + "\n")
     equal = json.loads(prints("predict", folder, rows))["rewards"]
     assert equal[0] == equal[1]
@@ -232,7 +252,3 @@ def test_a_reward_model_says_what_predict_says(
         told = capsys.readouterr().err
         assert "rows.jsonl:1" in told
         assert "--skip" not in told  # predict has no such flag
-    for spec, tokenizer in ((folder, TOKENIZER.extended(["<|more|>"], TOKENIZER.special_tokens)),
-                            (f"{folder}:good", TOKENIZER)):  # fmt: skip
-        with refused(folder):
-            open_reward(spec, tokenizer)

@@ -1,6 +1,7 @@
 """Rollouts, and bandits and a word with a known optimum that PPO, GRPO, RLOO and REINFORCE find."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,8 @@ import torch
 
 import bandits
 from bandits import METHODS, Policy, worth
+from langwright.alignment.groups import Experts
+from langwright.alignment.keeping import Keeping
 from langwright.alignment.ppo import Values
 from langwright.alignment.rollouts import Question
 from langwright.data.order import Layout
@@ -152,6 +155,34 @@ def test_weights_that_changed_since_generation_are_noticed(capsys: pytest.Captur
     policy.train(2)
     assert policy.supply.numbers["mismatch"] > 1e-3
     assert capsys.readouterr().err.count("generation") == 1
+
+
+def test_log_probabilities_that_are_no_number_are_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    policy = Policy("grpo", worth, dtype=torch.bfloat16, held_out=["a", "b"])
+    written = policy.supply.measure(policy.learner.models, 2)
+    plain = written.said["policy"].clone()
+    plain[0, 0] = math.nan
+    assert math.isnan(policy.supply._compare(written.answers, plain, policy.learner.model))
+    assert "nan" in capsys.readouterr().err
+
+
+def test_a_threshold_above_all_rewards_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+    policy = Policy("reinforce", worth)
+    policy.supply._method = Experts(Keeping(threshold=2.0))
+    rows = policy.train(2)
+    assert [row["kept"] for row in rows] == [0, 0]
+    assert capsys.readouterr().err.count("kept") == 1
+    policy.supply._method = Experts(Keeping(threshold=0.0))
+    assert policy.train(1)[0]["kept"] == 1
+
+
+def test_values_are_computed_in_float32() -> None:
+    policy = Policy("ppo", worth, dtype=torch.bfloat16)
+    batch = policy.supply.next(policy.learner.models)
+    values, hidden = Values(16), torch.full((*batch.old.shape, 16), 1 + 2**-7, dtype=torch.bfloat16)
+    torch.nn.init.ones_(values.output.weight)
+    torch.nn.init.constant_(values.output.bias, 2**-7)
+    assert (values(batch, hidden) == 16 + 16 * 2**-7 + 2**-7).all()  # which takes more than the 8 bits of bfloat16
 
 
 def test_the_end_is_learnt_where_it_is_the_padding_too() -> None:

@@ -40,6 +40,8 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     assert {"reward", "kl", "entropy", "clip_share", "length", "mismatch"} <= steps[0].keys()
     assert ("gold" in steps[0]) == (name == "reinforce")
     assert steps[0]["kl"] == 0
+    if name == "expert-iteration":
+        assert {(row["kl_weight"], row["kept"]) for row in steps} == {(0, 0.25)}  # 2 of 8, which is near 0.3
     assert max(row["mismatch"] for row in steps) < 1e-3
     assert {"reward", "kl", "rows"} <= record["held_out"].keys()
     assert {"prompt", "before", "after"} <= record["answers"][0].keys()
@@ -60,6 +62,12 @@ def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: 
     refuses(["grpo", *TINY, "--gae", "0.5"], "--gae 0.5", "ppo")
     refuses(["dpo", "--kl", "0.1"], "--kl 0.1")
     refuses(["ppo", *TINY, "--kl", "-1"], "--kl -1")
+    refuses(["reinforce", *TINY, "--ratio-clip", "0.3"], "--ratio-clip 0.3", "ppo", "grpo", "rloo")
+    refuses(["reinforce", *TINY, "--ratio-clip-high", "0.3"], "--ratio-clip-high 0.3")
+    refuses(["reinforce", *TINY, "--passes", "2"], "--passes 2")
+    refuses(["reinforce", *TINY, "--mini-batches", "2"], "--mini-batches 2")
+    refuses(["ppo", *TINY, "--kl-target", "6", "--kl-horizon", "7"], "--kl-horizon 7", "8")
+    refuses(["rloo", *TINY, "--kl-target", "6", "--kl", "0"], "--kl 0", "--kl-target")
     refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")
     refuses(["ppo", *TINY, "--reward", "nowhere:reward"], "nowhere")
     refuses(["expert-iteration", *TINY, "--kl", "0.1"], "--kl 0.1")
@@ -81,3 +89,21 @@ def test_best_of_n_leaves_files_that_other_commands_take(
     fails("align", untrained, prompts, out, *asked, "--seed", "1", names=(str(out), "seed"))
     prints("finetune", untrained, out / "best.jsonl", tmp_path / "tuned", "--task", "text", "--steps", "2 steps")
     prints("align", untrained, out / "pairs.jsonl", tmp_path / "aligned", "--method", "dpo", "--steps", "2 steps")
+
+
+def test_a_reward_that_changed_is_noticed(
+    untrained: Path, prompts: Path, tmp_path: Path, prints: Prints, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, spec = tmp_path / "rewards_that_change.py", "0.5*rewards_that_change:reward+1*parses"
+    module.write_text("def reward(prompt, answer):\n    return len(answer)\n")
+    asked = ["--reward", spec, "--group", "4", "--max-new-tokens", "6", "--dtype", "float32"]
+    learns = ["align", untrained, prompts, tmp_path / "policy", "--method", "rloo", *asked, "--batch-size", "2"]
+    draws = ["align", untrained, prompts, tmp_path / "best", "--method", "best-of-n", *asked]
+    prints(*learns, "--steps", "1 steps")
+    prints(*draws)
+    for flag, value in (("--context", "64"), ("--template", "zephyr")):
+        fails(*draws, flag, value, names=("best", flag[2:]))
+    module.write_text("def reward(prompt, answer):\n    return -len(answer)\n")
+    fails(*learns, "--steps", "2 steps", "--extend", names=("policy", "reward_contents", spec))
+    fails(*draws, names=("best", "reward_contents"))

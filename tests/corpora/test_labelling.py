@@ -103,6 +103,7 @@ def test_media(tmp_path: Path) -> None:
         ({"prompt": "p", "answers": [str(n) for n in range(MOST_ANSWERS + 1)]}, "answers"),
         ({"prompt": "", "answers": ["x", "y"]}, "prompt"),
         ({"answers": ["x", "y"]}, "prompt"),
+        ({"prompt": 3}, '"prompt" is int'),
     ],
 )
 def test_refused(tmp_path: Path, row: dict[str, Any], named: str) -> None:
@@ -155,6 +156,17 @@ def test_kept(tmp_path: Path) -> None:
         (tmp_path / LABELS).write_bytes(written_so_far + broken)
         with refused(f"{LABELS}:4"):
             Judgements(tmp_path)
+    for broken, line in ((b"\x93\x00 of something else", 1), (written_so_far + b"\r{}", 4)):
+        (tmp_path / LABELS).write_bytes(broken)
+        with refused(f"{LABELS}:{line}"):
+            Judgements(tmp_path)
+        assert (tmp_path / LABELS).read_bytes() == broken
+    (tmp_path / LABELS).write_bytes(written_so_far.replace(b"\n", b"\r\n"))  # of an editor of Windows
+    Judgements(tmp_path).add(said("2", "ben"))
+    assert len(Judgements(tmp_path)._latest) == 3
+    (tmp_path / LABELS).write_bytes(written_so_far[:-1].replace(b"\n", b"\r") + b"\n" + written_so_far)
+    with refused(f"{LABELS}:1"):  # no line is passed over, and none behind it cut off
+        Judgements(tmp_path)
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,26 @@ def test_advantages_of_groups_by_hand() -> None:
     assert leave_one_out(rewards, 3).tolist() == [-1.5, 0.0, 1.5, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("reward", [0.1, 1e6 / 3])
+def test_equal_rewards_are_worth_nothing(reward: float) -> None:
+    """Exactly: the mean of eight times 0.1 is not 0.1 in float32."""
+    rewards = torch.full((14,), reward)
+    for group in (7, 14):
+        for scale in ("group", "batch", "none"):
+            assert not group_advantages(rewards, group, scale).any()
+        assert not leave_one_out(rewards, group).any()
+
+
+def test_ratios_that_float32_cannot_hold() -> None:
+    """Where an advantage or a penalty is 0, they change nothing."""
+    now = row(100, 0).requires_grad_()
+    for ratio in ("token", "mean", "sum"):
+        losses, _ = policy_losses(now, row(-100, 0), row(0, 1), row(1, 0), ratio=ratio, low=0.2, high=0.2)
+        (slope,) = torch.autograd.grad(losses[0, 0] + 0 * kl_estimates(-now, "k3").sum(), now)
+        assert losses[0, 0] == 0
+        assert not slope.any()
+
+
 @pytest.mark.parametrize(
     ("how", "expected"), [("grpo", 2.5), ("bnpo", 2.75), ("dapo", 2.75), ("dr_grpo", 11 / 8), ("sum", 5.5)]
 )

@@ -82,6 +82,9 @@ def test_work(opens: Opens, tmp_path: Path) -> None:
     back = asks(client, "/next", back=True, before=kept["item"]["id"])
     assert back["item"] == {**first["item"], "marks": [1, 2, 2], "again": True}
     asks(client, "/next", 404, back=True, before=first["item"]["id"])
+    skipped = asks(client, "/label", item=first["item"]["id"], shown=first["item"]["shown"])
+    assert skipped == kept  # a skip leaves what was said, and goes on
+    assert [row["marks"] for row in labels(tmp_path)] == [labels(tmp_path)[0]["marks"]]
     other = opens(seed=5)  # what was shown stays so
     back = asks(other, "/next", back=True)["item"]
     assert back["answers"] == first["item"]["answers"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from langwright.alignment.keeping import Keeping
 from langwright.alignment.recipe import AlignRecipe, AnswerSettings
-from langwright.alignment.rewards import Reward, answered, open_reward
+from langwright.alignment.rewards import Reward, answered, open_reward, reward_contents
 from langwright.alignment.setup import Setup
 from langwright.base.errors import UserError
 from langwright.base.files import read_object, write_atomic, write_json
@@ -54,10 +54,14 @@ def write_best(setup: Setup) -> Row:
     model = setup.base().to(setup.machine.device, setup.machine.dtype).eval()
     sampling = Sampling(temperature=recipe.temperature, seed=recipe.seed)
     reward = open_reward(recipe.reward, setup.form.tokenizer)
+    settings = {
+        "model": setup.begin.identity, "reward": recipe.reward, "reward_contents": reward_contents(recipe.reward),
+        "dtype": str(setup.machine.dtype), "bits": recipe.bits, "template": recipe.template, "context": recipe.context,
+    }  # fmt: skip
     return best_of_n(
         model, setup.form, Preferences(prompts.spec, items), setup.out, reward,
         Request("", sampling, recipe.max_new_tokens, n=recipe.group), keeping=Keeping(recipe.share, recipe.threshold),
-        settings={"model": setup.begin.identity, "reward": recipe.reward, "dtype": str(setup.machine.dtype)},
+        settings=settings,
     )  # fmt: skip
 
 

@@ -74,7 +74,8 @@ class Experts:
         for row, number in rows:
             kept[row * rollout.group + number] = 1
         kept = kept * rollout.real
-        return Credit(kept * rollout.real.sum() / kept.sum().clamp(min=1))
+        share = len(rows) / len(rollout.scores)
+        return Credit(kept * rollout.real.sum() / kept.sum().clamp(min=1), kept=share)
 
 
 def _charged(rollout: Rollout, estimator: Estimator) -> Answers:

@@ -10,6 +10,7 @@ from langwright.alignment.optimising import policy_job
 from langwright.alignment.preferring import judged_job, pair_job
 from langwright.alignment.recipe import (
     AnswerSettings,
+    ClipSettings,
     GroupSettings,
     JudgementSettings,
     LossSettings,
@@ -42,6 +43,8 @@ class Method:
     writes: Callable[[Setup], dict[str, Any]] | None = None
 
 
+POLICY = (AnswerSettings, RolloutSettings, PolicySettings)
+"""What all policies use that learn from rewards of their answers."""
 METHODS: Mapping[str, Method] = {
     "reward": Method(reward_job, (RewardSettings,), "predict {} FILE"),
     "dpo": Method(pair_job, (StrengthSettings, LossSettings)),
@@ -49,10 +52,10 @@ METHODS: Mapping[str, Method] = {
     "simpo": Method(pair_job, (StrengthSettings, MarginSettings)),
     "kto": Method(judged_job, (StrengthSettings, JudgementSettings)),
     "orpo": Method(pair_job, (StrengthSettings,)),
-    "ppo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings, ValueSettings)),
-    "grpo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings, GroupSettings)),
-    "rloo": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings)),
-    "reinforce": Method(policy_job, (AnswerSettings, RolloutSettings, PolicySettings)),
+    "ppo": Method(policy_job, (*POLICY, ClipSettings, ValueSettings)),
+    "grpo": Method(policy_job, (*POLICY, ClipSettings, GroupSettings)),
+    "rloo": Method(policy_job, (*POLICY, ClipSettings)),
+    "reinforce": Method(policy_job, POLICY),
     "expert-iteration": Method(policy_job, (AnswerSettings, RolloutSettings, Keeping)),
     "best-of-n": Method(None, (AnswerSettings, Keeping), writes=write_best),
 }

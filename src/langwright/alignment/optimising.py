@@ -14,7 +14,7 @@ from langwright.alignment.rewards import open_reward
 from langwright.alignment.rollouts import Method, Plan, Question, Rollouts
 from langwright.alignment.setup import Setup
 from langwright.base.console import say
-from langwright.base.errors import UserError
+from langwright.base.errors import UserError, check_flag
 from langwright.corpora.preferences import Prompt, open_prompts
 from langwright.data.preferences import Fitting, text_of
 from langwright.data.supply import Supply
@@ -40,12 +40,14 @@ class Learning:
         loss: what it lowers.
         aggregation: see `aggregate`.
         passes: see `Plan`; unless the recipe says.
+        charged: whether leaving the reference costs anything.
     """
 
     credit: Method
     loss: PolicyOptimisation
     aggregation: Aggregation
     passes: int = 1
+    charged: bool = True
 
 
 def _ppo(recipe: AlignRecipe) -> Learning:
@@ -69,7 +71,8 @@ def _reinforce(recipe: AlignRecipe) -> Learning:
 
 
 def _expert_iteration(recipe: AlignRecipe) -> Learning:
-    return Learning(Experts(Keeping(recipe.share, recipe.threshold)), PolicyOptimisation("none"), "bnpo", passes=4)
+    experts = Experts(Keeping(recipe.share, recipe.threshold))
+    return Learning(experts, PolicyOptimisation("none"), "bnpo", passes=4, charged=False)
 
 
 LEARNING: Mapping[str, Callable[[AlignRecipe], Learning]] = {
@@ -90,6 +93,11 @@ def policy_job(setup: Setup) -> Job:
         raise UserError(f"--group {recipe.group}: {recipe.method} compares answers to one prompt; give 2 or more")
     if recipe.batch_size * recipe.group < 2:
         raise UserError(f"--batch-size {recipe.batch_size}: one answer a step is compared with nothing; give more")
+    if recipe.method == "reinforce":
+        updates = {"passes": recipe.passes or 1, "mini_batches": recipe.mini_batches}
+        for name, value in updates.items():
+            wanted = "1 for reinforce, whose loss is right for the first update with an answer alone; ppo has a ratio"
+            check_flag(name, value, value == 1, wanted)
     if recipe.compile:
         raise UserError(f"--compile: no two rollouts of {recipe.method} have one shape; leave it out")
     setup.open_policy()
@@ -113,7 +121,7 @@ def policy_job(setup: Setup) -> Job:
         mini_batches=recipe.mini_batches,
         micro_batch=recipe.micro_batch,
         missing_stop=recipe.missing_stop,
-        kl=recipe.kl,
+        kl=recipe.kl if learning.charged else 0.0,
         kl_target=recipe.kl_target,
         horizon=recipe.kl_horizon,
         aggregation=learning.aggregation,

@@ -80,12 +80,12 @@ class Values(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, batch: TokenBatch, hidden: Tensor) -> Tokens:
-        """The value of each target of a batch, in float32.
+        """The value of each target of a batch, computed in float32, as the score of a reward model is.
 
         Args:
             batch: prompts and answers.
             hidden: what the policy makes of them.
         """
         read: Any = hidden if self.model is None else batch.hidden(self.model)[0]
-        found: Tensor = self.output(read)[..., 0].float()
+        found: Tensor = self.output(read.float())[..., 0]
         return found

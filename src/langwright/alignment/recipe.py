@@ -120,8 +120,6 @@ class PolicySettings:
         kl_horizon: so many answers change the weight by a fifth at most.
         estimator: of the KL: k1, k2 or k3; k3 for grpo, whose loss has a KL term, and k1 for the others, whose reward
             has one, unless given.
-        ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
-        ratio_clip_high: the same upwards, where it is another (DAPO).
         entropy: what a nat of the policy's entropy is worth.
     """
 
@@ -129,9 +127,20 @@ class PolicySettings:
     kl_target: float | None = None
     kl_horizon: float = 10_000.0
     estimator: Literal["k1", "k2", "k3"] | None = None
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How far a policy goes in a step, where its loss has a ratio to the policy that wrote the answers.
+
+    Args:
+        ratio_clip: how far the probability of a token may move in a step, as a share, before nothing is gained.
+        ratio_clip_high: the same upwards, where it is another (DAPO).
+    """
+
     ratio_clip: float = 0.2
     ratio_clip_high: float | None = None
-    entropy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,7 @@ class AlignRecipe(
     Keeping,
     RolloutSettings,
     PolicySettings,
+    ClipSettings,
     ValueSettings,
     GroupSettings,
     SharedSettings,
@@ -238,6 +248,11 @@ class AlignRecipe(
                 check_flag(name, value, value is None or holds(value), wanted)
         if self.share is not None and self.threshold is not None:
             raise UserError(f"--threshold {self.threshold}: has no place beside --share {self.share}; leave one out")
+        if self.kl_target is not None:
+            answers = self.batch_size * self.group
+            wanted = f"at least {answers}, the answers of a step, for the weight to stay above 0"
+            check_flag("kl_horizon", self.kl_horizon, self.kl_horizon >= answers, wanted)
+            check_flag("kl", self.kl, self.kl > 0, "above 0 where a --kl-target is to adapt it")
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":
@@ -272,6 +287,7 @@ SETTINGS = (
     Keeping,
     RolloutSettings,
     PolicySettings,
+    ClipSettings,
     ValueSettings,
     GroupSettings,
 )

@@ -17,6 +17,7 @@ A reward is written as one text, as `--reward` takes it:
     0.7*FOLDER + 0.3*parses         a weighted sum; each term has its weight
 """
 
+import hashlib
 import importlib
 import inspect
 import math
@@ -34,16 +35,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from langwright.adaptation.folder import is_adapter
 from langwright.alignment.reward_model import LABEL, RewardModel
 from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
-from langwright.base.files import read_object
-from langwright.base.hub import PREFIX
+from langwright.base.files import read_object, sha256_file
+from langwright.base.hub import PREFIX, model_folder
 from langwright.corpora.preferences import Asked, Prompt
 from langwright.data.labels import LabelExample, label_batch
 from langwright.data.preferences import fitted
 from langwright.models.folder import RECORD
+from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening
 from langwright.text.tokenizer import Tokenizer
 
@@ -93,19 +96,44 @@ def open_reward(spec: str, tokenizer: Tokenizer) -> Reward:
         UserError: Here, naming the part that is no reward; or when it is called, naming the reward and the row of a
             value that is not a finite number, and what a function raised.
     """
-    term = r"\s*([+-])\s*(\d*\.?\d+)\s*\*\s*"
-    signed = spec if spec.startswith(("+", "-")) else f"+{spec}"
-    if not re.match(term, signed):
-        return _checked(spec, _open(spec, tokenizer))
-    _, *parts = re.split(term, signed)
-    weights = [float(sign + factor) for sign, factor in zip(parts[::3], parts[1::3], strict=True)]
-    rewards = [_checked(each, _open(each, tokenizer)) for each in parts[2::3]]
+    weights, parts = zip(*_terms(spec), strict=True)
+    rewards = [_checked(part, _open(part, tokenizer)) for part in parts]
 
     def weighted(answers: Sequence[Answered]) -> list[float]:
         columns = [reward(answers) for reward in rewards]
         return [sum(map(mul, weights, values)) for values in zip(*columns, strict=True)]
 
     return weighted
+
+
+def reward_contents(spec: str) -> str | None:
+    """Identifies what a reward is read from besides its text: the weights of its folders, the sources of its modules.
+
+    Returns:
+        A SHA-256 in hexadecimal; None for rules alone.
+
+    Raises:
+        UserError: As for `open_reward`.
+    """
+    found = []
+    for _, part in _terms(spec):
+        if (folder := _folder_in(part)) is not None:
+            path = Path(folder[0])
+            found.append(weights_checksum(path if is_adapter(path) else model_folder(path)))
+        elif part.partition(":")[0] not in RULES:
+            source = getattr(_module(part), "__file__", None)
+            found.append("" if source is None else sha256_file(Path(source)))
+    return hashlib.sha256(" ".join(found).encode()).hexdigest() if found else None
+
+
+def _terms(spec: str) -> list[tuple[float, str]]:
+    """The weights and rewards of a sum; a reward alone has the weight 1."""
+    term = r"\s*([+-])\s*(\d*\.?\d+)\s*\*\s*"
+    signed = spec if spec.startswith(("+", "-")) else f"+{spec}"
+    if not re.match(term, signed):
+        return [(1.0, spec)]
+    _, *parts = re.split(term, signed)
+    return [(float(sign + factor), part) for sign, factor, part in zip(*(parts[i::3] for i in range(3)), strict=True)]
 
 
 def _checked(spec: str, reward: Reward) -> Reward:
@@ -137,16 +165,23 @@ def _open(spec: str, tokenizer: Tokenizer) -> Reward:
     name, _, rest = spec.partition(":")
     if name in RULES:
         return RULES[name](rest, tokenizer)
-    parts = spec.split(":")
-    for count in range(len(parts), 0, -1):
-        folder = ":".join(parts[:count])
-        if (folder and Path(folder).is_dir()) or (spec.startswith(PREFIX) and count == 2):
-            return _folder(folder, parts[count:], tokenizer)
+    if (found := _folder_in(spec)) is not None:
+        return _folder(*found, tokenizer)
     if re.fullmatch(r"[\w.]+:[\w.]+", spec):
         return _each(_function(spec))
     raise UserError(
         f"--reward {spec}: no folder, no rule ({', '.join(RULES)}) and no MODULE:FUNCTION{suggest(name, RULES)}"
     )
+
+
+def _folder_in(spec: str) -> tuple[str, list[str]] | None:
+    """The folder that a reward without a weight begins with, and what follows it; None for other rewards."""
+    parts = spec.split(":")
+    for count in range(len(parts), 0, -1) if parts[0] not in RULES else ():
+        folder = ":".join(parts[:count])
+        if (folder and Path(folder).is_dir()) or (spec.startswith(PREFIX) and count == 2):
+            return folder, parts[count:]
+    return None
 
 
 def _each(rule: Callable[[Answered], Any]) -> Reward:
@@ -229,17 +264,24 @@ RULES: Mapping[str, Callable[[str, Tokenizer], Reward]] = {
 """Rewards by rule: name -> what follows the colon and the policy's tokenizer -> reward."""
 
 
-def _function(spec: str) -> Callable[[Answered], Any]:
-    """A Python function, by module and name; modules are looked for in the current folder first."""
-    module, _, name = spec.partition(":")
+def _module(spec: str) -> Any:
+    """The module of a Python function; modules are looked for in the current folder first."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(module)
+        return importlib.import_module(spec.partition(":")[0])
+    except (Exception, SystemExit) as error:  # a module runs when it is imported, and may raise anything
+        raise UserError(f"--reward {spec}: {type(error).__name__}: {first_line(error)}") from None
+
+
+def _function(spec: str) -> Callable[[Answered], Any]:
+    """A Python function, by module and name."""
+    name, found = spec.partition(":")[2], _module(spec)
+    try:
         for part in name.split("."):
             found = getattr(found, part)
         signature = inspect.signature(found)
-    except (Exception, SystemExit) as error:  # a module runs when it is imported, and may raise anything
+    except Exception as error:
         raise UserError(f"--reward {spec}: {type(error).__name__}: {first_line(error)}") from None
     wanted = next((count for count in (2, 3) if _takes(signature, count)), None)
     if wanted is None:
@@ -270,7 +312,7 @@ def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
         return _classifier(folder, chosen, policy)
     if chosen:
         raise UserError(f"--reward {':'.join([folder, *chosen])}: a reward model has no labels; leave them out")
-    model = RewardModel.open(Path(folder), policy=policy)
+    model = RewardModel.open(*_base(folder), policy=policy)
     context = model.model.window
 
     def score(answers: Sequence[Answered]) -> list[float]:
@@ -285,12 +327,23 @@ def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
     return score
 
 
+def _base(folder: str) -> tuple[Path, Opening]:
+    """The folder of a model and how it is opened: an adapter on the base that its record names."""
+    path = Path(folder)
+    record = read_object(path / RECORD, "the record of the model", optional=True)
+    if not is_adapter(path) or not isinstance(base := record.get("base_folder"), str):
+        return path, Opening(dtype="auto")
+    hub = f"@{record['base_revision']}" if "base_revision" in record else ""
+    return Path(base.partition("@")[0] + hub if hub else base), Opening(dtype="auto", adapter=path)
+
+
 def _classifier(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
     """A classifier, which reads prompt and answer as one text, or as a pair where it learnt from pairs.
 
     chosen: the label, and "probability".
     """
-    model, tokenizer = Opening(dtype="auto").open(Path(folder))
+    base, opening = _base(folder)
+    model, tokenizer = opening.open(base)
     told = read_object(Path(folder) / RECORD, "the record of the model", optional=True).get("task") or {}
     form, pair = told.get("form", "one"), (told.get("columns") or {}).get("second_field") is not None
     if model.task != "sequence":

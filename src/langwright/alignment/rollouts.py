@@ -8,6 +8,7 @@ the first updates see the answers, so that the first ratio is exactly 1.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any, final
 
 import torch
@@ -116,11 +117,13 @@ class Credit:
         advantages: of each token.
         returns: what the values should have been.
         in_loss: whether the KL to the reference is a term of the loss, rather than of the advantages.
+        kept: the share of the answers that are learnt from, where the method chooses.
     """
 
     advantages: Tokens
     returns: Tokens | None = None
     in_loss: bool = False
+    kept: float | None = None
 
 
 Method = Callable[[Rollout], Credit]
@@ -191,7 +194,7 @@ class Rollouts:
         self._gold, self._step, self._taken, self._kl = gold, 0, 0, plan.kl
         self._rollout: RolloutBatch | None = None
         self._writer: AnswerWriter | None = None
-        self._warned = False
+        self._warned = self._idle = False
         self.numbers: dict[str, float] = {}
 
     @property
@@ -295,6 +298,12 @@ class Rollouts:
         groups = scores.view(-1, plan.group)
         same = float((groups == groups[:, :1]).all(1).float().mean())
         self.numbers = {**written.numbers, "same_reward": same, "kl_weight": self._kl}
+        if credit.kept is not None:
+            self.numbers["kept"] = credit.kept
+        if credit.kept == 0 and not self._idle:
+            best = float(scores.max())
+            warn(f"no answer of a rollout is kept, so nothing is learnt from it; the best reward was {best:.3g}")
+            self._idle = True
         if plan.kl_target is not None:  # 8.
             self._kl = adapted_coefficient(self._kl, written.numbers["kl"], plan.kl_target, count, plan.horizon)
         self._step += 1
@@ -386,12 +395,11 @@ class Rollouts:
 
     def _compare(self, answers: Sequence[Completion], plain: Tokens, model: Model) -> float:
         """The largest difference between log-probabilities at generation and in training, in nats."""
-        apart = 0.0
-        for answer, row in zip(answers, plain, strict=True):
-            said = torch.tensor([one.logprob for one in answer.logprobs or ()])
-            apart = max(apart, float((said - row[: len(said)]).abs().max()))
+        said = (torch.tensor([one.logprob for one in answer.logprobs or ()]) for answer in answers)
+        each = [(one - row[: len(one)]).abs().max() for one, row in zip(said, plain, strict=True)]
+        apart = float(torch.stack(each).max())  # NaN if one of them is
         exact = next(model.parameters()).dtype == torch.float32
-        if exact and apart > MISMATCH and not self._warned:
+        if not self._warned and (isnan(apart) or (exact and apart > MISMATCH)):
             warn(
                 f"log-probabilities at generation and in training differ by up to {apart:.2g} nats, more than "
                 f"{MISMATCH:g}: the policy learns from answers that are not quite its own"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from langwright.adaptation.options import method_of
 from langwright.alignment.recipe import AlignRecipe
 from langwright.alignment.references import base_under_adapter, frozen_copy
+from langwright.alignment.rewards import reward_contents
 from langwright.base.console import say
 from langwright.base.errors import UserError, check_flag
 from langwright.corpora.parts import parts_to_learn
@@ -208,11 +209,14 @@ class Setup:
         """
         recipe, begin = self.recipe, self.begin
         named = begin.record["base_folder"]
+        rewards = {f"{name}_contents": getattr(recipe, name) for name in ("reward", "gold")}
+        rewards = {name: spec for name, spec in rewards.items() if spec is not None}
+        contents = {name: reward_contents(spec) for name, spec in rewards.items()}
         return Job(
             out=self.out,
             recipe=recipe,
-            origin={"command": "align", "corpus_spec": self.data, "base": begin.identity},
-            names={"base": named, "corpus": self.data, "tokenizer_fingerprint": named},
+            origin={"command": "align", "corpus_spec": self.data, "base": begin.identity, **contents},
+            names={"base": named, "corpus": self.data, "tokenizer_fingerprint": named, **rewards},
             models=models,
             objective=objective,
             supply=supply,

@@ -16,6 +16,8 @@ from langwright.corpora.preferences import Asked
 
 LABELS = "labels.jsonl"
 """The file in the folder of what was said."""
+BEGINNING = b'{"item": "'
+"""Of each of its lines."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,17 @@ class Judgements:
         self.whole = 0
         self.path.touch()
         sync(folder)  # the name of the new file
-        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break  # its writer was killed before anybody was told that it is kept
+        *lines, cut = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 self._note(read_judgement(json.loads(line)))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 told = f"misses {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(f"{self.path}:{number}: not a line of labels: {told}") from None
-            self.whole += len(line)
+            self.whole += len(line) + 1
+        # A line without an end is of a writer who was killed before anybody was told that it is kept.
+        if not (cut.startswith(BEGINNING) or BEGINNING.startswith(cut)):
+            raise UserError(f"{self.path}:{len(lines) + 1}: not a line of labels; move the file away, or mend it")
 
     def __iter__(self) -> Iterator[Judgement]:
         """The last word of each person on each item, in the order of their first."""

@@ -347,6 +347,8 @@ def _asked(row: Row) -> Asked:
         return text_in(values["question"], "question", row.source)
     if "conversations" in values or "instruction" in values:
         return read_asked(row)
+    if values.get("prompt") is not None:
+        return text_in(values["prompt"], "prompt", row.source)  # which it is not
     raise UserError(
         f"{row.source}: no prompt in the fields {name_list(values)}; needed is prompt, conversations, or instruction"
     )

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import combinations
+from itertools import permutations
 from typing import Any
 
 from langwright.corpora.judgements import Judgement
@@ -19,14 +19,15 @@ def report(judgements: Iterable[Judgement], resamples: int = 1000) -> dict[str, 
 
     Returns:
         `labellers` (name, labelled, skipped, median seconds), `rank` and `thumbs` (see `agreement`: units are the pairs
-        of answers of an item, with the categories first, second and tie; or single answers, good or bad), `scores` (see
+        of answers of an item, with the categories better, worse and tie, each counted in both directions so that the
+        order of the answers in the data has no influence; or single answers, good or bad), `scores` (see
         `compare`), and `good` (the share of good answers of each model).
     """
     said = list(judgements)
     marked = {ask: [(one, one.marks) for one in said if one.ask == ask and one.marks] for ask in ("rank", "thumbs")}
     pairs: dict[str, dict[Any, Any]] = {}
     for one, marks in marked["rank"]:
-        for i, j in combinations(range(len(marks)), 2):
+        for i, j in permutations(range(len(marks)), 2):
             pairs.setdefault(one.labeller, {})[one.item, i, j] = (marks[i] > marks[j]) - (marks[i] < marks[j])
     units: dict[str, dict[Any, Any]] = {}
     good: dict[str, Counter[int]] = {}
@@ -41,11 +42,17 @@ def report(judgements: Iterable[Judgement], resamples: int = 1000) -> dict[str, 
     ]
     return {
         "labellers": [_work(name, [one for one in said if one.labeller == name]) for name in _names(said)],
-        "rank": agreement(pairs),
+        "rank": _halved(agreement(pairs)),
         "thumbs": agreement(units),
         "scores": compare([ranking for ranking in rankings if len(ranking.ranks) > 1], resamples),
         "good": [{"model": m, "answers": n.total(), "good": n[1] / n.total()} for m, n in sorted(good.items())],
     }
+
+
+def _halved(found: dict[str, Any]) -> dict[str, Any]:
+    """An agreement with the number of pairs, of which each was counted in both directions."""
+    pairs = [{**row, "units": row["units"] // 2} for row in found["pairs"]]
+    return {**found, "units": found["units"] // 2, "pairs": pairs}
 
 
 def _names(said: list[Judgement]) -> list[str]:

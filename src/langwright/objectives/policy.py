@@ -25,6 +25,8 @@ EPSILON = 1e-8
 """Added to the variance of what is whitened."""
 GROUP_EPSILON = 1e-4
 """Added to the standard deviation of the rewards of a group."""
+LARGEST = 80.0
+"""The largest logarithm of a ratio: of much more, float32 has no exponential, and 0 times infinity is not 0."""
 
 
 def kl_estimates(log_ratios: Float[Tensor, "*tokens"], estimator: Estimator) -> Float[Tensor, "*tokens"]:
@@ -39,7 +41,7 @@ def kl_estimates(log_ratios: Float[Tensor, "*tokens"], estimator: Estimator) -> 
     """
     if estimator == "k1":
         return log_ratios
-    return log_ratios.square() / 2 if estimator == "k2" else (-log_ratios).exp() - 1 + log_ratios
+    return log_ratios.square() / 2 if estimator == "k2" else (-log_ratios).clamp(max=LARGEST).exp() - 1 + log_ratios
 
 
 def adapted_coefficient(coefficient: float, kl: float, target: float, answers: int, horizon: float) -> float:
@@ -104,7 +106,7 @@ def group_advantages(rewards: Answers, group: int, scale: Scale = "group") -> An
         scale: what divides them: the standard deviation of the group, of the batch, or nothing (Dr. GRPO, 2025).
     """
     groups = rewards.view(-1, group)
-    centred = groups - groups.mean(1, keepdim=True)
+    centred = _centred(groups)
     if scale != "none":
         centred = centred / ((groups.std(1, keepdim=True) if scale == "group" else rewards.std()) + GROUP_EPSILON)
     return centred.flatten()
@@ -112,8 +114,13 @@ def group_advantages(rewards: Answers, group: int, scale: Scale = "group") -> An
 
 def leave_one_out(rewards: Answers, group: int) -> Answers:
     """Rewards minus the mean of the other answers of their group (RLOO, Ahmadian et al., 2024)."""
-    groups = rewards.view(-1, group)
-    return (groups - (groups.sum(1, keepdim=True) - groups) / (group - 1)).flatten()
+    return (_centred(rewards.view(-1, group)) * (group / (group - 1))).flatten()
+
+
+def _centred(groups: Float[Tensor, "groups answers"]) -> Float[Tensor, "groups answers"]:
+    """Minus the mean of each group: exactly 0 where all are equal, whose mean may be rounded."""
+    equal = groups.amax(1, keepdim=True) == groups.amin(1, keepdim=True)
+    return (groups - groups.mean(1, keepdim=True)).masked_fill(equal, 0)
 
 
 def aggregate(real: Tokens, how: Aggregation, longest: int) -> tuple[Answers, Answers]:
@@ -160,7 +167,7 @@ def policy_losses(
         logarithm = logarithm.sum(1, keepdim=True).expand_as(real)
     if ratio == "mean":
         logarithm = logarithm / real.sum(1, keepdim=True)
-    free = logarithm.exp()
+    free = logarithm.clamp(max=LARGEST).exp()
     # 7. of the details of PPO, as in value_losses; see alignment/ppo.py
     plain, clipped = -advantages * free, -advantages * free.clamp(1 - low, 1 + high)
     return torch.maximum(plain, clipped), clipped > plain

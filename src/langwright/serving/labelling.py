@@ -52,7 +52,10 @@ class NextBody(Body):
 
 
 class LabelBody(Body):
-    """What a person says: marks of the answers in the order in which they were shown, or a text, or neither to skip."""
+    """What a person says: marks of the answers in the order in which they were shown, or a text, or neither to skip.
+
+    What this person has said of the item before stays as it is where it is skipped now.
+    """
 
     labeller: Labeller
     item: Id
@@ -137,6 +140,8 @@ class Labelling:
             media=media, order=order, marks=marks, text=text, seconds=round(body.seconds, 1),
             time=datetime.now(UTC).isoformat(timespec="seconds"), seed=self._seed,
         )  # fmt: skip
+        if judgement.skipped and self._judgements.find(item.id, ask, body.labeller) is not None:
+            return self._give(body.labeller, self._assignment.next(body.labeller))  # what was said stays
         try:
             self._judgements.add(judgement)
         except OSError as error:
