@@ -121,6 +121,10 @@ def test_the_best_of_fewer_is_the_mean_over_all_choices() -> None:
     for k in range(1, 6):
         bests = [max(chosen) for chosen in combinations(rewards, k)]
         assert expected_best(rewards, k) == pytest.approx(sum(bests) / len(bests))
+        # Of equal ones each is chosen as often: 5 or 1, in the mean 3.
+        worth = {0.3: 7.0, -1.0: 8.0, 2.0: 3.0, 0.7: -2.0}
+        golds = [worth[best] for best in bests]
+        assert expected_best(rewards, k, [7.0, 8.0, 5.0, 1.0, -2.0]) == pytest.approx(sum(golds) / len(golds))
 
 
 def test_the_bound_is_the_kl_where_no_two_answers_are_equal() -> None:
