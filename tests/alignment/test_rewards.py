@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from langwright.alignment.reward_model import RewardModel
 from langwright.alignment.rewards import Answered, open_reward, reward_contents
+from langwright.cli import main
+from langwright.data.preferences import AnswerExample
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
 from langwright.text.training import raw_bytes
@@ -228,3 +231,37 @@ def test_a_reward_model_says_what_predict_says(adapter: bool, tmp_path: Path, pr
     (weights,) = (tmp_path / "reward").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert reward_contents(f"2*{folder}") != before
+
+
+def test_a_reward_model_reads_no_end_that_was_not_written_and_tells_what_it_cuts(
+    tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
+    rows, folder = tmp_path / "rows.jsonl", str(tmp_path / "reward")
+    pairs = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad"} for n in range(20)]
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    prints("align", tmp_path / "base", rows, folder, "--method", "reward", "--steps", "2")
+    reward = RewardModel.open(Path(folder))
+    ids = reward.form.encode("1 is", " good", 32).ids
+    assert ids[-1] == TOKENIZER.eos_id
+    (cut,) = open_reward(folder, TOKENIZER)([Answered("1 is", " good", ended=False)])
+    assert cut == pytest.approx(reward.rewards_of([AnswerExample(ids[:-1], 4)])[0])
+    assert cut != pytest.approx(reward.rewards([("1 is", " good")])[0], abs=1e-4)
+    capsys.readouterr()
+    for _ in range(2):
+        open_reward(folder, TOKENIZER)([Answered("1 is", " good" * 8)])
+    assert capsys.readouterr().err.count("warning") == 1
+    with refused(folder, "rows.jsonl:1"):
+        open_reward(folder, TOKENIZER)([Answered("1 is" * 10, " good", where="rows.jsonl:1")])
+    rows.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " b"}) + "\n")
+    equal = json.loads(prints("predict", folder, rows))["rewards"]
+    assert equal[0] == equal[1]
+    rows.write_text(json.dumps({"prompt": "a", "answer": "b" * 40}) + "\n")
+    assert main(["predict", folder, str(rows)]) == 0
+    assert "1 of 1 answers" in capsys.readouterr().err
+    for row in ({"prompt": "a" * 40, "answer": "b"}, {"prompt": "a", "answer": ""}):
+        rows.write_text(json.dumps(row) + "\n")
+        assert main(["predict", folder, str(rows)]) == 2
+        told = capsys.readouterr().err
+        assert "rows.jsonl:1" in told
+        assert "--skip" not in told  # predict has no such flag

@@ -45,6 +45,7 @@ from langwright.base.files import read_object, sha256_file
 from langwright.base.hub import PREFIX, model_folder
 from langwright.corpora.preferences import Asked, Prompt
 from langwright.data.labels import LabelExample, label_batch
+from langwright.data.preferences import fitted
 from langwright.models.folder import RECORD
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening
@@ -64,6 +65,7 @@ class Answered:
         row: the fields of the prompt's row.
         where: the file and row of the prompt, for messages.
         asked: the prompt as its row has it, a text or a conversation, for reward models; `prompt` unless given.
+        ended: whether the model ended the answer; else it was cut off at the most tokens.
     """
 
     prompt: str
@@ -71,12 +73,13 @@ class Answered:
     row: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
     asked: Asked | None = None
+    ended: bool = True
 
 
-def answered(asked: Prompt, answer: str) -> Answered:
-    """An answer to a prompt of a file; see `open_prompts`."""
+def answered(asked: Prompt, answer: str, ended: bool = True) -> Answered:
+    """An answer to a prompt of a file; see `open_prompts`. ended: see `Answered`."""
     text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1]["content"]
-    return Answered(text, answer, asked.row, asked.source, asked.prompt)
+    return Answered(text, answer, asked.row, asked.source, asked.prompt, ended)
 
 
 Reward = Callable[[Sequence[Answered]], list[float]]
@@ -322,7 +325,18 @@ def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
     if chosen:
         raise UserError(f"--reward {':'.join([folder, *chosen])}: a reward model has no labels; leave them out")
     model = RewardModel.open(*_base(folder), policy=policy)
-    return lambda answers: model.rewards([(one.asked or one.prompt, one.answer) for one in answers])
+    context = model.model.window
+
+    def score(answers: Sequence[Answered]) -> list[float]:
+        examples = []
+        for one in answers:
+            where, asked = f"--reward {folder}: {_place(one)}", one.asked or one.prompt
+            examples.append(fitted(model.form, asked, one.answer, context, ended=one.ended, source=where))
+        if any(example.cut for example in examples):
+            _warn_cut(folder, context)
+        return model.rewards_of(examples)
+
+    return score
 
 
 def _base(folder: str) -> tuple[Path, Opening]:
