@@ -88,7 +88,7 @@ def sentiment() -> Iterator[Row]:
         "sentiment/best of 16",
         (
             "align {work}/reviews {work}/review-test.jsonl {work}/reviews-best --method best-of-n --group 16 "
-            "--reward {work}/proxy:1 --max-new-tokens 32 --json",
+            "--reward {work}/proxy:1 --gold {work}/gold:1 --max-new-tokens 32 --json",
         ),
         need,
     )
@@ -113,7 +113,10 @@ def code() -> Iterator[Row]:
 
 
 def helpfulness() -> Iterator[Row]:
-    """Pairs judged by GPT-4, split by instruction: reward models, and policies beside the best of 16."""
+    """Pairs judged by GPT-4, split by instruction: reward models, and policies beside the best of 16.
+
+    The judge learnt from other instructions than all that it judges.
+    """
     yield Row(
         "base/text",
         (
@@ -122,12 +125,12 @@ def helpfulness() -> Iterator[Row]:
             f'--validation-windows 128 --evaluate-every "750 steps" {QUIET} --json',
         ),
     )
-    for name, seed in (("reward", 0), ("judge", 1), ("reward", 2)):
-        out = f"{{work}}/{name}-{seed}"
+    for name, seed, pairs in (("reward model", 0, "train"), ("judge", 1, "judge"), ("reward model", 2, "train")):
+        out = f"{{work}}/{name.split()[0]}-{seed}"
         yield Row(
-            f"helpfulness/reward model/{seed}",
+            f"helpfulness/{name}/{seed}",
             (
-                f"align {{work}}/text {{work}}/pairs-train.jsonl {out} --method reward --context 256 --skip "
+                f"align {{work}}/text {{work}}/pairs-{pairs}.jsonl {out} --method reward --context 256 --skip "
                 f"--validation {{work}}/pairs-test.jsonl --template chatml --seed {seed} --batch-size 8 "
                 f'--dtype bfloat16 {QUIET} --evaluate-every "1000 steps" --json',
             ),
@@ -141,7 +144,7 @@ def helpfulness() -> Iterator[Row]:
         ),
         ("base/text",),
     )
-    need = ("base/assistant", "helpfulness/reward model/0", "helpfulness/reward model/1")
+    need = ("base/assistant", "helpfulness/reward model/0", "helpfulness/judge/1")
     for seed in SEEDS:
         yield aligned(
             f"helpfulness/dpo/{seed}", "assistant", "pairs-train.jsonl",
@@ -158,7 +161,7 @@ def helpfulness() -> Iterator[Row]:
         "helpfulness/best of 16",
         (
             "align {work}/assistant {work}/ask-test.jsonl {work}/assistant-best --method best-of-n --group 16 --skip "
-            "--reward {work}/judge-1 --max-new-tokens 64 --json",
+            "--reward {work}/reward-0 --gold {work}/judge-1 --max-new-tokens 64 --json",
         ),
         need,
     )
@@ -190,7 +193,7 @@ def aligned(
 
 def prepare(data: Path, work: Path) -> None:
     """Files that the commands read; made once."""
-    if (work / "doctests.jsonl").exists():
+    if all((work / name).exists() for name in ("pairs-judge.jsonl", "doctests.jsonl")):
         return
     work.mkdir(parents=True, exist_ok=True)
     _sums(work)
@@ -224,10 +227,11 @@ def _reviews(reviews: list[dict[str, Any]], work: Path) -> None:
 
 
 def _pairs(pairs: list[dict[str, Any]], work: Path) -> None:
-    """Pairs by instruction, the chosen answers of those to learn from, and the instructions alone."""
-    sides: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    """Pairs by instruction: five tenths to learn from, four for the judge, one to measure; and instructions alone."""
+    sides: dict[str, list[dict[str, Any]]] = {"train": [], "judge": [], "test": []}
     for row in pairs:
-        part = "test" if int(hashlib.sha1(row["instruction"].encode()).hexdigest(), 16) % 10 == 0 else "train"
+        tenth = int(hashlib.sha1(row["instruction"].encode()).hexdigest(), 16) % 10
+        part = "test" if tenth == 0 else "judge" if tenth < 5 else "train"
         sides[part].append(
             {name: row[key] for name, key in (("prompt", "instruction"), ("chosen",) * 2, ("rejected",) * 2)}
         )
@@ -290,9 +294,12 @@ def tables(work: Path) -> Iterator[str]:
             kl = [run["kl"] for run in runs if run["kl"] is not None]
             yield f"| {name} | {Path(spec).name} | {' | '.join(cells)} | {shown(kl) if kl else ''} |"
         if "curve" in runs[0]:
-            ends = runs[0]["curve"][0]["reward"], runs[0]["curve"][-1]["reward"]
-            gain = (ends[1] - ends[0]) / runs[0]["deviation"]
-            yield f"| {name} | | {ends[0]:.3f} | {ends[1]:.3f} | {gain:.2f} | | ≤ {runs[0]['curve'][-1]['kl']:.2f} |"
+            first, *_, last = runs[0]["curve"]
+            for reward, deviation in (("reward", "deviation"), ("gold", "gold_deviation")):
+                if reward in last:
+                    gain = (last[reward] - first[reward]) / runs[0][deviation]
+                    cells = f"{first[reward]:.3f} | {last[reward]:.3f} | {gain:.2f} | | ≤ {last['kl']:.2f}"
+                    yield f"| {name} | {reward} | {cells} |"
         if "accuracy" in runs[0]:
             yield f"| {name} | accuracy | | {shown([run['accuracy'] for run in runs])} | | | |"
 

@@ -48,9 +48,18 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_best_answer_to_each_prompt_is_kept(tmp_path: Path) -> None:
-    told = sampled(tmp_path, tmp_path / "out")
+    asked: list[Answered] = []
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        asked.extend(answers)
+        return vowels(answers)
+
+    told = sampled(tmp_path, tmp_path / "out", reward)
     samples, best, pairs = (lines(tmp_path / "out" / name) for name in FILES[:3])
     assert [len(row["samples"]) for row in samples] == [4] * 5
+    assert sorted((one.answer, one.ended) for one in asked) == sorted(
+        (text, ended) for row in samples for text, ended in zip(row["samples"], row["ended"], strict=True)
+    )
     assert len({json.dumps(row["samples"]) for row in samples}) == 5  # each prompt draws otherwise
     for row, kept in zip(samples, best, strict=True):
         assert row["rewards"] == vowels([Answered("", text) for text in row["samples"]])
@@ -112,6 +121,10 @@ def test_the_best_of_fewer_is_the_mean_over_all_choices() -> None:
     for k in range(1, 6):
         bests = [max(chosen) for chosen in combinations(rewards, k)]
         assert expected_best(rewards, k) == pytest.approx(sum(bests) / len(bests))
+        # Of equal ones each is chosen as often: 5 or 1, in the mean 3.
+        worth = {0.3: 7.0, -1.0: 8.0, 2.0: 3.0, 0.7: -2.0}
+        golds = [worth[best] for best in bests]
+        assert expected_best(rewards, k, [7.0, 8.0, 5.0, 1.0, -2.0]) == pytest.approx(sum(golds) / len(golds))
 
 
 def test_the_bound_is_the_kl_where_no_two_answers_are_equal() -> None:

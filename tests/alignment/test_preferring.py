@@ -225,6 +225,14 @@ def test_bad_input_ends_in_one_line(
     fails("align", *paths, *words, names=tuple(names))
 
 
+@pytest.mark.parametrize("weight", ["--undesirable", "--desirable"])
+def test_judged_answers_of_one_kind_may_count_for_nothing(
+    weight: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert align(made, tmp_path / "out", "--method", "kto", weight, 0, "--steps", 1) == 0
+    assert f"count are {'good' if weight == '--undesirable' else 'bad'}" in capsys.readouterr().err
+
+
 def test_the_reward_model_of_another_tokenizer_is_refused(made: Path, tmp_path: Path) -> None:
     assert align(made, tmp_path / "rm", "--method", "reward", "--steps", "1") == 0
     own = load_tokenizer(made / "model")

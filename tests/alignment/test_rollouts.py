@@ -102,6 +102,7 @@ def test_an_answer_without_an_end_loses_of_its_score() -> None:
         policy = Policy("reinforce", lambda answer: 1.0, max_new_tokens=6, missing_stop=missing_stop)
         batch = policy.supply.next(policy.learner.models)
         ended = (batch.targets == policy.tokenizer.eos_id) & (batch.weights > 0)
+        assert sum(one.ended for one in policy.asked) == ended.any(1).sum()  # a reward model knows it too
         return torch.stack([batch.advantages[:, 0], ended.any(1).float()])
 
     assert not advantages(0.0)[0].any()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from langwright.alignment.rules import check_of
 from langwright.base import sandbox
 from langwright.base.sandbox import Limits, Outcome, run_python
 from langwright.base.sandbox_guest import ARCHITECTURES, GUARDED, call_numbers
@@ -95,6 +96,53 @@ def test_hostile_programs_fail(program: str, reason: str) -> None:
     assert not found.passed
     assert reason.lower() in found.reason.lower(), found
     assert len(found.output) <= QUICK.output
+
+
+SUM = "assert sum([1, 1]) == 3"  # which is false
+DOCTEST = check_of(">>> 1 + 1\n3\n")
+FORGED = {
+    "builtins": ("import builtins\nbuiltins.sum = lambda values: 3", SUM),
+    "its builtins": ("__builtins__ = {**vars(__import__('builtins')), 'sum': lambda values: 3}", SUM),
+    "the runner": (
+        "import doctest\ndoctest.DocTestRunner.run = lambda *_, **more: doctest.TestResults(0, 1)",
+        DOCTEST,
+    ),
+    "the checker": ("import doctest\ndoctest.OutputChecker.check_output = lambda *_: True", DOCTEST),
+    "the module": ("import sys\nsys.modules['doctest'] = sys.modules['answer']", DOCTEST),
+    "the check": (
+        "import sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
+        "    for value in frame.f_locals.values():\n"
+        "        if isinstance(value, dict) and 'check' in value: value['check'] = ''",
+        SUM,
+    ),
+    "names of the sandbox": (
+        "import builtins, sys\nbuiltins.sum = lambda values: 3\n"
+        "for name in ('exec', 'vars', 'builtins', 'partial', 'print'):\n"
+        "    sys._getframe(1).f_globals[name] = lambda *_: {}",
+        SUM,
+    ),
+    "the mark": (
+        "import os, sys\nframe = sys._getframe()\nwhile frame := frame.f_back:\n"
+        "    for value in frame.f_locals.values():\n"
+        "        text = value.decode() if isinstance(value, bytes) else value\n"
+        "        if isinstance(text, str) and len(text) == 64:\n"
+        "            os.write(frame.f_locals['told'], text.encode())\n            os._exit(0)",
+        SUM,
+    ),
+}
+
+
+@pytest.mark.parametrize(("program", "check"), FORGED.values(), ids=FORGED)
+def test_a_program_that_forges_its_check_fails(program: str, check: str) -> None:
+    found = run_python(program, check, QUICK)
+    assert not found.passed
+    assert found.reason.startswith("AssertionError"), found
+
+
+def test_a_sandbox_that_does_not_begin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_base_executable", "/bin/false")
+    with refused("sandbox"):
+        run_python("")
 
 
 def test_calls_without_a_function_in_python_fail_too() -> None:

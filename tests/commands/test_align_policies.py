@@ -87,6 +87,11 @@ def test_best_of_n_leaves_files_that_other_commands_take(
     assert told["curve"][-1]["reward"] == told["kept_reward"] > told["reward"]
     assert "best of 8" in prints("align", untrained, prompts, out, *asked)  # nothing is written again
     fails("align", untrained, prompts, out, *asked, "--seed", "1", names=(str(out), "seed"))
+    second = [tmp_path / "second", *asked, "--gold", "2*regex:[a-z]"]  # what the second reward says of the same choice
+    told = json.loads(prints("align", untrained, prompts, *second, "--json"))
+    assert told["gold"] == pytest.approx(2 * told["reward"])
+    assert [point["gold"] for point in told["curve"]] == pytest.approx([2 * point["reward"] for point in told["curve"]])
+    fails("align", untrained, prompts, *second[:-1], "length", names=("second", "gold"))
     prints("finetune", untrained, out / "best.jsonl", tmp_path / "tuned", "--task", "text", "--steps", "2 steps")
     prints("align", untrained, out / "pairs.jsonl", tmp_path / "aligned", "--method", "dpo", "--steps", "2 steps")
 

@@ -54,14 +54,16 @@ def write_best(setup: Setup) -> Row:
     model = setup.base().to(setup.machine.device, setup.machine.dtype).eval()
     sampling = Sampling(temperature=recipe.temperature, seed=recipe.seed)
     reward = open_reward(recipe.reward, setup.form.tokenizer)
+    gold = None if recipe.gold is None else open_reward(recipe.gold, setup.form.tokenizer)
     settings = {
         "model": setup.begin.identity, "reward": recipe.reward, "reward_contents": reward_contents(recipe.reward),
         "dtype": str(setup.machine.dtype), "bits": recipe.bits, "template": recipe.template, "context": recipe.context,
+        "gold": recipe.gold, "gold_contents": None if recipe.gold is None else reward_contents(recipe.gold),
     }  # fmt: skip
     return best_of_n(
         model, setup.form, Preferences(prompts.spec, items), setup.out, reward,
         Request("", sampling, recipe.max_new_tokens, n=recipe.group), keeping=Keeping(recipe.share, recipe.threshold),
-        settings=settings,
+        settings=settings, gold=gold,
     )  # fmt: skip
 
 
@@ -73,13 +75,20 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def expected_best(rewards: Sequence[float], k: int) -> float:
+def expected_best(rewards: Sequence[float], k: int, worth: Sequence[float] | None = None) -> float:
     """The mean of the best of k of these rewards, over all choices of k of them.
 
     Source: Nakano et al., WebGPT (2021), appendix I.
+
+    Args:
+        rewards: of the answers, by which the best is chosen; of equal ones, each as often.
+        k: how many.
+        worth: what each answer is worth by another reward, of which the mean is asked in place of the first.
     """
-    n, ordered = len(rewards), sorted(rewards)
-    return sum(math.comb(i, k - 1) * value for i, value in enumerate(ordered)) / math.comb(n, k)
+    _, places, counts = np.unique(rewards, return_inverse=True, return_counts=True)
+    means = np.bincount(places, rewards if worth is None else worth) / counts
+    ways = [math.comb(int(below), k) for below in counts.cumsum()]
+    return float(sum((up - to) / ways[-1] * mean for to, up, mean in zip([0, *ways[:-1]], ways, means, strict=True)))
 
 
 def best_of_n(
@@ -92,6 +101,7 @@ def best_of_n(
     *,
     keeping: Keeping,
     settings: Mapping[str, Any] = {},
+    gold: Reward | None = None,
 ) -> Row:
     """Write n answers to each prompt, score them, and leave the files. What is written is not written again.
 
@@ -104,10 +114,12 @@ def best_of_n(
         asked: how each prompt is answered: `n`, `sampling`, `max_new_tokens`, `stop`.
         keeping: which answers are kept.
         settings: what else decides the answers, by name.
+        gold: a second reward, which is measured alone.
 
     Returns:
         What `best_of_n.json` says: `n`, `prompts`, `kept`, `reward` of all answers and of those that are `kept_reward`,
-        and `curve`: for 1, 2, 4 ... n answers `reward`, the mean of the best of so many, and `kl`, its bound.
+        and `curve`: for 1, 2, 4 ... n answers `reward`, the mean of the best of so many, and `kl`, its bound. With a
+        second reward, `gold` of all answers, its `gold_deviation`, and in `curve` the `gold` of the best by the first.
     """
     items: Sequence[Prompt] = prompts.items
 
@@ -115,9 +127,10 @@ def best_of_n(
         item, texts = items[number], [completion.text for completion in completions]
         if error := next((completion.error for completion in completions if completion.error), None):
             raise UserError(f"{item.source}: the model writes no answer: {error}")
-        rewards = reward([answered(item, text) for text in texts])
         ended = [completion.reason != "length" for completion in completions]
-        return {"prompt": item.prompt, "samples": texts, "rewards": rewards, "ended": ended}
+        said = [answered(item, *one) for one in zip(texts, ended, strict=True)]
+        found = {"prompt": item.prompt, "samples": texts, "rewards": reward(said), "ended": ended}
+        return found if gold is None else {**found, "gold": gold(said)}
 
     content = hashlib.sha256(json.dumps([item.content for item in items]).encode()).hexdigest()
     drawn = {**vars(asked.sampling), "n": asked.n, "max_new_tokens": asked.max_new_tokens, "stop": list(asked.stop)}
@@ -169,15 +182,22 @@ def _leave(rows: Sequence[Row], out: Path, keeping: Keeping, settings: Row) -> R
         if max(values) > min(values) and high.strip() and low.strip():
             pairs.append({"prompt": row["prompt"], "chosen": high, "rejected": low})
     n = len(rewards[0])
-    curve = [
-        {"n": k, "kl": kl_bound(k), "reward": float(np.mean([expected_best(values, k) for values in rewards]))}
-        for k in sorted({*(2**i for i in range(n.bit_length())), n})
-    ]
+    measured = {"reward": rewards, **({"gold": [row["gold"] for row in rows]} if "gold" in rows[0] else {})}
+
+    def point(k: int) -> Row:
+        means = {
+            name: float(np.mean([expected_best(values, k, worth) for values, worth in zip(rewards, each, strict=True)]))
+            for name, each in measured.items()
+        }
+        return {"n": k, "kl": kl_bound(k), **means}
+
+    curve = [point(k) for k in sorted({*(2**i for i in range(n.bit_length())), n})]
     for name, lines in ((BEST, best), (PAIRS, pairs)):
         write_atomic(out / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     record = {
         "n": n, "prompts": len(rows), "kept": len(best), "pairs": len(pairs),
-        "reward": float(np.mean(rewards)), "deviation": float(np.std(rewards)),
+        **{name: float(np.mean(each)) for name, each in measured.items()}, "deviation": float(np.std(rewards)),
+        **({"gold_deviation": float(np.std(measured["gold"]))} if "gold" in measured else {}),
         "kept_reward": float(np.mean([line["reward"] for line in best])) if best else None,
         "curve": curve, "settings": settings,
     }  # fmt: skip

@@ -80,12 +80,15 @@ class AnswerSettings:
     Args:
         reward: what an answer is worth: the folder of a reward model or a classifier, MODULE:FUNCTION, parses, tests,
             answer, regex:PATTERN, format:FORM, length, or a weighted sum such as "0.7 * FOLDER + 0.3 * parses".
+        gold: a second reward, that is measured and neither learnt from nor chosen by. Where it falls while the reward
+            goes on rising, the reward is exploited (over-optimisation).
         group: answers to each prompt.
         max_new_tokens: the most tokens of an answer.
         temperature: what logits are divided by when answers are drawn and compared; there is no other cut.
     """
 
     reward: str | None = None
+    gold: str | None = None
     group: int = 8
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -96,15 +99,12 @@ class RolloutSettings:
     """How a policy learns from its answers. A step is one rollout: the answers to --batch-size prompts.
 
     Args:
-        gold: a second reward, that is measured in each step and not learnt from. Where it falls while the reward goes
-            on rising, the policy exploits the reward (over-optimisation).
         missing_stop: what an answer loses of its reward if it does not end within --max-new-tokens.
         passes: how often a step learns from each answer; 4 for ppo and expert-iteration, and 1 for the others, unless
             given.
         mini_batches: the parts of a rollout, each of which is an update of the weights in each pass.
     """
 
-    gold: str | None = None
     missing_stop: float = 0.0
     passes: int | None = None
     mini_batches: int = 1

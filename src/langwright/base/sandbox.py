@@ -5,9 +5,11 @@ no other process, no file but Python's own library. See `base/sandbox_guest.py` 
 runs on Linux, with or without root; where the kernel lacks a part of it, that is said once, or refused if files would
 be open.
 
-What it does not prevent: names and sizes of files can be asked for, though not what is in them; and a program that
-looks for it finds how the sandbox is told that the check went through. Whoever scores people rather than models
-compares values outside.
+What it does not prevent: names and sizes of files can be asked for, though not what is in them. And program and check
+share one process: the check has built-in functions and doctest as they were before the program, and no name leads to
+the mark that says that it went through; but a program can still return objects that equal everything, change other
+modules which the check or doctest uses, trace or run a thread beside the check, and find the mark in memory (`ctypes`,
+`gc`). Whoever scores people rather than models compares values outside.
 """
 
 import json
@@ -46,7 +48,7 @@ class Limits:
     """
 
     seconds: int = 4
-    clock: float = 30.0
+    clock: float = 10.0
     memory: int = 512 * 2**20
     output: int = 2**20
     files: int = 64
@@ -114,7 +116,8 @@ def run_python(program: str, check: str = "", limits: Limits = Limits()) -> Outc
         output.seek(0)
         printed = output.read(limits.output).decode(errors="replace")
     if not told.startswith("\n"):
-        raise RuntimeError(f"the sandbox did not begin: {printed[-500:]}")
+        lack = _printable(printed)[-500:]
+        raise UserError(f"programs of a model cannot be run on this machine: the sandbox did not begin: {lack}")
     if told == "\n" + nonce and process.returncode == 0:
         return Outcome(True, "", printed)
     return Outcome(False, ended or _printable(told) or _death(process.returncode), printed)

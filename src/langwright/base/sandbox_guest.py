@@ -12,7 +12,9 @@ is imported. In this order:
 Sources: landlock(7), seccomp(2), Linux 6.12.
 """
 
+import builtins
 import ctypes
+import importlib
 import json
 import os
 import resource
@@ -20,6 +22,7 @@ import struct
 import sys
 import types
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
@@ -173,20 +176,31 @@ def _control(option: int, *arguments: Any) -> None:
 def main() -> None:
     """Run the program, then the check in its names; say on the pipe that both went through, or what was raised."""
     settings = json.load(sys.stdin)
-    write, leave, told, nonce = os.write, os._exit, settings["pipe"], settings.pop("nonce")
+    write, leave, told, take = os.write, os._exit, settings["pipe"], settings.pop
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    vars(sys).update(dict.fromkeys(("stdin", "__stdin__"), os.fdopen(0)))  # that of before may remember what it read
     module = types.ModuleType("answer")
+    names = vars(module)
+    if "doctest" in settings["check"]:
+        importlib.import_module("doctest")
     sys.modules["answer"] = module  # where dataclasses look for their names
     confine(settings, os.uname().machine)
     write(told, b"\n")
     try:
-        for name in ("program", "check"):
-            exec(compile(settings[name], name, "exec"), module.__dict__)
-        sys.stdout.flush()
+        # No name in a frame leads the program to the steps behind it, which use nothing that it can exchange by name.
+        for step in (
+            partial(exec, compile(take("program"), "program", "exec"), names),
+            partial(vars(builtins).update, {**vars(builtins)}),
+            partial(sys.modules.update, {name: sys.modules.pop(name) for name in ("doctest",) if name in sys.modules}),
+            partial(names.update, __builtins__=vars(builtins)),
+            partial(exec, compile(take("check"), "check", "exec"), names),
+            sys.stdout.flush,
+            partial(write, told, take("nonce").encode()),
+        ):
+            step()
     except BaseException as error:
         write(told, f"{type(error).__name__}: {error}".encode(errors="replace")[:1000])
         leave(1)
-    write(told, nonce.encode())
     leave(0)
 
 

@@ -69,9 +69,12 @@ def _tell(told: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print_json({name: value for name, value in told.items() if name != "settings"})
         return
-    worth = f"reward {told['reward']:.4f}, standard deviation {told['deviation']:.4f}"
+    worth = f"reward {told['reward']:.4f}, standard deviation {told['deviation']:.4f}" + (
+        f", gold {told['gold']:.4f}" if "gold" in told else ""
+    )
     print(f"{told['prompts']:,} prompts, {told['n']} answers each: {worth}")
     for point in told["curve"][1:]:
-        print(f"best of {point['n']}: reward {point['reward']:.4f}, KL at most {point['kl']:.3f} nats an answer")
+        gold = f", gold {point['gold']:.4f}" if "gold" in point else ""
+        print(f"best of {point['n']}: reward {point['reward']:.4f}{gold}, KL at most {point['kl']:.3f} nats an answer")
     say(f"kept {told['kept']:,} answers: {out / BEST} (langwright finetune MODEL {out / BEST} NEW --task chat)")
     say(f"{told['pairs']:,} pairs of best and worst: {out / PAIRS} (langwright align MODEL {out / PAIRS} NEW)")
