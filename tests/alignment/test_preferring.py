@@ -145,6 +145,8 @@ def test_an_adapter_learns_over_a_base_that_is_its_own_reference(
 RUNS = {
     "reward": ["reward"],
     "dpo": ["dpo", "--micro-batch", "2"],
+    "ipo": ["ipo", "--loss", "sum"],
+    "simpo": ["simpo"],
     "dpo over an adapter": ["dpo", "--adapter", "lora", "--loss", "robust", "--smoothing", "0.1"],
     "kto": ["kto"],
     "orpo": ["orpo"],

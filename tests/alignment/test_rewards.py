@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,23 @@ def test_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "parse", "parses:x", "regex:(", "format:xml", "length:8-4", "length:x", "no/folder", "0.5*parse"]
-)
+    "spec",
+    ["", "parse", "parses:x", "tests:x", "tests:0", "regex:(", "format:xml", "length:8-4", "length:x", "no/folder",
+     "0.5*parse"],
+)  # fmt: skip
 def test_what_is_no_reward_is_refused(spec: str) -> None:
     with refused("--reward", spec.removeprefix("0.5*")):
         open_reward(spec, TOKENIZER)
+
+
+def test_no_answer_holds_up_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that sleeps and a pattern that goes back without end are worth 0, within their time."""
+    began = time.monotonic()
+    sleeps = Answered("", "import time\ntime.sleep(60)", {"tests": "assert True"})
+    assert open_reward("tests:.3", TOKENIZER)([sleeps]) == [0]
+    assert open_reward("regex:^(a+)+$", TOKENIZER)([Answered("", "a" * 64 + "b"), Answered("", "aa")]) == [0, 1]
+    assert "regex:^(a+)+$" in capsys.readouterr().err
+    assert time.monotonic() - began < 20
 
 
 def test_code_that_passes_its_tests() -> None:

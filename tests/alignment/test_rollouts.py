@@ -176,6 +176,15 @@ def test_a_threshold_above_all_rewards_is_noticed(capsys: pytest.CaptureFixture[
     assert policy.train(1)[0]["kept"] == 1
 
 
+def test_a_gradient_that_ppo_of_trl_does_not_clip_is_clipped_here() -> None:
+    """TRL's `PPOTrainer` had a loop of its own, in which nothing read `max_grad_norm`."""
+    policy = Policy("rloo", lambda answer: 1e6 * worth(answer))
+    policy.learner.backward(policy.supply.next(policy.learner.models))
+    assert float(policy.learner.clip()) > 1e4
+    slopes = [p.grad for p in policy.learner.masters.named.values() if p.grad is not None]
+    assert float(torch.nn.utils.get_total_norm(slopes)) == pytest.approx(policy.learner.recipe.clip)
+
+
 def test_values_are_computed_in_float32() -> None:
     policy = Policy("ppo", worth, dtype=torch.bfloat16)
     batch = policy.supply.next(policy.learner.models)

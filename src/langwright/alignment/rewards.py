@@ -4,7 +4,8 @@ A reward is written as one text, as `--reward` takes it:
 
     parses                          1 for an answer that is Python: it parses, alone or behind its prompt
     tests                           1 where that program passes the row's "tests", assertions or doctests, in a sandbox
-    regex:PATTERN                   1 for an answer in which the regular expression is found
+    tests:3                         the same, within 3 seconds by the clock instead of 10
+    regex:PATTERN                   1 for an answer in which the regular expression is found, within a second
     format:json                     1 for an answer that is JSON
     format:<think>...</think>...    1 for an answer of this form, where ... stands for any text
     length                          the number of the answer's tokens
@@ -37,7 +38,7 @@ import torch
 
 from langwright.adaptation.folder import is_adapter
 from langwright.alignment.reward_model import LABEL, RewardModel
-from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
+from langwright.alignment.rules import check_of, has_form, is_found, is_json, overlong, program_of, same_answer
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
 from langwright.base.files import read_object, sha256_file
@@ -195,13 +196,16 @@ def _parses(rest: str, tokenizer: Tokenizer) -> Reward:
 
 
 def _tests(rest: str, tokenizer: Tokenizer) -> Reward:
-    _nothing_behind("tests", rest)
-    from langwright.base.sandbox import run_python  # which needs modules of Unix
+    if rest and (not re.fullmatch(r"\d*\.?\d+", rest) or not float(rest)):
+        raise UserError(f"--reward tests:{rest}: must be tests:SECONDS that an answer may take, such as tests:3")
+    from langwright.base.sandbox import Limits, run_python  # which needs modules of Unix
+
+    limits = Limits(clock=float(rest)) if rest else Limits()
 
     def passes(one: Answered) -> bool:
         tests, program = _field(one, "tests"), program_of(one.answer, one.prompt)
         check = check_of("\n".join(tests) if isinstance(tests, list) else str(tests))
-        return program is not None and run_python(program, check).passed
+        return program is not None and run_python(program, check, limits).passed
 
     def reward(answers: Sequence[Answered]) -> list[float]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -215,7 +219,15 @@ def _regex(rest: str, tokenizer: Tokenizer) -> Reward:
         pattern = re.compile(rest)
     except re.error as error:
         raise UserError(f"--reward regex:{rest}: not a regular expression: {error}") from None
-    return _each(lambda one: pattern.search(one.answer) is not None)
+
+    def rule(one: Answered) -> bool:
+        try:
+            return is_found(pattern, one.answer)
+        except TimeoutError:
+            _warn_slow(rest)
+            return False
+
+    return _each(rule)
 
 
 def _format(rest: str, tokenizer: Tokenizer) -> Reward:
@@ -386,6 +398,11 @@ def _column(folder: str, chosen: Sequence[str], labels: Sequence[str], form: str
             f"the label one of {', '.join(labels)}{near}"
         )
     return labels.index(name)
+
+
+@cache
+def _warn_slow(pattern: str) -> None:
+    warn(f"--reward regex:{pattern}: answers in which it is not found within a second are worth 0")
 
 
 @cache
