@@ -13,9 +13,10 @@ import torch
 from langwright.alignment.reward_model import RewardModel
 from langwright.alignment.rewards import Answered, open_reward, reward_contents
 from langwright.cli import main
-from langwright.data.preferences import AnswerExample
+from langwright.data.preferences import AnswerExample, Continuing, Conversing
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
+from langwright.text.chat_template import set_up_chat
 from langwright.text.training import raw_bytes
 from oracles import perturb
 from refusals import Prints, refused
@@ -265,3 +266,11 @@ def test_a_reward_model_reads_no_end_that_was_not_written_and_tells_what_it_cuts
         told = capsys.readouterr().err
         assert "rows.jsonl:1" in told
         assert "--skip" not in told  # predict has no such flag
+
+
+@pytest.mark.parametrize("name", ["chatml", "zephyr", None])
+def test_an_answer_that_was_cut_off_is_what_the_policy_wrote(name: str | None) -> None:
+    form = Continuing(TOKENIZER) if name is None else Conversing(set_up_chat(TOKENIZER, name, may_grow=True, where="x"))
+    written = [*form.prompt_ids("Who?"), *form.tokenizer.encode(" Me")]
+    assert form.encode("Who?", " Me", 200, ended=False).ids.tolist() == written
+    assert form.encode("Who?", " Me", 200).ids.tolist() == [*written, form.tokenizer.eos_id]
