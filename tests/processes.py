@@ -74,6 +74,13 @@ def kill_at(step: int, arguments: list[str], out: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+def kills_itself(arguments: list[str]) -> None:
+    """Run a command in which something sends SIGKILL to its own process."""
+    process = _started(arguments)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
 def _started(arguments: list[str]) -> BaseProcess:
     process = _SERVED.Process(target=_run, args=(arguments,))
     process.start()

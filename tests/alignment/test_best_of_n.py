@@ -48,9 +48,18 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_best_answer_to_each_prompt_is_kept(tmp_path: Path) -> None:
-    told = sampled(tmp_path, tmp_path / "out")
+    asked: list[Answered] = []
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        asked.extend(answers)
+        return vowels(answers)
+
+    told = sampled(tmp_path, tmp_path / "out", reward)
     samples, best, pairs = (lines(tmp_path / "out" / name) for name in FILES[:3])
     assert [len(row["samples"]) for row in samples] == [4] * 5
+    assert sorted((one.answer, one.ended) for one in asked) == sorted(
+        (text, ended) for row in samples for text, ended in zip(row["samples"], row["ended"], strict=True)
+    )
     assert len({json.dumps(row["samples"]) for row in samples}) == 5  # each prompt draws otherwise
     for row, kept in zip(samples, best, strict=True):
         assert row["rewards"] == vowels([Answered("", text) for text in row["samples"]])

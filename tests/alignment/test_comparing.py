@@ -1,6 +1,7 @@
 """Two models compared: intervals beside scipy's, KL beside the whole distribution, and the command."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from langwright.alignment.comparing import compared, kl_of, write_answers
+from langwright.alignment.comparing import compared, kl_of, scored, write_answers
+from langwright.alignment.rewards import Answered
 from langwright.corpora.preferences import Prompt
 from langwright.data.preferences import Continuing
 from langwright.inference.request import Request
@@ -60,6 +62,20 @@ def test_kl_is_that_of_the_whole_distribution() -> None:
     assert kl_of(ours, form, prompts[:8], longer) == pytest.approx(0, abs=1e-4)
 
 
+def test_rewards_know_which_answers_ended() -> None:
+    told: list[bool] = []
+
+    def reward(answers: Sequence[Answered]) -> list[float]:
+        told.extend(one.ended for one in answers)
+        return [0.0] * len(answers)
+
+    prompts = [Prompt(f"{n} is") for n in range(24)]
+    answers = write_answers(model(1), Continuing(TOKENIZER), prompts, Request("", max_new_tokens=20))
+    scored(reward, prompts, answers)
+    assert told == [answer.reason == "end" for answer in answers]
+    assert set(told) == {True, False}
+
+
 def test_the_command(tmp_path: Path, prints: Prints, fails: Fails) -> None:
     for name, seed in (("new", 1), ("old", 2)):
         save_model(model(seed), TOKENIZER, tmp_path / name)
@@ -85,3 +101,8 @@ def test_the_command(tmp_path: Path, prints: Prints, fails: Fails) -> None:
     fails("compare", new, old, tmp_path / "long.jsonl", "--reward", "length", names=("long.jsonl", "1"))
     (tmp_path / "chat.jsonl").write_text(json.dumps({"prompt": [{"role": "user", "content": "so"}]}) + "\n")
     fails("compare", new, old, tmp_path / "chat.jsonl", "--reward", "length", names=str(new))
+    for folder in (new, old):
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        refusing = {**settings, "chat_template": "{{ raise_exception('no') }}"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(refusing))
+    fails("compare", new, old, prompts, "--reward", "length", names="prompts.jsonl:1")

@@ -145,6 +145,8 @@ def test_an_adapter_learns_over_a_base_that_is_its_own_reference(
 RUNS = {
     "reward": ["reward"],
     "dpo": ["dpo", "--micro-batch", "2"],
+    "ipo": ["ipo", "--loss", "sum"],
+    "simpo": ["simpo"],
     "dpo over an adapter": ["dpo", "--adapter", "lora", "--loss", "robust", "--smoothing", "0.1"],
     "kto": ["kto"],
     "orpo": ["orpo"],
@@ -221,6 +223,14 @@ def test_bad_input_ends_in_one_line(
 ) -> None:
     paths = [made / "model", made / "pairs.jsonl", tmp_path / "out"]
     fails("align", *paths, *words, names=tuple(names))
+
+
+@pytest.mark.parametrize("weight", ["--undesirable", "--desirable"])
+def test_judged_answers_of_one_kind_may_count_for_nothing(
+    weight: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert align(made, tmp_path / "out", "--method", "kto", weight, 0, "--steps", 1) == 0
+    assert f"count are {'good' if weight == '--undesirable' else 'bad'}" in capsys.readouterr().err
 
 
 def test_the_reward_model_of_another_tokenizer_is_refused(made: Path, tmp_path: Path) -> None:

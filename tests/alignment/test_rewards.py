@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from langwright.alignment.reward_model import RewardModel
 from langwright.alignment.rewards import Answered, open_reward, reward_contents
+from langwright.cli import main
+from langwright.data.preferences import AnswerExample, Continuing, Conversing
 from langwright.models.folder import new_model, save_model
 from langwright.models.shapes import by_depth
+from langwright.text.chat_template import set_up_chat
 from langwright.text.training import raw_bytes
 from oracles import perturb
 from refusals import Prints, refused
@@ -124,11 +129,23 @@ def test_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "parse", "parses:x", "regex:(", "format:xml", "length:8-4", "length:x", "no/folder", "0.5*parse"]
-)
+    "spec",
+    ["", "parse", "parses:x", "tests:x", "tests:0", "regex:(", "format:xml", "length:8-4", "length:x", "no/folder",
+     "0.5*parse"],
+)  # fmt: skip
 def test_what_is_no_reward_is_refused(spec: str) -> None:
     with refused("--reward", spec.removeprefix("0.5*")):
         open_reward(spec, TOKENIZER)
+
+
+def test_no_answer_holds_up_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that sleeps and a pattern that goes back without end are worth 0, within their time."""
+    began = time.monotonic()
+    sleeps = Answered("", "import time\ntime.sleep(60)", {"tests": "assert True"})
+    assert open_reward("tests:.3", TOKENIZER)([sleeps]) == [0]
+    assert open_reward("regex:^(a+)+$", TOKENIZER)([Answered("", "a" * 64 + "b"), Answered("", "aa")]) == [0, 1]
+    assert "regex:^(a+)+$" in capsys.readouterr().err
+    assert time.monotonic() - began < 20
 
 
 def test_code_that_passes_its_tests() -> None:
@@ -215,3 +232,45 @@ def test_a_reward_model_says_what_predict_says(adapter: bool, tmp_path: Path, pr
     (weights,) = (tmp_path / "reward").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert reward_contents(f"2*{folder}") != before
+
+
+def test_a_reward_model_reads_no_end_that_was_not_written_and_tells_what_it_cuts(
+    tmp_path: Path, prints: Prints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(new_model("llama", by_depth("llama", 1, TOKENIZER.vocab_size, 32, 0.0)), TOKENIZER, tmp_path / "base")
+    rows, folder = tmp_path / "rows.jsonl", str(tmp_path / "reward")
+    pairs = [{"prompt": f"{n} is", "chosen": " good", "rejected": " bad"} for n in range(20)]
+    rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    prints("align", tmp_path / "base", rows, folder, "--method", "reward", "--steps", "2")
+    reward = RewardModel.open(Path(folder))
+    ids = reward.form.encode("1 is", " good", 32).ids
+    assert ids[-1] == TOKENIZER.eos_id
+    (cut,) = open_reward(folder, TOKENIZER)([Answered("1 is", " good", ended=False)])
+    assert cut == pytest.approx(reward.rewards_of([AnswerExample(ids[:-1], 4)])[0])
+    assert cut != pytest.approx(reward.rewards([("1 is", " good")])[0], abs=1e-4)
+    capsys.readouterr()
+    for _ in range(2):
+        open_reward(folder, TOKENIZER)([Answered("1 is", " good" * 8)])
+    assert capsys.readouterr().err.count("warning") == 1
+    with refused(folder, "rows.jsonl:1"):
+        open_reward(folder, TOKENIZER)([Answered("1 is" * 10, " good", where="rows.jsonl:1")])
+    rows.write_text(json.dumps({"prompt": "a", "chosen": " b", "rejected": " b"}) + "\n")
+    equal = json.loads(prints("predict", folder, rows))["rewards"]
+    assert equal[0] == equal[1]
+    rows.write_text(json.dumps({"prompt": "a", "answer": "b" * 40}) + "\n")
+    assert main(["predict", folder, str(rows)]) == 0
+    assert "1 of 1 answers" in capsys.readouterr().err
+    for row in ({"prompt": "a" * 40, "answer": "b"}, {"prompt": "a", "answer": ""}):
+        rows.write_text(json.dumps(row) + "\n")
+        assert main(["predict", folder, str(rows)]) == 2
+        told = capsys.readouterr().err
+        assert "rows.jsonl:1" in told
+        assert "--skip" not in told  # predict has no such flag
+
+
+@pytest.mark.parametrize("name", ["chatml", "zephyr", None])
+def test_an_answer_that_was_cut_off_is_what_the_policy_wrote(name: str | None) -> None:
+    form = Continuing(TOKENIZER) if name is None else Conversing(set_up_chat(TOKENIZER, name, may_grow=True, where="x"))
+    written = [*form.prompt_ids("Who?"), *form.tokenizer.encode(" Me")]
+    assert form.encode("Who?", " Me", 200, ended=False).ids.tolist() == written
+    assert form.encode("Who?", " Me", 200).ids.tolist() == [*written, form.tokenizer.eos_id]

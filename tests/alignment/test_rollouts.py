@@ -102,6 +102,7 @@ def test_an_answer_without_an_end_loses_of_its_score() -> None:
         policy = Policy("reinforce", lambda answer: 1.0, max_new_tokens=6, missing_stop=missing_stop)
         batch = policy.supply.next(policy.learner.models)
         ended = (batch.targets == policy.tokenizer.eos_id) & (batch.weights > 0)
+        assert sum(one.ended for one in policy.asked) == ended.any(1).sum()  # a reward model knows it too
         return torch.stack([batch.advantages[:, 0], ended.any(1).float()])
 
     assert not advantages(0.0)[0].any()
@@ -173,6 +174,15 @@ def test_a_threshold_above_all_rewards_is_noticed(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("kept") == 1
     policy.supply._method = Experts(Keeping(threshold=0.0))
     assert policy.train(1)[0]["kept"] == 1
+
+
+def test_a_gradient_that_ppo_of_trl_does_not_clip_is_clipped_here() -> None:
+    """TRL's `PPOTrainer` had a loop of its own, in which nothing read `max_grad_norm`."""
+    policy = Policy("rloo", lambda answer: 1e6 * worth(answer))
+    policy.learner.backward(policy.supply.next(policy.learner.models))
+    assert float(policy.learner.clip()) > 1e4
+    slopes = [p.grad for p in policy.learner.masters.named.values() if p.grad is not None]
+    assert float(torch.nn.utils.get_total_norm(slopes)) == pytest.approx(policy.learner.recipe.clip)
 
 
 def test_values_are_computed_in_float32() -> None:

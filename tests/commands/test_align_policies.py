@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from processes import survives_kills
+from processes import kills_itself, survives_kills
 from refusals import Fails, Prints
 
 METHODS = {
@@ -46,6 +46,41 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     assert {"reward", "kl", "rows"} <= record["held_out"].keys()
     assert {"prompt", "before", "after"} <= record["answers"][0].keys()
     assert "Before and after" in (tmp_path / "killed" / "report.html").read_text()
+
+
+DEADLY = """
+import os, pathlib, signal
+
+armed, calls = pathlib.Path(__file__).with_name("armed"), [0]
+
+def reward(prompt, answer):
+    calls[0] += 1
+    if calls[0] == 8 * 4 + 3 and armed.exists():  # the third answer of the fifth rollout
+        armed.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(len(answer))
+"""
+
+
+def test_killed_in_the_middle_of_a_rollout(
+    untrained: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(out: str) -> list[str]:
+        flags = [*TINY, "--reward", "deadly:reward", "--adapter", "lora", "--steps", "6", "--save-every", "3"]
+        return ["align", str(untrained), str(prompts), str(tmp_path / out), "--method", "grpo", *flags]
+
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "armed").touch()
+    kills_itself(command("killed"))
+    assert steps(tmp_path / "killed") == [1, 2, 3, 4]
+    survives_kills(command, tmp_path, [])
+    assert steps(tmp_path / "killed") == [1, 2, 3, 4, 5, 6]
+
+
+def steps(out: Path) -> list[int]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows if "loss" in row]
 
 
 def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: Fails) -> None:

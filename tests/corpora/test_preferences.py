@@ -82,7 +82,7 @@ def test_every_shape_is_read_as_what_it_says(row: dict[str, Any], wanted: Item, 
         ({"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"}, ["--skip"]),
         ({"chosen": "They went", "rejected": "Then"}, ["prompt", "--skip"]),
         (
-            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: "},
+            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: d"},
             ["--skip"],
         ),
         ({"prompt": "a", "answers": "[broken"}, ["answers"]),

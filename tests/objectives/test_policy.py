@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from langwright.objectives.losses import log_probabilities
 from langwright.objectives.policy import (
     Aggregation,
     Estimator,
@@ -266,23 +267,90 @@ def test_rloo_is_that_of_trl() -> None:
 
 def assert_equal_to(trainer: Any, theirs: Any, how: Aggregation, ratio: Ratio, estimator: Estimator | None) -> None:
     batch = rollout(how)
-    assert batch.reference is not None
     now = (batch.old + numbers(2, 4, seed=7) / 3).requires_grad_()
-    advantages = torch.tensor([1.5, -0.5])
-    losses, _ = policy_losses(
-        now, batch.old, advantages[:, None].expand(-1, 4), batch.weights, ratio=ratio, low=0.2, high=0.28
-    )
-    if estimator is not None:
-        losses = losses + 0.1 * kl_estimates(now - batch.reference, estimator)
+    losses = our_losses(batch, now, ratio, estimator)
     ours = (losses * batch.weights * batch.scale[:, None]).sum() / batch.share.sum()
     slope = torch.autograd.grad(ours, now)[0]
-    theirs._get_per_token_logps_and_entropies.return_value = now, torch.zeros(2, 4), None
-    real = batch.weights.long()
-    inputs = {
-        "prompt_ids": real, "prompt_mask": real, "completion_ids": real, "completion_mask": real,
-        "advantages": advantages, "old_per_token_logps": batch.old, "old_logps": (batch.old * real).sum(1),
-        "ref_per_token_logps": batch.reference, "num_items_in_batch": real.sum(),
-    }  # fmt: skip
-    expected = trainer._compute_loss(theirs, None, inputs)
+    expected = their_loss(trainer, theirs, batch, now)
     assert ours.item() == pytest.approx(expected.item(), rel=1e-5)
     assert torch.allclose(slope, torch.autograd.grad(expected, now)[0], atol=1e-6)
+
+
+ADVANTAGES = torch.tensor([1.5, -0.5])
+
+
+def our_losses(batch: RolloutBatch, now: Tensor, ratio: Ratio, estimator: Estimator | None) -> Tensor:
+    advantages = ADVANTAGES[:, None].expand(-1, 4)
+    losses, _ = policy_losses(now, batch.old, advantages, batch.weights, ratio=ratio, low=0.2, high=0.28)
+    assert batch.reference is not None
+    return losses if estimator is None else losses + 0.1 * kl_estimates(now - batch.reference, estimator)
+
+
+def their_loss(trainer: Any, theirs: Any, batch: RolloutBatch, now: Tensor, rows: slice = slice(None)) -> Tensor:
+    """Of some rows of a rollout."""
+    real = batch.weights.long()
+    assert batch.reference is not None
+    theirs._get_per_token_logps_and_entropies.return_value = now[rows], torch.zeros(2, 4)[rows], None
+    inputs = {
+        "prompt_ids": real, "prompt_mask": real, "completion_ids": real, "completion_mask": real,
+        "advantages": ADVANTAGES, "old_per_token_logps": batch.old, "old_logps": (batch.old * real).sum(1),
+        "ref_per_token_logps": batch.reference,
+    }  # fmt: skip
+    found: Tensor = trainer._compute_loss(
+        theirs, None, {name: value[rows] for name, value in inputs.items()} | {"num_items_in_batch": real.sum()}
+    )
+    return found
+
+
+@pytest.mark.parametrize("how", ["bnpo", "dapo"])
+def test_a_loss_that_depends_on_micro_batches_in_trl_does_not_here(how: Aggregation) -> None:
+    """Answers of 2 and 4 tokens, each a micro-batch of one update, or an update of its own.
+
+    TRL's "bnpo" takes the mean of the means of micro-batches, so that a token of the short answer weighs twice one of
+    the long. Its "dapo" divided by the tokens of all updates with a rollout, until its issue 6024.
+    """
+    trainer = pytest.importorskip("trl").GRPOTrainer
+    batch = rollout(how)
+    now = batch.old + numbers(2, 4, seed=7) / 3
+    sums = (our_losses(batch, now, "token", "k3") * batch.weights).sum(1)
+    halves, lengths = (slice(0, 1), slice(1, 2)), batch.weights.sum(1)
+    settings = {"loss_type": how, "importance_sampling_level": "token", "beta": 0.1}
+
+    theirs = oracle(**settings)
+    theirs.current_gradient_accumulation_steps = theirs.args.steps_per_generation = 2
+    parts = float(sum(their_loss(trainer, theirs, batch, now, half) for half in halves))
+    whole = float(sums.sum() / batch.share.sum())  # ours, whatever the micro-batches are: they share one divisor
+    if how == "bnpo":
+        assert parts == pytest.approx(float((sums / lengths).mean()))
+        assert parts != pytest.approx(whole, rel=0.05)
+        return
+    assert parts == pytest.approx(whole)
+    theirs.current_gradient_accumulation_steps = 1  # and so two updates
+    for row, half in enumerate(halves):
+        ours, before = float(sums[row] / batch.share[row]), float(sums[row] / lengths.sum())
+        assert float(their_loss(trainer, theirs, batch, now, half)) == pytest.approx(ours)
+        assert before == pytest.approx(ours / 2)
+
+
+def test_advantages_that_are_not_centred_in_torchtune_are_here() -> None:
+    """`torchtune.rlhf.whiten` adds the mean back with `shift_mean=True`, its default, and PPO there whitens with it."""
+    values = torch.tensor([[1.0, 99.0, 99.0], [3.0, 5.0, 7.0]])
+    chosen = values[REAL > 0]
+    theirs = (chosen - chosen.mean()) * torch.rsqrt(chosen.var() + 1e-8) + chosen.mean()
+    assert theirs.mean().item() == pytest.approx(4)
+    assert whiten(values, REAL)[REAL > 0].mean().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_statistics_that_count_padding_in_trl_do_not_here() -> None:
+    """`PPOTrainer`, while TRL had one, took the mean over all columns, with log-probabilities of 1 in padding."""
+    model = tiny_model()
+    theirs, ours = [], []
+    for padding in (0, 3):
+        batch = rollout(padding=padding)
+        now = log_probabilities(model.head.projection(batch.hidden(model)[0]), batch.targets, 1.0)
+        apart = (now.masked_fill(batch.weights == 0, 1.0) - batch.old.masked_fill(batch.weights == 0, 1.0)).detach()
+        theirs.append(float(0.5 * apart.square().mean()))
+        ours.append(loss_of(PolicyOptimisation(), [batch])[1]["update_kl"])
+        assert ours[-1] == pytest.approx(float(apart.square().sum() / batch.weights.sum() / 2))
+    assert theirs[1] == pytest.approx(theirs[0] * 4 / 7)
+    assert ours[1] == pytest.approx(ours[0])

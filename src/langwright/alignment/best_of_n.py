@@ -127,8 +127,8 @@ def best_of_n(
         item, texts = items[number], [completion.text for completion in completions]
         if error := next((completion.error for completion in completions if completion.error), None):
             raise UserError(f"{item.source}: the model writes no answer: {error}")
-        said = [answered(item, text) for text in texts]
         ended = [completion.reason != "length" for completion in completions]
+        said = [answered(item, *one) for one in zip(texts, ended, strict=True)]
         found = {"prompt": item.prompt, "samples": texts, "rewards": reward(said), "ended": ended}
         return found if gold is None else {**found, "gold": gold(said)}
 

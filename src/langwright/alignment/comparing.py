@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from langwright.alignment.rewards import Reward, answered
 from langwright.base.errors import UserError
 from langwright.corpora.preferences import Prompt
-from langwright.data.preferences import AnswerFormat
+from langwright.data.preferences import AnswerFormat, at_row
 from langwright.inference.generate import BATCH, engine_for
 from langwright.inference.prompts import padded
 from langwright.inference.request import Completion, Request
@@ -36,7 +37,7 @@ def write_answers(model: Model, form: AnswerFormat, prompts: Sequence[Prompt], a
     Raises:
         UserError: A prompt does not fit, naming its row, or the model gives no answer.
     """
-    rows = [form.prompt_ids(item.prompt) for item in prompts]
+    rows = [at_row(item.source, partial(form.prompt_ids, item.prompt)) for item in prompts]
     engine = engine_for(model, form.tokenizer, asked, rows, batch=BATCH)
     handles = []
     for number, (item, ids) in enumerate(zip(prompts, rows, strict=True)):
@@ -87,7 +88,9 @@ def _interval(values: Numbers, seed: int) -> list[float]:
 
 def scored(reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> list[float]:
     """What each answer is worth."""
-    return reward([answered(item, answer.text) for item, answer in zip(prompts, answers, strict=True)])
+    return reward(
+        [answered(item, answer.text, answer.reason != "length") for item, answer in zip(prompts, answers, strict=True)]
+    )
 
 
 @torch.no_grad()

@@ -105,9 +105,10 @@ def judged_job(setup: Setup) -> Job:
 def _tell_balance(good: int, bad: int, recipe: AlignRecipe) -> None:
     """A warning where good and bad answers count unequally."""
     low, high = BALANCED
-    if not good or not bad:
-        warn(f"all answers are {'good' if good else 'bad'}; nothing says what the others are like")
-    elif not low <= (ratio := good * recipe.desirable / (bad * recipe.undesirable)) <= high:
+    better, worse = good * recipe.desirable, bad * recipe.undesirable
+    if not better or not worse:
+        warn(f"all answers that count are {'good' if better else 'bad'}; nothing says what the others are like")
+    elif not low <= (ratio := better / worse) <= high:
         best = ratio * recipe.undesirable
         told = f"--undesirable {best / high:.2f} to {best / low:.2f} would balance them"
         warn(f"{good:,} good answers and {bad:,} bad ones count as {ratio:.2f} to 1; {told}")

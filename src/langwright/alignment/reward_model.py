@@ -13,7 +13,7 @@ from langwright.base.console import warn
 from langwright.base.errors import UserError
 from langwright.base.files import read_object
 from langwright.corpora.preferences import Asked
-from langwright.data.preferences import AnswerExample, AnswerFormat, RankedExample, format_of, ranked_rows
+from langwright.data.preferences import AnswerExample, AnswerFormat, RankedExample, fitted, format_of, ranked_rows
 from langwright.models.folder import RECORD
 from langwright.models.model import Model
 from langwright.pipelines.opening import Opening
@@ -74,8 +74,7 @@ class RewardModel:
 
     def rewards(self, answered: Sequence[tuple[Asked, str]]) -> list[float]:
         """The reward of each answer to its prompt; what is longer than the context loses its end."""
-        examples = [self.form.encode(prompt, answer, self.model.window) for prompt, answer in answered]
-        return self.rewards_of(examples)
+        return self.rewards_of([fitted(self.form, *one, self.model.window) for one in answered])
 
     def rewards_of(self, examples: Sequence[AnswerExample]) -> list[float]:
         """The same of answers as ids."""

@@ -4,7 +4,8 @@ A reward is written as one text, as `--reward` takes it:
 
     parses                          1 for an answer that is Python: it parses, alone or behind its prompt
     tests                           1 where that program passes the row's "tests", assertions or doctests, in a sandbox
-    regex:PATTERN                   1 for an answer in which the regular expression is found
+    tests:3                         the same, within 3 seconds by the clock instead of 10
+    regex:PATTERN                   1 for an answer in which the regular expression is found, within a second
     format:json                     1 for an answer that is JSON
     format:<think>...</think>...    1 for an answer of this form, where ... stands for any text
     length                          the number of the answer's tokens
@@ -37,13 +38,14 @@ import torch
 
 from langwright.adaptation.folder import is_adapter
 from langwright.alignment.reward_model import LABEL, RewardModel
-from langwright.alignment.rules import check_of, has_form, is_json, overlong, program_of, same_answer
+from langwright.alignment.rules import check_of, has_form, is_found, is_json, overlong, program_of, same_answer
 from langwright.base.console import say, warn
 from langwright.base.errors import UserError, first_line, suggest
 from langwright.base.files import read_object, sha256_file
 from langwright.base.hub import PREFIX, model_folder
 from langwright.corpora.preferences import Asked, Prompt
 from langwright.data.labels import LabelExample, label_batch
+from langwright.data.preferences import fitted
 from langwright.models.folder import RECORD
 from langwright.models.weights import weights_checksum
 from langwright.pipelines.opening import Opening
@@ -63,6 +65,7 @@ class Answered:
         row: the fields of the prompt's row.
         where: the file and row of the prompt, for messages.
         asked: the prompt as its row has it, a text or a conversation, for reward models; `prompt` unless given.
+        ended: whether the model ended the answer; else it was cut off at the most tokens.
     """
 
     prompt: str
@@ -70,12 +73,13 @@ class Answered:
     row: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
     asked: Asked | None = None
+    ended: bool = True
 
 
-def answered(asked: Prompt, answer: str) -> Answered:
-    """An answer to a prompt of a file; see `open_prompts`."""
+def answered(asked: Prompt, answer: str, ended: bool = True) -> Answered:
+    """An answer to a prompt of a file; see `open_prompts`. ended: see `Answered`."""
     text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1]["content"]
-    return Answered(text, answer, asked.row, asked.source, asked.prompt)
+    return Answered(text, answer, asked.row, asked.source, asked.prompt, ended)
 
 
 Reward = Callable[[Sequence[Answered]], list[float]]
@@ -192,13 +196,16 @@ def _parses(rest: str, tokenizer: Tokenizer) -> Reward:
 
 
 def _tests(rest: str, tokenizer: Tokenizer) -> Reward:
-    _nothing_behind("tests", rest)
-    from langwright.base.sandbox import run_python  # which needs modules of Unix
+    if rest and (not re.fullmatch(r"\d*\.?\d+", rest) or not float(rest)):
+        raise UserError(f"--reward tests:{rest}: must be tests:SECONDS that an answer may take, such as tests:3")
+    from langwright.base.sandbox import Limits, run_python  # which needs modules of Unix
+
+    limits = Limits(clock=float(rest)) if rest else Limits()
 
     def passes(one: Answered) -> bool:
         tests, program = _field(one, "tests"), program_of(one.answer, one.prompt)
         check = check_of("\n".join(tests) if isinstance(tests, list) else str(tests))
-        return program is not None and run_python(program, check).passed
+        return program is not None and run_python(program, check, limits).passed
 
     def reward(answers: Sequence[Answered]) -> list[float]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -212,7 +219,15 @@ def _regex(rest: str, tokenizer: Tokenizer) -> Reward:
         pattern = re.compile(rest)
     except re.error as error:
         raise UserError(f"--reward regex:{rest}: not a regular expression: {error}") from None
-    return _each(lambda one: pattern.search(one.answer) is not None)
+
+    def rule(one: Answered) -> bool:
+        try:
+            return is_found(pattern, one.answer)
+        except TimeoutError:
+            _warn_slow(rest)
+            return False
+
+    return _each(rule)
 
 
 def _format(rest: str, tokenizer: Tokenizer) -> Reward:
@@ -310,7 +325,18 @@ def _folder(folder: str, chosen: Sequence[str], policy: Tokenizer) -> Reward:
     if chosen:
         raise UserError(f"--reward {':'.join([folder, *chosen])}: a reward model has no labels; leave them out")
     model = RewardModel.open(*_base(folder), policy=policy)
-    return lambda answers: model.rewards([(one.asked or one.prompt, one.answer) for one in answers])
+    context = model.model.window
+
+    def score(answers: Sequence[Answered]) -> list[float]:
+        examples = []
+        for one in answers:
+            where, asked = f"--reward {folder}: {_place(one)}", one.asked or one.prompt
+            examples.append(fitted(model.form, asked, one.answer, context, ended=one.ended, source=where))
+        if any(example.cut for example in examples):
+            _warn_cut(folder, context)
+        return model.rewards_of(examples)
+
+    return score
 
 
 def _base(folder: str) -> tuple[Path, Opening]:
@@ -372,6 +398,11 @@ def _column(folder: str, chosen: Sequence[str], labels: Sequence[str], form: str
             f"the label one of {', '.join(labels)}{near}"
         )
     return labels.index(name)
+
+
+@cache
+def _warn_slow(pattern: str) -> None:
+    warn(f"--reward regex:{pattern}: answers in which it is not found within a second are worth 0")
 
 
 @cache

@@ -362,7 +362,9 @@ class Rollouts:
     def _worth(self, questions: Sequence[Question], answers: Sequence[Completion], reward: Reward) -> Answers:
         """What answers are worth."""
         both = zip(questions, answers, strict=True)
-        return torch.tensor(reward([answered(question.prompt, answer.text) for question, answer in both]))
+        return torch.tensor(
+            reward([answered(question.prompt, answer.text, answer.reason != "length") for question, answer in both])
+        )
 
     def _writer_of(self, model: Model) -> "AnswerWriter":
         longest = max(len(question.ids) for question in (*self._questions, *self._held_out))

@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import signal
 import textwrap
+import threading
 import warnings
 from decimal import Decimal
 from fractions import Fraction
@@ -75,6 +77,32 @@ def overlong(tokens: int, soft: int, limit: int) -> float:
     Source: Yu et al., DAPO (2025), equation 13.
     """
     return -min(1.0, max(0.0, (tokens - soft) / (limit - soft)))
+
+
+def is_found(pattern: re.Pattern[str], text: str, seconds: float = 1.0) -> bool:
+    """Whether a regular expression is found in a text.
+
+    Args:
+        pattern: that may go back more often than anybody has time for, such as `(a+)+$`.
+        text: to search.
+        seconds: of the processor, on Unix and in the main thread, where the search can be interrupted.
+
+    Raises:
+        TimeoutError: They were over.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        return pattern.search(text) is not None
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        return pattern.search(text) is not None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def is_json(text: str) -> bool:

@@ -48,7 +48,7 @@ class Limits:
     """
 
     seconds: int = 4
-    clock: float = 30.0
+    clock: float = 10.0
     memory: int = 512 * 2**20
     output: int = 2**20
     files: int = 64

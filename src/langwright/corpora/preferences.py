@@ -198,11 +198,11 @@ def open_prompts(spec: str, skip: bool = False) -> Preferences:
 
 
 def read_items(
-    spec: str, read: Callable[[Row], T], skip: bool = False, columns: Sequence[str] | None = FIELDS
+    spec: str, read: Callable[[Row], T], skip: bool | None = False, columns: Sequence[str] | None = FIELDS
 ) -> list[T]:
     """What a function makes of each row of a file, folder or glob; `skip` as for `open_preferences`.
 
-    columns: those that are read; all if None.
+    skip: None where nobody can ask for it. columns: those that are read; all if None.
     """
     items: list[T] = []
     left: list[str] = []
@@ -213,7 +213,7 @@ def read_items(
                     items.append(read(row))
                 except UnfitError as error:
                     if not skip:
-                        raise UserError(f"{error}; --skip leaves such rows out") from None
+                        raise UserError(f"{error}{'' if skip is None else '; --skip leaves such rows out'}") from None
                     left.append(str(error))
                 advance(1)
     if left:
@@ -223,13 +223,17 @@ def read_items(
     return items
 
 
-def read_preference(row: Row) -> Any:
+def read_preference(row: Row, equal: bool = False) -> Any:
     """Read a row as a preference, a ranking, a judged answer or a prompt, whatever its format.
 
     `chosen` with `rejected`, and `prompt` unless both begin with it; or `answers`, the best one first; or `completion`
     with `label`; or none of these. A prompt and an answer are texts or messages; the prompt of a conversation may be in
     `conversations` (ShareGPT) or `instruction` (Alpaca) instead; transcripts of Anthropic's data are cut at their last
     "\\n\\nAssistant:".
+
+    Args:
+        row: the row.
+        equal: whether answers may be equal, which say nothing of what is better.
 
     Raises:
         UserError: Names file and row of what cannot be read; `UnfitError` where nothing can be learnt of it.
@@ -238,7 +242,7 @@ def read_preference(row: Row) -> Any:
     row = Row(values, where)
     if {"chosen", "rejected"} <= values.keys():
         prompt, chosen, rejected = _pair(row)
-        if chosen == rejected:
+        if chosen == rejected and not equal:
             raise UnfitError(f"{where}: chosen and rejected are equal")
         return Preference(_prompt(prompt, where), chosen, rejected, _number(values.get("margin", 0.0), where), where)
     if "answers" in values:
@@ -246,7 +250,7 @@ def read_preference(row: Row) -> Any:
         if not isinstance(answers, list) or len(answers) < 2:
             raise UserError(f'{where}: "answers" must be a list of two or more, the best one first')
         texts = tuple(_answer(answer, "answers", where) for answer in answers)
-        if len(set(texts)) < len(texts):
+        if len(set(texts)) < len(texts) and not equal:
             raise UnfitError(f"{where}: two of the answers are equal")
         return Ranking(_prompt(_asked(row), where), texts, where)
     label = next((values[name] for name in JUDGEMENTS if name in values), None)

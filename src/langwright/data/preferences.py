@@ -58,8 +58,8 @@ class AnswerFormat(Protocol):
     def prompt_ids(self, prompt: Asked) -> list[int]:
         """The ids after which an answer is written."""
 
-    def encode(self, prompt: Asked, answer: str, limit: int) -> AnswerExample:
-        """The ids of a prompt and an answer with the token that ends it, at most `limit` of them."""
+    def encode(self, prompt: Asked, answer: str, limit: int, *, ended: bool = True) -> AnswerExample:
+        """The ids of a prompt and an answer with the token that ends it, if it has ended, at most `limit` of them."""
 
 
 @final
@@ -83,14 +83,14 @@ class Conversing:
         """See `AnswerFormat`."""
         return self.template.prompt_ids(_messages(prompt))
 
-    def encode(self, prompt: Asked, answer: str, limit: int) -> AnswerExample:
+    def encode(self, prompt: Asked, answer: str, limit: int, *, ended: bool = True) -> AnswerExample:
         """See `AnswerFormat`; what a template writes behind the end of an answer is left out."""
         messages = [*_messages(prompt), {"role": "assistant", "content": answer}]
         encoded = self.template.encode(messages, None, [len(messages) - 1])
         (at,) = np.nonzero(np.array(encoded.trained))
         if not len(at):
             raise UserError("the chat template leaves the answer out")
-        ids = np.array(encoded.ids[: at[-1] + 1], np.int64)
+        ids = np.array(encoded.ids[: at[-1] + ended], np.int64)  # the last one of an answer is its end
         return AnswerExample(ids[:limit], int(at[0]), cut=len(ids) > limit)
 
 
@@ -110,10 +110,11 @@ class Continuing:
         """See `AnswerFormat`."""
         return [*self.tokenizer.opening, *self.tokenizer.encode(text_of(prompt))]
 
-    def encode(self, prompt: Asked, answer: str, limit: int) -> AnswerExample:
+    def encode(self, prompt: Asked, answer: str, limit: int, *, ended: bool = True) -> AnswerExample:
         """See `AnswerFormat`."""
         before, end = self.prompt_ids(prompt), self.tokenizer.eos_id
-        ids = np.array([*before, *self.tokenizer.encode(answer), *(() if end is None else (end,))], np.int64)
+        ends = (end,) if ended and end is not None else ()
+        ids = np.array([*before, *self.tokenizer.encode(answer), *ends], np.int64)
         return AnswerExample(ids[:limit], len(before), cut=len(ids) > limit)
 
 
@@ -133,8 +134,8 @@ class Pairing:
         """See `AnswerFormat`."""
         return self.tokenizer.frame(text_of(prompt))[0]
 
-    def encode(self, prompt: Asked, answer: str, limit: int) -> AnswerExample:
-        """See `AnswerFormat`; of a pair that is too long the longer text loses its end."""
+    def encode(self, prompt: Asked, answer: str, limit: int, *, ended: bool = True) -> AnswerExample:
+        """See `AnswerFormat`; of a pair that is too long the longer text loses its end, and no pair its frame."""
         ids, types = self.tokenizer.frame(text_of(prompt), answer, limit=limit)
         cut = len(ids) == limit and len(self.tokenizer.frame(text_of(prompt), answer)[0]) > limit
         first = min(len(self.prompt_ids(prompt)), len(ids) - 1)
@@ -197,7 +198,7 @@ class Fitting:
 
     def prompt_ids(self, prompt: Asked, source: str) -> list[int] | None:
         """The ids of a prompt; None where it is left out. UserError that names file and row where it is too long."""
-        ids = _told(source, partial(self.form.prompt_ids, prompt))
+        ids = at_row(source, partial(self.form.prompt_ids, prompt))
         if len(ids) < self.context:
             return ids
         if self.skip:
@@ -210,7 +211,7 @@ class Fitting:
         """Each answer behind the prompt; None where the row is left out, errors as for `prompt_ids`."""
         if self.prompt_ids(prompt, source) is None:
             return None
-        found = tuple(_told(source, partial(self.form.encode, prompt, answer, self.context)) for answer in answers)
+        found = tuple(at_row(source, partial(self.form.encode, prompt, answer, self.context)) for answer in answers)
         self.cut += sum(one.cut for one in found)
         return found
 
@@ -222,12 +223,34 @@ class Fitting:
             warn(f"{spec}: {self.left:,} rows are left out, whose answers are equal or gone inside the context")
 
 
-def _told(source: str, make: Callable[[], Any]) -> Any:
-    """What a function makes; its errors name the file and the row."""
+def at_row(source: str, make: Callable[[], Any]) -> Any:
+    """What a function makes of a row; its errors name the file and the row."""
     try:
         return make()
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
+
+
+def fitted(
+    form: AnswerFormat, prompt: Asked, answer: str, context: int, *, ended: bool = True, source: str = ""
+) -> AnswerExample:
+    """An answer behind its prompt, to be scored: what a context has no room for is cut off.
+
+    Args:
+        form: how they become tokens.
+        prompt: what was answered.
+        answer: without what ends it.
+        context: the most tokens.
+        ended: whether its writer ended it.
+        source: the file and row of the prompt, for errors.
+
+    Raises:
+        UserError: The prompt leaves no room for an answer.
+    """
+    found: AnswerExample = at_row(source, partial(form.encode, prompt, answer, context, ended=ended))
+    if found.cut and found.first >= len(found.ids):
+        raise UserError(f"{source}: the prompt leaves no room for an answer in a context of {context} tokens")
+    return found
 
 
 def ranked_examples(items: Sequence[Preference | Ranking], fitting: Fitting, spec: str) -> list[RankedExample]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,8 @@ from langwright.base.errors import UserError
 from langwright.corpora.labelled import Columns
 from langwright.corpora.preferences import Judged, Preference, Prompt, Ranking, read_items, read_preference
 from langwright.data.examples import ExampleRows
-from langwright.data.preferences import RankedExample, format_of, ranked_rows
-from langwright.evaluation.tasks.task import Row, Task
+from langwright.data.preferences import RankedExample, fitted, format_of, ranked_rows
+from langwright.evaluation.tasks.task import Row, Task, tell_cut
 from langwright.models.model import Model
 from langwright.objectives.batch import Objective
 from langwright.objectives.preferences import RewardModelling
@@ -49,7 +50,7 @@ class Reward(Task):
         if columns.given:
             told = "the columns of prompts and answers have fixed names"
             raise UserError(f"--{columns.given[0].replace('_', '-')}: {told}")
-        items = read_items(str(spec), read_preference)
+        items = read_items(str(spec), partial(read_preference, equal=not answered), skip=None)
         for item in items:
             if answered and not isinstance(item, Preference | Ranking):
                 raise UserError(f"{item.source}: compares nothing; needed are chosen with rejected, or answers")
@@ -62,13 +63,22 @@ class Reward(Task):
         return str(item.key)
 
     def rows(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> ExampleRows:
-        """Each answer behind its prompt."""
+        """Each answer behind its prompt; UserError that names the row of a prompt that leaves no room for one."""
+        return ranked_rows(self._examples(items, tokenizer, context), context)
+
+    def check(self, model: Model, tokenizer: Tokenizer, items: Sequence[Any]) -> None:
+        """Say how many answers lose their ends."""
+        answers = [one for row in self._examples(items, tokenizer, model.window) for one in row.answers]
+        tell_cut(sum(one.cut for one in answers), len(answers), "answers", model.window)
+
+    def _examples(self, items: Sequence[Any], tokenizer: Tokenizer, context: int) -> list[RankedExample]:
         form = format_of(self.format, tokenizer, "the tokenizer")
-        examples = [
-            RankedExample(tuple(form.encode(item.prompt, answer, context) for answer in _answers(item)))
+        return [
+            RankedExample(
+                tuple(fitted(form, item.prompt, answer, context, source=item.source) for answer in _answers(item))
+            )
             for item in items
         ]
-        return ranked_rows(examples, context)
 
     def objective(self, recipe: FinetuneRecipe) -> Objective:
         """Scores in order."""
