@@ -63,7 +63,7 @@ def steps_of(family: str, objective: str, tokens: Tokens, tokenizer: Tokenizer, 
         learner = Learner({"model": copy.deepcopy(model)}, TokenPrediction(), dtype, recipe)
 
         def step(number: int) -> float:
-            loss, _ = learner.backward(batches.batch(number))
+            loss = learner.backward(batches.batch(number)).loss
             learner.clip()
             learner.step(1.0)
             return float(loss)

@@ -55,7 +55,7 @@ def ours(model: Model, ids: torch.Tensor) -> Callable[[], float]:
     def step() -> float:
         carried[0] = CarriedState(carried[0].after())
         state = carried[0] if model.body.carries else None
-        loss, _ = learner.backward(TokenBatch(ids[:, :-1], ids[:, 1:], torch.ones(ids[:, 1:].shape), state=state))
+        loss = learner.backward(TokenBatch(ids[:, :-1], ids[:, 1:], torch.ones(ids[:, 1:].shape), state=state)).loss
         learner.clip()
         learner.step(1.0)
         return float(loss)

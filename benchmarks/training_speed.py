@@ -80,7 +80,7 @@ def ours(model: Model, compiled: bool) -> Step:
             block.compile(dynamic=False)
 
     def step(ids: torch.Tensor, targets: torch.Tensor) -> float:
-        loss, _ = learner.backward(TokenBatch(ids, targets, torch.ones(ids.shape, device=ids.device)))
+        loss = learner.backward(TokenBatch(ids, targets, torch.ones(ids.shape, device=ids.device))).loss
         learner.clip()
         learner.step(1.0)
         return float(loss)

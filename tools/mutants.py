@@ -51,7 +51,7 @@ ROOMS = {
     "files": Room(
         ("base/files.py", "base/quantities.py"),
         ("tests/base/test_files.py", "tests/base/test_quantities.py"),
-        ("os:fsync", "langwright.base.files:_sync", "langwright.base.files:_sweep"),
+        ("os:fsync", "langwright.base.files:sync", "langwright.base.files:_sweep"),
     ),
     "text": Room(("text/*.py",), ("tests/text",)),
 }

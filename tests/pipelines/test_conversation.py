@@ -45,7 +45,7 @@ def saying(conversation: Conversation, text: str) -> None:
         after[now, then] = 50.0
 
     class Table(torch.nn.Module):
-        adapter = rope = None
+        adapter, rope, cache = None, None, "full"
 
         def forward(self, ids: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
             return torch.nn.functional.one_hot(ids, size).float()
