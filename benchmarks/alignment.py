@@ -4,14 +4,12 @@
     python benchmarks/alignment.py --list
     python benchmarks/alignment.py --table [--work DIR]      # what is finished, as Markdown
 
-A row is a few commands, the last of which prints its scores; see `kinds.py`, whose rows are run in the same way.
+A row is a few commands, the last of which prints its scores; see `rows.py`.
 """
 
-import argparse
 import ast
 import hashlib
 import json
-import os
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinds import Row, lines, run
+from rows import Row, lines, main
 
 from langwright.alignment.rules import check_of
 from langwright.base.sandbox import run_python
@@ -276,7 +274,7 @@ def write(path: Path, found: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
 
 
-def tables(work: Path) -> Iterator[str]:
+def tables(work: Path, data: Path | None) -> Iterator[str]:
     """Markdown of the finished rows: means over seeds, with their standard deviation where there are several."""
     yield "\n| | reward | before | after | gain / deviation | preferred | KL, nats |\n|---|---|---|---|---|---|---|"
     found: dict[str, list[dict[str, Any]]] = {}
@@ -309,32 +307,5 @@ def shown(values: list[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def main() -> None:
-    """Run what is asked for, and print what it scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("LANGWRIGHT_DATA"))
-    parser.add_argument("--work", type=Path, default=Path("alignment"))
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("rows", nargs="*")
-    asked = parser.parse_args()
-    known = {row.name: row for row in rows()}
-    chosen = list(dict.fromkeys(name for begin in asked.rows or [""] for name in known if name.startswith(begin)))
-    if asked.list:
-        print("\n".join(f"{name}\n    " + "\n    ".join(known[name].commands) for name in chosen))
-        return
-    if asked.table:
-        print("\n".join(tables(asked.work)))
-        return
-    if asked.data is None:
-        parser.error("name the folder of the data sets with --data, or in LANGWRIGHT_DATA")
-    prepare(Path(asked.data), asked.work)
-    wanted = dict.fromkeys(need for name in chosen for need in (*known[name].needs, name))
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    for name in wanted:
-        scores = run(known[name], asked.work, lambda text: text.format(data=asked.data, work=asked.work), environment)
-        print(name, json.dumps(scores), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, {row.name: row for row in rows()}, Path("alignment"), prepare=prepare, tables=tables)

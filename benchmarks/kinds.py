@@ -9,24 +9,17 @@ that was stopped goes on where it was. Steps are fixed, so that the speed of the
 the data sets in the folders that the commands name.
 """
 
-import argparse
 import csv
 import gzip
 import json
-import lzma
-import os
 import random
-import shlex
-import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import Row, lines, main
 
 from langwright import load_tokenizer
 from langwright.text.tokenizer import Tokenizer
@@ -37,21 +30,6 @@ PRETRAIN = f'--batch-size 32 --split 1% --evaluate-every "1000 steps" --validati
 TUNE = f"--batch-size 32 {QUIET}"
 SEEDS = (0, 1, 2)
 SURE = "--resamples 200"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model and what it scores.
-
-    Args:
-        name: TABLE/MODEL, or TABLE/MODEL/SEED for rows of which the table has the mean.
-        commands: run one after the other, {data} and {work} being the folders; the last prints one JSON object.
-        needs: rows that come first.
-    """
-
-    name: str
-    commands: tuple[str, ...]
-    needs: tuple[str, ...] = ()
 
 
 def rows() -> Iterator[Row]:
@@ -343,36 +321,10 @@ def prepare(data: Path, work: Path) -> None:
         (work / f"imdb-{part}.tsv").write_text("".join(f"{' '.join(text.split())}\t{label}\n" for text, label in rows))
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a packed file of JSON lines."""
-    with (lzma if path.suffix == ".xz" else gzip).open(path, "rt") as file:
-        return [json.loads(line) for line in file]
-
-
 def table(path: Path, rows: list[tuple[str, str]]) -> None:
     """Labels and texts as CSV."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("label", "text"), *rows])
-
-
-def run(row: Row, work: Path, fill: Callable[[str], str], environment: dict[str, str]) -> dict[str, object] | None:
-    """The scores of a row, run if it is not finished; None where a command failed."""
-    told = work / "results" / f"{row.name.replace('/', '__')}.json"
-    if told.exists():
-        found: dict[str, object] = json.loads(told.read_text())
-        return found
-    began = time.monotonic()
-    for command in row.commands:
-        words = [sys.executable, "-m", "langwright", *shlex.split(fill(command))]
-        print(f"{row.name}: {shlex.join(words[2:])}", file=sys.stderr, flush=True)
-        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-        if done.returncode:
-            print(f"{row.name}: ended with {done.returncode}", file=sys.stderr)
-            return None
-    scores = json.loads(done.stdout)
-    told.parent.mkdir(exist_ok=True)
-    told.write_text(json.dumps({**scores, "seconds": round(time.monotonic() - began)}))
-    return run(row, work, fill, environment)
 
 
 SHOWN = {
@@ -383,7 +335,7 @@ SHOWN = {
 """The columns of the tables whose names begin so."""
 
 
-def tables(work: Path) -> Iterator[str]:
+def tables(work: Path, data: Path | None) -> Iterator[str]:
     """Markdown of the finished rows: mean and deviation over seeds; elsewhere the 95 % interval over rows."""
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows():
@@ -397,6 +349,9 @@ def tables(work: Path) -> Iterator[str]:
         yield f"\n| {table} | {' | '.join(metrics)} |\n|---|{'---|' * len(metrics)}"
         for name, runs in models.items():
             yield f"| {name} | {' | '.join(cell(metric, runs) for metric in metrics)} |"
+    folder = work / "languages-bert"
+    if data is not None and (folder / "model.safetensors").exists():
+        yield from fertility(data, load_tokenizer(folder))
 
 
 def cell(metric: str, runs: list[dict[str, Any]]) -> str:
@@ -433,34 +388,5 @@ def fertility(data: Path, tokenizer: Tokenizer) -> Iterator[str]:
         yield f"| {language} | {tokens / len(text.split()):.2f} | {len(text.encode()) / tokens:.2f} |"
 
 
-def main() -> None:
-    """Run what is asked for, and print what it scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("LANGWRIGHT_DATA"))
-    parser.add_argument("--work", type=Path, default=Path("kinds"))
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("rows", nargs="*")
-    asked = parser.parse_args()
-    known = {row.name: row for row in rows()}
-    chosen = list(dict.fromkeys(name for begin in asked.rows or [""] for name in known if name.startswith(begin)))
-    if asked.list:
-        print("\n".join(f"{name}\n    " + "\n    ".join(known[name].commands) for name in chosen))
-        return
-    if asked.data is None:
-        parser.error("name the folder of the data sets with --data, or in LANGWRIGHT_DATA")
-    if asked.table:
-        print("\n".join(tables(asked.work)))
-        if (folder := asked.work / "languages-bert" / "model.safetensors").exists():
-            print("\n".join(fertility(Path(asked.data), load_tokenizer(folder.parent))))
-        return
-    prepare(Path(asked.data), asked.work)
-    wanted = dict.fromkeys(need for name in chosen for need in (*known[name].needs, name))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    for name in wanted:
-        scores = run(known[name], asked.work, lambda text: text.format(data=asked.data, work=asked.work), environment)
-        print(name, json.dumps(scores), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, {row.name: row for row in rows()}, Path("kinds"), prepare=prepare, tables=tables, threads="1")

@@ -102,6 +102,7 @@ def test_what_is_refused(untrained: Path, prompts: Path, tmp_path: Path, fails: 
     refuses(["reinforce", *TINY, "--passes", "2"], "--passes 2")
     refuses(["reinforce", *TINY, "--mini-batches", "2"], "--mini-batches 2")
     refuses(["ppo", *TINY, "--kl-target", "6", "--kl-horizon", "7"], "--kl-horizon 7", "8")
+    refuses(["ppo", *TINY, "--kl-horizon", "500"], "--kl-horizon", "--kl-target")
     refuses(["rloo", *TINY, "--kl-target", "6", "--kl", "0"], "--kl 0", "--kl-target")
     refuses(["ppo", *TINY, "--max-new-tokens", "250"], "prompts.jsonl:1", "--max-new-tokens")
     refuses(["ppo", *TINY, "--reward", "nowhere:reward"], "nowhere")

@@ -84,22 +84,20 @@ LEARNING: Mapping[str, Callable[[AlignRecipe], Learning]] = {
 }
 
 
+def learning_of(recipe: AlignRecipe) -> Learning:
+    """How the method of a recipe learns, with the settings that all methods have."""
+    learning = LEARNING[recipe.method](recipe)
+    low, high = recipe.ratio_clip, recipe.ratio_clip if recipe.ratio_clip_high is None else recipe.ratio_clip_high
+    loss = replace(learning.loss, temperature=recipe.temperature, entropy=recipe.entropy, low=low, high=high)
+    return replace(learning, loss=loss)
+
+
 def policy_job(setup: Setup) -> Job:
     """A run in which a policy answers prompts, and learns from what its answers are worth."""
     recipe = setup.recipe
     if recipe.reward is None:
         raise UserError(f"--reward: --method {recipe.method} needs one: a folder, module:function, parses, regex:...")
-    if recipe.group < 2 and recipe.method in ("grpo", "rloo"):
-        raise UserError(f"--group {recipe.group}: {recipe.method} compares answers to one prompt; give 2 or more")
-    if recipe.batch_size * recipe.group < 2:
-        raise UserError(f"--batch-size {recipe.batch_size}: one answer a step is compared with nothing; give more")
-    if recipe.method == "reinforce":
-        updates = {"passes": recipe.passes or 1, "mini_batches": recipe.mini_batches}
-        for name, value in updates.items():
-            wanted = "1 for reinforce, whose loss is right for the first update with an answer alone; ppo has a ratio"
-            check_flag(name, value, value == 1, wanted)
-    if recipe.compile:
-        raise UserError(f"--compile: no two rollouts of {recipe.method} have one shape; leave it out")
+    _check(recipe)
     setup.open_policy()
     training, held_out, record = setup.rows(open_prompts)
     fitting = setup.choose_format(training.items)
@@ -108,11 +106,8 @@ def policy_job(setup: Setup) -> Job:
     if not asked or not measured:
         raise UserError(f"{training.spec}: no prompt is left that an answer fits behind; lower --max-new-tokens")
     say(f"{training.spec}: {len(asked):,} prompts to learn from, {len(measured):,} held out")
-    learning = LEARNING[recipe.method](recipe)
-    high = recipe.ratio_clip if recipe.ratio_clip_high is None else recipe.ratio_clip_high
-    loss = replace(
-        learning.loss, temperature=recipe.temperature, entropy=recipe.entropy, low=recipe.ratio_clip, high=high
-    )
+    learning = learning_of(recipe)
+    loss = learning.loss
     plan = Plan(
         group=recipe.group,
         max_new_tokens=recipe.max_new_tokens,
@@ -155,21 +150,7 @@ def policy_job(setup: Setup) -> Job:
         return Evaluation({f"validation_{name}": value for name, value in told.items()}, {**told, "rows": count})
 
     def finish(models: Models) -> Row:
-        shown = min(count, SHOWN)
-        asked, before, worth = rollouts.first(models, shown)
-        after = rollouts.measure(models, shown)
-        pairs = zip(asked, before, after.answers, worth.tolist(), after.worth.tolist(), strict=True)
-        rows = [
-            {
-                "prompt": text_of(q.prompt.prompt),
-                "before": old.text,
-                "after": new.text,
-                "reward before": was,
-                "reward after": now,
-            }
-            for q, old, new, was, now in pairs
-        ]
-        return {"answers": rows}
+        return {"answers": before_and_after(rollouts, models, min(count, SHOWN))}
 
     def save(models: Models, masters: Mapping[str, Tensor], record: Row) -> None:
         policy = {name: master for name, master in masters.items() if not name.startswith("value.")}
@@ -194,6 +175,38 @@ def policy_job(setup: Setup) -> Job:
         on_finish=finish,
         save=save,
     )
+
+
+def _check(recipe: AlignRecipe) -> None:
+    """UserError where the settings of a recipe do not go together."""
+    if recipe.group < 2 and recipe.method in ("grpo", "rloo"):
+        raise UserError(f"--group {recipe.group}: {recipe.method} compares answers to one prompt; give 2 or more")
+    if recipe.batch_size * recipe.group < 2:
+        raise UserError(f"--batch-size {recipe.batch_size}: one answer a step is compared with nothing; give more")
+    if recipe.method == "reinforce":
+        updates = {"passes": recipe.passes or 1, "mini_batches": recipe.mini_batches}
+        for name, value in updates.items():
+            wanted = "1 for reinforce, whose loss is right for the first update with an answer alone; ppo has a ratio"
+            check_flag(name, value, value == 1, wanted)
+    if recipe.compile:
+        raise UserError(f"--compile: no two rollouts of {recipe.method} have one shape; leave it out")
+
+
+def before_and_after(rollouts: Rollouts, models: Models, count: int) -> list[Row]:
+    """What the reference and the policy answer to some held-out prompts, and what that is worth."""
+    asked, before, worth = rollouts.first(models, count)
+    after = rollouts.measure(models, count)
+    both = zip(asked, before, after.answers, worth.tolist(), after.worth.tolist(), strict=True)
+    return [
+        {
+            "prompt": text_of(question.prompt.prompt),
+            "before": old.text,
+            "after": new.text,
+            "reward before": was,
+            "reward after": now,
+        }
+        for question, old, new, was, now in both
+    ]
 
 
 def questions(prompts: Sequence[Prompt], fitting: Fitting, room: int) -> list[Question]:

@@ -253,6 +253,8 @@ class AlignRecipe(
             wanted = f"at least {answers}, the answers of a step, for the weight to stay above 0"
             check_flag("kl_horizon", self.kl_horizon, self.kl_horizon >= answers, wanted)
             check_flag("kl", self.kl, self.kl > 0, "above 0 where a --kl-target is to adapt it")
+        elif self.kl_horizon != PolicySettings.kl_horizon:
+            raise UserError(f"--kl-horizon {self.kl_horizon}: is how fast a --kl-target is followed; give one")
         if self.z_loss:
             raise UserError(f"--z-loss {self.z_loss}: means nothing for the losses of alignment; leave it out")
         if self.optimizer == "muon" and getattr(self, "adapter", "full") != "full":
@@ -277,26 +279,11 @@ _LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("discount gae", lambda share: 0 <= share <= 1, "between 0 and 1"),
 )
 """Settings, what holds for their values, and the same in words."""
-SETTINGS = (
-    RewardSettings,
-    StrengthSettings,
-    LossSettings,
-    MarginSettings,
-    JudgementSettings,
-    AnswerSettings,
-    Keeping,
-    RolloutSettings,
-    PolicySettings,
-    ClipSettings,
-    ValueSettings,
-    GroupSettings,
-)
-"""The settings that some methods use and others do not."""
 
 
 def check_used(recipe: AlignRecipe, used: dict[str, tuple[type, ...]]) -> None:
     """UserError for a setting that the method of a recipe does not use. used: the settings of each method."""
-    for settings in SETTINGS:
+    for settings in dict.fromkeys(each for classes in used.values() for each in classes):
         if settings in used[recipe.method]:
             continue
         for field in fields(settings):

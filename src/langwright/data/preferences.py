@@ -40,6 +40,11 @@ class AnswerExample:
         """Tokens of the answer, its end included."""
         return len(self.ids) - self.first
 
+    @property
+    def identity(self) -> bytes:
+        """What tells it from others: its ids, and where the answer begins."""
+        return len(self.ids).to_bytes(8, "little") + self.first.to_bytes(8, "little") + self.ids.tobytes()
+
 
 @runtime_checkable
 class AnswerFormat(Protocol):
@@ -276,8 +281,7 @@ def ranked_rows(examples: Sequence[RankedExample], context: int) -> ExampleRows:
     for each in examples:
         content.update(np.float64(each.margin).tobytes())
         for answer in each.answers:
-            content.update(len(answer.ids).to_bytes(8, "little") + answer.first.to_bytes(8, "little"))
-            content.update(answer.ids.tobytes())
+            content.update(answer.identity)
     sizes = np.array([sum(len(answer.ids) for answer in each.answers) for each in examples], dtype=np.int64)
     identity = {"answers": content.hexdigest()}
     return ExampleRows(lambda i, epoch: examples[i], sizes, context, identity, collate=preference_batch)
@@ -350,8 +354,7 @@ def judged_rows(examples: Sequence[JudgedExample], context: int) -> ExampleRows:
     for each in examples:
         content.update(bytes([each.good]))
         for answer in (each.answer, each.other):
-            content.update(len(answer.ids).to_bytes(8, "little") + answer.first.to_bytes(8, "little"))
-            content.update(answer.ids.tobytes())
+            content.update(answer.identity)
     sizes = np.array([len(each.answer.ids) + len(each.other.ids) for each in examples], dtype=np.int64)
     identity = {"judged": content.hexdigest()}
     return ExampleRows(lambda i, epoch: examples[i], sizes, context, identity, collate=judged_batch)
